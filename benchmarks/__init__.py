@@ -1,0 +1,1 @@
+"""The experiments, and the embedded world that they run on."""

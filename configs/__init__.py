@@ -1,0 +1,1 @@
+"""Hyperparameters: one folder a method, one file a model."""

@@ -1,0 +1,114 @@
+"""editkit: edit single facts in language models, find where they live, measure what an edit did.
+
+Everything in ``__all__`` is public. Names that need torch are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from editkit.errors import (
+    CacheError,
+    ConfigError,
+    DatasetError,
+    DeltaError,
+    EditkitError,
+    ModelError,
+    PluginError,
+    RequestError,
+    StoreError,
+    TrackingError,
+    UsageError,
+)
+from editkit.hookspecs import hookimpl
+from editkit.interfaces import (
+    BenchmarkSpec,
+    CommandSpec,
+    Config,
+    Dataset,
+    DatasetSpec,
+    Editor,
+    EditorSpec,
+    Fact,
+    Localization,
+    Locator,
+    LocatorSpec,
+    Metric,
+    MetricSpec,
+    ModelSpec,
+    Probe,
+    Record,
+    Records,
+    RejectedRecord,
+    Score,
+)
+from editkit.requests import EditRequest
+
+if TYPE_CHECKING:
+    from editkit.deltas import Dense, LowRank, Rows, WeightDelta, applied
+    from editkit.edited import EditedModels
+    from editkit.models import LanguageModel, load_model
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Dense": "editkit.deltas",
+    "EditedModels": "editkit.edited",
+    "LanguageModel": "editkit.models",
+    "LowRank": "editkit.deltas",
+    "Rows": "editkit.deltas",
+    "WeightDelta": "editkit.deltas",
+    "applied": "editkit.deltas",
+    "load_model": "editkit.models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'editkit' has no attribute {name!r}")
+
+
+__all__ = [
+    "BenchmarkSpec",
+    "CacheError",
+    "CommandSpec",
+    "Config",
+    "ConfigError",
+    "Dataset",
+    "DatasetError",
+    "DatasetSpec",
+    "DeltaError",
+    "Dense",
+    "EditRequest",
+    "EditedModels",
+    "Editor",
+    "EditorSpec",
+    "EditkitError",
+    "Fact",
+    "LanguageModel",
+    "Localization",
+    "Locator",
+    "LocatorSpec",
+    "LowRank",
+    "Metric",
+    "MetricSpec",
+    "ModelError",
+    "ModelSpec",
+    "PluginError",
+    "Probe",
+    "Record",
+    "Records",
+    "RejectedRecord",
+    "RequestError",
+    "Rows",
+    "Score",
+    "StoreError",
+    "TrackingError",
+    "UsageError",
+    "WeightDelta",
+    "applied",
+    "hookimpl",
+    "load_model",
+]

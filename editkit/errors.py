@@ -1,0 +1,98 @@
+"""Every error that a user can meet: what was wrong, what was expected, what to do next.
+
+Each class carries the exit code of the command line and the name of its page in ``docs/errors``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class EditkitError(Exception):
+    """Base of all errors raised on purpose by editkit and its plugins.
+
+    Args:
+        message: What was wrong, with the offending value, and what was expected.
+        hint: What to do next, as an imperative sentence.
+    """
+
+    exit_code: ClassVar[int] = 1
+    page: ClassVar[str] = "index"
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class UsageError(EditkitError):
+    """A command was called with arguments that make no sense together."""
+
+    exit_code = 2
+    page = "usage"
+
+
+class ConfigError(EditkitError):
+    """A configuration has an unknown field, a value out of range, or the wrong type."""
+
+    exit_code = 2
+    page = "config"
+
+
+class RequestError(EditkitError):
+    """An edit request cannot be carried out as written."""
+
+    exit_code = 2
+    page = "request"
+
+
+class DatasetError(EditkitError):
+    """A dataset could not be found or read."""
+
+    exit_code = 2
+    page = "dataset"
+
+
+class ModelError(EditkitError):
+    """A model could not be found, read, or is of an unknown architecture."""
+
+    exit_code = 2
+    page = "model"
+
+
+class DeltaError(EditkitError):
+    """A weight delta does not fit the model, or its file is damaged."""
+
+    exit_code = 2
+    page = "delta"
+
+
+class CacheError(EditkitError):
+    """A cached or imported file is damaged and cannot be made again by itself."""
+
+    exit_code = 2
+    page = "cache"
+
+
+class PluginError(EditkitError):
+    """A plugin that is needed is missing, broken, or clashes with another."""
+
+    exit_code = 3
+    page = "plugin"
+
+
+class StoreError(EditkitError):
+    """The result store cannot be read or written."""
+
+    exit_code = 4
+    page = "store"
+
+
+class TrackingError(EditkitError):
+    """Results are safe in the store, but could not be shown to a tracking service."""
+
+    exit_code = 4
+    page = "tracking"

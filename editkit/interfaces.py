@@ -1,0 +1,292 @@
+"""What plugins implement (Editor, Locator, Metric, Dataset) and the frozen specs they hand over.
+
+Importing this module loads no machine-learning library: specs name their classes lazily, as
+``"package.module:Name"``, and everything heavy is loaded when a plugin is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from editkit.requests import EditRequest
+
+if TYPE_CHECKING:
+    from editkit.deltas import WeightDelta
+    from editkit.edited import EditedModels
+    from editkit.models import LanguageModel
+
+
+class Config(BaseModel):
+    """Base of every plugin's configuration: immutable, no unknown keys, finite numbers only.
+
+    The docstring under each field is its documentation (``editkit describe NAME``).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+# ---------------------------------------------------------------- data that metrics and editors see
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A prompt with the answers that compete for it.
+
+    Attributes:
+        prompt: Text up to the answer, without trailing space.
+        target_true: The answer that the unedited world holds, without leading space.
+        target_new: The answer that competes with it, without leading space.
+    """
+
+    prompt: str
+    target_true: str
+    target_new: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One case of a benchmark: an edit, and the prompts that measure what the edit did.
+
+    Attributes:
+        case_id: Unique within its dataset.
+        request: The edit.
+        probes: Prompts by kind: ``rewrite``, ``paraphrase``, ``neighborhood``, ``attribute``,
+            ``same_subject``, or kinds of a dataset's own.
+        texts: Free texts by kind: ``generation`` (prompts), ``reference``, ``essence``.
+    """
+
+    case_id: int
+    request: EditRequest
+    probes: Mapping[str, tuple[Probe, ...]] = _EMPTY
+    texts: Mapping[str, tuple[str, ...]] = _EMPTY
+
+
+@dataclasses.dataclass(frozen=True)
+class RejectedRecord:
+    """A record that could not be read: which, where in it, and why."""
+
+    case_id: str
+    field: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """The content of a dataset.
+
+    Attributes:
+        records: The records, in the dataset's own order.
+        digest: Hexadecimal digest of the records' content.
+        rejected: Records that were broken and are not among ``records``.
+    """
+
+    records: tuple[Record, ...]
+    digest: str
+    rejected: tuple[RejectedRecord, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """What a locator traces: a prompt, its subject, and the answer (None: the model's own)."""
+
+    prompt: str
+    subject: str
+    answer: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Localization:
+    """Effect of each site on one fact.
+
+    Attributes:
+        fact: The fact.
+        tokens: The prompt's tokens as text.
+        kind: What a site is: ``state``, ``mlp``, ``attn``, ``neuron``.
+        scores: Nested lists (tokens, layers) of effects.
+        baselines: Named reference values, such as ``clean`` and ``corrupted`` probability.
+    """
+
+    fact: Fact
+    tokens: tuple[str, ...]
+    kind: str
+    scores: tuple[tuple[float, ...], ...]
+    baselines: Mapping[str, float] = _EMPTY
+
+
+# ---------------------------------------------------------------- what plugins implement
+
+
+class Configurable(Generic[ConfigT]):
+    """Something made from a validated configuration."""
+
+    def __init__(self, config: ConfigT) -> None:
+        self.config = config
+
+
+class Editor(Configurable[ConfigT], ABC):
+    """Turns edit requests into weight deltas, and leaves the model as it was."""
+
+    joint: ClassVar[bool] = False
+    """True for methods that answer several requests with one common delta."""
+
+    def prepare(self, model: LanguageModel) -> None:  # noqa: B027 - optional by design
+        """Get what the method needs for this model (statistics, trained networks); idempotent."""
+
+    @abstractmethod
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """One delta per request, each made from the unedited model.
+
+        Args:
+            model: Left bit-identical, with its mode, gradients flags, hooks and RNG as they were.
+            requests: Any number of requests; an empty sequence gives an empty list.
+        """
+
+
+class Locator(Configurable[ConfigT], ABC):
+    """Finds where in a model a fact is stored or recalled."""
+
+    @abstractmethod
+    def locate(self, model: LanguageModel, facts: Sequence[Fact]) -> list[Localization]:
+        """One localization per fact, in order."""
+
+
+class Metric(Configurable[ConfigT], ABC):
+    """Measures what edits did, record by record."""
+
+    @abstractmethod
+    def score(
+        self, models: EditedModels, records: Sequence[Record]
+    ) -> list[Mapping[str, float | list[float]]]:
+        """Row ``i`` measures edited model ``i`` on record ``i``.
+
+        A float is a score of the record and is aggregated over records; a list is kept as detail
+        (one number per prompt). A score that a record cannot have (it lacks such prompts) is left
+        out of its row.
+        """
+
+
+class Dataset(Configurable[ConfigT], ABC):
+    """A source of records."""
+
+    @abstractmethod
+    def load(self) -> Records:
+        """Read all records; broken ones are reported in ``Records.rejected``.
+
+        Raises:
+            DatasetError: Nothing could be read at all.
+        """
+
+
+# ---------------------------------------------------------------- specs: what hooks return
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+    name: str
+    """Name that users type: lower case, ``ft+l``."""
+    factory: str
+    """The class, as ``"package.module:Name"``; called with a config."""
+    config: str
+    """The config class, as ``"package.module:Name"``; importing it must not load torch."""
+    summary: str
+    """One line for listings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EditorSpec(_Spec):
+    """An editor on offer."""
+
+    presets: Mapping[str, Mapping[str, Any]] = _EMPTY
+    """Named sets of config values; the first is the default."""
+    configs: str | None = None
+    """Folder of per-model YAML files, as ``"package:folder"``: ``gpt2-xl.yaml``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocatorSpec(_Spec):
+    """A locator on offer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A column that a metric produces.
+
+    Attributes:
+        key: Name in stores and MLflow: ``efficacy/score``.
+        label: Column head in tables: ``ES``; empty for scores that tables leave out.
+        summary: Whether it enters the summary score, the harmonic mean of such columns.
+        higher_is_better: Direction; None where neither is better.
+        signed: Whether it may be negative (shown with its sign).
+    """
+
+    key: str
+    label: str = ""
+    summary: bool = False
+    higher_is_better: bool | None = True
+    signed: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricSpec(_Spec):
+    """A metric on offer."""
+
+    scores: tuple[Score, ...] = ()
+    protocol: str = ""
+    """Name of the exact procedure; results of unlike protocols are never put together."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec(_Spec):
+    """A dataset on offer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A model that ships with a package: its name and folder, as ``"package:folder"``."""
+
+    name: str
+    folder: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark file that ships with a package, as ``"package:file.yaml"``."""
+
+    name: str
+    file: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandSpec:
+    """A command ``editkit NAME``.
+
+    ``module`` is imported when the command is used and has ``configure(parser)`` and
+    ``run(args) -> int``.
+    """
+
+    name: str
+    module: str
+    summary: str
+
+
+Kind = Literal["editor", "locator", "metric", "dataset", "model", "benchmark", "command"]
+Spec = EditorSpec | LocatorSpec | MetricSpec | DatasetSpec | ModelSpec | BenchmarkSpec | CommandSpec

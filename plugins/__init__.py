@@ -1,0 +1,1 @@
+"""Shipped plugins, registered by entry points like any third party's."""
