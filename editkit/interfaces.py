@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -38,9 +37,6 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
-
 
 # ---------------------------------------------------------------- data that metrics and editors see
 
@@ -74,8 +70,8 @@ class Record:
 
     case_id: int
     request: EditRequest
-    probes: Mapping[str, tuple[Probe, ...]] = _EMPTY
-    texts: Mapping[str, tuple[str, ...]] = _EMPTY
+    probes: Mapping[str, tuple[Probe, ...]] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +123,7 @@ class Localization:
     tokens: tuple[str, ...]
     kind: str
     scores: tuple[tuple[float, ...], ...]
-    baselines: Mapping[str, float] = _EMPTY
+    baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- what plugins implement
@@ -213,7 +209,7 @@ class _Spec:
 class EditorSpec(_Spec):
     """An editor on offer."""
 
-    presets: Mapping[str, Mapping[str, Any]] = _EMPTY
+    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """Named sets of config values; the first is the default."""
     configs: str | None = None
     """Folder of per-model YAML files, as ``"package:folder"``: ``gpt2-xl.yaml``."""
