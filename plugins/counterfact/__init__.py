@@ -1,0 +1,76 @@
+"""CounterFact: the dataset, its metrics, and what the papers could not see (same-subject drift).
+
+The scores are documented in ``docs/metrics.md``, the file format in ``docs/datasets.md``.
+"""
+
+from __future__ import annotations
+
+from editkit import DatasetSpec, MetricSpec, Score, hookimpl
+
+_METRICS = "editkit_plugins.counterfact.metrics"
+_CONFIG = "editkit_plugins.counterfact.config:ChoiceConfig"
+_PROTOCOL = "counterfact/geometric-mean-per-token/v1"
+
+
+@hookimpl
+def editkit_datasets() -> list[DatasetSpec]:
+    """Offer the dataset ``counterfact``."""
+    return [
+        DatasetSpec(
+            name="counterfact",
+            factory="editkit_plugins.counterfact.dataset:CounterFactDataset",
+            config="editkit_plugins.counterfact.config:CounterFactConfig",
+            summary="counterfactual edits with paraphrases and neighbours, from a file or the hub",
+        )
+    ]
+
+
+@hookimpl
+def editkit_metrics() -> list[MetricSpec]:
+    """Offer ``efficacy``, ``paraphrase``, ``neighborhood`` and ``same-subject``."""
+    return [
+        MetricSpec(
+            name="efficacy",
+            factory=f"{_METRICS}:Efficacy",
+            config=_CONFIG,
+            summary="is the new object preferred where it was written?",
+            scores=(
+                Score("efficacy/score", "ES", summary=True),
+                Score("efficacy/magnitude", "EM", signed=True),
+            ),
+            protocol=_PROTOCOL,
+        ),
+        MetricSpec(
+            name="paraphrase",
+            factory=f"{_METRICS}:Paraphrase",
+            config=_CONFIG,
+            summary="is the new object preferred under other wordings?",
+            scores=(
+                Score("paraphrase/score", "PS", summary=True),
+                Score("paraphrase/magnitude", "PM", signed=True),
+            ),
+            protocol=_PROTOCOL,
+        ),
+        MetricSpec(
+            name="neighborhood",
+            factory=f"{_METRICS}:Neighborhood",
+            config=_CONFIG,
+            summary="is the true object still preferred for other subjects that share it?",
+            scores=(
+                Score("neighborhood/score", "NS", summary=True),
+                Score("neighborhood/magnitude", "NM", signed=True),
+            ),
+            protocol=_PROTOCOL,
+        ),
+        MetricSpec(
+            name="same-subject",
+            factory=f"{_METRICS}:SameSubject",
+            config=_CONFIG,
+            summary="are the subject's other facts still held, and how far did they move?",
+            scores=(
+                Score("same_subject/score", "SS"),
+                Score("same_subject/drift", "SD", higher_is_better=None, signed=True),
+            ),
+            protocol="editkit/same-subject/geometric-mean-per-token/v1",
+        ),
+    ]

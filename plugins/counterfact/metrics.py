@@ -1,0 +1,120 @@
+"""CounterFact's metrics: which of two answers does the edited model prefer, and by how much.
+
+The probability of an answer is ``exp(-NLL)`` with the negative log likelihood averaged over the
+answer's tokens (a geometric mean), as in the code behind the published tables of ROME (Meng et al.
+2022). Ties are no success.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import ClassVar, Literal, NamedTuple
+
+from editkit.edited import CandidateQuery
+from editkit_plugins.counterfact.config import ChoiceConfig
+
+from editkit import EditedModels, Metric, Record
+
+ScoreRow = dict[str, float | list[float]]
+
+
+class Choice(NamedTuple):
+    """Mean negative log likelihood per token (nats) of the two answers to one prompt."""
+
+    true: float
+    new: float
+
+
+class ChoiceMetric(Metric[ChoiceConfig]):
+    """At how many prompts of one kind does the wanted answer win, and by what probability?"""
+
+    kind: ClassVar[str]
+    """The kind of probes that ask."""
+    wanted: ClassVar[Literal["true", "new"]]
+    """The answer that a good edit makes, or leaves, the more likely one."""
+    name: ClassVar[str]
+    """First part of the scores' names."""
+
+    def score(
+        self, models: EditedModels, records: Sequence[Record]
+    ) -> list[Mapping[str, float | list[float]]]:
+        """The scores of each record, and the answers' NLL prompt by prompt as details."""
+        return [self.row(choices) if choices else {} for choices in self.choices(models, records)]
+
+    def row(self, choices: Sequence[Choice]) -> ScoreRow:
+        """The scores and details of one record, from the choices at its prompts."""
+        if self.wanted == "new":
+            pairs = [(choice.new, choice.true) for choice in choices]
+        else:
+            pairs = [(choice.true, choice.new) for choice in choices]
+        return {
+            f"{self.name}/score": fmean(wanted < rival for wanted, rival in pairs),
+            f"{self.name}/magnitude": fmean(
+                math.exp(-wanted) - math.exp(-rival) for wanted, rival in pairs
+            ),
+            f"{self.name}/nll_true": [choice.true for choice in choices],
+            f"{self.name}/nll_new": [choice.new for choice in choices],
+        }
+
+    def choices(self, models: EditedModels, records: Sequence[Record]) -> list[list[Choice]]:
+        """For each record, the choices of its own edited model."""
+        queries = [
+            CandidateQuery(edit, probe.prompt, (probe.target_true, probe.target_new))
+            for edit, record in enumerate(records)
+            for probe in record.probes.get(self.kind, ())
+        ]
+        choices: list[list[Choice]] = [[] for _ in records]
+        for query, (true, new) in zip(queries, models.candidate_nll(queries), strict=True):
+            choices[query.edit].append(Choice(true, new))
+        return choices
+
+
+class Efficacy(ChoiceMetric):
+    """ES and EM: the new object at the rewritten prompt."""
+
+    name, kind, wanted = "efficacy", "rewrite", "new"
+
+
+class Paraphrase(ChoiceMetric):
+    """PS and PM: the new object under other wordings of the same fact."""
+
+    name, kind, wanted = "paraphrase", "paraphrase", "new"
+
+
+class Neighborhood(ChoiceMetric):
+    """NS and NM: the true object for other subjects that share it."""
+
+    name, kind, wanted = "neighborhood", "neighborhood", "true"
+
+
+class SameSubject(ChoiceMetric):
+    """SS and SD: the subject's other facts, against a peer, and against before the edit.
+
+    Drift is the change of the answers' probability that the edit brought; below zero, the model
+    lost facts that nobody asked it to forget.
+    """
+
+    name, kind, wanted = "same_subject", "same_subject", "true"
+
+    def score(
+        self, models: EditedModels, records: Sequence[Record]
+    ) -> list[Mapping[str, float | list[float]]]:
+        """Score and drift of each record, and the NLL prompt by prompt as details."""
+        before = self.choices(models.unedited(), records)
+        after = self.choices(models, records)
+        return [
+            self.row_of_change(*pair) if pair[0] else {} for pair in zip(before, after, strict=True)
+        ]
+
+    def row_of_change(self, before: Sequence[Choice], after: Sequence[Choice]) -> ScoreRow:
+        """The scores and details of one record, from the choices before and after its edit."""
+        row = self.row(after)
+        del row["same_subject/magnitude"]  # a margin over a peer; the drift says more
+        changes = zip(before, after, strict=True)
+        row["same_subject/drift"] = fmean(
+            math.exp(-now.true) - math.exp(-then.true) for then, now in changes
+        )
+        row["same_subject/nll_true_before"] = [choice.true for choice in before]
+        return row

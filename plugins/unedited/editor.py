@@ -1,0 +1,30 @@
+"""The editor that leaves the model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from editkit_plugins.unedited.config import NoEditorConfig
+
+from editkit import Editor, EditRequest, WeightDelta
+
+if TYPE_CHECKING:
+    from editkit import LanguageModel
+
+
+class NoEditor(Editor[NoEditorConfig]):
+    """Answers every request with a delta that changes no parameter."""
+
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """One empty delta per request."""
+        return [
+            WeightDelta(
+                changes={},
+                request=request,
+                editor="none",
+                config=self.config.model_dump(mode="json"),
+                model_fingerprint=model.fingerprint,
+            )
+            for request in requests
+        ]

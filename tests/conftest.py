@@ -1,0 +1,80 @@
+"""What every test gets: no network, the shared test data, and a guard against leaks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+settings.register_profile("editkit", deadline=None)
+settings.load_profile("editkit")
+
+_TEST_THREADS = 2
+_SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
+"""Variables that pytest, and torch when it is imported, write themselves."""
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of the shared test data, which holds ``data/`` and ``parity/``."""
+    folder = Path(os.environ.get("EDITKIT_TEST_DATA", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}: set EDITKIT_TEST_DATA to the folder that holds it")
+    return folder
+
+
+def _torch_state() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_num_threads"):
+        return {}
+    return {
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's default type": torch.get_default_dtype(),
+        "torch's default device": torch.get_default_device(),
+        "torch's gradient mode": torch.is_grad_enabled(),
+        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def _process_state() -> dict[str, Any]:
+    return {
+        "the working directory": Path.cwd(),
+        "the root logger's level": logging.getLogger().level,
+        **{f"${k}": v for k, v in os.environ.items() if k not in _SET_BY_LIBRARIES},
+    }
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves the process other than it found it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != _TEST_THREADS:
+        torch.set_num_threads(_TEST_THREADS)
+    process, tensors = _process_state(), _torch_state()
+    yield
+    after = _process_state()
+    if tensors:  # torch that was first imported by this test has no earlier state
+        process.update(tensors)
+        after.update(_torch_state())
+    changed = sorted(k for k in process.keys() | after.keys() if process.get(k) != after.get(k))
+    if changed:
+        changes = (f"{key}: {process.get(key)!r} -> {after.get(key)!r}" for key in changed)
+        pytest.fail("this test changed " + "; ".join(changes), pytrace=False)
