@@ -90,4 +90,5 @@ def _read_hub(config: CounterFactConfig) -> Iterable[object]:
             f"hub dataset {config.hub!r} has no records in split {config.split!r}.",
             hint="Give one split that exists, such as 'train'.",
         )
-    return table
+    rows: Iterable[object] = table
+    return rows

@@ -116,7 +116,8 @@ def parse_record(raw: object) -> Record:
     case_id = root["case_id"].case_id()
     request = _request(root["requested_rewrite"])
     true, new = str(request.target_true), request.target_new
-    probes = {"rewrite": (Probe(request.sentence, true, new),)}
+    probes: dict[str, tuple[Probe, ...]] = {}
+    probes["rewrite"] = (Probe(request.sentence, true, new),)
     for kind, key in _PROMPT_LISTS.items():
         prompts = (_prompt(item) for item in root[key].items())
         probes[kind] = tuple(Probe(prompt, true, new) for prompt in prompts)
