@@ -5,6 +5,8 @@ Each class carries the exit code of the command line and the name of its page in
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -96,3 +98,9 @@ class TrackingError(EditkitError):
 
     exit_code = 4
     page = "tracking"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """``"Did you mean 'x'?"`` for the known name that is closest to ``name``, if one is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {matches[0]!r}?" if matches else None
