@@ -28,8 +28,8 @@ settings.register_profile("editkit", deadline=None)
 settings.load_profile("editkit")
 
 _TEST_THREADS = 2
-_SET_BY_LIBRARIES = {"PYTEST_CURRENT_TEST", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK"}
-"""Variables that pytest, and torch when it is imported, write themselves."""
+_SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_")
+"""How the names of variables begin that pytest, and torch once imported, write themselves."""
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def _process_state() -> dict[str, Any]:
     return {
         "the working directory": Path.cwd(),
         "the root logger's level": logging.getLogger().level,
-        **{f"${k}": v for k, v in os.environ.items() if k not in _SET_BY_LIBRARIES},
+        **{f"${k}": v for k, v in os.environ.items() if not k.startswith(_SET_BY_LIBRARIES)},
     }
 
 

@@ -1,0 +1,188 @@
+"""The arrows of the design: the core knows no plugin, plugins know only the public core."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = "editkit"
+FOLDERS = {
+    CORE: "editkit",
+    "editkit_plugins": "plugins",
+    "editkit_benchmarks": "benchmarks",
+    "editkit_configs": "configs",
+}
+OUTSIDE = [package for package in FOLDERS if package != CORE]
+LONGEST_MODULE = 400
+PICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / FOLDERS[package]).rglob("*.py"))
+
+
+SHIPPED = [path for package in FOLDERS for path in modules(package)]
+
+
+def place(path: Path, node: ast.AST) -> str:
+    return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def dotted_name(package: str, path: Path) -> str:
+    parts = path.relative_to(ROOT / FOLDERS[package]).with_suffix("").parts
+    return ".".join([package, *(part for part in parts if part != "__init__")])
+
+
+def imports(package: str, path: Path) -> Iterator[tuple[ast.AST, str, str | None]]:
+    """Every import of a module as (node, module, name); the name is None for ``import module``."""
+    name = dotted_name(package, path)
+    base = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node, alias.name, None
+        elif isinstance(node, ast.ImportFrom):
+            relative = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(relative, base) if node.level else relative
+            for alias in node.names:
+                yield node, module, alias.name
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def is_public(module: str, name: str | None) -> bool:
+    """Whether ``from module import name`` asks only for what the core exports."""
+    if name is None:
+        return False  # `import editkit.x` reaches for everything in it
+    exported = getattr(importlib.import_module(module), "__all__", ())
+    return name in exported
+
+
+@pytest.mark.parametrize("path", modules(CORE), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_core_imports_and_names_no_plugin(path: Path) -> None:
+    found = [
+        f"{place(path, node)} imports {module}"
+        for node, module, _ in imports(CORE, path)
+        if any(within(module, package) for package in OUTSIDE)
+    ]
+    found += [
+        f"{place(path, node)} names {node.value!r}"
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and any(package in node.value for package in OUTSIDE)
+    ]
+    assert not found
+
+
+def test_plugins_import_only_public_names_of_the_core() -> None:
+    found = [
+        f"{place(path, node)} imports {name or 'all'} from {module}"
+        for path in modules("editkit_plugins")
+        for node, module, name in imports("editkit_plugins", path)
+        if within(module, CORE) and not is_public(module, name)
+    ]
+    assert not found
+
+
+def test_no_plugin_imports_another() -> None:
+    found = []
+    for path in modules("editkit_plugins"):
+        own = ".".join(dotted_name("editkit_plugins", path).split(".")[:2])
+        found += [
+            f"{place(path, node)} imports {module}"
+            for node, module, _ in imports("editkit_plugins", path)
+            if any(within(module, package) for package in OUTSIDE) and not within(module, own)
+        ]
+    assert not found
+
+
+def test_what_is_exported_exists() -> None:
+    for path in modules(CORE):
+        module = importlib.import_module(dotted_name(CORE, path))
+        exported = getattr(module, "__all__", ())
+        missing = [name for name in exported if not hasattr(module, name)]
+        assert not missing, f"{module.__name__} exports {missing}"
+
+
+def test_modules_are_short() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SHIPPED}
+    long = {str(p.relative_to(ROOT)): n for p, n in lengths.items() if n >= LONGEST_MODULE}
+    assert not long
+
+
+def test_shipped_code_validates_without_assert() -> None:
+    found = [
+        place(path, node)
+        for path in SHIPPED
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Assert)
+    ]
+    assert not found
+
+
+def test_shipped_code_reads_and_writes_no_pickles() -> None:
+    found = []
+    for path in SHIPPED:
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                names = {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names = {(node.module or "").partition(".")[0]}
+                if node.module == "torch":
+                    names |= {f"torch.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                names = {f"{node.value.id}.{node.attr}"}
+            else:
+                continue
+            if names & (PICKLING | {"torch.load", "torch.save"}):
+                found.append(place(path, node))
+    assert not found
+
+
+def test_shipped_code_names_no_place_on_our_machines() -> None:
+    needles = ("/" + "work/", "/" + "tmp/", "/" + "home/", "/" + "root/")
+    found = [
+        f"{path.relative_to(ROOT)}: {needle}"
+        for path in SHIPPED
+        for needle in needles
+        if needle in path.read_text(encoding="utf-8")
+    ]
+    assert not found
+
+
+def run_tool(*command: str) -> None:
+    if shutil.which(command[0], path=str(Path(sys.executable).parent)) is None:
+        pytest.skip(f"{command[0]} is not installed: pip install -e '.[dev]'")
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_is_content() -> None:
+    run_tool("ruff", "check", ".")
+
+
+def test_ruff_would_format_nothing() -> None:
+    run_tool("ruff", "format", "--check", ".")
+
+
+@pytest.mark.slow
+def test_mypy_is_content() -> None:
+    run_tool("mypy")

@@ -1,0 +1,151 @@
+"""What setup.cfg promises is what lies on disk and what a wheel holds."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.metadata
+import importlib.resources
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
+MAPPED = {
+    "editkit": "editkit",
+    **dict(
+        (side.strip() for side in line.split("="))
+        for line in SETUP["options"]["package_dir"].strip().splitlines()
+    ),
+}
+
+
+def lines(section: str, key: str) -> list[str]:
+    return SETUP[section][key].strip().splitlines()
+
+
+def folder(package: str) -> Path:
+    top, _, inside = package.partition(".")
+    return ROOT / MAPPED[top] / inside.replace(".", "/")
+
+
+def packages_on_disk() -> set[str]:
+    found = set()
+    for top, name in MAPPED.items():
+        for marker in (ROOT / name).rglob("__init__.py"):
+            inside = marker.parent.relative_to(ROOT / name).parts
+            found.add(".".join([top, *inside]))
+    return found
+
+
+def data_files() -> dict[str, set[str]]:
+    """Data files by package, as the patterns of package_data find them."""
+    return {
+        package: {
+            path.relative_to(folder(package)).as_posix()
+            for pattern in SETUP["options.package_data"][package].split(",")
+            for path in folder(package).glob(pattern.strip())
+            if path.is_file() and path.suffix not in (".py", ".pyc")
+        }
+        for package in SETUP["options.package_data"]
+    }
+
+
+def test_the_package_list_is_what_lies_on_disk() -> None:
+    listed = lines("options", "packages")
+    assert len(listed) == len(set(listed))
+    assert set(listed) == packages_on_disk()
+
+
+def test_every_python_file_belongs_to_a_package() -> None:
+    listed = set(lines("options", "packages"))
+    stray = [
+        str(path.relative_to(ROOT))
+        for name in MAPPED.values()
+        for path in (ROOT / name).rglob("*.py")
+        if not (path.parent / "__init__.py").exists()
+    ]
+    assert not stray
+    assert all(folder(package).is_dir() for package in listed)
+
+
+def test_no_data_file_is_forgotten() -> None:
+    shipped = data_files()
+    forgotten = []
+    for top, name in MAPPED.items():
+        for path in (ROOT / name).rglob("*"):
+            if not path.is_file() or path.suffix in (".py", ".pyc") or "__pycache__" in path.parts:
+                continue
+            if path.relative_to(ROOT / name).as_posix() not in shipped.get(top, set()):
+                forgotten.append(str(path.relative_to(ROOT)))
+    assert not forgotten
+
+
+def test_data_files_are_found_as_resources() -> None:
+    for package, names in data_files().items():
+        for name in names:
+            assert importlib.resources.files(package).joinpath(name).is_file(), (package, name)
+
+
+def test_entry_points_resolve() -> None:
+    declared = {
+        tuple(side.strip() for side in line.split("=", 1))
+        for group in SETUP["options.entry_points"]
+        for line in lines("options.entry_points", group)
+    }
+    found = {
+        (point.name, point.value)
+        for point in importlib.metadata.distribution("editkit").entry_points
+    }
+    assert found == declared
+    for point in importlib.metadata.distribution("editkit").entry_points:
+        point.load()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+    """A wheel built from a copy of the tree, so that no build folder is left in it."""
+    for needed in ("setuptools", "pip"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed, no wheel can be built here")
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in MAPPED.values():
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [sys.executable, "-m", "pip", "wheel", str(source), "--wheel-dir", str(target)]
+    done = subprocess.run(
+        [*command, "--no-deps", "--no-build-isolation", "--no-index", "--quiet"],
+        cwd=target,
+        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = target.glob("*.whl")
+    return zipfile.Path(built)
+
+
+def test_a_wheel_holds_every_module_and_data_file(wheel: zipfile.Path) -> None:
+    held = set(wheel.root.namelist())
+    expected = {f"{package}/{name}" for package, names in data_files().items() for name in names}
+    expected |= {
+        f"{package.replace('.', '/')}/{path.name}"
+        for package in lines("options", "packages")
+        for path in folder(package).glob("*.py")
+    }
+    assert not expected - held
+    code = {name for name in held if not name.endswith("/") and ".dist-info/" not in name}
+    assert code == expected
+
+
+def test_a_wheel_carries_the_licence(wheel: zipfile.Path) -> None:
+    assert any(name.endswith("LICENSE") for name in wheel.root.namelist())
