@@ -142,7 +142,7 @@ class Editor(Configurable[ConfigT], ABC):
     joint: ClassVar[bool] = False
     """True for methods that answer several requests with one common delta."""
 
-    def prepare(self, model: LanguageModel) -> None:  # noqa: B027 - optional by design
+    def prepare(self, model: LanguageModel) -> None:
         """Get what the method needs for this model (statistics, trained networks); idempotent."""
 
     @abstractmethod

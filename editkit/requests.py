@@ -17,7 +17,7 @@ Offsets = Sequence[tuple[int, int]]
 
 @dataclasses.dataclass(frozen=True)
 class EditRequest:
-    """One fact to write: after the edit, ``prompt`` filled with ``subject`` continues with ``target_new``.
+    """One fact to write: the prompt, filled with the subject, shall continue with the new target.
 
     Attributes:
         prompt: A sentence up to the object, with exactly one ``{}`` where the subject stands.

@@ -1,0 +1,100 @@
+"""Sources of plain text for statistics: a file, a file of a package, or a dataset of the hub."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import importlib.resources
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from editkit.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A named source of texts.
+
+    Attributes:
+        source: A file (``texts.txt``, one text a line; ``texts.jsonl`` with a key ``text``; either
+            may end in ``.gz``), such a file of an installed package (``package:file.txt``), or
+            ``hub:name[:config[:split]]``, streamed through ``datasets``.
+    """
+
+    source: str
+
+    def digest(self) -> str:
+        """Digest of a file's content; for a hub dataset, of its name.
+
+        Raises:
+            ConfigError: The source does not exist.
+        """
+        if self.source.startswith("hub:"):
+            return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
+        return hashlib.blake2b(self._path().read_bytes(), digest_size=16).hexdigest()
+
+    def texts(self) -> Iterator[str]:
+        """The texts in order, empty ones left out.
+
+        Raises:
+            ConfigError: The source does not exist or cannot be read.
+        """
+        lines = self._hub_texts() if self.source.startswith("hub:") else self._file_texts()
+        return (text for text in lines if text.strip())
+
+    def _path(self) -> Path:
+        package, colon, inside = self.source.partition(":")
+        if colon and package.replace(".", "").isidentifier():
+            try:
+                path = Path(str(importlib.resources.files(package) / inside))
+            except ModuleNotFoundError:
+                path = Path(self.source)
+        else:
+            path = Path(self.source).expanduser()
+        if not path.is_file():
+            raise ConfigError(
+                f"corpus {self.source!r} is no file.",
+                hint="Give a text file, 'package:file', or 'hub:name:config:split'.",
+            )
+        return path
+
+    def _file_texts(self) -> Iterator[str]:
+        path = self._path()
+        as_json = ".jsonl" in path.suffixes
+        with _open(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                if not as_json:
+                    yield line.rstrip("\n")
+                    continue
+                try:
+                    yield str(json.loads(line)["text"])
+                except (ValueError, KeyError, TypeError):
+                    raise ConfigError(
+                        f"line {number} of {self.source} is no JSON object with a key 'text'.",
+                        hint="Write one object a line, or name the file .txt.",
+                    ) from None
+
+    def _hub_texts(self) -> Iterator[str]:
+        from datasets import load_dataset
+
+        name, *rest = self.source.removeprefix("hub:").split(":")
+        config = rest[0] if rest and rest[0] else None
+        split = rest[1] if len(rest) > 1 else "train"
+        try:
+            rows = load_dataset(name, config, split=split, streaming=True)
+            for row in rows:
+                yield str(row["text"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(
+                f"corpus {self.source!r} could not be read: {error}",
+                hint="Check its name, config and split, and that it has a column 'text'.",
+            ) from error
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")

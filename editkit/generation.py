@@ -1,0 +1,51 @@
+"""Sampling text from a model with top-k, seeded, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from editkit.models.language_model import LanguageModel
+from editkit.models.running import forward
+
+
+def sample(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    n: int,
+    new_tokens: int,
+    top_k: int,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """Continue one prompt ``n`` times.
+
+    Args:
+        model: The model.
+        prompt: Token ids; at least one.
+        n: Number of samples.
+        new_tokens: Length of each sample; an end-of-text token does not end it.
+        top_k: Only the k most likely tokens are drawn.
+        generator: A CPU generator; the only source of randomness.
+
+    Returns:
+        The new tokens of each sample.
+    """
+    ids = torch.tensor([list(prompt)] * n, device=model.device)  # (n, P)
+    drawn: list[Tensor] = []
+    cache = DynamicCache()
+    start = 0
+    with torch.no_grad(), model.frozen():
+        for _ in range(new_tokens):
+            positions = start + torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+            hidden = forward(model, ids, positions=positions, cache=cache)
+            start += ids.shape[1]
+            top = model.head(hidden[:, -1]).topk(top_k, dim=-1)  # (n, k)
+            weights = torch.softmax(top.values, dim=-1).cpu()
+            choice = torch.multinomial(weights, 1, generator=generator).to(ids.device)  # (n, 1)
+            ids = top.indices.gather(1, choice)  # (n, 1)
+            drawn.append(ids)
+    return [[int(token) for token in row] for row in torch.cat(drawn, dim=1)]

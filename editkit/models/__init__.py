@@ -1,0 +1,38 @@
+"""Language models: loading them, and naming their parts."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from editkit.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from editkit.models.loading import fingerprint_of, load_model, model_folder
+
+if TYPE_CHECKING:
+    from editkit.models.encoding import Completion, Encoding
+    from editkit.models.language_model import LanguageModel
+
+_LAZY = {
+    "Completion": "editkit.models.encoding",
+    "Encoding": "editkit.models.encoding",
+    "LanguageModel": "editkit.models.language_model",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'editkit.models' has no attribute {name!r}")
+
+
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "Completion",
+    "Encoding",
+    "LanguageModel",
+    "architecture_of",
+    "fingerprint_of",
+    "load_model",
+    "model_folder",
+]

@@ -1,0 +1,162 @@
+"""Where the parts of a transformer block live, for each architecture that editkit knows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from editkit.errors import ModelError
+
+Part = Literal["attention", "attention_out", "mlp", "mlp_in", "mlp_out"]
+"""Parts of a block that may be named by role; ``qkv`` projections are in ``Architecture.qkv``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """Module paths of one family of models.
+
+    Attributes:
+        model_types: Values of ``config.model_type`` that mean this family.
+        blocks: Path of the list of blocks; the paths below it are relative to one block.
+        attention: The attention module.
+        qkv: The projections to queries, keys and values (one fused, or three).
+        attention_out: The attention's output projection.
+        mlp: The MLP module; None where its projections are the block's own children.
+        mlp_in: The projections into the MLP's inner space.
+        mlp_out: The projection from the inner space, W in the methods' notation.
+        embedding: Token embedding.
+        position_embedding: Learned position embedding, if any.
+        final_norm: Norm before the head.
+        head: The language-model head.
+        parallel: True if attention and MLP read the same residual stream side by side.
+    """
+
+    model_types: tuple[str, ...]
+    blocks: str
+    attention: str
+    qkv: tuple[str, ...]
+    attention_out: str
+    mlp: str | None
+    mlp_in: tuple[str, ...]
+    mlp_out: str
+    embedding: str
+    final_norm: str
+    head: str
+    position_embedding: str | None = None
+    parallel: bool = False
+
+    def block(self, layer: int) -> str:
+        """Path of block ``layer``."""
+        return f"{self.blocks}.{layer}"
+
+    def path(self, layer: int, part: str) -> str:
+        """Path of a module relative to block ``layer``."""
+        return f"{self.blocks}.{layer}.{part}"
+
+
+_GPT2 = Architecture(
+    model_types=("gpt2",),
+    blocks="transformer.h",
+    attention="attn",
+    qkv=("attn.c_attn",),
+    attention_out="attn.c_proj",
+    mlp="mlp",
+    mlp_in=("mlp.c_fc",),
+    mlp_out="mlp.c_proj",
+    embedding="transformer.wte",
+    position_embedding="transformer.wpe",
+    final_norm="transformer.ln_f",
+    head="lm_head",
+)
+_GPTJ = Architecture(
+    model_types=("gptj",),
+    blocks="transformer.h",
+    attention="attn",
+    qkv=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
+    attention_out="attn.out_proj",
+    mlp="mlp",
+    mlp_in=("mlp.fc_in",),
+    mlp_out="mlp.fc_out",
+    embedding="transformer.wte",
+    final_norm="transformer.ln_f",
+    head="lm_head",
+    parallel=True,
+)
+_GPT_NEOX = Architecture(
+    model_types=("gpt_neox",),
+    blocks="gpt_neox.layers",
+    attention="attention",
+    qkv=("attention.query_key_value",),
+    attention_out="attention.dense",
+    mlp="mlp",
+    mlp_in=("mlp.dense_h_to_4h",),
+    mlp_out="mlp.dense_4h_to_h",
+    embedding="gpt_neox.embed_in",
+    final_norm="gpt_neox.final_layer_norm",
+    head="embed_out",
+    parallel=True,
+)
+_OPT = Architecture(
+    model_types=("opt",),
+    blocks="model.decoder.layers",
+    attention="self_attn",
+    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    attention_out="self_attn.out_proj",
+    mlp=None,
+    mlp_in=("fc1",),
+    mlp_out="fc2",
+    embedding="model.decoder.embed_tokens",
+    position_embedding="model.decoder.embed_positions",
+    final_norm="model.decoder.final_layer_norm",
+    head="lm_head",
+)
+_LLAMA = Architecture(
+    model_types=("llama", "mistral", "qwen2", "qwen3", "gemma"),
+    blocks="model.layers",
+    attention="self_attn",
+    qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    attention_out="self_attn.o_proj",
+    mlp="mlp",
+    mlp_in=("mlp.gate_proj", "mlp.up_proj"),
+    mlp_out="mlp.down_proj",
+    embedding="model.embed_tokens",
+    final_norm="model.norm",
+    head="lm_head",
+)
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    model_type: architecture
+    for architecture in (_GPT2, _GPTJ, _GPT_NEOX, _OPT, _LLAMA)
+    for model_type in architecture.model_types
+}
+"""Architectures by ``config.model_type``."""
+
+
+def architecture_of(config: Any) -> Architecture:
+    """The architecture that a model's config names.
+
+    Args:
+        config: A transformers config.
+
+    Raises:
+        ModelError: The architecture is unknown, or is a variant whose MLP output does not simply
+            add to the residual stream (OPT-350m's post-norm blocks).
+    """
+    model_type = getattr(config, "model_type", None)
+    if model_type not in ARCHITECTURES:
+        raise ModelError(
+            f"architecture {model_type!r} is not known.",
+            hint=f"Use a model of one of: {', '.join(sorted(ARCHITECTURES))}.",
+        )
+    if model_type == "opt" and not config.do_layer_norm_before:
+        raise ModelError(
+            "this OPT model normalises after each sublayer (do_layer_norm_before is false), "
+            "so its MLP output does not simply add to the residual stream.",
+            hint="Use another OPT size: only opt-350m is built this way.",
+        )
+    architecture = ARCHITECTURES[model_type]
+    if model_type == "gpt_neox":
+        parallel = bool(getattr(config, "use_parallel_residual", True))
+        return dataclasses.replace(architecture, parallel=parallel)
+    return architecture

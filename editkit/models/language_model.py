@@ -1,0 +1,240 @@
+"""A language model with its tokenizer, its architecture, and an identity."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editkit.cache import digest_of_tensors
+from editkit.errors import ModelError
+from editkit.models.architectures import Architecture, Part, architecture_of
+from editkit.models.encoding import Completion, Encoding
+
+
+class LanguageModel:
+    """A causal language model as editors, locators and metrics see it.
+
+    Args:
+        hf: The model; put into evaluation mode.
+        tokenizer: Its fast tokenizer.
+        name: Name that users typed; hyperparameter files are looked up by it.
+        revision: Revision of a hub model.
+        fingerprint: Digest that identifies weights, config and tokenizer; computed from the
+            weights where the files they came from are not known.
+
+    Raises:
+        ModelError: The architecture is unknown, or the tokenizer gives no character offsets.
+    """
+
+    def __init__(
+        self,
+        hf: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        revision: str | None = None,
+        fingerprint: str | None = None,
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise ModelError(
+                f"the tokenizer of {name!r} is a slow one, which knows no character offsets.",
+                hint="Save the model's folder with a tokenizer.json.",
+            )
+        self.hf = hf.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self.architecture: Architecture = architecture_of(hf.config)
+        self._fingerprint = fingerprint
+
+    # ------------------------------------------------------------ identity and shape
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest that identifies the weights, config and tokenizer as loaded."""
+        if self._fingerprint is None:
+            self._fingerprint = self.weights_digest()
+        return self._fingerprint
+
+    def weights_digest(self) -> str:
+        """Hexadecimal digest of the weights as they are now, names and types included."""
+        return digest_of_tensors(self.hf.state_dict())
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the embeddings, where token ids go."""
+        return self.module(self.architecture.embedding).weight.device  # type: ignore[return-value]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return self.hf.dtype
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks."""
+        return int(self.hf.config.num_hidden_layers)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width H of the residual stream."""
+        return int(self.hf.config.hidden_size)
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of one input."""
+        return int(self.hf.config.max_position_embeddings)
+
+    @property
+    def attention_implementation(self) -> str:
+        """How attention is computed: ``sdpa`` and ``eager`` differ in the last digits."""
+        return str(self.hf.config._attn_implementation)
+
+    def describe(self) -> dict[str, Any]:
+        """What a result must say about the model that it was computed on."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "fingerprint": self.fingerprint,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "attention": self.attention_implementation,
+            "architecture": self.hf.config.model_type,
+            "n_parameters": self.hf.num_parameters(),
+        }
+
+    # ------------------------------------------------------------ parts
+
+    def module(self, path: str) -> nn.Module:
+        """The module at a dotted path.
+
+        Raises:
+            ModelError: There is none.
+        """
+        try:
+            return self.hf.get_submodule(path)
+        except AttributeError:
+            raise ModelError(
+                f"{self.name} has no module {path!r}.",
+                hint="Check the layer number and the module's name.",
+            ) from None
+
+    def block(self, layer: int) -> nn.Module:
+        """Block ``layer``, counted from 0.
+
+        Raises:
+            ModelError: The model has fewer layers.
+        """
+        self.check_layer(layer)
+        return self.module(self.architecture.block(layer))
+
+    def check_layer(self, layer: int) -> None:
+        """Refuse a layer that the model does not have.
+
+        Raises:
+            ModelError: The layer is out of range.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise ModelError(
+                f"layer {layer} does not exist: {self.name} has layers 0 to {self.n_layers - 1}.",
+                hint="Choose a layer in that range (set editors.NAME.layer).",
+            )
+
+    def path(self, layer: int, part: Part) -> str:
+        """Dotted path of a part of block ``layer``; the first one where a role has several."""
+        self.check_layer(layer)
+        where = getattr(self.architecture, part)
+        if where is None:
+            raise ModelError(
+                f"blocks of {self.hf.config.model_type} have no module of their own for {part}.",
+                hint="Use mlp_out instead.",
+            )
+        return self.architecture.path(layer, where if isinstance(where, str) else where[0])
+
+    # ------------------------------------------------------------ text to tokens
+
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Encode whole sentences, with the special tokens that the tokenizer adds in front."""
+        if not texts:
+            return []
+        batch = self.tokenizer(
+            list(texts),
+            return_offsets_mapping=True,
+            return_token_type_ids=False,
+            return_attention_mask=False,
+        )
+        return [
+            Encoding(tuple(ids), tuple((first, last) for first, last in offsets))
+            for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True)
+        ]
+
+    def complete(self, prompts: Sequence[str], targets: Sequence[str]) -> list[Completion]:
+        """Encode ``prompt + " " + target`` as one text, and cut it where the target begins.
+
+        Where the target's first letters share a token with the prompt's end, that token belongs
+        to the target.
+
+        Raises:
+            ModelError: A text is longer than the model's context.
+        """
+        texts = [f"{prompt} {target}" for prompt, target in zip(prompts, targets, strict=True)]
+        completions = []
+        for prompt, encoding in zip(prompts, self.encode(texts), strict=True):
+            self.check_length(encoding)
+            cut = next(i for i, (_, last) in enumerate(encoding.offsets) if last > len(prompt))
+            completions.append(Completion(encoding.ids[:cut], encoding.ids[cut:]))
+        return completions
+
+    def check_length(self, encoding: Encoding) -> None:
+        """Refuse a text that is longer than the model's context.
+
+        Raises:
+            ModelError: It is.
+        """
+        if len(encoding) > self.context_length:
+            raise ModelError(
+                f"a text of {len(encoding)} tokens does not fit into the context of "
+                f"{self.context_length} tokens of {self.name}.",
+                hint="Shorten the prompt.",
+            )
+
+    # ------------------------------------------------------------ computation
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits of final hidden states, (..., H) to (..., vocabulary), in float32.
+
+        Args:
+            hidden: States after the final norm, as the base model returns them.
+        """
+        logits: Tensor = self.module(self.architecture.head)(hidden).float()
+        cap = getattr(self.hf.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def final_hidden(self, hidden: Tensor) -> Tensor:
+        """States after the last block to states that :meth:`head` reads, (..., H)."""
+        if self.architecture.model_types == ("opt",):
+            decoder = self.hf.get_decoder()
+            if decoder.final_layer_norm is not None:
+                hidden = decoder.final_layer_norm(hidden)
+            return hidden if decoder.project_out is None else decoder.project_out(hidden)
+        normed: Tensor = self.module(self.architecture.final_norm)(hidden)
+        return normed
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """No gradients flow into weights inside; flags and mode are put back, errors or not."""
+        flags = [(p, p.requires_grad) for p in self.hf.parameters()]
+        modes = [(m, m.training) for m in self.hf.modules()]
+        try:
+            self.hf.requires_grad_(False).eval()
+            yield
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+            for module, mode in modes:
+                module.training = mode

@@ -1,0 +1,348 @@
+"""Running a model, or only the part of it that can change.
+
+A forward pass is cut in two ways. To the left: keys and values of tokens before some column are
+computed once (:func:`run_prefix`). Below: the inputs of the blocks are recorded once
+(:class:`Tail`), and the upper blocks are run again on their own, as often as wanted, with other
+hidden states. Both work for every architecture of the table, because blocks are called with the
+very arguments that the model itself gave them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from editkit.models.language_model import LanguageModel
+
+# Arguments of a block whose first dimension counts tokens, not rows.
+_NOT_BY_ROW = frozenset({"cache_position"})
+
+
+class _FrozenLayer(DynamicLayer):
+    """Keys and values of a prefix that later tokens can read but never extend."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if self.keys is None:
+            return key_states, value_states
+        return (
+            torch.cat([self.keys, key_states], dim=-2),  # (B, heads, P + S, head size)
+            torch.cat([self.values, value_states], dim=-2),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Prefix:
+    """Keys and values of the tokens before some column, for a batch of rows.
+
+    Attributes:
+        cache: The cache that the model reads; it does not grow.
+        mask: (B, P), 1 at real tokens.
+    """
+
+    cache: DynamicCache
+    mask: Tensor
+
+    def select(self, rows: Tensor) -> Prefix:
+        """The prefix for other rows: ``rows[i]`` names the old row of new row ``i``."""
+        return Prefix(_frozen_cache(self.cache, rows), self.mask[rows])
+
+
+def forward(
+    model: LanguageModel,
+    ids: Tensor,
+    *,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+    cache: DynamicCache | None = None,
+) -> Tensor:
+    """Final hidden states of the base model, after the final norm.
+
+    Args:
+        model: The model.
+        ids: Token ids, (B, T).
+        mask: (B, P + T), 1 at real tokens; not needed where padding is only on the right.
+        positions: Position of each token, (B, T); by default counted from 0.
+        cache: Keys and values of P earlier tokens.
+
+    Returns:
+        (B, T, H)
+    """
+    if positions is None:
+        positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+    output = model.hf.base_model(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    )
+    hidden: Tensor = output.last_hidden_state
+    return hidden
+
+
+def run_prefix(model: LanguageModel, ids: Tensor, lengths: Tensor) -> tuple[Prefix, Tensor]:
+    """Run the tokens of a prefix once and keep their keys and values.
+
+    Args:
+        model: The model.
+        ids: Token ids padded on the right, (B, P).
+        lengths: Number of real tokens of each row, (B,).
+
+    Returns:
+        The prefix, and the final hidden states of its tokens, (B, P, H).
+    """
+    cache = DynamicCache()
+    hidden = forward(model, ids, cache=cache)
+    mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]  # (B, P)
+    return Prefix(_frozen_cache(cache), mask.long()), hidden
+
+
+def forward_after(
+    model: LanguageModel, prefix: Prefix | None, ids: Tensor, starts: Tensor
+) -> Tensor:
+    """Final hidden states of tokens that follow a prefix.
+
+    Args:
+        model: The model.
+        prefix: What stands before them; None if nothing does.
+        ids: Token ids padded on the right, (B, S).
+        starts: Number of real tokens before each row, (B,).
+
+    Returns:
+        (B, S, H)
+    """
+    if prefix is None:
+        return forward(model, ids)
+    positions = starts[:, None] + torch.arange(ids.shape[1], device=ids.device)  # (B, S)
+    mask = torch.cat([prefix.mask, torch.ones_like(ids)], dim=1)  # (B, P + S)
+    return forward(
+        model,
+        ids,
+        mask=mask,
+        positions=positions.clamp(max=model.context_length - 1),  # padding may run past the end
+        cache=prefix.cache,
+    )
+
+
+class _Stop(Exception):
+    """Ends a forward pass that has gone far enough."""
+
+
+@dataclasses.dataclass
+class Activation:
+    """What went into a module and what came out, as of its last call.
+
+    Attributes:
+        inputs: First argument, (B, T, in).
+        output: First result, (B, T, out).
+    """
+
+    inputs: Tensor
+    output: Tensor
+
+
+@contextlib.contextmanager
+def recording(
+    model: LanguageModel, paths: Sequence[str], *, stop: bool = False
+) -> Iterator[dict[str, Activation]]:
+    """Record what the named modules see and give.
+
+    Args:
+        model: The model.
+        paths: Dotted paths of modules.
+        stop: End the forward pass (and the block) after the last of ``paths`` was called.
+    """
+    seen: dict[str, Activation] = {}
+    handles = []
+
+    def hook(path: str) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
+            inputs = args[0] if args else kwargs["hidden_states"]
+            seen[path] = Activation(inputs, first(output))
+            if stop and path == paths[-1]:
+                raise _Stop
+
+        return record
+
+    try:
+        for path in paths:
+            module = model.module(path)
+            handles.append(module.register_forward_hook(hook(path), with_kwargs=True))
+        with contextlib.suppress(_Stop):
+            yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def replacing(
+    model: LanguageModel, replacements: Mapping[str, Callable[[Tensor, Tensor], Tensor]]
+) -> Iterator[None]:
+    """Replace the outputs of modules inside the block.
+
+    Args:
+        model: The model.
+        replacements: By module path, a function of (input, output) that gives the new output.
+    """
+
+    def hook(replace: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
+        def run(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
+            inputs = args[0] if args else kwargs["hidden_states"]
+            new = replace(inputs, first(output))
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        return run
+
+    handles = []
+    try:
+        for path, replace in replacements.items():
+            module = model.module(path)
+            handles.append(module.register_forward_hook(hook(replace), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first(output: Any) -> Tensor:
+    """The tensor that a module gives: some return it bare, some as the first of a tuple."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """The arguments that the model gave to one block, but for the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        return first(block(hidden, *self.args, **self.kwargs))
+
+    def select(self, rows: Tensor, n_rows: int) -> _Call:
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                by_row = value.ndim > 1 and value.shape[0] == n_rows
+                return value[rows] if by_row else value
+            if isinstance(value, tuple):
+                return tuple(pick(each) for each in value)
+            return value
+
+        kwargs = {k: v if k in _NOT_BY_ROW else pick(v) for k, v in self.kwargs.items()}
+        return _Call(tuple(pick(each) for each in self.args), kwargs)
+
+    def with_cache(self, old: Any, new: Any) -> _Call:
+        def swap(value: Any) -> Any:
+            return new if old is not None and value is old else value
+
+        return _Call(
+            tuple(swap(each) for each in self.args), {k: swap(v) for k, v in self.kwargs.items()}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Tail:
+    """The blocks from ``start`` on, ready to be run again.
+
+    Attributes:
+        model: The model.
+        start: First block that is run again; the number of layers if only norm and head are.
+        hidden: Input of that block in the recorded pass, (B, S, H).
+    """
+
+    model: LanguageModel
+    start: int
+    hidden: Tensor
+    _calls: tuple[_Call, ...]
+    _cache: DynamicCache | None
+
+    @classmethod
+    def record(
+        cls,
+        model: LanguageModel,
+        prefix: Prefix | None,
+        ids: Tensor,
+        starts: Tensor,
+        *,
+        start: int,
+    ) -> Tail:
+        """Run tokens after a prefix once, and keep what the blocks from ``start`` on were given.
+
+        Args:
+            model: The model.
+            prefix: Keys and values of what stands before them; None if nothing does.
+            ids: Token ids padded on the right, (B, S).
+            starts: Number of real tokens before each row, (B,).
+            start: First block to be run again.
+        """
+        layers = range(start, model.n_layers)
+        calls: list[_Call] = []
+        inputs: list[Tensor] = []
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            kwargs = dict(kwargs)
+            inputs.append(args[0] if args else kwargs.pop("hidden_states"))
+            calls.append(_Call(args[1:], kwargs))
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            inputs.append(first(output))
+
+        handles = [
+            model.block(layer).register_forward_pre_hook(before, with_kwargs=True)
+            for layer in layers
+        ]
+        if not layers:
+            handles = [model.block(start - 1).register_forward_hook(after)]
+        try:
+            with torch.no_grad():
+                forward_after(model, prefix, ids, starts)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return cls(model, start, inputs[0], tuple(calls), prefix.cache if prefix else None)
+
+    def run(self, hidden: Tensor) -> Tensor:
+        """States after the last block, before the final norm.
+
+        Args:
+            hidden: Input of block :attr:`start`, (B, S, H).
+
+        Returns:
+            (B, S, H)
+        """
+        for layer, call in zip(range(self.start, self.model.n_layers), self._calls, strict=True):
+            hidden = call(self.model.block(layer), hidden)
+        return hidden
+
+    def select(self, rows: Tensor) -> Tail:
+        """The tail of other rows: ``rows[i]`` names the old row of new row ``i``."""
+        cache = None if self._cache is None else _frozen_cache(self._cache, rows)
+        n_rows = self.hidden.shape[0]
+        calls = tuple(c.select(rows, n_rows).with_cache(self._cache, cache) for c in self._calls)
+        return dataclasses.replace(self, hidden=self.hidden[rows], _calls=calls, _cache=cache)
+
+
+def _frozen_cache(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
+    """A copy that does not grow, for all rows or for chosen ones."""
+    frozen = DynamicCache()
+    frozen.layers = [_frozen_layer(layer, rows) for layer in cache.layers]
+    return frozen
+
+
+def _frozen_layer(layer: DynamicLayer, rows: Tensor | None) -> _FrozenLayer:
+    frozen = _FrozenLayer()
+    if layer.keys is not None:
+        frozen.lazy_initialization(layer.keys, layer.values)
+        frozen.keys = layer.keys if rows is None else layer.keys[rows]
+        frozen.values = layer.values if rows is None else layer.values[rows]
+    return frozen

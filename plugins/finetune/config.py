@@ -1,0 +1,65 @@
+"""Hyperparameters of FT and FT+L; the defaults are those of the published code."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from editkit import Config
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class FineTuneConfig(Config):
+    """Configuration of the editor ``ft``."""
+
+    editor_name: ClassVar[str] = "ft"
+
+    layer: Annotated[int, Field(ge=0)] = 1
+    """Block of which a module is trained, from 0."""
+
+    part: Literal["mlp_out", "qkv"] = "mlp_out"
+    """What is trained: the MLP's output projection, or the projections to queries, keys, values."""
+
+    lr: Positive = 5e-4
+    """Learning rate of Adam."""
+
+    weight_decay: NotNegative = 0.0
+    """Adam's weight decay."""
+
+    steps: Count = 25
+    """Most steps; each evaluates the loss and then updates."""
+
+    stop_loss: NotNegative = 1e-2
+    """Stop, without an update, once the loss is below this."""
+
+    max_change: Positive | None = None
+    """Every entry is clamped to within this of its original after each step; None: no bound."""
+
+    train_bias: bool = True
+    """Whether the module's bias is trained too, as in the published code (by a name match)."""
+
+    target_positions: Literal["last_prompt", "teacher_forced"] = "last_prompt"
+    """Where a target of several tokens is scored: all of it at the prompt's last token (published
+    code), or each token after the ones before it (the paper's text)."""
+
+    joint: bool = False
+    """Train one common change on all requests of a call, instead of one change for each."""
+
+    memory_mb: Count = 1024
+    """Bounds how many requests are trained side by side."""
+
+
+class ConstrainedFineTuneConfig(FineTuneConfig):
+    """Configuration of the editor ``ft+l``."""
+
+    editor_name: ClassVar[str] = "ft+l"
+
+    layer: Annotated[int, Field(ge=0)] = 0
+    """Block of which a module is trained, from 0."""
+
+    max_change: Positive | None = 5e-4
+    """Every entry is clamped to within this of its original after each step; None: no bound."""

@@ -1,0 +1,254 @@
+"""The editors ``ft`` and ``ft+l``: Adam on the weights of one module.
+
+Several requests are trained side by side, each on its own copy of the weights. Blocks below the
+trained one are run once; each step runs the blocks from there on, with logits only where they
+are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+from editkit_plugins.finetune.config import FineTuneConfig
+from torch import Tensor
+
+from editkit import Dense, Editor, EditRequest, WeightDelta
+from editkit.layout import input_major
+from editkit.models import Completion, LanguageModel
+from editkit.models.encoding import padded
+from editkit.models.running import Tail, replacing
+
+Weights = dict[str, Tensor]
+"""Trained parameters by name, input-major."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What training did.
+
+    Attributes:
+        change: Change of each parameter, input-major.
+        losses: Every evaluation of the loss, in nats.
+    """
+
+    change: Weights
+    losses: tuple[float, ...]
+
+
+class FineTuneEditor(Editor[FineTuneConfig]):
+    """Constrained or unconstrained fine-tuning (Zhu et al. 2020; Meng et al. 2022, appendix E)."""
+
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """One dense delta per request; with ``joint``, the same delta for all of them."""
+        trained = self.train(model, requests)
+        shared = tuple(requests) if self.config.joint else None
+        return [
+            WeightDelta(
+                changes={name: Dense(values) for name, values in training.change.items()},
+                request=shared or request,
+                editor=self.config.editor_name,
+                config=self.config.model_dump(mode="json"),
+                model_fingerprint=model.fingerprint,
+                notes={
+                    "layer": self.config.layer,
+                    "loss": training.losses[-1],
+                    "steps": len(training.losses),
+                },
+            )
+            for request, training in zip(requests, trained, strict=True)
+        ]
+
+    def train(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[Training]:
+        """Train on each request, or on all together; what :meth:`edit` makes deltas of."""
+        if not requests:
+            return []
+        model.check_layer(self.config.layer)
+        facts = model.complete(
+            [request.sentence for request in requests],
+            [request.target_new for request in requests],
+        )
+        with model.frozen(), torch.enable_grad():
+            if self.config.joint:
+                return [_train([facts], model, self.config)[0]] * len(facts)
+            size = self._group_size(model)
+            groups = [facts[i : i + size] for i in range(0, len(facts), size)]
+            return [
+                training
+                for group in groups
+                for training in _train([[fact] for fact in group], model, self.config)
+            ]
+
+    def _group_size(self, model: LanguageModel) -> int:
+        """How many requests fit: each holds the weights, their gradient and Adam's moments."""
+        weights = sum(w.numel() for w in _originals(model, self.config).values())
+        return max(1, self.config.memory_mb * 2**20 // (5 * 4 * weights))
+
+
+def _train(
+    edits: Sequence[Sequence[Completion]], model: LanguageModel, config: FineTuneConfig
+) -> list[Training]:
+    """Train one copy of the weights for each edit, on the mean loss of the edit's facts."""
+    originals = _originals(model, config)
+    copies = [{n: w.clone().requires_grad_() for n, w in originals.items()} for _ in edits]
+    optimiser = torch.optim.Adam(
+        [weight for copy in copies for weight in copy.values()],
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+    )
+    losses: list[list[float]] = [[] for _ in edits]
+    active = list(range(len(edits)))
+    batch = _Batch.record(model, edits, config)
+    for _ in range(config.steps):
+        loss = batch.evaluate([copies[e] for e in active])  # (edits,)
+        for e, value in zip(active, loss.tolist(), strict=True):
+            losses[e].append(value)
+        going = [place for place, e in enumerate(active) if losses[e][-1] >= config.stop_loss]
+        if not going:
+            break
+        moving = [weight for place in going for weight in copies[active[place]].values()]
+        optimiser.zero_grad()
+        for weight, gradient in zip(
+            moving, torch.autograd.grad(loss[going].sum(), moving), strict=True
+        ):
+            weight.grad = gradient
+        optimiser.step()
+        if config.max_change is not None:
+            for place in going:
+                _clamp(copies[active[place]], originals, config.max_change)
+        if len(going) < len(active):
+            active = [active[place] for place in going]
+            batch = batch.select(going)
+    return [
+        Training(
+            {name: (weight.detach() - originals[name]) for name, weight in copy.items()},
+            tuple(losses[e]),
+        )
+        for e, copy in enumerate(copies)
+    ]
+
+
+def _clamp(weights: Weights, originals: Weights, radius: float) -> None:
+    with torch.no_grad():
+        for name, weight in weights.items():
+            torch.clamp(weight, originals[name] - radius, originals[name] + radius, out=weight)
+
+
+def _paths(model: LanguageModel, config: FineTuneConfig) -> list[str]:
+    """Paths of the trained modules."""
+    if config.part == "mlp_out":
+        return [model.path(config.layer, "mlp_out")]
+    return [model.architecture.path(config.layer, part) for part in model.architecture.qkv]
+
+
+def _originals(model: LanguageModel, config: FineTuneConfig) -> Weights:
+    """The trained parameters as they are, float32 and input-major."""
+    weights: Weights = {}
+    for path in _paths(model, config):
+        module = model.module(path)
+        for field in ("weight", "bias") if config.train_bias else ("weight",):
+            parameter = getattr(module, field, None)
+            if parameter is not None:
+                weights[f"{path}.{field}"] = input_major(module, parameter.detach()).float()
+    return weights
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """The facts of several edits, rows of one edit side by side.
+
+    Attributes:
+        tail: The blocks from the trained one on.
+        edit: The edit of each row, (B,), ascending.
+        read: Row and token of each prediction that is read, 2 x (N,).
+        labels: The token wanted there, (N,).
+        weights: Its weight in the edit's loss, (N,).
+    """
+
+    model: LanguageModel
+    config: FineTuneConfig
+    tail: Tail
+    edit: Tensor
+    read: tuple[Tensor, Tensor]
+    labels: Tensor
+    weights: Tensor
+
+    @classmethod
+    def record(
+        cls,
+        model: LanguageModel,
+        edits: Sequence[Sequence[Completion]],
+        config: FineTuneConfig,
+    ) -> _Batch:
+        device = model.device
+        forced = config.target_positions == "teacher_forced"
+        facts = [(e, fact) for e, group in enumerate(edits) for fact in group]
+        rows = [f.prompt + f.target[:-1] if forced else f.prompt for _, f in facts]
+        reads = [
+            (b, len(fact.prompt) - 1 + (j if forced else 0), token)
+            for b, (_, fact) in enumerate(facts)
+            for j, token in enumerate(fact.target)
+        ]
+        shares = [1 / (len(fact.target) * len(edits[e])) for e, fact in facts for _ in fact.target]
+        row, token, label = (torch.tensor(c, device=device) for c in zip(*reads, strict=True))
+        ids = padded(rows, device)  # (B, T)
+        starts = torch.zeros(len(rows), dtype=torch.long, device=device)
+        return cls(
+            model=model,
+            config=config,
+            tail=Tail.record(model, None, ids, starts, start=config.layer),
+            edit=torch.tensor([e for e, _ in facts], device=device),
+            read=(row, token),
+            labels=label,
+            weights=torch.tensor(shares, device=device),
+        )
+
+    def evaluate(self, copies: Sequence[Weights]) -> Tensor:
+        """Loss of each edit under its own copy of the weights, (edits,)."""
+        sizes = torch.bincount(self.edit, minlength=len(copies)).tolist()
+        hooks = {path: _own_weights(path, copies, sizes) for path in self._paths()}
+        with replacing(self.model, hooks):
+            states = self.tail.run(self.tail.hidden)[self.read]  # (N, H)
+        log_p = torch.log_softmax(self.model.head(self.model.final_hidden(states)), dim=-1)
+        nll = -log_p.gather(1, self.labels[:, None])[:, 0]  # (N,)
+        total = torch.zeros(len(copies), device=nll.device)
+        return total.index_add(0, self.edit[self.read[0]], nll * self.weights)
+
+    def _paths(self) -> list[str]:
+        return _paths(self.model, self.config)
+
+    def select(self, edits: Sequence[int]) -> _Batch:
+        """The same for some of the edits."""
+        place = torch.full((int(self.edit.max()) + 1,), -1, device=self.edit.device)
+        place[torch.tensor(edits, device=place.device)] = torch.arange(
+            len(edits), device=place.device
+        )
+        keep = place[self.edit] >= 0  # (B,)
+        new_row = keep.cumsum(0) - 1
+        kept = keep[self.read[0]]  # (N,)
+        return dataclasses.replace(
+            self,
+            tail=self.tail.select(keep.nonzero()[:, 0]),
+            edit=place[self.edit[keep]],
+            read=(new_row[self.read[0][kept]], self.read[1][kept]),
+            labels=self.labels[kept],
+            weights=self.weights[kept],
+        )
+
+
+def _own_weights(
+    path: str, copies: Sequence[Weights], sizes: Sequence[int]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Replaces a module's output: the rows of each edit are multiplied with its own weights."""
+
+    def run(inputs: Tensor, output: Tensor) -> Tensor:
+        rows = inputs.reshape(sum(sizes), -1, inputs.shape[-1])  # (B, T, in)
+        results = []
+        for x, copy in zip(rows.split(list(sizes)), copies, strict=True):
+            y = x @ copy[f"{path}.weight"].to(x.dtype)  # (rows, T, out)
+            bias = copy.get(f"{path}.bias")
+            results.append(y if bias is None else y + bias.to(x.dtype))
+        return torch.cat(results).reshape(output.shape)
+
+    return run

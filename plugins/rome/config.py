@@ -1,0 +1,90 @@
+"""Hyperparameters of ROME; the defaults are those of the published code."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from editkit import Config
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class RomeConfig(Config):
+    """Configuration of the editor ``rome``."""
+
+    layer: Annotated[int, Field(ge=0)] | None = None
+    """Block whose MLP output projection is edited, from 0. None: a third of the depth."""
+
+    position: Literal["subject_first", "subject_last", "subject_first_after_last", "last"] = (
+        "subject_last"
+    )
+    """Token at which the key is read and the value is written."""
+
+    context_lengths: tuple[tuple[Count, Count], ...] = ((10, 4), (10, 9))
+    """Sampled contexts before the prompt, besides the empty one: (how many, tokens of each)."""
+
+    context_top_k: Count = 5
+    """Contexts are sampled from this many most likely tokens."""
+
+    contexts: tuple[str, ...] | None = None
+    """Texts to use as contexts, instead of sampled ones; the empty one is always added."""
+
+    seed: int = 0
+    """Seed of the sampled contexts."""
+
+    second_moment: bool = True
+    """Whether the key is whitened by the second moment C of the keys of a corpus."""
+
+    corpus: str | None = None
+    """Texts for C: a file, ``package:file``, or ``hub:name:config:split``."""
+
+    corpus_tokens: Count | None = None
+    """Use the corpus' first so many tokens; None: all."""
+
+    second_moment_file: str | None = None
+    """A published ``.npz`` statistic to read instead of a corpus."""
+
+    ridge: NotNegative = 0.0
+    """Added to the diagonal of C, in units of its mean diagonal; small models need 1e-3 or so."""
+
+    steps: Count = 20
+    """Most evaluations of the loss; the last one is not followed by an update."""
+
+    lr: Positive = 0.5
+    """Learning rate of Adam on the value's offset."""
+
+    weight_decay: NotNegative = 0.5
+    """Weight of |delta| / |v0|² in the loss."""
+
+    clamp: Positive = 4.0
+    """The offset's norm is kept within this multiple of |v0|."""
+
+    kl_factor: NotNegative = 0.0625
+    """Weight of KL(after || before) on the prompt about the subject's essence."""
+
+    kl_prompt: str = "{} is a"
+    """Prompt of the essence term."""
+
+    kl_position: Literal["subject_last", "prompt_last"] = "subject_last"
+    """Where the essence term reads its distribution: at the edited token (published code), or at
+    the end of its prompt (the paper's text)."""
+
+    stop_loss: NotNegative = 0.05
+    """Stop before stepping once the whole loss is below this."""
+
+    update_key: Literal["bare", "mean"] = "bare"
+    """Key that the update must map to the new value: that of the bare prompt (published), or the
+    mean over contexts that also gives its direction (as the r-ROME analysis recommends)."""
+
+    unstable_norm: Positive = 1.0
+    """An edit whose norm exceeds this multiple of the weight's own is marked as unstable."""
+
+    memory_mb: Count = 1024
+    """Activations kept for the backward pass; bounds how many requests are optimised together."""
+
+    plain: bool = False
+    """Run every row whole, one request at a time, logits everywhere: slow, kept as reference."""

@@ -1,0 +1,194 @@
+"""The editor ``rome``: a key, a new value, and the rank-one update that maps one to the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.contexts import contexts
+from editkit_plugins.rome.plain import find_value_plainly
+from editkit_plugins.rome.rows import RequestRows, request_rows
+from editkit_plugins.rome.value import Value, find_values
+from torch import Tensor
+
+from editkit import ConfigError, Editor, EditRequest, LowRank, WeightDelta
+from editkit.corpora import Corpus
+from editkit.models import LanguageModel
+from editkit.statistics import SecondMoment, read_published, second_moment
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """One edit in the paper's terms.
+
+    Attributes:
+        value: Keys, outputs, and the optimised offset.
+        u: Direction of the update in key space, of unit norm, (D,).
+        v_star: The new value, (H,).
+        right: The update is ``outer(u, right)``, (H,).
+        divisor: The bare (or mean) key along u.
+    """
+
+    value: Value
+    u: Tensor
+    v_star: Tensor
+    right: Tensor
+    divisor: float
+
+
+class RomeEditor(Editor[RomeConfig]):
+    """Rank-one model editing (Meng et al. 2022, section 3.1)."""
+
+    def __init__(self, config: RomeConfig) -> None:
+        super().__init__(config)
+        self._inverse: tuple[str, _Whitening | None] | None = None
+
+    def layer(self, model: LanguageModel) -> int:
+        """The block that is edited: the config's, or a third of the model's depth."""
+        layer = model.n_layers // 3 if self.config.layer is None else self.config.layer
+        model.check_layer(layer)
+        return layer
+
+    def prepare(self, model: LanguageModel) -> None:
+        """Sample the contexts and get the second moment, both cached.
+
+        Raises:
+            ConfigError: A second moment is wanted, but no corpus and no file was named; or it is
+                singular and no ridge was set.
+        """
+        contexts(model, self.config)
+        self._whitening(model)
+
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """One rank-one delta per request.
+
+        Raises:
+            RequestError: A subject has no token of its own.
+            ModelError: A prompt is longer than the model's context.
+        """
+        name = f"{model.path(self.layer(model), 'mlp_out')}.weight"
+        weight = model.hf.get_parameter(name)
+        typical = float(weight.detach().float().norm())
+        deltas = []
+        for request, solution in zip(requests, self.solve(model, requests), strict=True):
+            change = LowRank(solution.u[:, None], solution.right[None])  # (D, 1), (1, H)
+            notes = {
+                "layer": self.layer(model),
+                "loss": solution.value.losses[-1].total,
+                "steps": len(solution.value.losses),
+                **self._stability(solution, typical),
+            }
+            deltas.append(
+                WeightDelta(
+                    changes={name: change},
+                    request=request,
+                    editor="rome",
+                    config=self.config.model_dump(mode="json"),
+                    model_fingerprint=model.fingerprint,
+                    notes=notes,
+                )
+            )
+        return deltas
+
+    def solve(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[Solution]:
+        """Keys, values and updates in the paper's terms; what :meth:`edit` makes deltas of."""
+        if not requests:
+            return []
+        layer = self.layer(model)
+        before = contexts(model, self.config)
+        whitening = self._whitening(model)
+        rows = [request_rows(model, request, before, self.config) for request in requests]
+        with model.frozen(), torch.enable_grad():
+            values = [
+                value
+                for group in self._groups(model, rows, layer)
+                for value in self._values(model, group, layer)
+            ]
+        return [self._solution(value, whitening) for value in values]
+
+    def _values(self, model: LanguageModel, rows: Sequence[RequestRows], layer: int) -> list[Value]:
+        if self.config.plain:
+            return [find_value_plainly(model, each, layer, self.config) for each in rows]
+        return find_values(model, rows, layer, self.config)
+
+    def _groups(
+        self, model: LanguageModel, rows: Sequence[RequestRows], layer: int
+    ) -> list[Sequence[RequestRows]]:
+        """Requests that are optimised together, as many as the memory allows."""
+        longest = max(len(r.ids) - r.position for each in rows for r in each.all)
+        numbers_per_token = 40 * model.hidden_size * (model.n_layers - layer)
+        per_request = 4 * len(rows[0].all) * longest * numbers_per_token
+        size = max(1, self.config.memory_mb * 2**20 // per_request)
+        return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def _solution(self, value: Value, whitening: _Whitening | None) -> Solution:
+        """The rank-one update of Meng et al. 2022, equation 2."""
+        mean = value.keys.mean(dim=0)  # (D,)
+        u = mean if whitening is None else whitening.solve(mean)
+        u = u / u.norm()
+        v_star = value.outputs[0] + value.delta
+        if self.config.update_key == "bare":
+            key, output = value.keys[0], value.outputs[0]
+        else:
+            key, output = mean, value.outputs.mean(dim=0)  # W is linear: the output of the mean
+        divisor = key @ u
+        right = (v_star - output) / divisor
+        return Solution(value, u, v_star, right, float(divisor))
+
+    def _stability(self, solution: Solution, typical: float) -> dict[str, str]:
+        norm = float(solution.right.norm())
+        length = float(solution.value.keys[0].norm())
+        if abs(solution.divisor) < 1e-3 * length:
+            return {"unstable": f"the key is nearly orthogonal to u ({solution.divisor:.2g})"}
+        if norm > self.config.unstable_norm * typical:
+            return {"unstable": f"the update's norm is {norm:.3g}, the weight's {typical:.3g}"}
+        return {}
+
+    def _whitening(self, model: LanguageModel) -> _Whitening | None:
+        """C, factorised once for a model."""
+        if self._inverse is None or self._inverse[0] != model.fingerprint:
+            whitening = None
+            if self.config.second_moment:
+                path = model.path(self.layer(model), "mlp_out")
+                whitening = _Whitening.of(self._statistic(model, path), self.config.ridge)
+            self._inverse = (model.fingerprint, whitening)
+        return self._inverse[1]
+
+    def _statistic(self, model: LanguageModel, path: str) -> SecondMoment:
+        if self.config.second_moment_file is not None:
+            return read_published(self.config.second_moment_file)
+        if self.config.corpus is None:
+            raise ConfigError(
+                "rome needs a corpus for the second moment of its keys, and none is named.",
+                hint="Set editors.rome.corpus (or second_moment_file), or second_moment: false.",
+            )
+        corpus = Corpus(self.config.corpus)
+        return second_moment(model, path, corpus, tokens=self.config.corpus_tokens)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Whitening:
+    """C with its ridge, as a Cholesky factor in float64, (D, D)."""
+
+    factor: Tensor
+
+    @classmethod
+    def of(cls, statistic: SecondMoment, ridge: float) -> _Whitening:
+        matrix = statistic.matrix.double()
+        diagonal = matrix.diagonal()
+        diagonal += ridge * diagonal.mean()
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if int(failed):
+            raise ConfigError(
+                f"the second moment of {len(matrix)} neurons over {statistic.count} tokens is "
+                f"singular with ridge {ridge:g}.",
+                hint="Set editors.rome.ridge (1e-3 is usual on small models), or use more tokens.",
+            )
+        return cls(factor)
+
+    def solve(self, key: Tensor) -> Tensor:
+        """C⁻¹ k, (D,)."""
+        column = key.double().cpu()[:, None]  # (D, 1)
+        return torch.cholesky_solve(column, self.factor)[:, 0].to(key.device, torch.float32)
