@@ -118,7 +118,7 @@ class Run:
 
     def is_complete(self, cell: Cell) -> bool:
         """Whether every record of the slice has its row."""
-        return len(self.rows(cell)) == self.dataset["n_records"]
+        return len(self.rows(cell)) == int(self.dataset["n_records"])
 
     def summary(self, cell: Cell) -> dict[str, Any]:
         """The cell as in the ``--json`` document: ``metrics``, ``records``, ``time``, ..."""

@@ -153,7 +153,8 @@ class Store:
     def _read(self, fingerprint: str) -> tuple[list[Row], list[int]]:
         with self._told():
             found = self._connection.execute(
-                "SELECT case_id, payload, checksum FROM rows WHERE fingerprint = ? ORDER BY case_id",
+                "SELECT case_id, payload, checksum FROM rows "
+                "WHERE fingerprint = ? ORDER BY case_id",
                 (fingerprint,),
             ).fetchall()
         rows: list[Row] = []

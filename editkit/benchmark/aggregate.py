@@ -1,0 +1,108 @@
+"""From rows to the numbers of the table: means, intervals, the summary score. Pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from editkit.benchmark.run import Row
+from editkit.interfaces import Score
+
+SUMMARY = Score("summary/score", "S")
+_RESAMPLES = 1000
+_Z95 = 1.96
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% interval over ``n`` cases."""
+
+    mean: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width."""
+        return (self.ci_high - self.ci_low) / 2
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and normal 95% interval, ``1.96 std / sqrt(n)`` with the population's deviation."""
+    import numpy as np
+
+    numbers = np.asarray(values, dtype=np.float64)
+    mean = float(numbers.mean())
+    half = float(_Z95 * numbers.std() / np.sqrt(len(numbers)))
+    return Estimate(mean, mean - half, mean + half, len(numbers))
+
+
+def harmonic_mean(values: Sequence[float]) -> float:
+    """Harmonic mean of fractions; 0 when one of them is not above 0."""
+    if not values or min(values) <= 0:
+        return 0.0
+    return len(values) / sum(1 / value for value in values)
+
+
+def summary_score(columns: Sequence[Sequence[float | None]]) -> Estimate:
+    """Harmonic mean of the columns' means, with a percentile bootstrap interval over cases.
+
+    Args:
+        columns: One per score, one number per case; None where a case lacks the score.
+    """
+    import numpy as np
+
+    table = np.array(columns, dtype=np.float64)  # (scores, cases); None becomes nan
+    cases = table.shape[1]
+    draws = np.random.default_rng(0).integers(0, cases, size=(_RESAMPLES, cases))
+    present = ~np.isnan(table)
+    filled = np.where(present, table, 0.0)
+    sums = filled[:, draws].sum(axis=2)  # (scores, resamples)
+    counts = present[:, draws].sum(axis=2)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).T  # (resamples, scores)
+    kept = means[~np.isnan(means).any(axis=1)]
+    center = harmonic_mean((filled.sum(axis=1) / present.sum(axis=1)).tolist())
+    if not len(kept):
+        return Estimate(center, center, center, cases)
+    resampled = [harmonic_mean(row) for row in kept.tolist()]
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    # Percentiles may miss the center by a rounding error when all resamples agree.
+    return Estimate(center, min(float(low), center), max(float(high), center), cases)
+
+
+def metrics_of(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, Estimate]:
+    """Every score of the done rows, declared ones first, and the summary score where it exists."""
+    done = sorted((row for row in rows if row.status == "done"), key=lambda row: row.case_id)
+    declared = [score.key for score in scores]
+    others = sorted({key for row in done for key in row.scores} - set(declared))
+    found: dict[str, Estimate] = {}
+    for key in [*declared, *others]:
+        values = [row.scores[key] for row in done if key in row.scores]
+        if values:
+            found[key] = estimate(values)
+    wanted = [score.key for score in scores if score.summary]
+    if wanted and all(key in found for key in wanted):
+        found[SUMMARY.key] = summary_score(
+            [[row.scores.get(key) for row in done] for key in wanted]
+        )
+    return found
+
+
+def times_of(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean seconds per record by what they were spent on; preparation as the longest one."""
+    done = [row for row in rows if row.status == "done"]
+    times: dict[str, float] = {}
+    for key in sorted({key for row in done for key in row.times}):
+        values = [row.times[key] for row in done if key in row.times]
+        if key == "prepare_s":
+            times[key] = max(values)
+        else:
+            times[f"{key}_mean"] = sum(values) / len(values)
+    return times
+
+
+def plain_estimates(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:
+    """Estimates as plain data."""
+    return {key: dataclasses.asdict(value) for key, value in estimates.items()}

@@ -1,0 +1,63 @@
+"""Keeping one step of a run from leaking into the next: random numbers and the model's weights."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from editkit.models import LanguageModel
+
+
+@contextlib.contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Inside, every generator starts from ``key`` alone; afterwards they are as before.
+
+    Covers Python, and numpy and torch where they are loaded.
+    """
+    with contextlib.ExitStack() as stack:
+        seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "big")
+        stack.callback(random.setstate, random.getstate())
+        random.seed(seed)
+        if numpy := sys.modules.get("numpy"):
+            stack.callback(numpy.random.set_state, numpy.random.get_state())
+            numpy.random.seed(seed)
+        if torch := sys.modules.get("torch"):
+            _seed_torch(torch, seed, stack)
+        yield
+
+
+def _seed_torch(torch: Any, seed: int, stack: contextlib.ExitStack) -> None:
+    stack.callback(torch.set_rng_state, torch.get_rng_state())
+    if torch.cuda.is_initialized():
+        stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
+    torch.manual_seed(seed)
+
+
+class WeightGuard:
+    """Notices when somebody changes the model's weights."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        self._model = model
+        self._digest = model.weights_digest()
+        self._marks = self._look()
+
+    def is_unchanged(self, *, thorough: bool) -> bool:
+        """Whether the weights are as they were.
+
+        Args:
+            thorough: Compare every byte. Otherwise that is done only where version counters or
+                memory addresses have moved, which writes through ``.data`` do not show.
+        """
+        marks = self._look()
+        if not thorough and marks == self._marks:
+            return True
+        self._marks = marks
+        return self._model.weights_digest() == self._digest
+
+    def _look(self) -> tuple[tuple[int, int], ...]:
+        return tuple((p._version, p.data_ptr()) for p in self._model.hf.parameters())

@@ -1,0 +1,342 @@
+"""The plan of a run: its cells with their fingerprints, and its records cut into batches.
+
+Batches are cut here, in the dataset's order, and never by what happens to be left: what a record
+is computed together with cannot depend on interruptions or shards.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from editkit.benchmark.digests import canonical_json, digest, plain
+from editkit.benchmark.overrides import PluginValues
+from editkit.benchmark.run import Cell, Run
+from editkit.benchmark.spec import Benchmark, EditorChoice, ModelChoice, PluginChoice
+from editkit.benchmark.store import Store
+from editkit.configuration import Layer, Resolved, resolve_config
+from editkit.errors import ConfigError, DatasetError, EditkitError, PluginError
+from editkit.interfaces import Config, Dataset, MetricSpec, Record, Records, RejectedRecord, Score
+from editkit.plugins import Offer, Registry
+
+_RESERVED = "summary/score"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Records that are edited and scored together; ``index`` counts over the whole run."""
+
+    index: int
+    records: tuple[Record, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedMetric:
+    """A metric with its configuration."""
+
+    offer: Offer
+    resolved: Resolved
+
+    @property
+    def spec(self) -> MetricSpec:
+        """The metric's spec."""
+        if not isinstance(self.offer.spec, MetricSpec):
+            raise PluginError(f"{self.offer.name!r} is no metric.")
+        return self.offer.spec
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that its scores depend on."""
+        return {
+            "name": self.offer.name,
+            "protocol": self.spec.protocol,
+            "config": self.resolved.to_dict(),
+            "distribution": self.offer.source.distribution,
+            "version": self.offer.source.version,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedCell:
+    """A cell with the validated configuration that its editor is built from."""
+
+    cell: Cell
+    config: Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that a run will do, before a model is loaded."""
+
+    benchmark: str
+    model: ModelChoice
+    model_fingerprint: str
+    dataset: Mapping[str, Any]
+    rejected: tuple[RejectedRecord, ...]
+    metrics: tuple[PlannedMetric, ...]
+    seeds: tuple[int, ...]
+    cells: tuple[PlannedCell, ...]
+    batch: int
+    batches: tuple[Batch, ...]
+    shard: tuple[int, int]
+
+    @property
+    def n_records(self) -> int:
+        """Records of this shard."""
+        return sum(len(batch.records) for batch in self.batches)
+
+    def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
+        """The batches of which a row is missing."""
+        stored = {row.case_id for row in store.rows(cell.fingerprint)} if store else set()
+        return [
+            batch
+            for batch in self.batches
+            if any(record.case_id not in stored for record in batch.records)
+        ]
+
+    def run(self, out: Path, model: Mapping[str, Any], *, tracking: bool) -> Run:
+        """The run as observers see it."""
+        return Run(
+            out=out,
+            benchmark=self.benchmark,
+            model=model,
+            dataset=self.dataset,
+            metrics=tuple(metric.describe() for metric in self.metrics),
+            scores=_scores(self.metrics),
+            seeds=self.seeds,
+            cells=tuple(planned.cell for planned in self.cells),
+            batch=self.batch,
+            shard=self.shard,
+            tracking=tracking,
+        )
+
+    def model_description(self) -> dict[str, Any]:
+        """What is known of the model before it is loaded."""
+        return {**self.model.model_dump(), "fingerprint": self.model_fingerprint}
+
+
+def make_plan(
+    benchmark: Benchmark,
+    registry: Registry,
+    *,
+    place: str = "benchmark",
+    values: PluginValues | None = None,
+    shard: tuple[int, int] = (1, 1),
+    fingerprint_of: Callable[[ModelChoice], str],
+) -> Plan:
+    """Resolve every configuration, read the records and fix the fingerprints.
+
+    Args:
+        benchmark: What to run.
+        registry: Where editors, metrics and the dataset are looked up.
+        place: Name of the benchmark file, for provenance and messages.
+        values: Config values from the command line.
+        shard: Part I of N of the batches.
+        fingerprint_of: Gives the fingerprint of the model without loading it.
+
+    Raises:
+        ConfigError: A configuration is wrong, or two editors of the benchmark are the same.
+        DatasetError: The records cannot be read.
+        PluginError: Something needed is missing or broken.
+    """
+    resolver = _Resolver(registry, benchmark.model.name, place, values or {})
+    metrics = _plan_metrics(benchmark, resolver)
+    editors = [  # before the records and the model: a wrong value is told at once
+        [(seed, *resolver.editor(i, choice, seed)) for seed in benchmark.seeds]
+        for i, choice in enumerate(benchmark.editors)
+    ]
+    offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
+    loaded = _load(registry.build("dataset", offer.name, resolved.config), offer)
+    records = loaded.records[: benchmark.limit]
+    dataset = {
+        "name": offer.name,
+        "digest": _slice_digest(records),
+        "n_records": len(records),
+        "config": resolved.to_dict(),
+        "rejected": len(loaded.rejected),
+    }
+    model_fingerprint = fingerprint_of(benchmark.model)
+    common = {
+        "model": model_fingerprint,
+        "dtype": benchmark.model.dtype,
+        "dataset": dataset["digest"],
+        "metrics": [metric.describe() for metric in metrics],
+        "batch": benchmark.batch,
+    }
+    cells = [
+        _cell(offer, resolved, seed, benchmark, dataset, common)
+        for versions in editors
+        for seed, offer, resolved in versions
+    ]
+    _check_distinct(cells, place)
+    batches = cut(records, benchmark.batch)
+    return Plan(
+        benchmark=benchmark.name,
+        model=benchmark.model,
+        model_fingerprint=model_fingerprint,
+        dataset=dataset,
+        rejected=loaded.rejected,
+        metrics=metrics,
+        seeds=benchmark.seeds,
+        cells=tuple(cells),
+        batch=benchmark.batch,
+        batches=tuple(b for b in batches if b.index % shard[1] == shard[0] - 1),
+        shard=shard,
+    )
+
+
+def cut(records: tuple[Record, ...], size: int) -> list[Batch]:
+    """Batches of ``size`` records in order; the last may be shorter."""
+    starts = range(0, len(records), size)
+    return [Batch(i, records[start : start + size]) for i, start in enumerate(starts)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Resolver:
+    """Puts configurations together from the benchmark file and the command line."""
+
+    registry: Registry
+    model: str
+    place: str
+    values: PluginValues
+
+    def resolve(
+        self,
+        kind: Any,
+        where: str,
+        choice: PluginChoice,
+        *,
+        preset: str | None = None,
+        seed: int | None = None,
+    ) -> tuple[Offer, Resolved]:
+        offer = self.registry.get(kind, choice.name)
+        layers = [
+            Layer(choice.config, self.place, f"{where}.config"),
+            Layer(self.values.get((kind, choice.name), {}), "--set", _flag(kind, choice.name)),
+        ]
+        return offer, resolve_config(
+            offer,
+            model=self.model,
+            preset=preset,
+            layers=[layer for layer in layers if layer.values],
+            seed=seed,
+            place=f"{where}.preset",
+        )
+
+    def editor(self, i: int, choice: EditorChoice, seed: int) -> tuple[Offer, Resolved]:
+        return self.resolve("editor", f"editors.{i}", choice, preset=choice.preset, seed=seed)
+
+
+def _flag(kind: str, name: str) -> str:
+    return "--set dataset" if kind == "dataset" else f"--set {kind}s.{name}"
+
+
+def _plan_metrics(benchmark: Benchmark, resolver: _Resolver) -> tuple[PlannedMetric, ...]:
+    planned: list[PlannedMetric] = []
+    owners = {_RESERVED: "the core"}
+    for i, choice in enumerate(benchmark.metrics):
+        metric = PlannedMetric(*resolver.resolve("metric", f"metrics.{i}", choice))
+        for score in metric.spec.scores:
+            if score.key in owners:
+                raise ConfigError(
+                    f"metrics.{i}: {choice.name!r} gives the score {score.key!r}, which "
+                    f"{owners[score.key]} gives already.",
+                    hint="Leave one of them out.",
+                )
+            owners[score.key] = repr(choice.name)
+        planned.append(metric)
+    return tuple(planned)
+
+
+def _scores(metrics: tuple[PlannedMetric, ...]) -> tuple[Score, ...]:
+    return tuple(score for metric in metrics for score in metric.spec.scores)
+
+
+def _load(dataset: Dataset[Any], offer: Offer) -> Records:
+    try:
+        loaded = dataset.load()
+    except EditkitError:
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"dataset {offer.name!r} of {offer.source} failed: {type(error).__name__}: {error}.",
+            hint="Run again with --debug to see where.",
+        ) from error
+    if not loaded.records:
+        raise DatasetError(
+            f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected).",
+            hint="Check its configuration with 'editkit describe'.",
+        )
+    twice = [case for case, n in Counter(r.case_id for r in loaded.records).items() if n > 1]
+    if twice:
+        raise DatasetError(
+            f"dataset {offer.name!r} has more than one record with case id {twice[0]}.",
+            hint="Give each record a case id of its own.",
+        )
+    return loaded
+
+
+def _slice_digest(records: tuple[Record, ...]) -> str:
+    return digest([plain(dataclasses.asdict(record)) for record in records])
+
+
+def _cell(
+    offer: Offer,
+    resolved: Resolved,
+    seed: int,
+    benchmark: Benchmark,
+    dataset: Mapping[str, Any],
+    common: Mapping[str, Any],
+) -> PlannedCell:
+    config = resolved.to_dict()
+    identity = {
+        **common,
+        "editor": offer.name,
+        "distribution": offer.source.distribution,
+        "version": offer.source.version,
+        "config": config,
+        "seed": seed,
+    }
+    params = {
+        "editor": offer.name,
+        "preset": resolved.preset,
+        "model": benchmark.model.name,
+        "dataset": dataset["name"],
+        "n_records": dataset["n_records"],
+        "seed": seed,
+        "dtype": benchmark.model.dtype,
+        **{f"editor.{field}": _parameter(value) for field, value in config.items()},
+    }
+    cell = Cell(
+        editor=offer.name,
+        preset=resolved.preset,
+        config=config,
+        sources=dict(resolved.sources),
+        distribution=offer.source.distribution,
+        version=offer.source.version,
+        seed=seed,
+        fingerprint=digest(identity),
+        params=params,
+    )
+    return PlannedCell(cell, resolved.config)
+
+
+def _parameter(value: Any) -> str | int | float | bool | None:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return canonical_json(value)
+
+
+def _check_distinct(cells: list[PlannedCell], place: str) -> None:
+    seen: set[str] = set()
+    for planned in cells:
+        cell = planned.cell
+        if cell.fingerprint in seen:
+            raise ConfigError(
+                f"{place}: editor {cell.editor!r} with seed {cell.seed} occurs twice with the "
+                "same configuration.",
+                hint="Leave one out, or give it another preset or config.",
+            )
+        seen.add(cell.fingerprint)

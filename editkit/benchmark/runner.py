@@ -1,0 +1,253 @@
+"""Carrying out a plan: batch by batch, each stored whole, nothing done twice.
+
+A record that goes wrong gets a failed row with the reason; the run goes on. What cannot go on (a
+model that does not load, an editor that changes it, a full disk) is raised, with all rows kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from editkit.benchmark.digests import plain
+from editkit.benchmark.isolation import WeightGuard, seeded
+from editkit.benchmark.observers import Observers
+from editkit.benchmark.plan import Batch, Plan, PlannedCell
+from editkit.benchmark.progress import Progress
+from editkit.benchmark.run import Row, Run
+from editkit.benchmark.scoring import BadScores, collect
+from editkit.benchmark.store import Store
+from editkit.errors import EditkitError, PluginError
+from editkit.interfaces import Editor, Metric, Record
+from editkit.plugins import Registry
+
+if TYPE_CHECKING:
+    from editkit.deltas import WeightDelta
+    from editkit.models import LanguageModel
+
+_log = logging.getLogger(__name__)
+_MIB = 2**20
+
+
+@dataclasses.dataclass
+class Runner:
+    """One run being carried out.
+
+    Args:
+        plan: What to do.
+        run: The run as observers see it.
+        store: Where rows go.
+        registry: Where editors and metrics come from.
+        observers: Who is told.
+        progress: Shows how far it is.
+    """
+
+    plan: Plan
+    run: Run
+    store: Store
+    registry: Registry
+    observers: Observers
+    progress: Progress
+
+    def execute(self, model: LanguageModel | None) -> None:
+        """Do what is left of every cell.
+
+        Args:
+            model: The model; None where nothing is left.
+
+        Raises:
+            PluginError: An editor changed the model, or could not be prepared.
+        """
+        guard = WeightGuard(model) if model is not None else None
+        for planned in self.plan.cells:
+            left = self.plan.remaining(planned.cell, self.store)
+            if left and model is not None and guard is not None:
+                _CellRunner(self, planned, model, guard).execute(left)
+            if self.run.is_complete(planned.cell):
+                self.observers.cell_finished(self.run, planned.cell)
+
+
+class _CellRunner:
+    """One editor over its batches."""
+
+    def __init__(
+        self, runner: Runner, planned: PlannedCell, model: LanguageModel, guard: WeightGuard
+    ) -> None:
+        self.runner, self.cell = runner, planned.cell
+        self.model, self.guard = model, guard
+        registry = runner.registry
+        self.editor: Editor[Any] = registry.build("editor", self.cell.editor, planned.config)
+        self.metrics: list[tuple[str, Metric[Any]]] = [
+            (m.offer.name, registry.build("metric", m.offer.name, m.resolved.config))
+            for m in runner.plan.metrics
+        ]
+
+    def execute(self, batches: Sequence[Batch]) -> None:
+        self.runner.progress.label(self.cell.editor)
+        prepare_s = self._prepare()
+        written: list[int] = []
+        for batch in batches:
+            rows = self._rows(batch, prepare_s)
+            if not self.guard.is_unchanged(thorough=False):
+                raise self._changed_the_model(written)
+            self.runner.store.put_rows(self.cell.fingerprint, rows)
+            written += [row.case_id for row in rows]
+            for row in rows:
+                self.runner.observers.record_finished(self.runner.run, self.cell, row)
+            self.runner.progress.advance(len(rows))
+        if not self.guard.is_unchanged(thorough=True):
+            raise self._changed_the_model(written)
+
+    def _prepare(self) -> float:
+        started = time.perf_counter()
+        try:
+            with seeded(self.cell.seed, "prepare"):
+                self.editor.prepare(self.model)
+        except (EditkitError, MemoryError):
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"{self._who()} could not be prepared: {_reason(error)}.",
+                hint="Run again with --debug to see where; --editor leaves it out.",
+            ) from error
+        return time.perf_counter() - started
+
+    def _rows(self, batch: Batch, prepare_s: float) -> list[Row]:
+        """One row per record of the batch, in its order."""
+        try:
+            rows = self._attempt(batch.index, batch.records)
+        except MemoryError:
+            raise
+        except Exception as error:
+            _log.debug("batch %d of %s failed", batch.index, self.cell.editor, exc_info=error)
+            rows = [self._alone(batch.index, record) for record in batch.records]
+        peak = peak_rss_mb()
+        return [
+            dataclasses.replace(
+                row,
+                times={**row.times, "prepare_s": prepare_s},
+                completed_at=time.time(),
+                peak_rss_mb=peak,
+            )
+            for row in rows
+        ]
+
+    def _alone(self, index: int, record: Record) -> Row:
+        """A record of a batch that failed as a whole: only the culprit fails again."""
+        try:
+            return self._attempt(index, (record,))[0]
+        except MemoryError:
+            raise
+        except Exception as error:
+            _log.debug("case %d of %s failed", record.case_id, self.cell.editor, exc_info=error)
+            return _failed(record, _reason(error))
+
+    def _attempt(self, index: int, records: Sequence[Record]) -> list[Row]:
+        with seeded(self.cell.seed, index):
+            started = time.perf_counter()
+            deltas = self._edit(records)
+            edit_s = (time.perf_counter() - started) / len(records)
+            finite = [i for i, delta in enumerate(deltas) if delta.is_finite()]
+            started = time.perf_counter()
+            answers = self._score([deltas[i] for i in finite], [records[i] for i in finite])
+            score_s = (time.perf_counter() - started) / len(records)
+        times = {"edit_s": edit_s, "score_s": score_s}
+        answer_of = dict(zip(finite, answers, strict=True))
+        return [
+            _row(record, deltas[i], answer_of.get(i), times) for i, record in enumerate(records)
+        ]
+
+    def _edit(self, records: Sequence[Record]) -> list[WeightDelta]:
+        requests = [record.request for record in records]
+        if self.editor.joint:  # records are measured apart, so they are edited apart
+            deltas = [d for request in requests for d in self.editor.edit(self.model, [request])]
+        else:
+            deltas = self.editor.edit(self.model, requests)
+        if len(deltas) != len(records):
+            raise PluginError(
+                f"{self._who()} returned {len(deltas)} deltas for {len(records)} requests."
+            )
+        return deltas
+
+    def _score(
+        self, deltas: list[WeightDelta], records: list[Record]
+    ) -> list[list[tuple[str, Mapping[str, Any]]]]:
+        """Per record, the name and answer of each metric."""
+        from editkit.edited import EditedModels
+
+        if not records:
+            return []
+        models = EditedModels(self.model, deltas)
+        columns = []
+        for name, metric in self.metrics:
+            answers = metric.score(models, records)
+            if len(answers) != len(records):
+                raise PluginError(
+                    f"metric {name!r} returned {len(answers)} answers for {len(records)} records."
+                )
+            columns.append([(name, answer) for answer in answers])
+        return [list(answers) for answers in zip(*columns, strict=True)]
+
+    def _changed_the_model(self, written: list[int]) -> PluginError:
+        self.runner.store.discard(self.cell.fingerprint, written)
+        return PluginError(
+            f"{self._who()} changed the model's own weights, expected them bit-identical. "
+            "Its rows of this run were discarded.",
+            hint="Tell the editor's author; --editor leaves it out.",
+        )
+
+    def _who(self) -> str:
+        return f"editor {self.cell.editor!r} of {self.cell.distribution} {self.cell.version}"
+
+
+def _row(
+    record: Record,
+    delta: WeightDelta,
+    answers: list[tuple[str, Mapping[str, Any]]] | None,
+    times: Mapping[str, float],
+) -> Row:
+    notes = plain(delta.notes)
+    if answers is None:
+        return _failed(record, "the edit is not finite", times, notes)
+    try:
+        scores, details = collect(answers)
+    except BadScores as error:
+        return _failed(record, str(error), times, notes)
+    return Row(record.case_id, "done", scores, details, times, notes)
+
+
+def _failed(
+    record: Record,
+    reason: str,
+    times: Mapping[str, float] | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> Row:
+    return Row(record.case_id, "failed", times=times or {}, notes=notes or {}, error=reason)
+
+
+def _reason(error: Exception) -> str:
+    text = error.message if isinstance(error, EditkitError) else str(error)
+    lines = text.strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def peak_rss_mb() -> float:
+    """Peak memory of this process in MiB; 0 where the system does not say."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / _MIB if sys.platform == "darwin" else peak / 1024
+    return 0.0
+
+
+def discard_earlier(plan: Plan, store: Store) -> None:
+    """Remove the rows that this plan would compute, so that it computes them."""
+    cases = [record.case_id for batch in plan.batches for record in batch.records]
+    for planned in plan.cells:
+        store.discard(planned.cell.fingerprint, cases)

@@ -1,0 +1,131 @@
+"""The benchmark file: which model, records, metrics and editors. Checked, with places named."""
+
+from __future__ import annotations
+
+import importlib.resources
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from editkit.configuration import parse_yaml, problems_of
+from editkit.errors import ConfigError, did_you_mean
+from editkit.plugins import Registry
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+def _named(value: Any) -> Any:
+    """``rome`` is short for ``{name: rome}``."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class ModelChoice(_Section):
+    """Which model, and how to load it."""
+
+    name: str = Field(min_length=1)
+    """A registered name, a folder, or a hub id."""
+    dtype: str = "float32"
+    """Type of the weights: float32, bfloat16 or float16."""
+    device: str = "cpu"
+    """Where the model goes, as torch names it."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+
+
+class PluginChoice(_Section):
+    """A dataset or metric, with values of its configuration."""
+
+    name: str = Field(min_length=1)
+    config: dict[str, Any] = Field(default_factory=dict)
+
+
+class EditorChoice(PluginChoice):
+    """An editor, with its preset and values of its configuration."""
+
+    preset: str | None = None
+
+
+class Benchmark(_Section):
+    """The content of a benchmark file."""
+
+    name: str = Field(min_length=1)
+    """Name of the benchmark in results."""
+    model: Annotated[ModelChoice, BeforeValidator(_named)]
+    """The model: a name, or name, dtype, device and revision."""
+    dataset: Annotated[PluginChoice, BeforeValidator(_named)]
+    """The dataset: a name, or name and config."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use this many of the first records; null: all."""
+    batch: int = Field(default=20, ge=1)
+    """Records that are edited and scored together."""
+    metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
+    """The metrics: names, or name and config."""
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    """Every editor runs once with each."""
+    editors: tuple[Annotated[EditorChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
+    """The editors: names, or name, preset and config."""
+
+
+def load_benchmark(name: str, registry: Registry) -> tuple[Benchmark, str]:
+    """A benchmark and the place it was read from.
+
+    Args:
+        name: A registered benchmark, or the path of a YAML file.
+        registry: Where registered benchmarks are looked up.
+
+    Raises:
+        ConfigError: The file is missing or wrong.
+        PluginError: No benchmark has this name.
+    """
+    if Path(name).suffix in (".yaml", ".yml") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(
+                f"there is no benchmark file {name!r}.",
+                hint="Give the path of a YAML file, or a name that 'editkit plugins' lists.",
+            )
+        return parse_benchmark(path.read_text(encoding="utf-8"), place=name), name
+    spec: Any = registry.get("benchmark", name).spec
+    package, _, inside = spec.file.partition(":")
+    file = importlib.resources.files(package) / inside
+    if not file.is_file():
+        raise ConfigError(
+            f"benchmark {name!r} names the file {spec.file!r}, which is not there.",
+            hint="Install the package again, or tell its author.",
+        )
+    return parse_benchmark(file.read_text(encoding="utf-8"), place=Path(inside).name), Path(
+        inside
+    ).name
+
+
+def parse_benchmark(text: str, *, place: str) -> Benchmark:
+    """The benchmark that a YAML text describes.
+
+    Raises:
+        ConfigError: With the place of everything that is wrong.
+    """
+    return checked(parse_yaml(text, place=place), place=place)
+
+
+def checked(content: Any, *, place: str) -> Benchmark:
+    """The benchmark that plain data describes.
+
+    Raises:
+        ConfigError: With the place of everything that is wrong.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigError(
+            f"{place}: got {content!r:.60}, expected a mapping with name, model, dataset, ..."
+        )
+    try:
+        return Benchmark.model_validate(dict(content))
+    except ValidationError as error:
+        unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
+        hint = did_you_mean(str(unknown[0]), Benchmark.model_fields) if unknown else None
+        raise ConfigError(
+            f"{place}: {problems_of(error)}.", hint=hint or "See docs/config.md for the format."
+        ) from None
