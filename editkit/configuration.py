@@ -74,22 +74,60 @@ def resolve_config(
         ConfigError: An unknown field or preset, or a value of the wrong type.
         PluginError: The plugin's config class cannot be loaded.
     """
+    stack = stack_of(offer, model=model, preset=preset, layers=layers, seed=seed, place=place)
+    config = _validated(stack)
+    return Resolved(config, stack.sources(), stack.preset, stack.note)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stack:
+    """All values that were given for a configuration, not yet validated as a whole.
+
+    Attributes:
+        schema: The config class.
+        layers: Lowest first.
+        preset: The preset, if the plugin has any.
+        note: What the file for the model says about its values.
+    """
+
+    schema: type[Config]
+    layers: tuple[Layer, ...]
+    preset: str | None
+    note: str | None
+
+    def values(self) -> dict[str, Any]:
+        """What was given, later layers over earlier ones; defaults are not among it."""
+        values: dict[str, Any] = {}
+        for layer in self.layers:
+            values = _merged(self.schema, values, layer.values)
+        return values
+
+    def sources(self) -> dict[str, str]:
+        """Where each value comes from, by dotted field."""
+        return _sources(self.schema, self.layers)
+
+
+def stack_of(
+    offer: Offer,
+    *,
+    model: str | None = None,
+    preset: str | None = None,
+    layers: Sequence[Layer] = (),
+    seed: int | None = None,
+    place: str = "preset",
+) -> Stack:
+    """The layers of a configuration; arguments and errors as for :func:`resolve_config`."""
     schema = config_class(offer)
     file = _model_file(offer, model) if model else _ModelFile()
     preset_layer = _preset_layer(offer, preset or file.preset, place if preset else file.place)
-    below = [layer for layer in (preset_layer, file.layer) if layer is not None]
-    stack = [*below, *layers]
-    for layer in stack:
+    found = [layer for layer in (preset_layer, file.layer, *layers) if layer is not None]
+    for layer in found:
         _check_fields(schema, layer)
-    unset = not any("seed" in layer.values for layer in stack)
+    unset = not any("seed" in layer.values for layer in found)
     if seed is not None and unset and "seed" in schema.model_fields:
-        stack.append(Layer({"seed": seed}, "run seed", "seeds"))
-    values: dict[str, Any] = {}
-    for layer in stack:
-        values = _merged(schema, values, layer.values)
-    config = validated(schema, values, stack)
+        found.append(Layer({"seed": seed}, "run seed", "seeds"))
     name = preset_layer.source.removeprefix("preset ") if preset_layer else None
-    return Resolved(config, _sources(schema, stack), name, file.note)
+    return Stack(schema, tuple(found), name, file.note)
 
 
 def config_class(offer: Offer) -> type[Config]:
@@ -115,12 +153,12 @@ def config_class(offer: Offer) -> type[Config]:
     return found
 
 
-def validated(schema: type[Config], values: Mapping[str, Any], layers: Sequence[Layer]) -> Config:
-    """A config made from values, with errors that point into the layer that a value came from."""
+def _validated(stack: Stack) -> Config:
+    """The config, with errors that point into the layer that a value came from."""
     try:
-        return schema.model_validate(dict(values))
+        return stack.schema.model_validate(stack.values())
     except ValidationError as error:
-        problems = [_problem(problem, layers) for problem in error.errors(include_url=False)]
+        problems = [_problem(problem, stack.layers) for problem in error.errors(include_url=False)]
         raise ConfigError(
             "; ".join(problems) + ".", hint="'editkit describe NAME' lists the fields."
         ) from None
@@ -254,6 +292,7 @@ def _unknown_fields(
 
 
 def _sources(schema: type[BaseModel], layers: Sequence[Layer], prefix: str = "") -> dict[str, str]:
+    """Where the values of a class and of its sections come from."""
     sources: dict[str, str] = {}
     for field in schema.model_fields:
         section = _section(schema, field)

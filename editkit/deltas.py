@@ -93,7 +93,7 @@ class Rows(Change):
     def __post_init__(self) -> None:
         n = len(self.indices)
         inside = n == 0 or (int(self.indices.min()) >= 0 and int(self.indices.max()) < self.n_rows)
-        if self.values.shape[0] != n or len(self.indices.unique()) != n or not inside:
+        if self.values.shape[0] != n or len(set(self.indices.tolist())) != n or not inside:
             raise DeltaError(
                 f"a row change has {n} indices of {self.n_rows} rows and values of shape "
                 f"{tuple(self.values.shape)}.",

@@ -77,7 +77,7 @@ class EditedModels:
                 for term in self._terms(f"{path}.{name}", edits, device)
             ]
             if terms:
-                hooks[path] = _adding(terms)
+                hooks[path] = _adding(terms, len(edits))
         with replacing(self.model, hooks):
             yield
 
@@ -205,12 +205,16 @@ def _batchable(model: LanguageModel, delta: WeightDelta) -> bool:
 
 
 def _adding(
-    terms: Sequence[Callable[[Tensor, Tensor], Tensor]],
+    terms: Sequence[Callable[[Tensor, Tensor], Tensor]], n_rows: int
 ) -> Callable[[Tensor, Tensor], Tensor]:
+    """Adds all terms; some models call their MLP on rows and tokens in one dimension."""
+
     def add(inputs: Tensor, output: Tensor) -> Tensor:
+        x = inputs.reshape(n_rows, -1, inputs.shape[-1])  # (B, T, in)
+        y = output.reshape(n_rows, -1, output.shape[-1])  # (B, T, out)
         for term in terms:
-            output = term(inputs, output)
-        return output
+            y = term(x, y)
+        return y.reshape(output.shape)
 
     return add
 

@@ -111,7 +111,7 @@ def read_published(path: str | Path) -> SecondMoment:
         with np.load(Path(path).expanduser(), allow_pickle=False) as arrays:
             count = int(arrays["mom2.count"])
             matrix = torch.from_numpy(np.asarray(arrays["mom2.mom2"], dtype=np.float64))
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise CacheError(
             f"{path} holds no published second moment: {error}",
             hint="Give a .npz file with the keys mom2.mom2 and mom2.count.",

@@ -27,7 +27,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 settings.register_profile("editkit", deadline=None)
 settings.load_profile("editkit")
 
-_TEST_THREADS = 2
+_TEST_THREADS = 1
 _SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_")
 """How the names of variables begin that pytest, and torch once imported, write themselves."""
 
@@ -78,3 +78,11 @@ def no_leaks() -> Iterator[None]:
     if changed:
         changes = (f"{key}: {process.get(key)!r} -> {after.get(key)!r}" for key in changed)
         pytest.fail("this test changed " + "; ".join(changes), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def parity(test_data: Path) -> Any:
+    """The published numbers of ``parity/``."""
+    from tests.parity import Parity
+
+    return Parity(test_data / "parity")

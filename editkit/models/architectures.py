@@ -94,7 +94,7 @@ _GPT_NEOX = Architecture(
     mlp_out="mlp.dense_4h_to_h",
     embedding="gpt_neox.embed_in",
     final_norm="gpt_neox.final_layer_norm",
-    head="embed_out",
+    head="lm_head",
     parallel=True,
 )
 _OPT = Architecture(
@@ -143,7 +143,7 @@ def architecture_of(config: Any) -> Architecture:
         ModelError: The architecture is unknown, or is a variant whose MLP output does not simply
             add to the residual stream (OPT-350m's post-norm blocks).
     """
-    model_type = getattr(config, "model_type", None)
+    model_type = str(getattr(config, "model_type", None))
     if model_type not in ARCHITECTURES:
         raise ModelError(
             f"architecture {model_type!r} is not known.",

@@ -73,7 +73,8 @@ class LanguageModel:
     @property
     def dtype(self) -> torch.dtype:
         """Type of the weights."""
-        return self.hf.dtype
+        dtype: torch.dtype = self.hf.dtype
+        return dtype
 
     @property
     def n_layers(self) -> int:
@@ -117,12 +118,13 @@ class LanguageModel:
             ModelError: There is none.
         """
         try:
-            return self.hf.get_submodule(path)
+            module: nn.Module = self.hf.get_submodule(path)
         except AttributeError:
             raise ModelError(
                 f"{self.name} has no module {path!r}.",
                 hint="Check the layer number and the module's name.",
             ) from None
+        return module
 
     def block(self, layer: int) -> nn.Module:
         """Block ``layer``, counted from 0.
@@ -211,7 +213,7 @@ class LanguageModel:
         Args:
             hidden: States after the final norm, as the base model returns them.
         """
-        logits: Tensor = self.module(self.architecture.head)(hidden).float()
+        logits: Tensor = self.hf.get_output_embeddings()(hidden).float()
         cap = getattr(self.hf.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -8,11 +8,12 @@ import importlib.resources
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from editkit.errors import ModelError, PluginError
 
 if TYPE_CHECKING:
+    from editkit.interfaces import ModelSpec
     from editkit.models.language_model import LanguageModel
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -93,7 +94,7 @@ def model_folder(name: str, *, revision: str | None = None) -> Path:
 
     registry = default_registry()
     if name in registry.names("model"):
-        spec = registry.get("model", name)
+        spec = cast("ModelSpec", registry.get("model", name).spec)
         package, _, inside = spec.folder.partition(":")
         return Path(str(importlib.resources.files(package) / inside))
     if Path(name).is_dir():

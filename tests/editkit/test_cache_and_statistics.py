@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from editkit import CacheError, ConfigError
+from editkit.cache import cached_tensors, cached_texts, write_atomically
+from editkit.corpora import Corpus
+from editkit.generation import sample
+from editkit.models.running import recording
+from editkit.statistics import compute_second_moment, read_published, second_moment
+from tests.tiny import SENTENCES, tiny
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files(folder: Path) -> list[Path]:
+    return [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")]
+
+
+def test_tensors_are_made_once_and_again_when_damaged(cache: Path) -> None:
+    made = []
+
+    def make():
+        made.append(1)
+        return {"a": torch.arange(3.0)}
+
+    for _ in range(2):
+        assert torch.equal(cached_tensors("k", {"x": 1}, make)["a"], torch.arange(3.0))
+    assert len(made) == 1
+    cached_tensors("k", {"x": 2}, make)
+    assert len(made) == 2
+    for path in files(cache):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    assert torch.equal(cached_tensors("k", {"x": 1}, make)["a"], torch.arange(3.0))
+    assert len(made) == 3
+    (path,) = {p for p in files(cache) if p.read_bytes()[-1] == 64}
+    path.write_bytes(path.read_bytes()[:40])
+    cached_tensors("k", {"x": 1}, make)
+    assert len(made) == 4
+
+
+def test_texts_are_made_once_and_again_when_damaged(cache: Path) -> None:
+    made = []
+
+    def make():
+        made.append(1)
+        return ["a", "é{}"]
+
+    for _ in range(2):
+        assert cached_texts("k", {"x": 1}, make) == ["a", "é{}"]
+    assert len(made) == 1
+    (path,) = files(cache)
+    path.write_text(path.read_text().replace('"a"', '"b"'))
+    assert cached_texts("k", {"x": 1}, make) == ["a", "é{}"]
+    assert len(made) == 2
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+    path = tmp_path / "f"
+    write_atomically(path, b"old")
+    with pytest.raises(TypeError):
+        write_atomically(path, "no bytes")  # type: ignore[arg-type]
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def plain_second_moment(model, path: str, texts: list[str]) -> tuple[torch.Tensor, int]:
+    keys = []
+    for text in texts:
+        with torch.no_grad(), recording(model, [path]) as seen:
+            model.hf(input_ids=torch.tensor([model.encode([text])[0].ids]))
+        keys.append(seen[path].inputs.reshape(-1, seen[path].inputs.shape[-1]))
+    whole = torch.cat(keys).double()
+    return whole.T @ whole / len(whole), len(whole)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
+def test_second_moment_equals_its_definition(name: str) -> None:
+    model = tiny(name)
+    path = model.path(2, "mlp_out")
+    texts = SENTENCES * 7
+    found = compute_second_moment(model, path, texts)
+    matrix, count = plain_second_moment(model, path, texts)
+    assert found.count == count
+    torch.testing.assert_close(found.matrix.double(), matrix, rtol=1e-4, atol=1e-6)
+
+
+def test_the_token_budget_is_kept_and_no_text_is_an_error() -> None:
+    model = tiny()
+    path = model.path(0, "mlp_out")
+    assert compute_second_moment(model, path, SENTENCES * 9, tokens=23).count == 23
+    with pytest.raises(CacheError, match="no text"):
+        compute_second_moment(model, path, [])
+
+
+def test_the_cache_knows_model_corpus_and_budget(cache: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "c.txt"
+    corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
+    model, path = tiny(), tiny().path(1, "mlp_out")
+    first = second_moment(model, path, Corpus(str(corpus)))
+    assert torch.equal(second_moment(model, path, Corpus(str(corpus))).matrix, first.matrix)
+    assert len(files(cache)) == 1
+    second_moment(tiny(seed=1), path, Corpus(str(corpus)))
+    second_moment(model, path, Corpus(str(corpus)), tokens=9)
+    second_moment(model, model.path(2, "mlp_out"), Corpus(str(corpus)))
+    corpus.write_text("\n".join(SENTENCES[:2]), encoding="utf-8")
+    second_moment(model, path, Corpus(str(corpus)))
+    assert len(files(cache)) == 5
+
+
+def test_published_statistics_are_read(tmp_path: Path) -> None:
+    total = np.diag([2.0, 4.0])
+    np.savez(tmp_path / "s.npz", **{"mom2.mom2": total, "mom2.count": 4, "mom2.constructor": "x"})
+    found = read_published(tmp_path / "s.npz")
+    assert found.count == 4
+    assert found.matrix.tolist() == [[0.5, 0.0], [0.0, 1.0]]
+    for content in (b"junk", b""):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(CacheError, match="bad.npz"):
+            read_published(tmp_path / "bad.npz")
+    np.savez(tmp_path / "t.npz", other=1)
+    with pytest.raises(CacheError, match="mom2"):
+        read_published(tmp_path / "t.npz")
+
+
+def test_corpora_of_every_kind(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\n two \n", encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text('{"text": "é"}\n', encoding="utf-8")
+    with gzip.open(tmp_path / "c.txt.gz", "wt", encoding="utf-8") as stream:
+        stream.write("x\ny\n")
+    assert list(Corpus(str(tmp_path / "a.txt")).texts()) == ["one", " two "]
+    assert list(Corpus(str(tmp_path / "b.jsonl")).texts()) == ["é"]
+    assert list(Corpus(str(tmp_path / "c.txt.gz")).texts()) == ["x", "y"]
+    assert Corpus(str(tmp_path / "a.txt")).digest() != Corpus(str(tmp_path / "b.jsonl")).digest()
+    (tmp_path / "d.jsonl").write_text(json.dumps([1]), encoding="utf-8")
+    with pytest.raises(ConfigError, match="line 1"):
+        list(Corpus(str(tmp_path / "d.jsonl")).texts())
+    with pytest.raises(ConfigError, match="is no file"):
+        list(Corpus("nowhere.pkg:file.txt").texts())
+
+
+def test_samples_are_seeded_and_from_the_top_k() -> None:
+    model = tiny()
+
+    def draw(seed: int, top_k: int = 5) -> list[list[int]]:
+        g = torch.Generator().manual_seed(seed)
+        return sample(model, [0], n=4, new_tokens=6, top_k=top_k, generator=g)
+
+    state = torch.get_rng_state()
+    assert draw(0) == draw(0) != draw(1)
+    assert torch.equal(torch.get_rng_state(), state)
+    greedy = draw(0, top_k=1)
+    with torch.no_grad():
+        ids = [0]
+        for _ in range(6):
+            ids.append(int(model.hf(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
+    assert greedy == [ids[1:]] * 4
+    for row in draw(2):
+        for end in range(len(row)):
+            with torch.no_grad():
+                logits = model.hf(input_ids=torch.tensor([[0, *row[:end]]])).logits[0, -1]
+            assert row[end] in logits.topk(5).indices.tolist()

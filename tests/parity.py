@@ -1,0 +1,61 @@
+"""The published numbers: loading them, and comparing with them."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from editkit import EditRequest
+from editkit.models import LanguageModel, load_model
+
+
+class Parity:
+    """The parity folder of the shared test data."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    @functools.cache  # noqa: B019 - one object for the whole session
+    def arrays(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.folder / name / "arrays.safetensors")
+
+    @functools.cached_property
+    def model(self) -> LanguageModel:
+        return load_model(str(self.folder / "model"))
+
+    @functools.cached_property
+    def gptj(self) -> LanguageModel:
+        """The random GPT-J, with the tokenizer that it was tested with."""
+        from transformers import GPTJForCausalLM
+
+        folder = self.folder / "extra_models" / "gptj_random" / "model"
+        hf = GPTJForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        return LanguageModel(hf, self.model.tokenizer, name="gptj-random")
+
+    @functools.cached_property
+    def requests(self) -> list[EditRequest]:
+        return [
+            EditRequest(r["prompt"], r["subject"], r["target_new"]["str"], r["target_true"]["str"])
+            for r in self.json("rome/requests.json")
+        ]
+
+    @functools.cached_property
+    def contexts(self) -> tuple[str, ...]:
+        """Context texts; the empty first one is left out."""
+        templates = self.json("rome/context_templates.json")
+        return tuple(template.removesuffix("{}") for template in templates[1:])
+
+
+def difference(found: Tensor, expected: Tensor) -> float:
+    """Norm of the difference, relative to what was expected."""
+    found, expected = found.double(), expected.double()
+    return float((found - expected).norm() / expected.norm())
