@@ -63,11 +63,20 @@ class Runner:
         Raises:
             PluginError: An editor changed the model, or could not be prepared.
         """
-        guard = WeightGuard(model) if model is not None else None
+        left = {
+            planned.cell.fingerprint: self.plan.remaining(planned.cell, self.store)
+            for planned in self.plan.cells
+        }
+        workers: dict[str, _CellRunner] = {}
+        if model is not None:
+            guard = WeightGuard(model)
+            for planned in self.plan.cells:  # all are built first: what is broken shows at once
+                if left[planned.cell.fingerprint]:
+                    workers[planned.cell.fingerprint] = _CellRunner(self, planned, model, guard)
         for planned in self.plan.cells:
-            left = self.plan.remaining(planned.cell, self.store)
-            if left and model is not None and guard is not None:
-                _CellRunner(self, planned, model, guard).execute(left)
+            fingerprint = planned.cell.fingerprint
+            if worker := workers.pop(fingerprint, None):
+                worker.execute(left[fingerprint])
             if self.run.is_complete(planned.cell):
                 self.observers.cell_finished(self.run, planned.cell)
 

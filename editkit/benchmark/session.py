@@ -1,0 +1,125 @@
+"""From a plan to finished results in an output folder: lock, store, model, observers, runner."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.benchmark.document import document
+from editkit.benchmark.locking import only_one
+from editkit.benchmark.observers import Observers
+from editkit.benchmark.plan import Plan
+from editkit.benchmark.progress import Progress
+from editkit.benchmark.run import STORE_FILE, Cell, Row, Run
+from editkit.benchmark.runner import Runner, discard_earlier
+from editkit.benchmark.spec import ModelChoice
+from editkit.benchmark.store import Store
+from editkit.errors import ModelError, TrackingError
+from editkit.plugins import Registry
+
+if TYPE_CHECKING:
+    from editkit.models import LanguageModel
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run whose rows are all stored.
+
+    Attributes:
+        run: The run.
+        added: What observers add to the document, such as ``{"mlflow": {...}}``.
+        tracking_errors: What tracking services could not be told.
+    """
+
+    run: Run
+    added: Mapping[str, Any]
+    tracking_errors: tuple[TrackingError, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The run as in ``--json``."""
+        return document(self.run, self.added)
+
+    def failures(self) -> list[tuple[Cell, Row]]:
+        """The failed rows with their cells."""
+        return [
+            (cell, row)
+            for cell in self.run.cells
+            for row in self.run.rows(cell)
+            if row.status == "failed"
+        ]
+
+
+def carry_out(
+    plan: Plan,
+    out: Path,
+    registry: Registry,
+    *,
+    fresh: bool = False,
+    tracking: bool = True,
+    quiet: bool = False,
+) -> Finished:
+    """Compute what the folder's store lacks. The model is loaded only if something is lacking.
+
+    Args:
+        plan: What to do.
+        out: The output folder.
+        registry: Where editors, metrics and observers come from.
+        fresh: Discard earlier rows of this plan first.
+        tracking: Whether tracking services should be told.
+        quiet: Show no progress.
+
+    Raises:
+        StoreError: The folder is in use, or its store cannot be used.
+        ModelError: The model cannot be loaded.
+        PluginError: An editor cannot be prepared, or changed the model.
+    """
+    with only_one(out, plan.shard), Store(out / STORE_FILE) as store:
+        if fresh:
+            discard_earlier(plan, store)
+        for planned in plan.cells:
+            store.drop_damaged(planned.cell.fingerprint)
+        left = sum(len(b.records) for p in plan.cells for b in plan.remaining(p.cell, store))
+        model = _load(plan) if left else None
+        description = model.describe() if model else _known_model(plan, store)
+        run = plan.run(out, description, tracking=tracking)
+        for cell in run.cells:
+            store.put_cell(cell.fingerprint, run.describe(cell))
+        observers = Observers(registry)
+        observers.run_started(run)
+        total = plan.n_records * len(plan.cells)
+        with Progress(total, total - left, quiet=quiet) as progress:
+            Runner(plan, run, store, registry, observers, progress).execute(model)
+        added = observers.run_finished(run)
+        return Finished(run, added, tuple(observers.tracking_errors))
+
+
+def fingerprint_of(choice: ModelChoice) -> str:
+    """The fingerprint of the chosen model, without loading it."""
+    from editkit.models import fingerprint_of
+
+    return fingerprint_of(choice.name, revision=choice.revision)
+
+
+def _load(plan: Plan) -> LanguageModel:
+    from editkit.models import load_model
+
+    choice = plan.model
+    model = load_model(
+        choice.name, dtype=choice.dtype, device=choice.device, revision=choice.revision
+    )
+    if model.fingerprint != plan.model_fingerprint:
+        raise ModelError(
+            f"model {choice.name!r} has fingerprint {model.fingerprint}, expected "
+            f"{plan.model_fingerprint}: its files changed while it was loaded.",
+            hint="Run the command again.",
+        )
+    return model
+
+
+def _known_model(plan: Plan, store: Store) -> dict[str, Any]:
+    """The description that was stored when the model was loaded."""
+    cells = store.cells()
+    described = [cells.get(planned.cell.fingerprint) for planned in plan.cells]
+    return next((dict(d["model"]) for d in described if d), plan.model_description())

@@ -1,0 +1,152 @@
+"""``editkit``: finds the command, runs it, and turns every error into words and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from editkit import __version__
+from editkit.cli.commands import command_module, listing
+from editkit.cli.signals import Terminated
+from editkit.errors import EditkitError, UsageError
+
+EXIT_UNEXPECTED = 1
+EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+_DEBUG = "EDITKIT_DEBUG"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get(_DEBUG, "") not in ("", "0")
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    with _logging_to_stderr(debug=debug):
+        try:
+            code = _run(arguments)
+            sys.stdout.flush()
+            return code
+        except SystemExit as error:  # argparse, or a plugin's command
+            return _code_of(error)
+        except BrokenPipeError:
+            return _quiet_end()
+        except Terminated:
+            return EXIT_TERMINATED
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            return EXIT_INTERRUPTED
+        except EditkitError as error:
+            return _tell(error, debug=debug)
+        except Exception as error:
+            return _tell_unexpected(error, debug=debug)
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _parser()
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(parser.format_help() + listing())
+        return 0
+    if arguments[0].startswith("-"):
+        parser.parse_args(arguments)  # --version, or an unknown option
+        raise UsageError(
+            f"a command was expected before {arguments[0]!r}.", hint="See 'editkit --help'."
+        )
+    name, rest = arguments[0], arguments[1:]
+    module: Any = command_module(name)
+    command = argparse.ArgumentParser(
+        prog=f"editkit {name}",
+        description=(module.__doc__ or "").strip() or None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--debug", action="store_true", help="show where an error came from")
+    module.configure(command)
+    return int(module.run(command.parse_args(rest)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="editkit",
+        usage="editkit [--version] [--debug] COMMAND ...",
+        description="Edit single facts in language models, find where they live, and measure "
+        "what an edit did.",
+    )
+    parser.add_argument("--version", action="version", version=f"editkit {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    return parser
+
+
+def _tell(error: EditkitError, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    lines = [f"error: {error.message}"]
+    if error.hint:
+        lines.append(f"  try: {error.hint}")
+    lines.append(f"  see: docs/errors/{error.page}.md")
+    sys.stderr.write("\n".join(lines) + "\n")
+    return error.exit_code
+
+
+def _tell_unexpected(error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    first = next(iter(str(error).strip().splitlines()), "")
+    sys.stderr.write(
+        f"error: unexpected {type(error).__name__}: {first}\n"
+        "  try: the same command with --debug, which shows where it came from\n"
+        "  see: docs/errors/index.md\n"
+    )
+    return EXIT_UNEXPECTED
+
+
+def _code_of(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code
+    sys.stderr.write(f"{error.code}\n")
+    return 1
+
+
+def _quiet_end() -> int:
+    """The reader of our output left (``| head``): end without a word, now and at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+class _Words(logging.Formatter):
+    """``warning: ...``, as errors are written."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        return super().format(record)
+
+
+@contextlib.contextmanager
+def _logging_to_stderr(*, debug: bool) -> Any:
+    logger = logging.getLogger("editkit")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Words("%(levelname)s: %(message)s"))
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if debug else logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

@@ -1,0 +1,78 @@
+"""List what is installed: editors, locators, metrics, datasets, models, benchmarks, commands.
+
+Broken plugins are listed below, each with its reason; they do not disturb the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from editkit.cli.commands import reserved_clashes
+from editkit.cli.text import aligned
+from editkit.errors import PluginError
+from editkit.plugins import Registry, clash_line, default_registry
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the listing; in strict mode a broken plugin makes the exit code 3."""
+    registry = default_registry()
+    text = json.dumps(_document(registry), indent=2) + "\n" if args.json else _text(registry)
+    sys.stdout.write(text)
+    troubled = bool(registry.broken or registry.clashes)
+    return PluginError.exit_code if registry.strict and troubled else 0
+
+
+def _document(registry: Registry) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "offers": [
+            {
+                "kind": offer.kind,
+                "name": offer.name,
+                "distribution": offer.source.distribution,
+                "version": offer.source.version,
+                "plugin": offer.source.plugin,
+                "summary": offer.spec.summary,
+            }
+            for offer in registry.offers()
+        ],
+        "broken": [
+            {
+                "plugin": broken.source.plugin,
+                "distribution": broken.source.distribution,
+                "version": broken.source.version,
+                "reason": broken.reason,
+            }
+            for broken in registry.broken
+        ],
+        "clashes": [
+            {"kind": kind, "name": name, "distributions": [str(source) for source in sources]}
+            for (kind, name), sources in registry.clashes.items()
+        ],
+        "disabled": [source.plugin for source in registry.disabled],
+    }
+
+
+def _text(registry: Registry) -> str:
+    rows = [
+        (offer.kind, offer.name, str(offer.source), offer.spec.summary)
+        for offer in registry.offers()
+    ]
+    parts = [aligned([("kind", "name", "from", "summary"), *rows])]
+    parts += _section("broken plugins", [str(broken) for broken in registry.broken])
+    clashes = [clash_line(*clash) for clash in registry.clashes.items()]
+    parts += _section("clashing names", clashes + reserved_clashes())
+    parts += _section("switched off", [str(source.plugin) for source in registry.disabled])
+    return "".join(parts)
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [f"\n{title}:\n", *(f"  {line}\n" for line in lines)] if lines else []

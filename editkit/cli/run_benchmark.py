@@ -1,0 +1,231 @@
+"""Edit many facts, each from the unedited model, score the edits and print the table.
+
+Every record is stored as soon as its batch is done. Interrupted at any time, the same command goes
+on; run again, it prints the same table without computing anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+
+from editkit.benchmark.document import SCHEMA
+from editkit.benchmark.overrides import Flags, apply_flags
+from editkit.benchmark.plan import Plan, make_plan
+from editkit.benchmark.report import table
+from editkit.benchmark.run import STORE_FILE
+from editkit.benchmark.session import Finished, carry_out, fingerprint_of
+from editkit.benchmark.spec import load_benchmark
+from editkit.benchmark.store import Store
+from editkit.cli.signals import terminable
+from editkit.cli.text import aligned
+from editkit.errors import TrackingError, UsageError
+from editkit.plugins import default_registry
+
+EXIT_FAILED_RECORDS = 1
+_EXAMPLES = 5
+_log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("benchmark", nargs="?", default="atlas", metavar="NAME|FILE", help="default: atlas")
+    add("--editor", action="append", default=[], metavar="E", help="only this editor; repeatable")
+    add("--model", metavar="M", help="registered name, folder or hub id")
+    add("--dataset", metavar="D", help="name of a dataset")
+    add("--limit", type=_positive, metavar="N", help="use only the first N records")
+    add("--metrics", type=_names, default=[], metavar="M,...", help="names of metrics")
+    add("--seed", type=int, action="append", default=[], metavar="S", help="repeatable")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="sets",
+        metavar="a.b=v",
+        help="set one value: editors.rome.layer=2, model.dtype=bfloat16, batch=10",
+    )
+    add("--out", type=Path, default=Path("editkit-results"), metavar="DIR", help="%(default)s")
+    add("--fresh", action="store_true", help="compute again what is stored already")
+    add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only part I of N parts")
+    add("--no-mlflow", action="store_true", help="tell no tracking service")
+    add("--json", action="store_true", help="print one JSON document instead of the table")
+    add("--dry-run", action="store_true", help="print what would be done")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the benchmark."""
+    registry = default_registry()
+    benchmark, place = load_benchmark(args.benchmark, registry)
+    flags = Flags(
+        args.editor, args.model, args.dataset, args.limit, args.metrics, args.seed, args.sets
+    )
+    benchmark, values = apply_flags(benchmark, flags)
+    plan = make_plan(
+        benchmark,
+        registry,
+        place=place,
+        values=values,
+        shard=args.shard,
+        fingerprint_of=fingerprint_of,
+    )
+    _tell_rejected(plan)
+    if args.dry_run:
+        _print_plan(plan, args)
+        return 0
+    with terminable():
+        try:
+            finished = carry_out(
+                plan,
+                args.out,
+                registry,
+                fresh=args.fresh,
+                tracking=not args.no_mlflow,
+                quiet=args.quiet,
+            )
+        except KeyboardInterrupt:
+            _tell_interrupted(args, plan)
+            raise
+    return _report(args, finished)
+
+
+def _report(args: argparse.Namespace, finished: Finished) -> int:
+    result = finished.document()
+    if args.json:
+        sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    else:
+        terminal = sys.stdout.isatty()
+        sys.stdout.write(table(finished.run, result["cells"], terminal=terminal))
+        sys.stdout.write(f"\nResults are in {args.out}.\n")
+        if "mlflow" in finished.added:
+            out = shlex.quote(str(args.out))
+            sys.stdout.write(f"Compare these runs in MLflow: editkit ui --out {out}\n")
+    failures = finished.failures()
+    for cell, row in failures[:_EXAMPLES]:
+        _log.warning("%s, case %d failed: %s", cell.editor, row.case_id, row.error)
+    if len(failures) > _EXAMPLES:
+        _log.warning("%d more records failed.", len(failures) - _EXAMPLES)
+    for error in finished.tracking_errors:
+        _log.error("%s\n  see: docs/errors/%s.md", error, error.page)
+    if finished.tracking_errors:
+        return TrackingError.exit_code
+    return EXIT_FAILED_RECORDS if failures else 0
+
+
+# ---------------------------------------------------------------- words
+
+
+def _print_plan(plan: Plan, args: argparse.Namespace) -> None:
+    path = args.out / STORE_FILE
+    with contextlib.ExitStack() as stack:
+        store = None
+        if path.exists() and not args.fresh:
+            store = stack.enter_context(Store(path, read_only=True))
+        left = [
+            sum(len(batch.records) for batch in plan.remaining(planned.cell, store))
+            for planned in plan.cells
+        ]
+    write = _plan_as_json if args.json else _plan_as_text
+    sys.stdout.write(write(plan, left))
+
+
+def _plan_as_json(plan: Plan, left: list[int]) -> str:
+    cells = [
+        {
+            "editor": planned.cell.editor,
+            "preset": planned.cell.preset,
+            "seed": planned.cell.seed,
+            "fingerprint": planned.cell.fingerprint,
+            "config": planned.cell.config,
+            "sources": planned.cell.sources,
+            "records": {"stored": plan.n_records - n, "left": n},
+        }
+        for planned, n in zip(plan.cells, left, strict=True)
+    ]
+    content = {
+        "schema": SCHEMA,
+        "dry_run": True,
+        "benchmark": plan.benchmark,
+        "model": plan.model_description(),
+        "dataset": dict(plan.dataset),
+        "batches": len(plan.batches),
+        "cells": cells,
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _plan_as_text(plan: Plan, left: list[int]) -> str:
+    rows = [
+        (
+            planned.cell.editor,
+            planned.cell.preset or "-",
+            str(planned.cell.seed),
+            planned.cell.fingerprint[:12],
+            f"{plan.n_records - n} stored, {n} left",
+        )
+        for planned, n in zip(plan.cells, left, strict=True)
+    ]
+    head = (
+        f"benchmark {plan.benchmark}: {plan.n_records} records of {plan.dataset['name']} in "
+        f"{len(plan.batches)} batches, on {plan.model.name} ({plan.model.dtype})\n"
+    )
+    return head + aligned([("editor", "preset", "seed", "fingerprint", "records"), *rows])
+
+
+def _tell_rejected(plan: Plan) -> None:
+    if not plan.rejected:
+        return
+    examples = "; ".join(
+        f"case {broken.case_id}, {broken.field}: {broken.reason}" for broken in plan.rejected[:3]
+    )
+    _log.warning("%d broken records are left out (%s).", len(plan.rejected), examples)
+
+
+def _tell_interrupted(args: argparse.Namespace, plan: Plan) -> None:
+    rows = 0
+    if (args.out / STORE_FILE).exists():
+        with Store(args.out / STORE_FILE, read_only=True) as store:
+            rows = sum(len(store.rows(planned.cell.fingerprint)) for planned in plan.cells)
+    without = " (without --fresh)" if args.fresh else ""
+    _log.warning(
+        "interrupted; %d rows are safe in %s. The same command%s goes on from there.",
+        rows,
+        args.out,
+        without,
+    )
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected names separated by commas")
+    return names
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    try:
+        shard = int(part), int(parts)
+    except ValueError:
+        shard = 0, 0
+    if not 1 <= shard[0] <= shard[1]:
+        raise UsageError(
+            f"--shard is {text!r}, expected I/N with I from 1 to N.", hint="For example 1/4."
+        )
+    return shard
