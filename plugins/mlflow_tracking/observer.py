@@ -1,0 +1,216 @@
+"""From a benchmark run to MLflow pages, as cells finish and when a store is replayed."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from editkit_plugins.mlflow_tracking.database import tracking_uri
+from editkit_plugins.mlflow_tracking.page import Page, finite, parameters, table
+from editkit_plugins.mlflow_tracking.tracker import Tracker
+
+from editkit import TrackingError
+
+if TYPE_CHECKING:
+    from editkit.benchmark.run import Cell, Row, Run
+
+SUMMARY = "summary/score"
+_TABLE_ROWS = 500
+_DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
+"""What a run's name does not mention."""
+_PACKAGES = ("editkit", "torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
+_log = logging.getLogger(__name__)
+
+
+def cell_finished(run: Run, cell: Cell) -> None:
+    """Show a finished cell; if MLflow cannot be reached now, the run's end tries again."""
+    try:
+        publish(run, [cell])
+    except TrackingError as error:
+        _log.warning("%s Trying again when the run ends.", error.message)
+
+
+def run_finished(run: Run) -> dict[str, Any]:
+    """Show what is not shown yet, and say where everything is.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    tracker, run_ids = publish(run, run.cells)
+    return {
+        "mlflow": {
+            "tracking_uri": tracker.uri,
+            "experiment_id": tracker.experiment_id,
+            "run_ids": run_ids,
+        }
+    }
+
+
+def publish(run: Run, cells: Sequence[Cell], *, anew: bool = False) -> tuple[Tracker, list[str]]:
+    """Write the complete ones among some cells of a run to MLflow.
+
+    A cell with records missing (a shard's) is left out: its means would look like results.
+
+    Returns:
+        The experiment, and the ids of the MLflow runs, in the order of the cells.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    tracker = Tracker(
+        tracking_uri(run.out), experiment=experiment_name(run.benchmark), note=_note(run)
+    )
+    complete = [cell for cell in cells if run.rows(cell) and run.is_complete(cell)]
+    return tracker, [
+        tracker.publish(page_of(run, cell), anew=anew, environment=environment())
+        for cell in complete
+    ]
+
+
+def experiment_name(benchmark: str) -> str:
+    """The MLflow experiment that a benchmark's runs belong to."""
+    return f"editkit/{benchmark}"
+
+
+def page_of(run: Run, cell: Cell) -> Page:
+    """What MLflow is told about a cell."""
+    rows, summary = run.rows(cell), run.summary(cell)
+    records = [_record(row) for row in rows]
+    tags = {
+        "editor": cell.editor,
+        "preset": cell.preset,
+        "model": run.model["name"],
+        "dataset": run.dataset["name"],
+        "benchmark": run.benchmark,
+        "seed": cell.seed,
+        "editkit.model_fingerprint": run.model.get("fingerprint"),
+        "editkit.editor_version": f"{cell.distribution} {cell.version}",
+        "mlflow.source.name": f"editkit run-benchmark {run.benchmark}",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": _remark(rows),
+        "mlflow.loggedArtifacts": json.dumps([{"path": "records.json", "type": "table"}]),
+    }
+    return Page(
+        fingerprint=cell.fingerprint,
+        name=_name(run, cell),
+        started=_milliseconds(min(row.completed_at - _seconds(row) for row in rows)),
+        finished=_milliseconds(max(row.completed_at for row in rows)),
+        params=parameters(cell.params),
+        metrics=_metrics(summary),
+        tags={key: str(value) for key, value in tags.items() if value not in (None, "")},
+        dataset={
+            "name": run.dataset["name"],
+            "digest": run.dataset["digest"],
+            "source": json.dumps(run.dataset.get("config") or {}, default=str),
+        },
+        files={
+            "config.yaml": yaml.safe_dump(_plain(run.describe(cell)), sort_keys=False),
+            "summary.json": json.dumps(_plain(summary), indent=2),
+            "records.json": table(records, first="case_id", limit=_TABLE_ROWS),
+        },
+        records=records,
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What the results were, as far as this process knows, computed with."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "packages": versions,
+    }
+
+
+def _name(run: Run, cell: Cell) -> str:
+    # A benchmark, its model and its dataset often share one name: say it once.
+    parts = [cell.editor, str(run.model["name"]), str(run.dataset["name"])]
+    if cell.preset not in _DEFAULTS["preset"]:
+        parts.append(str(cell.preset))
+    if cell.seed not in _DEFAULTS["seed"]:
+        parts.append(f"seed {cell.seed}")
+    return " · ".join(dict.fromkeys(parts))
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    estimates = summary["metrics"]
+    first = [SUMMARY] if SUMMARY in estimates else []
+    metrics: dict[str, float | None] = {}
+    for key in [*first, *(key for key in estimates if key != SUMMARY)]:
+        metrics[key] = estimates[key]["mean"]
+        metrics[f"{key}_ci_low"] = estimates[key]["ci_low"]
+        metrics[f"{key}_ci_high"] = estimates[key]["ci_high"]
+    for group in ("time", "memory", "records"):
+        metrics.update({f"{group}/{key}": value for key, value in summary[group].items()})
+    return finite(metrics)
+
+
+def _record(row: Row) -> dict[str, Any]:
+    """A row as one flat line: identity, scores, times, then the details per prompt."""
+    return {
+        "case_id": row.case_id,
+        "status": row.status,
+        **row.scores,
+        **{f"time/{key}": value for key, value in row.times.items()},
+        "error": row.error,
+        "completed_at": row.completed_at,
+        "notes": json.dumps(_plain(row.notes)) if row.notes else None,
+        **row.details,
+    }
+
+
+def _remark(rows: Sequence[Row]) -> str:
+    """What a reader must know who looks at one MLflow run alone."""
+    failed = [row for row in rows if row.status == "failed"]
+    if not failed:
+        return ""
+    reasons = "\n".join(f"- case {row.case_id}: {row.error}" for row in failed[:10])
+    return f"**{len(failed)} of {len(rows)} records failed** and are in no score:\n\n{reasons}"
+
+
+def _note(run: Run) -> str:
+    """The experiment's description."""
+    labelled = [score for score in run.scores if score.label]
+    lines = [f"| {score.label} | `{score.key}` |" for score in labelled]
+    return "\n".join(
+        [
+            f"Benchmark **{run.benchmark}** of editkit: one run per editor. Scores are fractions, "
+            "means over records; `_ci_low` and `_ci_high` bound their 95% interval. "
+            f"`{SUMMARY}` (S) is the harmonic mean of the scores it sums up. "
+            "Sort by it to rank editors; the editor `none` is the unedited model.",
+            "",
+            "| table | metric |",
+            "|---|---|",
+            f"| S | `{SUMMARY}` |",
+            *lines,
+        ]
+    )
+
+
+def _seconds(row: Row) -> float:
+    return sum(row.times.get(key, 0.0) for key in ("edit_s", "score_s"))
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as YAML and JSON can hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    return json.loads(json.dumps(value, default=str))

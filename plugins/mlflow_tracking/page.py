@@ -1,0 +1,99 @@
+"""What MLflow is told about one cell: plain data, known before MLflow is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_LONGEST_PARAMETER = 500
+_ODD_CHARACTERS = re.compile(r"[^\w./ :-]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """One MLflow run, as it shall be.
+
+    Attributes:
+        fingerprint: Identity of the cell; the same cell is the same MLflow run for ever.
+        name: The run's name in lists and legends.
+        started: When its first record was computed, in milliseconds since 1970.
+        finished: When its last record was computed.
+        params: What was chosen, one flat value each.
+        metrics: What came out; finite numbers only.
+        tags: What to group and search by.
+        dataset: Name, digest and source of the records.
+        files: Text artifacts by file name.
+        records: All rows, for the Parquet file.
+    """
+
+    fingerprint: str
+    name: str
+    started: int
+    finished: int
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    dataset: Mapping[str, str]
+    files: Mapping[str, str]
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def digest(self) -> str:
+        """Digest of the whole content: an MLflow run that carries it needs no update."""
+        content = json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+
+def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """Metrics that MLflow can keep, under names that it accepts.
+
+    Its SQL store turns infinity into 1.8e308, which then spoils every chart.
+    """
+    return {
+        entity_name(key): float(value)
+        for key, value in metrics.items()
+        if value is not None and math.isfinite(value)
+    }
+
+
+def parameters(values: Mapping[str, Any]) -> dict[str, str]:
+    """Values as flat parameters: nested settings joined by dots, nothing that is not set."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{key}.{inner}": text for inner, text in parameters(value).items()})
+        elif value is not None:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[entity_name(key)] = text[:_LONGEST_PARAMETER]
+    return flat
+
+
+def entity_name(key: str) -> str:
+    """``key`` with the characters replaced that MLflow refuses in names."""
+    return _ODD_CHARACTERS.sub("-", key)
+
+
+def table(rows: Sequence[Mapping[str, Any]], *, first: str, limit: int) -> str:
+    """Rows as the JSON that MLflow's table viewer reads, the column ``first`` in front.
+
+    Only columns of single values are shown: details per prompt are in the Parquet file.
+    """
+    shown = rows[:limit]
+    columns = [first]
+    for row in shown:
+        columns += [
+            key
+            for key, value in row.items()
+            if key not in columns and not isinstance(value, (list, tuple, Mapping))
+        ]
+    data = [[_plain(row.get(column)) for column in columns] for row in shown]
+    return json.dumps({"columns": columns, "data": data}, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

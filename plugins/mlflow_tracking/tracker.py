@@ -1,0 +1,242 @@
+"""Writes pages to MLflow: creates what is missing, corrects what differs, repeats nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from editkit_plugins.mlflow_tracking.database import (
+    artifact_folder,
+    database_file,
+    ensure_database,
+    lock,
+    quiet,
+)
+from editkit_plugins.mlflow_tracking.page import Page
+
+from editkit import EditkitError, TrackingError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
+
+FINGERPRINT = "editkit.fingerprint"
+CONTENT = "editkit.content"
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+_PARAMS_PER_CALL = 100
+_SHOWN_DIGEST = 12
+_OURS = "editkit.experiment"
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", _OURS: "benchmark"}
+
+
+class Tracker:
+    """One experiment of one MLflow store.
+
+    Args:
+        uri: Tracking URI; a local SQLite database is created where it is missing.
+        experiment: The experiment's name; created where it is missing.
+        note: The experiment's description, in Markdown.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+
+    def __init__(self, uri: str, *, experiment: str, note: str) -> None:
+        self.uri = uri
+        self._database = database_file(uri)
+        with speaking_to(uri):
+            if self._database is not None:
+                ensure_database(self._database)
+            self.client = _client(uri)
+            with self._alone():
+                self.experiment_id = self._experiment(experiment, note)
+
+    def publish(
+        self, page: Page, *, environment: Mapping[str, Any] = _EMPTY, anew: bool = False
+    ) -> str:
+        """Make the page's run what the page says, and return its id.
+
+        Args:
+            page: The content.
+            environment: Kept with a run when it is first written: a later replay, perhaps on
+                another machine, does not know what the results were computed with.
+            anew: Write everything, though the run already carries this very content.
+
+        Raises:
+            TrackingError: MLflow cannot be reached or refuses.
+        """
+        with speaking_to(self.uri), self._alone():
+            run = self._find(page)
+            if run is None:
+                run = self._create(page)
+            if CONTENT not in run.data.tags:
+                text = json.dumps(environment, indent=2)
+                self.client.log_text(run.info.run_id, text, "environment.json")
+            if anew or run.data.tags.get(CONTENT) != page.digest:
+                self._write(run, page)
+            run_id: str = run.info.run_id
+            return run_id
+
+    def _experiment(self, name: str, note: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            location = None if self._database is None else artifact_folder(self._database).as_uri()
+            tags = {**_EXPERIMENT_TAGS, "mlflow.note.content": note}
+            return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        self._check_location(found.artifact_location)
+        if _OURS not in found.tags:  # somebody made the experiment before us; its note is theirs
+            self.client.set_experiment_tag(found.experiment_id, _OURS, _EXPERIMENT_TAGS[_OURS])
+        return str(found.experiment_id)
+
+    def _check_location(self, location: str) -> None:
+        if self._database is None or location == artifact_folder(self._database).as_uri():
+            return
+        raise TrackingError(
+            f"{self._database} was moved: its artifacts belong to {location}.",
+            hint="Delete this mlflow.db and run `editkit export-mlflow`, which makes it again "
+            "from the store.",
+        )
+
+    def _create(self, page: Page) -> MlflowRun:
+        return self.client.create_run(
+            self.experiment_id,
+            start_time=page.started,
+            run_name=page.name,
+            tags={**page.tags, FINGERPRINT: page.fingerprint},
+        )
+
+    def _find(self, page: Page) -> MlflowRun | None:
+        runs = self.client.search_runs(
+            [self.experiment_id],
+            filter_string=f"tags.`{FINGERPRINT}` = '{page.fingerprint}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=1,
+        )
+        if not runs:
+            return None
+        known = runs[0].data.params
+        if all(known.get(key, value) == value for key, value in page.params.items()):
+            return runs[0]
+        # MLflow's parameters cannot be corrected; the run gives way to one that is right.
+        self.client.delete_run(runs[0].info.run_id)
+        return None
+
+    def _write(self, run: MlflowRun, page: Page) -> None:
+        from mlflow.entities import RunTag
+
+        run_id = run.info.run_id
+        new = {k: v for k, v in page.params.items() if k not in run.data.params}
+        for batch in _batches(list(new.items()), _PARAMS_PER_CALL):
+            self.client.log_batch(run_id, params=[_param(*item) for item in batch])
+        self.client.log_batch(run_id, metrics=self._metrics(run, page))
+        self._log_dataset(run, page.dataset)
+        for name, text in page.files.items():
+            self.client.log_text(run_id, text, name)
+        self._log_parquet(run_id, page.records)
+        self.client.update_run(run_id, name=page.name)
+        self.client.set_terminated(run_id, status="FINISHED", end_time=page.finished)
+        # The content's digest comes last: whatever is cut off before it is written again.
+        tags = {**page.tags, CONTENT: page.digest}
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def _metrics(self, run: MlflowRun, page: Page) -> list[Any]:
+        """Points to log: those that are new, and later ones for those whose value changed."""
+        from mlflow.entities import Metric
+
+        points = []
+        for key, value in page.metrics.items():
+            known = run.data.metrics.get(key)
+            if known == value:
+                continue
+            moment = page.finished
+            if known is not None:
+                # MLflow shows the latest point, so a correction must be later than what it mends.
+                history = self.client.get_metric_history(run.info.run_id, key)
+                moment = max(moment, *(point.timestamp + 1 for point in history))
+            points.append(Metric(key, value, moment, 0))
+        return points
+
+    def _log_dataset(self, run: MlflowRun, dataset: Mapping[str, str]) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        digest = dataset["digest"][:_SHOWN_DIGEST]
+        logged = run.inputs.dataset_inputs if run.inputs else []
+        if any(item.dataset.digest == digest for item in logged):
+            return
+        described = Dataset(dataset["name"], digest, "local", dataset["source"])
+        tags = [InputTag("mlflow.data.context", "evaluation")]
+        self.client.log_inputs(run.info.run_id, [DatasetInput(described, tags)])
+
+    def _log_parquet(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        names = dict.fromkeys(name for record in records for name in record)
+        columns = {name: [record.get(name) for record in records] for name in names}
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "records.parquet"
+            pyarrow.parquet.write_table(pyarrow.Table.from_pydict(columns), file)
+            self.client.log_artifact(run_id, str(file))
+
+    def _alone(self) -> contextlib.AbstractContextManager[object]:
+        """Holds other processes off a local database, so that nothing is created twice."""
+        return contextlib.nullcontext() if self._database is None else lock(self._database)
+
+
+@contextlib.contextmanager
+def speaking_to(uri: str) -> Iterator[None]:
+    """Inside, MLflow is quiet, and whatever goes wrong becomes a :class:`TrackingError`."""
+    try:
+        with quiet():
+            yield
+    except EditkitError:
+        raise
+    except Exception as error:  # MLflow lets its database's, its network's and its own errors out
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise TrackingError(
+            f"MLflow at {uri} could not be written or read: {reason}",
+            hint="All results are safe in the store; when it answers again, run "
+            "`editkit export-mlflow`.",
+        ) from error
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _param(key: str, value: str) -> Any:
+    from mlflow.entities import Param
+
+    return Param(key, value)
+
+
+def _batches(items: list[tuple[str, str]], size: int) -> Iterator[list[tuple[str, str]]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def experiments_with_runs(uri: str) -> dict[str, str]:
+    """Ids by name of the experiments that hold runs of ours, the latest one first.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    with speaking_to(uri):
+        client = _client(uri)
+        found = client.search_experiments(
+            filter_string=f"tags.`{_OURS}` = 'benchmark'", order_by=["last_update_time DESC"]
+        )
+        return {
+            experiment.name: str(experiment.experiment_id)
+            for experiment in found
+            if client.search_runs([experiment.experiment_id], max_results=1)
+        }

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from editkit_plugins.mlflow_tracking.observer import page_of
+from editkit_plugins.mlflow_tracking.page import finite, parameters, table
+from tracking_samples import NOON, cell, finished_run, row, run_in, store_rows
+
+
+def test_infinite_numbers_never_reach_mlflow() -> None:
+    told = {"a": 1.0, "b": math.inf, "c": -math.inf, "d": math.nan, "e": None, "f/ft+l": 2}
+    assert finite(told) == {"a": 1.0, "f/ft-l": 2.0}
+
+
+def test_parameters_are_flat_and_say_only_what_is_set() -> None:
+    values = {"editor": "rome", "editor.layer": 3, "preset": None, "editor.on": True, "n": {"a": 1}}
+    assert parameters(values) == {
+        "editor": "rome",
+        "editor.layer": "3",
+        "editor.on": "true",
+        "n.a": "1",
+    }
+
+
+def test_the_table_leads_with_its_key_and_shows_single_values() -> None:
+    rows = [
+        {"score": 0.5, "case_id": 4, "nll": [0.1]},
+        {"case_id": 5, "score": math.nan, "error": "no"},
+        {"case_id": 6},
+    ]
+    shown = json.loads(table(rows, first="case_id", limit=2))
+    assert shown["columns"] == ["case_id", "score", "error"]
+    assert shown["data"] == [[4, 0.5, None], [5, None, "no"]]
+
+
+def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, "rome")
+    page = page_of(run, run.cells[0])
+    assert page.name == "rome · tiny · facts"
+    assert page.fingerprint == "rome-f00d"
+    assert next(iter(page.metrics)) == "summary/score"
+    assert page.metrics["efficacy/score"] == 1.0
+    assert page.metrics["neighborhood/score_ci_high"] == 0.5
+    assert page.metrics["time/edit_s_mean"] == 0.5
+    assert page.metrics["memory/peak_rss_mb"] == 103.0
+    assert (page.metrics["records/done"], page.metrics["records/failed"]) == (3.0, 0.0)
+    assert page.params["editor.layer"] == "3"
+    assert "preset" not in page.params
+    assert page.tags["editor"] == "rome"
+    assert (page.started, page.finished) == ((NOON + 1 - 0.75) * 1000, (NOON + 3) * 1000)
+    assert set(page.files) == {"config.yaml", "summary.json", "records.json"}
+    assert json.loads(page.files["records.json"])["columns"][0] == "case_id"
+    assert page.records[0]["efficacy/nll_new"] == [0.1, 0.2]
+
+
+def test_a_page_of_one_store_is_always_the_same(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, "rome")
+    assert page_of(run, run.cells[0]).digest == page_of(run, run.cells[0]).digest
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "rome · tiny · facts"),
+        ({"preset": "published"}, "rome · tiny · facts"),
+        ({"preset": "paper"}, "rome · tiny · facts · paper"),
+        ({"seed": 3}, "rome · tiny · facts · seed 3"),
+    ],
+)
+def test_names_tell_runs_apart(tmp_path: Path, changes: dict[str, str], name: str) -> None:
+    run = run_in(tmp_path, [cell("rome", **changes)])
+    store_rows(run, run.cells[0], [row(1)])
+    assert page_of(run, run.cells[0]).name == name
+
+
+def test_a_name_says_nothing_twice(tmp_path: Path) -> None:
+    run = run_in(tmp_path, [cell("rome")], model={"name": "atlas"}, dataset={"name": "atlas"})
+    run = run_in(
+        tmp_path,
+        run.cells,
+        model={"name": "atlas"},
+        dataset={"name": "atlas", "digest": "d", "n_records": 1},
+    )
+    store_rows(run, run.cells[0], [row(1)])
+    assert page_of(run, run.cells[0]).name == "rome · atlas"
+
+
+def test_failed_records_are_told_about(tmp_path: Path) -> None:
+    run = run_in(tmp_path, [cell("rome")])
+    failed = row(2, status="failed", scores={}, details={}, error="the delta is not finite")
+    store_rows(run, run.cells[0], [row(1), failed, row(3)])
+    page = page_of(run, run.cells[0])
+    assert "1 of 3 records failed" in page.tags["mlflow.note.content"]
+    assert "case 2: the delta is not finite" in page.tags["mlflow.note.content"]
+    assert page.metrics["records/failed"] == 1.0

@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from editkit_plugins import mlflow_tracking
+from editkit_plugins.mlflow_tracking import export
+from editkit_plugins.mlflow_tracking.database import quiet
+from tracking_samples import cell, finished_run, row, run_in, store_rows
+
+from editkit import StoreError, TrackingError
+from editkit.benchmark.run import Run
+
+
+class Mlflow:
+    """What a user of MLflow sees."""
+
+    def __init__(self, uri: str) -> None:
+        with quiet():
+            from mlflow import MlflowClient
+
+            self.client = MlflowClient(tracking_uri=uri)
+
+    def runs(self, benchmark: str = "small") -> list[Any]:
+        with quiet():
+            found = self.client.get_experiment_by_name(f"editkit/{benchmark}")
+            return list(self.client.search_runs([found.experiment_id])) if found else []
+
+    def history(self, run_id: str, key: str) -> list[tuple[float, int, int]]:
+        points = self.client.get_metric_history(run_id, key)
+        return [(point.value, point.timestamp, point.step) for point in points]
+
+
+def finish(run: Run) -> dict[str, Any]:
+    for one in run.cells:
+        mlflow_tracking.editkit_cell_finished(run, one)
+    answer = mlflow_tracking.editkit_run_finished(run)
+    return dict(answer["mlflow"]) if answer else {}
+
+
+def test_every_cell_is_one_flat_run(out: Path) -> None:
+    told = finish(finished_run(out, "none", "rome"))
+    assert told["tracking_uri"] == f"sqlite:///{out}/mlflow.db"
+    seen = Mlflow(told["tracking_uri"])
+    runs = {run.info.run_id: run for run in seen.runs()}
+    assert len(told["run_ids"]) == 2
+    assert set(told["run_ids"]) == set(runs)
+    assert [runs[run_id].data.tags["editor"] for run_id in told["run_ids"]] == ["none", "rome"]
+    none, rome = (runs[run_id] for run_id in told["run_ids"])
+    assert rome.info.experiment_id == told["experiment_id"]
+    assert rome.info.run_name == "rome · tiny · facts"
+    assert rome.info.status == "FINISHED"
+    assert rome.data.metrics["efficacy/score"] == 0.75
+    assert rome.data.metrics["efficacy/score_ci_low"] == 0.75
+    assert rome.data.params["editor.layers"] == "[1,2]"
+    assert rome.data.tags["editkit.fingerprint"] == "rome-f00d"
+    assert "mlflow.parentRunId" not in rome.data.tags
+    assert [item.dataset.name for item in none.inputs.dataset_inputs] == ["facts"]
+    assert seen.history(rome.info.run_id, "efficacy/score") == [(0.75, rome.info.end_time, 0)]
+
+
+def test_artifacts_lie_beside_the_database(out: Path) -> None:
+    run_id = finish(finished_run(out, "rome"))["run_ids"][0]
+    folder = out / "mlartifacts" / run_id / "artifacts"
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yaml",
+        "environment.json",
+        "summary.json",
+        "records.json",
+        "records.parquet",
+    }
+    packages = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["packages"]
+    assert "torch" in packages
+    table = pytest.importorskip("pyarrow.parquet").read_table(folder / "records.parquet")
+    assert table.column("case_id").to_pylist() == [1, 2, 3]
+    assert table.column("efficacy/nll_new").to_pylist()[0] == [0.1, 0.2]
+
+
+def test_replaying_changes_nothing(out: Path) -> None:
+    run = finished_run(out, "rome")
+    first = finish(run)
+    assert finish(run) == first
+    assert export.run(Namespace(out=out)) == 0
+    seen = Mlflow(first["tracking_uri"])
+    assert [found.info.run_id for found in seen.runs()] == first["run_ids"]
+    assert len(seen.history(first["run_ids"][0], "efficacy/score")) == 1
+
+
+def test_a_lost_database_is_made_again_from_the_store(tmp_path: Path) -> None:
+    finished_run(tmp_path, "none", "rome")
+    code = (
+        "import argparse, sys, pathlib\n"
+        "from editkit_plugins.mlflow_tracking import export\n"
+        "export.run(argparse.Namespace(out=pathlib.Path(sys.argv[1])))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"small: 2 runs in {uri}\n"
+    assert {run.data.tags["editor"] for run in Mlflow(uri).runs()} == {"none", "rome"}
+
+
+def test_a_lost_artifact_is_written_again(out: Path) -> None:
+    run_id = finish(finished_run(out, "rome"))["run_ids"][0]
+    lost = out / "mlartifacts" / run_id / "artifacts" / "records.parquet"
+    lost.unlink()
+    export.run(Namespace(out=out))
+    assert lost.exists()
+
+
+@pytest.mark.parametrize("es", [0.25, 1.0])
+def test_corrected_rows_show_their_new_value(out: Path, es: float) -> None:
+    """Even where nothing but the value changed: MLflow by itself would show the larger one."""
+    run = run_in(out, [cell("rome")])
+    store_rows(run, run.cells[0], [row(case, es=0.5) for case in (1, 2, 3)])
+    told = finish(run)
+    store_rows(run, run.cells[0], [row(case, es=es) for case in (1, 2, 3)])
+    assert finish(run)["run_ids"] == told["run_ids"]
+    (shown,) = Mlflow(told["tracking_uri"]).runs()
+    assert shown.data.metrics["efficacy/score"] == es
+
+
+def test_another_slice_of_one_cell_replaces_its_run(out: Path) -> None:
+    first = finish(finished_run(out, "rome"))
+    changed = cell("rome")
+    changed = dataclasses.replace(changed, params={**changed.params, "n_records": 1})
+    second = finish(run_in(out, [changed]))
+    assert second["run_ids"] != first["run_ids"]
+    (shown,) = Mlflow(first["tracking_uri"]).runs()
+    assert shown.data.params["n_records"] == "1"
+
+
+def test_a_cell_that_lacks_records_is_left_out(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_in(out, [cell("none"), cell("rome")])
+    store_rows(run, run.cells[0], [row(1), row(2), row(3)])
+    store_rows(run, run.cells[1], [row(1)])
+    assert len(finish(run)["run_ids"]) == 1
+    export.run(Namespace(out=out))
+    assert "1 unfinished left out" in capsys.readouterr().err
+
+
+def test_an_experiment_in_the_bin_is_taken_out(out: Path) -> None:
+    run = finished_run(out, "rome")
+    told = finish(run)
+    Mlflow(told["tracking_uri"]).client.delete_experiment(told["experiment_id"])
+    assert finish(run)["experiment_id"] == told["experiment_id"]
+
+
+def test_a_moved_folder_is_told_about(out: Path) -> None:
+    run = finished_run(out, "rome")
+    finish(run)
+    moved = dataclasses.replace(run, out=out.rename(out.with_name("elsewhere")))
+    with pytest.raises(TrackingError, match="was moved") as caught:
+        mlflow_tracking.editkit_run_finished(moved)
+    assert "export-mlflow" in str(caught.value.hint)
+
+
+def test_the_user_names_another_place(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "team" / "shared.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}")
+    told = finish(finished_run(out, "rome"))
+    assert told["tracking_uri"] == f"sqlite:///{elsewhere}"
+    assert len(Mlflow(told["tracking_uri"]).runs()) == 1
+    assert (tmp_path / "team" / "mlartifacts").is_dir()
+
+
+def test_a_service_that_is_down_harms_no_row(
+    out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = finished_run(out, "rome")
+    mlflow_tracking.editkit_cell_finished(run, run.cells[0])
+    assert "Trying again" in caplog.text
+    with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9") as caught:
+        mlflow_tracking.editkit_run_finished(run)
+    assert caught.value.exit_code == 4
+    assert "safe in the store" in str(caught.value.hint)
+    assert len(run.rows(run.cells[0])) == 3
+
+
+def test_a_damaged_database_is_a_clear_error(out: Path) -> None:
+    (out / "mlflow.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(TrackingError, match=r"mlflow\.db"):
+        mlflow_tracking.editkit_run_finished(finished_run(out, "rome"))
+
+
+def test_without_tracking_nothing_happens(tmp_path: Path) -> None:
+    run = dataclasses.replace(finished_run(tmp_path, "rome"), tracking=False)
+    assert finish(run) == {}
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_there_is_no_store_to_export(tmp_path: Path) -> None:
+    with pytest.raises(StoreError):
+        export.run(Namespace(out=tmp_path))
+
+
+def test_the_plugin_loads_no_mlflow() -> None:
+    code = (
+        "import sys, editkit_plugins.mlflow_tracking as plugin\n"
+        "import editkit_plugins.mlflow_tracking.export, editkit_plugins.mlflow_tracking.ui\n"
+        "plugin.editkit_commands()\n"
+        "sys.exit(', '.join({'mlflow', 'torch', 'pandas'} & set(sys.modules)) or 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from editkit_plugins import mlflow_tracking
+from editkit_plugins.mlflow_tracking import ui
+from tracking_samples import finished_run
+
+from editkit import TrackingError, UsageError
+
+SERVE = """
+import sys
+from argparse import ArgumentParser
+from editkit_plugins.mlflow_tracking import ui
+parser = ArgumentParser()
+ui.configure(parser)
+sys.exit(ui.run(parser.parse_args()))
+"""
+
+
+def run_ui(*arguments: str) -> int:
+    parser = ArgumentParser()
+    ui.configure(parser)
+    return ui.run(parser.parse_args(arguments))
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port on which something listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_without_a_database_it_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="no MLflow database") as caught:
+        run_ui("--out", str(tmp_path))
+    assert "run-benchmark" in str(caught.value.hint)
+
+
+def test_without_runs_it_says_what_to_run(out: Path) -> None:
+    with pytest.raises(TrackingError, match="holds no runs"):
+        run_ui("--out", str(out))
+
+
+def test_a_taken_port_is_a_clear_error(out: Path, taken: int) -> None:
+    mlflow_tracking.editkit_run_finished(finished_run(out, "rome"))
+    with pytest.raises(UsageError, match=f"port {taken}") as caught:
+        run_ui("--out", str(out), "--port", str(taken))
+    assert "--port" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_told_to_stop(out: Path, end: signal.Signals) -> None:
+    mlflow_tracking.editkit_run_finished(finished_run(out, "rome"))
+    port = free_port()
+    command = [sys.executable, "-c", SERVE, "--out", str(out), "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as serving:
+        try:
+            link = serving.stdout.readline() if serving.stdout else ""
+            url = f"http://127.0.0.1:{port}"
+            assert link == (
+                f"editkit/small: {url}/#/experiments/1/runs"
+                "?workflowType=machine_learning&compareRunsMode=CHART\n"
+            )
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"{url}/health", timeout=10) as answer:
+                assert answer.status == 200
+        finally:
+            serving.send_signal(end)
+            code = serving.wait(timeout=30)
+    assert code == (0 if end == signal.SIGINT else 128 + signal.SIGTERM)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port), timeout=5)
+
+
+def test_an_answering_service_of_others_is_only_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    monkeypatch.setattr(ui, "_experiments", lambda uri: {"editkit/atlas": "7"})
+    assert run_ui("--out", os.fspath(tmp_path)) == 0
+    assert "https://mlflow.example/#/experiments/7/runs" in capsys.readouterr().out
