@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -138,9 +138,6 @@ class Configurable(Generic[ConfigT]):
 
 class Editor(Configurable[ConfigT], ABC):
     """Turns edit requests into weight deltas, and leaves the model as it was."""
-
-    joint: ClassVar[bool] = False
-    """True for methods that answer several requests with one common delta."""
 
     def prepare(self, model: LanguageModel) -> None:
         """Get what the method needs for this model (statistics, trained networks); idempotent."""

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from editkit_plugins.finetune.config import ConstrainedFineTuneConfig, FineTuneConfig
+from editkit_plugins.finetune.editor import FineTuneEditor
+
+from editkit import Dense, applied
+from tests.plugins.rome.test_rome import REQUESTS
+from tests.tiny import ARCHITECTURES, tiny
+
+
+def loss_of(model, request, positions: str) -> float:
+    """The loss by definition: one text, the whole model, unpadded."""
+    completion = model.complete([request.sentence], [request.target_new])[0]
+    ids = list(completion.prompt + completion.target)
+    with torch.no_grad():
+        log_p = torch.log_softmax(model.hf(input_ids=torch.tensor([ids])).logits.float()[0], -1)
+    start = len(completion.prompt) - 1
+    step = 1 if positions == "teacher_forced" else 0
+    terms = [-float(log_p[start + step * j, t]) for j, t in enumerate(completion.target)]
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("positions", ["last_prompt", "teacher_forced"])
+@pytest.mark.parametrize("part", ["mlp_out", "qkv"])
+def test_losses_are_those_of_really_edited_models(name: str, positions: str, part: str) -> None:
+    """The loss before step s + 1 is the loss of the model with the delta of s steps applied."""
+    model = tiny(name)
+    before = model.weights_digest()
+    values = {"layer": 1, "part": part, "target_positions": positions, "stop_loss": 0.0}
+    longer = FineTuneEditor(FineTuneConfig(**values, steps=4, lr=1e-3)).train(model, REQUESTS)
+    deltas = FineTuneEditor(FineTuneConfig(**values, steps=3, lr=1e-3)).edit(model, REQUESTS)
+    assert model.weights_digest() == before
+    for request, training, delta in zip(REQUESTS, longer, deltas, strict=True):
+        assert training.losses[0] == pytest.approx(loss_of(model, request, positions), rel=1e-4)
+        with applied(model, delta):
+            edited = loss_of(model, request, positions)
+        assert training.losses[3] == pytest.approx(edited, rel=1e-3)
+        assert training.losses[3] < training.losses[0]
+        assert all(isinstance(change, Dense) for change in delta.changes.values())
+
+
+def test_every_entry_stays_within_its_bound() -> None:
+    model = tiny()
+    config = ConstrainedFineTuneConfig(layer=1, lr=1e-2, max_change=2e-3)
+    for delta in FineTuneEditor(config).edit(model, REQUESTS):
+        largest = max(float(c.dense().abs().max()) for c in delta.changes.values())
+        assert largest == pytest.approx(2e-3, rel=1e-4)
+
+
+def test_training_stops_at_its_loss_without_another_step() -> None:
+    model = tiny()
+    values = {"layer": 1, "lr": 1e-2, "steps": 12}
+    free = FineTuneEditor(FineTuneConfig(**values, stop_loss=0.0)).train(model, REQUESTS)
+    lowest = sorted(min(training.losses) for training in free)
+    stop = (lowest[1] + lowest[2]) / 2  # two of the four requests get there
+    trained = FineTuneEditor(FineTuneConfig(**values, stop_loss=stop)).train(model, REQUESTS)
+    for training, unbounded in zip(trained, free, strict=True):
+        assert training.losses == pytest.approx(unbounded.losses[: len(training.losses)], rel=1e-3)
+        assert all(loss >= stop for loss in training.losses[:-1])
+        assert (training.losses[-1] < stop) == (min(unbounded.losses) < stop)
+    assert len({len(training.losses) for training in trained}) > 1
+
+
+def test_the_bias_is_trained_only_if_asked_for() -> None:
+    model = tiny()
+    for train_bias in (True, False):
+        [delta] = FineTuneEditor(FineTuneConfig(train_bias=train_bias)).edit(model, REQUESTS[:1])
+        assert ("transformer.h.1.mlp.c_proj.bias" in delta.changes) is train_bias
+
+
+def test_joint_training_gives_one_delta_for_all() -> None:
+    model = tiny()
+    deltas = FineTuneEditor(FineTuneConfig(joint=True, lr=1e-2)).edit(model, REQUESTS)
+    assert all(delta.requests == tuple(REQUESTS) for delta in deltas)
+    first = deltas[0].changes["transformer.h.1.mlp.c_proj.weight"].dense()
+    for delta in deltas:
+        assert torch.equal(delta.changes["transformer.h.1.mlp.c_proj.weight"].dense(), first)
+    with applied(model, deltas[0]):
+        after = [loss_of(model, request, "last_prompt") for request in REQUESTS]
+    assert sum(after) < sum(loss_of(model, request, "last_prompt") for request in REQUESTS)
+
+
+def test_nothing_of_the_model_or_the_process_changes() -> None:
+    model = tiny()
+    state = torch.get_rng_state()
+    FineTuneEditor(FineTuneConfig()).edit(model, REQUESTS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(p.requires_grad and p.grad is None for p in model.hf.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.hf.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_get_float32_deltas(dtype: torch.dtype) -> None:
+    model = tiny(dtype=dtype)
+    for delta in FineTuneEditor(FineTuneConfig(steps=3)).edit(model, REQUESTS):
+        assert delta.is_finite()
+        assert all(c.dense().dtype == torch.float32 for c in delta.changes.values())
+
+
+def test_no_requests_no_deltas() -> None:
+    assert FineTuneEditor(FineTuneConfig()).edit(tiny(), []) == []
