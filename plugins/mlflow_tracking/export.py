@@ -1,4 +1,4 @@
-"""``editkit export-mlflow``: write everything that a store holds to MLflow again."""
+"""Write everything that a result store holds to MLflow again; doing it twice changes nothing."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _TABLE_ROWS = 500
 _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
 """What a run's name does not mention."""
 _PACKAGES = ("editkit", "torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("editkit.mlflow")
 
 
 def cell_finished(run: Run, cell: Cell) -> None:
@@ -113,7 +113,7 @@ def page_of(run: Run, cell: Cell) -> Page:
         files={
             "config.yaml": yaml.safe_dump(_plain(run.describe(cell)), sort_keys=False),
             "summary.json": json.dumps(_plain(summary), indent=2),
-            "records.json": table(records, first="case_id", limit=_TABLE_ROWS),
+            "records.json": table([_line(run, row) for row in rows[:_TABLE_ROWS]]),
         },
         records=records,
     )
@@ -159,8 +159,15 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     return finite(metrics)
 
 
+def _line(run: Run, row: Row) -> dict[str, Any]:
+    """What a reader looks for in a row: which case, its scores in the table's order, its fate."""
+    declared = {score.key: row.scores[score.key] for score in run.scores if score.key in row.scores}
+    line = {"case_id": row.case_id, **declared, **row.scores, "edit_s": row.times.get("edit_s")}
+    return line if row.error is None else {**line, "error": row.error}
+
+
 def _record(row: Row) -> dict[str, Any]:
-    """A row as one flat line: identity, scores, times, then the details per prompt."""
+    """All of a row, flat: identity, scores, times, then the details per prompt."""
     return {
         "case_id": row.case_id,
         "status": row.status,

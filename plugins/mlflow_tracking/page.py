@@ -78,20 +78,10 @@ def entity_name(key: str) -> str:
     return _ODD_CHARACTERS.sub("-", key)
 
 
-def table(rows: Sequence[Mapping[str, Any]], *, first: str, limit: int) -> str:
-    """Rows as the JSON that MLflow's table viewer reads, the column ``first`` in front.
-
-    Only columns of single values are shown: details per prompt are in the Parquet file.
-    """
-    shown = rows[:limit]
-    columns = [first]
-    for row in shown:
-        columns += [
-            key
-            for key, value in row.items()
-            if key not in columns and not isinstance(value, (list, tuple, Mapping))
-        ]
-    data = [[_plain(row.get(column)) for column in columns] for row in shown]
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Lines as the JSON that MLflow's table viewer reads; columns as they first occur."""
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    data = [[_plain(line.get(column)) for column in columns] for line in lines]
     return json.dumps({"columns": columns, "data": data}, allow_nan=False)
 
 

@@ -1,4 +1,4 @@
-"""``editkit ui``: MLflow's web interface on a benchmark's results, opened at their comparison."""
+"""Open the results in MLflow's web interface, at the comparison of the runs. Ctrl-C ends it."""
 
 from __future__ import annotations
 

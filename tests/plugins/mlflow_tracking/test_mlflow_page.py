@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from editkit_plugins.mlflow_tracking.observer import page_of
 from editkit_plugins.mlflow_tracking.page import finite, parameters, table
-from tracking_samples import NOON, cell, finished_run, row, run_in, store_rows
+from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, store_rows
 
 
 def test_infinite_numbers_never_reach_mlflow() -> None:
@@ -25,15 +25,21 @@ def test_parameters_are_flat_and_say_only_what_is_set() -> None:
     }
 
 
-def test_the_table_leads_with_its_key_and_shows_single_values() -> None:
-    rows = [
-        {"score": 0.5, "case_id": 4, "nll": [0.1]},
-        {"case_id": 5, "score": math.nan, "error": "no"},
-        {"case_id": 6},
-    ]
-    shown = json.loads(table(rows, first="case_id", limit=2))
+def test_a_table_keeps_its_columns_in_order_and_infinity_out() -> None:
+    lines = [{"case_id": 4, "score": 0.5}, {"case_id": 5, "score": math.nan, "error": "no"}]
+    shown = json.loads(table(lines))
     assert shown["columns"] == ["case_id", "score", "error"]
     assert shown["data"] == [[4, 0.5, None], [5, None, "no"]]
+
+
+def test_the_table_leads_with_the_case_and_is_short(tmp_path: Path) -> None:
+    run = run_in(tmp_path, [cell("rome")])
+    store_rows(run, run.cells[0], [row(case) for case in range(501)])
+    page = page_of(run, run.cells[0])
+    shown = json.loads(page.files["records.json"])
+    assert shown["columns"] == ["case_id", *(score.key for score in SCORES), "edit_s"]
+    assert len(shown["data"]) == 500
+    assert len(page.records) == 501
 
 
 def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
