@@ -1,0 +1,101 @@
+"""What the embedded world is made of, in numbers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from .world import load_world
+
+
+def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
+    """Count subjects, facts, records and tokens.
+
+    Args:
+        model_folder: Folder with the tokenizer; without one, tokens are not counted.
+        records_folder: Folder with the records; those that are missing count as 0.
+
+    Returns:
+        Plain values, for a table or JSON.
+    """
+    world = load_world()
+    facts = list(world.all_facts())
+    relations = {}
+    for key, relation in world.relations.items():
+        values = Counter(fact.object for fact in facts if fact.relation == key)
+        relations[key] = {
+            "name": relation.name,
+            "facts": sum(values.values()),
+            "objects": len(values),
+            "wordings": len(relation.wordings),
+        }
+    sizes = [len(of_subject) for of_subject in world.facts.values()]
+    found: dict[str, Any] = {
+        "subjects": len(world.subjects),
+        "facts": len(facts),
+        "subjects_by_type": dict(Counter(s.type for s in world.subjects.values()).most_common()),
+        "share_of_subjects_with_3_or_more_facts": sum(n >= 3 for n in sizes) / len(sizes),
+        "fewest_facts_of_a_subject": min(sizes),
+        "relations": relations,
+        "records": {
+            path.stem: len(json.loads(path.read_text(encoding="utf-8")))
+            for path in (records_folder / "test.json", records_folder / "train.json")
+            if path.is_file()
+        },
+    }
+    if (model_folder / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(model_folder / "tokenizer.json"))
+
+        def lengths(names: list[str]) -> list[int]:
+            encoded = tokenizer.encode_batch([" " + name for name in names])
+            return [len(one.ids) for one in encoded]
+
+        objects = lengths(sorted({fact.object for fact in facts}))
+        subjects = lengths(list(world.subjects))
+        found["tokens"] = {
+            "vocabulary": tokenizer.get_vocab_size(),
+            "per_object": dict(sorted(Counter(objects).items())),
+            "per_subject": dict(sorted(Counter(subjects).items())),
+            "objects_of_several": sum(n > 1 for n in objects) / len(objects),
+            "subjects_of_several": sum(n > 1 for n in subjects) / len(subjects),
+        }
+    weights = model_folder / "model.safetensors"
+    if weights.is_file():
+        found["model_megabytes"] = weights.stat().st_size / 1e6
+    return found
+
+
+def as_table(found: dict[str, Any]) -> str:
+    """Lay out the numbers of :func:`describe` for reading."""
+    lines = [
+        f"subjects {found['subjects']}, facts {found['facts']}, "
+        f"relations {len(found['relations'])}",
+        f"fewest facts of a subject {found['fewest_facts_of_a_subject']}; "
+        f"{found['share_of_subjects_with_3_or_more_facts']:.0%} of subjects have 3 or more",
+        "subjects: " + ", ".join(f"{k} {n}" for k, n in found["subjects_by_type"].items()),
+        "records: " + (", ".join(f"{k} {n}" for k, n in found["records"].items()) or "none built"),
+    ]
+    if "tokens" in found:
+        tokens = found["tokens"]
+        lines.append(
+            f"vocabulary {tokens['vocabulary']}; several tokens in "
+            f"{tokens['objects_of_several']:.0%} of objects and "
+            f"{tokens['subjects_of_several']:.0%} of subjects"
+        )
+        for kind in ("object", "subject"):
+            counts = ", ".join(f"{n}: {count}" for n, count in tokens[f"per_{kind}"].items())
+            lines.append(f"tokens per {kind}: {counts}")
+    if "model_megabytes" in found:
+        lines.append(f"model {found['model_megabytes']:.1f} MB")
+    lines.append("")
+    lines.append(f"{'relation':<9}{'name':<20}{'facts':>6}{'objects':>9}{'wordings':>10}")
+    for key, relation in found["relations"].items():
+        lines.append(
+            f"{key:<9}{relation['name']:<20}{relation['facts']:>6}"
+            f"{relation['objects']:>9}{relation['wordings']:>10}"
+        )
+    return "\n".join(lines)

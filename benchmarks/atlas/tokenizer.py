@@ -1,0 +1,70 @@
+"""The world's own byte-level BPE tokenizer, which behaves as GPT-2's does."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .text import TextGenerator
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT = "<|endoftext|>"
+VOCABULARY = 3000
+POSITIONS = 128
+_DOCUMENTS_BY_FREQUENCY = 8000
+_DOCUMENTS_PER_SUBJECT = 6
+
+
+def training_texts() -> Iterator[str]:
+    """Yield the texts that merges are learned from, with more of rare subjects than in training."""
+    generator = TextGenerator()
+    rng = random.Random("atlas-tokenizer")
+    for _ in range(_DOCUMENTS_BY_FREQUENCY):
+        yield generator.document(rng)
+    for subject in generator.world.subjects:
+        for _ in range(_DOCUMENTS_PER_SUBJECT):
+            yield generator.document_about(rng, subject)
+
+
+def build_tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """Learn the tokenizer from the world's text.
+
+    Args:
+        vocabulary: Number of entries, ``<|endoftext|>`` included.
+
+    Returns:
+        A fast tokenizer with offsets; no space is added before the first word.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(training_texts(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        unk_token=END_OF_TEXT,
+        model_max_length=POSITIONS,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def save_tokenizer(folder: Path, vocabulary: int = VOCABULARY) -> None:
+    """Learn the tokenizer and write it to ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    build_tokenizer(vocabulary).save_pretrained(folder)

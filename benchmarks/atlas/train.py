@@ -1,0 +1,246 @@
+"""Training of the embedded model from nothing: seeded, with progress, resumable after a kill.
+
+The batch of a step depends on (seed, step) only, so the step is the position in the data, and a run
+that was killed and resumed gives the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from .text import TextGenerator
+from .tokenizer import POSITIONS
+
+_CHECKPOINT = "checkpoint.safetensors"
+# The same function as GPT-2's gelu_new in one kernel; the saved configuration says gelu_new.
+_FAST_GELU = "gelu_pytorch_tanh"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides the trained weights.
+
+    Attributes:
+        seed: Of the initial weights and of the text.
+        steps: Optimiser steps; the learning rate's cosine ends with them. The lever of difficulty.
+        layers: Blocks.
+        hidden: Hidden size H.
+        heads: Attention heads.
+        rows: Rows a batch.
+        row_tokens: Tokens a row. Every fourth batch has half as many rows of twice the length, so
+            that the later positions are trained too.
+        learning_rate: Peak of AdamW's rate.
+        warmup: Steps of linear warm-up.
+        weight_decay: Of matrices; biases, gains and embeddings have none.
+    """
+
+    seed: int = 0
+    steps: int = 1600
+    layers: int = 6
+    hidden: int = 128
+    heads: int = 4
+    rows: int = 48
+    row_tokens: int = POSITIONS // 2
+    learning_rate: float = 3e-3
+    warmup: int = 60
+    weight_decay: float = 0.01
+
+
+class Batches:
+    """The training batches, each a function of (seed, step)."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> None:
+        self._tokenizer = tokenizer
+        self._config = config
+        self._generator = TextGenerator()
+
+    def batch(self, step: int) -> torch.Tensor:
+        """Pack documents into rows; each row starts with a document's first token.
+
+        Returns:
+            Token ids, (rows, row_tokens), or (rows / 2, 2 * row_tokens) in every fourth step.
+        """
+        config = self._config
+        long = step % 4 == 3
+        height = config.rows // 2 if long else config.rows
+        width = 2 * config.row_tokens if long else config.row_tokens
+        rng = random.Random(f"atlas-text-{config.seed}-{step}")
+        end = self._tokenizer.eos_token_id
+        rows: list[list[int]] = [[]]
+        while len(rows) <= height:
+            texts = [self._generator.document(rng) for _ in range(height)]
+            for ids in self._tokenizer(texts)["input_ids"]:
+                rows[-1].extend([*ids, end])
+                if len(rows[-1]) >= width:
+                    rows.append([])
+        full = [row[:width] for row in rows[:height]]
+        return torch.tensor(full)  # (rows, row_tokens)
+
+
+def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> GPT2LMHeadModel:
+    """Make the untrained model: GPT-2's architecture with tied embeddings and no dropout."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=len(tokenizer),
+                n_positions=POSITIONS,
+                n_embd=config.hidden,
+                n_layer=config.layers,
+                n_head=config.heads,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                activation_function=_FAST_GELU,
+                attn_implementation="eager",  # faster than a fused kernel on rows this short
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+
+
+def _learning_rate(step: int, config: TrainingConfig) -> float:
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _optimizer(model: GPT2LMHeadModel, config: TrainingConfig) -> torch.optim.AdamW:
+    decayed = [p for n, p in model.named_parameters() if p.ndim == 2 and ".h." in n]
+    chosen = {id(p) for p in decayed}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+def _save_checkpoint(
+    path: Path,
+    model: GPT2LMHeadModel,
+    optimizer: torch.optim.AdamW,
+    step: int,
+    config: TrainingConfig,
+) -> None:
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight/{name}"] = parameter.detach()
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
+    metadata = {"step": str(step), "config": json.dumps(asdict(config))}
+    temporary = path.with_suffix(".partial")
+    save_file(tensors, str(temporary), metadata=metadata)
+    temporary.replace(path)
+
+
+def _load_checkpoint(
+    path: Path, model: GPT2LMHeadModel, optimizer: torch.optim.AdamW, config: TrainingConfig
+) -> int:
+    """Fill model and optimiser from a checkpoint and return the number of steps done."""
+    with safe_open(str(path), framework="pt") as stored:
+        metadata = stored.metadata()
+        if json.loads(metadata["config"]) != asdict(config):
+            raise ValueError(
+                f"{path} was written with other settings: {metadata['config']}; expected "
+                f"{json.dumps(asdict(config))}. Give --fresh to start again, or the old settings"
+            )
+        step = int(metadata["step"])
+        for name, parameter in model.named_parameters():
+            with torch.no_grad():
+                parameter.copy_(stored.get_tensor(f"weight/{name}"))
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": stored.get_tensor(f"exp_avg/{name}"),
+                "exp_avg_sq": stored.get_tensor(f"exp_avg_sq/{name}"),
+            }
+    return step
+
+
+def train(
+    out: Path,
+    tokenizer_folder: Path,
+    config: TrainingConfig | None = None,
+    *,
+    minutes: float | None = None,
+    fresh: bool = False,
+    checkpoint_every: int = 100,
+    stop_after: int | None = None,
+    quiet: bool = False,
+) -> bool:
+    """Train the model and save it with its tokenizer.
+
+    Args:
+        out: Folder for the model and, until it is done, the checkpoint.
+        tokenizer_folder: Folder of the tokenizer.
+        config: The settings; by default those of the shipped model.
+        minutes: Stop after this long and leave a checkpoint that the same call goes on from.
+        fresh: Ignore a checkpoint that is there.
+        checkpoint_every: Steps between checkpoints.
+        stop_after: Stop after this step with a checkpoint, as a kill would.
+        quiet: Show no progress bar.
+
+    Returns:
+        Whether training is complete and the model saved.
+
+    Raises:
+        ValueError: The checkpoint was written with other settings.
+    """
+    config = config or TrainingConfig()
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"minutes is {minutes}; expected a time above 0")
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint = out / _CHECKPOINT
+    if fresh:
+        checkpoint.unlink(missing_ok=True)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    model = new_model(tokenizer, config).train()
+    optimizer = _optimizer(model, config)
+    first = _load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.exists() else 0
+    batches = Batches(tokenizer, config)
+    started = time.monotonic()
+    with tqdm(
+        total=config.steps, initial=first, desc="training", file=sys.stderr, disable=quiet
+    ) as bar:
+        for step in range(first, config.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = _learning_rate(step, config)
+            ids = batches.batch(step)  # (rows, row_tokens)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                logits = model(ids).logits  # (rows, row_tokens, V)
+            loss = torch.nn.functional.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done = step + 1
+            bar.update()
+            if done % 20 == 0:
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            out_of_time = minutes is not None and time.monotonic() - started > 60 * minutes
+            if done == stop_after or out_of_time or done % checkpoint_every == 0:
+                _save_checkpoint(checkpoint, model, optimizer, done, config)
+            if (done == stop_after or out_of_time) and done < config.steps:
+                return False
+    model.config.activation_function = "gelu_new"
+    model.eval().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    record = json.dumps(asdict(config), indent=2) + "\n"
+    (out / "training.json").write_text(record, encoding="utf-8")
+    checkpoint.unlink(missing_ok=True)
+    return True
