@@ -21,7 +21,7 @@ def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]
     return {
         "schema": SCHEMA,
         "benchmark": run.benchmark,
-        "model": dict(run.model),
+        "model": dict(sorted(run.model.items())),
         "dataset": {key: run.dataset[key] for key in ("name", "digest", "n_records", "rejected")},
         "cells": [cell_entry(run, cell) for cell in run.cells],
         **(added or {}),

@@ -172,11 +172,7 @@ class _CellRunner:
         ]
 
     def _edit(self, records: Sequence[Record]) -> list[WeightDelta]:
-        requests = [record.request for record in records]
-        if self.editor.joint:  # records are measured apart, so they are edited apart
-            deltas = [d for request in requests for d in self.editor.edit(self.model, [request])]
-        else:
-            deltas = self.editor.edit(self.model, requests)
+        deltas = self.editor.edit(self.model, [record.request for record in records])
         if len(deltas) != len(records):
             raise PluginError(
                 f"{self._who()} returned {len(deltas)} deltas for {len(records)} requests."

@@ -176,14 +176,12 @@ class Store:
 
     def _writable(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        # One at a time: switching to WAL does not wait for other connections by itself.
         with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_BUSY_SECONDS):
-            connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
-            if not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                _create(connection)
+            if not self.path.exists():
+                _create(self.path)
+            connection = _connect(self.path)
             self._check_version(connection)
+            connection.execute("PRAGMA synchronous = FULL")
         return connection
 
     def _check_version(self, connection: sqlite3.Connection) -> None:
@@ -231,13 +229,22 @@ class Store:
             ) from error
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    connection.execute("BEGIN IMMEDIATE")
-    for table in _TABLES:
-        connection.execute(table)
-    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-    connection.execute(f"PRAGMA user_version = {VERSION}")
-    connection.execute("COMMIT")
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+
+
+def _create(path: Path) -> None:
+    """An empty store, complete from the moment that it can be seen."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    for leftover in path.parent.glob(f"{unfinished.name}*"):  # with SQLite's journals
+        leftover.unlink()
+    with contextlib.closing(_connect(unfinished)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        for table in _TABLES:
+            connection.execute(table)
+        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    unfinished.replace(path)
 
 
 def _encoded(fingerprint: str, row: Row) -> tuple[str, int, str, str]:

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from editkit import ConfigError, DatasetError, PluginError
+from editkit.benchmark.overrides import Flags, apply_flags
+from editkit.benchmark.plan import Plan, cut, make_plan
+from editkit.benchmark.spec import parse_benchmark
+from editkit.plugins import Registry
+from tests.editkit.benchmark import fakes
+from tests.editkit.benchmark.test_benchmark_file import SMALL
+
+
+def registry(version: str = "1.0") -> Registry:
+    made = Registry()
+    made.register(fakes, name="fake", distribution="fake-plugin", version=version)
+    return made
+
+
+def plan(
+    *sets: str,
+    shard: tuple[int, int] = (1, 1),
+    version: str = "1.0",
+    model: str = "f",
+    **flags: Any,
+) -> Plan:
+    benchmark, values = apply_flags(
+        parse_benchmark(SMALL, place="small.yaml"), Flags(sets=sets, **flags)
+    )
+    return make_plan(
+        benchmark,
+        registry(version),
+        place="small.yaml",
+        values=values,
+        shard=shard,
+        fingerprint_of=lambda choice: model,
+    )
+
+
+def fingerprints(made: Plan) -> list[str]:
+    return [planned.cell.fingerprint for planned in made.cells]
+
+
+def cases(made: Plan) -> list[list[int]]:
+    return [[record.case_id for record in batch.records] for batch in made.batches]
+
+
+def test_cells_are_editors_times_seeds() -> None:
+    made = plan(seeds=(0, 1))
+    assert [(p.cell.editor, p.cell.seed) for p in made.cells] == [
+        ("one", 0), ("one", 1), ("two", 0), ("two", 1),
+    ]  # fmt: skip
+    assert len(set(fingerprints(made))) == 4
+    cell = made.cells[3].cell
+    assert cell.config["strength"] == 0.75
+    assert cell.sources["strength"] == "small.yaml"
+    assert (cell.config["seed"], cell.sources["seed"]) == (1, "run seed")
+    assert cell.params["editor.strength"] == 0.75
+    assert cell.params["editor.fail_on"] == "[]"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"version": "1.1"},
+        {"model": "g"},
+        {"limit": 22},
+        {"metrics": ("fake",)},
+        {"seeds": (1,)},
+    ],
+)
+def test_the_fingerprint_holds_all_that_results_depend_on(other: dict[str, Any]) -> None:
+    assert not set(fingerprints(plan())) & set(fingerprints(plan(**other)))
+
+
+@pytest.mark.parametrize(
+    "assignment", ["batch=6", "model.dtype=bfloat16", "metrics.fake.scale=2", "dataset.n=22"]
+)
+def test_the_fingerprint_holds_values_too(assignment: str) -> None:
+    assert not set(fingerprints(plan())) & set(fingerprints(plan(assignment)))
+
+
+def test_the_fingerprint_ignores_what_results_do_not_depend_on() -> None:
+    assert fingerprints(plan()) == fingerprints(plan("model.device=cuda", "name=other"))
+    assert fingerprints(plan())[1:] == fingerprints(plan(editors=("two",)))
+    assert fingerprints(plan()) == fingerprints(plan("dataset.rejected=2"))
+
+
+def test_shards_take_whole_batches_and_keep_the_fingerprint() -> None:
+    whole = plan()
+    shards = [plan(shard=(i, 3)) for i in (1, 2, 3)]
+    assert all(fingerprints(shard) == fingerprints(whole) for shard in shards)
+    assert sorted(b.index for shard in shards for b in shard.batches) == list(range(5))
+    for shard in shards:
+        for batch in shard.batches:
+            assert batch == whole.batches[batch.index]
+    assert sum(shard.n_records for shard in shards) == 23
+
+
+@given(st.integers(0, 40), st.integers(1, 12))
+def test_batches_cover_the_records_in_order(n: int, size: int) -> None:
+    records = fakes.FakeDataset(fakes.DatasetConfig(n=n)).load().records
+    batches = cut(records, size)
+    assert tuple(record for batch in batches for record in batch.records) == records
+    assert all(len(batch.records) == size for batch in batches[:-1])
+    assert [batch.index for batch in batches] == list(range(len(batches)))
+
+
+def test_the_same_editor_twice_is_refused_and_with_another_preset_welcome() -> None:
+    twice = SMALL.replace("- one", "- one\n  - {name: one, preset: published}")
+    with pytest.raises(ConfigError, match="'one' with seed 0 occurs twice"):
+        make_plan(
+            parse_benchmark(twice, place="x"), registry(), place="x", fingerprint_of=lambda _: "f"
+        )
+    other = parse_benchmark(twice.replace("published", "paper"), place="x")
+    assert len(make_plan(other, registry(), place="x", fingerprint_of=lambda _: "f").cells) == 3
+
+
+def test_errors_of_plugins_and_records_are_told() -> None:
+    with pytest.raises(PluginError, match="no editor is called 'won'"):
+        plan(editors=("won",))
+    with pytest.raises(DatasetError, match="no usable record"):
+        plan("dataset.n=0")
+    with pytest.raises(ConfigError, match=r"editors\.1\.config\.strength: got 'x'"):
+        make_plan(
+            parse_benchmark(SMALL.replace("0.75", "x"), place="x"),
+            registry(),
+            fingerprint_of=lambda _: "f",
+        )

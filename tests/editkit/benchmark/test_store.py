@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from editkit import StoreError
+from editkit.benchmark.locking import only_one
+from editkit.benchmark.run import Row
+from editkit.benchmark.store import Store
+
+
+def row(case_id: int, score: float = 0.5) -> Row:
+    return Row(case_id, "done", {"x/score": score}, {"xs": [score]}, {"edit_s": 0.1}, {"loss": 0.2})
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "results.sqlite"
+
+
+def spoil(path: Path, case_id: int) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE rows SET payload = replace(payload, '0.5', '0.9') WHERE case_id = ?", (case_id,)
+        )
+    connection.close()
+
+
+def test_rows_come_back_as_they_were_and_in_order(path: Path) -> None:
+    with Store(path) as store:
+        store.put_cell("f", {"cell": {"editor": "one"}})
+        store.put_rows("f", [row(3), row(1, 1 / 3)])
+        store.put_rows("f", [row(1, 1 / 3)])
+    with Store(path) as store:
+        assert store.rows("f") == [row(1, 1 / 3), row(3)]
+        assert store.cells() == {"f": {"cell": {"editor": "one"}}}
+        assert store.rows("g") == []
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(path: Path) -> None:
+    bad = Row(2, "done", {"x": float("nan")})
+    with Store(path) as store:
+        with pytest.raises(ValueError, match="not JSON compliant"):
+            store.put_rows("f", [row(1), bad])
+        assert store.rows("f") == []
+
+
+def test_a_damaged_row_is_told_dropped_and_missing(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Store(path) as store:
+        store.put_rows("f", [row(1), row(2)])
+        spoil(path, 2)
+        assert store.rows("f") == [row(1)]
+        assert "case 2" in caplog.text
+        assert store.drop_damaged("f") == [2]
+        assert store.drop_damaged("f") == []
+
+
+def test_a_swapped_row_is_damaged(path: Path) -> None:
+    with Store(path) as store:
+        store.put_rows("f", [row(1), row(2, 0.25)])
+        with sqlite3.connect(path) as connection:
+            connection.execute("DELETE FROM rows WHERE case_id = 1")
+            connection.execute("UPDATE rows SET case_id = 1")
+        connection.close()
+        assert store.drop_damaged("f") == [1]
+
+
+def test_readers_see_committed_rows_while_a_writer_is_open(path: Path) -> None:
+    with Store(path) as writer:
+        writer.put_rows("f", [row(1)])
+        with Store(path, read_only=True) as reader:
+            assert reader.rows("f") == [row(1)]
+            writer.put_rows("f", [row(2)])
+            assert len(reader.rows("f")) == 2
+            with pytest.raises(StoreError):
+                reader.put_rows("f", [row(3)])
+
+
+def test_writers_at_the_same_time_do_not_lose_rows(path: Path) -> None:
+    def write(part: int) -> None:
+        with Store(path) as store:
+            for i in range(20):
+                store.put_rows("f", [row(100 * part + i)])
+
+    threads = [threading.Thread(target=write, args=(part,)) for part in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Store(path) as store:
+        assert len(store.rows("f")) == 80
+
+
+def test_files_that_are_no_store_of_ours_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("this is not a database, not at all " * 40, encoding="utf-8")
+    with pytest.raises(StoreError, match="damaged"):
+        Store(tmp_path / "text")
+    with sqlite3.connect(tmp_path / "foreign") as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
+    with pytest.raises(StoreError, match="not a result store of editkit"):
+        Store(tmp_path / "foreign")
+    with pytest.raises(StoreError, match="there is no result store"):
+        Store(tmp_path / "absent", read_only=True)
+
+
+def test_a_newer_store_is_refused(path: Path) -> None:
+    Store(path).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    for read_only in (False, True):
+        with pytest.raises(StoreError, match="schema version 2, expected 1") as caught:
+            Store(path, read_only=read_only)
+        assert caught.value.exit_code == 4
+
+
+def test_merging_joins_and_repeats_without_harm(path: Path, tmp_path: Path) -> None:
+    with Store(path) as ours, Store(tmp_path / "theirs") as theirs:
+        ours.put_rows("f", [row(1)])
+        theirs.put_cell("f", {"cell": {"editor": "one"}})
+        theirs.put_rows("f", [row(1), row(2)])
+        assert ours.merge(theirs) == 1
+        assert ours.merge(theirs) == 0
+        assert [r.case_id for r in ours.rows("f")] == [1, 2]
+        assert "f" in ours.cells()
+
+
+def test_a_conflict_names_the_case_and_merges_nothing(path: Path, tmp_path: Path) -> None:
+    with Store(path) as ours, Store(tmp_path / "theirs") as theirs:
+        ours.put_rows("f", [row(7, 0.5)])
+        theirs.put_cell("f", {"cell": {"editor": "one"}})
+        theirs.put_rows("f", [row(1), row(7, 0.75)])
+        with pytest.raises(StoreError, match=r"case 7 .* x/score 0\.5 against 0\.75"):
+            ours.merge(theirs)
+        assert [r.case_id for r in ours.rows("f")] == [7]
+
+
+def test_one_process_per_folder_and_shard(tmp_path: Path) -> None:
+    with only_one(tmp_path, (1, 1)):
+        with pytest.raises(StoreError, match=r"process \d+ is running"), only_one(tmp_path, (1, 1)):
+            pass
+        with only_one(tmp_path, (1, 2)), only_one(tmp_path, (2, 2)):
+            pass
+    with only_one(tmp_path, (1, 1)):
+        pass

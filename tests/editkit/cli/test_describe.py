@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from editkit.plugins import default_registry
+from tests.editkit.benchmark import fakes
+
+Cli = Callable[..., tuple[int, str, str]]
+pytestmark = pytest.mark.usefixtures("fake_world")
+
+
+def test_it_shows_values_with_type_source_and_documentation(editkit: Cli) -> None:
+    code, out, _ = editkit("describe", "one", "--preset", "paper")
+    assert code == 0
+    assert "one: editor of fake-plugin 1.0\n  edits nothing\n" in out
+    assert "presets: published, paper (shown)" in out
+    assert "  strength = 0.5  (float)  [preset paper]\n      How hard it edits.\n" in out
+    assert "  fail_on = []  (tuple[int, ...])  [default]" in out
+
+
+def test_a_metric_shows_its_protocol_and_scores(editkit: Cli) -> None:
+    out = editkit("describe", "fake")[1]
+    assert "protocol: fake/v1" in out
+    assert "fake/score (FS), fake/magnitude (FM)" in out
+
+
+def test_the_snippet_is_yaml_for_a_benchmark_file(editkit: Cli) -> None:
+    snippet = yaml.safe_load(editkit("describe", "one", "--yaml")[1])
+    (editor,) = snippet["editors"]
+    assert (editor["name"], editor["preset"]) == ("one", "published")
+    assert fakes.EditorConfig.model_validate(editor["config"]) == fakes.EditorConfig()
+    assert yaml.safe_load(editkit("describe", "few", "--yaml")[1])["dataset"]["config"]["n"] == 23
+
+
+def test_schema_and_json(editkit: Cli) -> None:
+    schema = json.loads(editkit("describe", "one", "--schema")[1])
+    assert schema["properties"]["strength"]["description"] == "How hard it edits."
+    (document,) = json.loads(editkit("describe", "one", "--json")[1])
+    assert document["fields"][0] == {
+        "name": "strength", "type": "float", "value": 1.0, "source": "default",
+        "doc": "How hard it edits.", "required": False,
+    }  # fmt: skip
+
+
+def test_an_ambiguous_name_shows_all_and_kind_picks(editkit: Cli) -> None:
+    class Plugin:
+        editkit_metrics = staticmethod(fakes.hookimpl(lambda: [named_like_the_editor]))
+
+    spec = fakes.editkit_metrics()[0]
+    named_like_the_editor = type(spec)("one", spec.factory, spec.config, "a metric")
+    default_registry().register(Plugin(), name="guest")
+    out = editkit("describe", "one")[1]
+    assert "one: editor of" in out
+    assert "one: metric of" in out
+    assert "one: metric of" not in editkit("describe", "one", "--kind", "editor")[1]
+    code, _, err = editkit("describe", "one", "--yaml")
+    assert code == 2
+    assert "Pick one with --kind" in err
+
+
+def test_an_unknown_name_is_answered_with_the_closest(editkit: Cli) -> None:
+    code, _, err = editkit("describe", "won")
+    assert code == 3
+    assert "Did you mean" in err or "editkit plugins" in err
+
+
+def test_what_takes_no_configuration_is_described_too(editkit: Cli) -> None:
+    code, out, _ = editkit("describe", "small")
+    assert code == 0
+    assert "small: benchmark of fake-plugin" in out
+    assert editkit("describe", "small", "--schema")[0] == 2

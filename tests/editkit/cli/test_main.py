@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editkit import CommandSpec, __version__, hookimpl
+from editkit.plugins import default_registry
+from tests.editkit.benchmark import fakes
+
+Cli = Callable[..., tuple[int, str, str]]
+
+HEAVY = ("torch", "transformers", "mlflow", "datasets", "numpy", "pandas")
+WATCHED = """
+import sys, time
+from editkit.cli.main import main
+code = main(sys.argv[1:])
+loaded = sorted({name.partition(".")[0] for name in sys.modules} & set(%r))
+sys.stderr.write(f"{code} {loaded} {time.process_time():.2f}")
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("plugins",), ("plugins", "--json"), ("run-benchmark", "--help")]
+)
+def test_listing_and_help_load_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED % (HEAVY,), *arguments],
+        capture_output=True, text=True, check=False, cwd=fakes.ROOT,
+    )  # fmt: skip
+    assert done.stderr.startswith("0 [] "), done.stderr
+
+
+@pytest.fixture
+def guest(fake_world: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A plugin with a command of its own."""
+    source = textwrap.dedent("""
+        '''Do what the test wants.'''
+        import sys
+        def configure(parser):
+            parser.add_argument("how")
+        def run(args):
+            if args.how == "exit": sys.exit(7)
+            if args.how == "raise": raise ValueError("a long story\\nwith lines")
+            if args.how == "interrupt": raise KeyboardInterrupt
+            if args.how == "pipe": raise BrokenPipeError
+            return 5
+        """)
+    (fake_world / "guest_command.py").write_text(source, encoding="utf-8")
+
+    class Plugin:
+        @hookimpl
+        def editkit_commands(self) -> list[CommandSpec]:
+            return [
+                CommandSpec("try-me", "guest_command", "does what it is told"),
+                CommandSpec("lost", "no_such_module", "cannot be loaded"),
+                CommandSpec("plugins", "guest_command", "takes our name"),
+            ]
+
+    default_registry().register(Plugin(), name="guest", distribution="guest-dist", version="2.1")
+
+
+def test_help_lists_our_commands_and_those_of_plugins(guest: Any, editkit: Cli) -> None:
+    code, out, _ = editkit("--help")
+    assert code == 0
+    for command in ("run-benchmark", "merge", "plugins", "describe", "try-me"):
+        assert f"  {command} " in out
+    assert editkit()[1] == out
+    assert "Do what the test wants." in editkit("try-me", "--help")[1]
+
+
+def test_version(editkit: Cli) -> None:
+    assert editkit("--version")[:2] == (0, f"editkit {__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("return", 5, ""),
+        ("exit", 7, ""),
+        ("raise", 1, "error: unexpected ValueError: a long story\n  try: the same command with"),
+        ("interrupt", 130, "interrupted\n"),
+    ],
+)
+def test_how_a_command_ends(guest: Any, editkit: Cli, how: str, code: int, said: str) -> None:
+    returned, _, err = editkit("try-me", how)
+    assert returned == code
+    assert err.startswith(said)
+    assert "Traceback" not in err
+
+
+def test_debug_shows_where_an_error_came_from(
+    guest: Any, editkit: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "Traceback" in editkit("try-me", "raise", "--debug")[2]
+    assert "Traceback" in editkit("--debug", "describe", "nothing")[2]
+    monkeypatch.setenv("EDITKIT_DEBUG", "1")
+    assert "Traceback" in editkit("try-me", "raise")[2]
+
+
+def test_a_command_that_cannot_be_loaded_is_a_plugin_error(guest: Any, editkit: Cli) -> None:
+    code, _, err = editkit("lost")
+    assert code == 3
+    assert "command 'lost' of guest-dist 2.1 could not be loaded" in err
+    assert "see: docs/errors/plugin.md" in err
+
+
+def test_a_plugin_cannot_take_the_name_of_one_of_our_commands(guest: Any, editkit: Cli) -> None:
+    code, out, _ = editkit("plugins")
+    assert code == 0
+    assert "command 'plugins' of guest-dist 2.1 has the name of a command of editkit" in out
+
+
+@pytest.mark.usefixtures("fake_world")
+def test_an_unknown_command_is_answered_with_the_closest(editkit: Cli) -> None:
+    code, _, err = editkit("run-benchmrk")
+    assert code == 2
+    assert err == (
+        "error: there is no command 'run-benchmrk'.\n"
+        "  try: Did you mean 'run-benchmark'?\n"
+        "  see: docs/errors/usage.md\n"
+    )
+
+
+@pytest.mark.usefixtures("fake_world")
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("--nonsense",), 2, "unrecognized arguments"),
+        (("run-benchmark", "--nonsense"), 2, "unrecognized arguments"),
+        (("run-benchmark", "small", "--limit", "0"), 2, "0 is not above 0"),
+        (("run-benchmark", "small", "--shard", "3/2"), 2, "expected I/N"),
+        (("run-benchmark", "small", "--set", "editors.one.strength=x"), 2, "expected a number"),
+        (("run-benchmark", "no/such.yaml"), 2, "there is no benchmark file"),
+        (("run-benchmark", "smal"), 3, "Did you mean 'small'?"),
+        (("run-benchmark", "small", "--editor", "tow"), 3, "Did you mean 'two'?"),
+        (("merge", "a", "no-such-shard"), 4, "there is no result store"),
+    ],
+)
+def test_exit_codes(
+    editkit: Cli, arguments: tuple[str, ...], code: int, said: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    returned, out, err = editkit(*arguments)
+    assert (returned, out) == (code, "")
+    assert said in err
+
+
+def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-c", "from editkit.cli.main import main; exit(main(['plugins']))"],
+        stdout=writing, stderr=subprocess.PIPE, text=True, check=False, cwd=fakes.ROOT,
+    )  # fmt: skip
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 0
+
+
+def test_plugins_shows_broken_ones_with_reasons(
+    fake_world: Path, editkit: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (fake_world / "guest_raises.py").write_text("raise ValueError('bad day')", encoding="utf-8")
+    fakes.write_distribution(fake_world, "bad-dist", {"bad": "guest_raises"}, "3.0")
+    code, out, _ = editkit("plugins")
+    assert code == 0
+    assert "  bad (bad-dist 3.0): ValueError: bad day\n" in out
+    document = json.loads(editkit("plugins", "--json")[1])
+    assert document["broken"] == [
+        {"plugin": "bad", "distribution": "bad-dist", "version": "3.0",
+         "reason": "ValueError: bad day"}
+    ]  # fmt: skip
+    assert {"kind": "editor", "name": "one"}.items() <= document["offers"][0].items()
+    monkeypatch.setenv("EDITKIT_STRICT_PLUGINS", "1")
+    default_registry.cache_clear()
+    assert editkit("plugins")[0] == 3
+    code, _, err = editkit("describe", "one")
+    assert code == 3
+    assert "bad day" in err

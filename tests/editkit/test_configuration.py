@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from pydantic import Field
+
+from editkit import Config, ConfigError, EditorSpec
+from editkit.benchmark.digests import canonical_json, digest
+from editkit.configuration import Layer, model_file_name, resolve_config
+from editkit.plugins import Offer, Source
+
+
+class Optimizer(Config):
+    lr: float = Field(default=0.1, gt=0)
+    """Step."""
+    steps: int = 10
+    """How many."""
+
+
+class Settings(Config):
+    layer: int
+    """Which block."""
+    mode: Literal["fast", "slow"] = "fast"
+    """How."""
+    optimizer: Optimizer = Optimizer()
+    """The optimizer."""
+    seed: int = 7
+    """Of its noise."""
+
+
+def offer(configs: str | None = None) -> Offer:
+    presets: dict[str, dict[str, Any]] = {"published": {"layer": 1}, "paper": {"layer": 2}}
+    spec = EditorSpec("mine", "json:X", f"{__name__}:Settings", "mine", presets, configs)
+    return Offer("editor", spec, Source("mine", "mine", "1"))
+
+
+def file_layer(**values: Any) -> Layer:
+    return Layer(values, "bench.yaml", "editors.0.config")
+
+
+def flag_layer(**values: Any) -> Layer:
+    return Layer(values, "--set", "--set editors.mine")
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    folder = tmp_path / "made_up_configs" / "mine"
+    folder.mkdir(parents=True)
+    (tmp_path / "made_up_configs" / "__init__.py").touch()
+    (folder / "tiny-1.yaml").write_text(
+        "config: {mode: slow, optimizer: {lr: 0.5}}\npreset: paper\nnote: found by a sweep\n",
+        encoding="utf-8",
+    )
+    (folder / "odd.yaml").write_text("confg: {}\n", encoding="utf-8")
+    (folder / "torn.yaml").write_text("config: {mode: [slow\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "made_up_configs:mine"
+
+
+def test_later_layers_win_and_every_value_says_where_it_came_from(configs: str) -> None:
+    resolved = resolve_config(
+        offer(configs),
+        model="someone/Tiny-1",
+        layers=[file_layer(optimizer={"steps": 3}), flag_layer(layer=5)],
+        seed=11,
+    )
+    assert resolved.to_dict() == {
+        "layer": 5,
+        "mode": "slow",
+        "optimizer": {"lr": 0.5, "steps": 3},
+        "seed": 11,
+    }
+    assert resolved.sources == {
+        "layer": "--set",
+        "mode": "made_up_configs/mine/tiny-1.yaml",
+        "optimizer.lr": "made_up_configs/mine/tiny-1.yaml",
+        "optimizer.steps": "bench.yaml",
+        "seed": "run seed",
+    }
+    assert (resolved.preset, resolved.note) == ("paper", "found by a sweep")
+
+
+def test_the_first_preset_is_the_default_and_a_set_seed_stays() -> None:
+    resolved = resolve_config(offer(), layers=[file_layer(seed=3)], seed=11)
+    assert (resolved.preset, resolved.to_dict()["layer"], resolved.to_dict()["seed"]) == (
+        "published",
+        1,
+        3,
+    )
+    assert resolve_config(offer(), preset="paper").sources["layer"] == "preset paper"
+    assert resolve_config(offer()).sources["seed"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (file_layer(layer="x"), r"^editors\.0\.config\.layer: got 'x', expected an integer\.$"),
+        (flag_layer(mode="slwo"), r"--set editors\.mine\.mode: got 'slwo', expected 'fast' or"),
+        (
+            file_layer(optimizer={"lr": -1}),
+            r"editors\.0\.config\.optimizer\.lr: got -1, expected greater than 0",
+        ),
+        (file_layer(optimizer={"lr": float("inf")}), "expected a finite number"),
+        (file_layer(optimizer=3), r"editors\.0\.config\.optimizer: got 3, expected"),
+    ],
+)
+def test_a_wrong_value_is_told_with_its_place(layer: Layer, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(offer(), layers=[layer])
+    assert re.search(said, caught.value.message), caught.value.message
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "place", "meant"),
+    [
+        ({"leyer": 1}, "editors.0.config.leyer", "layer"),
+        ({"optimizer": {"stepz": 1}}, "editors.0.config.optimizer.stepz", "steps"),
+    ],
+)
+def test_an_unknown_field_is_answered_with_the_closest(
+    values: dict[str, Any], place: str, meant: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_config(offer(), layers=[file_layer(**values)])
+    assert caught.value.message == f"{place}: unknown field."
+    assert caught.value.hint == f"Did you mean {meant!r}?"
+
+
+def test_an_unknown_preset_is_answered_with_the_closest() -> None:
+    with pytest.raises(ConfigError, match=r"editors\.0\.preset: .* known: published, paper") as e:
+        resolve_config(offer(), preset="papr", place="editors.0.preset")
+    assert e.value.hint == "Did you mean 'paper'?"
+
+
+def test_a_broken_file_for_the_model_is_told_with_its_place(configs: str) -> None:
+    with pytest.raises(ConfigError, match=r"mine/odd\.yaml: unknown key 'confg'"):
+        resolve_config(offer(configs), model="odd")
+    with pytest.raises(ConfigError, match=r"mine/torn\.yaml line 2"):
+        resolve_config(offer(configs), model="torn")
+    assert resolve_config(offer(configs), model="unheard-of").preset == "published"
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number() -> None:
+    assert resolve_config(offer(), layers=[flag_layer(optimizer={"lr": "5e-4"})]).to_dict()[
+        "optimizer"
+    ] == {"lr": 5e-4, "steps": 10}
+
+
+def test_model_file_names() -> None:
+    assert model_file_name("openai-community/GPT2-xl") == "gpt2-xl.yaml"
+    assert model_file_name("folder/of/atlas/") == "atlas.yaml"
+
+
+def test_canonical_json_does_not_depend_on_order() -> None:
+    assert canonical_json({"b": [1, 2.5], "a": "é"}) == '{"a":"é","b":[1,2.5]}'
+    assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))
