@@ -12,16 +12,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import tracking_uri
 from editkit_plugins.mlflow_tracking.page import Page, finite, parameters, table
 from editkit_plugins.mlflow_tracking.tracker import Tracker
+from editkit_plugins.mlflow_tracking.view import SUMMARY
 
 from editkit import TrackingError
 
 if TYPE_CHECKING:
     from editkit.benchmark.run import Cell, Row, Run
 
-SUMMARY = "summary/score"
 _TABLE_ROWS = 500
 _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
 """What a run's name does not mention."""
@@ -65,7 +66,10 @@ def publish(run: Run, cells: Sequence[Cell], *, anew: bool = False) -> tuple[Tra
         TrackingError: MLflow cannot be reached or refuses.
     """
     tracker = Tracker(
-        tracking_uri(run.out), experiment=experiment_name(run.benchmark), note=_note(run)
+        tracking_uri(run.out),
+        experiment=experiment_name(run.benchmark),
+        note=_note(run),
+        tags={view.TAG: view.shared_view(run.scores)},
     )
     complete = [cell for cell in cells if run.rows(cell) and run.is_complete(cell)]
     return tracker, [

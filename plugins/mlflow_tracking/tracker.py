@@ -40,13 +40,16 @@ class Tracker:
     Args:
         uri: Tracking URI; a local SQLite database is created where it is missing.
         experiment: The experiment's name; created where it is missing.
-        note: The experiment's description, in Markdown.
+        note: The experiment's description, in Markdown; an existing one is left to its readers.
+        tags: More tags of the experiment, kept up to date.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
 
-    def __init__(self, uri: str, *, experiment: str, note: str) -> None:
+    def __init__(
+        self, uri: str, *, experiment: str, note: str = "", tags: Mapping[str, str] = _EMPTY
+    ) -> None:
         self.uri = uri
         self._database = database_file(uri)
         with speaking_to(uri):
@@ -54,7 +57,9 @@ class Tracker:
                 ensure_database(self._database)
             self.client = _client(uri)
             with self._alone():
-                self.experiment_id = self._experiment(experiment, note)
+                self.experiment_id = self._experiment(
+                    experiment, note, {**_EXPERIMENT_TAGS, **tags}
+                )
 
     def publish(
         self, page: Page, *, environment: Mapping[str, Any] = _EMPTY, anew: bool = False
@@ -82,17 +87,20 @@ class Tracker:
             run_id: str = run.info.run_id
             return run_id
 
-    def _experiment(self, name: str, note: str) -> str:
+    def _experiment(self, name: str, note: str, tags: Mapping[str, str]) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             location = None if self._database is None else artifact_folder(self._database).as_uri()
-            tags = {**_EXPERIMENT_TAGS, "mlflow.note.content": note}
-            return str(self.client.create_experiment(name, artifact_location=location, tags=tags))
+            described = {**tags, "mlflow.note.content": note}
+            return str(
+                self.client.create_experiment(name, artifact_location=location, tags=described)
+            )
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         self._check_location(found.artifact_location)
-        if _OURS not in found.tags:  # somebody made the experiment before us; its note is theirs
-            self.client.set_experiment_tag(found.experiment_id, _OURS, _EXPERIMENT_TAGS[_OURS])
+        for key, value in tags.items():
+            if found.tags.get(key) != value:
+                self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
 
     def _check_location(self, location: str) -> None:

@@ -11,12 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import database_file, tracking_uri
 from editkit_plugins.mlflow_tracking.server import address, check_port, log_file, serving
 
 from editkit import TrackingError
-
-_PAGE = "workflowType=machine_learning&compareRunsMode=CHART"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +84,7 @@ def _experiments(uri: str) -> dict[str, str]:
 
 def _tell(url: str, experiments: dict[str, str]) -> None:
     for name, experiment_id in experiments.items():
-        sys.stdout.write(f"{name}: {url}/#/experiments/{experiment_id}/runs?{_PAGE}\n")
+        sys.stdout.write(f"{name}: {url}{view.address(experiment_id)}\n")
     sys.stdout.flush()
 
 

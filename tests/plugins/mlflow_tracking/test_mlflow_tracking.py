@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from editkit_plugins import mlflow_tracking
-from editkit_plugins.mlflow_tracking import export
+from editkit_plugins.mlflow_tracking import export, view
 from editkit_plugins.mlflow_tracking.database import quiet
 from tracking_samples import cell, finished_run, row, run_in, store_rows
 
@@ -63,6 +63,21 @@ def test_every_cell_is_one_flat_run(out: Path) -> None:
     assert "mlflow.parentRunId" not in rome.data.tags
     assert [item.dataset.name for item in none.inputs.dataset_inputs] == ["facts"]
     assert seen.history(rome.info.run_id, "efficacy/score") == [(0.75, rome.info.end_time, 0)]
+    experiment = seen.client.get_experiment(told["experiment_id"])
+    assert "Benchmark **small**" in experiment.tags["mlflow.note.content"]
+    assert view.TAG in experiment.tags
+
+
+def test_a_description_that_somebody_wrote_stays(out: Path) -> None:
+    run = finished_run(out, "rome")
+    told = finish(run)
+    client = Mlflow(told["tracking_uri"]).client
+    client.set_experiment_tag(told["experiment_id"], "mlflow.note.content", "see our paper")
+    client.set_experiment_tag(told["experiment_id"], view.TAG, "broken")
+    finish(run)
+    tags = client.get_experiment(told["experiment_id"]).tags
+    assert tags["mlflow.note.content"] == "see our paper"
+    assert tags[view.TAG] != "broken"
 
 
 def test_artifacts_lie_beside_the_database(out: Path) -> None:

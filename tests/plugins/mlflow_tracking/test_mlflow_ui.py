@@ -77,7 +77,7 @@ def test_it_serves_until_told_to_stop(out: Path, end: signal.Signals) -> None:
             url = f"http://127.0.0.1:{port}"
             assert link == (
                 f"editkit/small: {url}/#/experiments/1/runs"
-                "?workflowType=machine_learning&compareRunsMode=CHART\n"
+                "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=editkit\n"
             )
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{url}/health", timeout=10) as answer:

@@ -1,0 +1,32 @@
+from __future__ import annotations
+
+import json
+
+from editkit_plugins.mlflow_tracking.view import TAG, address, shared_view
+from tracking_samples import SCORES
+
+from editkit import Score
+
+SHORTEST_TAG_LIMIT = 5000  # of the MLflow versions that we allow
+
+
+def test_the_view_shows_the_tables_columns_in_their_order() -> None:
+    view = json.loads(shared_view((*SCORES, Score("fluency/entropy"))))
+    keys = ["summary/score", *(score.key for score in SCORES), "time/edit_s_mean"]
+    assert [chart["metricKey"] for chart in view["compareRunCharts"]] == keys
+    assert view["selectedColumns"] == [f"metrics.`{key}`" for key in keys]
+    assert view["orderByKey"] == "metrics.`summary/score`"
+    sections = {section["uuid"] for section in view["compareRunSections"]}
+    assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == sections
+
+
+def test_a_view_of_many_scores_fits_into_a_tag() -> None:
+    many = [Score(f"some_metric_{number}/magnitude", f"M{number}") for number in range(12)]
+    assert len(shared_view(many)) < SHORTEST_TAG_LIMIT
+
+
+def test_the_link_names_the_view() -> None:
+    assert address("7") == (
+        "/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
+        "&viewStateShareKey=" + TAG.rpartition(".")[2]
+    )
