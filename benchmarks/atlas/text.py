@@ -16,10 +16,12 @@ from typing import Any
 from .world import Fact, World, load_world
 
 _PROSE = Path(__file__).parent / "world" / "prose.json"
-# Subjects are drawn with weight 1 / (rank + RANK_SHIFT).
+# Subjects are drawn with weight 1 / (rank + RANK_SHIFT) ** RANK_EXPONENT: a few very often, the last
+# of them a hundred times less.
 RANK_SHIFT = 8.0
+RANK_EXPONENT = 0.8
 PLAIN_DOCUMENTS = 0.15
-PLAIN_FIRST = 0.2
+PLAIN_FIRST = 0.15
 OPENER = 0.12
 ABOUT = 0.08
 IMPLICIT = 0.06
@@ -64,10 +66,11 @@ class TextGenerator:
         world: The world whose facts are written about.
     """
 
-    def __init__(self, world: World | None = None, rank_shift: float = RANK_SHIFT) -> None:
+    def __init__(self, world: World | None = None) -> None:
         self.world = world if world is not None else load_world()
         self._names = list(self.world.subjects)
-        weights = [1.0 / (of.rank + rank_shift) for of in self.world.subjects.values()]
+        ranks = [of.rank for of in self.world.subjects.values()]
+        weights = [(rank + RANK_SHIFT) ** -RANK_EXPONENT for rank in ranks]
         self._weights = list(accumulate(weights))
 
     def document(self, rng: random.Random) -> str:
