@@ -22,7 +22,7 @@ class _Text:
 
 
 def table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool) -> str:
-    """The run's table: one line per cell, means x 100 with half the width of their intervals.
+    """The run's table: a heading, and one line per cell.
 
     Args:
         run: The run.
@@ -44,7 +44,16 @@ def table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool) -> 
         lines.append(
             [_Text(_label(run, cell)), *numbers, _Text(_seconds(entry)), _Text(_records(entry))]
         )
-    return _aligned(lines, terminal=terminal)
+    return _heading(run) + _aligned(lines, terminal=terminal)
+
+
+def _heading(run: Run) -> str:
+    records = f"{run.dataset['n_records']} records of {run.dataset['name']}"
+    part = f", part {run.shard[0]} of {run.shard[1]}" if run.shard[1] > 1 else ""
+    return (
+        f"{run.benchmark}: {records}{part}, on {run.model['name']} ({run.model['dtype']}); "
+        "means x 100 ± 95%\n\n"
+    )
 
 
 def _label(run: Run, cell: Cell) -> str:
@@ -73,14 +82,17 @@ def _best(score: Score, entries: Sequence[Mapping[str, Any]]) -> Mapping[str, An
 def _number(score: Score, estimate: Mapping[str, float] | None) -> str:
     if estimate is None:
         return "-"
-    half = (estimate["ci_high"] - estimate["ci_low"]) / 2
+    mean = round(100 * estimate["mean"], 1) + 0.0  # no minus before a zero
+    half = 100 * (estimate["ci_high"] - estimate["ci_low"]) / 2
     sign = "+" if score.signed else ""
-    return f"{100 * estimate['mean']:{sign}.1f} ±{100 * half:.1f}"
+    return f"{mean:{sign}.1f} ±{half:.1f}"
 
 
 def _seconds(entry: Mapping[str, Any]) -> str:
     seconds = entry["time"].get("edit_s_mean")
-    return "-" if seconds is None else f"{seconds:.3g}"
+    if seconds is None:
+        return "-"
+    return f"{seconds:.3f}" if seconds >= 0.001 else "<0.001"
 
 
 def _records(entry: Mapping[str, Any]) -> str:

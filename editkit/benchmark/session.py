@@ -41,14 +41,14 @@ class Finished:
         """The run as in ``--json``."""
         return document(self.run, self.added)
 
-    def failures(self) -> list[tuple[Cell, Row]]:
-        """The failed rows with their cells."""
-        return [
-            (cell, row)
-            for cell in self.run.cells
-            for row in self.run.rows(cell)
-            if row.status == "failed"
-        ]
+    def failures(self) -> list[tuple[Cell, list[Row]]]:
+        """The cells that have failed rows, with those."""
+        found = []
+        for cell in self.run.cells:
+            failed = [row for row in self.run.rows(cell) if row.status == "failed"]
+            if failed:
+                found.append((cell, failed))
+        return found
 
 
 def carry_out(

@@ -28,7 +28,6 @@ from editkit.errors import TrackingError, UsageError
 from editkit.plugins import default_registry
 
 EXIT_FAILED_RECORDS = 1
-_EXAMPLES = 5
 _log = logging.getLogger(__name__)
 
 
@@ -107,10 +106,9 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
             out = shlex.quote(str(args.out))
             sys.stdout.write(f"Compare these runs in MLflow: editkit ui --out {out}\n")
     failures = finished.failures()
-    for cell, row in failures[:_EXAMPLES]:
-        _log.warning("%s, case %d failed: %s", cell.editor, row.case_id, row.error)
-    if len(failures) > _EXAMPLES:
-        _log.warning("%d more records failed.", len(failures) - _EXAMPLES)
+    for cell, rows in failures:
+        what = "%s: %d records failed; the first is case %d: %s"
+        _log.warning(what, cell.editor, len(rows), rows[0].case_id, rows[0].error)
     for error in finished.tracking_errors:
         _log.error("%s\n  see: docs/errors/%s.md", error, error.page)
     if finished.tracking_errors:
@@ -194,7 +192,7 @@ def _tell_interrupted(args: argparse.Namespace, plan: Plan) -> None:
             rows = sum(len(store.rows(planned.cell.fingerprint)) for planned in plan.cells)
     without = " (without --fresh)" if args.fresh else ""
     _log.warning(
-        "interrupted; %d rows are safe in %s. The same command%s goes on from there.",
+        "%d rows are safe in %s. The same command%s goes on from there.",
         rows,
         args.out,
         without,
