@@ -38,7 +38,10 @@ def table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool) -> 
     lines = [[_Text(head) for head in ("editor", *(s.label for s in columns), "s/edit", "records")]]
     for cell, entry in zip(run.cells, entries, strict=True):
         numbers = [
-            _Text(_number(score, entry["metrics"].get(score.key)), entry is best[score.key])
+            _Text(
+                _number(score, entry["metrics"].get(score.key)),
+                _is_best(score, entry, best[score.key]),
+            )
             for score in columns
         ]
         lines.append(
@@ -70,13 +73,25 @@ def _label(run: Run, cell: Cell) -> str:
     return f"{cell.editor} ({', '.join(parts)})" if parts else cell.editor
 
 
-def _best(score: Score, entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The entry to set in bold; doing nothing does not count as best."""
-    rivals = [e for e in entries if score.key in e["metrics"] and e["editor"] != _BASELINE]
-    if len(rivals) < 2 or score.higher_is_better is None:
+def _best(score: Score, entries: Sequence[Mapping[str, Any]]) -> float | None:
+    """The best mean among those that compete."""
+    means = [_mean(score, entry) for entry in entries if _competes(score, entry)]
+    if len(means) < 2 or score.higher_is_better is None:
         return None
-    sign = 1 if score.higher_is_better else -1
-    return max(rivals, key=lambda entry: sign * float(entry["metrics"][score.key]["mean"]))
+    return max(means) if score.higher_is_better else min(means)
+
+
+def _is_best(score: Score, entry: Mapping[str, Any], best: float | None) -> bool:
+    return best is not None and _competes(score, entry) and _mean(score, entry) == best
+
+
+def _competes(score: Score, entry: Mapping[str, Any]) -> bool:
+    """Doing nothing does not count as best."""
+    return score.key in entry["metrics"] and entry["editor"] != _BASELINE
+
+
+def _mean(score: Score, entry: Mapping[str, Any]) -> float:
+    return float(entry["metrics"][score.key]["mean"])
 
 
 def _number(score: Score, estimate: Mapping[str, float] | None) -> str:
