@@ -1,13 +1,14 @@
-"""Sources of plain text for statistics: a file, a file of a package, or a dataset of the hub."""
+"""Sources of plain text for statistics: a file, something of a package, or a hub dataset."""
 
 from __future__ import annotations
 
 import dataclasses
 import gzip
 import hashlib
+import importlib
 import importlib.resources
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -20,20 +21,26 @@ class Corpus:
 
     Attributes:
         source: A file (``texts.txt``, one text a line; ``texts.jsonl`` with a key ``text``; either
-            may end in ``.gz``), such a file of an installed package (``package:file.txt``), or
+            may end in ``.gz``), such a file of an installed package (``package:file.txt``), a
+            function of a package that yields texts (``package.module:function``), or
             ``hub:name[:config[:split]]``, streamed through ``datasets``.
     """
 
     source: str
 
     def digest(self) -> str:
-        """Digest of a file's content; for a hub dataset, of its name.
+        """Digest of the content; for a hub dataset, of its name.
 
         Raises:
             ConfigError: The source does not exist.
         """
         if self.source.startswith("hub:"):
             return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
+        if (function := self._function()) is not None:
+            digest = hashlib.blake2b(digest_size=16)
+            for text in function():
+                digest.update(text.encode() + b"\n")
+            return digest.hexdigest()
         return hashlib.blake2b(self._path().read_bytes(), digest_size=16).hexdigest()
 
     def texts(self) -> Iterator[str]:
@@ -42,8 +49,24 @@ class Corpus:
         Raises:
             ConfigError: The source does not exist or cannot be read.
         """
-        lines = self._hub_texts() if self.source.startswith("hub:") else self._file_texts()
+        if self.source.startswith("hub:"):
+            lines = self._hub_texts()
+        elif (function := self._function()) is not None:
+            lines = iter(function())
+        else:
+            lines = self._file_texts()
         return (text for text in lines if text.strip())
+
+    def _function(self) -> Callable[[], Iterable[str]] | None:
+        """The function that the source names, if it names one."""
+        module, colon, name = self.source.partition(":")
+        if not (colon and name.isidentifier() and module.replace(".", "").isidentifier()):
+            return None
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError:
+            return None
+        return found if callable(found) else None
 
     def _path(self) -> Path:
         package, colon, inside = self.source.partition(":")
@@ -57,7 +80,7 @@ class Corpus:
         if not path.is_file():
             raise ConfigError(
                 f"corpus {self.source!r} is no file.",
-                hint="Give a text file, 'package:file', or 'hub:name:config:split'.",
+                hint="Give a text file, 'package:file', 'package.module:function', or 'hub:name:config'.",
             )
         return path
 

@@ -40,7 +40,7 @@ class RomeConfig(Config):
     """Whether the key is whitened by the second moment C of the keys of a corpus."""
 
     corpus: str | None = None
-    """Texts for C: a file, ``package:file``, or ``hub:name:config:split``."""
+    """Texts for C: a file, ``package:file``, ``package.module:function``, ``hub:name:config``."""
 
     corpus_tokens: Count | None = None
     """Use the corpus' first so many tokens; None: all."""

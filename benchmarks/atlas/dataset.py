@@ -1,0 +1,25 @@
+"""The embedded records as a dataset: CounterFact's layout, read from the package."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from editkit import Config
+from editkit_benchmarks.atlas import records_path
+from editkit_plugins.counterfact.config import CounterFactConfig
+from editkit_plugins.counterfact.dataset import CounterFactDataset
+
+
+class AtlasConfig(Config):
+    """Configuration of the dataset ``atlas``."""
+
+    split: Literal["test", "train"] = "test"
+    """``test``, on which results are reported, or ``train``: other subjects, for choosing
+    hyperparameters and for editors that learn."""
+
+
+class AtlasDataset(CounterFactDataset):
+    """Records about the embedded world."""
+
+    def __init__(self, config: AtlasConfig) -> None:
+        super().__init__(CounterFactConfig(path=records_path(config.split)))

@@ -1,0 +1,54 @@
+"""What the embedded world offers: a model, a dataset, the default benchmark, and its command."""
+
+from __future__ import annotations
+
+from editkit import BenchmarkSpec, CommandSpec, DatasetSpec, ModelSpec, hookimpl
+
+
+@hookimpl
+def editkit_models() -> list[ModelSpec]:
+    """Offer the model ``atlas``."""
+    return [
+        ModelSpec(
+            name="atlas",
+            folder="editkit_benchmarks:atlas/model",
+            summary="a small GPT-2 that knows the embedded world, common facts surely, rare hardly",
+        )
+    ]
+
+
+@hookimpl
+def editkit_datasets() -> list[DatasetSpec]:
+    """Offer the dataset ``atlas``."""
+    return [
+        DatasetSpec(
+            name="atlas",
+            factory="editkit_benchmarks.atlas.dataset:AtlasDataset",
+            config="editkit_benchmarks.atlas.dataset:AtlasConfig",
+            summary="counterfactual edits of the embedded world, in CounterFact's layout",
+        )
+    ]
+
+
+@hookimpl
+def editkit_benchmarks() -> list[BenchmarkSpec]:
+    """Offer the benchmark ``atlas``."""
+    return [
+        BenchmarkSpec(
+            name="atlas",
+            file="editkit_benchmarks:atlas.yaml",
+            summary="single-fact edits on the embedded world, scored as in CounterFact",
+        )
+    ]
+
+
+@hookimpl
+def editkit_commands() -> list[CommandSpec]:
+    """Add ``editkit atlas``."""
+    return [
+        CommandSpec(
+            name="atlas",
+            module="editkit_benchmarks.atlas.cli",
+            summary="build, train and measure the embedded world",
+        )
+    ]
