@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from filelock import FileLock
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _DATABASE = "mlflow.db"
+_CREDENTIALS = re.compile(r"//[^/@]*@")
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -32,6 +34,11 @@ _TALKATIVE = ("mlflow", "alembic", "sqlalchemy.engine")
 def tracking_uri(out: Path) -> str:
     """``MLFLOW_TRACKING_URI`` if it is set, else a database in the output folder ``out``."""
     return os.environ.get(_URI_VARIABLE) or f"{_SQLITE}{out.resolve() / _DATABASE}"
+
+
+def shown(uri: str) -> str:
+    """The URI without a user's name and password, to be printed."""
+    return _CREDENTIALS.sub("//", uri)
 
 
 def database_file(uri: str) -> Path | None:

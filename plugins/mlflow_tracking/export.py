@@ -27,11 +27,12 @@ def run(args: argparse.Namespace) -> int:
         StoreError: There is no store in the folder.
         TrackingError: MLflow cannot be reached or refuses.
     """
+    from editkit_plugins.mlflow_tracking.database import shown
     from editkit_plugins.mlflow_tracking.observer import publish
 
     for found in runs_in(args.out):
         tracker, run_ids = publish(found, found.cells, anew=True)
         left_out = len(found.cells) - len(run_ids)
         note = f", {left_out} unfinished left out" if left_out else ""
-        sys.stderr.write(f"{found.benchmark}: {len(run_ids)} runs in {tracker.uri}{note}\n")
+        sys.stderr.write(f"{found.benchmark}: {len(run_ids)} runs in {shown(tracker.uri)}{note}\n")
     return 0

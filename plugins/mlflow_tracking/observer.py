@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from editkit_plugins.mlflow_tracking import view
-from editkit_plugins.mlflow_tracking.database import tracking_uri
+from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
 from editkit_plugins.mlflow_tracking.page import Page, finite, parameters, table
 from editkit_plugins.mlflow_tracking.tracker import Tracker
 from editkit_plugins.mlflow_tracking.view import SUMMARY
@@ -47,7 +47,7 @@ def run_finished(run: Run) -> dict[str, Any]:
     tracker, run_ids = publish(run, run.cells)
     return {
         "mlflow": {
-            "tracking_uri": tracker.uri,
+            "tracking_uri": shown(tracker.uri),
             "experiment_id": tracker.experiment_id,
             "run_ids": run_ids,
         }
@@ -71,7 +71,7 @@ def publish(run: Run, cells: Sequence[Cell], *, anew: bool = False) -> tuple[Tra
         note=_note(run),
         tags={view.TAG: view.shared_view(run.scores)},
     )
-    complete = [cell for cell in cells if run.rows(cell) and run.is_complete(cell)]
+    complete = [cell for cell in cells if run.dataset["n_records"] and run.is_complete(cell)]
     return tracker, [
         tracker.publish(page_of(run, cell), anew=anew, environment=environment())
         for cell in complete

@@ -16,6 +16,7 @@ from editkit_plugins.mlflow_tracking.database import (
     ensure_database,
     lock,
     quiet,
+    shown,
 )
 from editkit_plugins.mlflow_tracking.page import Page
 
@@ -31,6 +32,7 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _PARAMS_PER_CALL = 100
 _SHOWN_DIGEST = 12
 _OURS = "editkit.experiment"
+_ARTIFACTS = "editkit.artifacts"  # where they were when we made the experiment
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", _OURS: "benchmark"}
 
 
@@ -89,28 +91,24 @@ class Tracker:
 
     def _experiment(self, name: str, note: str, tags: Mapping[str, str]) -> str:
         found = self.client.get_experiment_by_name(name)
+        location = None if self._database is None else artifact_folder(self._database).as_uri()
         if found is None:
-            location = None if self._database is None else artifact_folder(self._database).as_uri()
             described = {**tags, "mlflow.note.content": note}
-            return str(
-                self.client.create_experiment(name, artifact_location=location, tags=described)
+            if location is not None:
+                described[_ARTIFACTS] = location
+            return str(self.client.create_experiment(name, location, tags=described))
+        if found.tags.get(_ARTIFACTS, location) != location:
+            raise TrackingError(
+                f"{self._database} was moved: its artifacts belong to {found.tags[_ARTIFACTS]}.",
+                hint="Delete this mlflow.db and run `editkit export-mlflow`, which makes it again "
+                "from the store.",
             )
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
-        self._check_location(found.artifact_location)
         for key, value in tags.items():
             if found.tags.get(key) != value:
                 self.client.set_experiment_tag(found.experiment_id, key, value)
         return str(found.experiment_id)
-
-    def _check_location(self, location: str) -> None:
-        if self._database is None or location == artifact_folder(self._database).as_uri():
-            return
-        raise TrackingError(
-            f"{self._database} was moved: its artifacts belong to {location}.",
-            hint="Delete this mlflow.db and run `editkit export-mlflow`, which makes it again "
-            "from the store.",
-        )
 
     def _create(self, page: Page) -> MlflowRun:
         return self.client.create_run(
@@ -208,8 +206,9 @@ def speaking_to(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow lets its database's, its network's and its own errors out
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = reason.replace(uri, shown(uri))
         raise TrackingError(
-            f"MLflow at {uri} could not be written or read: {reason}",
+            f"MLflow at {shown(uri)} could not be written or read: {reason}",
             hint="All results are safe in the store; when it answers again, run "
             "`editkit export-mlflow`.",
         ) from error

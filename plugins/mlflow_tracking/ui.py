@@ -12,7 +12,7 @@ from types import FrameType
 from typing import NoReturn
 
 from editkit_plugins.mlflow_tracking import view
-from editkit_plugins.mlflow_tracking.database import database_file, tracking_uri
+from editkit_plugins.mlflow_tracking.database import database_file, shown, tracking_uri
 from editkit_plugins.mlflow_tracking.server import address, check_port, log_file, serving
 
 from editkit import TrackingError
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         )
     experiments = _experiments(uri)
     if database is None:  # somebody else's server: it is running already
-        _tell(uri.rstrip("/"), experiments)
+        _tell(shown(uri).rstrip("/"), experiments)
         return 0
     check_port(args.host, args.port)
     with contextlib.suppress(KeyboardInterrupt), _sigterm_ends_us():
@@ -76,7 +76,7 @@ def _experiments(uri: str) -> dict[str, str]:
     found = experiments_with_runs(uri)
     if not found:
         raise TrackingError(
-            f"MLflow at {uri} holds no runs of editkit.",
+            f"MLflow at {shown(uri)} holds no runs of editkit.",
             hint="Run `editkit run-benchmark`, or `editkit export-mlflow` for earlier results.",
         )
     return found

@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from editkit_plugins.mlflow_tracking.database import database_file, ensure_database, quiet
+from editkit_plugins.mlflow_tracking.database import database_file, ensure_database, quiet, shown
 
 CREATE = """
 import sys
@@ -111,3 +111,8 @@ def test_quiet_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_which_uris_are_files(uri: str, file: Path | None) -> None:
     assert database_file(uri) == file
+
+
+def test_passwords_are_not_shown() -> None:
+    assert shown("https://me:secret@mlflow.example/x") == "https://mlflow.example/x"
+    assert shown("sqlite:////data/a@b/mlflow.db") == "sqlite:////data/a@b/mlflow.db"

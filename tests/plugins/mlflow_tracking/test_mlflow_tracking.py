@@ -172,6 +172,15 @@ def test_an_experiment_in_the_bin_is_taken_out(out: Path) -> None:
     assert finish(run)["experiment_id"] == told["experiment_id"]
 
 
+def test_an_experiment_of_somebody_else_is_joined(out: Path, tmp_path: Path) -> None:
+    theirs = (tmp_path / "theirs").as_uri()
+    client = Mlflow(f"sqlite:///{out}/mlflow.db").client
+    experiment_id = client.create_experiment("editkit/small", artifact_location=theirs)
+    told = finish(finished_run(out, "rome"))
+    assert told["experiment_id"] == experiment_id
+    assert (tmp_path / "theirs" / told["run_ids"][0]).is_dir()
+
+
 def test_a_moved_folder_is_told_about(out: Path) -> None:
     run = finished_run(out, "rome")
     finish(run)
@@ -195,7 +204,7 @@ def test_the_user_names_another_place(
 def test_a_service_that_is_down_harms_no_row(
     out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     run = finished_run(out, "rome")
     mlflow_tracking.editkit_cell_finished(run, run.cells[0])
@@ -203,6 +212,7 @@ def test_a_service_that_is_down_harms_no_row(
     with pytest.raises(TrackingError, match=r"http://127\.0\.0\.1:9") as caught:
         mlflow_tracking.editkit_run_finished(run)
     assert caught.value.exit_code == 4
+    assert "secret" not in caught.value.message + caplog.text
     assert "safe in the store" in str(caught.value.hint)
     assert len(run.rows(run.cells[0])) == 3
 
