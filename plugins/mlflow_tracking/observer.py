@@ -86,6 +86,10 @@ def experiment_name(benchmark: str) -> str:
 def page_of(run: Run, cell: Cell) -> Page:
     """What MLflow is told about a cell."""
     rows, summary = run.rows(cell), run.summary(cell)
+    finished = max(row.completed_at for row in rows)
+    # Rows of one batch are stored together and a run may pause for days between two: only the
+    # seconds that were spent tell how long a cell takes.
+    started = finished - sum(_seconds(row) for row in rows)
     records = [_record(row) for row in rows]
     tags = {
         "editor": cell.editor,
@@ -104,8 +108,8 @@ def page_of(run: Run, cell: Cell) -> Page:
     return Page(
         fingerprint=cell.fingerprint,
         name=_name(run, cell),
-        started=_milliseconds(min(row.completed_at - _seconds(row) for row in rows)),
-        finished=_milliseconds(max(row.completed_at for row in rows)),
+        started=_milliseconds(started),
+        finished=_milliseconds(finished),
         params=parameters(cell.params),
         metrics=_metrics(summary),
         tags={key: str(value) for key, value in tags.items() if value not in (None, "")},

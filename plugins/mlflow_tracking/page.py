@@ -21,8 +21,8 @@ class Page:
     Attributes:
         fingerprint: Identity of the cell; the same cell is the same MLflow run for ever.
         name: The run's name in lists and legends.
-        started: When its first record was computed, in milliseconds since 1970.
-        finished: When its last record was computed.
+        started: ``finished`` less the time that was spent on its records.
+        finished: When its last record was computed, in milliseconds since 1970.
         params: What was chosen, one flat value each.
         metrics: What came out; finite numbers only.
         tags: What to group and search by.

@@ -56,7 +56,7 @@ def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
     assert page.params["editor.layer"] == "3"
     assert "preset" not in page.params
     assert page.tags["editor"] == "rome"
-    assert (page.started, page.finished) == ((NOON + 1 - 0.75) * 1000, (NOON + 3) * 1000)
+    assert (page.started, page.finished) == ((NOON + 3 - 3 * 0.75) * 1000, (NOON + 3) * 1000)
     assert set(page.files) == {"config.yaml", "summary.json", "records.json"}
     assert json.loads(page.files["records.json"])["columns"][0] == "case_id"
     assert page.records[0]["efficacy/nll_new"] == [0.1, 0.2]
