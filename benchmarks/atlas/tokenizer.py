@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = 3000
 POSITIONS = 128
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 _DOCUMENTS_BY_FREQUENCY = 8000
 _DOCUMENTS_PER_SUBJECT = 6
 
@@ -68,3 +70,8 @@ def save_tokenizer(folder: Path, vocabulary: int = VOCABULARY) -> None:
     """Learn the tokenizer and write it to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(vocabulary).save_pretrained(folder)
+    # The name that older and newer versions of transformers both load.
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

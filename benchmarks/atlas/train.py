@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from .text import TextGenerator
-from .tokenizer import POSITIONS
+from .tokenizer import POSITIONS, TOKENIZER_FILES
 
 _CHECKPOINT = "checkpoint.safetensors"
 # The same function as GPT-2's gelu_new in one kernel; the saved configuration says gelu_new.
@@ -47,7 +48,7 @@ class TrainingConfig:
     """
 
     seed: int = 0
-    steps: int = 1600
+    steps: int = 1900
     layers: int = 6
     hidden: int = 128
     heads: int = 4
@@ -239,7 +240,9 @@ def train(
                 return False
     model.config.activation_function = "gelu_new"
     model.eval().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_folder / name, out / name)
+    (out / "model.safetensors").chmod(0o644)
     record = json.dumps(asdict(config), indent=2) + "\n"
     (out / "training.json").write_text(record, encoding="utf-8")
     checkpoint.unlink(missing_ok=True)
