@@ -46,8 +46,10 @@ from editkit.interfaces import (
 from editkit.requests import EditRequest
 
 if TYPE_CHECKING:
+    from editkit.delta_files import load_delta, save_delta
     from editkit.deltas import Dense, LowRank, Rows, WeightDelta, applied
     from editkit.edited import EditedModels
+    from editkit.making import make_dataset, make_editor, make_metric
     from editkit.models import LanguageModel, load_model
 
 __version__ = "0.1.0"
@@ -60,7 +62,12 @@ _LAZY = {
     "Rows": "editkit.deltas",
     "WeightDelta": "editkit.deltas",
     "applied": "editkit.deltas",
+    "load_delta": "editkit.delta_files",
     "load_model": "editkit.models",
+    "make_dataset": "editkit.making",
+    "make_editor": "editkit.making",
+    "make_metric": "editkit.making",
+    "save_delta": "editkit.delta_files",
 }
 
 
@@ -110,5 +117,10 @@ __all__ = [
     "WeightDelta",
     "applied",
     "hookimpl",
+    "load_delta",
     "load_model",
+    "make_dataset",
+    "make_editor",
+    "make_metric",
+    "save_delta",
 ]

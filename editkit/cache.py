@@ -19,6 +19,15 @@ from filelock import FileLock
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = [
+    "cache_folder",
+    "cached_tensors",
+    "cached_texts",
+    "digest_of_tensors",
+    "key_of",
+    "write_atomically",
+]
+
 
 def cache_folder() -> Path:
     """The cache's folder; it need not exist."""

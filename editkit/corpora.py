@@ -14,6 +14,8 @@ from typing import IO
 
 from editkit.errors import ConfigError
 
+__all__ = ["Corpus"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Corpus:
@@ -80,7 +82,7 @@ class Corpus:
         if not path.is_file():
             raise ConfigError(
                 f"corpus {self.source!r} is no file.",
-                hint="Give a text file, 'package:file', 'package.module:function', or 'hub:name:config'.",
+                hint="Give a text file, 'package:file', 'package:function', or 'hub:name:config'.",
             )
         return path
 

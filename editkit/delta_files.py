@@ -20,6 +20,8 @@ from editkit.deltas import Change, Dense, LowRank, Rows, WeightDelta
 from editkit.errors import DeltaError
 from editkit.requests import EditRequest
 
+__all__ = ["load_delta", "save_delta"]
+
 _FORMAT = 1
 _KINDS: Mapping[str, type[Change]] = {"low_rank": LowRank, "rows": Rows, "dense": Dense}
 

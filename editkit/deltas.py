@@ -22,6 +22,8 @@ from editkit.layout import as_stored
 from editkit.models.language_model import LanguageModel
 from editkit.requests import EditRequest
 
+__all__ = ["Change", "Dense", "LowRank", "Rows", "WeightDelta", "applied", "check_fits", "stack"]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Change(ABC):

@@ -19,6 +19,8 @@ from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, forward_after, replacing, run_prefix
 
+__all__ = ["CandidateQuery", "EditedModels"]
+
 
 @dataclasses.dataclass(frozen=True)
 class CandidateQuery:

@@ -11,6 +11,8 @@ from transformers.cache_utils import DynamicCache
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward
 
+__all__ = ["sample"]
+
 
 def sample(
     model: LanguageModel,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+__all__ = ["as_stored", "input_major", "is_matrix_module"]
+
 
 def is_matrix_module(module: nn.Module) -> bool:
     """Whether the module computes ``x W + b`` with a weight that this page knows to orient."""

@@ -8,6 +8,16 @@ from typing import Any, Literal
 
 from editkit.errors import RequestError
 
+__all__ = [
+    "EditRequest",
+    "Offsets",
+    "SubjectPosition",
+    "fill",
+    "subject_span",
+    "token_position",
+    "token_span",
+]
+
 SubjectPosition = Literal["subject_first", "subject_last", "subject_first_after_last", "last"]
 """Names of the token positions that editors and locators may ask for."""
 

@@ -23,6 +23,8 @@ from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, recording
 
+__all__ = ["SecondMoment", "compute_second_moment", "read_published", "second_moment"]
+
 _TOKENS_PER_PASS = 4096
 
 

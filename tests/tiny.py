@@ -1,4 +1,4 @@
-"""Tiny models made in-process: random weights, a byte-level tokenizer trained on a few sentences."""
+"""Tiny models made in-process: random weights, a byte-level tokenizer of a few sentences."""
 
 from __future__ import annotations
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from editkit.requests import SubjectPosition, token_position
 
+__all__ = ["Completion", "Encoding", "chunks_by_tokens", "padded"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:

@@ -20,6 +20,18 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from editkit.models.language_model import LanguageModel
 
+__all__ = [
+    "Activation",
+    "Prefix",
+    "Tail",
+    "first",
+    "forward",
+    "forward_after",
+    "recording",
+    "replacing",
+    "run_prefix",
+]
+
 # Arguments of a block whose first dimension counts tokens, not rows.
 _NOT_BY_ROW = frozenset({"cache_position"})
 

@@ -8,10 +8,9 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from editkit import Dataset, DatasetError, Records
 from editkit_plugins.counterfact.config import CounterFactConfig
 from editkit_plugins.counterfact.parsing import parse_records
-
-from editkit import Dataset, DatasetError, Records
 
 _GZIP_MAGIC = b"\x1f\x8b"
 

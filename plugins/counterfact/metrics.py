@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import ClassVar, Literal, NamedTuple
 
-from editkit_plugins.counterfact.config import ChoiceConfig
-
 from editkit import EditedModels, Metric, Record
 from editkit.edited import CandidateQuery
+from editkit_plugins.counterfact.config import ChoiceConfig
 
 ScoreRow = dict[str, float | list[float]]
 

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-from editkit_plugins.finetune.config import FineTuneConfig
 from torch import Tensor
 
 from editkit import Dense, Editor, EditRequest, WeightDelta
@@ -19,6 +18,7 @@ from editkit.layout import input_major
 from editkit.models import Completion, LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import Tail, replacing
+from editkit_plugins.finetune.config import FineTuneConfig
 
 Weights = dict[str, Tensor]
 """Trained parameters by name, input-major."""

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from editkit import TrackingError
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
 from editkit_plugins.mlflow_tracking.page import Page, finite, parameters, table
 from editkit_plugins.mlflow_tracking.tracker import Tracker
 from editkit_plugins.mlflow_tracking.view import SUMMARY
-
-from editkit import TrackingError
 
 if TYPE_CHECKING:
     from editkit.benchmark.run import Cell, Row, Run

@@ -14,9 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from editkit_plugins.mlflow_tracking.database import artifact_folder, child_environment
-
 from editkit import TrackingError, UsageError
+from editkit_plugins.mlflow_tracking.database import artifact_folder, child_environment
 
 _START_SECONDS = 90.0
 _STOP_SECONDS = 10.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from editkit import EditkitError, TrackingError
 from editkit_plugins.mlflow_tracking.database import (
     artifact_folder,
     database_file,
@@ -19,8 +20,6 @@ from editkit_plugins.mlflow_tracking.database import (
     shown,
 )
 from editkit_plugins.mlflow_tracking.page import Page
-
-from editkit import EditkitError, TrackingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,11 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from editkit import TrackingError
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import database_file, shown, tracking_uri
 from editkit_plugins.mlflow_tracking.server import address, check_port, log_file, serving
-
-from editkit import TrackingError
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from editkit_plugins.rome.config import RomeConfig
 
 from editkit.cache import cached_texts
 from editkit.generation import sample
 from editkit.models import LanguageModel
+from editkit_plugins.rome.config import RomeConfig
 
 
 def contexts(model: LanguageModel, config: RomeConfig) -> tuple[str, ...]:

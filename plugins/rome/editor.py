@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.contexts import contexts
-from editkit_plugins.rome.plain import find_value_plainly
-from editkit_plugins.rome.rows import RequestRows, request_rows
-from editkit_plugins.rome.value import Value, find_values
 from torch import Tensor
 
 from editkit import ConfigError, Editor, EditRequest, LowRank, WeightDelta
 from editkit.corpora import Corpus
 from editkit.models import LanguageModel
 from editkit.statistics import SecondMoment, read_published, second_moment
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.contexts import contexts
+from editkit_plugins.rome.plain import find_value_plainly
+from editkit_plugins.rome.rows import RequestRows, request_rows
+from editkit_plugins.rome.value import Value, find_values
 
 
 @dataclasses.dataclass(frozen=True)

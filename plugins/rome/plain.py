@@ -6,14 +6,14 @@ Slow and simple: what the fast path in ``value.py`` is compared with.
 from __future__ import annotations
 
 import torch
-from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.rows import RequestRows
-from editkit_plugins.rome.value import Loss, Value
 from torch import Tensor
 
 from editkit.models import LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording, replacing
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.rows import RequestRows
+from editkit_plugins.rome.value import Loss, Value
 
 
 def find_value_plainly(

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from editkit_plugins.rome.config import RomeConfig
-
 from editkit import EditRequest
 from editkit.models import Encoding, LanguageModel
 from editkit.requests import fill, subject_span
+from editkit_plugins.rome.config import RomeConfig
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,13 +12,13 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
-from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.rows import RequestRows
 from torch import Tensor
 
 from editkit.models import LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import Tail, recording, run_prefix
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.rows import RequestRows
 
 
 @dataclasses.dataclass(frozen=True)

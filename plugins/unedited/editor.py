@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editkit_plugins.unedited.config import NoEditorConfig
-
 from editkit import Editor, EditRequest, WeightDelta
+from editkit_plugins.unedited.config import NoEditorConfig
 
 if TYPE_CHECKING:
     from editkit import LanguageModel

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from editkit_benchmarks.atlas import corpus_texts, model_path
 from editkit_benchmarks.atlas.recall import QUARTERS, measure_recall, whole_object_correct
 from editkit_benchmarks.atlas.tokenizer import build_tokenizer
 from editkit_benchmarks.atlas.train import TrainingConfig, train
 from editkit_benchmarks.atlas.world import load_world
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 TINY = TrainingConfig(steps=6, layers=1, hidden=16, heads=2, rows=4, row_tokens=32, warmup=2)
 

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 
 import pytest
+
 from editkit_benchmarks.atlas import essence_path, records_path, reference_texts_path
 from editkit_benchmarks.atlas.records import build_records, render_files
 from editkit_benchmarks.atlas.world import load_world

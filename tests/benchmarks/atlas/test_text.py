@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 
 import pytest
+
 from editkit_benchmarks.atlas import corpus_texts
 from editkit_benchmarks.atlas.text import (
     TextGenerator,

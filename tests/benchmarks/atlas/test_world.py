@@ -3,6 +3,7 @@
 from collections import Counter
 
 import pytest
+
 from editkit_benchmarks.atlas.world import HELD_OUT_PER_FACT, load_world
 
 WORLD = load_world()

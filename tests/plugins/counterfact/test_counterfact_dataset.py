@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 from counterfact_samples import raw_record
-from editkit_plugins.counterfact.config import CounterFactConfig
-from editkit_plugins.counterfact.dataset import CounterFactDataset
 from pydantic import ValidationError
 
 from editkit import DatasetError
+from editkit_plugins.counterfact.config import CounterFactConfig
+from editkit_plugins.counterfact.dataset import CounterFactDataset
 
 
 def load(path: Path) -> Any:

@@ -7,6 +7,9 @@ from typing import Any, cast
 
 import pytest
 from counterfact_samples import raw_record
+
+from editkit import EditedModels, MetricSpec, Record
+from editkit.edited import CandidateQuery
 from editkit_plugins import counterfact
 from editkit_plugins.counterfact.config import ChoiceConfig
 from editkit_plugins.counterfact.metrics import (
@@ -17,9 +20,6 @@ from editkit_plugins.counterfact.metrics import (
     SameSubject,
 )
 from editkit_plugins.counterfact.parsing import parse_record
-
-from editkit import EditedModels, MetricSpec, Record
-from editkit.edited import CandidateQuery
 
 
 @dataclasses.dataclass

@@ -9,13 +9,13 @@ from statistics import fmean
 from typing import Any
 
 import pytest
+
+from editkit import EditedModels, load_model
 from editkit_plugins.counterfact.config import ChoiceConfig, CounterFactConfig
 from editkit_plugins.counterfact.dataset import CounterFactDataset
 from editkit_plugins.counterfact.metrics import ChoiceMetric, Efficacy, Neighborhood, Paraphrase
 from editkit_plugins.unedited.config import NoEditorConfig
 from editkit_plugins.unedited.editor import NoEditor
-
-from editkit import EditedModels, load_model
 
 NLL_TOLERANCE = 2e-5
 METRICS: tuple[type[ChoiceMetric], ...] = (Efficacy, Paraphrase, Neighborhood)

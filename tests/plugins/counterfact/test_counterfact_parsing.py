@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from counterfact_samples import raw_record
-from editkit_plugins.counterfact.parsing import parse_records
 from hypothesis import given
 from hypothesis import strategies as st
+
+from editkit_plugins.counterfact.parsing import parse_records
 
 
 def test_a_record_becomes_a_request_probes_and_texts() -> None:

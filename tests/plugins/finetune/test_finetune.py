@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from editkit_plugins.finetune.config import ConstrainedFineTuneConfig, FineTuneConfig
-from editkit_plugins.finetune.editor import FineTuneEditor
 
 from editkit import Dense, applied
+from editkit_plugins.finetune.config import ConstrainedFineTuneConfig, FineTuneConfig
+from editkit_plugins.finetune.editor import FineTuneEditor
 from tests.plugins.rome.test_rome import REQUESTS
 from tests.tiny import ARCHITECTURES, tiny
 

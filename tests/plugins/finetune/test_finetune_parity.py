@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from editkit_plugins.finetune.config import ConstrainedFineTuneConfig, FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor, Training
-
 from tests.parity import Parity, difference
 
 CONFIGS = {

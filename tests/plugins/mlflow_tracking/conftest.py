@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from editkit_plugins.mlflow_tracking.database import ensure_database, quiet
 
 

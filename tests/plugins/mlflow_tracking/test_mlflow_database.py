@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+
 from editkit_plugins.mlflow_tracking.database import database_file, ensure_database, quiet, shown
 
 CREATE = """

@@ -5,9 +5,10 @@ import math
 from pathlib import Path
 
 import pytest
+from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, store_rows
+
 from editkit_plugins.mlflow_tracking.observer import page_of
 from editkit_plugins.mlflow_tracking.page import finite, parameters, table
-from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, store_rows
 
 
 def test_infinite_numbers_never_reach_mlflow() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from editkit_plugins import mlflow_tracking
-from editkit_plugins.mlflow_tracking import export, view
-from editkit_plugins.mlflow_tracking.database import quiet
 from tracking_samples import cell, finished_run, row, run_in, store_rows
 
 from editkit import StoreError, TrackingError
 from editkit.benchmark.run import Run
+from editkit_plugins import mlflow_tracking
+from editkit_plugins.mlflow_tracking import export, view
+from editkit_plugins.mlflow_tracking.database import quiet
 
 
 class Mlflow:

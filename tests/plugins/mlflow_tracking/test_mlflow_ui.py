@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from editkit_plugins import mlflow_tracking
-from editkit_plugins.mlflow_tracking import ui
 from tracking_samples import finished_run
 
 from editkit import TrackingError, UsageError
+from editkit_plugins import mlflow_tracking
+from editkit_plugins.mlflow_tracking import ui
 
 SERVE = """
 import sys

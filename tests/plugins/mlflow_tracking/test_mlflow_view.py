@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import json
 
-from editkit_plugins.mlflow_tracking.view import TAG, address, shared_view
 from tracking_samples import SCORES
 
 from editkit import Score
+from editkit_plugins.mlflow_tracking.view import TAG, address, shared_view
 
 SHORTEST_TAG_LIMIT = 5000  # of the MLflow versions that we allow
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.contexts import contexts
-from editkit_plugins.rome.editor import RomeEditor
 
 from editkit import ConfigError, EditRequest, LowRank, RequestError, applied
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.contexts import contexts
+from editkit_plugins.rome.editor import RomeEditor
 from tests.parity import difference
 from tests.tiny import ARCHITECTURES, SENTENCES, tiny
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.editor import RomeEditor, Solution
 
 from editkit.models import LanguageModel
 from editkit.statistics import SecondMoment, compute_second_moment
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.editor import RomeEditor, Solution
 from tests.parity import Parity, difference
 
 # The statistic and the templates are pinned; what remains is rounding. The published code inverts

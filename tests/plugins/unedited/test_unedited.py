@@ -3,11 +3,10 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+from editkit import EditRequest, LanguageModel
 from editkit_plugins.unedited import editkit_editors
 from editkit_plugins.unedited.config import NoEditorConfig
 from editkit_plugins.unedited.editor import NoEditor
-
-from editkit import EditRequest, LanguageModel
 
 MODEL = cast(LanguageModel, SimpleNamespace(fingerprint="f00"))
 REQUEST = EditRequest(prompt="{} stands in", subject="the Fish Market", target_new="Oslo")

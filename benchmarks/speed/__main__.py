@@ -1,0 +1,75 @@
+"""``python -m editkit_benchmarks.speed``: print each ratio, both ways timed in this run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+
+from editkit_benchmarks.speed.cases import CASES, Case, Work
+
+
+def measure(case: Case, repeats: int) -> dict[str, Any]:
+    """Time both ways in turn, best of ``repeats``, after one untimed run of each."""
+    fast, n_fast, plain, n_plain = case.make()
+    expected, found = plain(), fast()
+    apart = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+    times: dict[str, list[float]] = {"fast": [], "plain": []}
+    for _ in range(repeats):
+        times["fast"].append(_seconds(fast) / n_fast)
+        times["plain"].append(_seconds(plain) / n_plain)
+    best = {way: min(seconds) for way, seconds in times.items()}
+    return {
+        "case": case.name,
+        "title": case.title,
+        "fast_ms": 1000 * best["fast"],
+        "plain_ms": 1000 * best["plain"],
+        "ratio": best["plain"] / best["fast"],
+        "bar": case.bar,
+        "largest_difference": apart,
+    }
+
+
+def _seconds(work: Work) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    """Run the chosen cases and print a line for each."""
+    parser = argparse.ArgumentParser(prog="editkit_benchmarks.speed", description=__doc__)
+    parser.add_argument(
+        "cases", nargs="*", metavar="CASE", help="some of the cases; all by default"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="best of so many (3)")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    known = {case.name: case for case in CASES}
+    unknown = [name for name in args.cases if name not in known]
+    if unknown:
+        parser.error(f"no case {unknown[0]!r}; there are {', '.join(known)}")
+    results = []
+    for name in args.cases or known:
+        result = measure(known[name], args.repeats)
+        results.append(result)
+        if not args.json:
+            sys.stdout.write(
+                f"{result['ratio']:6.1f}x (bar {result['bar']:g}x)  {result['title']}\n"
+                f"         {result['fast_ms']:.1f} ms against {result['plain_ms']:.1f} ms a unit; "
+                f"largest difference {result['largest_difference']:.1e}\n"
+            )
+            sys.stdout.flush()
+    if args.json:
+        sys.stdout.write(json.dumps({"threads": args.threads, "results": results}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

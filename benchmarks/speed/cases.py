@@ -1,0 +1,148 @@
+"""What is compared with what. Every case checks that both ways give the same numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from editkit import EditedModels, LanguageModel, Probe, Record, WeightDelta, applied, load_model
+from editkit.edited import CandidateQuery
+from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
+from editkit_benchmarks.speed.plain import probe_nll
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.contexts import contexts
+from editkit_plugins.rome.editor import RomeEditor
+
+Work = Callable[[], Sequence[float]]
+"""Does some work, and returns numbers that both ways must agree on."""
+
+_KINDS = ("rewrite", "paraphrase", "neighborhood")
+_CORPUS = {"corpus": "editkit_benchmarks.atlas:corpus_texts", "corpus_tokens": 50_000}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One comparison.
+
+    Attributes:
+        name: Name on the command line.
+        title: What is compared.
+        bar: The ratio that the project asks of itself.
+        make: Builds the fast and the plain way, and how many units of work each does.
+    """
+
+    name: str
+    title: str
+    bar: float
+    make: Callable[[], tuple[Work, int, Work, int]]
+
+
+@functools.cache
+def _atlas() -> LanguageModel:
+    return load_model("atlas")
+
+
+@functools.cache
+def _gpt2_small() -> LanguageModel:
+    """GPT-2 small's shape with random weights, and the embedded tokenizer's ids."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hf = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0))
+    return LanguageModel(hf, _atlas().tokenizer, name="gpt2-small-random")
+
+
+@functools.cache
+def _records(n: int) -> tuple[Record, ...]:
+    return AtlasDataset(AtlasConfig()).load().records[:n]
+
+
+def _probes(record: Record) -> list[Probe]:
+    return [probe for kind in _KINDS for probe in record.probes[kind]]
+
+
+def _queries(edit: int, record: Record) -> list[CandidateQuery]:
+    return [
+        CandidateQuery(edit, probe.prompt, (probe.target_new, probe.target_true))
+        for probe in _probes(record)
+    ]
+
+
+def _scoring() -> tuple[Work, int, Work, int]:
+    model, records = _atlas(), _records(32)
+    config = RomeConfig(layer=1, weight_decay=0.1, ridge=1e-3, **_CORPUS)
+    deltas = RomeEditor(config).edit(model, [record.request for record in records])
+
+    def together() -> list[float]:
+        queries = [q for edit, record in enumerate(records) for q in _queries(edit, record)]
+        return [x for row in EditedModels(model, deltas).candidate_nll(queries) for x in row]
+
+    def one_at_a_time() -> list[float]:
+        found = []
+        for delta, record in zip(deltas, records, strict=True):
+            with applied(model, delta):
+                found += [x for pair in probe_nll(model, _probes(record)) for x in pair]
+        return found
+
+    return together, len(records), one_at_a_time, len(records)
+
+
+def _rome(
+    model: Callable[[], LanguageModel], *, layer: int, n_fast: int, n_plain: int
+) -> tuple[Work, int, Work, int]:
+    requests = [record.request for record in _records(n_fast)]
+    # Contexts of the embedded model, so that both models see the same texts; every edit runs all
+    # its steps, so that none gets away with less work.
+    texts = contexts(_atlas(), RomeConfig())[1:]
+    values = {"layer": layer, "weight_decay": 0.1, "stop_loss": 0.0, "second_moment": False}
+    fast = RomeEditor(RomeConfig(**values, contexts=texts))
+    plain = RomeEditor(RomeConfig(**values, contexts=texts, plain=True))
+
+    def run(editor: RomeEditor, n: int) -> list[float]:
+        solved = editor.solve(model(), requests[:n])
+        return [loss.total for solution in solved[:n_plain] for loss in solution.value.losses]
+
+    return (lambda: run(fast, n_fast)), n_fast, (lambda: run(plain, n_plain)), n_plain
+
+
+def _prompts() -> tuple[Work, int, Work, int]:
+    model, records = _gpt2_small(), _records(4)
+    empty = [WeightDelta({}, record.request, "none", {}, model.fingerprint) for record in records]
+
+    def shared_prefix() -> list[float]:
+        found: list[float] = []
+        for delta, record in zip(empty, records, strict=True):
+            rows = EditedModels(model, [delta]).candidate_nll(_queries(0, record))
+            found += [x for row in rows for x in row]
+        return found
+
+    def whole_texts() -> list[float]:
+        return [x for r in records for pair in probe_nll(model, _probes(r)) for x in pair]
+
+    return shared_prefix, len(records), whole_texts, len(records)
+
+
+CASES = (
+    Case("scoring", "atlas: 32 edited models scored together, against one at a time", 5, _scoring),
+    Case(
+        "rome-atlas",
+        "atlas: ROME with reuse and batching, against plain",
+        8,
+        functools.partial(_rome, _atlas, layer=1, n_fast=20, n_plain=3),
+    ),
+    Case(
+        "rome-gpt2-small",
+        "GPT-2-small shape: ROME with reuse and batching, against plain",
+        8,
+        functools.partial(_rome, _gpt2_small, layer=4, n_fast=8, n_plain=1),
+    ),
+    Case(
+        "prompts",
+        "GPT-2-small shape: a record's prompts with shared prefix, against whole texts",
+        3,
+        _prompts,
+    ),
+)

@@ -1,0 +1,59 @@
+"""Making a plugin's editor, metric, dataset or locator by name, for use from Python."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from editkit.configuration import Layer, resolve_config
+from editkit.interfaces import Dataset, Editor, Metric
+from editkit.plugins import default_registry
+
+if TYPE_CHECKING:
+    from editkit.interfaces import Kind
+    from editkit.models import LanguageModel
+
+__all__ = ["make_dataset", "make_editor", "make_metric"]
+
+
+def make_editor(
+    name: str, model: LanguageModel | str, *, preset: str | None = None, **config: Any
+) -> Editor[Any]:
+    """An editor with the configuration that suits a model, as a benchmark would make it.
+
+    Args:
+        name: An installed editor: ``rome``, ``ft``, ``ft+l``.
+        model: The model that will be edited, or its name; hyperparameter files go by its name.
+        preset: A preset of the editor; None: its default.
+        config: Values that win over the preset's and the file's.
+
+    Raises:
+        PluginError: There is no such editor.
+        ConfigError: A value or preset is wrong.
+    """
+    model_name = model if isinstance(model, str) else model.name
+    return cast("Editor[Any]", _make("editor", name, config, model=model_name, preset=preset))
+
+
+def make_dataset(name: str, **config: Any) -> Dataset[Any]:
+    """A dataset by name; errors as for :func:`make_editor`."""
+    return cast("Dataset[Any]", _make("dataset", name, config))
+
+
+def make_metric(name: str, **config: Any) -> Metric[Any]:
+    """A metric by name; errors as for :func:`make_editor`."""
+    return cast("Metric[Any]", _make("metric", name, config))
+
+
+def _make(
+    kind: Kind,
+    name: str,
+    values: dict[str, Any],
+    *,
+    model: str | None = None,
+    preset: str | None = None,
+) -> Any:
+    registry = default_registry()
+    offer = registry.get(kind, name)
+    given = Layer(values, "argument", name)
+    resolved = resolve_config(offer, model=model, preset=preset, layers=[given])
+    return registry.build(kind, name, resolved.config)
