@@ -80,6 +80,12 @@ def test_a_description_that_somebody_wrote_stays(out: Path) -> None:
     assert tags[view.TAG] != "broken"
 
 
+def test_runs_are_painted_in_colors_of_their_own(out: Path) -> None:
+    told = finish(finished_run(out, "none", "rome", "ft", "ft+l"))
+    colors = [run.data.tags["mlflow.runColor"] for run in Mlflow(told["tracking_uri"]).runs()]
+    assert len(set(colors)) == 4
+
+
 def test_artifacts_lie_beside_the_database(out: Path) -> None:
     run_id = finish(finished_run(out, "rome"))["run_ids"][0]
     folder = out / "mlartifacts" / run_id / "artifacts"
