@@ -214,7 +214,11 @@ def _model_file(offer: Offer, model: str) -> _ModelFile:
     try:
         file = importlib.resources.files(package)
     except ModuleNotFoundError:
-        return _ModelFile()
+        raise PluginError(
+            f"{offer.kind} {offer.name!r} of {offer.source} names {folder!r} for its files of "
+            f"values, but there is no package {package!r}.",
+            hint="Install the plugin again, or tell its author.",
+        ) from None
     for part in (*inside.split("/"), model_file_name(model)):
         file = file / part if part else file
     if not file.is_file():

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from editkit import Config, ConfigError, EditorSpec
+from editkit import Config, ConfigError, EditorSpec, PluginError
 from editkit.benchmark.digests import canonical_json, digest
 from editkit.configuration import Layer, model_file_name, resolve_config
 from editkit.plugins import Offer, Source
@@ -160,3 +160,8 @@ def test_canonical_json_does_not_depend_on_order() -> None:
     assert digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(float("nan"))
+
+
+def test_a_plugin_that_names_a_package_that_is_not_there_is_told() -> None:
+    with pytest.raises(PluginError, match="there is no package 'no_such_package'"):
+        resolve_config(offer("no_such_package:mine"), model="tiny")
