@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from editkit.interfaces import Score
 
+__all__ = ["STORE_FILE", "Cell", "Row", "Run", "runs_in"]
+
 STORE_FILE = "results.sqlite"
 
 
