@@ -103,12 +103,11 @@ def test_interrupted_it_keeps_rows_and_says_how_to_go_on(
 
 
 def test_two_processes_do_not_work_on_one_folder(command: Any, tmp_path: Path) -> None:
-    first = command(tmp_path / "out", "--set", "editors.two.sleep=0.1")
+    first = command(tmp_path / "out", "--set", "editors.two.sleep=2")
     wait_for_rows(tmp_path / "out", first)
     code, _, err = finish(command(tmp_path / "out"))
     assert code == 4
     assert f"process {first.pid} is running" in err
-    assert finish(first)[0] == 0
 
 
 def test_shards_work_on_one_folder_at_the_same_time(command: Any, tmp_path: Path) -> None:
