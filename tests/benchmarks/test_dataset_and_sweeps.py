@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from editkit import load_model, make_dataset
+from editkit_benchmarks.sweeps import GRIDS, METRICS, score, settings
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_every_embedded_record_is_sound(split: str) -> None:
+    loaded = make_dataset("atlas", split=split).load()
+    assert not loaded.rejected
+    assert len(loaded.records) >= (800 if split == "test" else 500)
+    assert len({record.case_id for record in loaded.records}) == len(loaded.records)
+    for record in loaded.records:
+        assert len(record.probes["paraphrase"]) == 2
+        assert len(record.probes["neighborhood"]) >= 5 or split == "train"
+        assert record.probes["same_subject"]
+
+
+def test_the_splits_share_no_subject() -> None:
+    subjects = [
+        {record.request.subject for record in make_dataset("atlas", split=split).load().records}
+        for split in ("test", "train")
+    ]
+    assert not subjects[0] & subjects[1]
+
+
+def test_a_setting_of_each_sweep_is_scored() -> None:
+    model = load_model("atlas")
+    records = make_dataset("atlas", split="train").load().records[:2]
+    for editor in ("ft", "ft+l"):
+        values = next(settings(editor))
+        assert values.keys() == GRIDS[editor].keys()
+        found = score(model, editor, {**values, "steps": 2}, records)
+        assert 0 <= found["summary/score"] <= 1
+        assert {f"{name.replace('-', '_')}/score" for name in METRICS} <= found.keys()

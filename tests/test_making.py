@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import pytest
+
+from editkit import ConfigError, PluginError, make_dataset, make_editor, make_metric
+
+
+def test_an_editor_gets_the_values_of_its_model() -> None:
+    atlas = make_editor("rome", "atlas").config
+    assert atlas.corpus == "editkit_benchmarks.atlas:corpus_texts"
+    assert make_editor("rome", "atlas", layer=3).config.layer == 3
+    assert make_editor("rome", "some-model").config.corpus is None
+    assert make_editor("rome", "atlas", preset="corrected").config.update_key == "mean"
+
+
+def test_wrong_names_and_values_say_so() -> None:
+    with pytest.raises(PluginError, match="'rome'"):
+        make_editor("roem", "atlas")
+    with pytest.raises(ConfigError, match="layer"):
+        make_editor("rome", "atlas", layer="two")
+    with pytest.raises(ConfigError, match="layer"):
+        make_editor("rome", "atlas", layr=2)
+
+
+def test_datasets_and_metrics_too() -> None:
+    assert make_dataset("atlas", split="train").config.split == "train"
+    assert make_metric("efficacy").config is not None
