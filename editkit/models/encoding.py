@@ -17,6 +17,8 @@ from editkit.requests import SubjectPosition, token_position
 
 __all__ = ["Completion", "Encoding", "chunks_by_tokens", "padded"]
 
+_TOKENS_PER_CALL = 200
+
 
 @dataclasses.dataclass(frozen=True)
 class Encoding:
@@ -66,22 +68,47 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> Tensor:
     return torch.tensor(table, dtype=torch.long, device=device)
 
 
-def chunks_by_tokens(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Cut row numbers into batches of similar length with at most ``budget`` padded tokens.
+def chunks_by_tokens(lengths: Sequence[int], budget: int, *, rows: int = 1) -> list[list[int]]:
+    """Cut items into batches of similar length, so that little is spent on padding.
 
-    The cut depends on the lengths alone, so the same rows always meet in the same batches.
+    The cut is the cheapest one for the lengths given, where a batch costs its padded tokens and a
+    constant; it depends on the lengths alone, so the same items always meet in the same batches.
 
     Args:
-        lengths: Length of each row.
-        budget: Most tokens of a batch, padding included; a longer single row stands alone.
+        lengths: Length of each item.
+        budget: Most tokens of a batch, padding included; a longer single item stands alone.
+        rows: Rows of that length in each item.
 
     Returns:
-        Batches of row numbers, shortest rows first.
+        Batches of item numbers, shortest items first.
     """
+    order = sorted(range(len(lengths)), key=lambda item: lengths[item])
+    ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or _longer(lengths, order, i)]
+    starts = [0, *ends[:-1]]
+    # best[j]: the least cost of the items up to ends[j - 1], and where its last batch starts.
+    best: list[tuple[float, int]] = [(0.0, 0)]
+    for end in ends:
+        width = lengths[order[end - 1]]
+        costs = [
+            (best[i][0] + _cost((end - start) * rows * width, budget), start)
+            for i, start in enumerate(starts[: len(best)])
+        ]
+        best.append(min(costs))
     batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if batches and (len(batches[-1]) + 1) * lengths[row] <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
+    end = len(order)
+    while end:
+        start = best[ends.index(end) + 1][1]
+        width = max(lengths[order[end - 1]], 1)
+        size = max(1, budget // (rows * width))
+        batches += [order[i : min(i + size, end)] for i in range(start, end, size)][::-1]
+        end = start
+    return batches[::-1]
+
+
+def _longer(lengths: Sequence[int], order: Sequence[int], i: int) -> bool:
+    return lengths[order[i + 1]] > lengths[order[i]]
+
+
+def _cost(tokens: int, budget: int) -> float:
+    """Cost of a batch in tokens; every forward pass costs as much as some hundred of them."""
+    return tokens + _TOKENS_PER_CALL * -(-tokens // budget)

@@ -11,6 +11,7 @@ from torch import Tensor
 from editkit import ConfigError, Editor, EditRequest, LowRank, WeightDelta
 from editkit.corpora import Corpus
 from editkit.models import LanguageModel
+from editkit.models.encoding import chunks_by_tokens
 from editkit.statistics import SecondMoment, read_published, second_moment
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
@@ -101,12 +102,11 @@ class RomeEditor(Editor[RomeConfig]):
         whitening = self._whitening(model)
         rows = [request_rows(model, request, before, self.config) for request in requests]
         with model.frozen(), torch.enable_grad():
-            values = [
-                value
-                for group in self._groups(model, rows, layer)
-                for value in self._values(model, group, layer)
-            ]
-        return [self._solution(value, whitening) for value in values]
+            values: dict[int, Value] = {}
+            for group in self._groups(model, rows, layer):
+                found = self._values(model, [rows[i] for i in group], layer)
+                values.update(zip(group, found, strict=True))
+        return [self._solution(values[i], whitening) for i in range(len(rows))]
 
     def _values(self, model: LanguageModel, rows: Sequence[RequestRows], layer: int) -> list[Value]:
         if self.config.plain:
@@ -115,13 +115,12 @@ class RomeEditor(Editor[RomeConfig]):
 
     def _groups(
         self, model: LanguageModel, rows: Sequence[RequestRows], layer: int
-    ) -> list[Sequence[RequestRows]]:
-        """Requests that are optimised together, as many as the memory allows."""
-        longest = max(len(r.ids) - r.position for each in rows for r in each.all)
-        numbers_per_token = 40 * model.hidden_size * (model.n_layers - layer)
-        per_request = 4 * len(rows[0].all) * longest * numbers_per_token
-        size = max(1, self.config.memory_mb * 2**20 // per_request)
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
+    ) -> list[list[int]]:
+        """Requests that are optimised together: of similar length, as many as memory allows."""
+        lengths = [max(len(row.ids) - row.position for row in each.all) for each in rows]
+        bytes_per_token = 4 * 40 * model.hidden_size * (model.n_layers - layer)
+        budget = self.config.memory_mb * 2**20 // bytes_per_token
+        return chunks_by_tokens(lengths, budget, rows=len(rows[0].all))
 
     def _solution(self, value: Value, whitening: _Whitening | None) -> Solution:
         """The rank-one update of Meng et al. 2022, equation 2."""
