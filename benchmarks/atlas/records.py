@@ -25,6 +25,8 @@ GENERATIONS = 10
 # Fewest other subjects of the same relation and object; their wordings then vary.
 FEWEST_HOLDERS = {"test": 4, "train": 2}
 _DISTRACTOR = 0.5
+# 1 draws neighbours evenly from all frequencies; smaller, more of them from the rarer.
+_TOWARDS_RARE = 0.6
 # Case numbers of the second split start here, so that the two never share one.
 _FIRST_CASE = {"test": 0, "train": 100_000}
 
@@ -95,8 +97,11 @@ class RecordWriter:
         """Write up to ``count`` different prompts about other subjects, common and rare ones."""
         names = self._holders(relation, value, but)
         if len(names) > count:
-            # One from each of ``count`` equal slices of the frequency ranking.
-            edges = [len(names) * place // count for place in range(count + 1)]
+            # One from each of ``count`` slices of the frequency ranking, thinner where it is rarer:
+            # what a model knows less surely is what an edit disturbs first.
+            edges = [round(len(names) * (k / count) ** _TOWARDS_RARE) for k in range(count + 1)]
+            for place in range(count - 1, 0, -1):
+                edges[place] = min(edges[place], edges[place + 1] - 1)
             names = [rng.choice(names[lo:hi]) for lo, hi in pairwise(edges)]
         wordings = self._world.relations[relation].wordings
         prompts: list[str] = []

@@ -16,10 +16,10 @@ from typing import Any
 from .world import Fact, World, load_world
 
 _PROSE = Path(__file__).parent / "world" / "prose.json"
-# Subjects are drawn with weight 1 / (rank + RANK_SHIFT) ** RANK_EXPONENT: the last of them sixty
+# Subjects are drawn with weight 1 / (rank + RANK_SHIFT) ** RANK_EXPONENT: the last of them a hundred
 # times less often than the first.
 RANK_SHIFT = 8.0
-RANK_EXPONENT = 0.8
+RANK_EXPONENT = 0.9
 PLAIN_DOCUMENTS = 0.15
 PLAIN_FIRST = 0.15
 OPENER = 0.12

@@ -48,7 +48,7 @@ class TrainingConfig:
     """
 
     seed: int = 0
-    steps: int = 1900
+    steps: int = 1700
     layers: int = 6
     hidden: int = 128
     heads: int = 4
