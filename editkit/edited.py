@@ -117,16 +117,20 @@ class EditedModels:
         """
         if not self._batchable:
             return self._one_by_one(queries)
-        branches = [
-            (number, self.model.complete([q.prompt] * len(q.candidates), q.candidates))
+        flat = [
+            (number, place)
             for number, q in enumerate(queries)
+            for place in range(len(q.candidates))
         ]
+        completions = self.model.complete(
+            [queries[number].prompt for number, _ in flat],
+            [queries[number].candidates[place] for number, place in flat],
+        )
         # Candidates nearly always agree on where the prompt's tokens end; where they do not, the
         # query splits into several prompts.
         prompts: dict[tuple[int, tuple[int, ...]], list[tuple[int, Completion]]] = {}
-        for number, completions in branches:
-            for place, completion in enumerate(completions):
-                prompts.setdefault((number, completion.prompt), []).append((place, completion))
+        for (number, place), completion in zip(flat, completions, strict=True):
+            prompts.setdefault((number, completion.prompt), []).append((place, completion))
         answers = [[0.0] * len(query.candidates) for query in queries]
         keys = list(prompts)
         with torch.no_grad():

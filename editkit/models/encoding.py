@@ -17,7 +17,7 @@ from editkit.requests import SubjectPosition, token_position
 
 __all__ = ["Completion", "Encoding", "chunks_by_tokens", "padded"]
 
-_TOKENS_PER_CALL = 200
+_TOKENS_PER_CALL = 48
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,5 +110,5 @@ def _longer(lengths: Sequence[int], order: Sequence[int], i: int) -> bool:
 
 
 def _cost(tokens: int, budget: int) -> float:
-    """Cost of a batch in tokens; every forward pass costs as much as some hundred of them."""
+    """Cost of a batch in tokens; every forward pass costs as much as some dozens of them."""
     return tokens + _TOKENS_PER_CALL * -(-tokens // budget)
