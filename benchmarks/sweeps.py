@@ -20,17 +20,13 @@ from editkit import EditedModels, LanguageModel, Record, load_model, make_editor
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "rome": {
-        "layer": [0, 1, 2, 3],
-        "weight_decay": [0.5, 0.1, 0.02],
-        "clamp": [4.0, 8.0],
-        "ridge": [1e-3, 1e-2, 1e-1],
-    },
-    "ft": {"layer": [0, 1, 2, 3], "lr": [2e-4, 5e-4, 1e-3, 5e-3]},
+    "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.2, 0.3, 0.4]},
+    "ft": {"layer": [0, 1], "lr": [2e-4, 5e-4, 1e-3], "stop_loss": [0.01, 0.2, 0.4]},
     "ft+l": {
-        "layer": [0, 1, 2],
-        "lr": [5e-4, 1e-3, 5e-3],
-        "max_change": [5e-4, 1e-3, 2e-3, 5e-3],
+        "layer": [0, 1],
+        "lr": [1e-3],
+        "max_change": [2e-3, 4e-3, 6e-3, 1e-2],
+        "stop_loss": [0.01, 0.4],
     },
 }
 """Values tried for each editor, all combinations; everything else is at its default."""
@@ -71,7 +67,7 @@ def main() -> int:
     """Run a sweep and print its settings, best first."""
     parser = argparse.ArgumentParser(prog="editkit_benchmarks.sweeps", description=__doc__)
     parser.add_argument("editors", nargs="*", default=[], help="all, or some of: rome ft ft+l")
-    parser.add_argument("--limit", type=int, default=50, help="train records to score (50)")
+    parser.add_argument("--limit", type=int, default=100, help="train records to score (100)")
     parser.add_argument("--model", default="atlas", help="the model (atlas)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
