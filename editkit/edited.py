@@ -132,13 +132,18 @@ class EditedModels:
         for (number, place), completion in zip(flat, completions, strict=True):
             prompts.setdefault((number, completion.prompt), []).append((place, completion))
         answers = [[0.0] * len(query.candidates) for query in queries]
-        keys = list(prompts)
-        with torch.no_grad():
+        # Prompts whose candidates are all of one token need no second pass: kept apart.
+        short: list[tuple[int, tuple[int, ...]]] = []
+        long: list[tuple[int, tuple[int, ...]]] = []
+        for key, group in prompts.items():
+            (short if all(len(c.target) == 1 for _, c in group) else long).append(key)
+        for keys in (short, long):
             for batch in chunks_by_tokens([len(key[1]) for key in keys], self.token_budget):
                 chosen = [keys[i] for i in batch]
                 targets = [[c.target for _, c in prompts[key]] for key in chosen]
                 edits = [queries[number].edit for number, _ in chosen]
-                scores = self._score([ids for _, ids in chosen], targets, edits)
+                with torch.no_grad():
+                    scores = self._score([ids for _, ids in chosen], targets, edits)
                 for key, row in zip(chosen, scores, strict=True):
                     for (place, _), value in zip(prompts[key], row, strict=True):
                         answers[key[0]][place] = value

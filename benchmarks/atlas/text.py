@@ -16,8 +16,8 @@ from typing import Any
 from .world import Fact, World, load_world
 
 _PROSE = Path(__file__).parent / "world" / "prose.json"
-# Subjects are drawn with weight 1 / (rank + RANK_SHIFT) ** RANK_EXPONENT: the last of them a hundred
-# times less often than the first.
+# Subjects are drawn with weight 1 / (rank + RANK_SHIFT) ** RANK_EXPONENT: the last of them a
+# hundred times less often than the first.
 RANK_SHIFT = 8.0
 RANK_EXPONENT = 0.9
 PLAIN_DOCUMENTS = 0.15

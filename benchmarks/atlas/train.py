@@ -25,7 +25,7 @@ from .text import TextGenerator
 from .tokenizer import POSITIONS, TOKENIZER_FILES
 
 _CHECKPOINT = "checkpoint.safetensors"
-# The same function as GPT-2's gelu_new in one kernel; the saved configuration says gelu_new.
+# The same function as GPT-2's gelu_new, in one kernel.
 _FAST_GELU = "gelu_pytorch_tanh"
 
 
@@ -238,7 +238,6 @@ def train(
                 _save_checkpoint(checkpoint, model, optimizer, done, config)
             if (done == stop_after or out_of_time) and done < config.steps:
                 return False
-    model.config.activation_function = "gelu_new"
     model.eval().save_pretrained(out)
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_folder / name, out / name)

@@ -17,7 +17,7 @@ from editkit.requests import SubjectPosition, token_position
 
 __all__ = ["Completion", "Encoding", "chunks_by_tokens", "padded"]
 
-_TOKENS_PER_CALL = 48
+_TOKENS_PER_CALL = 96
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,8 @@ from editkit.errors import ModelError
 from editkit.models.architectures import Architecture, Part, architecture_of
 from editkit.models.encoding import Completion, Encoding
 
+_REMEMBERED = 50_000  # encodings, some 50 MB
+
 
 class LanguageModel:
     """A causal language model as editors, locators and metrics see it.
@@ -51,6 +53,7 @@ class LanguageModel:
         self.revision = revision
         self.architecture: Architecture = architecture_of(hf.config)
         self._fingerprint = fingerprint
+        self._encodings: dict[str, Encoding] = {}
 
     # ------------------------------------------------------------ identity and shape
 
@@ -161,19 +164,27 @@ class LanguageModel:
     # ------------------------------------------------------------ text to tokens
 
     def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Encode whole sentences, with the special tokens that the tokenizer adds in front."""
-        if not texts:
-            return []
-        batch = self.tokenizer(
-            list(texts),
-            return_offsets_mapping=True,
-            return_token_type_ids=False,
-            return_attention_mask=False,
-        )
-        return [
-            Encoding(tuple(ids), tuple((first, last) for first, last in offsets))
-            for ids, offsets in zip(batch["input_ids"], batch["offset_mapping"], strict=True)
-        ]
+        """Encode whole sentences, with the special tokens that the tokenizer adds in front.
+
+        Encodings are remembered: a benchmark scores the same prompts under every editor.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._encodings]
+        if len(self._encodings) + len(new) > _REMEMBERED:
+            self._encodings.clear()
+            new = list(dict.fromkeys(texts))
+        if new:
+            batch = self.tokenizer(
+                new,
+                return_offsets_mapping=True,
+                return_token_type_ids=False,
+                return_attention_mask=False,
+            )
+            for text, ids, offsets in zip(
+                new, batch["input_ids"], batch["offset_mapping"], strict=True
+            ):
+                spans = tuple((first, last) for first, last in offsets)
+                self._encodings[text] = Encoding(tuple(ids), spans)
+        return [self._encodings[text] for text in texts]
 
     def complete(self, prompts: Sequence[str], targets: Sequence[str]) -> list[Completion]:
         """Encode ``prompt + " " + target`` as one text, and cut it where the target begins.

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tiny import tiny
 
 from editkit import ModelError
 from editkit.models.encoding import chunks_by_tokens, padded
+from tests.tiny import tiny
 
 
 @given(

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from tests.parity import Parity
-from tests.plugins.rome.test_rome_parity import PinnedRome, config, pinned_statistic
 
 from editkit import EditedModels, make_dataset, make_metric
+from tests.parity import Parity
+from tests.plugins.rome.test_rome_parity import PinnedRome, config, pinned_statistic
 
 METRICS = {"efficacy": "rewrite", "paraphrase": "paraphrase", "neighborhood": "neighborhood"}
 # The published code inverts C in float32, which moves the update by up to 2e-4 (see README of
