@@ -172,9 +172,11 @@ def _digest_of_files(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _plain_words(name: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"model {name!r} could not be loaded: {reason}",

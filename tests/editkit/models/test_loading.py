@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import tiny
+
+from editkit import ModelError, load_model
+from editkit.models import fingerprint_of
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    model = tiny()
+    model.hf.save_pretrained(tmp_path / "my-gpt2")
+    model.tokenizer.save_pretrained(tmp_path / "my-gpt2")
+    return tmp_path / "my-gpt2"
+
+
+def test_a_folder_loads_as_it_was_saved(folder: Path) -> None:
+    model = load_model(str(folder))
+    assert model.weights_digest() == tiny().weights_digest()
+    assert model.name == "my-gpt2"
+    assert model.fingerprint == fingerprint_of(str(folder))
+    assert not model.hf.training
+    described = model.describe()
+    assert (described["dtype"], described["device"]) == ("float32", "cpu")
+    assert described["attention"] == model.hf.config._attn_implementation
+    assert described["architecture"] == "gpt2"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_type_is_the_one_asked_for(folder: Path, dtype: str) -> None:
+    model = load_model(str(folder), dtype=dtype)
+    assert model.dtype == getattr(torch, dtype)
+    assert model.fingerprint == fingerprint_of(str(folder))
+
+
+def test_the_fingerprint_follows_weights_config_and_tokenizer(folder: Path) -> None:
+    before = fingerprint_of(str(folder))
+    assert fingerprint_of(str(folder)) == before
+    (folder / "README.md").write_text("irrelevant", encoding="utf-8")
+    assert fingerprint_of(str(folder)) == before
+    for name in ("config.json", "tokenizer.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text + "\n", encoding="utf-8")
+        assert fingerprint_of(str(folder)) != before
+        (folder / name).write_text(text, encoding="utf-8")
+    tiny(seed=1).hf.save_pretrained(folder)
+    assert fingerprint_of(str(folder)) != before
+
+
+def test_the_embedded_model_loads_by_name() -> None:
+    model = load_model("atlas")
+    assert model.name == "atlas"
+    assert model.fingerprint == fingerprint_of("atlas")
+
+
+def test_a_hub_model_is_found_in_the_hubs_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a download leaves behind, without the network."""
+    commit = "0" * 40
+    repository = tmp_path / "hub" / "models--someone--my-gpt2"
+    shutil.copytree(folder, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = load_model("someone/my-gpt2")
+    assert model.name == "someone/my-gpt2"
+    assert model.weights_digest() == tiny().weights_digest()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "int8"}, r"dtype is 'int8'.*float32, bfloat16, float16"),
+        ({"device": "warp"}, r"device is 'warp'.*cpu, cuda"),
+        pytest.param(
+            {"device": "cuda"},
+            r"torch sees no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
+    ],
+)
+def test_types_and_devices_that_do_not_exist(folder: Path, arguments, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        load_model(str(folder), **arguments)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
+def test_folders_that_do_not_exist(name: str) -> None:
+    with pytest.raises(ModelError, match="is no folder"):
+        load_model(name)
+
+
+def test_hub_models_that_cannot_be_had_offline() -> None:
+    with pytest.raises(ModelError, match=r"'no-such-model'.*Registered models: atlas"):
+        load_model("no-such-model")
+
+
+def test_pickled_weights_are_not_read(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(tiny().hf.state_dict(), folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="no .*safetensors"):
+        load_model(str(folder))
+
+
+def test_damaged_and_incomplete_folders_say_what_is_missing(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:100])
+    with pytest.raises(ModelError, match=r"could not be loaded"):
+        load_model(str(folder))
+    weights.write_bytes(content)
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"could not be loaded"):
+        load_model(str(folder))
