@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import tiny
 
 from editkit import ModelError, load_model
 from editkit.models import fingerprint_of
+from tests.tiny import tiny
 
 
 @pytest.fixture
