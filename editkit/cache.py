@@ -25,6 +25,7 @@ __all__ = [
     "cached_texts",
     "digest_of_tensors",
     "key_of",
+    "read_safetensors",
     "write_atomically",
 ]
 
@@ -97,17 +98,27 @@ def _write(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Ten
 
 def _read(path: Path) -> dict[str, Tensor] | None:
     """The tensors of a file, or None if it is missing or damaged."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
-    if not path.is_file():
-        return None
     try:
-        with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        metadata, tensors = read_safetensors(path)
     except (SafetensorError, OSError):
         return None
     return tensors if metadata.get("digest") == digest_of_tensors(tensors) else None
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file.
+
+    Raises:
+        OSError: The file cannot be read.
+        SafetensorError: It is damaged, or no safetensors file.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stream:
+        names = stream.keys()
+        return stream.metadata() or {}, {name: stream.get_tensor(name) for name in names}
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from editkit.cache import digest_of_tensors, write_atomically
+from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
 from editkit.deltas import Change, Dense, LowRank, Rows, WeightDelta
 from editkit.errors import DeltaError
 from editkit.requests import EditRequest
@@ -64,9 +64,7 @@ def load_delta(path: str | Path) -> WeightDelta:
     if not path.is_file():
         raise DeltaError(f"{path} does not exist.", hint="Check the path of the edit.")
     try:
-        with safe_open(path, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        metadata, tensors = read_safetensors(path)
     except (SafetensorError, OSError) as error:
         raise DeltaError(
             f"{path} is damaged or no safetensors file: {error}",

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from editkit.errors import DeltaError
 from editkit.layout import as_stored
@@ -67,14 +68,17 @@ class LowRank(Change):
                 hint="Give (in, r) and (r, out).",
             )
 
-    def dense(self) -> Tensor:  # noqa: D102
+    @override
+    def dense(self) -> Tensor:
         return self.left @ self.right
 
-    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def tensors(self) -> dict[str, Tensor]:
         return {"left": self.left, "right": self.right}
 
     @property
-    def shape(self) -> tuple[int, ...]:  # noqa: D102
+    @override
+    def shape(self) -> tuple[int, ...]:
         return self.left.shape[0], self.right.shape[1]
 
 
@@ -102,16 +106,19 @@ class Rows(Change):
                 hint="Give distinct indices within the rows, and one row of values for each.",
             )
 
-    def dense(self) -> Tensor:  # noqa: D102
+    @override
+    def dense(self) -> Tensor:
         whole = self.values.new_zeros(self.shape)
         whole[self.indices] = self.values
         return whole
 
-    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def tensors(self) -> dict[str, Tensor]:
         return {"indices": self.indices, "values": self.values}
 
     @property
-    def shape(self) -> tuple[int, ...]:  # noqa: D102
+    @override
+    def shape(self) -> tuple[int, ...]:
         return self.n_rows, self.values.shape[1]
 
 
@@ -125,14 +132,17 @@ class Dense(Change):
 
     values: Tensor
 
-    def dense(self) -> Tensor:  # noqa: D102
+    @override
+    def dense(self) -> Tensor:
         return self.values
 
-    def tensors(self) -> dict[str, Tensor]:  # noqa: D102
+    @override
+    def tensors(self) -> dict[str, Tensor]:
         return {"values": self.values}
 
     @property
-    def shape(self) -> tuple[int, ...]:  # noqa: D102
+    @override
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape)
 
 

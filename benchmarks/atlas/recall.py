@@ -120,12 +120,11 @@ def measure_recall(
         seen=share(lambda fact, seen: seen),
         held_out=share(lambda fact, seen: not seen),
         by_quarter={
-            name: share(lambda fact, seen, place=place: quarter[fact.subject] == place)  # type: ignore[misc]
+            name: share(lambda fact, seen, place=place: quarter[fact.subject] == place)
             for place, name in enumerate(QUARTERS)
         },
         by_relation={
-            key: share(lambda fact, seen, key=key: fact.relation == key)  # type: ignore[misc]
-            for key in world.relations
+            key: share(lambda fact, seen, key=key: fact.relation == key) for key in world.relations
         },
         prompts=len(asked),
     )

@@ -71,7 +71,8 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Device of the embeddings, where token ids go."""
-        return self.module(self.architecture.embedding).weight.device  # type: ignore[return-value]
+        device: torch.device = self.hf.get_input_embeddings().weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
