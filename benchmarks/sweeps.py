@@ -20,14 +20,9 @@ from editkit import EditedModels, LanguageModel, Record, load_model, make_editor
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.2, 0.3, 0.4]},
+    "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.3]},
     "ft": {"layer": [0, 1], "lr": [2e-4, 5e-4, 1e-3], "stop_loss": [0.01, 0.2, 0.4]},
-    "ft+l": {
-        "layer": [0, 1],
-        "lr": [1e-3],
-        "max_change": [2e-3, 4e-3, 6e-3, 1e-2],
-        "stop_loss": [0.01, 0.4],
-    },
+    "ft+l": {"max_change": [3e-3, 4e-3, 6e-3, 1e-2], "stop_loss": [0.01, 0.4]},
 }
 """Values tried for each editor, all combinations; everything else is at its default."""
 

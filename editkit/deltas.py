@@ -159,7 +159,7 @@ class WeightDelta:
         notes: Plain facts about the edit: ``loss``, ``unstable`` with its reason.
     """
 
-    changes: Mapping[str, Change]
+    changes: Mapping[str, Change] = dataclasses.field(repr=False)
     request: EditRequest | tuple[EditRequest, ...] | None
     editor: str
     config: Mapping[str, Any]

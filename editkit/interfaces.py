@@ -139,6 +139,13 @@ class Configurable(Generic[ConfigT]):
 class Editor(Configurable[ConfigT], ABC):
     """Turns edit requests into weight deltas, and leaves the model as it was."""
 
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model that this configuration does not fit; quick, before any work is done.
+
+        Raises:
+            EditkitError: A layer that the model does not have, say.
+        """
+
     def prepare(self, model: LanguageModel) -> None:
         """Get what the method needs for this model (statistics, trained networks); idempotent."""
 

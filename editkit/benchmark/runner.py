@@ -72,11 +72,13 @@ class Runner:
             guard = WeightGuard(model)
             for planned in self.plan.cells:  # all are built first: what is broken shows at once
                 if left[planned.cell.fingerprint]:
-                    workers[planned.cell.fingerprint] = _CellRunner(self, planned, model, guard)
+                    worker = _CellRunner(self, planned, model, guard)
+                    worker.editor.check(model)
+                    workers[planned.cell.fingerprint] = worker
         for planned in self.plan.cells:
             fingerprint = planned.cell.fingerprint
-            if worker := workers.pop(fingerprint, None):
-                worker.execute(left[fingerprint])
+            if fingerprint in workers:
+                workers.pop(fingerprint).execute(left[fingerprint])
             if self.run.is_complete(planned.cell):
                 self.observers.cell_finished(self.run, planned.cell)
 
@@ -130,9 +132,9 @@ class _CellRunner:
         """One row per record of the batch, in its order."""
         try:
             rows = self._attempt(batch.index, batch.records)
-        except MemoryError:
-            raise
         except Exception as error:
+            if _ends_the_run(error):
+                raise
             _log.debug("batch %d of %s failed", batch.index, self.cell.editor, exc_info=error)
             rows = [self._alone(batch.index, record) for record in batch.records]
         peak = peak_rss_mb()
@@ -150,9 +152,9 @@ class _CellRunner:
         """A record of a batch that failed as a whole: only the culprit fails again."""
         try:
             return self._attempt(index, (record,))[0]
-        except MemoryError:
-            raise
         except Exception as error:
+            if _ends_the_run(error):
+                raise
             _log.debug("case %d of %s failed", record.case_id, self.cell.editor, exc_info=error)
             return _failed(record, _reason(error))
 
@@ -233,6 +235,12 @@ def _failed(
     notes: Mapping[str, Any] | None = None,
 ) -> Row:
     return Row(record.case_id, "failed", times=times or {}, notes=notes or {}, error=reason)
+
+
+def _ends_the_run(error: Exception) -> bool:
+    """Whether an error says something of the plugin or the machine, and nothing of the record."""
+    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return out_of_memory or isinstance(error, PluginError)
 
 
 def _reason(error: Exception) -> str:

@@ -107,7 +107,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
             sys.stdout.write(f"Compare these runs in MLflow: editkit ui --out {out}\n")
     failures = finished.failures()
     for cell, rows in failures:
-        what = "%s: %d records failed; the first is case %d: %s"
+        what = "%s: %d records failed (--fresh tries them again); the first is case %d: %s"
         _log.warning(what, cell.editor, len(rows), rows[0].case_id, rows[0].error)
     for error in finished.tracking_errors:
         _log.error("%s\n  see: docs/errors/%s.md", error, error.page)

@@ -40,6 +40,14 @@ class Training:
 class FineTuneEditor(Editor[FineTuneConfig]):
     """Constrained or unconstrained fine-tuning (Zhu et al. 2020; Meng et al. 2022, appendix E)."""
 
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a layer that the model does not have.
+
+        Raises:
+            ModelError: There is no such layer.
+        """
+        model.check_layer(self.config.layer)
+
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One dense delta per request; with ``joint``, the same delta for all of them."""
         trained = self.train(model, requests)

@@ -52,6 +52,17 @@ class RomeEditor(Editor[RomeConfig]):
         model.check_layer(layer)
         return layer
 
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a layer that the model does not have, and a second moment of no corpus.
+
+        Raises:
+            ModelError: There is no such layer.
+            ConfigError: A second moment is wanted, but no corpus and no file was named.
+        """
+        self.layer(model)
+        if self.config.second_moment and self.config.second_moment_file is None:
+            self._corpus()
+
     def prepare(self, model: LanguageModel) -> None:
         """Sample the contexts and get the second moment, both cached.
 
@@ -158,13 +169,15 @@ class RomeEditor(Editor[RomeConfig]):
     def _statistic(self, model: LanguageModel, path: str) -> SecondMoment:
         if self.config.second_moment_file is not None:
             return read_published(self.config.second_moment_file)
+        return second_moment(model, path, self._corpus(), tokens=self.config.corpus_tokens)
+
+    def _corpus(self) -> Corpus:
         if self.config.corpus is None:
             raise ConfigError(
                 "rome needs a corpus for the second moment of its keys, and none is named.",
                 hint="Set editors.rome.corpus (or second_moment_file), or second_moment: false.",
             )
-        corpus = Corpus(self.config.corpus)
-        return second_moment(model, path, corpus, tokens=self.config.corpus_tokens)
+        return Corpus(self.config.corpus)
 
 
 @dataclasses.dataclass(frozen=True)

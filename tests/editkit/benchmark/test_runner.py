@@ -156,11 +156,13 @@ def test_what_is_not_finite_fails_its_record_only(
     assert failed[0].times["edit_s"] >= 0
 
 
-def test_an_editor_that_loses_requests_fails_its_records(bench: Any, tmp_path: Path) -> None:
-    code, document = bench("--editor", "short")
-    assert code == 1
-    assert document["cells"][0]["records"] == {"done": 0, "failed": 23}
-    assert "returned 0 deltas for 1 requests" in str(rows(tmp_path / "out")[0].error)
+def test_an_editor_that_loses_requests_ends_the_run(editkit: Cli, tmp_path: Path) -> None:
+    """It breaks its contract: no record is at fault, so none is stored as failed."""
+    out = tmp_path / "out"
+    code, _, err = editkit("run-benchmark", "small", "--out", out, "--editor", "short")
+    assert code == 3
+    assert "deltas for" in err
+    assert not rows(out)
 
 
 def test_an_editor_that_changes_the_model_is_named_and_its_rows_go(

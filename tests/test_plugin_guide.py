@@ -1,0 +1,62 @@
+"""The guide for plugin authors works as printed: its example is written out, offered and run."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from editkit import EditedModels, EditRequest, ModelError, load_model
+from editkit.configuration import Layer, resolve_config
+from editkit.edited import CandidateQuery
+from editkit.plugins import Registry
+
+GUIDE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+    """A registry with the guide's plugin in it."""
+    text = GUIDE.read_text(encoding="utf-8")
+    files = re.findall(r"```python\n# (my_package/\w+\.py)\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _ in files] == [
+        "my_package/__init__.py",
+        "my_package/config.py",
+        "my_package/editor.py",
+    ]
+    for name, code in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        monkeypatch.delitem(sys.modules, name)
+    my_package = importlib.import_module("my_package")
+    found = Registry()
+    found.register(my_package, name="mine", distribution="my-package", version="0.1.0")
+    return found
+
+
+def test_the_guides_editor_edits(registry: Registry) -> None:
+    offer = registry.get("editor", "mine")
+    editor = registry.build("editor", "mine", resolve_config(offer).config)
+    model = load_model("atlas")
+    before = model.weights_digest()
+    request = EditRequest("The capital of {} is", "France", "Rome", "Paris")
+    deltas = editor.edit(model, [request])
+    assert model.weights_digest() == before
+    assert editor.edit(model, []) == []
+    edited = EditedModels(model, deltas)
+    query = CandidateQuery(0, request.sentence, ("Rome", "Paris"))
+    [[new_after, _]] = edited.candidate_nll([query])
+    [[new_before, _]] = edited.unedited().candidate_nll([query])
+    assert new_after < new_before
+
+
+def test_the_guides_editor_refuses_a_wrong_layer_at_once(registry: Registry) -> None:
+    offer = registry.get("editor", "mine")
+    config = resolve_config(offer, layers=[Layer({"layer": 99}, "test", "mine")]).config
+    with pytest.raises(ModelError, match="layer 99 does not exist"):
+        registry.build("editor", "mine", config).check(load_model("atlas"))
