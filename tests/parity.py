@@ -20,13 +20,15 @@ class Parity:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._arrays: dict[str, dict[str, Tensor]] = {}
 
     def json(self, name: str) -> Any:
         return json.loads((self.folder / name).read_text(encoding="utf-8"))
 
-    @functools.cache  # noqa: B019 - one object for the whole session
     def arrays(self, name: str) -> dict[str, Tensor]:
-        return load_file(self.folder / name / "arrays.safetensors")
+        if name not in self._arrays:
+            self._arrays[name] = load_file(self.folder / name / "arrays.safetensors")
+        return self._arrays[name]
 
     @functools.cached_property
     def model(self) -> LanguageModel:

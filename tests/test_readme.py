@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,10 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
     [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     exec(compile(example, "README.md", "exec"), namespace)
     assert (tmp_path / "corolla.safetensors").stat().st_size < 8192
-    assert namespace["delta"].request == namespace["request"]  # type: ignore[attr-defined]
+    assert namespace["delta"].request == namespace["request"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 
 class BadScores(Exception):
@@ -34,9 +35,9 @@ def collect(
     return scores, details
 
 
-def _number(metric: str, key: str, value: object) -> float:
+def _number(metric: str, key: str, value: Any) -> float:
     try:
-        number = float(value)  # type: ignore[arg-type]  # numpy and torch scalars are welcome
+        number = float(value)  # scalars of numpy and torch are welcome
     except (TypeError, ValueError):
         raise BadScores(f"metric {metric!r} gives {key} = {value!r}, expected a number") from None
     if not math.isfinite(number):

@@ -18,7 +18,7 @@ def small() -> Benchmark:
 
 
 def changed(**flags: object) -> Benchmark:
-    return apply_flags(small(), Flags(**flags))[0]  # type: ignore[arg-type]
+    return apply_flags(small(), Flags(**flags))[0]
 
 
 def test_short_forms_and_defaults() -> None:
