@@ -1,4 +1,4 @@
-"""Sampling text from a model with top-k, seeded, in batches."""
+"""Sampling text from a model with top-k, seeded, in batches; the contexts that editors use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from editkit.cache import cached_texts
+from editkit.errors import ModelError
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward
 
-__all__ = ["sample"]
+__all__ = ["sample", "sampled_contexts"]
 
 
 def sample(
@@ -51,3 +53,50 @@ def sample(
             ids = top.indices.gather(1, choice)  # (n, 1)
             drawn.append(ids)
     return [[int(token) for token in row] for row in torch.cat(drawn, dim=1)]
+
+
+def sampled_contexts(
+    model: LanguageModel, lengths: Sequence[tuple[int, int]], *, top_k: int, seed: int
+) -> list[str]:
+    """Short texts ``"x. "`` that the model writes by itself, to stand before a prompt.
+
+    Samples start at the model's start (or end) of text token, which is not part of the text; they
+    are kept in the cache by model, lengths and seed.
+
+    Args:
+        model: The model.
+        lengths: How many, and the new tokens of each.
+        top_k: Only the k most likely tokens are drawn.
+        seed: Seed of the samples.
+
+    Raises:
+        ModelError: The tokenizer has no token that starts or ends a text.
+    """
+    start = model.tokenizer.bos_token_id
+    if start is None:
+        start = model.tokenizer.eos_token_id
+    if start is None:
+        raise ModelError(
+            f"the tokenizer of {model.name} has no token that starts or ends a text, so no "
+            "contexts can be sampled.",
+            hint="Set bos_token or eos_token in its tokenizer_config.json.",
+        )
+    description = {
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "lengths": list(lengths),
+        "top_k": top_k,
+        "seed": seed,
+    }
+
+    def make() -> list[str]:
+        generator = torch.Generator().manual_seed(seed)
+        return [
+            f"{model.tokenizer.decode(ids)}. "
+            for n, length in lengths
+            for ids in sample(
+                model, [start], n=n, new_tokens=length, top_k=top_k, generator=generator
+            )
+        ]
+
+    return cached_texts("contexts", description, make)

@@ -115,8 +115,9 @@ class Localization:
         fact: The fact.
         tokens: The prompt's tokens as text.
         kind: What a site is: ``state``, ``mlp``, ``attn``, ``neuron``.
-        scores: Nested lists (tokens, layers) of effects.
+        scores: Nested lists (tokens, layers) of effects; 0 where nothing was traced.
         baselines: Named reference values, such as ``clean`` and ``corrupted`` probability.
+        neurons: For kind ``neuron``: single neurons as (layer, neuron, effect), largest first.
     """
 
     fact: Fact
@@ -124,6 +125,7 @@ class Localization:
     kind: str
     scores: tuple[tuple[float, ...], ...]
     baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    neurons: tuple[tuple[int, int, float], ...] = ()
 
 
 # ---------------------------------------------------------------- what plugins implement

@@ -336,6 +336,16 @@ class Tail:
             hidden = call(self.model.block(layer), hidden)
         return hidden
 
+    def above(self, layer: int, hidden: Tensor) -> Tail:
+        """The tail from a later block on.
+
+        Args:
+            layer: That block.
+            hidden: Its input, (B, S, H).
+        """
+        calls = self._calls[layer - self.start :]
+        return dataclasses.replace(self, start=layer, hidden=hidden, _calls=calls)
+
     def select(self, rows: Tensor) -> Tail:
         """The tail of other rows: ``rows[i]`` names the old row of new row ``i``."""
         cache = None if self._cache is None else _frozen_cache(self._cache, rows)

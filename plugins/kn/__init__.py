@@ -1,0 +1,53 @@
+"""Knowledge neurons (Dai et al. 2022): an editor, and the locator that it is built on."""
+
+from __future__ import annotations
+
+from editkit import EditorSpec, LocatorSpec, hookimpl
+
+PUBLISHED: dict[str, object] = {}
+PAPER = {
+    "site": "post_activation",
+    "alphas": "right",
+    "target_space": True,
+    "refine": True,
+}
+ORIGINAL = {
+    "site": "post_activation",
+    "alphas": "left",
+    "target_space": True,
+    "refine": True,
+    "p": 0.7,
+    "wanted_neurons": [2, 5],
+    "old_token": "target_true",
+    "old_scale": 1.0,
+    "new_scale": 8.0,
+    "scale_by": "row",
+}
+
+
+@hookimpl
+def editkit_editors() -> list[EditorSpec]:
+    """Offer ``kn``."""
+    return [
+        EditorSpec(
+            name="kn",
+            factory="editkit_plugins.kn.editor:KnEditor",
+            config="editkit_plugins.kn.config:KnConfig",
+            summary="Knowledge neurons (Dai et al. 2022)",
+            presets={"published": PUBLISHED, "paper": PAPER, "original": ORIGINAL},
+            configs="editkit_configs:kn",
+        )
+    ]
+
+
+@hookimpl
+def editkit_locators() -> list[LocatorSpec]:
+    """Offer ``knowledge-neurons``."""
+    return [
+        LocatorSpec(
+            name="knowledge-neurons",
+            factory="editkit_plugins.kn.locator:KnowledgeNeuronsLocator",
+            config="editkit_plugins.kn.config:KnowledgeNeuronsConfig",
+            summary="neurons that a prediction rests on, by integrated gradients",
+        )
+    ]

@@ -1,0 +1,100 @@
+"""Hyperparameters of knowledge neurons; the editor's defaults are those of the published run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from editkit import Config
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class AttributionConfig(Config):
+    """How neurons are scored, and which scores count."""
+
+    site: Literal["pre_activation", "post_activation"] = "pre_activation"
+    """What a neuron is: an output of the MLP's first projection (published GPT code), or an input
+    of its second one, after the nonlinearity (original method)."""
+
+    steps: Count = 20
+    """Points on the path from a silent layer to its own activation."""
+
+    alphas: Literal["linspace", "left", "right"] = "linspace"
+    """Where the points lie: 0 to 1 with both ends (published), from 0 without 1 (original code),
+    or to 1 without 0 (the paper's sum)."""
+
+    target_space: bool = False
+    """Whether targets are tokenised with the space before them. The published run left it out,
+    so that most targets become other, rarer tokens."""
+
+    threshold: NotNegative = 0.2
+    """Neurons must score above this; what it means is up to ``threshold_kind``."""
+
+    threshold_kind: Literal["adaptive", "absolute", "percentile"] = "adaptive"
+    """A share of the largest score over all layers, a score, or a share of all neurons (0.999)."""
+
+    memory_mb: Count = 1024
+    """Activations kept for the backward pass; bounds how many facts are attributed together."""
+
+    plain: bool = False
+    """One prompt, one layer, one step at a time, whole prompts: slow, kept as reference."""
+
+
+class KnConfig(AttributionConfig):
+    """Configuration of the editor ``kn``."""
+
+    refine: bool = False
+    """Keep only neurons that several prompts of the same fact have in common."""
+
+    p: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    """With ``refine``: a neuron must be found in more than this share of the prompts."""
+
+    wanted_neurons: tuple[Count, Count] | None = None
+    """With ``refine``: move ``p`` in steps of 0.05 until so many neurons are left (least, most)."""
+
+    templates: str | None = None
+    """Prompts of each relation, for ``refine``: a JSON file, or ``package:file``, with
+    ``{"P17": ["{} is located in", ...]}``. Requests of other relations get ``contexts``."""
+
+    contexts: tuple[Count, Count] = (9, 4)
+    """With ``refine``, where no template is at hand: (how many, tokens of each) texts sampled
+    from the model that stand before the request's own prompt."""
+
+    seed: int = 0
+    """Seed of the sampled contexts."""
+
+    operation: Literal["write", "suppress", "enhance"] = "write"
+    """What is done to the neurons' rows: the new object is written into them, or their effect is
+    taken away (x 0) or doubled (x 2)."""
+
+    old_token: Literal["predicted", "target_true"] = "predicted"
+    """Whose embedding is taken out of the rows: the token that the model predicts (published), or
+    all tokens of the true object, where the request has one."""
+
+    old_scale: NotNegative = 2.0
+    """How much of the old token's embedding is taken out."""
+
+    new_scale: NotNegative = 1.0
+    """How much of each new token's embedding is put in."""
+
+    scale_by: Literal["embedding", "row"] = "embedding"
+    """Unit of the scales: the embedding as it is (published), or the embedding brought to the
+    norm of the row (original)."""
+
+
+class KnowledgeNeuronsConfig(AttributionConfig):
+    """Configuration of the locator ``knowledge-neurons``; as in the original method."""
+
+    site: Literal["pre_activation", "post_activation"] = "post_activation"
+    """What a neuron is: an output of the MLP's first projection (published GPT code), or an input
+    of its second one, after the nonlinearity (original method)."""
+
+    target_space: bool = True
+    """Whether answers are tokenised with the space before them."""
+
+    most_neurons: Count = 100
+    """Report at most so many neurons, the highest scores first."""

@@ -1,0 +1,59 @@
+"""The locator ``knowledge-neurons``: how much of a prediction each layer's neurons carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from editkit import Fact, Localization, Locator
+from editkit.models import LanguageModel
+from editkit_plugins.kn.attribution import Query, attribute, predictions
+from editkit_plugins.kn.config import KnowledgeNeuronsConfig
+from editkit_plugins.kn.selection import coarse
+from editkit_plugins.kn.targets import target_tokens
+
+
+class KnowledgeNeuronsLocator(Locator[KnowledgeNeuronsConfig]):
+    """Integrated gradients of the answer's probability (Dai et al. 2022, section 3.1)."""
+
+    def locate(self, model: LanguageModel, facts: Sequence[Fact]) -> list[Localization]:
+        """One localization per fact, read at the prompt's last token.
+
+        A layer's effect is the sum over its neurons, which by the completeness of integrated
+        gradients approximates how far the answer's probability falls when they all are silent.
+        ``neurons`` holds those above the threshold.
+
+        Raises:
+            ModelError: A prompt is longer than the model's context.
+        """
+        if not facts:
+            return []
+        guesses = predictions(model, [fact.prompt for fact in facts])
+        encodings = model.encode([fact.prompt for fact in facts])
+        targets = [
+            (guess,)
+            if fact.answer is None
+            else target_tokens(model, fact.prompt, fact.answer, self.config)
+            for fact, (guess, _) in zip(facts, guesses, strict=True)
+        ]
+        queries = [Query(e.ids, t) for e, t in zip(encodings, targets, strict=True)]
+        tables = attribute(model, queries, self.config)
+        found = []
+        for fact, encoding, target, table, (_, probabilities) in zip(
+            facts, encodings, targets, tables, guesses, strict=True
+        ):
+            silent = (0.0,) * model.n_layers
+            chosen = [(*place, float(table[place])) for place in coarse(table, self.config)]
+            chosen.sort(key=lambda neuron: -neuron[2])
+            found.append(
+                Localization(
+                    fact=fact,
+                    tokens=tuple(fact.prompt[first:last] for first, last in encoding.offsets),
+                    kind="neuron",
+                    scores=(*[silent] * (len(encoding) - 1), tuple(table.sum(dim=1).tolist())),
+                    baselines={"clean": float(probabilities[torch.tensor(target)].mean())},
+                    neurons=tuple(chosen[: self.config.most_neurons]),
+                )
+            )
+        return found
