@@ -1,4 +1,4 @@
-"""Fine-tuning one module on the fact: unconstrained (FT), and within a box (FT+L)."""
+"""Fine-tuning one module on the fact: freely (FT), or in a box (FT+L; AttnEdit on attention)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PRESETS = {
 
 @hookimpl
 def editkit_editors() -> list[EditorSpec]:
-    """Offer ``ft`` and ``ft+l``."""
+    """Offer ``ft``, ``ft+l`` and ``attnedit``."""
     return [
         EditorSpec(
             name="ft",
@@ -31,5 +31,13 @@ def editkit_editors() -> list[EditorSpec]:
             summary="Fine-tuning within an L-infinity box around the weights (FT+L)",
             presets=_PRESETS,
             configs="editkit_configs:ft+l",
+        ),
+        EditorSpec(
+            name="attnedit",
+            factory="editkit_plugins.finetune.editor:FineTuneEditor",
+            config="editkit_plugins.finetune.config:AttentionFineTuneConfig",
+            summary="FT+L on one layer's query, key and value projections (AttnEdit)",
+            presets=_PRESETS,
+            configs="editkit_configs:attnedit",
         ),
     ]

@@ -1,4 +1,4 @@
-"""Hyperparameters of FT and FT+L; the defaults are those of the published code."""
+"""Hyperparameters of FT, FT+L and AttnEdit; the defaults are those of the published code."""
 
 from __future__ import annotations
 
@@ -62,4 +62,22 @@ class ConstrainedFineTuneConfig(FineTuneConfig):
     """Block of which a module is trained, from 0."""
 
     max_change: Positive | None = 5e-4
+    """Every entry is clamped to within this of its original after each step; None: no bound."""
+
+
+class AttentionFineTuneConfig(ConstrainedFineTuneConfig):
+    """Configuration of the editor ``attnedit``."""
+
+    editor_name: ClassVar[str] = "attnedit"
+
+    layer: Annotated[int, Field(ge=0)] = 33
+    """Block of which a module is trained, from 0."""
+
+    part: Literal["mlp_out", "qkv"] = "qkv"
+    """What is trained: the MLP's output projection, or the projections to queries, keys, values."""
+
+    lr: Positive = 1e-3
+    """Learning rate of Adam."""
+
+    max_change: Positive | None = 1e-3
     """Every entry is clamped to within this of its original after each step; None: no bound."""

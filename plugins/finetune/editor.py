@@ -1,4 +1,4 @@
-"""The editors ``ft`` and ``ft+l``: Adam on the weights of one module.
+"""The editors ``ft``, ``ft+l`` and ``attnedit``: Adam on the weights of one module.
 
 Several requests are trained side by side, each on its own copy of the weights. Blocks below the
 trained one are run once; each step runs the blocks from there on, with logits only where they

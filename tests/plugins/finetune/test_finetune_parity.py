@@ -5,14 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from editkit_plugins.finetune.config import ConstrainedFineTuneConfig, FineTuneConfig
+from editkit_plugins.finetune.config import (
+    AttentionFineTuneConfig,
+    ConstrainedFineTuneConfig,
+    FineTuneConfig,
+)
 from editkit_plugins.finetune.editor import FineTuneEditor, Training
 from tests.parity import Parity, difference
 
 CONFIGS = {
     "ft": FineTuneConfig(layer=1),
     "ft_l": ConstrainedFineTuneConfig(layer=0, max_change=2e-3),
-    "attn_edit": ConstrainedFineTuneConfig(layer=4, part="qkv", lr=1e-3, max_change=1e-3),
+    "attn_edit": AttentionFineTuneConfig(layer=4),
 }
 _ULP = 1e-8
 
