@@ -23,6 +23,17 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.3]},
     "ft": {"layer": [0, 1], "lr": [2e-4, 5e-4, 1e-3], "stop_loss": [0.01, 0.2, 0.4]},
     "ft+l": {"max_change": [3e-3, 4e-3, 6e-3, 1e-2], "stop_loss": [0.01, 0.4]},
+    "attnedit": {
+        "layer": [0, 1, 2, 3, 4],
+        "lr": [1e-3, 5e-3],
+        "max_change": [3e-3, 1e-2, 3e-2],
+        "stop_loss": [0.01],
+    },
+    "kn": {
+        "site": ["pre_activation", "post_activation"],
+        "target_space": [False, True],
+        "threshold": [0.1, 0.2, 0.4, 0.7],
+    },
 }
 """Values tried for each editor, all combinations; everything else is at its default."""
 
@@ -61,7 +72,7 @@ def score(
 def main() -> int:
     """Run a sweep and print its settings, best first."""
     parser = argparse.ArgumentParser(prog="editkit_benchmarks.sweeps", description=__doc__)
-    parser.add_argument("editors", nargs="*", default=[], help="all, or some of: rome ft ft+l")
+    parser.add_argument("editors", nargs="*", help=f"all, or some of: {' '.join(GRIDS)}")
     parser.add_argument("--limit", type=int, default=100, help="train records to score (100)")
     parser.add_argument("--model", default="atlas", help="the model (atlas)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
@@ -94,10 +105,14 @@ def _print(
         if as_json:
             line = json.dumps({"editor": editor, "config": values, "scores": scores})
         else:
-            setting = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            setting = ", ".join(f"{name} {_short(value)}" for name, value in values.items())
             numbers = "  ".join(f"{c} {100 * scores[key]:5.1f}" for c, key in columns.items())
-            line = f"{editor:5} {numbers}  {setting}"
+            line = f"{editor:8} {numbers}  {setting}"
         sys.stdout.write(line + "\n")
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
 if __name__ == "__main__":

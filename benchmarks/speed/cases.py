@@ -13,6 +13,8 @@ from editkit import EditedModels, LanguageModel, Probe, Record, WeightDelta, app
 from editkit.edited import CandidateQuery
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed.plain import probe_nll
+from editkit_plugins.kn.attribution import Query, attribute
+from editkit_plugins.kn.config import AttributionConfig
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor
@@ -108,6 +110,22 @@ def _rome(
     return (lambda: run(fast, n_fast)), n_fast, (lambda: run(plain, n_plain)), n_plain
 
 
+def _attribution(
+    model: Callable[[], LanguageModel], *, n_fast: int, n_plain: int
+) -> tuple[Work, int, Work, int]:
+    requests = [record.request for record in _records(n_fast)]
+    true = [str(request.target_true) for request in requests]
+    completions = model().complete([request.sentence for request in requests], true)
+    queries = [Query(completion.prompt, completion.target) for completion in completions]
+
+    def run(n: int, config: AttributionConfig) -> list[float]:
+        tables = attribute(model(), queries[:n], config)
+        return [float(x) for table in tables[:n_plain] for x in table.flatten()]
+
+    batched, plain = AttributionConfig(), AttributionConfig(plain=True)
+    return (lambda: run(n_fast, batched)), n_fast, (lambda: run(n_plain, plain)), n_plain
+
+
 def _prompts() -> tuple[Work, int, Work, int]:
     model, records = _gpt2_small(), _records(4)
     empty = [WeightDelta({}, record.request, "none", {}, model.fingerprint) for record in records]
@@ -138,6 +156,18 @@ CASES = (
         "GPT-2-small shape: ROME with reuse and batching, against plain",
         8,
         functools.partial(_rome, _gpt2_small, layer=4, n_fast=8, n_plain=1),
+    ),
+    Case(
+        "kn-atlas",
+        "atlas: integrated gradients of several facts together, against one step at a time",
+        4,
+        functools.partial(_attribution, _atlas, n_fast=20, n_plain=3),
+    ),
+    Case(
+        "kn-gpt2-small",
+        "GPT-2-small shape: integrated gradients together, against one step at a time",
+        4,
+        functools.partial(_attribution, _gpt2_small, n_fast=8, n_plain=1),
     ),
     Case(
         "prompts",
