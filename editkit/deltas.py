@@ -186,7 +186,7 @@ class WeightDelta:
 def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
     """One delta that does what all of them do together: their changes are summed.
 
-    Low-rank changes stay low-rank (their ranks add up); other mixtures become dense.
+    Low-rank changes stay low-rank (their ranks add up), rows stay rows; mixtures become dense.
 
     Raises:
         DeltaError: There are none, or they were made for different models.
@@ -224,6 +224,11 @@ def _sum(name: str, first: Change, second: Change) -> Change:
             torch.cat([first.left, second.left], dim=1),  # (in, r1 + r2)
             torch.cat([first.right, second.right], dim=0),  # (r1 + r2, out)
         )
+    if isinstance(first, Rows) and isinstance(second, Rows):
+        indices, places = torch.cat([first.indices, second.indices]).unique(return_inverse=True)
+        values = torch.cat([first.values, second.values])  # (n1 + n2, out)
+        summed = values.new_zeros(len(indices), values.shape[1]).index_add(0, places, values)
+        return Rows(indices, summed, first.n_rows)
     return Dense(first.dense() + second.dense())
 
 

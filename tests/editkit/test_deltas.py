@@ -183,3 +183,14 @@ def test_stack_sums_and_keeps_low_rank_low() -> None:
     assert both.requests == (REQUEST, REQUEST)
     with pytest.raises(DeltaError, match="different models"):
         stack([first, dataclasses.replace(second, model_fingerprint="0")])
+
+
+def test_stacked_rows_stay_rows_and_add_up_where_they_meet() -> None:
+    model = tiny("gpt2")
+    [(name, change)] = delta_for(model, kinds="r").changes.items()
+    other = Rows(torch.tensor([1, 7]), torch.ones(2, change.shape[1]), change.shape[0])
+    base = delta_for(model, kinds="r")
+    both = stack([base, dataclasses.replace(base, changes={name: other})]).changes[name]
+    assert isinstance(both, Rows)
+    assert both.indices.tolist() == [1, 3, 7]
+    assert torch.equal(both.dense(), change.dense() + other.dense())
