@@ -1,107 +1,16 @@
-"""Tiny models made in-process: random weights, a byte-level tokenizer of a few sentences."""
+"""The tiny models of ``editkit.testing``, by the names that the tests use."""
 
 from __future__ import annotations
 
-import functools
-from typing import Any
+from editkit.testing.models import (
+    ARCHITECTURES,
+    SENTENCES,
+)
+from editkit.testing.models import (
+    tiny_model as tiny,
+)
+from editkit.testing.models import (
+    tiny_tokenizer as tokenizer,
+)
 
-import torch
-import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
-
-from editkit.models.language_model import LanguageModel
-
-SENTENCES = [
-    "The Space Needle is in the city of Seattle.",
-    "The mother tongue of Danielle Darrieux is French.",
-    "Mario Kart was created by Nintendo, and Windows by Microsoft.",
-    "Paris is the capital of France; Rome is the capital of Italy.",
-    "Zoë Müller works in the field of physics in São Paulo.",
-]
-_SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}),
-    "gptj": (
-        "GPTJConfig",
-        {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
-    ),
-    "gpt_neox": ("GPTNeoXConfig", {**_SIZES, "intermediate_size": 64}),
-    "opt": ("OPTConfig", {**_SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32}),
-    **{
-        name: (f"{cls}Config", {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2})
-        for name, cls in [
-            ("llama", "Llama"),
-            ("mistral", "Mistral"),
-            ("qwen2", "Qwen2"),
-            ("qwen3", "Qwen3"),
-            ("gemma", "Gemma"),
-        ]
-    },
-}
-_HEAD_DIM = {"qwen3": 8, "gemma": 8}
-ARCHITECTURES = tuple(_CONFIGS)
-
-
-@functools.cache
-def tokenizer(*, begin: bool = False, padding_side: str = "right") -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer; ``begin`` puts a start token before every text."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(SENTENCES, trainer)
-    if begin:
-        bpe.post_processor = processors.TemplateProcessing(
-            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
-        )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token="<|endoftext|>",
-        eos_token="<|endoftext|>",
-        padding_side=padding_side,
-    )
-
-
-def tiny(
-    architecture: str = "gpt2",
-    *,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    begin: bool = False,
-    padding_side: str = "right",
-    scale: float = 4.0,
-    **changes: Any,
-) -> LanguageModel:
-    """A random model of an architecture; ``scale`` makes its random weights matter."""
-    config_class, values = _CONFIGS[architecture]
-    values = {**values, "vocab_size": 400, "bos_token_id": 0, "eos_token_id": 0, **changes}
-    if architecture in _HEAD_DIM:
-        values["head_dim"] = _HEAD_DIM[architecture]
-    if architecture == "opt":
-        values["pad_token_id"] = 1
-    config = getattr(transformers, config_class)(**values)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        hf = transformers.AutoModelForCausalLM.from_config(config)
-        with torch.no_grad():
-            for name, weight in hf.named_parameters():
-                if weight.ndim > 1:
-                    weight.mul_(scale)
-                elif name.endswith("bias"):
-                    weight.normal_(std=0.1)
-    return LanguageModel(
-        hf.to(dtype),
-        tokenizer(begin=begin, padding_side=padding_side),
-        name=f"tiny-{architecture}",
-    )
+__all__ = ["ARCHITECTURES", "SENTENCES", "tiny", "tokenizer"]

@@ -1,0 +1,22 @@
+"""Contract suites that plugins run against themselves, on tiny models made in-process.
+
+A subclass of a contract is a test class: it names an installed plugin, and pytest runs the rules.
+``editkit check-plugin NAME`` runs the same rules from the command line.
+"""
+
+from __future__ import annotations
+
+from editkit.testing.contract import Contract, ContractError, Rule, rules_of
+from editkit.testing.editors import EditorContract
+from editkit.testing.models import ARCHITECTURES, tiny_model, tiny_tokenizer
+
+__all__ = [
+    "ARCHITECTURES",
+    "Contract",
+    "ContractError",
+    "EditorContract",
+    "Rule",
+    "rules_of",
+    "tiny_model",
+    "tiny_tokenizer",
+]

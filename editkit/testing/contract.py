@@ -1,0 +1,267 @@
+"""What all contract suites share: rules as plain methods, and the rules about specs and configs.
+
+A rule is a method ``test_*`` without arguments. The first line of its docstring says what must
+hold; the rest says what to do where it does not. Nothing here needs pytest, which collects a
+subclass like any other test class.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import inspect
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ValidationError
+
+from editkit.configuration import Layer, config_class, problems_of, resolve_config
+from editkit.interfaces import Config, Kind
+from editkit.plugins import GROUP, Offer, Registry, default_registry
+
+_CACHE = "EDITKIT_CACHE"
+_HEAVY = ("torch", "transformers", "tensorflow", "jax")
+_IMPORTED = """
+import importlib, json, sys
+sys.path[:] = json.loads(sys.argv[1])
+for name in json.loads(sys.argv[2]):
+    importlib.import_module(name)
+print(json.dumps(sorted(set(json.loads(sys.argv[3])) & set(sys.modules))))
+"""
+
+
+class ContractError(AssertionError):
+    """A plugin breaks a rule of its contract; the message says how."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One rule of a contract.
+
+    Attributes:
+        method: Name of the method that checks it.
+        text: What must hold.
+        advice: What to do where it does not.
+    """
+
+    method: str
+    text: str
+    advice: str
+
+
+def require(holds: object, message: str) -> None:
+    """Raise a :class:`ContractError` with this message unless something holds."""
+    if not holds:
+        raise ContractError(message)
+
+
+@contextlib.contextmanager
+def fresh_cache() -> Iterator[Path]:
+    """An empty cache inside; the folder is gone afterwards."""
+    before = os.environ.get(_CACHE)
+    with tempfile.TemporaryDirectory(prefix="editkit-contract-") as folder:
+        os.environ[_CACHE] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ[_CACHE]
+            else:
+                os.environ[_CACHE] = before
+
+
+class Contract:
+    """The rules that hold for every editor, locator, metric and dataset.
+
+    Attributes:
+        plugin: Name under which it is installed.
+        preset: The preset that is tried; None: the default one.
+        config: Values on top of it, under which it does its work on a tiny model in little time.
+    """
+
+    kind: ClassVar[Kind]
+    base: ClassVar[type]
+
+    plugin: str = ""
+    preset: str | None = None
+    config: Mapping[str, Any] = {}
+
+    def setup_method(self) -> None:
+        """Give every rule an empty cache of its own; pytest and check-plugin call this."""
+        self._cleanup = contextlib.ExitStack()
+        self.scratch = self._cleanup.enter_context(fresh_cache())
+
+    def teardown_method(self) -> None:
+        """Put the cache back."""
+        self._cleanup.close()
+
+    # ------------------------------------------------------------ making one
+
+    def registry(self) -> Registry:
+        """Where the plugin is looked up."""
+        return default_registry()
+
+    def offer(self) -> Offer:
+        """What is offered under the plugin's name."""
+        return self.registry().get(self.kind, self.plugin)
+
+    def make_config(self, **changes: Any) -> Any:
+        """The configuration that is tried, with some values changed."""
+        layers = [Layer({**self.config, **changes}, "contract", f"{self.plugin}.config")]
+        return resolve_config(self.offer(), model=TINY, preset=self.preset, layers=layers).config
+
+    def make(self, **changes: Any) -> Any:
+        """A new instance."""
+        return self.registry().build(self.kind, self.plugin, self.make_config(**changes))
+
+    # ------------------------------------------------------------ rules about spec and config
+
+    def test_summary_is_one_line(self) -> None:
+        """The spec has a summary of one line.
+
+        It stands in `editkit plugins` and `editkit describe`: say in a few words what it does.
+        """
+        summary = self.offer().spec.summary
+        require(
+            isinstance(summary, str) and summary.strip() and "\n" not in summary,
+            f"the spec's summary is {summary!r}.",
+        )
+
+    def test_importing_spec_and_config_loads_no_torch(self) -> None:
+        """Importing the plugin's module and its config's module loads no torch.
+
+        Name classes in the spec as "package.module:Name" and import torch only where the work is
+        done: everybody's `editkit plugins` and `--help` wait for these imports.
+        """
+        offer = self.offer()
+        spec: Any = offer.spec
+        modules = [spec.config.partition(":")[0], *_entry_modules(offer)]
+        arguments = [json.dumps(each) for each in (sys.path, modules, _HEAVY)]
+        done = subprocess.run(
+            [sys.executable, "-c", _IMPORTED, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        require(not done.returncode, f"importing {' and '.join(modules)} fails: {last}.")
+        loaded = json.loads(done.stdout.strip().splitlines()[-1])
+        require(not loaded, f"importing {' and '.join(modules)} loads {', '.join(loaded)}.")
+
+    def test_config_is_documented(self) -> None:
+        """The config class and each of its fields have a docstring.
+
+        Put a docstring below each field; `editkit describe` shows it.
+        """
+        schema = config_class(self.offer())
+        missing = list(_undocumented(schema))
+        require(not missing, f"no docstring: {', '.join(missing)}.")
+
+    def test_config_refuses_unknown_keys(self) -> None:
+        """The config refuses unknown keys, and numbers that are not finite.
+
+        Subclass editkit.Config, and leave its model_config as it is.
+        """
+        config = self.make_config()
+        for name, value in (("no_such_field", 1), *_not_finite(config)):
+            try:
+                type(config).model_validate({**config.model_dump(), name: value})
+            except ValidationError:
+                continue
+            raise ContractError(f"the config accepts {name} = {value!r}.")
+
+    def test_config_is_frozen(self) -> None:
+        """The config cannot be changed once it is made.
+
+        Results are stored by their configuration: subclass editkit.Config, and leave its
+        model_config as it is.
+        """
+        config = self.make_config()
+        for name in type(config).model_fields:
+            try:
+                setattr(config, name, getattr(config, name))
+            except ValidationError:
+                continue
+            raise ContractError(f"the config's field {name} can be set.")
+
+    def test_config_survives_json(self) -> None:
+        """The config is the same after it was written as JSON and read again.
+
+        Use plain types: numbers, texts, tuples, nested configs.
+        """
+        config = self.make_config()
+        written = json.dumps(config.model_dump(mode="json"))
+        try:
+            again = type(config).model_validate(json.loads(written))
+        except ValidationError as error:
+            raise ContractError(
+                f"{written} is refused when it is read: {problems_of(error)}."
+            ) from None
+        require(again == config, f"{written} is read as {again!r}, which differs from {config!r}.")
+
+    def test_it_can_be_made(self) -> None:
+        """The class is made from its config, of the right kind, and keeps that config.
+
+        Subclass the interface of editkit that fits, and call super().__init__(config).
+        """
+        config = self.make_config()
+        made = self.registry().build(self.kind, self.plugin, config)
+        require(
+            isinstance(made, self.base),
+            f"the factory made a {type(made).__name__}, which is no editkit.{self.base.__name__}.",
+        )
+        kept = getattr(made, "config", None)
+        require(isinstance(kept, Config), f"its attribute config is {kept!r}, expected a config.")
+
+
+TINY = "tiny"
+"""Name under which per-model values for the tiny models are looked up."""
+
+
+def rules_of(suite: type[Contract]) -> list[Rule]:
+    """The rules of a suite in order, those that all kinds share first."""
+    names = dict.fromkeys(
+        name for cls in reversed(suite.__mro__) for name in vars(cls) if name.startswith("test_")
+    )
+    return [_rule(suite, name) for name in names]
+
+
+def _rule(suite: type[Contract], name: str) -> Rule:
+    text, _, advice = (inspect.getdoc(getattr(suite, name)) or name).partition("\n")
+    return Rule(name, text.strip().removesuffix("."), " ".join(advice.split()))
+
+
+def _entry_modules(offer: Offer) -> list[str]:
+    """The module that the plugin's entry point names; none for one registered in the process."""
+    return [
+        entry.value.partition(":")[0]
+        for entry in importlib.metadata.entry_points(group=GROUP, name=offer.source.plugin)
+        if entry.dist is not None and entry.dist.name == offer.source.distribution
+    ]
+
+
+def _undocumented(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    if not (vars(schema).get("__doc__") or "").strip():
+        yield f"the class {schema.__name__}"
+    for name, field in schema.model_fields.items():
+        section = field.annotation
+        if not (field.description or "").strip():
+            yield f"the field {prefix}{name}"
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from _undocumented(section, f"{prefix}{name}.")
+
+
+def _not_finite(config: BaseModel) -> list[tuple[str, float]]:
+    """Values that are no numbers, for the fields that hold one."""
+    return [
+        (name, float("nan"))
+        for name in type(config).model_fields
+        if type(getattr(config, name)) is float
+    ]

@@ -1,0 +1,521 @@
+"""The contract of editors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from unittest import SkipTest
+
+import torch
+
+from editkit.delta_files import load_delta, save_delta
+from editkit.deltas import WeightDelta, applied, check_fits
+from editkit.edited import CandidateQuery, EditedModels
+from editkit.errors import DeltaError, EditkitError
+from editkit.interfaces import Editor
+from editkit.models.language_model import LanguageModel
+from editkit.requests import EditRequest
+from editkit.testing.contract import Contract, ContractError, fresh_cache, require
+from editkit.testing.failing import failures_inside
+from editkit.testing.models import tiny_model
+from editkit.testing.state import (
+    Area,
+    differences,
+    disturb,
+    kept_random_numbers,
+    reseed,
+    state_of,
+)
+
+__all__ = ["REQUESTS", "EditorContract"]
+
+REQUESTS = (
+    EditRequest("{} is in the city of", "The Space Needle", "Paris", "Seattle"),
+    EditRequest("The mother tongue of {} is", "Danielle Darrieux", "Italian words", "French"),
+    EditRequest("{} was created by", "Mario Kart", "Microsoft", relation_id="P178"),
+)
+_UNICODE = ("Zoë Müller", "東京タワー", "🙂👩‍👩‍👧", "Nguye\u0302\u0303n Du", "Москва́", "ﷺ")
+_PLACES = ("{} is in", "The city of {}", 'They said: "{}" is in', "({}), it is", "{}")
+_LAYER = 10**6
+
+
+class EditorContract(Contract):
+    """The contract of an editor; a subclass names it: ``plugin = "mine"``.
+
+    Attributes:
+        architectures: Models that it edits; most rules are tried on the first.
+        requests: What is written; at least two.
+        joint: Whether one change is made for all requests of a call, so that an edit may depend
+            on the others.
+        tolerance: Largest difference, relative to the change's norm, between edits made together
+            and one by one.
+    """
+
+    kind = "editor"
+    base = Editor
+
+    architectures: Sequence[str] = ("gpt2", "gpt_neox", "llama")
+    requests: Sequence[EditRequest] = REQUESTS
+    joint: bool = False
+    tolerance: float = 1e-3
+
+    def make_model(self, architecture: str | None = None, **changes: Any) -> LanguageModel:
+        """A new model; arguments as for :func:`editkit.testing.tiny_model`."""
+        return tiny_model(architecture or self.architectures[0], **changes)
+
+    def edit(
+        self,
+        model: LanguageModel,
+        requests: Sequence[EditRequest],
+        editor: Editor[Any] | None = None,
+    ) -> list[WeightDelta]:
+        """Edit as a benchmark does: check, prepare, edit; one delta for each request."""
+        editor = editor or self.make()
+        editor.check(model)
+        editor.prepare(model)
+        deltas = editor.edit(model, requests)
+        require(
+            isinstance(deltas, list) and all(isinstance(each, WeightDelta) for each in deltas),
+            f"edit() returned {deltas!r:.80}, expected a list of WeightDelta.",
+        )
+        require(
+            len(deltas) == len(requests),
+            f"edit() returned {len(deltas)} deltas for {len(requests)} requests.",
+        )
+        return deltas
+
+    # ------------------------------------------------------------ what comes out
+
+    def test_one_delta_per_request(self) -> None:
+        """edit() returns one delta per request, in order, each with its request.
+
+        Give WeightDelta(request=...) the request itself, or the tuple of all in a joint edit.
+        """
+        deltas = self.edit(self.make_model(), self.requests)
+        for request, delta in zip(self.requests, deltas, strict=True):
+            wanted = tuple(self.requests) if self.joint else (request,)
+            require(
+                delta.requests == wanted,
+                f"the delta of {request.sentence!r} is of the request {delta.request!r}.",
+            )
+
+    def test_no_requests_no_deltas(self) -> None:
+        """edit() of no requests returns an empty list.
+
+        Return [] before anything is stacked or averaged.
+        """
+        found = self.edit(self.make_model(), [])
+        require(found == [], f"edit() returned {found!r}, expected [].")
+
+    def test_deltas_are_finite(self) -> None:
+        """Every number of every delta is finite.
+
+        Look for divisions by zero, overflow in half precision, and too large a learning rate.
+        """
+        for delta in self.edit(self.make_model(), self.requests):
+            _require_finite(delta)
+
+    def test_deltas_fit_the_model(self) -> None:
+        """Each delta names parameters of the model and fits their shapes, on each architecture.
+
+        Changes are written input-major, (in, out), however the model stores its weights:
+        editkit.layout.input_major turns a stored weight around.
+        """
+        for architecture in self.architectures:
+            model = self.make_model(architecture)
+            for delta in self.edit(model, self.requests):
+                try:
+                    check_fits(model, delta)
+                except DeltaError as error:
+                    raise ContractError(f"on {architecture}: {error.message}") from None
+                _require_finite(delta, f" on {architecture}")
+
+    def test_deltas_say_where_they_come_from(self) -> None:
+        """Each delta names its editor, its configuration and the model it was made for.
+
+        Set editor to the installed name, config to self.config.model_dump(mode="json"), and
+        model_fingerprint to model.fingerprint.
+        """
+        model, editor = self.make_model(), self.make()
+        for delta in self.edit(model, self.requests, editor):
+            for what, found, wanted in (
+                ("editor", delta.editor, self.plugin),
+                ("config", delta.config, editor.config.model_dump(mode="json")),
+                ("model_fingerprint", delta.model_fingerprint, model.fingerprint),
+            ):
+                require(found == wanted, f"{what} is {found!r}, expected {wanted!r}.")
+
+    def test_deltas_stand_on_their_own(self) -> None:
+        """Deltas share no memory with the model and hold no gradients.
+
+        Detach and clone what is taken from the model.
+        """
+        model = self.make_model()
+        own = {
+            tensor.untyped_storage().data_ptr()
+            for tensor in (*model.hf.parameters(), *model.hf.buffers())
+        }
+        for delta in self.edit(model, self.requests):
+            for name, change in delta.changes.items():
+                for field, tensor in change.tensors().items():
+                    what = f"{field} of the change of {name}"
+                    require(not tensor.requires_grad, f"{what} requires a gradient.")
+                    shared = tensor.numel() and tensor.untyped_storage().data_ptr() in own
+                    require(not shared, f"{what} is a view of the model's own memory.")
+
+    def test_deltas_survive_files(self) -> None:
+        """Each delta is the same after it was saved and loaded: changes, request, config, notes.
+
+        Keep notes to plain data: texts, numbers, lists, mappings with texts as keys.
+        """
+        path = self.scratch / "delta.safetensors"
+        for delta in self.edit(self.make_model(), self.requests):
+            try:
+                save_delta(delta, path)
+            except (TypeError, ValueError) as error:
+                raise ContractError(f"the delta cannot be saved: {error}.") from None
+            again = load_delta(path)
+            for what in ("request", "editor", "config", "model_fingerprint", "notes"):
+                found, wanted = getattr(again, what), getattr(delta, what)
+                require(found == wanted, f"{what} was {wanted!r} and is read as {found!r}.")
+            require(_same(delta, again), "the changes differ after loading.")
+
+    # ------------------------------------------------------------ the model stays as it was
+
+    def test_model_is_left_bit_identical(self) -> None:
+        """edit() leaves the model's weights and buffers bit-identical.
+
+        Work on copies, or put saved copies back; subtracting what was added does not restore.
+        """
+        self._require_unchanged("weights")
+
+    def test_gradient_flags_are_restored(self) -> None:
+        """edit() leaves requires_grad and .grad of every parameter as they were.
+
+        Work inside `with model.frozen(), torch.enable_grad():`, and get gradients with
+        torch.autograd.grad instead of backward().
+        """
+        self._require_unchanged("gradients")
+
+    def test_mode_is_restored(self) -> None:
+        """edit() leaves every module in the mode it was in, training or evaluation.
+
+        Work inside `with model.frozen():`, which puts the mode back.
+        """
+        self._require_unchanged("mode")
+
+    def test_modules_and_hooks_are_restored(self) -> None:
+        """edit() leaves no hooks behind and replaces no modules, parameters or methods.
+
+        Use the context managers of editkit.models.running, or remove hooks in a finally clause.
+        """
+        self._require_unchanged("modules")
+
+    def test_random_numbers_are_left_alone(self) -> None:
+        """edit() leaves the random numbers of Python, NumPy and torch where they were.
+
+        Draw from a generator of your own: torch.Generator().manual_seed(self.config.seed).
+        """
+        self._require_unchanged("random numbers")
+
+    def test_surroundings_are_restored(self) -> None:
+        """edit() leaves torch's switches, the model's config and the tokenizer as they were.
+
+        Put back what is set, in a finally clause.
+        """
+        self._require_unchanged("surroundings")
+
+    def test_errors_leave_nothing_behind(self) -> None:
+        """All of that holds, too, when the model fails in the middle of an edit.
+
+        Put things back in a finally clause or a context manager.
+        """
+        model = self.make_model()
+        disturb(model)
+
+        def edit() -> None:
+            with fresh_cache():
+                self.edit(model, self.requests)
+
+        for failing in failures_inside(model, edit):
+            before = state_of(model)
+            failing()
+            changed = differences(before, state_of(model))
+            require(not changed, f"after an error inside: {_few(changed)} changed.")
+
+    def test_prepare_can_be_repeated(self) -> None:
+        """prepare() leaves the model alone, and doing it twice changes nothing.
+
+        Keep what is prepared by the model's fingerprint; do not add it up.
+        """
+        model, editor = self.make_model(), self.make()
+        before = state_of(model)
+        editor.prepare(model)
+        editor.prepare(model)
+        changed = differences(before, state_of(model))
+        require(not changed, f"prepare() changed {_few(changed)}.")
+        self._require_same(
+            self.edit(model, self.requests),
+            self.edit(model, self.requests, editor),
+            "prepared once or three times, edits differ",
+        )
+
+    # ------------------------------------------------------------ applying the edit
+
+    def test_applying_is_taken_back(self) -> None:
+        """An edit that is applied is taken back to the bit, after an exception inside, too.
+
+        Return deltas of editkit's own kinds: LowRank, Rows or Dense.
+        """
+        model = self.make_model()
+        for delta in self.edit(model, self.requests):
+            before = state_of(model)
+            with applied(model, delta):
+                pass
+            try:
+                with applied(model, delta):
+                    raise _Planned
+            except _Planned:
+                pass
+            changed = differences(before, state_of(model))
+            require(not changed, f"after applying: {_few(changed)} changed.")
+
+    def test_rows_of_a_batch_see_the_same_edit(self) -> None:
+        """The edit does the same to a row of a batch as to the weights themselves.
+
+        Change weights and biases of linear modules in a way that does not depend on the input.
+        """
+        model = self.make_model()
+        deltas = self.edit(model, self.requests)
+        queries = [
+            CandidateQuery(place, request.sentence, ("Paris", "French"))
+            for place, request in enumerate(self.requests)
+        ]
+        rows = EditedModels(model, deltas).candidate_nll(queries)
+        for query, delta, row in zip(queries, deltas, rows, strict=True):
+            with applied(model, delta):
+                [plain] = EditedModels(model, [delta]).unedited().candidate_nll([query])
+            require(
+                all(
+                    abs(a - b) <= self.tolerance * (1 + abs(b))
+                    for a, b in zip(row, plain, strict=True)
+                ),
+                f"after {query.prompt!r} the batch gives {row}, the edited weights {plain}.",
+            )
+
+    # ------------------------------------------------------------ same in, same out
+
+    def test_same_seed_same_edit(self) -> None:
+        """The same configuration gives the same delta, whatever the global random numbers are.
+
+        Draw from a generator that is seeded from the configuration, and from nothing else.
+        """
+        edits: list[list[WeightDelta]] = []
+        for seed in (1, 2):
+            with fresh_cache(), kept_random_numbers():
+                reseed(seed)
+                edits.append(self.edit(self.make_model(), self.requests))
+        self._require_same(edits[0], edits[1], "two editors of the same configuration differ")
+
+    def test_batch_equals_one_by_one(self) -> None:
+        """Requests edited together give the same deltas as one at a time.
+
+        Mask padding, average within a request and not over the batch, or say `joint = True`.
+        """
+        if self.joint:
+            raise SkipTest("one change is made for all requests")
+        model = self.make_model()
+        together = self.edit(model, self.requests)
+        alone = [self.edit(model, [request])[0] for request in self.requests]
+        self._require_close(alone, together, "edited alone and together")
+        backwards = self.edit(model, self.requests[::-1])[::-1]
+        self._require_close(together, backwards, "in this order and in reverse")
+
+    def test_gradient_mode_does_not_matter(self) -> None:
+        """edit() does the same where gradients are switched off around it.
+
+        Work inside `with torch.enable_grad():` where gradients are needed.
+        """
+        model = self.make_model()
+        usual = self.edit(model, self.requests)
+        with torch.no_grad():
+            self._require_same(usual, self.edit(model, self.requests), "without gradients")
+
+    def test_training_mode_does_not_matter(self) -> None:
+        """edit() does the same on a model in training mode with frozen parameters.
+
+        Work inside `with model.frozen():`, and take gradients of tensors of your own.
+        """
+        model = self.make_model()
+        usual = self.edit(model, self.requests)
+        disturb(model)
+        self._require_same(usual, self.edit(model, self.requests), "in training mode")
+
+    def test_padding_side_does_not_matter(self) -> None:
+        """The tokenizer's padding side does not matter.
+
+        Encode with model.encode and pad with editkit.models.encoding.padded.
+        """
+        left, right = (
+            self.edit(self.make_model(padding_side=side), self.requests)
+            for side in ("left", "right")
+        )
+        self._require_close(left, right, "padded on the left and on the right")
+
+    # ------------------------------------------------------------ all sorts of models and requests
+
+    def test_half_precision(self) -> None:
+        """A model in bfloat16 is edited, with finite deltas that can be applied and taken back.
+
+        Compute in float32 where precision matters: weight.float().
+        """
+        model = self.make_model(dtype=torch.bfloat16)
+        deltas = self.edit(model, self.requests)
+        before = state_of(model)
+        for delta in deltas:
+            _require_finite(delta, " in bfloat16")
+            with applied(model, delta):
+                pass
+        changed = differences(before, state_of(model))
+        require(not changed, f"after applying in bfloat16: {_few(changed)} changed.")
+
+    def test_start_tokens(self) -> None:
+        """A tokenizer that puts a start token before every text is no trouble.
+
+        Take positions from Encoding.position, which counts such tokens.
+        """
+        for delta in self.edit(self.make_model(begin=True), self.requests):
+            _require_finite(delta, " with a start token")
+
+    def test_unicode(self) -> None:
+        """Subjects and targets in any script are edited.
+
+        Find tokens by the characters that they cover, never by decoding single tokens.
+        """
+        model = self.make_model()
+        for text in _UNICODE:
+            request = EditRequest("{} is in the city of", text, text)
+            try:
+                [delta] = self.edit(model, [request])
+            except EditkitError as error:
+                raise ContractError(f"the subject {text!r} is refused: {error}") from error
+            _require_finite(delta, f" for the subject {text!r}")
+
+    def test_subject_anywhere(self) -> None:
+        """A subject at the start, at the end or after a quote is edited, or refused in words.
+
+        Raise an EditkitError where a request cannot be carried out.
+        """
+        model = self.make_model()
+        for prompt in _PLACES:
+            request = EditRequest(prompt, "Rome", "Seattle", "Paris")
+            self._edited_or_refused(model, [request])
+
+    def test_impossible_requests_are_refused(self) -> None:
+        """A request longer than the model's context is edited, or refused in words.
+
+        Call model.check_length on every encoding; a text that is cut off loses its subject.
+        """
+        model = self.make_model()
+        long = "word " * model.context_length
+        for prompt in (long + "{} is in", "{} is in " + long.strip()):
+            self._edited_or_refused(model, [*self.requests, EditRequest(prompt, "Rome", "Paris")])
+
+    def test_wrong_layers_are_refused(self) -> None:
+        """check() refuses a layer that the model does not have.
+
+        Call model.check_layer(self.config.layer) in check(): it runs before any work is done.
+        """
+        if "layer" not in type(self.make_config()).model_fields:
+            raise SkipTest("the config has no field named layer")
+        try:
+            self.make(layer=_LAYER).check(self.make_model())
+        except EditkitError:
+            return
+        raise ContractError(f"check() accepts layer {_LAYER} of a model with few.")
+
+    # ------------------------------------------------------------ helpers
+
+    def _require_unchanged(self, area: Area) -> None:
+        model = self.make_model()
+        disturb(model)
+        before = state_of(model)
+        self.edit(model, self.requests)
+        changed = differences(before, state_of(model), area)
+        require(not changed, f"edit() changed {_few(changed)}.")
+
+    def _edited_or_refused(self, model: LanguageModel, requests: Sequence[EditRequest]) -> None:
+        last = requests[-1]
+        what = f"the request {last.prompt!r:.60} with the subject {last.subject!r}"
+        before = state_of(model)
+        try:
+            for delta in self.edit(model, requests):
+                _require_finite(delta, f" for {what}")
+        except EditkitError:
+            pass
+        except ContractError:
+            raise
+        except Exception as error:
+            raise ContractError(
+                f"{what} ends in {type(error).__name__}: {error}, expected an EditkitError."
+            ) from error
+        changed = differences(before, state_of(model))
+        require(not changed, f"{what} left {_few(changed)} changed.")
+
+    def _require_same(
+        self, first: Sequence[WeightDelta], second: Sequence[WeightDelta], when: str
+    ) -> None:
+        for request, a, b in zip(self.requests, first, second, strict=True):
+            require(
+                _same(a, b),
+                f"{when}: the delta of {request.sentence!r} is another one "
+                f"(relative difference {_distance(a, b):.2g}).",
+            )
+
+    def _require_close(
+        self, first: Sequence[WeightDelta], second: Sequence[WeightDelta], how: str
+    ) -> None:
+        for request, a, b in zip(self.requests, first, second, strict=True):
+            distance = _distance(a, b)
+            require(
+                distance <= self.tolerance,
+                f"the edits of {request.sentence!r}, {how}, differ by {distance:.2g} of their "
+                f"norm; {self.tolerance:g} is allowed.",
+            )
+
+
+class _Planned(Exception):
+    """Raised by a rule itself."""
+
+
+def _require_finite(delta: WeightDelta, where: str = "") -> None:
+    for name, change in delta.changes.items():
+        require(change.is_finite(), f"the change of {name} is not finite{where}.")
+
+
+def _same(first: WeightDelta, second: WeightDelta) -> bool:
+    """Whether two deltas change the same parameters by the very same numbers."""
+    return first.changes.keys() == second.changes.keys() and all(
+        torch.equal(change.dense(), second.changes[name].dense())
+        for name, change in first.changes.items()
+    )
+
+
+def _distance(first: WeightDelta, second: WeightDelta) -> float:
+    """Norm of the difference, in units of the larger norm; infinite for other parameters."""
+    if first.changes.keys() != second.changes.keys():
+        return float("inf")
+    squares = 0.0
+    for name, change in first.changes.items():
+        other = second.changes[name]
+        if change.shape != other.shape:
+            return float("inf")
+        squares += float((change.dense().double() - other.dense().double()).norm()) ** 2
+    largest = max(first.norm(), second.norm())
+    return float(squares**0.5 / largest) if largest else 0.0
+
+
+def _few(changed: Sequence[str]) -> str:
+    """A few of many things."""
+    more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return ", ".join(changed[:3]) + more

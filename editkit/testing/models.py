@@ -1,0 +1,126 @@
+"""Tiny models made in-process: random weights, a byte-level tokenizer trained on a few sentences.
+
+No network and no files: a model of any known architecture is there within some milliseconds.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from editkit.models.language_model import LanguageModel
+
+__all__ = ["ARCHITECTURES", "SENTENCES", "tiny_model", "tiny_tokenizer"]
+
+SENTENCES = (
+    "The Space Needle is in the city of Seattle.",
+    "The mother tongue of Danielle Darrieux is French.",
+    "Mario Kart was created by Nintendo, and Windows by Microsoft.",
+    "Paris is the capital of France; Rome is the capital of Italy.",
+    "Zoë Müller works in the field of physics in São Paulo.",
+)
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+_GPT_SIZES: dict[str, Any] = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
+_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("GPT2Config", _GPT_SIZES),
+    "gptj": ("GPTJConfig", {**_GPT_SIZES, "rotary_dim": 4}),
+    "gpt_neox": ("GPTNeoXConfig", {**_SIZES, "intermediate_size": 64}),
+    "opt": ("OPTConfig", {**_SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 1}),
+    **{
+        name: (f"{cls}Config", {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2})
+        for name, cls in [("llama", "Llama"), ("mistral", "Mistral"), ("qwen2", "Qwen2")]
+    },
+    **{
+        name: (
+            f"{cls}Config",
+            {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8},
+        )
+        for name, cls in [("qwen3", "Qwen3"), ("gemma", "Gemma")]
+    },
+}
+ARCHITECTURES = tuple(_CONFIGS)
+
+
+@functools.cache
+def _trained(begin: bool) -> str:
+    """The tokenizer as JSON, so that nobody's changes to one reach another."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(SENTENCES, trainer)
+    if begin:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    return bpe.to_str()
+
+
+def tiny_tokenizer(*, begin: bool = False, padding_side: str = "right") -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of up to 400 tokens; every text can be written with it.
+
+    Args:
+        begin: Whether a start token is put before every text.
+        padding_side: ``right`` or ``left``.
+    """
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained(begin)),
+        bos_token="<|endoftext|>",
+        eos_token="<|endoftext|>",
+        padding_side=padding_side,
+    )
+
+
+def tiny_model(
+    architecture: str = "gpt2",
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    begin: bool = False,
+    padding_side: str = "right",
+    scale: float = 4.0,
+    **changes: Any,
+) -> LanguageModel:
+    """A random model of 4 layers, 32 wide, with 4 heads and a context of 64 tokens.
+
+    Args:
+        architecture: One of :data:`ARCHITECTURES`.
+        seed: Seed of the weights; the process' own random numbers are left alone.
+        dtype: Type of the weights.
+        begin: Whether the tokenizer puts a start token before every text.
+        padding_side: The tokenizer's padding side.
+        scale: Factor on the usual initial weights, so that what they say matters.
+        changes: Other values of the transformers config.
+    """
+    config_class, sizes = _CONFIGS[architecture]
+    values = {**sizes, "vocab_size": 400, "bos_token_id": 0, "eos_token_id": 0, **changes}
+    config = getattr(transformers, config_class)(**values)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hf = transformers.AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for name, weight in hf.named_parameters():
+                if weight.ndim > 1:
+                    weight.mul_(scale)
+                elif name.endswith("bias"):
+                    weight.normal_(std=0.1)
+    return LanguageModel(
+        hf.to(dtype),
+        tiny_tokenizer(begin=begin, padding_side=padding_side),
+        name=f"tiny-{architecture}",
+    )

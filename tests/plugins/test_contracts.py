@@ -1,0 +1,42 @@
+"""Every shipped plugin keeps the contract that third parties are held to."""
+
+from __future__ import annotations
+
+from editkit.testing import EditorContract
+
+
+class TestNone(EditorContract):
+    plugin = "none"
+
+
+class TestRome(EditorContract):
+    plugin = "rome"
+    config = {"layer": 1, "second_moment": False, "context_lengths": [[2, 4]], "steps": 4}
+
+
+class TestFt(EditorContract):
+    plugin = "ft"
+    config = {"layer": 1, "steps": 4}
+
+
+class TestFtL(EditorContract):
+    plugin = "ft+l"
+    config = {"layer": 1, "steps": 4}
+
+
+class TestAttnedit(EditorContract):
+    plugin = "attnedit"
+    config = {"layer": 1, "steps": 4, "train_bias": False}
+
+
+class TestAttneditWithBias(EditorContract):
+    plugin = "attnedit"
+    config = {"layer": 1, "steps": 4}
+    # A key's bias adds the same to all scores of a query: its gradient is rounding noise, which
+    # Adam scales up to whole steps.
+    tolerance = 1e-2
+
+
+class TestKn(EditorContract):
+    plugin = "kn"
+    config = {"steps": 4}
