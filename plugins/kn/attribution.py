@@ -74,7 +74,7 @@ def predictions(model: LanguageModel, prompts: Sequence[str]) -> list[tuple[int,
     for start in range(0, len(prompts), _PROMPTS_PER_PASS):
         rows = encodings[start : start + _PROMPTS_PER_PASS]
         ends = torch.tensor([len(row) - 1 for row in rows], device=model.device)
-        with torch.no_grad():
+        with model.frozen(), torch.no_grad():
             hidden = forward(model, padded([row.ids for row in rows], model.device))  # (B, T, H)
             last = hidden[torch.arange(len(rows), device=hidden.device), ends]  # (B, H)
             probability = torch.softmax(model.head(last), dim=-1).cpu()  # (B, V)

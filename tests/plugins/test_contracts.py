@@ -33,8 +33,8 @@ class TestAttneditWithBias(EditorContract):
     plugin = "attnedit"
     config = {"layer": 1, "steps": 4}
     # A key's bias adds the same to all scores of a query: its gradient is rounding noise, which
-    # Adam scales up to whole steps.
-    tolerance = 1e-2
+    # Adam scales up to whole steps. These are 32 of 3,168 entries: 2 sqrt(32 / 3168) of the norm.
+    tolerance = 0.2
 
 
 class TestKn(EditorContract):
