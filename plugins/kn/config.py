@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from editkit import Config
 
@@ -17,8 +18,8 @@ class AttributionConfig(Config):
     """How neurons are scored, and which scores count."""
 
     site: Literal["pre_activation", "post_activation"] = "pre_activation"
-    """What a neuron is: an output of the MLP's first projection (published GPT code), or an input
-    of its second one, after the nonlinearity (original method)."""
+    """What a neuron is: an output of the MLP's first projection, the gate's where there is one
+    (published GPT code), or an input of its last one, after the nonlinearity (original method)."""
 
     steps: Count = 20
     """Points on the path from a silent layer to its own activation."""
@@ -42,6 +43,15 @@ class AttributionConfig(Config):
 
     plain: bool = False
     """One prompt, one layer, one step at a time, whole prompts: slow, kept as reference."""
+
+    @model_validator(mode="after")
+    def _share_of_all_neurons(self) -> Self:
+        if self.threshold_kind == "percentile" and self.threshold >= 1:
+            raise ValueError(
+                f"threshold {self.threshold:g} is no share of all neurons; with threshold_kind "
+                "percentile give a number below 1, such as 0.999"
+            )
+        return self
 
 
 class KnConfig(AttributionConfig):
@@ -85,13 +95,22 @@ class KnConfig(AttributionConfig):
     """Unit of the scales: the embedding as it is (published), or the embedding brought to the
     norm of the row (original)."""
 
+    @model_validator(mode="after")
+    def _least_before_most(self) -> Self:
+        if self.wanted_neurons is not None and self.wanted_neurons[0] > self.wanted_neurons[1]:
+            raise ValueError(
+                f"wanted_neurons {list(self.wanted_neurons)} are the wrong way round; give the "
+                "least and then the most"
+            )
+        return self
+
 
 class KnowledgeNeuronsConfig(AttributionConfig):
     """Configuration of the locator ``knowledge-neurons``; as in the original method."""
 
     site: Literal["pre_activation", "post_activation"] = "post_activation"
-    """What a neuron is: an output of the MLP's first projection (published GPT code), or an input
-    of its second one, after the nonlinearity (original method)."""
+    """What a neuron is: an output of the MLP's first projection, the gate's where there is one
+    (published GPT code), or an input of its last one, after the nonlinearity (original method)."""
 
     target_space: bool = True
     """Whether answers are tokenised with the space before them."""

@@ -116,6 +116,18 @@ def test_thresholds() -> None:
     assert coarse(-scores.abs(), AttributionConfig(threshold=0.2)) == []
 
 
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"threshold_kind": "percentile", "threshold": 5}, "threshold 5 is no share"),
+        ({"wanted_neurons": [5, 2]}, "wrong way round"),
+    ],
+)
+def test_values_that_make_no_sense_together_are_refused(values: dict, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        make_editor("kn", "atlas", **values)
+
+
 neuron_lists = st.lists(
     st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), unique=True), min_size=1, max_size=8
 )
