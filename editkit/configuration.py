@@ -337,6 +337,8 @@ _EXPECTED = {
 
 def _problem(problem: Any, layers: Sequence[Layer]) -> str:
     location = problem["loc"]
+    if not location:  # several values that make no sense together, told by a validator of theirs
+        return str(problem["msg"]).removeprefix("Value error, ")
     place = ""
     for layer in layers:
         if location and location[0] in layer.values:
