@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from editkit.errors import RequestError
 from editkit.requests import EditRequest
 
 if TYPE_CHECKING:
@@ -100,11 +101,22 @@ class Records:
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """What a locator traces: a prompt, its subject, and the answer (None: the model's own)."""
+    """What a locator traces: a prompt, its subject, and the answer (None: the model's own).
+
+    Raises:
+        RequestError: The subject is empty, or is not in the prompt.
+    """
 
     prompt: str
     subject: str
     answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.subject.strip() or self.subject not in self.prompt:
+            raise RequestError(
+                f"the subject {self.subject!r} is not in the prompt {self.prompt!r}.",
+                hint="Write the subject as it stands in the prompt, letter by letter.",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from editkit.testing.contract import Contract, ContractError, Rule, rules_of
 from editkit.testing.editors import EditorContract
+from editkit.testing.locators import LocatorContract
 from editkit.testing.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Contract",
     "ContractError",
     "EditorContract",
+    "LocatorContract",
     "Rule",
     "rules_of",
     "tiny_model",

@@ -16,7 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,6 +75,12 @@ def fresh_cache() -> Iterator[Path]:
                 del os.environ[_CACHE]
             else:
                 os.environ[_CACHE] = before
+
+
+def few(things: Sequence[str]) -> str:
+    """The first of many things."""
+    more = f" and {len(things) - 3} more" if len(things) > 3 else ""
+    return ", ".join(things[:3]) + more
 
 
 class Contract:

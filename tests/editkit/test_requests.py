@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit import EditRequest, RequestError
+from editkit import EditRequest, Fact, RequestError
 from editkit.models.language_model import LanguageModel
 from editkit.requests import fill, token_position, token_span
 from tests.tiny import tiny, tokenizer
@@ -96,3 +96,9 @@ def test_a_subject_that_was_cut_off_is_an_error() -> None:
     encoding = MODEL.encode(["In Rome"])[0]
     with pytest.raises(RequestError, match="no token covers characters 40 to 44"):
         token_position(encoding.offsets, (40, 44), "subject_last")
+
+
+@pytest.mark.parametrize(("prompt", "subject"), [("Paris is in", "Rome"), ("", ""), ("a b", " ")])
+def test_a_fact_names_its_subject(prompt: str, subject: str) -> None:
+    with pytest.raises(RequestError, match="is not in the prompt"):
+        Fact(prompt, subject)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editkit.testing import EditorContract
+from editkit.testing import EditorContract, LocatorContract
 
 
 class TestNone(EditorContract):
@@ -39,4 +39,9 @@ class TestAttneditWithBias(EditorContract):
 
 class TestKn(EditorContract):
     plugin = "kn"
+    config = {"steps": 4}
+
+
+class TestKnowledgeNeurons(LocatorContract):
+    plugin = "knowledge-neurons"
     config = {"steps": 4}
