@@ -59,5 +59,5 @@ class Parity:
 
 def difference(found: Tensor, expected: Tensor) -> float:
     """Norm of the difference, relative to what was expected."""
-    found, expected = found.double(), expected.double()
+    found, expected = found.detach().double(), expected.double()
     return float((found - expected).norm() / expected.norm())

@@ -1,0 +1,1 @@
+"""Editors that learn to edit: KE and MEND."""

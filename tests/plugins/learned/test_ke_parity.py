@@ -1,0 +1,84 @@
+"""Every array of ``parity/ke``."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from editkit.models import Completion
+from editkit_plugins.learned.ke import KeNetwork
+from editkit_plugins.learned.signals import signals
+from tests.parity import Parity, difference
+
+STEM = ".weight"
+
+
+def published_network(parity: Parity) -> KeNetwork:
+    settings, arrays = parity.json("ke/ke.json"), parity.arrays("ke")
+    shapes = {
+        name: tuple(parity.model.hf.get_parameter(name).shape)
+        for name in settings["params_in_order"]
+    }
+    network = KeNetwork(
+        parity.model.hf.get_input_embeddings().weight,
+        shapes,
+        hidden=settings["lstm_hidden"],
+        condition=settings["condition_dim"],
+        max_scale=settings["max_scale"],
+    )
+    with torch.no_grad():
+        for name, weight in network.condition.lstm.named_parameters():
+            weight.copy_(arrays[f"param.condition.lstm._module.{name}"])
+        for name, weight in network.condition.linear.named_parameters():
+            weight.copy_(arrays[f"param.condition.linear._linear_layers.0.{name}"])
+        for name in shapes:
+            shaper = network.shapers[name.replace(".", "_")]
+            base = f"param.conditioners.{name.replace('.', '_')}_conditioner.conditioners"
+            for place, linear in ((0, shaper.first), (2, shaper.second)):
+                linear.v.copy_(arrays[f"{base}.{place}.weight_v"])
+                linear.g.copy_(arrays[f"{base}.{place}.weight_g"])
+                linear.bias.copy_(arrays[f"{base}.{place}.bias"])
+    return network
+
+
+def test_cases(parity: Parity) -> None:
+    settings, arrays = parity.json("ke/ke.json"), parity.arrays("ke")
+    network = published_network(parity)
+    names = settings["params_in_order"]
+    paths = [name.removesuffix(STEM) for name in names]
+    for case in settings["cases"]:
+        ids, labels = case["input_ids"][0], case["labels"][0]
+        n_prompt = next(i for i, label in enumerate(labels) if label != -100)
+        fact = Completion(tuple(ids[:n_prompt]), tuple(ids[n_prompt:]))
+        found = signals(parity.model, [[fact]], paths, lowest=4)
+        assert float(found.losses) == pytest.approx(case["loss_before"], rel=1e-5)
+        text = [
+            token
+            for token, real in zip(case["condition_ids"][0], case["condition_mask"][0], strict=True)
+            if real
+        ]
+        key = f"case{case['index']}"
+        with torch.no_grad():
+            condition = network.condition([text])
+            gradients = {n: found.weight_gradients(p) for n, p in zip(names, paths, strict=True)}
+            updates = network([text], gradients)
+        assert difference(condition, arrays[f"{key}.condition_vector"]) < 1e-5
+        for name in names:
+            update = updates[name][0]
+            assert float(update.norm()) == pytest.approx(case["norm_update"][name], rel=1e-4)
+            if case["index"] == 0:
+                assert difference(gradients[name][0], arrays[f"{key}.grad.{name}"]) < 1e-4
+                assert difference(update, arrays[f"{key}.update.{name}"]) < 1e-4
+            else:
+                rows, columns = update.sum(dim=1), update.sum(dim=0)
+                assert difference(rows, arrays[f"{key}.update_row_sums.{name}"]) < 1e-4
+                assert difference(columns, arrays[f"{key}.update_col_sums.{name}"]) < 1e-4
+
+
+def test_texts_together_are_conditions_as_alone(parity: Parity) -> None:
+    network = published_network(parity)
+    texts = [[5, 9, 2], [7], [1, 2, 3, 4, 5, 6, 7, 8]]
+    with torch.no_grad():
+        together = network.condition(texts)
+        for row, text in zip(together, texts, strict=True):
+            assert difference(network.condition([text])[0], row) < 1e-6
