@@ -7,16 +7,20 @@ A subclass of a contract is a test class: it names an installed plugin, and pyte
 from __future__ import annotations
 
 from editkit.testing.contract import Contract, ContractError, Rule, rules_of
+from editkit.testing.datasets import DatasetContract
 from editkit.testing.editors import EditorContract
 from editkit.testing.locators import LocatorContract
+from editkit.testing.metrics import MetricContract
 from editkit.testing.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 __all__ = [
     "ARCHITECTURES",
     "Contract",
     "ContractError",
+    "DatasetContract",
     "EditorContract",
     "LocatorContract",
+    "MetricContract",
     "Rule",
     "rules_of",
     "tiny_model",

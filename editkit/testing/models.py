@@ -24,13 +24,8 @@ SENTENCES = (
     "Paris is the capital of France; Rome is the capital of Italy.",
     "Zoë Müller works in the field of physics in São Paulo.",
 )
-_SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 64,
-}
-_GPT_SIZES: dict[str, Any] = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64}
+_SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
+_GPT_SIZES: dict[str, Any] = {"n_embd": 32, "n_layer": 4, "n_head": 4}
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", _GPT_SIZES),
     "gptj": ("GPTJConfig", {**_GPT_SIZES, "rotary_dim": 4}),
@@ -94,9 +89,10 @@ def tiny_model(
     begin: bool = False,
     padding_side: str = "right",
     scale: float = 4.0,
+    context_length: int = 64,
     **changes: Any,
 ) -> LanguageModel:
-    """A random model of 4 layers, 32 wide, with 4 heads and a context of 64 tokens.
+    """A random model of 4 layers, 32 wide, with 4 heads.
 
     Args:
         architecture: One of :data:`ARCHITECTURES`.
@@ -105,10 +101,19 @@ def tiny_model(
         begin: Whether the tokenizer puts a start token before every text.
         padding_side: The tokenizer's padding side.
         scale: Factor on the usual initial weights, so that what they say matters.
+        context_length: Most tokens of one input.
         changes: Other values of the transformers config.
     """
     config_class, sizes = _CONFIGS[architecture]
-    values = {**sizes, "vocab_size": 400, "bos_token_id": 0, "eos_token_id": 0, **changes}
+    context = "n_positions" if "n_embd" in sizes else "max_position_embeddings"
+    values = {
+        **sizes,
+        context: context_length,
+        "vocab_size": 400,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        **changes,
+    }
     config = getattr(transformers, config_class)(**values)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from editkit.testing import EditorContract, LocatorContract
+import json
+from typing import Any
+
+from editkit.testing import DatasetContract, EditorContract, LocatorContract, MetricContract
+from tests.plugins.counterfact.counterfact_samples import raw_record
 
 
 class TestNone(EditorContract):
@@ -45,3 +49,40 @@ class TestKn(EditorContract):
 class TestKnowledgeNeurons(LocatorContract):
     plugin = "knowledge-neurons"
     config = {"steps": 4}
+
+
+class TestEfficacy(MetricContract):
+    plugin = "efficacy"
+
+
+class TestParaphrase(MetricContract):
+    plugin = "paraphrase"
+
+
+class TestNeighborhood(MetricContract):
+    plugin = "neighborhood"
+
+
+class TestSameSubject(MetricContract):
+    plugin = "same-subject"
+
+
+class TestAtlas(DatasetContract):
+    plugin = "atlas"
+    other_config = {"split": "train"}
+
+
+class TestCounterfact(DatasetContract):
+    plugin = "counterfact"
+
+    def setup_method(self) -> None:
+        super().setup_method()
+        self.config = {"path": self._file("whole.json", [raw_record(1), raw_record(2)])}
+        self.other_config = {"path": self._file("other.json", [raw_record(1)])}
+        self.broken_config = {"path": self._file("broken.json", [raw_record(1), {"case_id": 2}])}
+        self.absent_config = {"path": str(self.scratch / "absent.json")}
+
+    def _file(self, name: str, records: list[dict[str, Any]]) -> str:
+        path = self.scratch / name
+        path.write_text(json.dumps(records), encoding="utf-8")
+        return str(path)

@@ -1,0 +1,275 @@
+"""The contract of metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from editkit.deltas import LowRank, WeightDelta
+from editkit.edited import EditedModels
+from editkit.errors import EditkitError
+from editkit.interfaces import Metric, Probe, Record, Score
+from editkit.models.language_model import LanguageModel
+from editkit.requests import EditRequest
+from editkit.testing.contract import ContractError, require
+from editkit.testing.guests import UNICODE, ModelContract
+from editkit.testing.samples import RECORDS, random_edits
+
+__all__ = ["MetricContract"]
+
+Row = Mapping[str, float | list[float]]
+
+_CONTEXT = 256
+"""Room for metrics that let the model write."""
+
+
+class MetricContract(ModelContract):
+    """The contract of a metric; a subclass names it: ``plugin = "mine"``.
+
+    Attributes:
+        records: What is scored; at least two, with the prompts that the metric asks for.
+    """
+
+    kind = "metric"
+    base = Metric
+
+    records: Sequence[Record] = RECORDS
+
+    @override
+    def make_model(self, architecture: str | None = None, **changes: Any) -> LanguageModel:
+        return super().make_model(architecture, **{"context_length": _CONTEXT, **changes})
+
+    @override
+    def work(self, model: LanguageModel) -> list[Row]:
+        return self.score(model, self.records)
+
+    @override
+    def distance(self, first: Sequence[Row], second: Sequence[Row]) -> float:
+        return max(_distance(a, b) for a, b in zip(first, second, strict=True))
+
+    def score(
+        self,
+        model: LanguageModel,
+        records: Sequence[Record],
+        edits: Sequence[WeightDelta] | None = None,
+    ) -> list[Row]:
+        """Score, newly made, under random edits or those given; one row for each record."""
+        edits = random_edits(model, records) if edits is None else edits
+        rows: list[Row] = self.make().score(EditedModels(model, edits), records)
+        require(
+            isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows),
+            f"score() returned {rows!r:.80}, expected a list of mappings.",
+        )
+        require(
+            len(rows) == len(records),
+            f"score() returned {len(rows)} rows for {len(records)} records.",
+        )
+        return rows
+
+    def scores(self) -> dict[str, Score]:
+        """The declared scores, by key."""
+        spec: Any = self.offer().spec
+        return {score.key: score for score in spec.scores}
+
+    # ------------------------------------------------------------ the spec
+
+    def test_protocol_is_named(self) -> None:
+        """The spec names the protocol of the metric.
+
+        Say in a few words, with a version, how it is measured ("mine/top-1/v1"): results of
+        unlike protocols are never put together.
+        """
+        spec: Any = self.offer().spec
+        require(spec.protocol.strip(), f"the spec's protocol is {spec.protocol!r}.")
+
+    def test_scores_are_declared(self) -> None:
+        """The spec declares at least one score, each key once.
+
+        Give MetricSpec(scores=(Score("mine/score", "MS"), ...)).
+        """
+        spec: Any = self.offer().spec
+        keys = [score.key for score in spec.scores]
+        require(
+            keys and len(keys) == len(set(keys)) and all(key.strip() for key in keys),
+            f"the declared scores are {keys!r}.",
+        )
+
+    # ------------------------------------------------------------ what comes out
+
+    def test_one_row_per_record(self) -> None:
+        """score() returns one row per record: declared scores as numbers, details as lists.
+
+        A number under a key that the spec does not declare is lost; declare it, or make it a list.
+        """
+        for row in self.work(self.make_model()):
+            self._require_sound(row)
+
+    def test_declared_scores_appear(self) -> None:
+        """Every declared score is there for records that have its prompts.
+
+        Spell keys as in the spec; `records` of the suite can be your own.
+        """
+        found = {key for row in self.work(self.make_model()) for key in row}
+        missing = [key for key in self.scores() if key not in found]
+        require(not missing, f"no record has {', '.join(missing)}.")
+
+    def test_numbers_are_in_range(self) -> None:
+        """Summary scores lie between 0 and 1, and only signed scores below 0.
+
+        The summary is a harmonic mean of fractions. Mark a score that may be negative as signed.
+        """
+        model = self.make_model()
+        scores = self.scores()
+        for row in (*self.work(model), *self.score(model, self.records, _no_edits(model, self))):
+            for key, value in row.items():
+                score = scores.get(key)
+                if score is None or not isinstance(value, (int, float)):
+                    continue
+                require(score.signed or value >= 0, f"{key} is {value}, and not signed.")
+                require(not score.summary or value <= 1, f"{key} is {value} and in the summary.")
+
+    def test_no_records_no_rows(self) -> None:
+        """score() of no records returns an empty list.
+
+        Return [] before anything is stacked or averaged.
+        """
+        found = self.score(self.make_model(), [])
+        require(found == [], f"score() returned {found!r}, expected [].")
+
+    def test_records_without_prompts(self) -> None:
+        """A record without the prompts leaves scores out, and the other records as they are.
+
+        Leave a score out of the row where it cannot be had; no 0, no nan.
+        """
+        model = self.make_model()
+        first, *others = self.records
+        bare = Record(first.case_id, first.request)
+        rows = self.score(model, [bare, *others])
+        for row in rows:
+            self._require_sound(row)
+        [alone] = self.score(model, [bare])
+        self._require_sound(alone)
+        self._require_close(self.score(model, others), rows[1:], "beside a record without prompts")
+
+    # ------------------------------------------------------------ whose model, whose record
+
+    def test_each_record_sees_its_own_edit(self) -> None:
+        """Row i measures edited model i on record i: alone, together, in any order.
+
+        Give each query the number of its own edit.
+        """
+        model = self.make_model()
+        together = self.work(model)
+        alone = [self.score(model, [record])[0] for record in self.records]
+        self._require_close(alone, together, "alone and together")
+        backwards = self.score(model, self.records[::-1])[::-1]
+        self._require_close(together, backwards, "in this order and in reverse")
+
+    def test_no_edit_is_no_edit(self) -> None:
+        """An edit that adds zeros scores as the unedited model does.
+
+        Ask the edited models for everything; do not look at what a delta holds.
+        """
+        model = self.make_model()
+        zeros = [
+            dataclasses.replace(
+                edit,
+                changes={
+                    name: LowRank(torch.zeros(change.shape[0], 1), torch.zeros(1, change.shape[1]))
+                    for name, change in edit.changes.items()
+                },
+            )
+            for edit in random_edits(model, self.records)
+        ]
+        self._require_close(
+            self.score(model, self.records, _no_edits(model, self)),
+            self.score(model, self.records, zeros),
+            "unedited and with zeros added",
+        )
+
+    # ------------------------------------------------------------ all sorts of models and records
+
+    def test_every_architecture(self) -> None:
+        """Every architecture is scored, with and without a start token, in bfloat16, too.
+
+        Ask through EditedModels and model.encode, which know the differences.
+        """
+        variants: list[dict[str, Any]] = [{"begin": True}, {"dtype": torch.bfloat16}]
+        models = [self.make_model(architecture) for architecture in self.architectures]
+        for model in (*models, *(self.make_model(**variant) for variant in variants)):
+            for row in self.work(model):
+                self._require_sound(row)
+
+    def test_unicode(self) -> None:
+        """Records in any script are scored.
+
+        Find tokens by the characters that they cover, never by decoding single tokens.
+        """
+        model = self.make_model()
+        for text in UNICODE:
+            try:
+                [row] = self.score(model, [_translated(self.records[0], text)])
+            except EditkitError as error:
+                raise ContractError(f"the subject {text!r} is refused: {error}") from error
+            self._require_sound(row)
+
+    def _require_sound(self, row: Row) -> None:
+        declared = self.scores()
+        for key, value in row.items():
+            is_list = isinstance(value, list)
+            require(
+                is_list != (key in declared),
+                f"{key} is {value!r:.60}; it is {'' if key in declared else 'not '}a declared "
+                "score: those are numbers, all else are lists of numbers.",
+            )
+            for number in value if isinstance(value, list) else [value]:
+                require(
+                    isinstance(number, (int, float)) and math.isfinite(number),
+                    f"{key} holds {number!r} ({type(number).__name__}), expected finite numbers.",
+                )
+
+
+def _no_edits(model: LanguageModel, suite: MetricContract) -> list[WeightDelta]:
+    return [dataclasses.replace(edit, changes={}) for edit in random_edits(model, suite.records)]
+
+
+def _translated(record: Record, text: str) -> Record:
+    """The record with a text of another script for its subject, and as an answer everywhere."""
+    subject = record.request.subject
+
+    def put(sentence: str) -> str:
+        return sentence.replace(subject, text)
+
+    request = record.request
+    return Record(
+        record.case_id,
+        EditRequest(request.prompt, text, text, request.target_true),
+        probes={
+            kind: tuple(Probe(put(probe.prompt), probe.target_true, text) for probe in probes)
+            for kind, probes in record.probes.items()
+        },
+        texts={kind: tuple(map(put, texts)) for kind, texts in record.texts.items()},
+    )
+
+
+def _distance(first: Row, second: Row) -> float:
+    """Largest difference of two numbers under the same key, relative to 1 and the larger."""
+    if first.keys() != second.keys():
+        return float("inf")
+    largest = 0.0
+    for key in first:
+        a, b = _numbers(first[key]), _numbers(second[key])
+        if len(a) != len(b):
+            return float("inf")
+        for x, y in zip(a, b, strict=True):
+            largest = max(largest, abs(x - y) / max(1.0, abs(x), abs(y)))
+    return largest
+
+
+def _numbers(value: float | list[float]) -> list[float]:
+    return value if isinstance(value, list) else [value]
