@@ -107,7 +107,7 @@ class EditedModels:
         """Mean negative log likelihood per token of each candidate, in nats.
 
         A prompt is run once, however many candidates compete for it, and logits are formed only
-        where they are read.
+        where they are read. The model answers in evaluation mode, whatever mode it is in.
 
         Args:
             queries: In any order.
@@ -142,7 +142,7 @@ class EditedModels:
                 chosen = [keys[i] for i in batch]
                 targets = [[c.target for _, c in prompts[key]] for key in chosen]
                 edits = [queries[number].edit for number, _ in chosen]
-                with torch.no_grad():
+                with self.model.frozen(), torch.no_grad():
                     scores = self._score([ids for _, ids in chosen], targets, edits)
                 for key, row in zip(chosen, scores, strict=True):
                     for (place, _), value in zip(prompts[key], row, strict=True):
