@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
-from editkit.configuration import Layer, config_class, problems_of, resolve_config
+from editkit.complaints import problems_of
+from editkit.configuration import Layer, config_class, resolve_config
 from editkit.interfaces import Config, Kind
 from editkit.plugins import GROUP, Offer, Registry, default_registry
 
