@@ -1,24 +1,26 @@
 """Putting a plugin's configuration together, and knowing where each value came from.
 
 Field defaults, then a preset, the file for the model, the benchmark file, and the command line:
-later ones win. The run's seed fills a ``seed`` field that nobody set.
+later ones win. A layer that none of them sets is chosen by the editor's rule, and the run's seed
+fills a ``seed`` field that nobody set.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from editkit.complaints import complaint, dotted
 from editkit.errors import ConfigError, PluginError, did_you_mean
-from editkit.interfaces import Config
+from editkit.interfaces import Config, LayerRule
+from editkit.model_values import model_values, values_by_rule
 from editkit.plugins import Offer, resolve
 
 DEFAULT = "default"
+RULE = "fallback rule"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,12 +41,14 @@ class Resolved:
         sources: Where each value came from, by dotted field.
         preset: The preset, if the plugin has any.
         note: What the file for the model says about its values.
+        rule: What the fallback rule chose and why, where it was needed.
     """
 
     config: Config
     sources: Mapping[str, str]
     preset: str | None = None
     note: str | None = None
+    rule: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -59,6 +63,7 @@ def resolve_config(
     layers: Sequence[Layer] = (),
     seed: int | None = None,
     place: str = "preset",
+    n_layers: Callable[[], int | None] | None = None,
 ) -> Resolved:
     """The configuration of something on offer.
 
@@ -69,14 +74,24 @@ def resolve_config(
         layers: Values of the benchmark file and of the command line, in this order.
         seed: The run's seed.
         place: How a message points at ``preset``.
+        n_layers: Tells the model's number of layers, or None where it is not known; asked only
+            if the fallback rule is needed.
 
     Raises:
         ConfigError: An unknown field or preset, or a value of the wrong type.
         PluginError: The plugin's config class cannot be loaded.
     """
-    stack = stack_of(offer, model=model, preset=preset, layers=layers, seed=seed, place=place)
+    stack = stack_of(
+        offer,
+        model=model,
+        preset=preset,
+        layers=layers,
+        seed=seed,
+        place=place,
+        n_layers=n_layers,
+    )
     config = _validated(stack)
-    return Resolved(config, stack.sources(), stack.preset, stack.note)
+    return Resolved(config, stack.sources(), stack.preset, stack.note, stack.rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,12 +103,14 @@ class Stack:
         layers: Lowest first.
         preset: The preset, if the plugin has any.
         note: What the file for the model says about its values.
+        rule: What the fallback rule chose and why, where it was needed.
     """
 
     schema: type[Config]
     layers: tuple[Layer, ...]
     preset: str | None
     note: str | None
+    rule: str | None = None
 
     def values(self) -> dict[str, Any]:
         """What was given, later layers over earlier ones; defaults are not among it."""
@@ -115,19 +132,33 @@ def stack_of(
     layers: Sequence[Layer] = (),
     seed: int | None = None,
     place: str = "preset",
+    n_layers: Callable[[], int | None] | None = None,
 ) -> Stack:
     """The layers of a configuration; arguments and errors as for :func:`resolve_config`."""
     schema = config_class(offer)
-    file = _model_file(offer, model) if model else _ModelFile()
-    preset_layer = _preset_layer(offer, preset or file.preset, place if preset else file.place)
-    found = [layer for layer in (preset_layer, file.layer, *layers) if layer is not None]
+    file = model_values(offer, model) if model else None
+    found = list(layers)
+    if file:
+        found.insert(0, Layer(file.values, file.file, f"{file.file}: config"))
+        if preset is None:
+            preset, place = file.preset, f"{file.file}: preset"
+    preset_layer = _preset_layer(offer, preset, place)
+    if preset_layer:
+        found.insert(0, preset_layer)
     for layer in found:
         _check_fields(schema, layer)
+    rule: LayerRule | None = getattr(offer.spec, "layer_rule", None)
+    said = None
+    if model and rule and not any(rule.field in layer.values for layer in found):
+        known = n_layers() if n_layers else None
+        chosen, said = values_by_rule(rule, model, known, has_file=file is not None)
+        if chosen:
+            found.append(Layer(chosen, RULE, RULE))
     unset = not any("seed" in layer.values for layer in found)
     if seed is not None and unset and "seed" in schema.model_fields:
         found.append(Layer({"seed": seed}, "run seed", "seeds"))
     name = preset_layer.source.removeprefix("preset ") if preset_layer else None
-    return Stack(schema, tuple(found), name, file.note)
+    return Stack(schema, tuple(found), name, file.note if file else None, said)
 
 
 def config_class(offer: Offer) -> type[Config]:
@@ -162,79 +193,6 @@ def _validated(stack: Stack) -> Config:
         raise ConfigError(
             "; ".join(problems) + ".", hint="'editkit describe NAME' lists the fields."
         ) from None
-
-
-def problems_of(error: ValidationError, place: str = "") -> str:
-    """A pydantic error in plain words: ``limit: got 'x', expected an integer``."""
-    prefix = f"{place}." if place else ""
-    return "; ".join(
-        f"{prefix}{_dotted(problem['loc'])}: {_complaint(problem)}"
-        for problem in error.errors(include_url=False)
-    )
-
-
-def parse_yaml(text: str, *, place: str) -> Any:
-    """Plain data from YAML.
-
-    Raises:
-        ConfigError: It is not YAML.
-    """
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(
-            f"{place}{where}: {what}; expected YAML.", hint="Check quotes and indentation there."
-        ) from None
-
-
-# ---------------------------------------------------------------- layers below the benchmark file
-
-
-@dataclasses.dataclass(frozen=True)
-class _ModelFile:
-    layer: Layer | None = None
-    preset: str | None = None
-    note: str | None = None
-    place: str = ""
-
-
-def model_file_name(model: str) -> str:
-    """Name of the file of values for a model: ``gpt2-xl.yaml`` for ``openai-community/gpt2-xl``."""
-    return model.rstrip("/").rpartition("/")[2].lower() + ".yaml"
-
-
-def _model_file(offer: Offer, model: str) -> _ModelFile:
-    folder = getattr(offer.spec, "configs", None)
-    if not folder:
-        return _ModelFile()
-    package, _, inside = folder.partition(":")
-    try:
-        file = importlib.resources.files(package)
-    except ModuleNotFoundError:
-        raise PluginError(
-            f"{offer.kind} {offer.name!r} of {offer.source} names {folder!r} for its files of "
-            f"values, but there is no package {package!r}.",
-            hint="Install the plugin again, or tell its author.",
-        ) from None
-    for part in (*inside.split("/"), model_file_name(model)):
-        file = file / part if part else file
-    if not file.is_file():
-        return _ModelFile()
-    place = f"{folder.replace(':', '/')}/{model_file_name(model)}"
-    content = parse_yaml(file.read_text(encoding="utf-8"), place=place)
-    if not isinstance(content, Mapping) or not isinstance(content.get("config", {}), Mapping):
-        raise ConfigError(f"{place}: got {content!r:.60}, expected 'config:' with fields below it.")
-    for key in content:
-        if key not in ("config", "preset", "note"):
-            raise ConfigError(
-                f"{place}: unknown key {key!r}, expected config, preset or note.",
-                hint=did_you_mean(str(key), ("config", "preset", "note")),
-            )
-    layer = Layer(content.get("config", {}), place, f"{place}: config")
-    return _ModelFile(layer, content.get("preset"), content.get("note"), f"{place}: preset")
 
 
 def _preset_layer(offer: Offer, preset: str | None, place: str) -> Layer | None:
@@ -313,28 +271,6 @@ def _sources(schema: type[BaseModel], layers: Sequence[Layer], prefix: str = "")
     return sources
 
 
-# ---------------------------------------------------------------- messages
-
-_EXPECTED = {
-    "int_type": "an integer",
-    "int_parsing": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "float_parsing": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "string_type": "a text",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a mapping",
-    "mapping_type": "a mapping",
-    "model_type": "a mapping of fields",
-    "model_attributes_type": "a mapping of fields",
-    "none_required": "nothing (null)",
-}
-
-
 def _problem(problem: Any, layers: Sequence[Layer]) -> str:
     location = problem["loc"]
     if not location:  # several values that make no sense together, told by a validator of theirs
@@ -345,23 +281,4 @@ def _problem(problem: Any, layers: Sequence[Layer]) -> str:
             place = f"{layer.place}."
     if not place and layers:
         place = f"{layers[-1].place}."
-    return f"{place}{_dotted(location)}: {_complaint(problem)}"
-
-
-def _dotted(location: Sequence[str | int]) -> str:
-    return ".".join(str(part) for part in location) or "values"
-
-
-def _complaint(problem: Any) -> str:
-    kind, message = problem["type"], problem["msg"]
-    if kind == "missing":
-        return "is missing, and has no default"
-    if kind == "extra_forbidden":
-        return "unknown field"
-    expected = _EXPECTED.get(kind)
-    if expected is None:
-        message = message.removeprefix("Value error, ")
-        if not message.startswith("Input should be "):
-            return f"got {problem['input']!r}; {message}"
-        expected = message.removeprefix("Input should be ")
-    return f"got {problem['input']!r}, expected {expected}"
+    return f"{place}{dotted(location)}: {complaint(problem)}"

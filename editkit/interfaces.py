@@ -224,13 +224,34 @@ class _Spec:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """Which layer to take for a model that no file of values knows.
+
+    Attributes:
+        depth: Where in the model, as a share of its depth, from 0 up to 1.
+        why: Reason that is printed whenever the rule is used: ``"a third of the depth, where..."``.
+        field: Config field that it fills.
+    """
+
+    depth: float
+    why: str
+    field: str = "layer"
+
+    def layer_of(self, n_layers: int) -> int:
+        """The layer, counted from 0, in a model of so many."""
+        return min(n_layers - 1, int(self.depth * n_layers))
+
+
+@dataclasses.dataclass(frozen=True)
 class EditorSpec(_Spec):
     """An editor on offer."""
 
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """Named sets of config values; the first is the default."""
     configs: str | None = None
-    """Folder of per-model YAML files, as ``"package:folder"``: ``gpt2-xl.yaml``."""
+    """Folder of YAML files of values for models, as ``"package:folder"``: ``gpt2-xl.yaml``."""
+    layer_rule: LayerRule | None = None
+    """Chooses the layer where neither a file nor the user does."""
 
 
 @dataclasses.dataclass(frozen=True)

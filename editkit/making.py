@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.configuration import Layer, resolve_config
 from editkit.interfaces import Dataset, Editor, Metric
+from editkit.models import n_layers_of
 from editkit.plugins import default_registry
 
 if TYPE_CHECKING:
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from editkit.models import LanguageModel
 
 __all__ = ["make_dataset", "make_editor", "make_metric"]
+
+_log = logging.getLogger(__name__)
 
 
 def make_editor(
@@ -23,6 +27,7 @@ def make_editor(
     Args:
         name: An installed editor: ``rome``, ``ft``, ``ft+l``.
         model: The model that will be edited, or its name; hyperparameter files go by its name.
+            Where they set no layer, the editor's rule does, and says so in the log.
         preset: A preset of the editor; None: its default.
         config: Values that win over the preset's and the file's.
 
@@ -30,8 +35,7 @@ def make_editor(
         PluginError: There is no such editor.
         ConfigError: A value or preset is wrong.
     """
-    model_name = model if isinstance(model, str) else model.name
-    return cast("Editor[Any]", _make("editor", name, config, model=model_name, preset=preset))
+    return cast("Editor[Any]", _make("editor", name, config, model=model, preset=preset))
 
 
 def make_dataset(name: str, **config: Any) -> Dataset[Any]:
@@ -49,11 +53,25 @@ def _make(
     name: str,
     values: dict[str, Any],
     *,
-    model: str | None = None,
+    model: LanguageModel | str | None = None,
     preset: str | None = None,
 ) -> Any:
     registry = default_registry()
     offer = registry.get(kind, name)
     given = Layer(values, "argument", name)
-    resolved = resolve_config(offer, model=model, preset=preset, layers=[given])
+    resolved = resolve_config(
+        offer,
+        model=model if model is None or isinstance(model, str) else model.name,
+        preset=preset,
+        layers=[given],
+        n_layers=lambda: _n_layers(model),
+    )
+    if resolved.rule:
+        _log.info("%s: %s", name, resolved.rule)
     return registry.build(kind, name, resolved.config)
+
+
+def _n_layers(model: LanguageModel | str | None) -> int | None:
+    if model is None or isinstance(model, str):
+        return n_layers_of(model) if model else None
+    return model.n_layers

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from editkit.benchmark.spec import Benchmark, EditorChoice, PluginChoice, checked
-from editkit.configuration import parse_yaml
+from editkit.complaints import parse_yaml
 from editkit.errors import ConfigError, UsageError, did_you_mean
 
 ChoiceT = TypeVar("ChoiceT", bound=PluginChoice)

@@ -60,10 +60,17 @@ class PlannedMetric:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedCell:
-    """A cell with the validated configuration that its editor is built from."""
+    """A cell with the validated configuration that its editor is built from.
+
+    Attributes:
+        cell: The cell.
+        config: The configuration.
+        rule: What the fallback rule chose and why, where it was needed.
+    """
 
     cell: Cell
     config: Config
+    rule: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +93,12 @@ class Plan:
     def n_records(self) -> int:
         """Records of this shard."""
         return sum(len(batch.records) for batch in self.batches)
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """What fallback rules chose for the editors, each said once."""
+        said = [f"{p.cell.editor}: {p.rule}" for p in self.cells if p.rule]
+        return tuple(dict.fromkeys(said))
 
     def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
         """The batches of which a row is missing."""
@@ -125,6 +138,7 @@ def make_plan(
     values: PluginValues | None = None,
     shard: tuple[int, int] = (1, 1),
     fingerprint_of: Callable[[ModelChoice], str],
+    n_layers_of: Callable[[ModelChoice], int | None] = lambda _: None,
 ) -> Plan:
     """Resolve every configuration, read the records and fix the fingerprints.
 
@@ -135,13 +149,14 @@ def make_plan(
         values: Config values from the command line.
         shard: Part I of N of the batches.
         fingerprint_of: Gives the fingerprint of the model without loading it.
+        n_layers_of: Gives its number of layers without loading it, if it can be known.
 
     Raises:
         ConfigError: A configuration is wrong, or two editors of the benchmark are the same.
         DatasetError: The records cannot be read.
         PluginError: Something needed is missing or broken.
     """
-    resolver = _Resolver(registry, benchmark.model.name, place, values or {})
+    resolver = _Resolver(registry, benchmark.model, place, values or {}, n_layers_of)
     metrics = _plan_metrics(benchmark, resolver)
     editors = [  # before the records and the model: a wrong value is told at once
         [(seed, *resolver.editor(i, choice, seed)) for seed in benchmark.seeds]
@@ -198,9 +213,10 @@ class _Resolver:
     """Puts configurations together from the benchmark file and the command line."""
 
     registry: Registry
-    model: str
+    model: ModelChoice
     place: str
     values: PluginValues
+    n_layers_of: Callable[[ModelChoice], int | None]
 
     def resolve(
         self,
@@ -218,11 +234,12 @@ class _Resolver:
         ]
         return offer, resolve_config(
             offer,
-            model=self.model,
+            model=self.model.name,
             preset=preset,
             layers=[layer for layer in layers if layer.values],
             seed=seed,
             place=f"{where}.preset",
+            n_layers=lambda: self.n_layers_of(self.model),
         )
 
     def editor(self, i: int, choice: EditorChoice, seed: int) -> tuple[Offer, Resolved]:
@@ -320,7 +337,7 @@ def _cell(
         fingerprint=digest(identity),
         params=params,
     )
-    return PlannedCell(cell, resolved.config)
+    return PlannedCell(cell, resolved.config, resolved.rule)
 
 
 def _parameter(value: Any) -> str | int | float | bool | None:

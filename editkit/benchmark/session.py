@@ -102,6 +102,13 @@ def fingerprint_of(choice: ModelChoice) -> str:
     return fingerprint_of(choice.name, revision=choice.revision)
 
 
+def n_layers_of(choice: ModelChoice) -> int | None:
+    """The number of layers of the chosen model, from its config; None where it cannot be had."""
+    from editkit.models import n_layers_of
+
+    return n_layers_of(choice.name, revision=choice.revision, download=True)
+
+
 def _load(plan: Plan) -> LanguageModel:
     from editkit.models import load_model
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from editkit.configuration import parse_yaml, problems_of
+from editkit.complaints import parse_yaml, problems_of
 from editkit.errors import ConfigError, did_you_mean
 from editkit.plugins import Registry
 

@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from editkit.benchmark.digests import plain
 from editkit.configuration import Stack, config_class, stack_of
 from editkit.errors import PluginError, UsageError, did_you_mean
+from editkit.models import n_layers_of
 from editkit.plugins import KINDS, Offer, Registry, default_registry
 
 _REQUIRED = "(required)"
@@ -87,7 +88,13 @@ def _stack(offer: Offer, args: argparse.Namespace) -> Stack | None:
     """The layers of its configuration; None for what takes none."""
     if getattr(offer.spec, "config", None) is None:
         return None
-    return stack_of(offer, model=args.model, preset=args.preset, place="--preset")
+    return stack_of(
+        offer,
+        model=args.model,
+        preset=args.preset,
+        place="--preset",
+        n_layers=lambda: n_layers_of(args.model),
+    )
 
 
 def _fields(stack: Stack) -> list[_Field]:
@@ -171,6 +178,8 @@ def _facts(offer: Offer, stack: Stack | None) -> dict[str, str]:
         facts["presets"] = ", ".join(f"{p} (shown)" if p == chosen else p for p in presets)
     if stack and stack.note:
         facts["note"] = " ".join(stack.note.split())
+    if stack and stack.rule:
+        facts["fallback rule"] = stack.rule
     if protocol := getattr(spec, "protocol", None):
         facts["protocol"] = protocol
     if scores := getattr(spec, "scores", None):
@@ -233,5 +242,6 @@ def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
         "presets": list(getattr(offer.spec, "presets", ())),
         "preset": stack.preset if stack else None,
         "note": stack.note if stack else None,
+        "rule": stack.rule if stack else None,
         "fields": [dataclasses.asdict(field) for field in _fields(stack)] if stack else [],
     }

@@ -19,7 +19,7 @@ from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.report import table
 from editkit.benchmark.run import STORE_FILE
-from editkit.benchmark.session import Finished, carry_out, fingerprint_of
+from editkit.benchmark.session import Finished, carry_out, fingerprint_of, n_layers_of
 from editkit.benchmark.spec import load_benchmark
 from editkit.benchmark.store import Store
 from editkit.cli.signals import terminable
@@ -41,6 +41,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=_positive, metavar="N", help="use only the first N records")
     add("--metrics", type=_names, default=[], metavar="M,...", help="names of metrics")
     add("--seed", type=int, action="append", default=[], metavar="S", help="repeatable")
+    for name, metavar in (("device", "cpu|cuda"), ("dtype", "T")):
+        add(
+            f"--{name}",
+            action="append",
+            default=[],
+            dest="sets",
+            type=f"model.{name}={{}}".format,
+            metavar=metavar,
+            help=f"short for --set model.{name}=...",
+        )
     add(
         "--set",
         action="append",
@@ -73,7 +83,10 @@ def run(args: argparse.Namespace) -> int:
         values=values,
         shard=args.shard,
         fingerprint_of=fingerprint_of,
+        n_layers_of=n_layers_of,
     )
+    for said in plan.rules:
+        _log.info("%s", said)
     _tell_rejected(plan)
     if args.dry_run:
         _print_plan(plan, args)
@@ -142,6 +155,7 @@ def _plan_as_json(plan: Plan, left: list[int]) -> str:
             "fingerprint": planned.cell.fingerprint,
             "config": planned.cell.config,
             "sources": planned.cell.sources,
+            "rule": planned.rule,
             "records": {"stored": plan.n_records - n, "left": n},
         }
         for planned, n in zip(plan.cells, left, strict=True)

@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from editkit.models.architectures import ARCHITECTURES, Architecture, architecture_of
-from editkit.models.loading import fingerprint_of, load_model, model_folder
+from editkit.models.finding import fingerprint_of, model_folder, n_layers_of
+from editkit.models.loading import load_model
 
 if TYPE_CHECKING:
     from editkit.models.encoding import Completion, Encoding
@@ -35,4 +36,5 @@ __all__ = [
     "fingerprint_of",
     "load_model",
     "model_folder",
+    "n_layers_of",
 ]

@@ -1,23 +1,20 @@
-"""Finding and loading a model: a registered name, a folder, or a hub id."""
+"""Loading a model onto one device or several."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.resources
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
-from editkit.errors import ModelError, PluginError
+from editkit.errors import ModelError
+from editkit.models.finding import digest_of_files, model_folder
 
 if TYPE_CHECKING:
-    from editkit.interfaces import ModelSpec
     from editkit.models.language_model import LanguageModel
 
 DTYPES = ("float32", "bfloat16", "float16")
-_IDENTITY = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.*", "merges.txt")
 
 
 def load_model(
@@ -69,105 +66,8 @@ def load_model(
         tokenizer,
         name=name if not Path(name).is_dir() else Path(name).resolve().name,
         revision=revision,
-        fingerprint=_digest_of_files(folder),
+        fingerprint=digest_of_files(folder),
     )
-
-
-def fingerprint_of(name: str, *, revision: str | None = None) -> str:
-    """The fingerprint that the model would have once loaded, read from its files.
-
-    Loads no machine-learning library for registered models and folders.
-
-    Raises:
-        ModelError: The model cannot be found.
-    """
-    return _digest_of_files(model_folder(name, revision=revision))
-
-
-def model_folder(name: str, *, revision: str | None = None) -> Path:
-    """The folder with the model's files; a hub model is downloaded, or found in the hub's cache.
-
-    Raises:
-        ModelError: The model cannot be found.
-    """
-    from editkit.plugins import default_registry
-
-    registry = default_registry()
-    if name in registry.names("model"):
-        spec = cast("ModelSpec", registry.get("model", name).spec)
-        package, _, inside = spec.folder.partition(":")
-        return Path(str(importlib.resources.files(package) / inside))
-    if Path(name).is_dir():
-        return Path(name)
-    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(
-            f"{name!r} is no folder.",
-            hint="Give the folder that holds config.json and model.safetensors.",
-        )
-    return _hub_folder(name, revision)
-
-
-def _hub_folder(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    patterns = ["*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model"]
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except GatedRepoError:
-        raise ModelError(
-            f"{name!r} is gated: its owner lets only accepted users download it.",
-            hint="Accept its terms on the hub, then log in with `hf auth login`.",
-        ) from None
-    except RevisionNotFoundError:
-        raise ModelError(
-            f"{name!r} has no revision {revision!r}.", hint="Check the branch, tag or commit."
-        ) from None
-    except (RepositoryNotFoundError, HFValidationError):
-        raise ModelError(
-            f"model {name!r} was not found: it is no registered model, no folder, and no hub id.",
-            hint=_known_models(),
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        raise ModelError(
-            f"model {name!r} is no registered model and no folder, and the hub could not be "
-            f"asked for it ({type(error).__name__}).",
-            hint=f"{_known_models()} Or go online once, or copy the model's folder here.",
-        ) from None
-
-
-def _known_models() -> str:
-    from editkit.plugins import default_registry
-
-    try:
-        names = ", ".join(default_registry().names("model"))
-    except PluginError:
-        names = ""
-    return f"Registered models: {names or 'none'}."
-
-
-def _digest_of_files(folder: Path) -> str:
-    """Digest of the files that make a model what it is, by content."""
-    digest = hashlib.blake2b(digest_size=16)
-    files = sorted({path for pattern in _IDENTITY for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise ModelError(
-            f"{folder} holds no *.safetensors file.",
-            hint="Save the model as safetensors; pickled weights are not read.",
-        )
-    for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager

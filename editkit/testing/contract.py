@@ -128,6 +128,10 @@ class Contract:
         """A new instance."""
         return self.registry().build(self.kind, self.plugin, self.make_config(**changes))
 
+    def try_out(self) -> None:
+        """Fail where the configuration is one that nothing can be tried with."""
+        self.make()
+
     # ------------------------------------------------------------ rules about spec and config
 
     def test_summary_is_one_line(self) -> None:

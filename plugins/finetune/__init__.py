@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, hookimpl
+from editkit import EditorSpec, LayerRule, hookimpl
 
 _TEXT = {"target_positions": "teacher_forced", "train_bias": False}
 _PRESETS = {
@@ -10,6 +10,13 @@ _PRESETS = {
     "paper": {**_TEXT, "stop_loss": 0.03},
     "corrected": _TEXT,
 }
+_FT_LAYER = LayerRule(
+    1 / 48, "one of the first, as chosen for GPT-2 XL in the paper (1 of 48; for GPT-J 21 of 28)"
+)
+_FT_L_LAYER = LayerRule(0, "the first, as for all models of the paper")
+_ATTNEDIT_LAYER = LayerRule(
+    33 / 48, "two thirds of the depth, near where attention recalls facts in GPT-2 XL (33 of 48)"
+)
 
 
 @hookimpl
@@ -23,6 +30,7 @@ def editkit_editors() -> list[EditorSpec]:
             summary="Fine-tuning of one MLP output projection (FT)",
             presets=_PRESETS,
             configs="editkit_configs:ft",
+            layer_rule=_FT_LAYER,
         ),
         EditorSpec(
             name="ft+l",
@@ -31,6 +39,7 @@ def editkit_editors() -> list[EditorSpec]:
             summary="Fine-tuning within an L-infinity box around the weights (FT+L)",
             presets=_PRESETS,
             configs="editkit_configs:ft+l",
+            layer_rule=_FT_L_LAYER,
         ),
         EditorSpec(
             name="attnedit",
@@ -39,5 +48,6 @@ def editkit_editors() -> list[EditorSpec]:
             summary="FT+L on one layer's query, key and value projections (AttnEdit)",
             presets=_PRESETS,
             configs="editkit_configs:attnedit",
+            layer_rule=_ATTNEDIT_LAYER,
         ),
     ]

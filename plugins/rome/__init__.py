@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, hookimpl
+from editkit import EditorSpec, LayerRule, hookimpl
 
 PUBLISHED: dict[str, object] = {}
 PAPER = {
@@ -19,6 +19,9 @@ PAPER_V1 = {
     "steps": 25,
 }
 CORRECTED = {"update_key": "mean", "kl_position": "prompt_last"}
+LAYER = LayerRule(
+    1 / 3, "a third of the depth, near where causal tracing finds facts in GPT-2 XL (17 of 48)"
+)
 
 
 @hookimpl
@@ -37,5 +40,6 @@ def editkit_editors() -> list[EditorSpec]:
                 "corrected": CORRECTED,
             },
             configs="editkit_configs:rome",
+            layer_rule=LAYER,
         )
     ]

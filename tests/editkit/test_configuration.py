@@ -7,9 +7,10 @@ from typing import Any, Literal
 import pytest
 from pydantic import Field
 
-from editkit import Config, ConfigError, EditorSpec, PluginError
+from editkit import Config, ConfigError, EditorSpec, LayerRule, PluginError
 from editkit.benchmark.digests import canonical_json, digest
-from editkit.configuration import Layer, model_file_name, resolve_config
+from editkit.configuration import Layer, resolve_config, stack_of
+from editkit.model_values import short_name
 from editkit.plugins import Offer, Source
 
 
@@ -150,9 +151,9 @@ def test_a_number_that_yaml_takes_for_text_is_a_number() -> None:
     ] == {"lr": 5e-4, "steps": 10}
 
 
-def test_model_file_names() -> None:
-    assert model_file_name("openai-community/GPT2-xl") == "gpt2-xl.yaml"
-    assert model_file_name("folder/of/atlas/") == "atlas.yaml"
+def test_the_names_that_files_know_models_by() -> None:
+    assert short_name("openai-community/GPT2-xl") == "gpt2-xl"
+    assert short_name("folder/of/atlas/") == "atlas"
 
 
 def test_canonical_json_does_not_depend_on_order() -> None:
@@ -165,3 +166,97 @@ def test_canonical_json_does_not_depend_on_order() -> None:
 def test_a_plugin_that_names_a_package_that_is_not_there_is_told() -> None:
     with pytest.raises(PluginError, match="there is no package 'no_such_package'"):
         resolve_config(offer("no_such_package:mine"), model="tiny")
+
+
+def ruled(configs: str | None = None) -> Offer:
+    """An editor with a rule for the layer, and no preset that sets it."""
+    spec = EditorSpec(
+        "mine", "json:X", f"{__name__}:Settings", "mine", {"published": {"mode": "slow"}}, configs,
+        layer_rule=LayerRule(1 / 3, "a third of the depth"),
+    )  # fmt: skip
+    return Offer("editor", spec, Source("mine", "mine", "1"))
+
+
+def test_the_rule_chooses_a_layer_that_nobody_set_and_says_so(configs: str) -> None:
+    resolved = resolve_config(ruled(), model="a/my-gpt2", n_layers=lambda: 13)
+    assert resolved.to_dict()["layer"] == 4
+    assert resolved.sources["layer"] == "fallback rule"
+    said = "no file of values for 'a/my-gpt2': layer 4 of 13, a third of the depth"
+    assert resolved.rule == said
+    resolved = resolve_config(
+        ruled(configs), model="tiny-1", preset="published", n_layers=lambda: 6
+    )
+    assert resolved.to_dict()["layer"] == 2
+    assert resolved.rule.startswith("the values for 'tiny-1' set no layer: layer 2 of 6")
+
+
+@pytest.mark.parametrize("layer", [file_layer(layer=5), flag_layer(layer=5)])
+def test_a_layer_that_somebody_set_needs_no_rule(layer: Layer) -> None:
+    def never() -> int:
+        raise AssertionError("the number of layers is not needed")
+
+    resolved = resolve_config(ruled(), model="my-gpt2", layers=[layer], n_layers=never)
+    assert (resolved.to_dict()["layer"], resolved.rule) == (5, None)
+    assert resolve_config(ruled(), layers=[layer], n_layers=never).rule is None
+
+
+def test_without_the_number_of_layers_the_rule_says_what_it_lacks() -> None:
+    stack = stack_of(ruled(), model="far/away", n_layers=lambda: None)
+    assert "layer" not in stack.values()
+    assert re.search(r"no config\.json is at hand.*: a third of the depth", str(stack.rule))
+    assert stack_of(ruled(), model="far/away").rule == stack.rule
+
+
+@pytest.mark.parametrize(
+    ("depth", "n_layers", "layer"),
+    [(1 / 3, 6, 2), (1 / 3, 48, 16), (33 / 48, 48, 33), (1 / 48, 48, 1), (0, 1, 0), (1, 12, 11)],
+)
+def test_the_layer_of_a_rule(depth: float, n_layers: int, layer: int) -> None:
+    assert LayerRule(depth, "because").layer_of(n_layers) == layer
+
+
+SHARED = """
+- note: as published
+  preset: paper
+  config: {mode: slow, layer: 3}
+  models:
+    small-1: {layer: 7}
+    small-2:
+- note: untested
+  models:
+    small-2: {layer: 9}
+    small-3: {layer: 8}
+    tiny-1: {layer: 8}
+"""
+
+
+def test_one_file_serves_many_models(configs: str, tmp_path: Path) -> None:
+    shared = tmp_path / "made_up_configs" / "mine" / "models.yaml"
+    shared.write_text(SHARED, encoding="utf-8")
+    first = resolve_config(offer(configs), model="Someone/Small-1")
+    assert (first.to_dict()["layer"], first.to_dict()["mode"]) == (7, "slow")
+    assert (first.preset, first.note) == ("paper", "as published")
+    assert first.sources["layer"] == "made_up_configs/mine/models.yaml"
+    assert resolve_config(offer(configs), model="small-2").to_dict()["layer"] == 3
+    third = resolve_config(offer(configs), model="small-3")
+    assert (third.to_dict()["layer"], third.preset, third.note) == (8, "published", "untested")
+    assert resolve_config(offer(configs), model="tiny-1").note == "found by a sweep"
+    assert resolve_config(offer(configs), model="unheard-of").note is None
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("config: {}", r"models\.yaml: got .*expected a list of groups"),
+        ("- config: {}", r"models\.yaml group 1: expected 'models:'"),
+        ("- models: {m: 3}", r"models\.yaml group 1: m: got 3, expected fields"),
+        ("- models: {m: }\n  confg: 1", r"models\.yaml group 1: unknown key 'confg'"),
+    ],
+)
+def test_a_broken_shared_file_is_told_with_its_place(
+    configs: str, tmp_path: Path, content: str, said: str
+) -> None:
+    shared = tmp_path / "made_up_configs" / "mine" / "models.yaml"
+    shared.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=said):
+        resolve_config(offer(configs), model="m")

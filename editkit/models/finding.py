@@ -1,0 +1,162 @@
+"""Finding a model: a registered name, a folder, or a hub id. Loads no machine-learning library."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.resources
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from editkit.errors import ModelError, PluginError
+
+if TYPE_CHECKING:
+    from editkit.interfaces import ModelSpec
+
+_IDENTITY = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.*", "merges.txt")
+_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model")
+_LAYERS = ("num_hidden_layers", "n_layer")
+
+
+def fingerprint_of(name: str, *, revision: str | None = None) -> str:
+    """The fingerprint that the model would have once loaded, read from its files.
+
+    Raises:
+        ModelError: The model cannot be found.
+    """
+    return digest_of_files(model_folder(name, revision=revision))
+
+
+def model_folder(name: str, *, revision: str | None = None) -> Path:
+    """The folder with the model's files; a hub model is downloaded, or found in the hub's cache.
+
+    Raises:
+        ModelError: The model cannot be found.
+    """
+    folder = _local_folder(name)
+    if folder is not None:
+        return folder
+    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(
+            f"{name!r} is no folder.",
+            hint="Give the folder that holds config.json and model.safetensors.",
+        )
+    return _hub_folder(name, revision)
+
+
+def n_layers_of(name: str, *, revision: str | None = None, download: bool = False) -> int | None:
+    """The number of layers that a model's ``config.json`` tells; no weights are looked at.
+
+    Args:
+        name: A registered name, a folder, or a hub id.
+        revision: Branch, tag or commit of a hub model.
+        download: Whether to ask the hub for this one file, if the hub's cache has it not.
+
+    Returns:
+        None where there is no such model, the file is not at hand, or it does not tell.
+    """
+    folder = _local_folder(name)
+    file = folder / "config.json" if folder else _hub_config(name, revision, download)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    except (OSError, ValueError):
+        return None
+    found = [config[key] for key in _LAYERS if isinstance(config.get(key), int)]
+    return found[0] if found else None
+
+
+def _local_folder(name: str) -> Path | None:
+    from editkit.plugins import default_registry
+
+    registry = default_registry()
+    if name in registry.names("model"):
+        spec = cast("ModelSpec", registry.get("model", name).spec)
+        package, _, inside = spec.folder.partition(":")
+        return Path(str(importlib.resources.files(package) / inside))
+    return Path(name) if Path(name).is_dir() else None
+
+
+def _hub_config(name: str, revision: str | None, download: bool) -> Path | None:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+        if isinstance(cached, str):
+            return Path(cached)
+        if not download:
+            return None
+        return Path(hf_hub_download(name, "config.json", revision=revision))
+    except (OSError, ValueError):  # no such model, no network, or no name of a model
+        return None
+
+
+def _hub_folder(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        DisabledRepoError,
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
+    except GatedRepoError:  # a kind of RepositoryNotFoundError: first
+        raise ModelError(
+            f"model {name!r} is gated: its owner lets only accepted users download it.",
+            hint=f"Accept its terms on https://huggingface.co/{name}, then run `hf auth login`.",
+        ) from None
+    except DisabledRepoError:
+        raise ModelError(
+            f"the hub has disabled the model {name!r}.", hint="Use another copy, or a folder."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelError(
+            f"model {name!r} has no revision {revision!r}.",
+            hint=f"Choose a branch, tag or commit from https://huggingface.co/{name}/tree/main.",
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise ModelError(
+            f"model {name!r} was not found: it is no registered model, no folder, and no hub id.",
+            hint=f"{_known_models()} If it is private, run `hf auth login`.",
+        ) from None
+    except OSError as error:  # offline, unreachable, interrupted, disk full
+        raise ModelError(
+            f"model {name!r} is no registered model and no folder, is not in the hub's cache, and "
+            f"could not be downloaded ({_reason(error)}).",
+            hint=f"{_known_models()} Or go online once, or copy the model's folder here.",
+        ) from None
+
+
+def _reason(error: OSError) -> str:
+    lines = str(error).strip().splitlines()
+    first = lines[0][:120].rstrip(" .") if lines else ""
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _known_models() -> str:
+    from editkit.plugins import default_registry
+
+    try:
+        names = ", ".join(default_registry().names("model"))
+    except PluginError:
+        names = ""
+    return f"Registered models: {names or 'none'}."
+
+
+def digest_of_files(folder: Path) -> str:
+    """Digest of the files that make a model what it is, by content."""
+    digest = hashlib.blake2b(digest_size=16)
+    files = sorted({path for pattern in _IDENTITY for path in folder.glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise ModelError(
+            f"{folder} holds no *.safetensors file.",
+            hint="Save the model as safetensors; pickled weights are not read.",
+        )
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
