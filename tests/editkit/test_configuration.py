@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,6 +59,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "odd.yaml").write_text("confg: {}\n", encoding="utf-8")
     (folder / "torn.yaml").write_text("config: {mode: [slow\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "made_up_configs", raising=False)
     return "made_up_configs:mine"
 
 
