@@ -47,6 +47,12 @@ class EditorContract(ModelContract):
     joint: bool = False
 
     @override
+    def try_out(self) -> None:
+        model, editor = self.make_model(), self.make()
+        editor.check(model)
+        editor.prepare(model)
+
+    @override
     def work(self, model: LanguageModel) -> list[WeightDelta]:
         return self.edit(model, self.requests)
 

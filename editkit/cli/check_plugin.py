@@ -1,0 +1,171 @@
+"""Hold plugins to their contract: every rule, whether it holds, and what to do where it does not.
+
+NAME is an editor, locator, metric or dataset, or a plugin or distribution: then everything that
+it offers is checked. The exit code is 1 if a rule is broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from editkit.complaints import parse_yaml
+from editkit.configuration import config_class
+from editkit.errors import ConfigError, PluginError, UsageError, did_you_mean
+from editkit.interfaces import Kind
+from editkit.plugins import Offer, Registry, default_registry
+
+if TYPE_CHECKING:
+    from editkit.testing.checking import Outcome
+
+_KINDS: tuple[Kind, ...] = ("editor", "locator", "metric", "dataset")
+EXIT_BROKEN = 1
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("name", metavar="NAME", help="what to check")
+    parser.add_argument("--kind", choices=_KINDS, help="check only what is of this kind")
+    parser.add_argument("--preset", metavar="P", help="try this preset")
+    parser.add_argument(
+        "--set", dest="sets", action="append", default=[], metavar="FIELD=VALUE",
+        help="try it with this value; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, and print an outcome per rule."""
+    from editkit.testing.checking import check
+
+    offers = _find(default_registry(), args.name, args.kind)
+    values = _values(args.sets, offers)
+    documents = []
+    for offer in offers:
+        fields = config_class(offer).model_fields
+        own = {field: value for field, value in values.items() if field in fields}
+        outcomes: list[Outcome] = []
+        if not args.json:
+            sys.stdout.write(f"{offer.kind} {offer.name} of {offer.source}\n")
+        for outcome in check(offer, own, preset=args.preset):
+            outcomes.append(outcome)
+            if not args.json:
+                sys.stdout.write("".join(_lines(outcome)))
+                sys.stdout.flush()
+        documents.append(_document(offer, outcomes))
+        if not args.json:
+            sys.stdout.write(f"  {_summary(outcomes)}\n\n")
+    sound = all(document["ok"] for document in documents)
+    if args.json:
+        whole = {"schema": 1, "ok": sound, "checked": documents}
+        sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
+    elif len(offers) > 1:
+        broken = [f"{d['kind']} {d['name']}" for d in documents if not d["ok"]]
+        told = f"{len(broken)} break rules: {', '.join(broken)}" if broken else "all are sound"
+        sys.stdout.write(f"{len(offers)} checked, {told}.\n")
+    return 0 if sound else EXIT_BROKEN
+
+
+def _find(registry: Registry, name: str, kind: Kind | None) -> list[Offer]:
+    """What has the name; else what the plugin or distribution of that name offers.
+
+    Raises:
+        PluginError: There is none, it is broken, or its name clashes with another's.
+    """
+    registry.check_strict()
+    kinds = [kind] if kind else list(_KINDS)
+    offers = [offer for each in kinds for offer in registry.offers(each)]
+    if any(offer.name == name for offer in offers):
+        return [registry.get(each, name) for each in kinds if registry.has(each, name)]
+    of_plugin = [
+        offer for offer in offers if name in (offer.source.plugin, offer.source.distribution)
+    ]
+    if of_plugin:
+        return of_plugin
+    for broken in registry.broken:
+        if name in (broken.source.plugin, broken.source.distribution):
+            raise PluginError(
+                f"a broken plugin cannot be checked: {broken}.",
+                hint="Mend that first: nothing of it is in use.",
+            )
+    what = kind or "editor, locator, metric, dataset or plugin"
+    sources = {offer.source for offer in offers}
+    known = {offer.name for offer in offers}
+    known |= {source.plugin for source in sources} | {source.distribution for source in sources}
+    message = f"no {what} is called {name!r}."
+    if registry.disabled:
+        disabled = ", ".join(source.plugin for source in registry.disabled)
+        message += f" These plugins are switched off by the environment: {disabled}."
+    if registry.broken:
+        message += f" These are broken: {'; '.join(map(str, registry.broken))}."
+    hint = did_you_mean(name, sorted(known)) or "Run 'editkit plugins' to see what is installed."
+    raise PluginError(message, hint=hint)
+
+
+def _values(sets: Sequence[str], offers: Sequence[Offer]) -> dict[str, Any]:
+    """The values given with ``--set``, by field; each is a field of something that is checked."""
+    known = sorted({field for offer in offers for field in config_class(offer).model_fields})
+    values: dict[str, Any] = {}
+    for assignment in sets:
+        field, equals, text = assignment.partition("=")
+        if not equals:
+            raise UsageError(
+                f"--set {assignment!r} is no assignment, expected FIELD=VALUE.",
+                hint="For example --set layer=1.",
+            )
+        if field not in known:
+            hint = did_you_mean(field, known) or f"Known: {', '.join(known) or 'no fields'}."
+            raise ConfigError(f"--set {field}: unknown field.", hint=hint)
+        values[field] = parse_yaml(text, place=f"--set {field}")
+    return values
+
+
+# ---------------------------------------------------------------- forms
+
+
+def _lines(outcome: Outcome) -> Iterator[str]:
+    label = {"ok": "ok  ", "fail": "FAIL", "skip": "skip"}[outcome.status]
+    reason = f" ({outcome.reason})" if outcome.status == "skip" else ""
+    yield f"  {label}  {outcome.rule.text}{reason}\n"
+    if outcome.status == "fail":
+        for title, text in (("", outcome.reason), ("to do: ", outcome.rule.advice)):
+            yield textwrap.fill(
+                title + text, 100, initial_indent=" " * 10, subsequent_indent=" " * 10
+            )
+            yield "\n"
+
+
+def _counts(outcomes: Sequence[Outcome]) -> Mapping[str, int]:
+    return {
+        status: sum(outcome.status == status for outcome in outcomes)
+        for status in ("ok", "fail", "skip")
+    }
+
+
+def _summary(outcomes: Sequence[Outcome]) -> str:
+    counts = _counts(outcomes)
+    return f"{counts['ok']} rules hold, {counts['fail']} are broken, {counts['skip']} do not apply."
+
+
+def _document(offer: Offer, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    return {
+        "kind": offer.kind,
+        "name": offer.name,
+        "distribution": offer.source.distribution,
+        "version": offer.source.version,
+        "ok": not _counts(outcomes)["fail"],
+        "rules": [
+            {
+                "rule": outcome.rule.method.removeprefix("test_"),
+                "text": outcome.rule.text,
+                "status": outcome.status,
+                "reason": outcome.reason,
+                "advice": outcome.rule.advice,
+            }
+            for outcome in outcomes
+        ],
+    }

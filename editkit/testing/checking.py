@@ -1,0 +1,96 @@
+"""Running a contract without pytest: one outcome per rule, told in plain words."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+from unittest import SkipTest
+
+from editkit.errors import EditkitError
+from editkit.interfaces import Kind
+from editkit.plugins import Offer
+from editkit.testing.contract import Contract, ContractError, Rule, rules_of
+from editkit.testing.datasets import DatasetContract
+from editkit.testing.editors import EditorContract
+from editkit.testing.locators import LocatorContract
+from editkit.testing.metrics import MetricContract
+
+__all__ = ["CONTRACTS", "Outcome", "check"]
+
+CONTRACTS: Mapping[Kind, type[Contract]] = {
+    "editor": EditorContract,
+    "locator": LocatorContract,
+    "metric": MetricContract,
+    "dataset": DatasetContract,
+}
+_TRIAL = Rule(
+    "test_it_can_be_tried",
+    "It can be tried as it is configured",
+    "Give values that suit a tiny model of four layers with --set, or ship them in a file "
+    "tiny.yaml of the folder that the spec names as configs.",
+)
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of one rule.
+
+    Attributes:
+        rule: The rule.
+        status: ``ok``, ``fail``, or ``skip`` where the rule does not apply.
+        reason: Why it fails or does not apply; empty for ``ok``.
+    """
+
+    rule: Rule
+    status: Literal["ok", "fail", "skip"]
+    reason: str = ""
+
+
+def check(
+    offer: Offer, config: Mapping[str, Any] | None = None, *, preset: str | None = None
+) -> Iterator[Outcome]:
+    """Hold something that is on offer to the contract of its kind.
+
+    Where it cannot be tried at all, that is the only outcome.
+
+    Args:
+        offer: An editor, locator, metric or dataset.
+        config: Values to try it with.
+        preset: The preset to try.
+    """
+    values = {"plugin": offer.name, "config": dict(config or {}), "preset": preset}
+    base = CONTRACTS[offer.kind]
+    suite = type(base.__name__, (base,), values)
+    trial = _outcome(suite, _TRIAL, "try_out")
+    yield trial
+    if trial.status == "ok":
+        for rule in rules_of(suite):
+            yield _outcome(suite, rule, rule.method)
+
+
+def _outcome(suite: type[Contract], rule: Rule, method: str) -> Outcome:
+    checks = suite()
+    checks.setup_method()
+    try:
+        getattr(checks, method)()
+    except SkipTest as reason:
+        return Outcome(rule, "skip", str(reason))
+    except (Exception, SystemExit) as error:
+        _log.debug("%s", rule.text, exc_info=True)
+        return Outcome(rule, "fail", _reason(error))
+    finally:
+        checks.teardown_method()
+    return Outcome(rule, "ok")
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, with its place where nobody foresaw it."""
+    if isinstance(error, (ContractError, EditkitError)):
+        return str(error)
+    first = next(iter(str(error).strip().splitlines()), "")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {first} ({place.filename}, line {place.lineno})"

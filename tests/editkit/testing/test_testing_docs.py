@@ -1,0 +1,47 @@
+"""docs/testing.md lists the rules of the suites, word by word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from editkit.testing import Contract, Rule, rules_of
+from editkit.testing.checking import CONTRACTS
+from editkit.testing.guests import ModelContract
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "testing.md"
+SHARED = {
+    "Whatever is on offer": Contract,
+    "Editors, locators and metrics, which are guests in somebody's model": ModelContract,
+}
+
+
+def printed(title: str) -> list[tuple[str, str]]:
+    """The rows of the table below a title."""
+    _, _, after = DOCS.read_text(encoding="utf-8").partition(f"\n{title}:\n\n")
+    table = after.partition("\n\n")[0].splitlines()[2:]
+    return [tuple(cell.strip() for cell in row.strip("| ").split(" | ")) for row in table]
+
+
+def own(suite: type[Contract], base: type[Contract] | None) -> list[Rule]:
+    inherited = {rule.method for rule in rules_of(base)} if base else set()
+    return [rule for rule in rules_of(suite) if rule.method not in inherited]
+
+
+@pytest.mark.parametrize("title", [*SHARED, *(f"{kind.capitalize()}s" for kind in CONTRACTS)])
+def test_the_documented_rules_are_the_rules(title: str) -> None:
+    if title in SHARED:
+        suite = SHARED[title]
+        rules = own(suite, None if suite is Contract else Contract)
+    else:
+        suite = CONTRACTS[title.lower().removesuffix("s")]
+        rules = own(suite, ModelContract if issubclass(suite, ModelContract) else Contract)
+    assert printed(title) == [(rule.text, rule.advice) for rule in rules]
+
+
+@pytest.mark.parametrize("suite", CONTRACTS.values())
+def test_every_rule_says_what_to_do(suite: type[Contract]) -> None:
+    rules = rules_of(suite)
+    assert all(rule.text and rule.advice.endswith(".") for rule in rules)
+    assert len({rule.text for rule in rules}) == len(rules)
