@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from editkit import ConfigError, PluginError, make_dataset, make_editor, make_metric
+from tests.tiny import tiny
 
 
 def test_an_editor_gets_the_values_of_its_model() -> None:
@@ -11,6 +12,15 @@ def test_an_editor_gets_the_values_of_its_model() -> None:
     assert make_editor("rome", "atlas", layer=3).config.layer == 3
     assert make_editor("rome", "some-model").config.corpus is None
     assert make_editor("rome", "atlas", preset="corrected").config.update_key == "mean"
+
+
+def test_a_layer_by_rule_is_told_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="editkit"):
+        editor = make_editor("attnedit", tiny())  # 4 layers
+        assert make_editor("attnedit", tiny(), layer=1).config.layer == 1
+    assert editor.config.layer == 2
+    (said,) = caplog.messages
+    assert said.startswith("attnedit: no file of values for 'tiny-gpt2': layer 2 of 4, two thirds")
 
 
 def test_wrong_names_and_values_say_so() -> None:

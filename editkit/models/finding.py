@@ -61,6 +61,8 @@ def n_layers_of(name: str, *, revision: str | None = None, download: bool = Fals
         config = json.loads(file.read_text(encoding="utf-8")) if file else {}
     except (OSError, ValueError):
         return None
+    if not isinstance(config, dict):
+        return None
     found = [config[key] for key in _LAYERS if isinstance(config.get(key), int)]
     return found[0] if found else None
 
