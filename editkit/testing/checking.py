@@ -18,7 +18,7 @@ from editkit.testing.editors import EditorContract
 from editkit.testing.locators import LocatorContract
 from editkit.testing.metrics import MetricContract
 
-__all__ = ["CONTRACTS", "Outcome", "check"]
+__all__ = ["CONTRACTS", "Outcome", "check", "outcome_of"]
 
 CONTRACTS: Mapping[Kind, type[Contract]] = {
     "editor": EditorContract,
@@ -27,7 +27,7 @@ CONTRACTS: Mapping[Kind, type[Contract]] = {
     "dataset": DatasetContract,
 }
 _TRIAL = Rule(
-    "test_it_can_be_tried",
+    "try_out",
     "It can be tried as it is configured",
     "Give values that suit a tiny model of four layers with --set, or ship them in a file "
     "tiny.yaml of the folder that the spec names as configs.",
@@ -65,18 +65,19 @@ def check(
     values = {"plugin": offer.name, "config": dict(config or {}), "preset": preset}
     base = CONTRACTS[offer.kind]
     suite = type(base.__name__, (base,), values)
-    trial = _outcome(suite, _TRIAL, "try_out")
+    trial = outcome_of(suite, _TRIAL)
     yield trial
     if trial.status == "ok":
         for rule in rules_of(suite):
-            yield _outcome(suite, rule, rule.method)
+            yield outcome_of(suite, rule)
 
 
-def _outcome(suite: type[Contract], rule: Rule, method: str) -> Outcome:
+def outcome_of(suite: type[Contract], rule: Rule) -> Outcome:
+    """Try one rule of a suite; whatever a plugin raises becomes part of the outcome."""
     checks = suite()
     checks.setup_method()
     try:
-        getattr(checks, method)()
+        getattr(checks, rule.method)()
     except SkipTest as reason:
         return Outcome(rule, "skip", str(reason))
     except (Exception, SystemExit) as error:

@@ -33,12 +33,14 @@ class MetricContract(ModelContract):
 
     Attributes:
         records: What is scored; at least two, with the prompts that the metric asks for.
+        needs_prompts: Whether nothing can be said about a record that has no prompts and texts.
     """
 
     kind = "metric"
     base = Metric
 
     records: Sequence[Record] = RECORDS
+    needs_prompts: bool = True
 
     @override
     def make_model(self, architecture: str | None = None, **changes: Any) -> LanguageModel:
@@ -152,8 +154,13 @@ class MetricContract(ModelContract):
         rows = self.score(model, [bare, *others])
         for row in rows:
             self._require_sound(row)
-        [alone] = self.score(model, [bare])
-        self._require_sound(alone)
+        for row in (rows[0], *self.score(model, [bare])):
+            said = [key for key in self.scores() if key in row]
+            require(
+                not (self.needs_prompts and said),
+                f"a record without prompts and texts has {', '.join(said)}; say "
+                "`needs_prompts = False` where the request alone is enough.",
+            )
         self._require_close(self.score(model, others), rows[1:], "beside a record without prompts")
 
     # ------------------------------------------------------------ whose model, whose record

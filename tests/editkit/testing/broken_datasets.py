@@ -1,0 +1,172 @@
+"""Datasets that break one rule each."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from editkit import Probe, Record, Records
+from tests.editkit.testing.guests import Broken, collector
+from tests.editkit.testing.sound_dataset import SoundDataset, record
+
+CASES: list[Broken] = []
+breaks = collector("dataset", CASES)
+
+
+class _Changed(SoundDataset):
+    """Changes what was loaded."""
+
+    changes: dict[str, Any]
+
+    def load(self) -> Records:
+        return dataclasses.replace(super().load(), **self.changes)
+
+
+@breaks("it_loads_without_network", "asks for the network")
+class Online(SoundDataset):
+    def load(self) -> Records:
+        with socket.socket() as connection:
+            connection.connect(("127.0.0.1", 9))
+        return super().load()
+
+
+@breaks("it_loads_without_network", "asks for the network")
+class LooksUp(SoundDataset):
+    def load(self) -> Records:
+        socket.getaddrinfo("localhost", 9)
+        return super().load()
+
+
+@breaks("it_loads_without_network", "found no records")
+class Empty(SoundDataset):
+    def records(self) -> Sequence[Record]:
+        return []
+
+
+@breaks("it_loads_without_network", "expected editkit.Records")
+class BareList(SoundDataset):
+    def load(self) -> Any:
+        return list(super().load().records)
+
+
+@breaks("records_are_records", "records are a list")
+class AsList(_Changed):
+    changes = {"records": [record(0, "the Opera")]}
+
+
+@breaks("records_are_records", "is no Record")
+class AsMappings(_Changed):
+    changes = {"records": ({"case_id": 0},)}
+
+
+@breaks("case_ids_are_unique", "is there twice")
+class Twice(_Changed):
+    changes = {"records": (record(3, "the Opera"), record(3, "Ulriken"))}
+
+
+@breaks("case_ids_are_unique", "is no whole number")
+class AsText(_Changed):
+    changes = {"records": (record("3", "the Opera"),)}
+
+
+def probed(prompt: str, true: str, new: str) -> dict[str, Any]:
+    """Records with one probe."""
+    whole = dataclasses.replace(
+        record(0, "the Opera"), probes={"neighborhood": (Probe(prompt, true, new),)}
+    )
+    return {"records": (whole,)}
+
+
+@breaks("prompts_can_be_filled_and_continued", "'{} is in'")
+class Unfilled(_Changed):
+    changes = probed("{} is in", "Rome", "Oslo")
+
+
+@breaks("prompts_can_be_filled_and_continued", "'It is in '")
+class EndsWithSpace(_Changed):
+    changes = probed("It is in ", "Rome", "Oslo")
+
+
+@breaks("prompts_can_be_filled_and_continued", "the Opera is in ")
+class RequestEndsWithSpace(_Changed):
+    changes = {"records": (record(0, "the Opera", prompt="{} is in "),)}
+
+
+@breaks("answers_begin_without_space", "' Oslo'")
+class LeadingSpace(_Changed):
+    changes = {"records": (record(0, "the Opera", target_new=" Oslo"),)}
+
+
+@breaks("answers_begin_without_space", "which are the same")
+class SameAnswer(_Changed):
+    changes = {"records": (record(0, "the Opera", target_new="Rome"),)}
+
+
+@breaks("answers_begin_without_space", "an empty true answer")
+class EmptyAnswer(_Changed):
+    changes = probed("It is in", "", "Oslo")
+
+
+@breaks("loading_twice_is_the_same", "the records differ")
+class Shuffles(SoundDataset):
+    calls = 0
+
+    def records(self) -> Sequence[Record]:
+        Shuffles.calls += 1
+        found = list(super().records())
+        return found[::-1] if Shuffles.calls % 2 else found
+
+
+@breaks("loading_twice_is_the_same", "the digest was")
+class DigestOfTheDay(SoundDataset):
+    def digest(self, records: Sequence[Record]) -> str:
+        return random.SystemRandom().randbytes(8).hex()
+
+
+@breaks("digest_is_the_same_in_another_process", "in another process")
+class PythonHash(SoundDataset):
+    def digest(self, records: Sequence[Record]) -> str:
+        return f"{abs(hash(repr(records))):016x}"
+
+
+@breaks("digest_is_the_same_in_another_process", "the digest is 'v1'")
+class NamedVersion(_Changed):
+    changes = {"digest": "v1"}
+
+
+@breaks("other_content_has_another_digest", "both have the digest")
+class SameDigest(_Changed):
+    changes = {"digest": "0123456789abcdef"}
+
+
+@breaks("other_content_has_another_digest", "the records are the same")
+class SameRecords(SoundDataset):
+    def records(self) -> Sequence[Record]:
+        return [record(0, "the Opera")]
+
+
+@breaks("broken_records_are_reported", "no record is rejected")
+class Silent(_Changed):
+    changes = {"rejected": ()}
+
+
+@breaks("broken_records_are_reported", "is reported as")
+class WithoutReason(_Changed):
+    changes = {"rejected": (("9", "prompt", ""),)}
+
+
+@breaks("an_absent_source_is_told", "FileNotFoundError")
+class RawError(SoundDataset):
+    def load(self) -> Records:
+        if self.config.source == "absent":
+            raise FileNotFoundError("absent")
+        return super().load()
+
+
+@breaks("an_absent_source_is_told", "nothing was said")
+class Nothing(SoundDataset):
+    def load(self) -> Records:
+        return Records((), "00000000") if self.config.source == "absent" else super().load()

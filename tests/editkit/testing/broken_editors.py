@@ -1,0 +1,539 @@
+"""Editors that break one rule each."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from editkit import Dense, EditRequest, LanguageModel, LowRank, RequestError, WeightDelta
+from editkit.layout import input_major
+from editkit.models.encoding import padded
+from editkit.models.running import forward
+from tests.editkit.testing.configs import EditorConfig
+from tests.editkit.testing.guests import HERE, Broken, collector
+from tests.editkit.testing.sound import SoundEditor
+
+_CONFIGS = f"{HERE}.configs"
+CASES: list[Broken] = [
+    Broken("editor", "test_summary_is_one_line", "empty", "summary is ''", {"summary": ""}),
+    Broken("editor", "test_summary_is_one_line", "two-lines", "a\\nb", {"summary": "a\nb"}),
+    *(
+        Broken("editor", f"test_{rule}", cls, said, {"config": f"{_CONFIGS}:{cls}"})
+        for rule, cls, said in (
+            ("config_is_documented", "FieldWithoutWords", "the field mystery"),
+            ("config_is_documented", "ClassWithoutWords", "the class ClassWithoutWords"),
+            ("config_refuses_unknown_keys", "AnythingGoes", "no_such_field"),
+            ("config_refuses_unknown_keys", "Infinite", "strength = nan"),
+            ("config_is_frozen", "Thawed", "can be set"),
+            ("config_survives_json", "Rounded", "4.25"),
+        )
+    ),
+    Broken(
+        "editor", "test_importing_spec_and_config_loads_no_torch", "heavy", "loads torch",
+        {"config": f"{HERE}.heavy_config:HeavyConfig"},
+    ),
+    Broken(
+        "editor", "test_importing_spec_and_config_loads_no_torch", "absent", "No module named",
+        {"config": f"{HERE}.no_such_module:Config"},
+    ),
+    Broken(
+        "editor", "test_it_can_be_made", "no-editor", "which is no editkit.Editor",
+        {"factory": "builtins:repr"},
+    ),
+]  # fmt: skip
+breaks = collector("editor", CASES)
+
+Requests = Sequence[EditRequest]
+Deltas = list[WeightDelta]
+
+
+@breaks("it_can_be_made", "its attribute config is None")
+class Forgetful(SoundEditor):
+    def __init__(self, config: EditorConfig) -> None:
+        self.config = None
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+@breaks("one_delta_per_request", "2 deltas for 3 requests")
+class TooFew(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        return super().edit(model, requests)[:2]
+
+
+@breaks("one_delta_per_request", "is of the request")
+class Reversed(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        return super().edit(model, requests)[::-1]
+
+
+@breaks("one_delta_per_request", "expected a list of WeightDelta")
+class Lazy(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Any:
+        return (self.edit_one(model, request) for request in requests)
+
+
+@breaks("no_requests_no_deltas", "returned None")
+class NoneForNone(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Any:
+        return super().edit(model, requests) if requests else None
+
+
+@breaks("no_requests_no_deltas", "RuntimeError")
+class StacksNothing(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        torch.stack([self.key(model, request) for request in requests])
+        return super().edit(model, requests)
+
+
+@breaks("deltas_are_finite", "is not finite")
+class NotFinite(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        return super().direction(model) / 0
+
+
+@breaks("deltas_fit_the_model", "which does not fit")
+class TurnedAround(SoundEditor):
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return super().delta(model, request, LowRank(change.right.T, change.left.T))
+
+
+@breaks("deltas_fit_the_model", "on gpt_neox: ")
+class OnlyGpt2(SoundEditor):
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        delta = super().delta(model, request, change)
+        name = f"transformer.h.{self.config.layer}.mlp.c_proj.weight"
+        return dataclasses.replace(delta, changes={name: change})
+
+
+@breaks("deltas_fit_the_model", "on llama")
+class NotFiniteOnLlama(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        return super().direction(model) / (model.hf.config.model_type != "llama")
+
+
+class _Relabelled(SoundEditor):
+    changes: dict[str, Any]
+
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return dataclasses.replace(super().delta(model, request, change), **self.changes)
+
+
+@breaks("deltas_say_where_they_come_from", "editor is 'another'")
+class OtherName(_Relabelled):
+    changes = {"editor": "another"}
+
+
+@breaks("deltas_say_where_they_come_from", "config is {}")
+class NoConfig(_Relabelled):
+    changes = {"config": {}}
+
+
+@breaks("deltas_say_where_they_come_from", "model_fingerprint is ''")
+class NoModel(_Relabelled):
+    changes = {"model_fingerprint": ""}
+
+
+@breaks("deltas_survive_files", "notes was")
+class TupleInNotes(_Relabelled):
+    changes = {"notes": {"layers": (1, 2)}}
+
+
+@breaks("deltas_survive_files", "cannot be saved")
+class TensorInNotes(_Relabelled):
+    changes = {"notes": {"loss": torch.tensor(1.0)}}
+
+
+@breaks("deltas_stand_on_their_own", "is a view of the model's own memory")
+class Aliased(SoundEditor):
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        module = model.module(self.path(model))
+        return super().delta(model, request, Dense(input_major(module, module.weight.detach())))
+
+
+@breaks("deltas_stand_on_their_own", "requires a gradient")
+class WithGradient(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        return super().direction(model).requires_grad_()
+
+
+# ---------------------------------------------------------------- the model stays as it was
+
+
+@breaks("model_is_left_bit_identical", "mlp.c_proj.weight")
+class Mutates(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        deltas = super().edit(model, requests)
+        with torch.no_grad():
+            model.module(self.path(model)).weight.mul_(1.001)
+        return deltas
+
+
+@breaks("model_is_left_bit_identical", "the values of")
+class Subtracts(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        with torch.no_grad():
+            for weight in model.hf.parameters():
+                weight.add_(0.1).sub_(0.1)
+        return super().edit(model, requests)
+
+
+@breaks("model_is_left_bit_identical", "inv_freq", architectures=("llama",))
+class MutatesBuffer(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        for buffer in model.hf.buffers():
+            buffer.mul_(2)
+        return super().edit(model, requests)
+
+
+@breaks("gradient_flags_are_restored", "requires_grad of")
+class Freezes(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        model.hf.requires_grad_(False)
+        return super().edit(model, requests)
+
+
+@breaks("gradient_flags_are_restored", "the gradient of")
+class LeavesGradients(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        with torch.enable_grad():
+            forward(model, torch.tensor([[1, 2]])).sum().backward()
+        return super().edit(model, requests)
+
+
+@breaks("mode_is_restored", "training mode of")
+class Evaluates(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        model.hf.eval()
+        return super().edit(model, requests)
+
+
+@breaks("modules_and_hooks_are_restored", "hooks of")
+class LeavesHook(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        model.block(0).register_forward_hook(lambda *_: None)
+        return super().edit(model, requests)
+
+
+@breaks("modules_and_hooks_are_restored", "hooks of")
+class LeavesTensorHook(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        next(p for p in model.hf.parameters() if p.requires_grad).register_hook(lambda g: g)
+        return super().edit(model, requests)
+
+
+@breaks("modules_and_hooks_are_restored", "the code of")
+class ReplacesForward(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        block = model.block(0)
+        block.forward = block.forward
+        return super().edit(model, requests)
+
+
+@breaks("modules_and_hooks_are_restored", "the parameter")
+class ReplacesParameter(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        module = model.module(self.path(model))
+        module.weight = nn.Parameter(module.weight.detach().clone())
+        return super().edit(model, requests)
+
+
+@breaks("random_numbers_are_left_alone", "torch's random")
+class DrawsFromTorch(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        torch.rand(1)
+        return super().edit(model, requests)
+
+
+@breaks("random_numbers_are_left_alone", "NumPy's")
+class DrawsFromNumpy(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        numpy.random.rand()
+        return super().edit(model, requests)
+
+
+@breaks("random_numbers_are_left_alone", "Python's")
+class DrawsFromPython(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        random.random()
+        return super().edit(model, requests)
+
+
+@breaks("random_numbers_are_left_alone", "torch's random")
+class Reseeds(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        torch.manual_seed(self.config.seed)
+        return super().edit(model, requests)
+
+
+@breaks("surroundings_are_restored", "torch's gradient mode")
+class SwitchesGradientsOff(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        torch.set_grad_enabled(False)
+        return super().edit(model, requests)
+
+
+@breaks("surroundings_are_restored", "the tokenizer's padding side")
+class TurnsPadding(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        model.tokenizer.padding_side = "left"
+        return super().edit(model, requests)
+
+
+@breaks("surroundings_are_restored", "the tokenizer's special tokens")
+class SetsPadToken(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        model.tokenizer.pad_token = model.tokenizer.eos_token
+        return super().edit(model, requests)
+
+
+@breaks("surroundings_are_restored", "the model's config")
+class SetsConfig(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        model.hf.config.use_cache = False
+        return super().edit(model, requests)
+
+
+@breaks("errors_leave_nothing_behind", "hooks of")
+class HookWithoutFinally(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        handle = model.block(0).register_forward_hook(lambda *_: None)
+        deltas = super().edit(model, requests)
+        handle.remove()
+        return deltas
+
+
+@breaks("errors_leave_nothing_behind", "the values of")
+class WeightsWithoutFinally(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        weight = model.module(self.path(model)).weight
+        before = weight.detach().clone()
+        with torch.no_grad():
+            deltas = super().edit(model, requests[:-1])
+            weight.zero_()
+            deltas += super().edit(model, requests[-1:])
+            weight.copy_(before)
+        return deltas
+
+
+@breaks("errors_leave_nothing_behind", "requires_grad of")
+class FlagsWithoutFinally(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        flags = [p.requires_grad for p in model.hf.parameters()]
+        model.hf.requires_grad_(False)
+        deltas = super().edit(model, requests)
+        for parameter, flag in zip(model.hf.parameters(), flags, strict=True):
+            parameter.requires_grad_(flag)
+        return deltas
+
+
+@breaks("prepare_can_be_repeated", "prepared once and three times")
+class Accumulates(SoundEditor):
+    prepared = 0
+
+    def prepare(self, model: LanguageModel) -> None:
+        self.prepared += 1
+
+    def direction(self, model: LanguageModel) -> Tensor:
+        return super().direction(model) * self.prepared
+
+
+@breaks("prepare_can_be_repeated", "prepare() changed")
+class PreparesTheModel(SoundEditor):
+    def prepare(self, model: LanguageModel) -> None:
+        model.hf.train()
+
+
+class _Sneaky(Dense):
+    """A change that changes something else as well when it is looked at."""
+
+    def dense(self) -> Tensor:
+        with torch.no_grad():
+            self.victim.add_(1)
+        return super().dense()
+
+
+@breaks("applying_is_taken_back", "after applying: the values of")
+class SneaksIn(SoundEditor):
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        sneaky = _Sneaky(change.dense())
+        object.__setattr__(sneaky, "victim", model.module(model.architecture.final_norm).weight)
+        return super().delta(model, request, sneaky)
+
+
+class _TwoFaced(LowRank):
+    """A change whose factors say something else than its whole."""
+
+    def dense(self) -> Tensor:
+        return 2 * super().dense()
+
+
+@breaks("rows_of_a_batch_see_the_same_edit", "the edited weights")
+class SaysTwoThings(SoundEditor):
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return super().delta(model, request, _TwoFaced(change.left, change.right))
+
+
+# ---------------------------------------------------------------- same in, same out
+
+
+@breaks("same_seed_same_result", "done twice, newly made")
+class GlobalRandomness(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            return torch.randn(model.hidden_size)
+
+
+@breaks("same_seed_same_result", "done twice, newly made")
+class NewRandomness(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        generator = torch.Generator()
+        generator.seed()
+        return torch.randn(model.hidden_size, generator=generator)
+
+
+@breaks("gradient_mode_does_not_matter", "does not require grad")
+class NeedsGradients(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        direction = super().direction(model).requires_grad_()
+        [gradient] = torch.autograd.grad((direction**2).sum(), direction)
+        return gradient
+
+
+@breaks("gradient_mode_does_not_matter", "with and without gradients around")
+class AsksForGradients(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        return super().direction(model) * (1 + torch.is_grad_enabled())
+
+
+@breaks("training_mode_does_not_matter", "in evaluation and in training mode")
+class WithDropout(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        key = super().key(model, request)
+        with torch.no_grad():
+            states = forward(model, torch.tensor([[1, 2, 3]]))
+        return key * float(states.abs().sum())
+
+
+@breaks("training_mode_does_not_matter", "can't optimize")
+class TrainsTheModelsOwn(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        if not all(parameter.requires_grad for parameter in model.hf.parameters()):
+            raise RuntimeError("can't optimize frozen parameters")
+        return super().edit(model, requests)
+
+
+@breaks("padding_side_does_not_matter", "padded on the left and on the right")
+class ReadsPadding(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        texts = [request.sentence, request.sentence + " and so on and on"]
+        options = {"padding": True, "pad_to_multiple_of": 16}
+        model.tokenizer.pad_token = model.tokenizer.eos_token
+        ids = model.tokenizer(texts, **options)["input_ids"]
+        return super().key(model, request) * (1 + ids[0][-1])
+
+
+@breaks("batch_equals_one_by_one", "alone and together")
+class Averages(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        keys = [self.key(model, request) for request in requests]
+        mean = torch.stack(keys).mean(dim=0) if keys else None
+        return [self.delta(model, r, LowRank(mean[:, None], self.direction(model)[None]))
+                for r in requests]  # fmt: skip
+
+
+@breaks("batch_equals_one_by_one", "in reverse")
+class CountsAlong(SoundEditor):
+    def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
+        together = len(requests) > 1
+        return [
+            self.edit_one(model, request) if not together or place else self._other(model, request)
+            for place, request in enumerate(requests)
+        ]
+
+    def _other(self, model: LanguageModel, request: EditRequest) -> WeightDelta:
+        """Right for the first request that it ever saw, and for no other."""
+        delta = self.edit_one(model, request)
+        if request.subject == "The Space Needle":
+            return delta
+        [change] = delta.changes.values()
+        return self.delta(model, request, LowRank(change.left, 2 * change.right))
+
+
+# ---------------------------------------------------------------- all sorts of models and requests
+
+
+@breaks("half_precision", "RuntimeError")
+class MixesTypes(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        super().key(model, request) @ model.module(self.path(model)).weight
+        return super().key(model, request)
+
+
+@breaks("half_precision", "is not finite in bfloat16")
+class Overflows(SoundEditor):
+    def direction(self, model: LanguageModel) -> Tensor:
+        return super().direction(model) / (model.dtype == torch.float32)
+
+
+@breaks("start_tokens", "is not finite with a start token")
+class CountsFromZero(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        [encoding] = model.encode([request.sentence])
+        return super().key(model, request) / (encoding.ids[0] != model.tokenizer.bos_token_id)
+
+
+@breaks("unicode", "is refused")
+class OnlyAscii(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        if not request.subject.isascii():
+            raise RequestError("no letters like these, please.")
+        return super().key(model, request)
+
+
+@breaks("unicode", "ValueError")
+class SearchesTokens(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        [encoding] = model.encode([request.sentence])
+        words = [model.tokenizer.decode([token]) for token in encoding.ids]
+        "".join(words).index(request.subject)
+        return super().key(model, request)
+
+
+@breaks("subject_anywhere", "ends in IndexError")
+class LooksBehindTheSubject(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        request.prompt.split("{}")[1].split()[0]
+        return super().key(model, request)
+
+
+@breaks("subject_anywhere", "training mode of")
+class RefusesTooLate(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        model.hf.train()
+        if request.prompt.endswith("{}"):
+            raise RequestError("nothing follows the subject.")
+        model.hf.eval()
+        return super().key(model, request)
+
+
+@breaks("impossible_requests_are_refused", "expected an EditkitError")
+class TakesAnyLength(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        [encoding] = model.encode([request.sentence])
+        with model.frozen(), torch.no_grad():
+            forward(model, padded([encoding.ids], model.device))
+        return super().key(model, request)
+
+
+@breaks("wrong_layers_are_refused", "check() accepts layer")
+class ChecksNothing(SoundEditor):
+    def check(self, model: LanguageModel) -> None:
+        pass

@@ -1,0 +1,123 @@
+"""An editor, a locator and a metric that keep their contracts: small, and none of them trivial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editkit import (
+    EditedModels,
+    Editor,
+    EditRequest,
+    Fact,
+    LanguageModel,
+    Localization,
+    Locator,
+    LowRank,
+    Metric,
+    Record,
+    WeightDelta,
+)
+from editkit.edited import CandidateQuery
+from editkit.models.encoding import padded
+from editkit.models.running import forward, recording
+from tests.editkit.testing.configs import EditorConfig, SeedConfig
+
+
+class SoundEditor(Editor[EditorConfig]):
+    """Pushes the MLP's output at the subject in a seeded direction."""
+
+    def check(self, model: LanguageModel) -> None:
+        model.check_layer(self.config.layer)
+
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        return [self.edit_one(model, request) for request in requests]
+
+    def edit_one(self, model: LanguageModel, request: EditRequest) -> WeightDelta:
+        key = self.key(model, request)
+        left = (key / (key @ key))[:, None]  # (in, 1)
+        right = self.config.strength * self.direction(model)[None]  # (1, out)
+        return self.delta(model, request, LowRank(left, right))
+
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return WeightDelta(
+            changes={f"{self.path(model)}.weight": change},
+            request=request,
+            editor="guest",
+            config=self.config.model_dump(mode="json"),
+            model_fingerprint=model.fingerprint,
+            notes={"layer": self.config.layer},
+        )
+
+    def path(self, model: LanguageModel) -> str:
+        return model.path(self.config.layer, "mlp_out")
+
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        """The MLP's activation at the subject's last token, (in,)."""
+        path = self.path(model)
+        [encoding] = model.encode([request.sentence])
+        model.check_length(encoding)
+        position = encoding.position(request.subject_span, "subject_last")
+        with model.frozen(), torch.no_grad(), recording(model, [path]) as seen:
+            forward(model, padded([encoding.ids], model.device))
+        return seen[path].inputs.reshape(len(encoding), -1)[position].float().clone()
+
+    def direction(self, model: LanguageModel) -> Tensor:
+        generator = torch.Generator().manual_seed(self.config.seed)
+        direction = torch.randn(model.hidden_size, generator=generator)
+        return direction / direction.norm()
+
+
+class SoundLocator(Locator[SeedConfig]):
+    """How long the states are after each block."""
+
+    def locate(self, model: LanguageModel, facts: Sequence[Fact]) -> list[Localization]:
+        return [self.locate_one(model, fact) for fact in facts]
+
+    def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
+        [encoding] = model.encode([fact.prompt])
+        model.check_length(encoding)
+        scores = self.scores(model, encoding.ids)
+        return Localization(
+            fact=fact,
+            tokens=tuple(fact.prompt[first:last] for first, last in encoding.offsets),
+            kind="state",
+            scores=tuple(map(tuple, scores.tolist())),
+            baselines={"longest": float(scores.max())},
+            neurons=((0, 3, 2.0), (1, 2, 1.0)),
+        )
+
+    def scores(self, model: LanguageModel, ids: Sequence[int]) -> Tensor:
+        """(tokens, layers)"""
+        paths = [model.architecture.block(layer) for layer in range(model.n_layers)]
+        with model.frozen(), torch.no_grad(), recording(model, paths) as seen:
+            forward(model, padded([ids], model.device))
+        states = [seen[path].output.reshape(len(ids), -1).float() for path in paths]
+        return torch.stack([state.norm(dim=-1) for state in states], dim=1)
+
+
+class SoundMetric(Metric[SeedConfig]):
+    """How likely the new object is at the rewritten prompt, and how much likelier than before."""
+
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[Any]:
+        queries = [
+            CandidateQuery(edit, probe.prompt, (probe.target_new,))
+            for edit, record in enumerate(records)
+            for probe in record.probes.get("rewrite", ())
+        ]
+        after, before = models.candidate_nll(queries), models.unedited().candidate_nll(queries)
+        rows: list[Any] = [{} for _ in records]
+        for query, [now], [then] in zip(queries, after, before, strict=True):
+            rows[query.edit] = self.row(now, then)
+        return rows
+
+    def row(self, now: float, then: float) -> dict[str, Any]:
+        return {
+            "guest/score": math.exp(-now),
+            "guest/change": math.exp(-now) - math.exp(-then),
+            "guest/nll": [now, then],
+        }

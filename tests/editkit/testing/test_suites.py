@@ -1,0 +1,65 @@
+"""The suites themselves: sound guests keep every rule, and for every rule there is a guest that
+breaks it and is told so."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import numpy
+import pytest
+import torch
+
+from editkit.testing import Rule, rules_of
+from editkit.testing.checking import CONTRACTS
+from editkit.testing.guests import ModelContract
+from tests.editkit.testing import (
+    broken_datasets,
+    broken_editors,
+    broken_locators,
+    broken_metrics,
+)
+from tests.editkit.testing.guests import Broken, outcome
+
+CASES = [
+    case
+    for module in (broken_editors, broken_locators, broken_metrics, broken_datasets)
+    for case in module.CASES
+]
+ALL = [(kind, rule) for kind, suite in CONTRACTS.items() for rule in rules_of(suite)]
+
+
+@pytest.fixture(autouse=True)
+def repaired() -> Iterator[None]:
+    """Put back what broken guests leave behind in the process."""
+    python, arrays, tensors = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    yield
+    torch.set_grad_enabled(True)
+    random.setstate(python)
+    numpy.random.set_state(arrays)
+    torch.set_rng_state(tensors)
+
+
+@pytest.mark.parametrize(("kind", "rule"), ALL, ids=lambda value: getattr(value, "method", value))
+def test_sound_guests_keep_every_rule(kind: str, rule: Rule) -> None:
+    found = outcome(kind, rule.method, {}, {})
+    assert (found.status, found.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_broken_guests_are_told(case: Broken) -> None:
+    found = outcome(case.kind, case.rule, case.spec, case.attributes)
+    assert found.status == "fail"
+    assert case.said in found.reason
+
+
+def test_every_rule_can_be_broken() -> None:
+    shared = {rule.method for rule in rules_of(ModelContract)}
+    broken = {(case.kind, case.rule) for case in CASES}
+    missing = [
+        f"{kind}: {rule.method}"
+        for kind, rule in ALL
+        if (kind, rule.method) not in broken
+        and not (rule.method in shared and ("editor", rule.method) in broken)
+    ]
+    assert not missing
