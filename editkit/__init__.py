@@ -38,11 +38,13 @@ from editkit.interfaces import (
     Metric,
     MetricSpec,
     ModelSpec,
+    Needs,
     Probe,
     Record,
     Records,
     RejectedRecord,
     Score,
+    StatisticNeeds,
 )
 from editkit.requests import EditRequest
 
@@ -105,6 +107,7 @@ __all__ = [
     "MetricSpec",
     "ModelError",
     "ModelSpec",
+    "Needs",
     "PluginError",
     "Probe",
     "Record",
@@ -113,6 +116,7 @@ __all__ = [
     "RequestError",
     "Rows",
     "Score",
+    "StatisticNeeds",
     "StoreError",
     "TrackingError",
     "UsageError",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.models.architectures import ARCHITECTURES, Architecture, architecture_of
 from editkit.models.finding import fingerprint_of, model_folder, n_layers_of
 from editkit.models.loading import load_model
+from editkit.models.shape import ModelShape, shape_of
 
 if TYPE_CHECKING:
     from editkit.models.encoding import Completion, Encoding
@@ -32,9 +33,11 @@ __all__ = [
     "Completion",
     "Encoding",
     "LanguageModel",
+    "ModelShape",
     "architecture_of",
     "fingerprint_of",
     "load_model",
     "model_folder",
     "n_layers_of",
+    "shape_of",
 ]

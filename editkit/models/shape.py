@@ -1,0 +1,128 @@
+"""The shape of a model, known from its config alone: no weights are read, none are allocated."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from editkit.errors import ModelError
+from editkit.models.architectures import Architecture, Part, architecture_of
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model, and the shape of every weight.
+
+    Attributes:
+        architecture: Where the parts of a block live.
+        dtype: Type of the weights: ``float32``, ``bfloat16`` or ``float16``.
+        n_layers: Number of blocks L.
+        hidden_size: Width H of the residual stream.
+        inner_size: Width D of an MLP's inner space.
+        n_heads: Number of attention heads.
+        vocabulary: Number of tokens V.
+        context_length: Most tokens of one row.
+        tied: Whether the embeddings are the head's weights, too.
+        parameters: Shape of each weight by name; shared ones are there once.
+    """
+
+    architecture: Architecture
+    dtype: str
+    n_layers: int
+    hidden_size: int
+    inner_size: int
+    n_heads: int
+    vocabulary: int
+    context_length: int
+    tied: bool
+    parameters: Mapping[str, tuple[int, ...]]
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Bytes of one weight or activation."""
+        return _BYTES[self.dtype]
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of weights."""
+        return sum(math.prod(shape) for shape in self.parameters.values())
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory of all weights."""
+        return self.n_parameters * self.bytes_per_value
+
+    def path(self, layer: int, part: Part) -> str:
+        """Dotted path of a part of a block; the first one where a role has several.
+
+        Raises:
+            ModelError: There is no such layer, or no module of its own for the part.
+        """
+        if not 0 <= layer < self.n_layers:
+            raise ModelError(
+                f"layer {layer} does not exist: the model has layers 0 to {self.n_layers - 1}.",
+                hint="Choose a layer in that range (set editors.NAME.layer).",
+            )
+        where = getattr(self.architecture, part)
+        if where is None:
+            raise ModelError(f"blocks of this model have no module of their own for {part}.")
+        return self.architecture.path(layer, where if isinstance(where, str) else where[0])
+
+    def module_parameters(self, path: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of the weights of a module, by name within it; empty if there is none."""
+        prefix = f"{path}."
+        return {
+            name.removeprefix(prefix): shape
+            for name, shape in self.parameters.items()
+            if name.startswith(prefix)
+        }
+
+
+def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
+    """The shape of the model that a config describes.
+
+    Args:
+        config: A transformers config.
+        dtype: Type that the weights would be loaded in.
+
+    Raises:
+        ModelError: The architecture is unknown or refused, or the config describes no model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in _BYTES:
+        raise ModelError(f"dtype is {dtype!r}.", hint=f"Use one of: {', '.join(_BYTES)}.")
+    architecture = architecture_of(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(
+            f"the config describes no model that can be built: {error}",
+            hint="Check config.json against the one that the model's authors published.",
+        ) from error
+    parameters = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+    hidden = int(config.hidden_size)
+    inner = f"{architecture.path(0, architecture.mlp_out)}.weight"
+    embedding = model.get_input_embeddings()
+    head = model.get_output_embeddings()
+    return ModelShape(
+        architecture=architecture,
+        dtype=dtype,
+        n_layers=int(config.num_hidden_layers),
+        hidden_size=hidden,
+        inner_size=math.prod(parameters[inner]) // hidden,
+        n_heads=int(config.num_attention_heads),
+        vocabulary=int(config.vocab_size),
+        context_length=int(config.max_position_embeddings),
+        tied=head is not None and head.weight is embedding.weight,
+        parameters=parameters,
+    )
