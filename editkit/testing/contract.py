@@ -122,7 +122,13 @@ class Contract:
     def make_config(self, **changes: Any) -> Any:
         """The configuration that is tried, with some values changed."""
         layers = [Layer({**self.config, **changes}, "contract", f"{self.plugin}.config")]
-        return resolve_config(self.offer(), model=TINY, preset=self.preset, layers=layers).config
+        return resolve_config(
+            self.offer(), model=TINY, preset=self.preset, layers=layers, n_layers=self.n_layers
+        ).config
+
+    def n_layers(self) -> int | None:
+        """Number of layers that a rule for the layer goes by."""
+        return None
 
     def make(self, **changes: Any) -> Any:
         """A new instance."""

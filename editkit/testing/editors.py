@@ -15,6 +15,7 @@ from editkit.edited import CandidateQuery, EditedModels
 from editkit.errors import DeltaError, EditkitError
 from editkit.interfaces import Editor
 from editkit.models.language_model import LanguageModel
+from editkit.models.shape import shape_of
 from editkit.requests import EditRequest
 from editkit.testing.contract import ContractError, few, require
 from editkit.testing.guests import UNICODE, ModelContract
@@ -29,6 +30,7 @@ REQUESTS = (
 )
 _PLACES = ("{} is in", "The city of {}", 'They said: "{}" is in', "({}), it is", "{}")
 _LAYER = 10**6
+_LEAST_TOLD = 0.7
 
 
 class EditorContract(ModelContract):
@@ -325,6 +327,35 @@ class EditorContract(ModelContract):
             return
         raise ContractError(f"check() accepts layer {_LAYER} of a model with few.")
 
+    def test_needs_are_told(self) -> None:
+        """needs() tells, from the model's shape alone, what the deltas and statistics will be.
+
+        Count bytes of float32 values; name statistics by the path of their module.
+        """
+        requests = len(self.requests)
+        for architecture in self.architectures:
+            model = self.make_model(architecture)
+            shape = shape_of(model.hf.config)
+            needs = self.make().needs(shape, requests=requests, tokens=16)
+            if needs is None:
+                raise SkipTest("the editor does not say")
+            for name in ("prepare", "edit", "deltas"):
+                amount = getattr(needs, name)
+                require(isinstance(amount, int) and amount >= 0, f"{name} is {amount!r}.")
+            for statistic in needs.statistics:
+                weight = shape.module_parameters(statistic.path).get("weight", ())
+                require(
+                    statistic.width in weight,
+                    f"a statistic of width {statistic.width} is named at {statistic.path!r}, "
+                    f"whose weight has the shape {tuple(weight)} on {architecture}.",
+                )
+            actual = _bytes(self.edit(model, self.requests))
+            require(
+                needs.deltas >= _LEAST_TOLD * actual,
+                f"deltas are said to take {needs.deltas} bytes for {requests} requests, and take "
+                f"{actual} on {architecture}.",
+            )
+
     def _edited_or_refused(self, model: LanguageModel, requests: Sequence[EditRequest]) -> None:
         def work() -> None:
             for delta in self.edit(model, requests):
@@ -342,6 +373,12 @@ class _Planned(Exception):
 def _require_finite(delta: WeightDelta, where: str = "") -> None:
     for name, change in delta.changes.items():
         require(change.is_finite(), f"the change of {name} is not finite{where}.")
+
+
+def _bytes(deltas: Sequence[WeightDelta]) -> int:
+    """Memory of all changes; those that several deltas share are counted once."""
+    changes = {id(change): change for delta in deltas for change in delta.changes.values()}
+    return sum(t.nbytes for change in changes.values() for t in change.tensors().values())
 
 
 def _distance(first: WeightDelta, second: WeightDelta) -> float:

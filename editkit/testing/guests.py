@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from typing_extensions import override
 
 from editkit.errors import EditkitError
 from editkit.models.language_model import LanguageModel
@@ -39,6 +40,10 @@ class ModelContract(Contract, abc.ABC):
     def make_model(self, architecture: str | None = None, **changes: Any) -> LanguageModel:
         """A new model; arguments as for :func:`editkit.testing.tiny_model`."""
         return tiny_model(architecture or self.architectures[0], **changes)
+
+    @override
+    def n_layers(self) -> int:
+        return self.make_model().n_layers
 
     @abc.abstractmethod
     def work(self, model: LanguageModel) -> Any:

@@ -8,7 +8,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from editkit.testing import DatasetContract, EditorContract, LocatorContract, MetricContract
+import pytest
+
+from editkit.plugins import default_registry
+from editkit.testing import (
+    Contract,
+    DatasetContract,
+    EditorContract,
+    LocatorContract,
+    MetricContract,
+)
 from tests.plugins.counterfact.counterfact_samples import raw_record
 
 
@@ -84,3 +93,32 @@ class TestCounterfact(DatasetContract):
         path = self.scratch / name
         path.write_text(json.dumps(records), encoding="utf-8")
         return str(path)
+
+
+SUITES = [
+    suite for suite in list(globals().values())
+    if isinstance(suite, type) and issubclass(suite, Contract) and suite.plugin
+]  # fmt: skip
+
+
+def test_every_shipped_plugin_is_held_to_its_contract() -> None:
+    offered = {
+        (offer.kind, offer.name)
+        for offer in default_registry().offers()
+        if offer.source.distribution == "editkit" and hasattr(offer.spec, "factory")
+    }
+    assert {(suite.kind, suite.plugin) for suite in SUITES} == offered
+
+
+@pytest.mark.parametrize(
+    "suite", [s for s in SUITES if issubclass(s, EditorContract) and s.plugin != "none"]
+)
+def test_there_is_something_to_hold(suite: type[EditorContract]) -> None:
+    """An editor that changes nothing keeps most rules without effort."""
+    tried = suite()
+    tried.setup_method()
+    try:
+        norms = [delta.norm() for delta in tried.work(tried.make_model())]
+    finally:
+        tried.teardown_method()
+    assert all(norm > 0 for norm in norms)

@@ -11,10 +11,20 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from editkit import Dense, EditRequest, LanguageModel, LowRank, RequestError, WeightDelta
+from editkit import (
+    Dense,
+    EditRequest,
+    LanguageModel,
+    LowRank,
+    Needs,
+    RequestError,
+    StatisticNeeds,
+    WeightDelta,
+)
 from editkit.layout import input_major
 from editkit.models.encoding import padded
 from editkit.models.running import forward
+from editkit.models.shape import ModelShape
 from tests.editkit.testing.configs import EditorConfig
 from tests.editkit.testing.guests import HERE, Broken, collector
 from tests.editkit.testing.sound import SoundEditor
@@ -537,3 +547,26 @@ class TakesAnyLength(SoundEditor):
 class ChecksNothing(SoundEditor):
     def check(self, model: LanguageModel) -> None:
         pass
+
+
+class _Misjudged(SoundEditor):
+    changes: dict[str, Any]
+
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        needs = super().needs(shape, requests=requests, tokens=tokens)
+        return dataclasses.replace(needs, **self.changes)
+
+
+@breaks("needs_are_told", "deltas is -1")
+class NeedsLessThanNothing(_Misjudged):
+    changes = {"deltas": -1}
+
+
+@breaks("needs_are_told", "bytes for 3 requests")
+class NeedsTooLittle(_Misjudged):
+    changes = {"deltas": 400}
+
+
+@breaks("needs_are_told", "a statistic of width 7")
+class NeedsAnotherWidth(_Misjudged):
+    changes = {"statistics": (StatisticNeeds("transformer.h.0.mlp.c_proj", 7),)}

@@ -19,12 +19,15 @@ from editkit import (
     Locator,
     LowRank,
     Metric,
+    Needs,
     Record,
+    StatisticNeeds,
     WeightDelta,
 )
 from editkit.edited import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording
+from editkit.models.shape import ModelShape
 from tests.editkit.testing.configs import EditorConfig, SeedConfig
 
 
@@ -33,6 +36,13 @@ class SoundEditor(Editor[EditorConfig]):
 
     def check(self, model: LanguageModel) -> None:
         model.check_layer(self.config.layer)
+
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        deltas = 4 * requests * (shape.inner_size + shape.hidden_size)
+        path = shape.path(self.config.layer, "mlp_out")
+        return Needs(
+            edit=deltas, deltas=deltas, statistics=(StatisticNeeds(path, shape.inner_size),)
+        )
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         return [self.edit_one(model, request) for request in requests]
