@@ -70,9 +70,9 @@ class EditedModels:
     @contextlib.contextmanager
     def rows(self, edits: Sequence[int]) -> Iterator[None]:
         """Inside, row ``b`` of a forward pass of the model sees delta ``edits[b]``."""
-        device = self.model.device
         hooks: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
         for path in self._modules():
+            device = next(self.model.module(path).parameters()).device
             terms = [
                 term
                 for name in ("weight", "bias")

@@ -180,6 +180,8 @@ def make_plan(
         "metrics": [metric.describe() for metric in metrics],
         "batch": benchmark.batch,
     }
+    if benchmark.model.attention is not None:  # its last digits differ: other results
+        common["attention"] = benchmark.model.attention
     cells = [
         _cell(offer, resolved, seed, benchmark, dataset, common)
         for versions in editors

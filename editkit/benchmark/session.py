@@ -114,7 +114,12 @@ def _load(plan: Plan) -> LanguageModel:
 
     choice = plan.model
     model = load_model(
-        choice.name, dtype=choice.dtype, device=choice.device, revision=choice.revision
+        choice.name,
+        dtype=choice.dtype,
+        device=choice.device,
+        device_map=choice.device_map,
+        attention=choice.attention,
+        revision=choice.revision,
     )
     if model.fingerprint != plan.model_fingerprint:
         raise ModelError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -28,10 +28,14 @@ class ModelChoice(_Section):
 
     name: str = Field(min_length=1)
     """A registered name, a folder, or a hub id."""
-    dtype: str = "float32"
-    """Type of the weights: float32, bfloat16 or float16."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights."""
     device: str = "cpu"
     """Where the model goes, as torch names it."""
+    device_map: str | dict[str, int | str] | None = None
+    """Spreads the model over several devices: auto, or devices by name of module."""
+    attention: Literal["sdpa", "eager"] | None = None
+    """How attention is computed; null: the library's choice."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
 
@@ -55,7 +59,7 @@ class Benchmark(_Section):
     name: str = Field(min_length=1)
     """Name of the benchmark in results."""
     model: Annotated[ModelChoice, BeforeValidator(_named)]
-    """The model: a name, or name, dtype, device and revision."""
+    """The model: a name, or name, dtype, device, device_map, attention and revision."""
     dataset: Annotated[PluginChoice, BeforeValidator(_named)]
     """The dataset: a name, or name and config."""
     limit: int | None = Field(default=None, ge=1)

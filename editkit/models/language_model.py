@@ -70,9 +70,19 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the embeddings, where token ids go."""
+        """Device of the embeddings, where token ids go.
+
+        Of a model that is spread over several devices, hidden states and logits are brought back
+        here; its blocks take their inputs from any device.
+        """
         device: torch.device = self.hf.get_input_embeddings().weight.device
         return device
+
+    @property
+    def devices(self) -> list[str]:
+        """Names of all devices that hold weights, that of the embeddings first."""
+        places = [self.device, *(weight.device for weight in self.hf.parameters())]
+        return list(dict.fromkeys(str(place) for place in places))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,7 +117,7 @@ class LanguageModel:
             "revision": self.revision,
             "fingerprint": self.fingerprint,
             "dtype": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
+            "device": ", ".join(self.devices),
             "attention": self.attention_implementation,
             "architecture": self.hf.config.model_type,
             "n_parameters": self.hf.num_parameters(),
@@ -225,7 +235,7 @@ class LanguageModel:
         Args:
             hidden: States after the final norm, as the base model returns them.
         """
-        logits: Tensor = self.hf.get_output_embeddings()(hidden).float()
+        logits: Tensor = self.hf.get_output_embeddings()(hidden).to(self.device).float()
         cap = getattr(self.hf.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -235,9 +245,11 @@ class LanguageModel:
             decoder = self.hf.get_decoder()
             if decoder.final_layer_norm is not None:
                 hidden = decoder.final_layer_norm(hidden)
-            return hidden if decoder.project_out is None else decoder.project_out(hidden)
+            if decoder.project_out is not None:
+                hidden = decoder.project_out(hidden)
+            return hidden.to(self.device)
         normed: Tensor = self.module(self.architecture.final_norm)(hidden)
-        return normed
+        return normed.to(self.device)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

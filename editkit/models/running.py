@@ -5,6 +5,9 @@ computed once (:func:`run_prefix`). Below: the inputs of the blocks are recorded
 (:class:`Tail`), and the upper blocks are run again on their own, as often as wanted, with other
 hidden states. Both work for every architecture of the table, because blocks are called with the
 very arguments that the model itself gave them.
+
+A model may be spread over several devices. What is given to these functions and what they return
+is on ``model.device``; only functions that replace a module's output work where that module is.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ class Prefix:
 
     def select(self, rows: Tensor) -> Prefix:
         """The prefix for other rows: ``rows[i]`` names the old row of new row ``i``."""
-        return Prefix(_frozen_cache(self.cache, rows), self.mask[rows])
+        return Prefix(_frozen_cache(self.cache, rows), _rows(self.mask, rows))
 
 
 def forward(
@@ -97,7 +100,7 @@ def forward(
         use_cache=cache is not None,
     )
     hidden: Tensor = output.last_hidden_state
-    return hidden
+    return hidden.to(ids.device)
 
 
 def run_prefix(model: LanguageModel, ids: Tensor, lengths: Tensor) -> tuple[Prefix, Tensor]:
@@ -178,7 +181,8 @@ def recording(
     def hook(path: str) -> Callable[..., None]:
         def record(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
             inputs = args[0] if args else kwargs["hidden_states"]
-            seen[path] = Activation(inputs, first(output))
+            device = model.device
+            seen[path] = Activation(inputs.to(device), first(output).to(device))
             if stop and path == paths[-1]:
                 raise _Stop
 
@@ -203,13 +207,15 @@ def replacing(
 
     Args:
         model: The model.
-        replacements: By module path, a function of (input, output) that gives the new output.
+        replacements: By module path, a function of (input, output) that gives the new output, all
+            on the device of the module's output.
     """
 
     def hook(replace: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
         def run(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
             inputs = args[0] if args else kwargs["hidden_states"]
-            new = replace(inputs, first(output))
+            old = first(output)
+            new = replace(inputs.to(old.device), old)
             return (new, *output[1:]) if isinstance(output, tuple) else new
 
         return run
@@ -245,7 +251,7 @@ class _Call:
         def pick(value: Any) -> Any:
             if isinstance(value, Tensor):
                 by_row = value.ndim > 1 and value.shape[0] == n_rows
-                return value[rows] if by_row else value
+                return _rows(value, rows) if by_row else value
             if isinstance(value, tuple):
                 return tuple(pick(each) for each in value)
             return value
@@ -321,7 +327,8 @@ class Tail:
         finally:
             for handle in handles:
                 handle.remove()
-        return cls(model, start, inputs[0], tuple(calls), prefix.cache if prefix else None)
+        hidden = inputs[0].to(model.device)
+        return cls(model, start, hidden, tuple(calls), prefix.cache if prefix else None)
 
     def run(self, hidden: Tensor) -> Tensor:
         """States after the last block, before the final norm.
@@ -334,7 +341,7 @@ class Tail:
         """
         for layer, call in zip(range(self.start, self.model.n_layers), self._calls, strict=True):
             hidden = call(self.model.block(layer), hidden)
-        return hidden
+        return hidden.to(self.model.device)
 
     def above(self, layer: int, hidden: Tensor) -> Tail:
         """The tail from a later block on.
@@ -354,6 +361,11 @@ class Tail:
         return dataclasses.replace(self, hidden=self.hidden[rows], _calls=calls, _cache=cache)
 
 
+def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
+    """``tensor[rows]``, wherever the two are."""
+    return tensor[rows.to(tensor.device)]
+
+
 def _frozen_cache(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
     """A copy that does not grow, for all rows or for chosen ones."""
     frozen = DynamicCache()
@@ -365,6 +377,6 @@ def _frozen_layer(layer: DynamicLayer, rows: Tensor | None) -> _FrozenLayer:
     frozen = _FrozenLayer()
     if layer.keys is not None:
         frozen.lazy_initialization(layer.keys, layer.values)
-        frozen.keys = layer.keys if rows is None else layer.keys[rows]
-        frozen.values = layer.values if rows is None else layer.values[rows]
+        frozen.keys = layer.keys if rows is None else _rows(layer.keys, rows)
+        frozen.values = layer.values if rows is None else _rows(layer.values, rows)
     return frozen

@@ -36,7 +36,8 @@ def find_value_plainly(
 
     def add_offset(_: Tensor, output: Tensor) -> Tensor:
         shaped = output.reshape(*ids.shape, -1).clone()  # (B, T, H)
-        shaped[everywhere, positions] += delta.to(output.dtype)
+        place = (everywhere.to(output.device), positions.to(output.device))
+        shaped[place] += delta.to(output.device, output.dtype)
         return shaped.reshape(output.shape)
 
     losses: list[Loss] = []

@@ -78,7 +78,14 @@ def test_the_fingerprint_holds_all_that_results_depend_on(other: dict[str, Any])
 
 
 @pytest.mark.parametrize(
-    "assignment", ["batch=6", "model.dtype=bfloat16", "metrics.fake.scale=2", "dataset.n=22"]
+    "assignment",
+    [
+        "batch=6",
+        "model.dtype=bfloat16",
+        "model.attention=eager",
+        "metrics.fake.scale=2",
+        "dataset.n=22",
+    ],
 )
 def test_the_fingerprint_holds_values_too(assignment: str) -> None:
     assert not set(fingerprints(plan())) & set(fingerprints(plan(assignment)))
@@ -86,6 +93,8 @@ def test_the_fingerprint_holds_values_too(assignment: str) -> None:
 
 def test_the_fingerprint_ignores_what_results_do_not_depend_on() -> None:
     assert fingerprints(plan()) == fingerprints(plan("model.device=cuda", "name=other"))
+    assert fingerprints(plan()) == fingerprints(plan("model.device_map=auto"))
+    assert fingerprints(plan()) == fingerprints(plan("model.attention=null"))
     assert fingerprints(plan())[1:] == fingerprints(plan(editors=("two",)))
     assert fingerprints(plan()) == fingerprints(plan("dataset.rejected=2"))
 

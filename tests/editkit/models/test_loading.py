@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from pathlib import Path
 
@@ -118,3 +119,78 @@ def test_damaged_and_incomplete_folders_say_what_is_missing(folder: Path) -> Non
     (folder / "config.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelError, match=r"could not be loaded"):
         load_model(str(folder))
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_attention_is_the_one_asked_for_and_is_recorded(folder: Path, attention: str) -> None:
+    model = load_model(str(folder), attention=attention)
+    assert model.describe()["attention"] == attention
+    assert model.hf.config._attn_implementation == attention
+
+
+# ---------------------------------------------------------------- several devices
+
+SPLIT: dict[str, int | str] = {
+    "transformer.wte": "cpu", "transformer.wpe": "cpu", "transformer.h.0": "cpu",
+    "transformer.h.1": "cpu", "transformer.h.2": "cpu", "transformer.h.3": "cpu",
+    "transformer.ln_f": "cpu", "lm_head": "cpu",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("device_map", [{"": "cpu"}, SPLIT, "auto"], ids=["whole", "split", "auto"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="auto would use the GPU")
+def test_a_device_map_gives_the_same_model(
+    folder: Path, device_map: str | dict[str, int | str]
+) -> None:
+    pytest.importorskip("accelerate")
+    model = load_model(str(folder), device_map=device_map)
+    assert model.weights_digest() == tiny().weights_digest()
+    assert model.describe()["device"] == "cpu"
+    assert not any(weight.is_meta for weight in model.hf.parameters())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"attention": "flash"}, r"attention is 'flash'.*sdpa, eager"),
+        ({"device_map": "best"}, r"device_map is 'best', expected auto, .* For one device set"),
+        ({"device_map": "auto", "device": "meta"}, r"'meta' and device_map 'auto' are both given"),
+        ({"device_map": {"": "disk"}}, r"puts 'the model' on 'disk': an edit needs its weights"),
+        ({"device_map": {**SPLIT, "lm_head": "disk"}}, r"puts 'lm_head' on 'disk'"),
+        ({"device_map": {"": "warp"}}, r"device is 'warp'"),
+        pytest.param(
+            {"device_map": {"": 0}},
+            r"torch sees no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU"),
+        ),
+    ],
+)
+def test_device_maps_that_cannot_be(folder: Path, arguments, message: str) -> None:
+    pytest.importorskip("accelerate")
+    with pytest.raises(ModelError, match=message):
+        load_model(str(folder), **arguments)
+
+
+def test_a_device_map_without_accelerate_names_the_extra(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: None if name == "accelerate" else find(name, *a),
+    )
+    with pytest.raises(ModelError, match="accelerate, which is not installed") as caught:
+        load_model(str(folder), device_map="auto")
+    assert caught.value.hint == "Run: pip install 'editkit[large]'"
+
+
+def test_a_model_that_does_not_fit_is_refused_in_plain_words(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate")
+    monkeypatch.setattr(
+        "transformers.integrations.accelerate.get_max_memory", lambda *_, **__: {"cpu": 30_000}
+    )
+    with pytest.raises(ModelError, match="an edit needs all of them in place"):
+        load_model(str(folder), device_map="auto")

@@ -1,0 +1,124 @@
+"""Models that are spread over devices: edits land where the weights are, and come out the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from editkit import EditRequest, LanguageModel, applied, make_editor
+from editkit.edited import CandidateQuery, EditedModels
+from editkit.generation import sampled_contexts
+from tests.devices import FIRST, SECOND, pretended_devices
+from tests.parity import difference
+from tests.tiny import ARCHITECTURES, tiny
+
+accelerate = pytest.importorskip("accelerate")
+
+REQUESTS = [
+    EditRequest("The mother tongue of {} is", "Anna Berg", "Greek", target_true="French"),
+    EditRequest("{} is in", "The Eiffel Tower", "the city of Rome", target_true="Paris"),
+]
+EDITORS: dict[str, dict[str, Any]] = {
+    "rome": {"second_moment": False, "steps": 3},
+    "ft": {"steps": 3},
+    "attnedit": {"steps": 3, "target_positions": "teacher_forced", "train_bias": False},
+}
+
+
+def spread(architecture: str) -> LanguageModel:
+    """A tiny model with its upper half on a second device, put there by accelerate."""
+    model = tiny(architecture)
+    half = model.n_layers // 2
+    parts = model.architecture
+    places = {
+        parts.block(layer): FIRST if layer < half else SECOND for layer in range(model.n_layers)
+    }
+    tied = model.hf.get_output_embeddings().weight is model.hf.get_input_embeddings().weight
+    places[parts.final_norm] = SECOND
+    places[parts.head] = FIRST if tied else SECOND
+    known = tuple(places)
+    for name in (*dict(model.hf.named_parameters()), *dict(model.hf.named_buffers())):
+        path = name.rpartition(".")[0]
+        if not path.startswith(known):
+            places[path] = FIRST
+    accelerate.dispatch_model(
+        model.hf, places, main_device=FIRST, skip_keys=model.hf._skip_keys_device_placement
+    )
+    return model
+
+
+def cpu(values: torch.Tensor) -> torch.Tensor:
+    return values.detach().to("cpu")
+
+
+CASES = [
+    *((architecture, "rome", 2, SECOND) for architecture in ARCHITECTURES),
+    *((architecture, "attnedit", 2, SECOND) for architecture in ("gpt2", "opt", "llama")),
+    *((architecture, "ft", 2, SECOND) for architecture in ("gpt2", "gptj", "opt")),
+    *(("gpt2", editor, 1, FIRST) for editor in EDITORS),
+]
+
+
+@pytest.mark.parametrize(("architecture", "editor", "layer", "device"), CASES)
+def test_edits_are_those_of_one_device(
+    architecture: str, editor: str, layer: int, device: str
+) -> None:
+    model = tiny(architecture)
+    values = {**EDITORS[editor], "layer": layer}
+    queries = [
+        CandidateQuery(edit, request.sentence, (request.target_new, str(request.target_true)))
+        for edit, request in enumerate(REQUESTS)
+    ]
+    expected = make_editor(editor, model, **values).edit(model, REQUESTS)
+    scores = EditedModels(model, expected).candidate_nll(queries)
+    with pretended_devices():
+        model = spread(architecture)
+        assert model.devices == [FIRST, SECOND]
+        before = {n: cpu(w).clone() for n, w in model.hf.named_parameters()}
+        deltas = make_editor(editor, model, **values).edit(model, REQUESTS)
+        assert EditedModels(model, deltas).candidate_nll(queries) == [
+            pytest.approx(row, rel=1e-4) for row in scores
+        ]
+        for delta, reference in zip(deltas, expected, strict=True):
+            for name, change in delta.changes.items():
+                assert difference(cpu(change.dense()), reference.changes[name].dense()) < 1e-3
+            with applied(model, delta):
+                for name in reference.changes:
+                    weight = model.hf.get_parameter(name)
+                    assert str(weight.device) == device
+                    assert not torch.equal(cpu(weight), before[name])
+        for name, weight in model.hf.named_parameters():
+            assert torch.equal(cpu(weight), before[name])
+
+
+def test_sampling_and_plain_rome_and_recordings_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"layer": 2, "plain": True, "contexts": ["It is so. "], **EDITORS["rome"]}
+    expected = make_editor("rome", tiny(), **values).edit(tiny(), REQUESTS[:1])[0]
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "one"))
+    texts = sampled_contexts(tiny(), [(2, 3)], top_k=5, seed=0)
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "two"))
+    with pretended_devices():
+        model = spread("gpt2")
+        delta = make_editor("rome", model, **values).edit(model, REQUESTS[:1])[0]
+        assert sampled_contexts(model, [(2, 3)], top_k=5, seed=0) == texts
+        assert model.describe()["device"] == f"{FIRST}, {SECOND}"
+    for name, change in delta.changes.items():
+        assert difference(cpu(change.dense()), expected.changes[name].dense()) < 1e-3
+
+
+def test_the_pretended_devices_refuse_what_gpus_refuse() -> None:
+    with pretended_devices():
+        here, there = torch.ones(2, device=FIRST), torch.ones(2, device=SECOND)
+        with pytest.raises(RuntimeError, match="all tensors must be on the same device"):
+            here + there
+        with pytest.raises(RuntimeError, match="all tensors must be on the same device"):
+            here + torch.ones(2)
+        with pytest.raises(RuntimeError, match="all tensors must be on the same device"):
+            here[torch.tensor([0], device=SECOND)]
+        assert (here + there.to(FIRST)).tolist() == [2.0, 2.0]
+        assert here[torch.tensor([0])].device == here.device
