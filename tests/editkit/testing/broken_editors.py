@@ -566,6 +566,9 @@ class NeedsLessThanNothing(_Misjudged):
 class NeedsTooLittle(_Misjudged):
     changes = {"deltas": 400}
 
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return super().delta(model, request, Dense(change.dense()))
+
 
 @breaks("needs_are_told", "a statistic of width 7")
 class NeedsAnotherWidth(_Misjudged):
