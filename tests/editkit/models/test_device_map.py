@@ -13,7 +13,7 @@ from editkit.edited import CandidateQuery, EditedModels
 from editkit.generation import sampled_contexts
 from tests.devices import FIRST, SECOND, pretended_devices
 from tests.parity import difference
-from tests.tiny import ARCHITECTURES, tiny
+from tests.tiny import ARCHITECTURES, SENTENCES, tiny
 
 accelerate = pytest.importorskip("accelerate")
 
@@ -94,12 +94,14 @@ def test_edits_are_those_of_one_device(
             assert torch.equal(cpu(weight), before[name])
 
 
-def test_sampling_and_plain_rome_and_recordings_too(
+def test_sampling_plain_rome_and_second_moments_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = {"layer": 2, "plain": True, "contexts": ["It is so. "], **EDITORS["rome"]}
-    expected = make_editor("rome", tiny(), **values).edit(tiny(), REQUESTS[:1])[0]
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(SENTENCES * 20), encoding="utf-8")
+    values = {"layer": 2, "steps": 3, "plain": True, "corpus": str(corpus), "ridge": 1e-2}
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "one"))
+    expected = make_editor("rome", tiny(), **values).edit(tiny(), REQUESTS[:1])[0]
     texts = sampled_contexts(tiny(), [(2, 3)], top_k=5, seed=0)
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "two"))
     with pretended_devices():
@@ -108,7 +110,7 @@ def test_sampling_and_plain_rome_and_recordings_too(
         assert sampled_contexts(model, [(2, 3)], top_k=5, seed=0) == texts
         assert model.describe()["device"] == f"{FIRST}, {SECOND}"
     for name, change in delta.changes.items():
-        assert difference(cpu(change.dense()), expected.changes[name].dense()) < 1e-3
+        assert difference(cpu(change.dense()), expected.changes[name].dense()) < 5e-3
 
 
 def test_the_pretended_devices_refuse_what_gpus_refuse() -> None:
