@@ -6,9 +6,14 @@ import dataclasses
 import logging
 import traceback
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 from unittest import SkipTest
 
+import torch
+import transformers
+
+import editkit
 from editkit.errors import EditkitError
 from editkit.interfaces import Kind
 from editkit.plugins import Offer
@@ -32,6 +37,7 @@ _TRIAL = Rule(
     "Give values that suit a tiny model of four layers with --set, or ship them in a file "
     "tiny.yaml of the folder that the spec names as configs.",
 )
+_LIBRARIES = (editkit.__file__, torch.__file__, transformers.__file__)
 _log = logging.getLogger(__name__)
 
 
@@ -89,9 +95,15 @@ def outcome_of(suite: type[Contract], rule: Rule) -> Outcome:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, with its place where nobody foresaw it."""
+    """What went wrong; where nobody foresaw it, with its last place in the plugin's own code."""
     if isinstance(error, (ContractError, EditkitError)):
         return str(error)
     first = next(iter(str(error).strip().splitlines()), "")
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    guests = [frame for frame in frames if not _is_library(Path(frame.filename))]
+    place = (guests or frames)[-1]
     return f"{type(error).__name__}: {first} ({place.filename}, line {place.lineno})"
+
+
+def _is_library(file: Path) -> bool:
+    return any(str(Path(library).parent) in map(str, file.parents) for library in _LIBRARIES)

@@ -52,7 +52,7 @@ def state_of(model: LanguageModel) -> State:
         "random numbers": {
             "the state of Python's random": random.getstate(),
             "the state of NumPy's random numbers": _numpy_state(),
-            "the state of torch's random numbers": torch.get_rng_state().tolist(),
+            "the state of torch's random numbers": [state.tolist() for state in _torch_states()],
         },
         "surroundings": {
             "torch's gradient mode": torch.is_grad_enabled(),
@@ -96,13 +96,15 @@ def reseed(seed: int) -> None:
 @contextlib.contextmanager
 def kept_random_numbers() -> Iterator[None]:
     """Puts every global source of random numbers back afterwards."""
-    python, arrays, tensors = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
+    python, arrays, tensors = random.getstate(), numpy.random.get_state(), _torch_states()
     try:
         yield
     finally:
         random.setstate(python)
         numpy.random.set_state(arrays)
-        torch.set_rng_state(tensors)
+        torch.set_rng_state(tensors[0])
+        if len(tensors) > 1:
+            torch.cuda.set_rng_state_all(tensors[1:])
 
 
 def _digest(tensor: Tensor | None) -> str | None:
@@ -124,3 +126,9 @@ def _numpy_state() -> tuple[Any, ...]:
     state: Any = numpy.random.get_state()
     name, keys, *rest = state
     return name, keys.tolist(), *rest
+
+
+def _torch_states() -> list[Tensor]:
+    """Those of the CPU and of each GPU."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return [torch.get_rng_state(), *gpus]

@@ -63,3 +63,9 @@ def test_every_rule_can_be_broken() -> None:
         and not (rule.method in shared and ("editor", rule.method) in broken)
     ]
     assert not missing
+
+
+def test_an_unforeseen_error_is_told_with_its_place_in_the_plugin() -> None:
+    [case] = [case for case in CASES if case.what == "MixesTypes"]
+    found = outcome(case.kind, case.rule, case.spec, case.attributes)
+    assert "broken_editors.py, line " in found.reason

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from editkit.testing import Contract, Rule, rules_of
-from editkit.testing.checking import CONTRACTS
+from editkit.testing.checking import CONTRACTS, outcome_of
 from editkit.testing.guests import ModelContract
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "testing.md"
@@ -45,3 +47,15 @@ def test_every_rule_says_what_to_do(suite: type[Contract]) -> None:
     rules = rules_of(suite)
     assert all(rule.text and rule.advice.endswith(".") for rule in rules)
     assert len({rule.text for rule in rules}) == len(rules)
+
+
+def test_the_examples_are_suites() -> None:
+    """Each example of the page, with the name of an editor that is installed."""
+    examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) == 2
+    for code in examples:
+        names: dict[str, Any] = {"__name__": "examples"}
+        exec(code.replace('"mine"', '"ft"'), names)
+        suite = names["TestMine"]
+        [rule] = [rule for rule in rules_of(suite) if rule.method == "test_deltas_are_finite"]
+        assert outcome_of(suite, rule).status == "ok"
