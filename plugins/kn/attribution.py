@@ -19,6 +19,7 @@ from editkit.models import LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import Activation, Tail, forward, recording, replacing, run_prefix
 from editkit_plugins.kn.config import AttributionConfig
+from editkit_plugins.kn.memory import point_bytes, prompts_together
 
 _PROMPTS_PER_PASS = 64
 
@@ -84,17 +85,9 @@ def predictions(model: LanguageModel, prompts: Sequence[str]) -> list[tuple[int,
 
 def group_size(model: LanguageModel, longest: int, config: AttributionConfig) -> int:
     """How many prompts of at most ``longest`` tokens are attributed together."""
-    row = row_bytes(
-        model.n_layers, model.hidden_size, model.hf.config.vocab_size, longest, model.dtype.itemsize
-    )
-    return max(1, config.memory_mb * 2**20 // (row * config.steps))
-
-
-def row_bytes(layers: int, hidden: int, vocabulary: int, tokens: int, itemsize: int) -> int:
-    """Bytes that one step of one prompt holds: keys, values and activations, and its logits."""
-    cache = 2 * tokens * hidden * layers * itemsize
-    activations = 40 * hidden * layers * itemsize
-    return cache + activations + 3 * vocabulary * 4
+    settings = model.hf.config
+    sizes = (model.n_layers, model.hidden_size, settings.vocab_size)
+    return prompts_together(point_bytes(*sizes, longest, model.dtype.itemsize), config)
 
 
 def site_path(model: LanguageModel, layer: int, config: AttributionConfig) -> str:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editkit import Editor, EditRequest, Rows, WeightDelta
+from editkit import Editor, EditRequest, Needs, Rows, WeightDelta
 from editkit.layout import input_major
-from editkit.models import LanguageModel
+from editkit.models import LanguageModel, ModelShape
 from editkit_plugins.kn.attribution import Query, attribute, predictions
 from editkit_plugins.kn.config import KnConfig
+from editkit_plugins.kn.memory import needs
 from editkit_plugins.kn.prompts import Templates, prompts_of, read_templates
 from editkit_plugins.kn.selection import Neuron, coarse, refined
 from editkit_plugins.kn.targets import target_tokens
@@ -45,6 +46,10 @@ class KnEditor(Editor[KnConfig]):
             ConfigError: The file is missing or malformed.
         """
         read_templates(self.config)
+
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        """Memory of the backward passes and of the scores."""
+        return needs(self.config, shape, requests=requests, tokens=tokens)
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One delta of a few rows per request; without any row where no neuron was found.
