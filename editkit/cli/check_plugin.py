@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     elif len(offers) > 1:
         broken = [f"{d['kind']} {d['name']}" for d in documents if not d["ok"]]
-        told = f"{len(broken)} break rules: {', '.join(broken)}" if broken else "all are sound"
-        sys.stdout.write(f"{len(offers)} checked, {told}.\n")
+        told = f"rules are broken by {', '.join(broken)}" if broken else "all are sound"
+        sys.stdout.write(f"{len(offers)} checked: {told}\n")
     return 0 if sound else EXIT_BROKEN
 
 
@@ -148,7 +148,7 @@ def _counts(outcomes: Sequence[Outcome]) -> Mapping[str, int]:
 
 def _summary(outcomes: Sequence[Outcome]) -> str:
     counts = _counts(outcomes)
-    return f"{counts['ok']} rules hold, {counts['fail']} are broken, {counts['skip']} do not apply."
+    return f"rules: {counts['ok']} hold, {counts['fail']} broken, {counts['skip']} do not apply"
 
 
 def _document(offer: Offer, outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_a_sound_plugin(editkit: Cli) -> None:
     assert lines[0] == "dataset whole of guest-dist 2.1"
     assert "  ok    Every record has a case id of its own, a whole number" in lines
     assert "  skip  Other records have another digest (no other_config is named)" in lines
-    assert lines[-2] == "  15 rules hold, 0 are broken, 3 do not apply."
+    assert lines[-2] == "  rules: 15 hold, 0 broken, 3 do not apply"
     assert "FAIL" not in out
 
 
@@ -82,7 +82,7 @@ def test_a_broken_rule_is_told_with_its_reason_and_what_to_do(editkit: Cli) -> N
         "          case id 3 is there twice.\n"
         "          to do: Results are stored by case id: number the records, or give broken ones"
     ) in out
-    assert "  14 rules hold, 1 are broken, 3 do not apply.\n" in out
+    assert "  rules: 14 hold, 1 broken, 3 do not apply\n" in out
 
 
 def test_one_document(editkit: Cli) -> None:
@@ -109,7 +109,7 @@ def test_a_plugin_or_distribution_is_everything_that_it_offers(editkit: Cli, nam
     assert [line.split()[1] for line in out.splitlines() if line.startswith("dataset ")] == [
         "exits", "twice", "whole",
     ]  # fmt: skip
-    assert out.endswith("3 checked, 2 break rules: dataset exits, dataset twice.\n")
+    assert out.endswith("3 checked: rules are broken by dataset exits, dataset twice\n")
 
 
 def test_what_has_the_name_is_checked_in_every_kind(editkit: Cli) -> None:
@@ -125,7 +125,7 @@ def test_what_cannot_be_tried_is_told_at_once(editkit: Cli) -> None:
     assert code == 1
     assert "  FAIL  It can be tried as it is configured\n" in out
     assert "called sys.exit(3)" in out
-    assert "  0 rules hold, 1 are broken, 0 do not apply.\n" in out
+    assert "  rules: 0 hold, 1 broken, 0 do not apply\n" in out
 
 
 def test_values_are_set(editkit: Cli) -> None:
