@@ -34,8 +34,8 @@ CONTRACTS: Mapping[Kind, type[Contract]] = {
 _TRIAL = Rule(
     "try_out",
     "It can be tried as it is configured",
-    "Give values with --set. What works on a model is tried on a tiny one of four layers; an editor "
-    "can ship values for it in a file tiny.yaml of its configs folder.",
+    "Give values with --set. What works on a model is tried on a tiny one of four layers; an "
+    "editor can ship values for it in a file tiny.yaml of its configs folder.",
 )
 _LIBRARIES = (editkit.__file__, torch.__file__, transformers.__file__)
 _log = logging.getLogger(__name__)
