@@ -71,7 +71,8 @@ class ResidualLayer(nn.Module):
     def forward(self, z: Tensor, mode: int) -> Tensor:
         """New z, (N, width)."""
         inner = (z @ self.v.T) @ self.u.T + self.bias  # (N, width)
-        return z + torch.relu(inner * self.scale[mode] + self.shift[mode])
+        # All zero at first, where relu has no gradient and nothing would ever be learnt.
+        return z + (inner * self.scale[mode] + self.shift[mode]).clamp(min=0)
 
 
 class GradientTransform(nn.Module):

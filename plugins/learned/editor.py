@@ -1,0 +1,90 @@
+"""The editors ``ke`` and ``mend``: one backward pass, and a trained network that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from editkit import Editor, EditRequest, LanguageModel, WeightDelta
+from editkit.models import Completion
+from editkit_plugins.learned.config import LearnedConfig, MendConfig
+from editkit_plugins.learned.signals import Edit, signals
+from editkit_plugins.learned.trained import Trained, folder_of, load_trained
+
+
+class LearnedEditor(Editor[LearnedConfig]):
+    """KE (De Cao et al. 2021) and MEND (Mitchell et al. 2022), once they are trained."""
+
+    def __init__(self, config: LearnedConfig) -> None:
+        super().__init__(config)
+        self._trained: tuple[str, Trained] | None = None
+
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model that no editor was trained for.
+
+        Raises:
+            ConfigError: There is no trained editor, or its file is damaged.
+            DeltaError: It was trained on another model.
+        """
+        self.trained(model)
+
+    def trained(self, model: LanguageModel) -> Trained:
+        """The trained network for a model, read once."""
+        if self._trained is None or self._trained[0] != model.fingerprint:
+            found = load_trained(folder_of(self.config, model), model)
+            self._trained = (model.fingerprint, found)
+        return self._trained[1]
+
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """One delta per request, low-rank for MEND and dense for KE.
+
+        Raises:
+            ConfigError: There is no trained editor for this model.
+            ModelError: A prompt is longer than the model's context.
+        """
+        if not requests:
+            return []
+        facts = model.complete(
+            [request.sentence for request in requests],
+            [request.target_new for request in requests],
+        )
+        if isinstance(self.config, MendConfig) and self.config.joint:
+            [delta] = self._deltas(model, [facts], [tuple(requests)])
+            return [delta] * len(requests)
+        size = self.config.edits_per_pass
+        return [
+            delta
+            for start in range(0, len(facts), size)
+            for delta in self._deltas(
+                model,
+                [[fact] for fact in facts[start : start + size]],
+                requests[start : start + size],
+            )
+        ]
+
+    def _deltas(
+        self,
+        model: LanguageModel,
+        edits: Sequence[Sequence[Completion]],
+        requests: Sequence[EditRequest | tuple[EditRequest, ...]],
+    ) -> list[WeightDelta]:
+        trained = self.trained(model)
+        network = trained.network
+        paths = [matrix.path for matrix in network.matrices]
+        lowest = model.n_layers - trained.settings.blocks
+        groups: Sequence[Edit] = edits
+        found = signals(model, groups, paths, lowest=lowest)
+        with torch.no_grad():
+            changes = network.changes(found, groups)
+        return [
+            WeightDelta(
+                changes={name: change.of(edit) for name, change in changes.items()},
+                request=request,
+                editor=self.config.editor_name,
+                config=self.config.model_dump(mode="json"),
+                model_fingerprint=model.fingerprint,
+                notes={"loss": float(found.losses[edit]), "trained": trained.facts["digest"]},
+            )
+            for edit, request in enumerate(requests)
+        ]

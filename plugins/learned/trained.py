@@ -1,0 +1,162 @@
+"""Trained editors on disk: one safetensors file with everything, and a readable copy of its facts.
+
+A trained editor belongs to the model that it was trained on and is refused for any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor
+
+from editkit import ConfigError, DeltaError, LanguageModel
+from editkit.cache import cache_folder, digest_of_tensors, read_safetensors, write_atomically
+from editkit_plugins.learned.config import LearnedConfig
+from editkit_plugins.learned.matrices import matrices
+from editkit_plugins.learned.networks import EditNetwork, make_network
+from editkit_plugins.learned.settings import KeSettings, MendSettings
+
+FILE = "editor.safetensors"
+FACTS = "editor.json"
+_SCHEMA = 1
+
+Settings = MendSettings | KeSettings
+_SETTINGS: TypeAdapter[Settings] = TypeAdapter(Settings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A trained editor.
+
+    Attributes:
+        network: Its network, in evaluation mode, on the model's device.
+        settings: How it was made.
+        facts: What else is known: the model's fingerprint, the training data's digest, scores.
+    """
+
+    network: EditNetwork
+    settings: Settings
+    facts: Mapping[str, Any]
+
+
+def save_trained(
+    folder: Path, tensors: Mapping[str, Tensor], settings: Settings, facts: Mapping[str, Any]
+) -> None:
+    """Write a trained editor, whole or not at all.
+
+    Args:
+        folder: Where; made if need be.
+        tensors: State of the network.
+        settings: How it was made.
+        facts: Plain data, with ``model_fingerprint``.
+    """
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = {
+        "schema": _SCHEMA,
+        "settings": settings.model_dump(mode="json"),
+        **facts,
+        "digest": digest_of_tensors(flat),
+    }
+    text = json.dumps(content, sort_keys=True)
+    write_atomically(folder / FILE, save(flat, metadata={"editor": text}))
+    write_atomically(
+        folder / FACTS, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+    )
+
+
+def read_facts(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a trained editor's file holds.
+
+    Raises:
+        ConfigError: There is none, or it is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} holds no trained editor ({FILE}).",
+            hint="Give the folder that 'editkit train --out' wrote.",
+        )
+    try:
+        metadata, tensors = read_safetensors(path)
+        facts = dict(json.loads(metadata["editor"]))
+        if facts["digest"] != digest_of_tensors(tensors):
+            raise ValueError("its digest does not fit")
+        if facts["schema"] != _SCHEMA:
+            raise ValueError(f"it has schema {facts['schema']}, expected {_SCHEMA}")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is damaged: {error}.", hint="Train again, or copy the file again."
+        ) from None
+    return facts, tensors
+
+
+def load_trained(folder: Path, model: LanguageModel) -> Trained:
+    """A trained editor for the model that it was trained on.
+
+    Raises:
+        ConfigError: There is none, or it is damaged.
+        DeltaError: It was trained on another model.
+    """
+    facts, tensors = read_facts(folder)
+    if facts["model_fingerprint"] != model.fingerprint:
+        raise DeltaError(
+            f"the editor in {folder} was trained on {facts.get('model', 'a model')} "
+            f"({facts['model_fingerprint'][:12]}), but {model.name} is {model.fingerprint[:12]}.",
+            hint="Train one for this model with 'editkit train'.",
+        )
+    try:
+        settings = _SETTINGS.validate_python(facts["settings"])
+        network = make_network(model, matrices(model, settings.blocks), settings)
+        network.load_state_dict(tensors)
+    except (ValidationError, RuntimeError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"the editor in {folder} cannot be used: {reason}.", hint="Train it again."
+        ) from None
+    return Trained(network.requires_grad_(False).eval(), settings, facts)
+
+
+def folder_of(config: LearnedConfig, model: LanguageModel) -> Path:
+    """Where the trained editor of a configuration is.
+
+    Raises:
+        ConfigError: None was trained for this model.
+    """
+    if config.trained is None:
+        kept = kept_folder(config.editor_name, model.fingerprint)
+        if not (kept / FILE).is_file():
+            method = config.editor_name.partition("-")[0]
+            raise ConfigError(
+                f"{config.editor_name} has not been trained for {model.name}.",
+                hint=f"Run 'editkit train {method} --model {model.name} --dataset ...', or set "
+                f"editors.{config.editor_name}.trained to the folder of a trained one.",
+            )
+        return kept
+    package, colon, inside = config.trained.partition(":")
+    if colon and package.replace(".", "").isidentifier():
+        try:
+            return Path(str(importlib.resources.files(package) / inside))
+        except ModuleNotFoundError:
+            pass  # a path with a colon in it
+    return Path(config.trained).expanduser()
+
+
+def kept_folder(editor: str, fingerprint: str) -> Path:
+    """Where the cache keeps a trained editor of some name for some model."""
+    return cache_folder() / "trained" / fingerprint / editor
+
+
+def seeded_network(model: LanguageModel, settings: Settings) -> EditNetwork:
+    """A new network whose weights depend on the settings' seed only."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return make_network(model, matrices(model, settings.blocks), settings)
