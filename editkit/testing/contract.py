@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -103,11 +104,15 @@ class Contract:
     def setup_method(self) -> None:
         """Give every rule an empty cache of its own; pytest and check-plugin call this."""
         self._cleanup = contextlib.ExitStack()
-        self.scratch = self._cleanup.enter_context(fresh_cache())
+        self.scratch = self._cleanup.enter_context(self.fresh_cache())
 
     def teardown_method(self) -> None:
         """Put the cache back."""
         self._cleanup.close()
+
+    def fresh_cache(self) -> AbstractContextManager[Path]:
+        """An empty cache inside; a suite can put in what takes long to make."""
+        return fresh_cache()
 
     # ------------------------------------------------------------ making one
 

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from editkit.errors import EditkitError
 from editkit.models.language_model import LanguageModel
-from editkit.testing.contract import Contract, ContractError, few, fresh_cache, require
+from editkit.testing.contract import Contract, ContractError, few, require
 from editkit.testing.failing import failures_inside
 from editkit.testing.models import tiny_model
 from editkit.testing.state import (
@@ -108,7 +108,7 @@ class ModelContract(Contract, abc.ABC):
         disturb(model)
 
         def work() -> None:
-            with fresh_cache():
+            with self.fresh_cache():
                 self.work(model)
 
         for failing in failures_inside(model, work):
@@ -126,7 +126,7 @@ class ModelContract(Contract, abc.ABC):
         """
         results = []
         for seed in (1, 2):
-            with fresh_cache(), kept_random_numbers():
+            with self.fresh_cache(), kept_random_numbers():
                 reseed(seed)
                 results.append(self.work(self.make_model()))
         self._require_close(results[0], results[1], "done twice, newly made", tolerance=0.0)
