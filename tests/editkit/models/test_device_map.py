@@ -11,6 +11,7 @@ import torch
 from editkit import EditRequest, LanguageModel, applied, make_editor
 from editkit.edited import CandidateQuery, EditedModels
 from editkit.generation import sampled_contexts
+from editkit.models.running import forward, replacing
 from tests.devices import FIRST, SECOND, pretended_devices
 from tests.parity import difference
 from tests.tiny import ARCHITECTURES, SENTENCES, tiny
@@ -111,6 +112,20 @@ def test_sampling_plain_rome_and_second_moments_too(
         assert model.describe()["device"] == f"{FIRST}, {SECOND}"
     for name, change in delta.changes.items():
         assert difference(cpu(change.dense()), expected.changes[name].dense()) < 5e-3
+
+
+def test_what_replaces_a_blocks_output_finds_its_input_beside_it() -> None:
+    """The first block of the second device is given its input by the first device."""
+    with pretended_devices(), torch.no_grad():
+        model = spread("gpt2")
+        ids = torch.tensor([[1, 2, 3]], device=model.device)
+        with replacing(model, {model.architecture.block(2): lambda x, y: x + y}):
+            hidden = forward(model, ids)
+        assert hidden.device == model.device
+        found = cpu(hidden)
+    model = tiny()
+    with torch.no_grad(), replacing(model, {model.architecture.block(2): lambda x, y: x + y}):
+        assert difference(found, forward(model, torch.tensor([[1, 2, 3]]))) < 1e-5
 
 
 def test_the_pretended_devices_refuse_what_gpus_refuse() -> None:
