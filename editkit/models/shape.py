@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
 from editkit.models.architectures import Architecture, Part, architecture_of
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig
+    from torch import nn
+    from transformers import PretrainedConfig, PreTrainedModel
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_TOKENS = 16  # as short as facts are: what attention keeps of pairs of tokens is small
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +33,7 @@ class ModelShape:
         context_length: Most tokens of one row.
         tied: Whether the embeddings are the head's weights, too.
         parameters: Shape of each weight by name; shared ones are there once.
+        saved_bytes: What one token leaves behind in one block for a backward pass.
     """
 
     architecture: Architecture
@@ -43,6 +46,7 @@ class ModelShape:
     context_length: int
     tied: bool
     parameters: Mapping[str, tuple[int, ...]]
+    saved_bytes: int
 
     @property
     def bytes_per_value(self) -> int:
@@ -103,7 +107,8 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
     architecture = architecture_of(config)
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
+            saved = _saved_bytes(model, architecture) // int(config.num_hidden_layers)
     except (AttributeError, TypeError, ValueError, RuntimeError, KeyError) as error:
         raise ModelError(
             f"the config describes no model that can be built: {error}",
@@ -125,4 +130,40 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
         context_length=int(config.max_position_embeddings),
         tied=head is not None and head.weight is embedding.weight,
         parameters=parameters,
+        saved_bytes=saved,
     )
+
+
+def _saved_bytes(model: PreTrainedModel, architecture: Architecture) -> int:
+    """What all blocks together keep of one token for a backward pass, the weights being frozen.
+
+    The model is on the meta device: autograd is watched at work, but no number is computed.
+    """
+    import torch
+    from torch import Tensor
+
+    model.requires_grad_(False)
+    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    def differentiable(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (args[0].clone().requires_grad_(), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": kwargs["hidden_states"].clone().requires_grad_()}
+
+    first = model.get_submodule(architecture.block(0))
+    first.register_forward_pre_hook(differentiable, with_kwargs=True)
+    ids = torch.zeros(1, _TOKENS, dtype=torch.long)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        model.base_model(
+            input_ids=ids,
+            position_ids=ids,
+            attention_mask=torch.zeros(1, 1, _TOKENS, _TOKENS, dtype=torch.bool),
+            use_cache=False,
+        )
+    sizes = [t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights]
+    return sum(sizes) // _TOKENS

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from editkit import Dense, Editor, EditRequest, WeightDelta
+from editkit import Dense, Editor, EditRequest, Needs, WeightDelta
 from editkit.layout import input_major
-from editkit.models import Completion, LanguageModel
+from editkit.models import Completion, LanguageModel, ModelShape
 from editkit.models.encoding import padded
 from editkit.models.running import Tail, replacing
 from editkit_plugins.finetune.config import FineTuneConfig
+from editkit_plugins.finetune.needs import fine_tune_needs
 
 Weights = dict[str, Tensor]
 """Trained parameters by name, input-major."""
@@ -47,6 +48,10 @@ class FineTuneEditor(Editor[FineTuneConfig]):
             ModelError: There is no such layer.
         """
         model.check_layer(self.config.layer)
+
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        """Memory for copies, gradients, Adam's moments and activations."""
+        return fine_tune_needs(self.config, shape, requests=requests, tokens=tokens)
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One dense delta per request; with ``joint``, the same delta for all of them."""

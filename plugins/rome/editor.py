@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from editkit import ConfigError, Editor, EditRequest, LowRank, WeightDelta
+from editkit import ConfigError, Editor, EditRequest, LowRank, Needs, WeightDelta
 from editkit.corpora import Corpus
-from editkit.models import LanguageModel
+from editkit.models import LanguageModel, ModelShape
 from editkit.models.encoding import chunks_by_tokens
 from editkit.statistics import SecondMoment, read_published, second_moment
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
+from editkit_plugins.rome.needs import rome_needs
 from editkit_plugins.rome.plain import find_value_plainly
 from editkit_plugins.rome.rows import RequestRows, request_rows
 from editkit_plugins.rome.value import Value, find_values
@@ -72,6 +73,10 @@ class RomeEditor(Editor[RomeConfig]):
         """
         contexts(model, self.config)
         self._whitening(model)
+
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        """Memory for the second moment, its factor and activations."""
+        return rome_needs(self.config, shape, requests=requests, tokens=tokens)
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One rank-one delta per request.

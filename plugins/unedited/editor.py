@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editkit import Editor, EditRequest, WeightDelta
+from editkit import Editor, EditRequest, Needs, WeightDelta
 from editkit_plugins.unedited.config import NoEditorConfig
 
 if TYPE_CHECKING:
     from editkit import LanguageModel
+    from editkit.models import ModelShape
 
 
 class NoEditor(Editor[NoEditorConfig]):
     """Answers every request with a delta that changes no parameter."""
+
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        """Nothing."""
+        return Needs()
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One empty delta per request."""
