@@ -1,0 +1,269 @@
+"""Training: it learns, goes on to the same weights, survives what is not finite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from editkit import ConfigError, DatasetError, DeltaError, EditRequest
+from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
+from editkit_plugins.learned.editor import LearnedEditor
+from editkit_plugins.learned.networks import MendNetwork
+from editkit_plugins.learned.trained import FILE, load_trained, read_facts
+from editkit_plugins.learned.training import checkpoint, loop
+from editkit_plugins.learned.training.sources import TextSource, flat_records
+from editkit_plugins.learned.training.step import losses
+from tests.plugins.learned.samples import BOTH, MEND, records, training
+from tests.tiny import SENTENCES, tiny
+
+REQUESTS = [record.request for record in records(4)]
+
+
+class Killed(Exception):
+    pass
+
+
+def trained_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return read_facts(folder)[1]
+
+
+def editor_of(kind: str, folder: Path) -> LearnedEditor:
+    config: LearnedConfig = {"mend": MendConfig, "ke": KeConfig}[kind](trained=str(folder))
+    return LearnedEditor(config)
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_training_leaves_the_model_and_learns(kind: str, tmp_path: Path) -> None:
+    model = tiny()
+    before = model.weights_digest()
+    settings = BOTH[kind].model_copy(update={"steps": 60, "validate_every": 20})
+    run = training(model, settings, tmp_path)
+    start = {name: p.detach().clone() for name, p in run.network.named_parameters()}
+    progress = run.run()
+    assert model.weights_digest() == before
+    assert progress.history[-1]["train_edit"] < progress.history[0]["train_edit"]
+    moved = {n for n, p in run.network.named_parameters() if not torch.equal(p, start[n])}
+    assert moved == set(start)  # the learned rates among them, which never moved as published
+
+
+@pytest.mark.parametrize("kind", BOTH)
+@pytest.mark.parametrize("end", [1, 3, 4])
+def test_training_goes_on_to_the_very_same_weights(kind: str, end: int, tmp_path: Path) -> None:
+    model = tiny()
+    training(model, BOTH[kind], tmp_path / "whole").run()
+
+    def stop(progress: checkpoint.Progress) -> None:
+        if progress.step == end:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training(model, BOTH[kind], tmp_path / "parts").run(stop)
+    assert not (tmp_path / "parts" / FILE).exists()
+    second = training(model, BOTH[kind], tmp_path / "parts")
+    assert second.resume()
+    assert second.progress.step == end
+    second.run()
+    whole, parts = trained_tensors(tmp_path / "whole"), trained_tensors(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+    model = tiny()
+    first = training(model, MEND, tmp_path)
+    first.run()
+    again = training(model, MEND, tmp_path)
+    assert again.resume()
+    assert again.finished
+    assert again.run().history == first.progress.history
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    run = training(model, MEND, tmp_path)
+    states: list[dict[str, torch.Tensor]] = []
+
+    def broken(*args: object, **options: object) -> object:
+        found = losses(*args, **options)  # type: ignore[arg-type]
+        if run.progress.step in (1, 2):
+            return type(found)(found.edit * torch.nan, found.locality)
+        return found
+
+    def keep(_: checkpoint.Progress) -> None:
+        states.append({n: t.clone() for n, t in run.network.state_dict().items()})
+
+    monkeypatch.setattr(loop, "losses", broken)
+    progress = run.run(keep)
+    assert progress.skipped == 2
+    assert progress.step == MEND.steps
+    assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
+    assert not all(torch.equal(states[2][name], states[3][name]) for name in states[0])
+    assert read_facts(tmp_path)[0]["skipped_steps"] == 2
+
+
+def test_training_ends_early_when_nothing_gets_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worse: Iterator[int] = iter(range(100, 0, -1))
+    scores = lambda *_, **__: {"edit": 1.0, "locality": 0.0, "S": next(worse) / 100}  # noqa: E731
+    monkeypatch.setattr(loop, "validate", scores)
+    settings = MEND.model_copy(update={"steps": 50, "validate_every": 1, "patience": 4})
+    progress = training(tiny(), settings, tmp_path).run()
+    assert progress.step == 5
+    assert progress.best == 0
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_reloaded_editor_gives_the_same_deltas_to_the_bit(kind: str, tmp_path: Path) -> None:
+    model = tiny()
+    training(model, BOTH[kind], tmp_path).run()
+    first = editor_of(kind, tmp_path).edit(model, REQUESTS)
+    again = editor_of(kind, tmp_path)
+    again.edit(model, REQUESTS[2:])  # edits before must not matter
+    second = again.edit(model, REQUESTS)
+    for one, other in zip(first, second, strict=True):
+        assert one.is_finite()
+        for name, change in one.changes.items():
+            assert all(
+                torch.equal(t, other.changes[name].tensors()[field])
+                for field, t in change.tensors().items()
+            )
+
+
+def test_mend_goes_against_the_gradient_unless_told_otherwise() -> None:
+    model = tiny()
+    source = training(model, MEND, Path()).source
+    drawn = source.held_out(3, 2)
+    found = {}
+    for sign in ("minus", "plus"):
+        run = training(model, MEND.model_copy(update={"sign": sign, "initial_rate": 1e-5}), Path())
+        assert isinstance(run.network, MendNetwork)
+        with torch.no_grad():
+            found[sign] = float(losses(model, run.network, drawn, lowest=2).edit)
+            run.network.rates.zero_()
+            found["none"] = float(losses(model, run.network, drawn, lowest=2).edit)
+    assert found["minus"] < found["none"] < found["plus"]
+
+
+def test_mends_deltas_are_of_low_rank_and_several_facts_may_share_one(tmp_path: Path) -> None:
+    model = tiny()
+    training(model, MEND, tmp_path).run()
+    [delta] = editor_of("mend", tmp_path).edit(model, REQUESTS[:1])
+    [completion] = model.complete([REQUESTS[0].sentence], [REQUESTS[0].target_new])
+    tokens = len(completion.prompt) + len(completion.target) - 1
+    ranks = {change.left.shape[1] for change in delta.changes.values()}
+    assert max(ranks) == tokens
+    assert min(ranks) == len(completion.target)  # only what is predicted reaches the last MLP
+    joint = LearnedEditor(MendConfig(trained=str(tmp_path), joint=True)).edit(model, REQUESTS)
+    assert joint[0] is joint[1]
+    assert joint[0].requests == tuple(REQUESTS)
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_an_editor_that_nobody_trained_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    with pytest.raises(ConfigError, match="has not been trained for tiny-gpt2") as caught:
+        LearnedEditor(MendConfig()).check(tiny())
+    assert "editkit train mend --model tiny-gpt2" in str(caught.value)
+
+
+def test_an_editor_of_another_model_is_refused(tmp_path: Path) -> None:
+    training(tiny(), MEND, tmp_path).run()
+    with pytest.raises(DeltaError, match="was trained on tiny"):
+        editor_of("mend", tmp_path).check(tiny(seed=1))
+
+
+def test_a_truncated_editor_or_checkpoint_is_told(tmp_path: Path) -> None:
+    model = tiny()
+    training(model, MEND, tmp_path).run()
+    for name in (FILE, checkpoint.FILE):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match="is damaged"):
+        load_trained(tmp_path, model)
+    with pytest.raises(ConfigError, match=r"is damaged.*--fresh"):
+        training(model, MEND, tmp_path).resume()
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path) -> None:
+    model = tiny()
+    training(model, MEND, tmp_path).run()
+    with pytest.raises(ConfigError, match="another settings"):
+        training(model, MEND.model_copy(update={"lr": 0.5}), tmp_path).resume()
+    with pytest.raises(ConfigError, match="another data_digest"):
+        training(model, MEND, tmp_path, data_digest="1").resume()
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    run = training(model, MEND, tmp_path)
+
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    def fill_up(progress: checkpoint.Progress) -> None:
+        if progress.step == 3:
+            monkeypatch.setattr(checkpoint, "write_atomically", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        run.run(fill_up)
+    monkeypatch.undo()
+    again = training(model, MEND, tmp_path)
+    assert again.resume()
+    assert again.progress.step == 3
+
+
+def test_records_without_rephrased_prompts_are_refused(tmp_path: Path) -> None:
+    from editkit_plugins.learned.training.sources import RecordSource
+
+    request = EditRequest("{} is in", "Rome", "Paris", "Italy")
+    bare = [type(r)(r.case_id, request) for r in records()]
+    with pytest.raises(DatasetError, match=r"case \d+ has no paraphrase prompt"):
+        RecordSource(tiny(), bare, 0.2)
+    with pytest.raises(DatasetError, match="1 records cannot be split"):
+        RecordSource(tiny(), records(1), 0.2)
+
+
+# ---------------------------------------------------------------- other data
+
+
+def test_text_teaches_to_go_on_like_another_text(tmp_path: Path) -> None:
+    model = tiny()
+    source = TextSource(model, [*SENTENCES, *(s[::-1] for s in SENTENCES)], 0.3)
+    run = training(model, MEND, tmp_path)
+    run.source = source
+    progress = run.run()
+    assert "S" not in progress.history[0]
+    assert progress.best is not None
+    assert source.held_out(4, 2) == source.held_out(4, 2)
+    with pytest.raises(DatasetError, match="2 texts of at least"):
+        TextSource(model, SENTENCES[:2], 0.3)
+
+
+def test_the_papers_flat_files(test_data: Path) -> None:
+    for name, n in (("counterfact_flat_train.json", 9000), ("zsre_mend_train.json", 990)):
+        found = flat_records(test_data / "data" / name)
+        assert len(found) >= n
+        for record in found:
+            assert record.request.subject in record.request.sentence
+            assert record.probes["paraphrase"]
+            assert record.probes["neighborhood"][0].target_true
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps([{"prompt": "x"}]), "[3]"])
+def test_flat_files_that_hold_nothing_are_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "flat.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"flat\.json"):
+        flat_records(tmp_path / "flat.json")
