@@ -225,7 +225,8 @@ def _sum(name: str, first: Change, second: Change) -> Change:
             torch.cat([first.right, second.right], dim=0),  # (r1 + r2, out)
         )
     if isinstance(first, Rows) and isinstance(second, Rows):
-        indices, places = torch.cat([first.indices, second.indices]).unique(return_inverse=True)
+        both = torch.cat([first.indices, second.indices])  # (n1 + n2,)
+        indices, places = torch.unique(both, return_inverse=True)
         values = torch.cat([first.values, second.values])  # (n1 + n2, out)
         summed = values.new_zeros(len(indices), values.shape[1]).index_add(0, places, values)
         return Rows(indices, summed, first.n_rows)
