@@ -132,8 +132,11 @@ def _hub_folder(name: str, revision: str | None) -> Path:
 
 
 def _reason(error: OSError) -> str:
-    lines = str(error).strip().splitlines()
-    first = lines[0][:120].rstrip(" .") if lines else ""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+        return "the hub could not be reached, or HF_HUB_OFFLINE is set"
+    first = next(iter(str(error).strip().splitlines()), "").rstrip(" .")
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
