@@ -24,6 +24,7 @@ class ModelShape:
 
     Attributes:
         architecture: Where the parts of a block live.
+        model_type: Family, as configs name it: ``gpt2``.
         dtype: Type of the weights: ``float32``, ``bfloat16`` or ``float16``.
         n_layers: Number of blocks L.
         hidden_size: Width H of the residual stream.
@@ -37,6 +38,7 @@ class ModelShape:
     """
 
     architecture: Architecture
+    model_type: str
     dtype: str
     n_layers: int
     hidden_size: int
@@ -121,6 +123,7 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
     head = model.get_output_embeddings()
     return ModelShape(
         architecture=architecture,
+        model_type=str(config.model_type),
         dtype=dtype,
         n_layers=int(config.num_hidden_layers),
         hidden_size=hidden,

@@ -1,0 +1,118 @@
+"""Tell what a run would need, before any weights are loaded: memory, statistics, disk, versions.
+
+The model may be a folder that holds only its config.json. The exit code is 1 if something would
+stop the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from editkit.benchmark.overrides import Flags, apply_flags
+from editkit.benchmark.spec import load_benchmark
+from editkit.cli.text import aligned
+from editkit.configuration import Layer, resolve_config
+from editkit.models import n_layers_of
+from editkit.plugins import Registry, default_registry
+
+if TYPE_CHECKING:
+    from editkit.doctor import Diagnosis, PlannedEditor
+
+EXIT_PROBLEM = 1
+_DEFAULT = "atlas"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("--model", metavar="M", help="a registered name, a folder, or a hub id")
+    add("--editor", action="append", default=[], metavar="E", help="repeatable")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    add("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1 ...")
+    add("--batch", type=_count, default=None, metavar="N", help="requests edited together")
+    add("--tokens", type=_count, default=20, metavar="T", help="of the longest prompt and target")
+    add("--set", dest="sets", action="append", default=[], metavar="A.B=V", help="as run-benchmark")
+    add("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a verdict per check."""
+    registry = default_registry()
+    benchmark, place = load_benchmark(_DEFAULT, registry)
+    flags = Flags(editors=args.editor, model=args.model, sets=args.sets)
+    benchmark, values = apply_flags(benchmark, flags)
+    model = benchmark.model.name
+    editors = _editors(registry, benchmark, values, place)
+    from editkit.doctor import diagnose
+
+    found = diagnose(
+        registry,
+        model,
+        editors,
+        dtype=args.dtype,
+        device=args.device,
+        requests=args.batch or benchmark.batch,
+        tokens=args.tokens,
+    )
+    text = json.dumps(_document(model, found), indent=2) if args.json else _text(model, found)
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    return 0 if found.sound else EXIT_PROBLEM
+
+
+def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> list[PlannedEditor]:
+    """The chosen editors with the configuration that a benchmark would give them."""
+    from editkit.doctor import PlannedEditor
+
+    model = benchmark.model.name
+    planned = []
+    for choice in benchmark.editors:
+        offer = registry.get("editor", choice.name)
+        given = [
+            Layer(choice.config, place, f"editors.{choice.name}.config"),
+            Layer(values.get(("editor", choice.name), {}), "--set", f"editors.{choice.name}"),
+        ]
+        resolved = resolve_config(
+            offer,
+            model=model,
+            preset=choice.preset,
+            layers=[layer for layer in given if layer.values],
+            n_layers=lambda: n_layers_of(model, download=True),
+        )
+        planned.append(PlannedEditor(offer, resolved.config, resolved.rule))
+    return planned
+
+
+def _text(model: str, found: Diagnosis) -> str:
+    rows = [(check.verdict, check.topic, check.text) for check in found.checks]
+    problems = sum(check.verdict == "problem" for check in found.checks)
+    warnings = sum(check.verdict == "warning" for check in found.checks)
+    end = f"{problems} problem(s) would stop the run" if problems else "nothing would stop the run"
+    return f"{model}\n{aligned(rows)}{end}; {warnings} warning(s).\n"
+
+
+def _document(model: str, found: Diagnosis) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "model": model,
+        "ok": found.sound,
+        "checks": [dataclasses.asdict(check) for check in found.checks],
+        "memory": {
+            name: {
+                **dataclasses.asdict(memory),
+                "beyond_base": memory.beyond,
+                "peak": memory.peak,
+            }
+            for name, memory in found.memory.items()
+        },
+    }
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
