@@ -1,0 +1,123 @@
+"""``editkit doctor`` answers from config files alone, in plain words and with the right code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GPT2Config, GPTJConfig, LlamaConfig, OPTConfig
+
+from editkit.cli.main import main
+
+LARGE: dict[str, tuple[Any, int]] = {
+    "gpt2-xl": (GPT2Config(n_layer=48, n_embd=1600, n_head=25), 1_557_611_200),
+    "gpt-j-6B": (GPTJConfig(), 6_050_882_784),
+    "llama-8b": (
+        LlamaConfig(
+            hidden_size=4096,
+            intermediate_size=14336,
+            num_hidden_layers=32,
+            num_attention_heads=32,
+            num_key_value_heads=8,
+            vocab_size=128256,
+        ),
+        8_030_261_248,
+    ),
+}
+
+
+def doctor(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, Any]]:
+    """The exit code and the document."""
+    code = main(["doctor", *arguments, "--json"])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return code, json.loads(captured.out)
+
+
+def checks(document: dict[str, Any], topic: str) -> list[dict[str, str]]:
+    """The checks of a topic."""
+    return [check for check in document["checks"] if check["topic"] == topic]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_large_models_from_their_configs_alone(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, n_parameters = LARGE[name]
+    folder = tmp_path / name
+    config.save_pretrained(folder)
+    _, document = doctor(
+        capsys, "--model", str(folder), "--dtype", "bfloat16", "--editor", "rome", "--editor", "ft"
+    )
+    assert f"{n_parameters:,} weights" in checks(document, "architecture")[0]["text"]
+    assert set(document["memory"]) == {"rome", "ft"}
+    for memory in document["memory"].values():
+        assert memory["weights"] == 2 * n_parameters
+        assert memory["edit"] > 0
+        assert memory["peak"] == memory["base"] + memory["beyond_base"]
+    assert checks(document, "tokenizer")[0]["verdict"] == "warning"
+    assert "no *.safetensors" in checks(document, "weights")[0]["text"]
+
+
+def test_whether_a_statistic_is_cached_is_unknown_without_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "texts.txt"
+    corpus.write_text("a text\n", encoding="utf-8")
+    GPT2Config().save_pretrained(tmp_path / "gpt2-small")
+    code, document = doctor(
+        capsys, "--model", str(tmp_path / "gpt2-small"), "--editor", "rome",
+        "--set", f"editors.rome.corpus={corpus}", "--set", "editors.rome.corpus_tokens=1000",
+    )  # fmt: skip
+    [statistic] = checks(document, "statistic of rome")
+    assert "unknown until the weights are here" in statistic["text"]
+    assert "1,000 tokens" in statistic["text"]
+    assert code == 0
+
+
+def test_a_statistic_must_be_computed_and_then_is_cached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from editkit import load_model, make_editor
+
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    sets = ["--set", "editors.rome.corpus_tokens=500"]
+    _, before = doctor(capsys, "--editor", "rome", *sets)
+    model = load_model("atlas")
+    make_editor("rome", model, corpus_tokens=500).prepare(model)
+    _, after = doctor(capsys, "--editor", "rome", *sets)
+    assert "must be computed" in checks(before, "statistic of rome")[0]["text"]
+    assert "cached" in checks(after, "statistic of rome")[0]["text"]
+    assert before["memory"]["rome"]["statistics"] > after["memory"]["rome"]["statistics"] == 0
+
+
+def test_a_refused_variant_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    OPTConfig(do_layer_norm_before=False).save_pretrained(tmp_path / "opt-350m")
+    code, document = doctor(capsys, "--model", str(tmp_path / "opt-350m"))
+    [check] = checks(document, "architecture")
+    assert (code, check["verdict"]) == (1, "problem")
+    assert "do_layer_norm_before" in check["text"]
+
+
+def test_a_layer_that_is_not_there_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    code, document = doctor(capsys, "--editor", "ft", "--set", "editors.ft.layer=99")
+    assert code == 1
+    assert "layer 99 does not exist" in checks(document, "ft")[0]["text"]
+
+
+def test_a_model_that_fits_nowhere_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("editkit.doctor.available_memory", lambda device: 2**20)
+    code, document = doctor(capsys, "--editor", "none")
+    assert code == 1
+    assert checks(document, "memory of none")[0]["verdict"] == "problem"
+
+
+def test_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--editor", "none", "--editor", "ft"]) == 0
+    out = capsys.readouterr().out
+    assert "which does not matter" in out
+    assert "nothing would stop the run" in out
