@@ -153,7 +153,7 @@ def _putting(
     give: Callable[[Tensor], Tensor], neurons: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Replaces a module's output by what it would be for the given neurons."""
-    return lambda _, output: give(neurons).reshape(output.shape)
+    return lambda _, output: give(neurons.to(output.device)).reshape(output.shape)
 
 
 def _total(model: LanguageModel, states: Tensor, queries: Sequence[Query], n_points: int) -> Tensor:
@@ -202,6 +202,6 @@ def _putting_last(
 
     def replace(_: Tensor, output: Tensor) -> Tensor:
         rows = output.reshape(-1, output.shape[-1])  # (T, out)
-        return torch.cat([rows[:-1], give(neurons)]).reshape(output.shape)
+        return torch.cat([rows[:-1], give(neurons.to(output.device))]).reshape(output.shape)
 
     return replace

@@ -106,6 +106,7 @@ def test_a_wrong_set_is_told(assignment: str, said: str) -> None:
 def test_the_default_benchmark_is_sound() -> None:
     text = (ROOT / "benchmarks" / "atlas.yaml").read_text(encoding="utf-8")
     benchmark = parse_benchmark(text, place="atlas.yaml")
-    assert [editor.name for editor in benchmark.editors] == ["none", "ft", "ft+l", "rome"]
+    names = [editor.name for editor in benchmark.editors]
+    assert names == ["none", "ft", "ft+l", "attnedit", "kn", "rome"]
     assert benchmark.limit == 100
     assert yaml.safe_load(text)["model"] == "atlas"

@@ -95,6 +95,22 @@ def test_edits_are_those_of_one_device(
             assert torch.equal(cpu(weight), before[name])
 
 
+@pytest.mark.parametrize("values", [{}, {"plain": True}, {"site": "post_activation"}], ids=str)
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama"])
+def test_neurons_are_those_of_one_device(architecture: str, values: dict[str, Any]) -> None:
+    values = {**values, "steps": 4, "target_space": True}
+    expected = make_editor("kn", tiny(architecture), **values).edit(tiny(architecture), REQUESTS)
+    with pretended_devices():
+        model = spread(architecture)
+        deltas = make_editor("kn", model, **values).edit(model, REQUESTS)
+        for delta, reference in zip(deltas, expected, strict=True):
+            assert delta.changes.keys() == reference.changes.keys()
+            for name, change in delta.changes.items():
+                assert difference(cpu(change.dense()), reference.changes[name].dense()) < 1e-4
+            with applied(model, delta):
+                pass
+
+
 def test_sampling_plain_rome_and_second_moments_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
