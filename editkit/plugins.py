@@ -11,26 +11,23 @@ import functools
 import importlib
 import importlib.metadata
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, get_args
 
 import pluggy
-from pluggy._hooks import varnames
 
 from editkit import hookspecs
 from editkit.errors import PluginError, did_you_mean
-from editkit.interfaces import (
-    BenchmarkSpec,
-    CommandSpec,
-    DatasetSpec,
-    EditorSpec,
-    Kind,
-    LocatorSpec,
-    MetricSpec,
-    ModelSpec,
-    Spec,
+from editkit.interfaces import Kind, Spec
+from editkit.plugin_checks import (
+    GUARDED,
+    REFERENCE,
+    check_hooks,
+    check_hooks_version,
+    deprecations_of,
+    reason_of,
+    specs_of,
 )
 
 GROUP = "editkit"
@@ -39,20 +36,6 @@ DENY = "EDITKIT_DISABLE_PLUGINS"
 STRICT = "EDITKIT_STRICT_PLUGINS"
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
-
-_SPEC_TYPES: Mapping[Kind, type] = {
-    "editor": EditorSpec,
-    "locator": LocatorSpec,
-    "metric": MetricSpec,
-    "dataset": DatasetSpec,
-    "model": ModelSpec,
-    "benchmark": BenchmarkSpec,
-    "command": CommandSpec,
-}
-_NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_GUARDED = (Exception, SystemExit)
-"""What a guest may throw at us. KeyboardInterrupt is the user's and passes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +71,7 @@ class Plugin:
     source: Source
     manager: pluggy.PluginManager
     offers: tuple[Offer, ...]
+    deprecations: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +83,6 @@ class BrokenPlugin:
 
     def __str__(self) -> str:
         return f"{self.source.plugin} ({self.source}): {self.reason}"
-
-
-class _Unsound(Exception):
-    """A plugin breaks the rules; the message is the reason shown to users."""
 
 
 class Registry:
@@ -151,8 +131,8 @@ class Registry:
     def _load(self, entry_point: importlib.metadata.EntryPoint, source: Source) -> None:
         try:
             plugin = entry_point.load()
-        except _GUARDED as error:
-            self.broken.append(BrokenPlugin(source, _reason(error, "being imported")))
+        except GUARDED as error:
+            self.broken.append(BrokenPlugin(source, reason_of(error, "being imported")))
         else:
             self._add(plugin, source)
 
@@ -160,13 +140,15 @@ class Registry:
         manager = pluggy.PluginManager("editkit")
         manager.add_hookspecs(hookspecs)
         try:
-            _check_hooks(manager, plugin)
+            check_hooks_version(plugin)
+            check_hooks(manager, plugin)
             manager.register(plugin)
-            offers = tuple(_offers(manager, source))
-        except _GUARDED as error:
-            self.broken.append(BrokenPlugin(source, _reason(error, "being registered")))
+            offers = tuple(Offer(kind, spec, source) for kind, spec in specs_of(manager))
+            deprecations = deprecations_of(manager, plugin, [offer.spec for offer in offers])
+        except GUARDED as error:
+            self.broken.append(BrokenPlugin(source, reason_of(error, "being registered")))
         else:
-            self.plugins.append(Plugin(source, manager, offers))
+            self.plugins.append(Plugin(source, manager, offers, deprecations))
 
     # ------------------------------------------------------------ looking up
 
@@ -223,9 +205,9 @@ class Registry:
         factory = resolve(getattr(offer.spec, "factory", ""), what=_describe(offer))
         try:
             return factory(config)
-        except _GUARDED as error:
+        except GUARDED as error:
             raise PluginError(
-                f"{_describe(offer)} cannot be built: {_reason(error, 'being built')}.",
+                f"{_describe(offer)} cannot be built: {reason_of(error, 'being built')}.",
                 hint="Run again with --debug to see where, and tell the plugin's author.",
             ) from error
 
@@ -273,7 +255,7 @@ def resolve(reference: str, *, what: str = "a plugin") -> Any:
     Raises:
         PluginError: The module cannot be imported or lacks the name.
     """
-    if not _REFERENCE.fullmatch(reference):
+    if not REFERENCE.fullmatch(reference):
         raise PluginError(
             f"{what} names {reference!r}, expected 'package.module:Name'.",
             hint="Tell the plugin's author.",
@@ -296,9 +278,9 @@ def import_module(name: str, *, what: str = "a plugin") -> ModuleType:
     """
     try:
         return importlib.import_module(name)
-    except _GUARDED as error:
+    except GUARDED as error:
         raise PluginError(
-            f"{what} could not be loaded: {_reason(error, 'being imported')}.",
+            f"{what} could not be loaded: {reason_of(error, 'being imported')}.",
             hint="Install what it lacks, or run again with --debug to see where it failed.",
         ) from error
 
@@ -322,66 +304,3 @@ def _source(entry_point: importlib.metadata.EntryPoint) -> Source:
     if distribution is None:
         return Source(entry_point.name, "unknown", "?")
     return Source(entry_point.name, distribution.name, distribution.version)
-
-
-def _reason(error: BaseException, moment: str) -> str:
-    """One line that says why a plugin is broken."""
-    if isinstance(error, _Unsound):
-        return str(error)
-    if isinstance(error, SystemExit):
-        return f"called sys.exit({error.code!r}) while {moment}"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
-    """Refuse hooks that we do not know, unknown arguments, and hooks without the marker."""
-    hooks = {name for name in vars(hookspecs) if name.startswith("editkit_")}
-    for name in dir(plugin):
-        options = manager.parse_hookimpl_opts(plugin, name)
-        if options is None:
-            if name in hooks:
-                raise _Unsound(f"{name} is not marked as a hook; put @editkit.hookimpl above it")
-            continue
-        hook = options.get("specname") or name
-        if hook not in hooks:
-            hint = did_you_mean(hook, hooks) or f"Known: {', '.join(sorted(hooks))}."
-            raise _Unsound(f"unknown hook {hook!r}. {hint}")
-        offered = varnames(getattr(hookspecs, hook))[0]
-        for argument in varnames(getattr(plugin, name))[0]:
-            if argument not in offered:
-                takes = ", ".join(offered) or "no arguments"
-                raise _Unsound(f"{hook} takes {takes}; it was given an argument {argument!r}")
-
-
-def _offers(manager: pluggy.PluginManager, source: Source) -> Iterator[Offer]:
-    """The offers of one plugin, each checked."""
-    seen: set[tuple[Kind, str]] = set()
-    for kind, spec_type in _SPEC_TYPES.items():
-        hook = f"editkit_{kind}s"
-        for answer in getattr(manager.hook, hook)():
-            if not isinstance(answer, Iterable) or isinstance(answer, str):
-                raise _Unsound(f"{hook} returned {answer!r}, expected a list of specs")
-            for spec in answer:
-                _check_spec(hook, spec, spec_type)
-                if (kind, spec.name) in seen:
-                    raise _Unsound(f"{hook} offers {spec.name!r} twice")
-                seen.add((kind, spec.name))
-                yield Offer(kind, spec, source)
-
-
-def _check_spec(hook: str, spec: Any, expected: type) -> None:
-    if not isinstance(spec, expected):
-        kind = type(spec).__name__
-        raise _Unsound(f"{hook} returned {spec!r:.80} ({kind}), expected {expected.__name__}")
-    name = getattr(spec, "name", None)
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _Unsound(
-            f"{hook} offers the name {name!r}, expected lower-case letters, digits, '+', '-', '_'"
-        )
-    for field in ("factory", "config"):
-        reference = getattr(spec, field, "package:Name")
-        if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
-            raise _Unsound(
-                f"{hook} names {reference!r} as {field} of {name!r}, expected 'package.module:Name'"
-            )

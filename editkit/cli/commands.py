@@ -18,6 +18,7 @@ CORE = tuple(
         ("plugins", "plugins", "list editors, metrics, datasets and what else is installed"),
         ("describe", "describe", "show what something does and every value it can be given"),
         ("doctor", "doctor", "tell what a run would need, before any weights are loaded"),
+        ("new-plugin", "new_plugin", "write a plugin with a working example and tests"),
         ("check-plugin", "check_plugin", "hold a plugin to the rules of its kind"),
     )
 )

@@ -1,6 +1,7 @@
 """List what is installed: editors, locators, metrics, datasets, models, benchmarks, commands.
 
-Broken plugins are listed below, each with its reason; they do not disturb the others.
+Broken plugins are listed below, each with its reason; they do not disturb the others. So are those
+that use something deprecated, with what to use instead.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ def _document(registry: Registry) -> dict[str, Any]:
             {"kind": kind, "name": name, "distributions": [str(source) for source in sources]}
             for (kind, name), sources in registry.clashes.items()
         ],
+        "deprecations": [
+            {
+                "plugin": plugin.source.plugin,
+                "distribution": plugin.source.distribution,
+                "version": plugin.source.version,
+                "reason": told,
+            }
+            for plugin in registry.plugins
+            for told in plugin.deprecations
+        ],
         "disabled": [source.plugin for source in registry.disabled],
     }
 
@@ -70,6 +81,12 @@ def _text(registry: Registry) -> str:
     parts += _section("broken plugins", [str(broken) for broken in registry.broken])
     clashes = [clash_line(*clash) for clash in registry.clashes.items()]
     parts += _section("clashing names", clashes + reserved_clashes())
+    deprecations = [
+        f"{plugin.source.plugin} ({plugin.source}): {told}"
+        for plugin in registry.plugins
+        for told in plugin.deprecations
+    ]
+    parts += _section("soon to break", deprecations)
     parts += _section("switched off", [str(source.plugin) for source in registry.disabled])
     return "".join(parts)
 
