@@ -220,7 +220,7 @@ def fingerprint_of(name: str, *, revision: str | None = None) -> str:
     return f"fingerprint of {name}"
 
 
-def load_model(name: str, *, dtype: str, device: str, revision: str | None) -> FakeModel:
+def load_model(name: str, *, dtype: str, **options: str | None) -> FakeModel:
     loaded.append(name)
     return FakeModel(name, dtype)
 

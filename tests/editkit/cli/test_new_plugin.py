@@ -39,12 +39,9 @@ class Environment:
         self.python = str(folder / "venv" / scripts / "python")
         self.folder = folder
         [site] = (folder / "venv").rglob("site-packages")
-        paths = f"{sysconfig.get_path('purelib')}\n"
-        hooks = [
-            f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})",
-            str(ROOT),
-        ]
-        (site / "running.pth").write_text("\n".join(hooks) + "\n" + paths, encoding="utf-8")
+        running = sysconfig.get_path("purelib")
+        lines = (f"import site; site.addsitedir({running!r})", str(ROOT))
+        (site / "running.pth").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def run(self, *arguments: str) -> str:
         environ = {
@@ -104,7 +101,7 @@ def test_a_new_plugin_lives_its_whole_life(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["abc", "abcdefghij-klmnopqrst-uvwxyz12"])
+@pytest.mark.parametrize("name", ["mine", "abcdefghij-klmnopqrst-uvwxyz12"])
 def test_what_is_written_is_tidy(kind: str, name: str, tmp_path: Path, editkit: Cli) -> None:
     ruff = shutil.which("ruff", path=sysconfig.get_path("scripts")) or shutil.which("ruff")
     if ruff is None:

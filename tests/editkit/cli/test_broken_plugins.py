@@ -1,0 +1,127 @@
+"""Eight ways in which a plugin can be broken, as users meet them on the command line."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from editkit.plugins import default_registry
+from tests.editkit.benchmark import fakes
+
+Cli = Callable[..., tuple[int, str, str]]
+
+OFFER = f"""
+from editkit import EditorSpec, MetricSpec, hookimpl
+def spec(name="mine", factory="json:JSONDecoder"):
+    return EditorSpec(name, factory, "{fakes.HERE}:EditorConfig", "mine")
+"""
+HOOK = "@hookimpl\ndef editkit_editors(): return [spec()]\n"
+WAYS = {
+    "raises": ("raise ValueError('bad day')", "ValueError: bad day"),
+    "exits": ("import sys; sys.exit(3)", "called sys.exit(3) while being imported"),
+    "lacks": ("import nobody_has_it", "ModuleNotFoundError: No module named 'nobody_has_it'"),
+    "misspelt": (
+        HOOK.replace("editkit_editors", "editkit_editor"),
+        "unknown hook 'editkit_editor'. Did you mean 'editkit_editors'?",
+    ),
+    "argument": (
+        HOOK + "@hookimpl\ndef editkit_run_started(runn): pass\n",
+        "editkit_run_started takes run; it was given an argument 'runn'",
+    ),
+    "type": (
+        "@hookimpl\ndef editkit_editors(): return ['mine']\n",
+        "editkit_editors returned 'mine' (str), expected EditorSpec",
+    ),
+    "newer": (
+        HOOK + "editkit_hooks = '1.99'\n",
+        "was written for version 1.99 of the hooks, and this editkit has 1.0; update this editkit",
+    ),
+    "older": (
+        HOOK + "editkit_hooks = '0.3'\n",
+        "was written for version 0.3 of the hooks, and this editkit has 1.0; update the plugin",
+    ),
+    "unversioned": (
+        HOOK + "editkit_hooks = 1\n",
+        "editkit_hooks is 1, expected a version such as '1.0'",
+    ),
+}
+
+
+def install(site: Path, name: str, source: str) -> None:
+    text = textwrap.dedent(OFFER) + source
+    (site / f"guest_{name}.py").write_text(text, encoding="utf-8")
+    fakes.write_distribution(site, f"dist-{name}", {name: f"guest_{name}"}, "2.1")
+    default_registry.cache_clear()
+
+
+def benchmark(editkit: Cli, editor: str, out: Path) -> tuple[int, str, str]:
+    return editkit("run-benchmark", "small", "--editor", editor, "--out", out, "--quiet")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_broken_plugin_is_told_in_one_line(
+    way: str, fake_world: Path, editkit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, reason = WAYS[way]
+    install(fake_world, way, source)
+    code, out, _ = editkit("plugins")
+    assert code == 0
+    assert f"  {way} (dist-{way} 2.1): {reason}\n" in out
+    code, _, err = benchmark(editkit, "mine", tmp_path / "out")
+    assert code == 3
+    assert "no editor is called 'mine'" in err
+    assert f"may have offered it: {way} (dist-{way} 2.1): {reason}" in err
+    assert "Traceback" not in err
+    arguments = ("run-benchmark", "small", "--editor", "one", "--out", tmp_path / "out")
+    code, _, err = editkit(*arguments, "--dry-run")
+    assert code == 0, err
+    monkeypatch.setenv("EDITKIT_STRICT_PLUGINS", "1")
+    default_registry.cache_clear()
+    assert editkit("plugins")[0] == 3
+    code, _, err = editkit("describe", "one")
+    assert code == 3
+    assert f"EDITKIT_STRICT_PLUGINS is set and not every plugin is sound: {way}" in err
+
+
+def test_a_clashing_name_is_told_with_both_sources(
+    fake_world: Path, editkit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(fake_world, "first", HOOK)
+    install(fake_world, "second", HOOK)
+    clash = "editor 'mine' is offered by dist-first 2.1 and dist-second 2.1"
+    code, out, _ = editkit("plugins")
+    assert (code, clash in out) == (0, True)
+    code, _, err = benchmark(editkit, "mine", tmp_path / "out")
+    assert code == 3
+    assert "offered by dist-first 2.1 (plugin 'first') and dist-second 2.1" in err
+    assert "EDITKIT_DISABLE_PLUGINS" in err
+    monkeypatch.setenv("EDITKIT_STRICT_PLUGINS", "1")
+    default_registry.cache_clear()
+    code, _, err = editkit("describe", "one")
+    assert (code, clash in err) == (3, True)
+    monkeypatch.setenv("EDITKIT_DISABLE_PLUGINS", "editkit,first")
+    default_registry.cache_clear()
+    assert editkit("plugins")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise KeyError('layer')", "cannot be built: KeyError: 'layer'"),
+        ("raise SystemExit(4)", "cannot be built: called sys.exit(4) while being built"),
+    ],
+)
+def test_a_factory_that_fails_is_told(
+    body: str, said: str, fake_world: Path, editkit: Cli, tmp_path: Path
+) -> None:
+    source = HOOK.replace("spec()", "spec(factory='guest_factory:Make')")
+    install(fake_world, "factory", source + f"def Make(config): {body}\n")
+    code, out, _ = editkit("plugins")
+    assert (code, "broken plugins" in out) == (0, False), "it is only seen when it is used"
+    code, _, err = benchmark(editkit, "mine", tmp_path / "out")
+    assert code == 3, err
+    assert f"editor 'mine' of dist-factory 2.1 {said}" in err
+    assert "Traceback" not in err
