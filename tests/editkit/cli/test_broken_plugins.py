@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,7 @@ def install(site: Path, name: str, source: str) -> None:
     text = textwrap.dedent(OFFER) + source
     (site / f"guest_{name}.py").write_text(text, encoding="utf-8")
     fakes.write_distribution(site, f"dist-{name}", {name: f"guest_{name}"}, "2.1")
+    sys.modules.pop(f"guest_{name}", None)  # of an earlier test
     default_registry.cache_clear()
 
 
