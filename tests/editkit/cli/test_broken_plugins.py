@@ -53,9 +53,9 @@ WAYS = {
 
 def install(site: Path, name: str, source: str) -> None:
     text = textwrap.dedent(OFFER) + source
-    (site / f"guest_{name}.py").write_text(text, encoding="utf-8")
-    fakes.write_distribution(site, f"dist-{name}", {name: f"guest_{name}"}, "2.1")
-    sys.modules.pop(f"guest_{name}", None)  # of an earlier test
+    (site / f"sick_{name}.py").write_text(text, encoding="utf-8")
+    fakes.write_distribution(site, f"dist-{name}", {name: f"sick_{name}"}, "2.1")
+    sys.modules.pop(f"sick_{name}", None)  # of an earlier test
     default_registry.cache_clear()
 
 
@@ -119,7 +119,7 @@ def test_a_clashing_name_is_told_with_both_sources(
 def test_a_factory_that_fails_is_told(
     body: str, said: str, fake_world: Path, editkit: Cli, tmp_path: Path
 ) -> None:
-    source = HOOK.replace("spec()", "spec(factory='guest_factory:Make')")
+    source = HOOK.replace("spec()", "spec(factory='sick_factory:Make')")
     install(fake_world, "factory", source + f"def Make(config): {body}\n")
     code, out, _ = editkit("plugins")
     assert (code, "broken plugins" in out) == (0, False), "it is only seen when it is used"
