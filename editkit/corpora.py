@@ -1,4 +1,4 @@
-"""Sources of plain text for statistics: a file, something of a package, or a hub dataset."""
+"""Sources of plain text for statistics: a file, something of a package, or a dataset."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ import hashlib
 import importlib
 import importlib.resources
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from editkit.errors import ConfigError
 
+if TYPE_CHECKING:
+    from editkit.interfaces import Records
+
 __all__ = ["Corpus"]
+
+_DATASET = "dataset:"
+_FIRST_ROWS = re.compile(r"(?P<name>[\w.-]+)(\[:(?P<rows>\d+)\])?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +31,10 @@ class Corpus:
     Attributes:
         source: A file (``texts.txt``, one text a line; ``texts.jsonl`` with a key ``text``; either
             may end in ``.gz``), such a file of an installed package (``package:file.txt``), a
-            function of a package that yields texts (``package.module:function``), or
-            ``hub:name[:config[:split]]``, streamed through ``datasets``.
+            function of a package that yields texts (``package.module:function``),
+            ``dataset:name``, the facts of an installed dataset's records, or
+            ``hub:name[:config[:split]]``, streamed through ``datasets``; a split such as
+            ``train[:1000]`` takes the first rows only.
     """
 
     source: str
@@ -38,6 +47,8 @@ class Corpus:
         """
         if self.source.startswith("hub:"):
             return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
+        if self.source.startswith(_DATASET):
+            return self._records().digest
         if (function := self._function()) is not None:
             digest = hashlib.blake2b(digest_size=16)
             for text in function():
@@ -53,6 +64,8 @@ class Corpus:
         """
         if self.source.startswith("hub:"):
             lines = self._hub_texts()
+        elif self.source.startswith(_DATASET):
+            lines = self._facts()
         elif (function := self._function()) is not None:
             lines = iter(function())
         else:
@@ -82,7 +95,8 @@ class Corpus:
         if not path.is_file():
             raise ConfigError(
                 f"corpus {self.source!r} is no file.",
-                hint="Give a text file, 'package:file', 'package:function', or 'hub:name:config'.",
+                hint="Give a text file, 'package:file', 'package:function', 'dataset:name', or "
+                "'hub:name:config'.",
             )
         return path
 
@@ -102,15 +116,36 @@ class Corpus:
                         hint="Write one object a line, or name the file .txt.",
                     ) from None
 
+    def _records(self) -> Records:
+        from editkit.making import make_dataset
+
+        return make_dataset(self.source.removeprefix(_DATASET)).load()
+
+    def _facts(self) -> Iterator[str]:
+        """What the unedited world holds, as sentences, each once."""
+        probes = (
+            probe
+            for record in self._records().records
+            for kind in sorted(record.probes)
+            for probe in record.probes[kind]
+        )
+        return iter(dict.fromkeys(f"{probe.prompt} {probe.target_true}." for probe in probes))
+
     def _hub_texts(self) -> Iterator[str]:
         from datasets import load_dataset
 
-        name, *rest = self.source.removeprefix("hub:").split(":")
-        config = rest[0] if rest and rest[0] else None
-        split = rest[1] if len(rest) > 1 else "train"
+        name, _, rest = self.source.removeprefix("hub:").partition(":")
+        config, _, split = rest.partition(":")
+        sliced = _FIRST_ROWS.fullmatch(split or "train")
+        if sliced is None:
+            raise ConfigError(
+                f"corpus {self.source!r} has the split {split!r}, expected a name, or the first "
+                "rows of one.",
+                hint="For example train, or train[:1000].",
+            )
         try:
-            rows = load_dataset(name, config, split=split, streaming=True)
-            for row in rows:
+            rows = load_dataset(name, config or None, split=sliced["name"], streaming=True)
+            for row in rows.take(int(sliced["rows"])) if sliced["rows"] else rows:
                 yield str(row["text"])
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from editkit import __version__
-from editkit.cache import cache_folder, key_of
+from editkit.cache import cache_folder
 from editkit.corpora import Corpus
 from editkit.errors import ConfigError, EditkitError, ModelError
 from editkit.estimates import Estimate, available_memory, estimate, memory_of_this_process
@@ -246,7 +246,7 @@ def _statistic(
     tokens = f"{statistic.tokens:,} tokens" if statistic.tokens else "all tokens"
     source = f"{what}, {tokens} of {statistic.corpus}"
     try:
-        digest = Corpus(statistic.corpus).digest()
+        Corpus(statistic.corpus).digest()
     except ConfigError as error:
         return Check(topic, "problem", f"{source}: {error}"), False
     if folder is None or not _files(folder):
@@ -255,16 +255,11 @@ def _statistic(
             "warning",
             f"{source}: whether it is cached is unknown until the weights are here",
         ), False
-    key = key_of(
-        {
-            "model": digest_of_files(folder),
-            "module": statistic.path,
-            "corpus": digest,
-            "tokens": statistic.tokens,
-            "dtype": f"torch.{dtype}",
-        }
-    )
-    if (cache_folder() / "second_moment" / f"{key}.safetensors").is_file():
+    from editkit.statistics import cached_second_moment  # loads torch
+
+    corpus = Corpus(statistic.corpus)
+    fingerprint = digest_of_files(folder)
+    if cached_second_moment(fingerprint, statistic.path, corpus, statistic.tokens, dtype):
         return Check(topic, "ok", f"{source}: cached"), True
     return Check(topic, "warning", f"{source}: must be computed"), False
 

@@ -15,7 +15,6 @@ __all__ = ["Estimate", "available_memory", "estimate", "memory_of_this_process"]
 
 PROMPTS_PER_RECORD = 13  # of CounterFact: the rewrite, two paraphrases, ten neighbours
 _TOKENS_PER_PASS = 16384  # when scoring
-_STATISTIC_TOKENS = 4096  # tokens of one pass when a statistic is computed
 _FLOAT, _DOUBLE = 4, 8
 
 
@@ -81,7 +80,9 @@ def estimate(
 
 def _computing(shape: ModelShape, statistic: StatisticNeeds) -> int:
     """A product in float32, the same in float64, their sum, and the activations of one pass."""
-    tokens = min(_STATISTIC_TOKENS, statistic.tokens or _STATISTIC_TOKENS)
+    from editkit.accumulation import TOKENS_PER_PASS  # loads torch
+
+    tokens = min(TOKENS_PER_PASS, statistic.tokens or TOKENS_PER_PASS)
     passing = _passing(shape) + statistic.width * (shape.bytes_per_value + _FLOAT)
     return statistic.width**2 * (_FLOAT + 2 * _DOUBLE) + tokens * passing
 

@@ -1,31 +1,38 @@
 """Uncentred second moments of a module's inputs: C = sum of k kᵀ over tokens, divided by n.
 
-ROME (Meng et al. 2022, equation 2) needs C for the inputs of an MLP's output projection. It is
-computed once for a model, layer and corpus, streaming, and kept in the cache by content.
+Methods that whiten keys need C for the inputs of an MLP's output projection (Meng et al. 2022,
+equation 2). It is computed once for a model, layer and corpus, streaming, and kept in the cache by
+content; a computation that was killed goes on where it was.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from editkit.cache import cached_tensors
+from editkit.accumulation import Kept, Progress, Watcher, accumulate
+from editkit.cache import cache_folder, cached_tensors, key_of
 from editkit.corpora import Corpus
-from editkit.errors import CacheError
-from editkit.models.encoding import padded
+from editkit.errors import CacheError, ConfigError
 from editkit.models.language_model import LanguageModel
-from editkit.models.running import forward, recording
 
-__all__ = ["SecondMoment", "compute_second_moment", "read_published", "second_moment"]
+__all__ = [
+    "SecondMoment",
+    "Whitening",
+    "cached_second_moment",
+    "compute_second_moment",
+    "read_published",
+    "second_moment",
+]
 
-_TOKENS_PER_PASS = 4096
+_KIND = "second_moment"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +48,51 @@ class SecondMoment:
     count: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Whitening:
+    """C with a ridge, as a Cholesky factor in float64, (D, D)."""
+
+    factor: Tensor
+
+    @classmethod
+    def of(cls, statistic: SecondMoment, ridge: float = 0.0) -> Whitening:
+        """Factorise C.
+
+        Args:
+            statistic: C.
+            ridge: Added to the diagonal, in units of its mean.
+
+        Raises:
+            ConfigError: C is singular with this ridge.
+        """
+        matrix = statistic.matrix.to(torch.float64, copy=True)
+        diagonal = matrix.diagonal()
+        diagonal += ridge * diagonal.mean()
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if int(failed):
+            raise ConfigError(
+                f"the second moment of {len(matrix)} neurons over {statistic.count} tokens is "
+                f"singular with ridge {ridge:g}.",
+                hint="Set a ridge (1e-3 is usual on small models), or use more tokens.",
+            )
+        return cls(factor)
+
+    def solve(self, key: Tensor) -> Tensor:
+        """C⁻¹ k for one key, (D,), or several, (n, D); float32, on the key's device."""
+        columns = key.double().cpu().reshape(-1, key.shape[-1]).T  # (D, n)
+        solved = torch.cholesky_solve(columns, self.factor).T.reshape(key.shape)
+        return solved.to(key.device, torch.float32)
+
+
 def second_moment(
-    model: LanguageModel, path: str, corpus: Corpus, *, tokens: int | None = None
+    model: LanguageModel,
+    path: str,
+    corpus: Corpus,
+    *,
+    tokens: int | None = None,
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+    seconds_between: float = 60.0,
 ) -> SecondMoment:
     """C of a module's inputs over a corpus, from the cache or computed now.
 
@@ -51,23 +101,31 @@ def second_moment(
         path: Dotted path of the module.
         corpus: Texts, each run on its own and cut at the model's context length.
         tokens: Stop after this many tokens; None for the whole corpus.
+        watcher: Looks at the sum while it grows, where it is computed.
+        progress: Is told how many tokens are in the sum.
+        seconds_between: How often the unfinished sum is kept, to be gone on with after a kill.
 
     Raises:
         CacheError: The corpus has no text.
     """
-    description = {
-        "model": model.fingerprint,
-        "module": path,
-        "corpus": corpus.digest(),
-        "tokens": tokens,
-        "dtype": str(model.dtype),
-    }
+    description = _description(model.fingerprint, path, corpus, tokens, str(model.dtype))
 
     def make() -> dict[str, Tensor]:
-        computed = compute_second_moment(model, path, corpus.texts(), tokens=tokens)
+        kept = Kept(_file(description).with_suffix(".partial"), seconds_between)
+        computed = _computed(
+            accumulate(
+                model,
+                path,
+                corpus.texts(),
+                tokens=tokens,
+                kept=kept,
+                watcher=watcher,
+                progress=progress,
+            )
+        )
         return {"matrix": computed.matrix, "count": torch.tensor(computed.count)}
 
-    found = cached_tensors("second_moment", description, make)
+    found = cached_tensors(_KIND, description, make)
     return SecondMoment(found["matrix"], int(found["count"]))
 
 
@@ -81,26 +139,26 @@ def compute_second_moment(
     Raises:
         CacheError: There is no text.
     """
-    total: Tensor | None = None
-    count = 0
-    for rows in _batches(_tokenised(model, texts, tokens)):
-        with torch.no_grad(), model.frozen():
-            ids = padded(rows, model.device)  # (B, T)
-            lengths = torch.tensor([len(row) for row in rows], device=model.device)
-            with recording(model, [path], stop=True) as seen:
-                forward(model, ids)
-        keys = seen[path].inputs.reshape(*ids.shape, -1)  # (B, T, D)
-        real = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]  # (B, T)
-        flat = keys[real].float()  # (tokens, D)
-        product = (flat.T @ flat).double()  # (D, D)
-        total = product if total is None else total.add_(product)
-        count += len(flat)
-    if total is None:
-        raise CacheError(
-            "the corpus holds no text, so no second moment can be computed.",
-            hint="Give a corpus with text in it.",
-        )
-    return SecondMoment((total / count).float().cpu(), count)
+    return _computed(accumulate(model, path, texts, tokens=tokens))
+
+
+def cached_second_moment(
+    fingerprint: str, path: str, corpus: Corpus, tokens: int | None, dtype: str
+) -> Path | None:
+    """The file of a statistic that is in the cache already; nothing is loaded or computed.
+
+    Args:
+        fingerprint: The model's fingerprint.
+        path: Dotted path of the module.
+        corpus: The texts.
+        tokens: Most tokens, as it was asked for.
+        dtype: Type of the weights: ``float32``.
+
+    Raises:
+        ConfigError: The corpus does not exist.
+    """
+    file = _file(_description(fingerprint, path, corpus, tokens, f"torch.{dtype}"))
+    return file if file.is_file() else None
 
 
 def read_published(path: str | Path) -> SecondMoment:
@@ -126,32 +184,28 @@ def read_published(path: str | Path) -> SecondMoment:
     return SecondMoment((matrix / count).float(), count)
 
 
-def _tokenised(
-    model: LanguageModel, texts: Iterable[str], tokens: int | None
-) -> Iterator[tuple[int, ...]]:
-    """Texts as token ids, each within the context, at most ``tokens`` in all."""
-    left = tokens
-    source = iter(texts)
-    while some := list(itertools.islice(source, 256)):
-        for encoding in model.encode(some):
-            ids = encoding.ids[: model.context_length]
-            if left is not None:
-                ids = ids[:left]
-                left -= len(ids)
-            if ids:
-                yield ids
-            if left == 0:
-                return
+def _description(
+    fingerprint: str, path: str, corpus: Corpus, tokens: int | None, dtype: str
+) -> dict[str, Any]:
+    """Everything that a statistic depends on."""
+    return {
+        "model": fingerprint,
+        "module": path,
+        "corpus": corpus.digest(),
+        "tokens": tokens,
+        "dtype": dtype,
+    }
 
 
-def _batches(rows: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Rows in order, cut before a batch would exceed the tokens of one pass."""
-    batch: list[tuple[int, ...]] = []
-    for row in rows:
-        width = max(len(row), *(len(each) for each in batch), 1)
-        if batch and width * (len(batch) + 1) > _TOKENS_PER_PASS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _file(description: dict[str, Any]) -> Path:
+    return cache_folder() / _KIND / f"{key_of(description)}.safetensors"
+
+
+def _computed(found: tuple[Tensor, int] | None) -> SecondMoment:
+    if found is None:
+        raise CacheError(
+            "the corpus holds no text, so no second moment can be computed.",
+            hint="Give a corpus with text in it.",
+        )
+    total, count = found
+    return SecondMoment((total / count).float().cpu(), count)

@@ -17,6 +17,7 @@ CORE = tuple(
         ("merge", "merge", "join the results of shards"),
         ("plugins", "plugins", "list editors, metrics, datasets and what else is installed"),
         ("describe", "describe", "show what something does and every value it can be given"),
+        ("statistics", "statistics", "compute the second moment that an editor needs"),
         ("doctor", "doctor", "tell what a run would need, before any weights are loaded"),
         ("new-plugin", "new_plugin", "write a plugin with a working example and tests"),
         ("check-plugin", "check_plugin", "hold a plugin to the rules of its kind"),

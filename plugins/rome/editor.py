@@ -12,7 +12,7 @@ from editkit import ConfigError, Editor, EditRequest, LowRank, Needs, WeightDelt
 from editkit.corpora import Corpus
 from editkit.models import LanguageModel, ModelShape
 from editkit.models.encoding import chunks_by_tokens
-from editkit.statistics import SecondMoment, read_published, second_moment
+from editkit.statistics import SecondMoment, Whitening, read_published, second_moment
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.needs import rome_needs
@@ -45,7 +45,7 @@ class RomeEditor(Editor[RomeConfig]):
 
     def __init__(self, config: RomeConfig) -> None:
         super().__init__(config)
-        self._inverse: tuple[str, _Whitening | None] | None = None
+        self._inverse: tuple[str, Whitening | None] | None = None
 
     def layer(self, model: LanguageModel) -> int:
         """The block that is edited: the config's, or a third of the model's depth."""
@@ -138,7 +138,7 @@ class RomeEditor(Editor[RomeConfig]):
         budget = self.config.memory_mb * 2**20 // bytes_per_token
         return chunks_by_tokens(lengths, budget, rows=len(rows[0].all))
 
-    def _solution(self, value: Value, whitening: _Whitening | None) -> Solution:
+    def _solution(self, value: Value, whitening: Whitening | None) -> Solution:
         """The rank-one update of Meng et al. 2022, equation 2."""
         mean = value.keys.mean(dim=0)  # (D,)
         u = mean if whitening is None else whitening.solve(mean)
@@ -161,13 +161,13 @@ class RomeEditor(Editor[RomeConfig]):
             return {"unstable": f"the update's norm is {norm:.3g}, the weight's {typical:.3g}"}
         return {}
 
-    def _whitening(self, model: LanguageModel) -> _Whitening | None:
+    def _whitening(self, model: LanguageModel) -> Whitening | None:
         """C, factorised once for a model."""
         if self._inverse is None or self._inverse[0] != model.fingerprint:
             whitening = None
             if self.config.second_moment:
                 path = model.path(self.layer(model), "mlp_out")
-                whitening = _Whitening.of(self._statistic(model, path), self.config.ridge)
+                whitening = Whitening.of(self._statistic(model, path), self.config.ridge)
             self._inverse = (model.fingerprint, whitening)
         return self._inverse[1]
 
@@ -183,29 +183,3 @@ class RomeEditor(Editor[RomeConfig]):
                 hint="Set editors.rome.corpus (or second_moment_file), or second_moment: false.",
             )
         return Corpus(self.config.corpus)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Whitening:
-    """C with its ridge, as a Cholesky factor in float64, (D, D)."""
-
-    factor: Tensor
-
-    @classmethod
-    def of(cls, statistic: SecondMoment, ridge: float) -> _Whitening:
-        matrix = statistic.matrix.double()
-        diagonal = matrix.diagonal()
-        diagonal += ridge * diagonal.mean()
-        factor, failed = torch.linalg.cholesky_ex(matrix)
-        if int(failed):
-            raise ConfigError(
-                f"the second moment of {len(matrix)} neurons over {statistic.count} tokens is "
-                f"singular with ridge {ridge:g}.",
-                hint="Set editors.rome.ridge (1e-3 is usual on small models), or use more tokens.",
-            )
-        return cls(factor)
-
-    def solve(self, key: Tensor) -> Tensor:
-        """C⁻¹ k, (D,)."""
-        column = key.double().cpu()[:, None]  # (D, 1)
-        return torch.cholesky_solve(column, self.factor)[:, 0].to(key.device, torch.float32)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import importlib
 
 import pytest
 
-from editkit import EditkitError
+from editkit import CommandSpec, EditkitError
 from editkit.benchmark.spec import Benchmark
-from editkit.cli import describe, merge, plugins, run_benchmark
 from editkit.cli.commands import CORE
 from tests.editkit.benchmark.fakes import ROOT
 
@@ -26,10 +25,10 @@ def test_every_error_has_a_page_with_its_exit_code(error: type[EditkitError]) ->
     assert f"| [{error.page}]({error.page}.md) | `{error.__name__}` | {error.exit_code} |" in index
 
 
-@pytest.mark.parametrize("command", [run_benchmark, merge, plugins, describe])
-def test_every_flag_is_documented(command: Any) -> None:
+@pytest.mark.parametrize("command", CORE, ids=lambda command: command.name)
+def test_every_flag_is_documented(command: CommandSpec) -> None:
     parser = argparse.ArgumentParser(add_help=False)
-    command.configure(parser)
+    importlib.import_module(command.module).configure(parser)
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     for flag in parser._option_string_actions:
         assert flag in text
@@ -38,6 +37,7 @@ def test_every_flag_is_documented(command: Any) -> None:
 def test_every_command_and_field_of_a_benchmark_file_is_documented() -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert all(f"\n## {spec.name}\n" in text for spec in CORE)
+    assert all(f"| `{spec.name}` | {spec.summary} |" in text for spec in CORE)
     text = (DOCS / "config.md").read_text(encoding="utf-8")
     assert all(
         f"\n    {field}: " in text or f"{field}:\n" in text for field in Benchmark.model_fields

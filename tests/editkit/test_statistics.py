@@ -1,0 +1,296 @@
+"""Statistics of a new model: gone on with after a kill, true in any type, watched as they grow."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from editkit import ConfigError, load_model
+from editkit.accumulation import Kept, accumulate
+from editkit.cli.main import main
+from editkit.convergence import Convergence, draw, health_of
+from editkit.corpora import Corpus
+from editkit.statistics import (
+    SecondMoment,
+    Whitening,
+    cached_second_moment,
+    compute_second_moment,
+    second_moment,
+)
+from tests.tiny import SENTENCES, tiny
+
+PATH = "transformer.h.1.mlp.c_proj"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    texts = [f"{SENTENCES[i % 5]} {i} {SENTENCES[i * 7 % 5]}" for i in range(900)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    return Corpus(str(tmp_path / "texts.txt"))
+
+
+# ---------------------------------------------------------------- gone on with
+
+_CHILD = """
+import sys, time
+import torch
+torch.set_num_threads(1)
+from editkit import load_model
+from editkit.corpora import Corpus
+from editkit.statistics import second_moment
+
+def slowly(count):
+    print(count, flush=True)
+    time.sleep(0.2)
+
+second_moment(load_model("atlas"), sys.argv[1], Corpus(sys.argv[2]), tokens=40_000,
+              progress=slowly, seconds_between=0.0)
+"""
+
+
+def test_a_sum_goes_on_after_kill_9_to_the_very_same_bits(cache: Path, tmp_path: Path) -> None:
+    path = "transformer.h.0.mlp.c_proj"
+    source = "editkit_benchmarks.atlas:corpus_texts"
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, path, source],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert child.stdout is not None
+    before = [int(child.stdout.readline()) for _ in range(3)]
+    time.sleep(0.1)  # the third batch is being kept, or was
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    [partial] = (cache / "second_moment").glob("*.partial")
+    model, seen = load_model("atlas"), []
+    found = second_moment(model, path, Corpus(source), tokens=40_000, progress=seen.append)
+    assert seen[0] > before[1]  # two batches at least were not done again
+    assert not partial.exists()
+    whole = compute_second_moment(model, path, Corpus(source).texts(), tokens=40_000)
+    assert found.count == whole.count == 40_000
+    assert torch.equal(found.matrix, whole.matrix)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "none"])
+def test_an_interrupted_sum_is_kept_unless_it_is_damaged(
+    damage: str, corpus: Corpus, tmp_path: Path
+) -> None:
+    model, file = tiny(), tmp_path / "sum.partial"
+    whole = accumulate(model, PATH, corpus.texts())
+    assert whole is not None
+
+    def interrupt(count: int) -> None:
+        if count > whole[1] // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        accumulate(model, PATH, corpus.texts(), kept=Kept(file), progress=interrupt)
+    content = bytearray(file.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    elif damage == "flip":
+        content[-1] ^= 1
+    file.write_bytes(content)
+    seen: list[int] = []
+    again = accumulate(model, PATH, corpus.texts(), kept=Kept(file), progress=seen.append)
+    assert again is not None
+    assert torch.equal(again[0], whole[0])
+    assert again[1] == whole[1]
+    assert (seen[0] > whole[1] // 2) == (damage == "none")
+
+
+def test_what_was_watched_is_kept_with_the_sum(corpus: Corpus, tmp_path: Path) -> None:
+    model, file = tiny(), tmp_path / "sum.partial"
+    keys = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
+    whole = Convergence(keys, 1e-2, first=1024)
+    found = accumulate(model, PATH, corpus.texts(), watcher=whole)
+    assert found is not None
+    assert len(whole.directions) > 2
+
+    def interrupt(count: int) -> None:
+        if len(parts.directions) == 2:
+            raise KeyboardInterrupt
+
+    parts = Convergence(keys, 1e-2, first=1024)
+    with pytest.raises(KeyboardInterrupt):
+        accumulate(model, PATH, corpus.texts(), kept=Kept(file), watcher=parts, progress=interrupt)
+    resumed = Convergence(keys, 1e-2, first=1024)
+    accumulate(model, PATH, corpus.texts(), kept=Kept(file), watcher=resumed)
+    assert resumed.directions.keys() == whole.directions.keys()
+    assert all(torch.equal(d, whole.directions[n]) for n, d in resumed.directions.items())
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+def test_half_precision_loses_nothing_in_the_sum(corpus: Corpus) -> None:
+    """Sums in bfloat16 would stop growing; ours agree with float64 over the same keys."""
+    model = tiny(dtype=torch.bfloat16)
+    found = compute_second_moment(model, PATH, corpus.texts())
+    sums, count = torch.zeros(128, 128, dtype=torch.float64), 0
+    from editkit.accumulation import batched, keys_of, tokenised
+
+    for rows in batched(tokenised(model, corpus.texts(), None)):
+        keys = keys_of(model, PATH, rows).double()
+        sums, count = sums + keys.T @ keys, count + len(keys)
+    assert found.count == count
+    assert float((found.matrix - sums / count).norm() / (sums / count).norm()) < 1e-6
+
+
+def test_whitening_solves_one_key_and_several() -> None:
+    g = torch.Generator().manual_seed(0)
+    samples = torch.randn(500, 16, generator=g)
+    statistic = SecondMoment(samples.T @ samples / 500, 500)
+    keys = torch.randn(4, 16, generator=g)
+    ridged = statistic.matrix + 0.1 * statistic.matrix.diagonal().mean() * torch.eye(16)
+    expected = torch.linalg.solve(ridged, keys.T).T
+    before = statistic.matrix.clone()
+    whitening = Whitening.of(statistic, 0.1)
+    assert torch.allclose(whitening.solve(keys), expected, rtol=1e-4)
+    assert torch.allclose(whitening.solve(keys[0]), expected[0], rtol=1e-4)
+    assert torch.equal(statistic.matrix, before)
+
+
+def test_directions_settle_as_the_sample_grows(tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+    scale = torch.linspace(0.1, 3, 24)
+    watcher = Convergence(torch.randn(8, 24, generator=g), 0.0, first=8)
+    total, count = torch.zeros(24, 24, dtype=torch.float64), 0
+    for _ in range(1000):
+        keys = torch.randn(8, 24, generator=g) * scale
+        total, count = total + (keys.T @ keys).double(), count + 8
+        watcher.look(total, count)
+    statistic = SecondMoment((total / count).float(), count)
+    report = watcher.report(statistic)
+    assert report is not None
+    assert 8 not in {sample.tokens for sample in report.samples}  # singular there
+    means = [sample.mean for sample in report.samples]
+    assert means == sorted(means)
+    assert means[0] < 0.95
+    assert report.enough
+    assert "u has settled" in report.verdict()
+    draw(report, "test", tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    health = health_of(statistic, 0.0)
+    assert health.invertible
+    assert health.condition == pytest.approx(float(torch.linalg.cond(statistic.matrix)), rel=1e-3)
+
+
+def test_silent_neurons_and_singular_moments_are_told() -> None:
+    matrix = torch.eye(6)
+    matrix[2, 2] = 0.0
+    health = health_of(SecondMoment(matrix, 10), 0.0)
+    assert (health.silent, health.invertible, health.condition) == (1, False, float("inf"))
+    assert health_of(SecondMoment(matrix, 10), 1e-3).invertible
+
+
+# ---------------------------------------------------------------- corpora
+
+
+def test_the_first_rows_of_a_hub_dataset(tmp_path: Path) -> None:
+    """A folder stands for the hub: ``datasets`` loads it the same way, offline."""
+    rows = [json.dumps({"text": f"text number {i}"}) for i in range(20)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    every = list(Corpus(f"hub:{tmp_path}").texts())
+    assert len(every) == 20
+    assert list(Corpus(f"hub:{tmp_path}::train[:7]").texts()) == every[:7]
+    with pytest.raises(ConfigError, match=r"split 'train\[5:7\]'"):
+        list(Corpus(f"hub:{tmp_path}::train[5:7]").texts())
+
+
+def test_the_facts_of_a_dataset_are_a_corpus() -> None:
+    corpus = Corpus("dataset:atlas")
+    texts = list(corpus.texts())
+    assert len(texts) == len(set(texts)) > 1000
+    assert all(text.endswith(".") for text in texts)
+    assert corpus.digest() == Corpus("dataset:atlas").digest()
+
+
+# ---------------------------------------------------------------- the command
+
+
+def statistics(corpus: Corpus | str, *more: str) -> int:
+    source = corpus if isinstance(corpus, str) else corpus.source
+    return main(["statistics", "atlas", "--layer", "1", "--corpus", source, "--quiet", *more])
+
+
+def test_the_command_computes_reports_and_is_found_again(
+    cache: Path, tmp_path: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--tokens", "9000", "--ridge", "1e-3", "--out", str(tmp_path / "report"))
+    assert statistics(corpus, *arguments) == 0
+    out = capsys.readouterr().out
+    assert "9,000 tokens" in out
+    assert "mean cosine" in out
+    report = json.loads((tmp_path / "report" / "convergence.json").read_text())
+    assert report["tokens"] == 9000
+    assert report["convergence"]["samples"]
+    assert (tmp_path / "report" / "convergence.png").is_file()
+    model = load_model("atlas")
+    assert cached_second_moment(model.fingerprint, PATH, corpus, 9000, "float32")
+    assert not cached_second_moment(model.fingerprint, PATH, corpus, 9001, "float32")
+    assert statistics(corpus, "--tokens", "9000", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["was_cached"]
+    assert statistics(corpus, "--tokens", "9000", "--json", "--fresh", "--records", "atlas") == 0
+    assert not json.loads(capsys.readouterr().out)["was_cached"]
+
+
+def test_a_singular_moment_ends_with_its_own_code_and_is_kept(
+    cache: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert statistics(corpus, "--tokens", "300") == 1
+    out = capsys.readouterr().out
+    assert "can not be inverted" in out
+    assert "1e-3 is usual" in out
+    assert statistics(corpus, "--tokens", "300", "--ridge", "1e-2") == 0
+
+
+def test_a_short_corpus_is_told(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "short.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
+    statistics(str(tmp_path / "short.txt"), "--tokens", "5000", "--ridge", "1")
+    assert "warning: the corpus has only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--corpus", "nowhere.txt"], "corpus 'nowhere.txt' is no file"),
+        (["--corpus", "empty.txt"], "holds no text"),
+        (["--corpus", "texts.txt", "--layer", "99"], "layer 99 does not exist"),
+        (["--corpus", "texts.txt", "--ridge", "-1"], "--ridge is -1"),
+        (["--corpus", "texts.txt", "--dtype", "int3"], "dtype is 'int3'"),
+        (["--corpus", "texts.txt", "--records", "nobody"], "no dataset is called 'nobody'"),
+    ],
+)
+def test_bad_input_is_told(
+    arguments: list[str],
+    said: str,
+    cache: Path,
+    corpus: Corpus,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
+    layer = [] if "--layer" in arguments else ["--layer", "0"]
+    assert main(["statistics", "atlas", *layer, *arguments]) in (2, 3)
+    assert said in capsys.readouterr().err
+    assert not list(cache.rglob("*.safetensors"))
