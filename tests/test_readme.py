@@ -32,6 +32,7 @@ def test_every_command_is_understood(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
     arguments = shlex.split(command)[1:]
     if arguments[0] == "run-benchmark":
         arguments.append("--dry-run")
