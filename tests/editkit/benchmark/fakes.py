@@ -225,6 +225,10 @@ def load_model(name: str, *, dtype: str, **options: str | None) -> FakeModel:
     return FakeModel(name, dtype)
 
 
+def n_layers_of(name: str, **options: Any) -> int | None:
+    return None
+
+
 loaded: list[str] = []
 """Every model that was loaded in this process."""
 
@@ -233,7 +237,9 @@ def fake_modules() -> dict[str, types.ModuleType]:
     """What stands in for the modules that need torch."""
     models = types.ModuleType("editkit.models")
     edited = types.ModuleType("editkit.edited")
-    vars(models).update(load_model=load_model, fingerprint_of=fingerprint_of)
+    vars(models).update(
+        load_model=load_model, fingerprint_of=fingerprint_of, n_layers_of=n_layers_of
+    )
     vars(edited).update(EditedModels=FakeEditedModels)
     return {"editkit.models": models, "editkit.edited": edited}
 
