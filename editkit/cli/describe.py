@@ -22,7 +22,6 @@ from pydantic.fields import FieldInfo
 from editkit.benchmark.digests import plain
 from editkit.configuration import Stack, config_class, stack_of
 from editkit.errors import PluginError, UsageError, did_you_mean
-from editkit.models import n_layers_of
 from editkit.plugins import KINDS, Offer, Registry, default_registry
 
 _REQUIRED = "(required)"
@@ -86,6 +85,8 @@ class _Field:
 
 def _stack(offer: Offer, args: argparse.Namespace) -> Stack | None:
     """The layers of its configuration; None for what takes none."""
+    from editkit.models import n_layers_of
+
     if getattr(offer.spec, "config", None) is None:
         return None
     return stack_of(
