@@ -6,13 +6,18 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from editkit import EditedModels, EditRequest, ModelError, load_model
 from editkit.configuration import Layer, resolve_config
 from editkit.edited import CandidateQuery
+from editkit.models.encoding import padded
+from editkit.models.running import forward, replacing
 from editkit.plugins import Registry
+from editkit.testing import tiny_model
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
 
@@ -60,3 +65,29 @@ def test_the_guides_editor_refuses_a_wrong_layer_at_once(registry: Registry) -> 
     config = resolve_config(offer, layers=[Layer({"layer": 99}, "test", "mine")]).config
     with pytest.raises(ModelError, match="layer 99 does not exist"):
         registry.build("editor", "mine", config).check(load_model("atlas"))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "llama"])
+def test_the_guides_gradient_is_the_one_of_the_loss(architecture: str) -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(\[fact\] = .*?)```", text, re.DOTALL)
+    model = tiny_model(architecture)
+    request = EditRequest("{} is in the city of", "The Space Needle", "Paris")
+    [encoding] = model.encode([request.sentence])
+    names: dict[str, Any] = {
+        "model": model,
+        "request": request,
+        "path": model.path(1, "mlp_out"),
+        "position": encoding.position(request.subject_span, "subject_last"),
+        "torch": torch,
+        "padded": padded,
+        "forward": forward,
+        "replacing": replacing,
+    }
+    exec(compile(code, "plugins.md", "exec"), names)
+    before, gradient = names["loss"].item(), names["gradient"]
+    names["step"] = 1e-3 * gradient / gradient.norm()
+    nudged = code.replace("requires_grad=True)", "requires_grad=True) - step")
+    exec(compile(nudged, "plugins.md", "exec"), names)
+    fell = before - names["loss"].item()
+    assert fell == pytest.approx(1e-3 * gradient.norm().item(), rel=0.05)
