@@ -115,7 +115,7 @@ def load_trained(folder: Path, model: LanguageModel) -> Trained:
         )
     try:
         settings = _SETTINGS.validate_python(facts["settings"])
-        network = make_network(model, matrices(model, settings.blocks), settings)
+        network = seeded_network(model, settings)  # leaves the global random numbers alone
         network.load_state_dict(tensors)
     except (ValidationError, RuntimeError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -5,11 +5,15 @@ Editors are tried with their values for tiny models, ``configs/*/tiny.yaml``.
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from editkit import LanguageModel
 from editkit.plugins import default_registry
 from editkit.testing import (
     Contract,
@@ -18,7 +22,18 @@ from editkit.testing import (
     LocatorContract,
     MetricContract,
 )
+from editkit_plugins.learned.mend import Normaliser
+from editkit_plugins.learned.settings import KeSettings, MendSettings
+from editkit_plugins.learned.trained import (
+    Settings,
+    kept_folder,
+    save_trained,
+    seeded_network,
+)
 from tests.plugins.counterfact.counterfact_samples import raw_record
+
+MEND = MendSettings(blocks=2, rank=8, initial_rate=1e-2)
+KE = KeSettings(blocks=2, hidden=8, condition=8)
 
 
 class TestNone(EditorContract):
@@ -51,6 +66,61 @@ class TestAttneditWithBias(EditorContract):
 
 class TestKn(EditorContract):
     plugin = "kn"
+
+
+class Learned(EditorContract):
+    """A trained editor, with a network of random weights for each of the tiny models."""
+
+    settings: Settings
+
+    def make_model(self, architecture: str | None = None, **changes: Any) -> LanguageModel:
+        model = super().make_model(architecture, **changes)
+        network = seeded_network(model, self.settings)
+        tensors = network.state_dict()
+        for normaliser in (m for m in network.modules() if isinstance(m, Normaliser)):
+            normaliser.count.fill_(8.0)
+            normaliser.squares.fill_(1.0)
+        facts = {"model_fingerprint": model.fingerprint, "model": model.name}
+        save_trained(kept_folder(self.plugin, model.fingerprint), tensors, self.settings, facts)
+        return model
+
+    @contextlib.contextmanager
+    def fresh_cache(self) -> Iterator[Path]:
+        if hasattr(self, "scratch"):
+            yield self.scratch  # with the trained networks in it
+        else:
+            with super().fresh_cache() as folder:
+                yield folder
+
+
+class TestMend(Learned):
+    plugin = "mend"
+    settings = MEND
+
+
+class TestMendCounterfact(Learned):
+    plugin = "mend-cf"
+    settings = MEND
+
+
+class TestMendZsre(Learned):
+    plugin = "mend-zsre"
+    settings = MEND
+
+
+class TestKe(Learned):
+    plugin = "ke"
+    settings = KE
+
+
+class TestKeCounterfact(Learned):
+    plugin = "ke-cf"
+    settings = KE
+
+
+class TestKeZsre(Learned):
+    plugin = "ke-zsre"
+    settings = KE
 
 
 class TestKnowledgeNeurons(LocatorContract):

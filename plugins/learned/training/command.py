@@ -54,7 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="a=v",
         help="a setting of the training (lr=1e-4), or of the dataset (dataset.path=FILE)",
     )
-    add("--limit", type=int, metavar="N", help="use only the first N records or texts")
+    add("--limit", type=_positive, metavar="N", help="use only the first N records or texts")
     add("--name", metavar="E", help="editor that finds the result; by the dataset: mend-cf, ke ...")
     add("--out", type=Path, metavar="DIR", help="folder of checkpoint and result")
     add("--dtype", default="float32", help="type of the model's weights (%(default)s)")
@@ -97,6 +97,13 @@ def run(args: argparse.Namespace) -> int:
         training.save(kept)
     _tell(args, training, progress, folder)
     return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
 
 
 # ---------------------------------------------------------------- what to train on, and how

@@ -1,0 +1,114 @@
+"""``editkit train`` as users meet it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from editkit.cli.main import main
+from editkit_plugins.learned.trained import read_facts
+from editkit_plugins.learned.training import checkpoint
+
+QUICK = ["--set", "steps=6", "--set", "validate_every=2", "--set", "rank=4", "--limit", "30"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "cache"
+
+
+def train(*arguments: str) -> int:
+    return main(["train", "mend", "--model", "atlas", *arguments])
+
+
+def test_a_trained_editor_is_found_by_name_and_used(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    run = ["run-benchmark", "--editor", "mend-cf", "--limit", "3", "--no-mlflow", "--quiet"]
+    assert main(run) == 2
+    assert "mend-cf has not been trained for atlas" in capsys.readouterr().err
+    arguments = ["--dataset", "atlas", "--set", "dataset.split=train", *QUICK]
+    assert train(*arguments, "--out", "trained", "--json") == 0
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert told["steps"] == 6
+    assert [row["step"] for row in told["history"]] == [2, 4, 6]
+    assert {"ES", "PS", "NS", "S"} <= told["validation"].keys()
+    assert "step 4/6" in err
+    assert main(run) == 0
+    out = capsys.readouterr().out
+    assert "mend-cf" in out
+    assert main([*run, "--set", "editors.mend-cf.trained=trained"]) == 0
+    facts, _ = read_facts(tmp_path / "trained")
+    assert facts["data_digest"] == told["data_digest"]
+    assert facts["model"] == "atlas"
+    capsys.readouterr()
+    assert train(*arguments, "--out", "trained") == 0  # all done: nothing is trained again
+    assert "going on from step 6" in capsys.readouterr().err
+
+
+def test_text_and_flat_files_make_other_editors(
+    test_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = "editkit_benchmarks.atlas:corpus_texts"
+    limit = ["--limit", "200"]
+    assert train("--dataset", "text", "--corpus", corpus, *QUICK, *limit, "--quiet") == 0
+    assert capsys.readouterr().out.startswith("mend for atlas")
+    flat = str(test_data / "data" / "zsre_mend_train.json")
+    assert train("--dataset", "zsre", "--data", flat, *QUICK, "--quiet") == 0
+    assert capsys.readouterr().out.startswith("mend-zsre for atlas")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        (["--dataset", "zsre"], "--dataset zsre needs a training file", 2),
+        (["--dataset", "text"], "needs texts", 2),
+        (["--dataset", "nobody"], "no dataset is called 'nobody'", 3),
+        (["--dataset", "zsre", "--data", "absent.json"], "absent.json", 2),
+        (["--dataset", "atlas", "--set", "lr=fast"], "lr is 'fast'", 2),
+        (["--dataset", "atlas", "--set", "no_such=1"], "no_such is 1", 2),
+        (["--dataset", "atlas", "--set", "blocks=99", "--limit", "30"], "last 99 blocks", 2),
+        (["--dataset", "atlas", "--set", "lr"], "expected a=v", 2),
+        (["--dataset", "atlas", "--limit", "1"], "cannot be split", 2),
+    ],
+)
+def test_bad_input_is_told(
+    arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(*arguments) == code
+    assert said in capsys.readouterr().err
+
+
+def test_training_goes_on_after_kill_9_to_the_very_same_weights(tmp_path: Path) -> None:
+    arguments = ["--dataset", "atlas", "--set", "dataset.split=train", "--limit", "30"]
+    arguments += ["--set", "steps=24", "--set", "validate_every=4", "--set", "rank=4"]
+
+    def command(out: str) -> list[str]:
+        given = ["train", "mend", "--model", "atlas", *arguments, "--out", out]
+        return [sys.executable, "-m", "editkit", *given]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(command("parts"), stderr=subprocess.PIPE, text=True, env=environment)
+    assert child.stderr is not None
+    assert child.stderr.readline().startswith("step 4/24")
+    assert child.stderr.readline().startswith("step 8/24")
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    child.stderr.close()
+    assert (tmp_path / "parts" / checkpoint.FILE).exists()
+    assert not (tmp_path / "parts" / "editor.safetensors").exists()
+    for out in ("parts", "whole"):
+        subprocess.run(command(out), check=True, capture_output=True, env=environment, timeout=300)
+    parts, whole = (read_facts(tmp_path / out)[1] for out in ("parts", "whole"))
+    assert parts.keys() == whole.keys()
+    assert all(torch.equal(parts[name], whole[name]) for name in whole)
