@@ -18,12 +18,19 @@ from tests.editkit.testing import (
     broken_editors,
     broken_locators,
     broken_metrics,
+    careless_editors,
 )
 from tests.editkit.testing.guests import Broken, outcome
 
 CASES = [
     case
-    for module in (broken_editors, broken_locators, broken_metrics, broken_datasets)
+    for module in (
+        broken_editors,
+        careless_editors,
+        broken_locators,
+        broken_metrics,
+        broken_datasets,
+    )
     for case in module.CASES
 ]
 ALL = [(kind, rule) for kind, suite in CONTRACTS.items() for rule in rules_of(suite)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,8 +90,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
     run = training(model, MEND, tmp_path)
     states: list[dict[str, torch.Tensor]] = []
 
-    def broken(*args: object, **options: object) -> object:
-        found = losses(*args, **options)  # type: ignore[arg-type]
+    def broken(*args: Any, **options: Any) -> Any:
+        found = losses(*args, **options)
         if run.progress.step in (1, 2):
             return type(found)(found.edit * torch.nan, found.locality)
         return found
@@ -111,7 +112,10 @@ def test_training_ends_early_when_nothing_gets_better(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse: Iterator[int] = iter(range(100, 0, -1))
-    scores = lambda *_, **__: {"edit": 1.0, "locality": 0.0, "S": next(worse) / 100}  # noqa: E731
+
+    def scores(*_: Any, **__: Any) -> dict[str, float]:
+        return {"edit": 1.0, "locality": 0.0, "S": next(worse) / 100}
+
     monkeypatch.setattr(loop, "validate", scores)
     settings = MEND.model_copy(update={"steps": 50, "validate_every": 1, "patience": 4})
     progress = training(tiny(), settings, tmp_path).run()
