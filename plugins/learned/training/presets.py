@@ -23,9 +23,9 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "fast": {
             **_FAST,
             "rank": 64,
-            "lr": 5e-4,
+            "lr": 2e-4,
             "rate_lr": 1e-5,
-            "edit_weight": 0.1,
+            "edit_weight": 0.5,
         },
     },
     "ke": {
@@ -36,7 +36,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "condition": 128,
             "train_embedding": False,
             "lr": 1e-3,
-            "edit_weight": 0.1,
+            "edit_weight": 0.5,
         },
     },
 }

@@ -33,10 +33,10 @@ def train(*arguments: str) -> int:
 def test_a_trained_editor_is_found_by_name_and_used(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    run = ["run-benchmark", "--editor", "mend-cf", "--limit", "3", "--no-mlflow", "--quiet"]
+    run = ["run-benchmark", "--editor", "mend", "--limit", "3", "--no-mlflow", "--quiet"]
     assert main(run) == 2
-    assert "mend-cf has not been trained for atlas" in capsys.readouterr().err
-    arguments = ["--dataset", "atlas", "--set", "dataset.split=train", *QUICK]
+    assert "mend has not been trained for atlas" in capsys.readouterr().err
+    arguments = ["--dataset", "atlas", "--set", "dataset.split=train", "--name", "mend", *QUICK]
     assert train(*arguments, "--out", "trained", "--json") == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -46,8 +46,8 @@ def test_a_trained_editor_is_found_by_name_and_used(
     assert "step 4/6" in err
     assert main(run) == 0
     out = capsys.readouterr().out
-    assert "mend-cf" in out
-    assert main([*run, "--set", "editors.mend-cf.trained=trained"]) == 0
+    assert "\nmend " in out
+    assert main([*run, "--set", "editors.mend.trained=trained"]) == 0
     facts, _ = read_facts(tmp_path / "trained")
     assert facts["data_digest"] == told["data_digest"]
     assert facts["model"] == "atlas"
