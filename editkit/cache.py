@@ -6,7 +6,9 @@ it can be deleted at any time: it is made again when next needed.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.resources
 import json
 import os
 import uuid
@@ -23,6 +25,7 @@ __all__ = [
     "cache_folder",
     "cached_tensors",
     "cached_texts",
+    "digest_of_file",
     "digest_of_tensors",
     "key_of",
     "read_safetensors",
@@ -119,6 +122,26 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as stream:
         names = stream.keys()
         return stream.metadata() or {}, {name: stream.get_tensor(name) for name in names}
+
+
+def digest_of_file(name: str) -> str:
+    """Hexadecimal digest of a file's bytes, given as a path or as ``package:file``.
+
+    Empty where there is no such file: whoever reads it says so.
+    """
+    package, colon, inside = name.partition(":")
+    path = Path(name).expanduser()
+    if colon and package.replace(".", "").isidentifier():
+        with contextlib.suppress(ModuleNotFoundError):
+            path = Path(str(importlib.resources.files(package) / inside))
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
 
 
 def digest_of_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:

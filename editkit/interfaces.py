@@ -37,6 +37,14 @@ class Config(BaseModel):
         validate_default=True,
     )
 
+    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
+        """What results depend on besides the values: digests of files that they name, by field.
+
+        Args:
+            model_fingerprint: Of the model that is worked on.
+        """
+        return {}
+
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

@@ -318,6 +318,8 @@ def _cell(
         "config": config,
         "seed": seed,
     }
+    if depends_on := resolved.config.depends_on(common["model"]):
+        identity["depends_on"] = dict(depends_on)
     params = {
         "editor": offer.name,
         "preset": resolved.preset,

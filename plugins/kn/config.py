@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from editkit import Config
+from editkit.cache import digest_of_file
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -94,6 +96,12 @@ class KnConfig(AttributionConfig):
     scale_by: Literal["embedding", "row"] = "embedding"
     """Unit of the scales: the embedding as it is (published), or the embedding brought to the
     norm of the row (original)."""
+
+    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
+        """The digest of the file of templates."""
+        if self.templates is None:
+            return {}
+        return {"templates": digest_of_file(self.templates)}
 
     @model_validator(mode="after")
     def _least_before_most(self) -> Self:

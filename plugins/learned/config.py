@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from editkit import Config
+from editkit.cache import cache_folder
+
+FACTS = "editor.json"
+"""File of a trained editor that says what it is, its weights' digest included."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -22,6 +30,31 @@ class LearnedConfig(Config):
 
     edits_per_pass: Count = 32
     """Requests that share one backward pass."""
+
+    def folder(self, model_fingerprint: str) -> Path:
+        """Where the trained editor for a model is, or would be."""
+        if self.trained is None:
+            return kept_folder(self.editor_name, model_fingerprint)
+        package, colon, inside = self.trained.partition(":")
+        if colon and package.replace(".", "").isidentifier():
+            try:
+                return Path(str(importlib.resources.files(package) / inside))
+            except ModuleNotFoundError:
+                pass  # a path with a colon in it
+        return Path(self.trained).expanduser()
+
+    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
+        """The digest of the trained weights, so that results of others are not taken for theirs."""
+        try:
+            facts = json.loads((self.folder(model_fingerprint) / FACTS).read_text(encoding="utf-8"))
+            return {"trained": str(facts["digest"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}  # told by the editor's check
+
+
+def kept_folder(editor: str, model_fingerprint: str) -> Path:
+    """Where the cache keeps a trained editor of some name for some model."""
+    return cache_folder() / "trained" / model_fingerprint / editor
 
 
 class MendConfig(LearnedConfig):

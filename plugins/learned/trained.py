@@ -6,7 +6,6 @@ A trained editor belongs to the model that it was trained on and is refused for 
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +18,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from editkit import ConfigError, DeltaError, LanguageModel
-from editkit.cache import cache_folder, digest_of_tensors, read_safetensors, write_atomically
-from editkit_plugins.learned.config import LearnedConfig
+from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
+from editkit_plugins.learned.config import FACTS, LearnedConfig
 from editkit_plugins.learned.matrices import matrices
 from editkit_plugins.learned.networks import EditNetwork, make_network
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 
 FILE = "editor.safetensors"
-FACTS = "editor.json"
 _SCHEMA = 1
 
 Settings = MendSettings | KeSettings
@@ -131,28 +129,15 @@ def folder_of(config: LearnedConfig, model: LanguageModel) -> Path:
     Raises:
         ConfigError: None was trained for this model.
     """
-    if config.trained is None:
-        kept = kept_folder(config.editor_name, model.fingerprint)
-        if not (kept / FILE).is_file():
-            method = config.editor_name.partition("-")[0]
-            raise ConfigError(
-                f"{config.editor_name} has not been trained for {model.name}.",
-                hint=f"Run 'editkit train {method} --model {model.name} --dataset ...', or set "
-                f"editors.{config.editor_name}.trained to the folder of a trained one.",
-            )
-        return kept
-    package, colon, inside = config.trained.partition(":")
-    if colon and package.replace(".", "").isidentifier():
-        try:
-            return Path(str(importlib.resources.files(package) / inside))
-        except ModuleNotFoundError:
-            pass  # a path with a colon in it
-    return Path(config.trained).expanduser()
-
-
-def kept_folder(editor: str, fingerprint: str) -> Path:
-    """Where the cache keeps a trained editor of some name for some model."""
-    return cache_folder() / "trained" / fingerprint / editor
+    folder = config.folder(model.fingerprint)
+    if config.trained is None and not (folder / FILE).is_file():
+        method = config.editor_name.partition("-")[0]
+        raise ConfigError(
+            f"{config.editor_name} has not been trained for {model.name}.",
+            hint=f"Run 'editkit train {method} --model {model.name} --dataset ...', or set "
+            f"editors.{config.editor_name}.trained to the folder of a trained one.",
+        )
+    return folder
 
 
 def seeded_network(model: LanguageModel, settings: Settings) -> EditNetwork:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from editkit import Config
+from editkit.cache import digest_of_file
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -88,3 +90,9 @@ class RomeConfig(Config):
 
     plain: bool = False
     """Run every row whole, one request at a time, logits everywhere: slow, kept as reference."""
+
+    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
+        """The digest of a statistic that is read from a file."""
+        if self.second_moment_file is None:
+            return {}
+        return {"second_moment_file": digest_of_file(self.second_moment_file)}

@@ -22,14 +22,10 @@ from editkit.testing import (
     LocatorContract,
     MetricContract,
 )
+from editkit_plugins.learned.config import kept_folder
 from editkit_plugins.learned.mend import Normaliser
 from editkit_plugins.learned.settings import KeSettings, MendSettings
-from editkit_plugins.learned.trained import (
-    Settings,
-    kept_folder,
-    save_trained,
-    seeded_network,
-)
+from editkit_plugins.learned.trained import Settings, save_trained, seeded_network
 from tests.plugins.counterfact.counterfact_samples import raw_record
 
 MEND = MendSettings(blocks=2, rank=8, initial_rate=1e-2)

@@ -67,7 +67,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, save, and keep."""
     from editkit import load_model
-    from editkit_plugins.learned.trained import kept_folder
+    from editkit_plugins.learned.config import kept_folder
     from editkit_plugins.learned.training.checkpoint import FILE
     from editkit_plugins.learned.training.loop import Training
 

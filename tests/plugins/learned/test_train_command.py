@@ -112,3 +112,22 @@ def test_training_goes_on_after_kill_9_to_the_very_same_weights(tmp_path: Path) 
     parts, whole = (read_facts(tmp_path / out)[1] for out in ("parts", "whole"))
     assert parts.keys() == whole.keys()
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
+
+
+def test_results_of_other_weights_are_other_results(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fingerprint() -> str:
+        run = ["run-benchmark", "--editor", "mend", "--limit", "2", "--dry-run", "--json"]
+        assert main(run) == 0
+        return str(json.loads(capsys.readouterr().out)["cells"][0]["fingerprint"])
+
+    untrained = fingerprint()
+    arguments = ["--dataset", "atlas", "--name", "mend", *QUICK, "--quiet"]
+    found = []
+    for seed in ("1", "2", "1"):
+        assert train(*arguments, "--fresh", "--set", f"seed={seed}") == 0
+        capsys.readouterr()
+        found.append(fingerprint())
+    assert found[0] == found[2]
+    assert len({untrained, *found}) == 3
