@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -92,15 +94,22 @@ def forward(
     """
     if positions is None:
         positions = torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-    output = model.hf.base_model(
+    base = model.hf.base_model
+    output = base(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
         use_cache=cache is not None,
+        **{_cache_argument(type(base)): cache},
     )
     hidden: Tensor = output.last_hidden_state
     return hidden.to(ids.device)
+
+
+@functools.cache
+def _cache_argument(kind: type[nn.Module]) -> str:
+    """What a model calls its keys and values: newer releases of transformers renamed them."""
+    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
 
 
 def run_prefix(model: LanguageModel, ids: Tensor, lengths: Tensor) -> tuple[Prefix, Tensor]:
