@@ -8,12 +8,17 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-__all__ = ["as_stored", "input_major", "is_matrix_module"]
+__all__ = ["as_stored", "input_major", "is_input_major", "is_matrix_module"]
 
 
 def is_matrix_module(module: nn.Module) -> bool:
     """Whether the module computes ``x W + b`` with a weight that this page knows to orient."""
     return isinstance(module, (nn.Linear, Conv1D))
+
+
+def is_input_major(module: nn.Module) -> bool:
+    """Whether the module keeps its weight as (in, out)."""
+    return isinstance(module, Conv1D)
 
 
 def input_major(module: nn.Module, stored: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -100,16 +99,15 @@ def forward(
         attention_mask=mask,
         position_ids=positions,
         use_cache=cache is not None,
-        **{_cache_argument(type(base)): cache},
+        **({} if cache is None else {_cache_argument(base): cache}),
     )
     hidden: Tensor = output.last_hidden_state
     return hidden.to(ids.device)
 
 
-@functools.cache
-def _cache_argument(kind: type[nn.Module]) -> str:
+def _cache_argument(base: nn.Module) -> str:
     """What a model calls its keys and values: newer releases of transformers renamed them."""
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"
+    return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
 def run_prefix(model: LanguageModel, ids: Tensor, lengths: Tensor) -> tuple[Prefix, Tensor]:

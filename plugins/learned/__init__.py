@@ -31,11 +31,16 @@ def editkit_editors() -> list[EditorSpec]:
 
 @hookimpl
 def editkit_commands() -> list[CommandSpec]:
-    """Offer ``editkit train``."""
+    """Offer ``editkit train`` and ``editkit convert-editor``."""
     return [
         CommandSpec(
             name="train",
             module="editkit_plugins.learned.training.command",
             summary="train KE or MEND for a model",
-        )
+        ),
+        CommandSpec(
+            name="convert-editor",
+            module="editkit_plugins.learned.convert",
+            summary="take over a published checkpoint of KE or MEND",
+        ),
     ]
