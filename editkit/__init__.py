@@ -36,16 +36,16 @@ from editkit.interfaces import (
     Locator,
     LocatorSpec,
     Metric,
+    MetricRow,
     MetricSpec,
     ModelSpec,
-    Needs,
     Probe,
     Record,
     Records,
     RejectedRecord,
     Score,
-    StatisticNeeds,
 )
+from editkit.needs import Needs, StatisticNeeds
 from editkit.requests import EditRequest
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ __all__ = [
     "LocatorSpec",
     "LowRank",
     "Metric",
+    "MetricRow",
     "MetricSpec",
     "ModelError",
     "ModelSpec",

@@ -97,8 +97,8 @@ def _mean(score: Score, entry: Mapping[str, Any]) -> float:
 def _number(score: Score, estimate: Mapping[str, float] | None) -> str:
     if estimate is None:
         return "-"
-    mean = round(100 * estimate["mean"], 1) + 0.0  # no minus before a zero
-    half = 100 * (estimate["ci_high"] - estimate["ci_low"]) / 2
+    mean = round(score.scale * estimate["mean"], 1) + 0.0  # no minus before a zero
+    half = score.scale * (estimate["ci_high"] - estimate["ci_low"]) / 2
     sign = "+" if score.signed else ""
     return f"{mean:{sign}.1f} ±{half:.1f}"
 

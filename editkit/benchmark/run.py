@@ -28,6 +28,7 @@ class Row:
         error: Why it failed.
         completed_at: Seconds since the epoch.
         peak_rss_mb: Peak memory of the process until then.
+        texts: What the edited model wrote, by key of the metric's choice: ``generation``.
     """
 
     case_id: int
@@ -39,13 +40,15 @@ class Row:
     error: str | None = None
     completed_at: float = 0.0
     peak_rss_mb: float = 0.0
+    texts: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def same_result(self, other: Row) -> bool:
         """Whether both say the same about the record; times and notes may differ."""
-        return (self.status, self.scores, self.details) == (
+        return (self.status, self.scores, self.details, self.texts) == (
             other.status,
             other.scores,
             other.details,
+            other.texts,
         )
 
 

@@ -265,14 +265,20 @@ def _damage(path: Path, fingerprint: str, damaged: Sequence[int]) -> str:
     return f"{path}: rows of cell {fingerprint[:12]} fail their checksum: case {cases}{more}."
 
 
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The keys under which two rows say different things."""
+    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+
+
 def _conflict(ours: Store, theirs: Store, fingerprint: str, row: Row, own: Row) -> StoreError:
     editor = ours.cells().get(fingerprint, {}).get("cell", {}).get("editor", "?")
-    differing = sorted(
-        key for key in {*row.scores, *own.scores} if row.scores.get(key) != own.scores.get(key)
-    )
     what = ", ".join(
-        f"{key} {own.scores.get(key)} against {row.scores.get(key)}" for key in differing[:3]
+        f"{key} {own.scores.get(key)} against {row.scores.get(key)}"
+        for key in _differing(row.scores, own.scores)[:3]
     )
+    if not what:
+        kept = _differing(row.details, own.details) + _differing(row.texts, own.texts)
+        what = ", ".join(kept[:3])
     return StoreError(
         f"case {row.case_id} of editor {editor!r} (cell {fingerprint[:12]}) differs between "
         f"{ours.path} and {theirs.path}: {what or f'{own.status} against {row.status}'}.",

@@ -8,11 +8,11 @@ answer's tokens (a geometric mean), as in the code behind the published tables o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import ClassVar, Literal, NamedTuple
 
-from editkit import EditedModels, Metric, Record
+from editkit import EditedModels, Metric, MetricRow, Record
 from editkit.edited import CandidateQuery
 from editkit_plugins.counterfact.config import ChoiceConfig
 
@@ -36,9 +36,7 @@ class ChoiceMetric(Metric[ChoiceConfig]):
     name: ClassVar[str]
     """First part of the scores' names."""
 
-    def score(
-        self, models: EditedModels, records: Sequence[Record]
-    ) -> list[Mapping[str, float | list[float]]]:
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The scores of each record, and the answers' NLL prompt by prompt as details."""
         return [self.row(choices) if choices else {} for choices in self.choices(models, records)]
 
@@ -97,9 +95,7 @@ class SameSubject(ChoiceMetric):
 
     name, kind, wanted = "same_subject", "same_subject", "true"
 
-    def score(
-        self, models: EditedModels, records: Sequence[Record]
-    ) -> list[Mapping[str, float | list[float]]]:
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Score and drift of each record, and the NLL prompt by prompt as details."""
         before = self.choices(models.unedited(), records)
         after = self.choices(models, records)
