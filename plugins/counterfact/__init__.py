@@ -9,6 +9,7 @@ from editkit import DatasetSpec, MetricSpec, Score, hookimpl
 
 _METRICS = "editkit_plugins.counterfact.metrics"
 _CONFIG = "editkit_plugins.counterfact.config:ChoiceConfig"
+_KINDS = ("rewrite", "paraphrase", "neighborhood", "attribute")
 _PROTOCOL = "counterfact/geometric-mean-per-token/v1"
 
 
@@ -27,7 +28,7 @@ def editkit_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def editkit_metrics() -> list[MetricSpec]:
-    """Offer ``efficacy``, ``paraphrase``, ``neighborhood`` and ``same-subject``."""
+    """Offer the scores of the papers, exact correctness, and ``same-subject``."""
     return [
         MetricSpec(
             name="efficacy",
@@ -61,6 +62,25 @@ def editkit_metrics() -> list[MetricSpec]:
                 Score("neighborhood/magnitude", "NM", signed=True),
             ),
             protocol=_PROTOCOL,
+        ),
+        MetricSpec(
+            name="attribute",
+            factory=f"{_METRICS}:Attribute",
+            config=_CONFIG,
+            summary="is the new object still preferred for other subjects that have it?",
+            scores=(
+                Score("attribute/score", "AS"),
+                Score("attribute/magnitude", "AM", signed=True),
+            ),
+            protocol=_PROTOCOL,
+        ),
+        MetricSpec(
+            name="correctness",
+            factory=f"{_METRICS}:Correctness",
+            config=_CONFIG,
+            summary="at how many prompts would the model itself write the wanted object?",
+            scores=tuple(Score(f"correctness/{kind}") for kind in _KINDS),
+            protocol="counterfact/exact-argmax/v1",
         ),
         MetricSpec(
             name="same-subject",

@@ -86,6 +86,35 @@ class Neighborhood(ChoiceMetric):
     name, kind, wanted = "neighborhood", "neighborhood", "true"
 
 
+class Attribute(ChoiceMetric):
+    """AS and AM: the new object for other subjects that really have it."""
+
+    name, kind, wanted = "attribute", "attribute", "new"
+
+
+class Correctness(Metric[ChoiceConfig]):
+    """Share of prompts whose wanted answer the model would write by itself, greedily.
+
+    Stricter than being preferred to one rival: every token of the answer must be the most likely
+    one of the whole vocabulary, after the prompt and the answer's tokens before it.
+    """
+
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
+        """The share for each kind of prompts that a record has."""
+        asked = [
+            (metric, CandidateQuery(edit, probe.prompt, (probe.target_true, probe.target_new)))
+            for edit, record in enumerate(records)
+            for metric in (Efficacy, Paraphrase, Neighborhood, Attribute)
+            for probe in record.probes.get(metric.kind, ())
+        ]
+        answers = models.candidate_scores([query for _, query in asked])
+        hits: list[dict[str, list[bool]]] = [{} for _ in records]
+        for (metric, query), (true, new) in zip(asked, answers, strict=True):
+            wanted = new if metric.wanted == "new" else true
+            hits[query.edit].setdefault(f"correctness/{metric.kind}", []).append(wanted.argmax == 1)
+        return [{key: fmean(values) for key, values in row.items()} for row in hits]
+
+
 class SameSubject(ChoiceMetric):
     """SS and SD: the subject's other facts, against a peer, and against before the edit.
 
