@@ -309,7 +309,8 @@ class EditedModels:
             self.model.check_length(encoding)
         # Prompts of similar length meet: a batch takes the steps that its shortest one needs.
         order = sorted(range(len(queries)), key=lambda number: len(encodings[number]))
-        size = max(1, self.token_budget // tokens)
+        most = max(1, self.token_budget // tokens)
+        size = -(-len(order) // -(-len(order) // most)) if order else most  # batches of one size
         texts = [""] * len(queries)
         for batch in (order[i : i + size] for i in range(0, len(order), size)):
             names = [(self.seed, queries[number].name, queries[number].prompt) for number in batch]

@@ -107,9 +107,9 @@ def test_records_without_relation_or_ids_find_what_they_can(tmp_path: Path) -> N
         ({"P1": ["text"]}, "P1: expected an object"),
         ({"P1": {"Q1": "text"}}, "P1, Q1: expected a list of texts"),
         ({"P1": {"Q1": [1]}}, "P1, Q1: expected a list of texts"),
-        ([{"relation_id": "P1"}], "entry 0: expected relation_id, target_id and samples"),
-        ([SNIPPETS[0], 5], "entry 1: expected relation_id"),
-        ([{**SNIPPETS[0], "samples": ["text"]}], "entry 0: expected relation_id"),
+        ([{"relation_id": "P1"}], "entry 0: expected an object with relation_id"),
+        ([SNIPPETS[0], 5], "entry 1: expected an object with relation_id"),
+        ([{**SNIPPETS[0], "samples": ["text"]}], "entry 0: expected an object with relation_id"),
         ([{**SNIPPETS[0], "samples": [{"text": 5}]}], "entry 0: expected a list of texts"),
     ],
 )
