@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from editkit.interfaces import Score
+from editkit.interfaces import Failure, Score
+from editkit.requests import EditRequest
 
 __all__ = ["STORE_FILE", "Cell", "Row", "Run", "runs_in"]
 
@@ -121,6 +122,16 @@ class Run:
         with Store(self.store, read_only=True) as store:
             return store.rows(cell.fingerprint)
 
+    def requests(self) -> dict[int, EditRequest]:
+        """The edits of the slice by case id, as far as the store knows them.
+
+        Stores of early versions know none.
+        """
+        from editkit.benchmark.store import Store
+
+        with Store(self.store, read_only=True) as store:
+            return store.requests(str(self.dataset["digest"]))
+
     def is_complete(self, cell: Cell) -> bool:
         """Whether every record of the slice has its row."""
         return len(self.rows(cell)) == int(self.dataset["n_records"])
@@ -179,8 +190,13 @@ def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
         model=latest["model"],
         dataset=latest["dataset"],
         metrics=tuple(latest["metrics"]),
-        scores=tuple(Score(**score) for score in latest["scores"]),
+        scores=tuple(_score(score) for score in latest["scores"]),
         seeds=tuple(sorted({cell.seed for cell in cells})),
         cells=cells,
         batch=latest["batch"],
     )
+
+
+def _score(described: Mapping[str, Any]) -> Score:
+    failure = described.get("failure")
+    return Score(**{**described, "failure": Failure(**failure) if failure else None})

@@ -5,12 +5,14 @@ The scores are documented in ``docs/metrics.md``, the file format in ``docs/data
 
 from __future__ import annotations
 
-from editkit import DatasetSpec, MetricSpec, Score, hookimpl
+from editkit import DatasetSpec, Failure, MetricSpec, Score, hookimpl
 
 _METRICS = "editkit_plugins.counterfact.metrics"
 _CONFIG = "editkit_plugins.counterfact.config:ChoiceConfig"
 _KINDS = ("rewrite", "paraphrase", "neighborhood", "attribute")
 _PROTOCOL = "counterfact/geometric-mean-per-token/v1"
+
+_GENERALIZATION, _SPECIFICITY = "generalization", "specificity"
 
 
 @hookimpl
@@ -47,8 +49,18 @@ def editkit_metrics() -> list[MetricSpec]:
             config=_CONFIG,
             summary="is the new object preferred under other wordings?",
             scores=(
-                Score("paraphrase/score", "PS", summary=True),
-                Score("paraphrase/magnitude", "PM", signed=True),
+                Score(
+                    "paraphrase/score",
+                    "PS",
+                    summary=True,
+                    failure=Failure(_GENERALIZATION, 3 / 4, of="efficacy/score", floor=0.5),
+                ),
+                Score(
+                    "paraphrase/magnitude",
+                    "PM",
+                    signed=True,
+                    failure=Failure(_GENERALIZATION, 1 / 3, of="efficacy/magnitude", floor=0.0),
+                ),
             ),
             protocol=_PROTOCOL,
         ),
@@ -58,8 +70,18 @@ def editkit_metrics() -> list[MetricSpec]:
             config=_CONFIG,
             summary="is the true object still preferred for other subjects that share it?",
             scores=(
-                Score("neighborhood/score", "NS", summary=True),
-                Score("neighborhood/magnitude", "NM", signed=True),
+                Score(
+                    "neighborhood/score",
+                    "NS",
+                    summary=True,
+                    failure=Failure(_SPECIFICITY, 3 / 4),
+                ),
+                Score(
+                    "neighborhood/magnitude",
+                    "NM",
+                    signed=True,
+                    failure=Failure(_SPECIFICITY, 1 / 2, floor=0.0),
+                ),
             ),
             protocol=_PROTOCOL,
         ),
