@@ -21,12 +21,13 @@ from editkit.interfaces import (
     LocatorSpec,
     MetricSpec,
     ModelSpec,
+    PublishedTableSpec,
 )
 
 if TYPE_CHECKING:
     from editkit.benchmark.run import Cell, Row, Run
 
-HOOKS_VERSION = (1, 0)
+HOOKS_VERSION = (1, 1)
 
 hookimpl = pluggy.HookimplMarker("editkit")
 
@@ -109,6 +110,12 @@ def editkit_models() -> Iterable[ModelSpec]:
 @hookspec(since=(1, 0))
 def editkit_benchmarks() -> Iterable[BenchmarkSpec]:
     """Benchmark files that ship with this plugin's package."""
+    return ()
+
+
+@hookspec(since=(1, 1))
+def editkit_published_tables() -> Iterable[PublishedTableSpec]:
+    """Published results that reports show beside our own, for the same model and protocols."""
     return ()
 
 

@@ -372,6 +372,15 @@ class BenchmarkSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublishedTableSpec:
+    """Published results in a file ``"package:file.yaml"``, which reports show beside our own."""
+
+    name: str
+    file: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
 class CommandSpec:
     """A command ``editkit NAME``.
 
@@ -384,5 +393,16 @@ class CommandSpec:
     summary: str
 
 
-Kind = Literal["editor", "locator", "metric", "dataset", "model", "benchmark", "command"]
-Spec = EditorSpec | LocatorSpec | MetricSpec | DatasetSpec | ModelSpec | BenchmarkSpec | CommandSpec
+Kind = Literal[
+    "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command"
+]
+Spec = (
+    EditorSpec
+    | LocatorSpec
+    | MetricSpec
+    | DatasetSpec
+    | ModelSpec
+    | BenchmarkSpec
+    | PublishedTableSpec
+    | CommandSpec
+)
