@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,10 +88,8 @@ def _bootstrap(columns: Sequence[Sequence[float | None]]) -> tuple[float, Any]:
     counts = present[:, draws].sum(axis=2)
     means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).T  # (resamples, scores)
     center = harmonic_mean((filled.sum(axis=1) / present.sum(axis=1)).tolist())
-    lacking = np.isnan(means).any(axis=1)
     resampled = [
-        np.nan if lacks else harmonic_mean(row)
-        for lacks, row in zip(lacking.tolist(), means.tolist(), strict=True)
+        math.nan if any(map(math.isnan, row)) else harmonic_mean(row) for row in means.tolist()
     ]
     return center, np.array(resampled)
 

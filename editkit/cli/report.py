@@ -79,9 +79,9 @@ def _written(sections: Sequence[Section], form: str, against: str | None, *, ter
         from editkit.benchmark.report import latex
 
         return latex.report(sections, against=against)
-    from editkit.benchmark.report import html
+    from editkit.benchmark.report import page
 
-    return html.report(sections, against=against)
+    return page.report(sections, against=against)
 
 
 def _check_against(against: str | None, sections: Sequence[Section]) -> None:

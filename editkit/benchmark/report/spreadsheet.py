@@ -43,7 +43,8 @@ Place = Mapping[str, Any]
 def report(sections: Sequence[Section], *, against: str | None) -> str:
     """All numbers of all runs.
 
-    The column ``table`` is one of ``scores``, ``relations``, ``differences`` (to one cell), and ``published``.
+    The column ``table`` is one of ``scores``, ``relations``, ``differences`` (to one cell), and
+    ``published``.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
