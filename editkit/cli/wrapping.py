@@ -9,13 +9,13 @@ from itertools import zip_longest
 
 _END = "\x1b[0m"
 _SEPARATOR = " | "
-_ELLIPSIS = "\N{REPLACEMENT CHARACTER}"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def printable(text: str) -> str:
     """The text on one line, composed, with nothing in it that could command a terminal."""
     text = " ".join(unicodedata.normalize("NFC", text).split())
-    return "".join(_ELLIPSIS if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
+    return "".join(_REPLACEMENT if unicodedata.category(c) in ("Cc", "Cs") else c for c in text)
 
 
 def columns(texts: Sequence[str], width: int, marks: Mapping[str, str]) -> list[str]:
