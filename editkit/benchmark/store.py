@@ -37,6 +37,14 @@ _REQUESTS = (  # came later: a store without it is whole, and gets it when it is
     "CREATE TABLE IF NOT EXISTS requests (dataset TEXT NOT NULL, case_id INTEGER NOT NULL,"
     " request TEXT NOT NULL, PRIMARY KEY (dataset, case_id))"
 )
+_RATINGS = (  # came later, too
+    "CREATE TABLE IF NOT EXISTS ratings (name TEXT PRIMARY KEY, payload TEXT NOT NULL,"
+    " checksum TEXT NOT NULL)"
+)
+_UPSERT_RATING = (
+    "INSERT INTO ratings VALUES (?, ?, ?) ON CONFLICT (name) "
+    "DO UPDATE SET payload = excluded.payload, checksum = excluded.checksum"
+)
 _UPSERT_ROW = (
     "INSERT INTO rows VALUES (?, ?, ?, ?) ON CONFLICT (fingerprint, case_id) "
     "DO UPDATE SET payload = excluded.payload, checksum = excluded.checksum"
@@ -126,11 +134,36 @@ class Store:
             }
 
     def _requests(self, where: str = "", values: tuple[str, ...] = ()) -> list[Any]:
-        known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'requests'"
-        if self._connection.execute(known).fetchone() is None:
+        if not self._has_table("requests"):
             return []
         query = f"SELECT dataset, case_id, request FROM requests {where} ORDER BY case_id"
         return self._connection.execute(query, values).fetchall()
+
+    def _has_table(self, name: str) -> bool:
+        known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return self._connection.execute(known, (name,)).fetchone() is not None
+
+    # ------------------------------------------------------------ ratings
+
+    def put_rating(self, name: str, rating: Mapping[str, Any]) -> None:
+        """Keep what somebody said about texts, in place of what was said under this name before."""
+        payload = canonical_json(rating)
+        with self._transaction() as connection:
+            connection.execute(_UPSERT_RATING, (name, payload, _checksum("rating", name, payload)))
+
+    def ratings(self) -> dict[str, dict[str, Any]]:
+        """All sound ratings by name, in the order of their first appearance."""
+        return {name: json.loads(payload) for name, payload, _ in self._ratings()}
+
+    def _ratings(self) -> list[tuple[str, str, str]]:
+        with self._told():
+            if not self._has_table("ratings"):
+                return []
+            found = self._connection.execute("SELECT * FROM ratings ORDER BY rowid").fetchall()
+        sound = [row for row in found if _checksum("rating", row[0], row[1]) == row[2]]
+        if len(sound) < len(found):
+            _log.warning("%s: %d damaged ratings are left out.", self.path, len(found) - len(sound))
+        return sound
 
     # ------------------------------------------------------------ rows
 
@@ -180,12 +213,14 @@ class Store:
                     new.append(_encoded(fingerprint, row))
                 elif not row.same_result(own[row.case_id]):
                     raise _conflict(self, other, fingerprint, row, own[row.case_id])
+        ratings = other._ratings()
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO cells VALUES (?, ?)",
                 [(key, canonical_json(value)) for key, value in other.cells().items()],
             )
             connection.executemany(_INSERT_REQUEST, other._requests())
+            connection.executemany("INSERT OR IGNORE INTO ratings VALUES (?, ?, ?)", ratings)
             connection.executemany(_UPSERT_ROW, new)
         return len(new)
 
@@ -224,6 +259,7 @@ class Store:
             self._check_version(connection)
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute(_REQUESTS)
+            connection.execute(_RATINGS)
         return connection
 
     def _check_version(self, connection: sqlite3.Connection) -> None:
@@ -294,7 +330,7 @@ def _encoded(fingerprint: str, row: Row) -> tuple[str, int, str, str]:
     return fingerprint, row.case_id, payload, _checksum(fingerprint, row.case_id, payload)
 
 
-def _checksum(fingerprint: str, case_id: int, payload: str) -> str:
+def _checksum(fingerprint: str, case_id: int | str, payload: str) -> str:
     return hashlib.sha256(f"{fingerprint}\n{case_id}\n{payload}".encode()).hexdigest()
 
 
