@@ -8,6 +8,7 @@ import torch
 
 from editkit import Editor, EditRequest, LanguageModel, WeightDelta
 from editkit.models import Completion
+from editkit_plugins.learned.below import Below
 from editkit_plugins.learned.config import LearnedConfig, MendConfig
 from editkit_plugins.learned.signals import Edit, signals
 from editkit_plugins.learned.trained import Trained, folder_of, load_trained
@@ -72,9 +73,9 @@ class LearnedEditor(Editor[LearnedConfig]):
         trained = self.trained(model)
         network = trained.network
         paths = [matrix.path for matrix in network.matrices]
-        lowest = model.n_layers - trained.settings.blocks
+        below = Below(model, model.n_layers - trained.settings.blocks)
         groups: Sequence[Edit] = edits
-        found = signals(model, groups, paths, lowest=lowest)
+        found = signals(below, groups, paths)
         with torch.no_grad():
             changes = network.changes(found, groups)
         return [

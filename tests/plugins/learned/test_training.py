@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from editkit import ConfigError, DatasetError, DeltaError, EditRequest
+from editkit_plugins.learned.below import Remembered
 from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
 from editkit_plugins.learned.editor import LearnedEditor
 from editkit_plugins.learned.networks import MendNetwork
@@ -144,14 +145,15 @@ def test_mend_goes_against_the_gradient_unless_told_otherwise() -> None:
     model = tiny()
     source = training(model, MEND, Path()).source
     drawn = source.held_out(3, 2)
+    below = Remembered(model, 2)
     found = {}
     for sign in ("minus", "plus"):
         run = training(model, MEND.model_copy(update={"sign": sign, "initial_rate": 1e-5}), Path())
         assert isinstance(run.network, MendNetwork)
         with torch.no_grad():
-            found[sign] = float(losses(model, run.network, drawn, lowest=2).edit)
+            found[sign] = float(losses(below, run.network, drawn).edit)
             run.network.rates.zero_()
-            found["none"] = float(losses(model, run.network, drawn, lowest=2).edit)
+            found["none"] = float(losses(below, run.network, drawn).edit)
     assert found["minus"] < found["none"] < found["plus"]
 
 
