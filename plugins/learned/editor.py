@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from editkit import Editor, EditRequest, LanguageModel, WeightDelta
-from editkit.models import Completion
+from editkit import Editor, EditRequest, LanguageModel, Needs, WeightDelta
+from editkit.models import Completion, ModelShape
 from editkit_plugins.learned.below import Below
 from editkit_plugins.learned.config import LearnedConfig, MendConfig
+from editkit_plugins.learned.needs import learned_needs
 from editkit_plugins.learned.signals import Edit, signals
 from editkit_plugins.learned.trained import Trained, folder_of, load_trained
 
@@ -37,8 +38,12 @@ class LearnedEditor(Editor[LearnedConfig]):
             self._trained = (model.fingerprint, found)
         return self._trained[1]
 
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        """Memory for the network, one backward pass, and the deltas."""
+        return learned_needs(self.config, shape, requests=requests, tokens=tokens)
+
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
-        """One delta per request, low-rank for MEND and dense for KE.
+        """One delta per request, of low rank.
 
         Raises:
             ConfigError: There is no trained editor for this model.

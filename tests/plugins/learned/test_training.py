@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from editkit import ConfigError, DatasetError, DeltaError, EditRequest
+from editkit import CacheError, ConfigError, DatasetError, DeltaError, EditRequest
 from editkit_plugins.learned.below import Remembered
 from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
 from editkit_plugins.learned.editor import LearnedEditor
+from editkit_plugins.learned import trained
 from editkit_plugins.learned.networks import MendNetwork
 from editkit_plugins.learned.trained import FILE, load_trained, read_facts
 from editkit_plugins.learned.training import checkpoint, loop
@@ -223,12 +224,16 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
         if progress.step == 3:
             monkeypatch.setattr(checkpoint, "write_atomically", full)
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CacheError, match="No space left"):
         run.run(fill_up)
     monkeypatch.undo()
     again = training(model, MEND, tmp_path)
     assert again.resume()
     assert again.progress.step == 3
+    monkeypatch.setattr(trained, "write_atomically", full)
+    with pytest.raises(CacheError, match=r"No space left.*training is not repeated"):
+        again.run()
+    assert training(model, MEND, tmp_path).resume()
 
 
 def test_records_without_rephrased_prompts_are_refused(tmp_path: Path) -> None:
