@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from editkit import CacheError, ConfigError, DatasetError, DeltaError, EditRequest
+from editkit_plugins.learned import trained
 from editkit_plugins.learned.below import Remembered
 from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
 from editkit_plugins.learned.editor import LearnedEditor
-from editkit_plugins.learned import trained
 from editkit_plugins.learned.networks import MendNetwork
 from editkit_plugins.learned.trained import FILE, load_trained, read_facts
 from editkit_plugins.learned.training import checkpoint, loop
