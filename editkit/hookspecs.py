@@ -21,6 +21,7 @@ from editkit.interfaces import (
     LocatorSpec,
     MetricSpec,
     ModelSpec,
+    PublishedTableSpec,
 )
 
 if TYPE_CHECKING:
@@ -110,6 +111,12 @@ def editkit_models() -> Iterable[ModelSpec]:
 @hookspec(since=(1, 0))
 def editkit_benchmarks() -> Iterable[BenchmarkSpec]:
     """Benchmark files that ship with this plugin's package."""
+    return ()
+
+
+@hookspec(since=(1, 1))
+def editkit_published_tables() -> Iterable[PublishedTableSpec]:
+    """Published results that reports show beside our own, for the same model and protocols."""
     return ()
 
 

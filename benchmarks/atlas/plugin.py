@@ -32,13 +32,18 @@ def editkit_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def editkit_benchmarks() -> list[BenchmarkSpec]:
-    """Offer the benchmark ``atlas``."""
+    """Offer the benchmarks ``atlas`` and ``atlas-generation``."""
     return [
         BenchmarkSpec(
             name="atlas",
             file="editkit_benchmarks:atlas.yaml",
             summary="single-fact edits on the embedded world, scored as in CounterFact",
-        )
+        ),
+        BenchmarkSpec(
+            name="atlas-generation",
+            file="editkit_benchmarks:atlas-generation.yaml",
+            summary="the same with every metric: what the edited models write, too",
+        ),
     ]
 
 

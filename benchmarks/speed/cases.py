@@ -5,13 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import random
+import zlib
 from collections.abc import Callable, Sequence
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from editkit import EditedModels, LanguageModel, Probe, Record, WeightDelta, applied, load_model
-from editkit.edited import CandidateQuery
+from editkit import (
+    EditedModels,
+    LanguageModel,
+    LowRank,
+    Probe,
+    Record,
+    WeightDelta,
+    applied,
+    load_model,
+)
+from editkit.edited import CandidateQuery, GenerationQuery
+from editkit.generation import continued, draws
+from editkit.layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed import learning
 from editkit_benchmarks.speed.plain import probe_nll
@@ -167,6 +179,52 @@ def _training(method: str) -> tuple[Work, int, Work, int]:
     return (lambda: run(together)), n, (lambda: run(learning.one_at_a_time)), n
 
 
+def _generation(
+    model: Callable[[], LanguageModel], *, records: int, n_plain: int, tokens: int
+) -> tuple[Work, int, Work, int]:
+    """Texts of several edited models; one at a time, too, with its keys and values kept."""
+    chosen = _records(records)
+    deltas = [_random_edit(model(), record.case_id) for record in chosen]
+    queries = [
+        GenerationQuery(edit, prompt, f"{record.case_id}/{place}")
+        for edit, record in enumerate(chosen)
+        for place, prompt in enumerate(record.texts["generation"])
+    ]
+
+    def together() -> list[float]:
+        texts = EditedModels(model(), deltas).generate(queries, tokens=tokens)
+        return [_number(text) for text in texts[:n_plain]]
+
+    def one_at_a_time() -> list[float]:
+        found = []
+        for query in queries[:n_plain]:
+            with applied(model(), deltas[query.edit]), model().frozen(), torch.no_grad():
+                prompt = model().encode([query.prompt])[0].ids
+                uniform = draws([(0, query.name, query.prompt)], tokens)
+                [ids] = continued(model(), [prompt], uniform, top_k=5)
+            found.append(_number(model().tokenizer.decode(ids, skip_special_tokens=True)))
+        return found
+
+    return together, len(queries), one_at_a_time, n_plain
+
+
+def _random_edit(model: LanguageModel, seed: int) -> WeightDelta:
+    """A small rank-one edit of one layer."""
+    name = f"{model.path(1, 'mlp_out')}.weight"
+    inner, hidden = input_major(
+        model.module(name.removesuffix(".weight")), model.hf.get_parameter(name)
+    ).shape
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.randn(inner, 1, generator=generator) / inner
+    right = torch.randn(1, hidden, generator=generator)
+    return WeightDelta({name: LowRank(left, right)}, None, "random", {}, model.fingerprint)
+
+
+def _number(text: str) -> float:
+    """A number that nearly always tells two texts apart."""
+    return float(zlib.crc32(text.encode()))
+
+
 CASES = (
     Case("scoring", "atlas: 32 edited models scored together, against one at a time", 5, _scoring),
     Case(
@@ -210,5 +268,17 @@ CASES = (
         "GPT-2-small shape: a record's prompts with shared prefix, against whole texts",
         3,
         _prompts,
+    ),
+    Case(
+        "generation-atlas",
+        "atlas: texts of 20 edited models together, against one prompt at a time",
+        5,
+        functools.partial(_generation, _atlas, records=20, n_plain=10, tokens=100),
+    ),
+    Case(
+        "generation-gpt2-small",
+        "GPT-2-small shape: texts of 4 edited models together, against one prompt at a time",
+        5,
+        functools.partial(_generation, _gpt2_small, records=4, n_plain=3, tokens=48),
     ),
 )

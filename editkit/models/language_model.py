@@ -189,6 +189,7 @@ class LanguageModel:
                 return_offsets_mapping=True,
                 return_token_type_ids=False,
                 return_attention_mask=False,
+                verbose=False,  # of texts that are too long; check_length tells
             )
             for text, ids, offsets in zip(
                 new, batch["input_ids"], batch["offset_mapping"], strict=True

@@ -25,6 +25,15 @@ class CounterFactConfig(Config):
     revision: str | None = None
     """Commit, tag or branch of the hub dataset; name a commit for results that can be repeated."""
 
+    reference_texts: Path | None = None
+    """Texts by relation and object, a local ``.json`` or ``.json.gz``: what the metric
+    ``consistency`` compares with. CounterFact's own ``attribute_snippets.json``, which also has
+    the texts about subjects, or a mapping of relations to objects to texts."""
+
+    essence_texts: Path | None = None
+    """Texts by subject, a local ``.json`` or ``.json.gz`` with a mapping of subjects to texts: what
+    the metric ``essence`` reads."""
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         if (self.path is None) == (self.hub is None):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from editkit import EditRequest, Probe, Record, Records, RejectedRecord
+from editkit_plugins.counterfact.reference import RecordTexts
 
 _PROMPT_LISTS = {
     "paraphrase": "paraphrase_prompts",
@@ -79,11 +80,12 @@ class Node:
         return f"{self.path}.{key}" if self.path else key
 
 
-def parse_records(raw: Iterable[object]) -> Records:
+def parse_records(raw: Iterable[object], texts: RecordTexts | None = None) -> Records:
     """Read every record; the broken ones are reported and left out.
 
     Args:
         raw: Decoded JSON values, one per record, in CounterFact's layout.
+        texts: Reference and essence texts, where there are some.
 
     Returns:
         The good records in their order, with a digest of their content. Of records with one
@@ -91,9 +93,10 @@ def parse_records(raw: Iterable[object]) -> Records:
     """
     records: dict[int, Record] = {}
     rejected = []
+    texts = texts or RecordTexts()
     for position, value in enumerate(raw):
         try:
-            record = parse_record(value)
+            record = parse_record(value, texts)
             if record.case_id in records:
                 raise BrokenFieldError("case_id", f"{record.case_id} was already used")
         except BrokenFieldError as broken:
@@ -103,11 +106,17 @@ def parse_records(raw: Iterable[object]) -> Records:
         else:
             records[record.case_id] = record
     accepted = tuple(records.values())
-    return Records(accepted, digest=digest(accepted), rejected=tuple(rejected))
+    corpus = texts.all_reference()
+    return Records(
+        accepted,
+        digest=digest(accepted),
+        rejected=tuple(rejected),
+        texts={"reference": corpus} if corpus else {},
+    )
 
 
-def parse_record(raw: object) -> Record:
-    """Read one record.
+def parse_record(raw: object, texts: RecordTexts | None = None) -> Record:
+    """Read one record, with those of the texts that belong to it.
 
     Raises:
         BrokenFieldError: Something is missing or of the wrong kind.
@@ -125,14 +134,25 @@ def parse_record(raw: object) -> Record:
     if others is not None:
         probes["same_subject"] = tuple(_other_fact(item) for item in others.items())
     generation = tuple(_prompt(item) for item in root["generation_prompts"].items())
-    return Record(case_id, request, probes=probes, texts={"generation": generation})
+    about = (texts or RecordTexts()).of(
+        relation=request.relation_id,
+        subject=request.subject,
+        new=_names(root["requested_rewrite"]["target_new"]),
+        true=_names(root["requested_rewrite"]["target_true"]),
+    )
+    return Record(case_id, request, probes=probes, texts={"generation": generation, **about})
 
 
 def digest(records: Iterable[Record]) -> str:
     """SHA-256 of what the records say, independent of the file's spacing and key order."""
     total = hashlib.sha256()
+    of_texts: dict[int, str] = {}  # many records share their reference texts
     for record in records:
-        total.update(json.dumps(_content(record), sort_keys=True).encode())
+        for texts in record.texts.values():
+            if id(texts) not in of_texts:
+                of_texts[id(texts)] = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+        kinds = {kind: of_texts[id(texts)] for kind, texts in record.texts.items()}
+        total.update(json.dumps([*_content(record), kinds], sort_keys=True).encode())
         total.update(b"\n")
     return total.hexdigest()
 
@@ -179,7 +199,13 @@ def _content(record: Record) -> list[Any]:
         kind: [(probe.prompt, probe.target_true, probe.target_new) for probe in probes]
         for kind, probes in record.probes.items()
     }
-    return [record.case_id, record.request.to_dict(), probes, dict(record.texts)]
+    return [record.case_id, record.request.to_dict(), probes]
+
+
+def _names(target: Node) -> list[str]:
+    """The object's id, if it has one, and its name."""
+    of_id = target.get("id")
+    return [*([] if of_id is None else [str(of_id.value)]), target["str"].text().strip()]
 
 
 def _name(value: object, position: int) -> str:

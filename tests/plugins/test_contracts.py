@@ -140,6 +140,28 @@ class TestSameSubject(MetricContract):
     plugin = "same-subject"
 
 
+class TestAttribute(MetricContract):
+    plugin = "attribute"
+
+
+class TestCorrectness(MetricContract):
+    plugin = "correctness"
+
+
+class TestFluency(MetricContract):
+    plugin = "fluency"
+    config = {"tokens": 24}
+
+
+class TestConsistency(MetricContract):
+    plugin = "consistency"
+    config = {"tokens": 24}
+
+
+class TestEssence(MetricContract):
+    plugin = "essence"
+
+
 class TestAtlas(DatasetContract):
     plugin = "atlas"
     other_config = {"split": "train"}
