@@ -1,4 +1,4 @@
-"""The dataset ``zsre``: records in the layout that MEND brought zsRE into (Mitchell et al. 2022)."""
+"""The dataset ``zsre``: records in the layout that MEND gave zsRE (Mitchell et al. 2022)."""
 
 from __future__ import annotations
 

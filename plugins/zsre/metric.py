@@ -22,7 +22,7 @@ Asked = tuple[tuple[int, ...], int]
 
 
 class ZsreAccuracy(Metric[ZsreAccuracyConfig]):
-    """The written answer at its question and rephrased, and the old one at an unrelated question."""
+    """The new answer at its question and rephrased, and the old one at an unrelated question."""
 
     def score(
         self, models: EditedModels, records: Sequence[Record]
@@ -62,18 +62,21 @@ def _as_text(model: LanguageModel, prompt: str, answer: str) -> Iterator[Asked]:
     asked token where a character takes several tokens.
     """
     tokenizer = model.tokenizer
-    tokens = tokenizer(f" {answer}", add_special_tokens=False)["input_ids"]
+
+    def ids_of(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def text(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
+    tokens = ids_of(f" {answer}")
     encodings = model.encode([prompt + text(tokens[:i]) for i in range(len(tokens))])
     for token, encoding in zip(tokens, encodings, strict=True):
         before = encoding.ids
         if len(before) > model.context_length:
             before = model.cropped(before, model.context_length, of=prompt)
-        right = tokenizer(text([token]), add_special_tokens=False)["input_ids"]
-        yield before, right[0] if right else token
+        [right, *_] = ids_of(text([token])) or [token]
+        yield before, right
 
 
 def _as_tokens(model: LanguageModel, prompt: str, answer: str) -> Iterator[Asked]:
