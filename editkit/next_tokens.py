@@ -80,8 +80,9 @@ def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[in
             place = torch.tensor([len(query.ids) - 1 for _, query in read], device=model.device)
             states = hidden[row, place]  # (N, H)
             found: list[int] = []
-            for part in states.split(_LOGITS_AT_ONCE):
-                found += model.head(part).argmax(dim=-1).tolist()
+            for start in range(0, len(states), _LOGITS_AT_ONCE):
+                logits = model.head(states[start : start + _LOGITS_AT_ONCE])  # (n, V)
+                found += logits.argmax(dim=-1).tolist()
         answers.update(zip((query for _, query in read), found, strict=True))
     return [answers[query] for query in queries]
 
