@@ -192,9 +192,10 @@ def _records(args: argparse.Namespace, values: Mapping[str, Any]) -> list[Record
 
     if args.data is not None:
         return flat_records(args.data)
-    if args.dataset == "zsre":
+    if args.dataset == "zsre" and not values:
         raise UsageError(
-            "--dataset zsre needs a training file.", hint="Name it with --data zsre_train.json."
+            "--dataset zsre needs a training file.",
+            hint="Name it with --data zsre_train.json, or --set dataset.path=zsre_train.json.",
         )
     loaded = make_dataset(args.dataset, **values).load()
     if not loaded.records:

@@ -93,6 +93,9 @@ def test_text_and_flat_files_make_other_editors(
     flat = str(test_data / "data" / "zsre_mend_train.json")
     assert train("--dataset", "zsre", "--data", flat, *QUICK, "--quiet") == 0
     assert capsys.readouterr().out.startswith("mend-zsre for atlas")
+    records = ["--set", f"dataset.path={flat}", "--set", "dataset.target=alternative"]
+    assert train("--dataset", "zsre", *records, *QUICK, *limit, "--quiet", "--fresh") == 0
+    assert capsys.readouterr().out.startswith("mend-zsre for atlas")
 
 
 @pytest.mark.parametrize(
