@@ -68,6 +68,11 @@ class EditedModels:
     def __len__(self) -> int:
         return len(self.deltas)
 
+    @property
+    def batchable(self) -> bool:
+        """Whether the rows of one batch can each see their own delta."""
+        return self._batchable
+
     def unedited(self) -> EditedModels:
         """As many models, none of them edited."""
         plain = [dataclasses.replace(delta, changes={}) for delta in self.deltas]
@@ -126,7 +131,8 @@ class EditedModels:
         """How likely each candidate is, and how much of it the model would write by itself.
 
         A prompt is run once, however many candidates compete for it, and logits are formed only
-        where they are read. The model answers in evaluation mode, whatever mode it is in.
+        where they are read. The model answers in evaluation mode, whatever mode it is in. Of a
+        text that is longer than the model's context, the prompt's beginning is left out.
 
         Args:
             queries: In any order.
@@ -149,6 +155,7 @@ class EditedModels:
         completions = self.model.complete(
             [queries[number].prompt for number, _ in flat],
             [queries[number].candidates[place] for number, place in flat],
+            crop=True,
         )
         # Candidates nearly always agree on where the prompt's tokens end; where they do not, the
         # query splits into several prompts.

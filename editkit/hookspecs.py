@@ -26,6 +26,7 @@ from editkit.interfaces import (
 
 if TYPE_CHECKING:
     from editkit.benchmark.run import Cell, Row, Run
+    from editkit.reports import Report
 
 HOOKS_VERSION = (1, 1)
 
@@ -143,3 +144,8 @@ def editkit_cell_finished(run: Run, cell: Cell) -> None:
 @hookspec(since=(1, 0))
 def editkit_run_finished(run: Run) -> Mapping[str, Any] | None:
     """The run ended with all its rows stored. A returned mapping joins the ``--json`` document."""
+
+
+@hookspec(since=(1, 1))
+def editkit_reported(report: Report) -> Mapping[str, Any] | None:
+    """Something outside of a run (a training, a trace) is there to be shown, or has gone on."""

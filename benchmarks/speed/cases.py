@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -24,9 +25,11 @@ from editkit.edited import CandidateQuery, GenerationQuery
 from editkit.generation import continued, draws
 from editkit.layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
+from editkit_benchmarks.speed import learning
 from editkit_benchmarks.speed.plain import probe_nll
 from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
+from editkit_plugins.learned.training.sources import RecordSource
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor
@@ -155,6 +158,27 @@ def _prompts() -> tuple[Work, int, Work, int]:
     return shared_prefix, len(records), whole_texts, len(records)
 
 
+def _training(method: str) -> tuple[Work, int, Work, int]:
+    model, settings, n = _atlas(), learning.settings_of(method), 3
+    source = RecordSource(model, AtlasDataset(AtlasConfig(split="train")).load().records, 0.1)
+    batches = [
+        source.draw(
+            random.Random(i),
+            n=settings.edits_per_step,
+            locality=settings.locality,
+            related=settings.related,
+        )
+        for i in range(n)
+    ]
+    network = learning.network_of(model, method, batches[0])
+
+    def run(step: learning.Step) -> list[float]:
+        return learning.steps(model, network, batches, step)
+
+    together = learning.Together(model, settings.blocks)
+    return (lambda: run(together)), n, (lambda: run(learning.one_at_a_time)), n
+
+
 def _generation(
     model: Callable[[], LanguageModel], *, records: int, n_plain: int, tokens: int
 ) -> tuple[Work, int, Work, int]:
@@ -226,6 +250,18 @@ CASES = (
         "GPT-2-small shape: integrated gradients together, against one step at a time",
         4,
         functools.partial(_attribution, _gpt2_small, n_fast=8, n_plain=1),
+    ),
+    Case(
+        "train-mend",
+        "atlas: a training step of MEND, all edits together, against one at a time",
+        4,
+        functools.partial(_training, "mend"),
+    ),
+    Case(
+        "train-ke",
+        "atlas: a training step of KE, all edits together, against one at a time",
+        4,
+        functools.partial(_training, "ke"),
     ),
     Case(
         "prompts",
