@@ -31,7 +31,6 @@ from editkit.interfaces import (
     Editor,
     EditorSpec,
     Fact,
-    Failure,
     LayerRule,
     Localization,
     Locator,
@@ -45,10 +44,10 @@ from editkit.interfaces import (
     Record,
     Records,
     RejectedRecord,
-    Score,
 )
 from editkit.needs import Needs, StatisticNeeds
 from editkit.requests import EditRequest
+from editkit.scores import Failure, Score
 
 if TYPE_CHECKING:
     from editkit.delta_files import load_delta, save_delta

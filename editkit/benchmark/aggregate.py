@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.run import Row
-from editkit.interfaces import Score
+from editkit.scores import Score
 
 SUMMARY = Score("summary/score", "S")
 _RESAMPLES = 1000

@@ -12,7 +12,7 @@ from editkit.benchmark.aggregate import (
     summary_difference,
 )
 from editkit.benchmark.run import Row
-from editkit.interfaces import Score
+from editkit.scores import Score
 
 
 def paired_differences(
@@ -34,23 +34,29 @@ def paired_differences(
     """
     ours, theirs = _done(first), _done(second)
     cases = sorted(ours.keys() & theirs.keys())
-    found: dict[str, Estimate] = {}
-    for score in scores:
-        pairs = [
-            ours[case].scores[score.key] - theirs[case].scores[score.key]
-            for case in cases
-            if score.key in ours[case].scores and score.key in theirs[case].scores
-        ]
-        if pairs:
-            found[score.key] = estimate(pairs)
+    pairs = {
+        score.key: [_pair(ours[case], theirs[case], score.key) for case in cases]
+        for score in scores
+    }
+    found = {
+        key: estimate([a - b for a, b in filter(None, both)])
+        for key, both in pairs.items()
+        if any(both)
+    }
     wanted = [score.key for score in scores if score.summary]
     if wanted and all(key in found for key in wanted):
-        columns = [
-            [[rows[case].scores.get(key) for case in cases] for key in wanted]
-            for rows in (ours, theirs)
+        sides = [
+            [[pair and pair[side] for pair in pairs[key]] for key in wanted] for side in (0, 1)
         ]
-        found[SUMMARY.key] = summary_difference(*columns)
+        found[SUMMARY.key] = summary_difference(*sides)
     return found
+
+
+def _pair(ours: Row, theirs: Row, key: str) -> tuple[float, float] | None:
+    """What both say about a score of one record, if both have it."""
+    if key in ours.scores and key in theirs.scores:
+        return ours.scores[key], theirs.scores[key]
+    return None
 
 
 def is_clear(difference: Estimate) -> bool:

@@ -19,8 +19,9 @@ from editkit.benchmark.spec import Benchmark, EditorChoice, ModelChoice, PluginC
 from editkit.benchmark.store import Store
 from editkit.configuration import Layer, Resolved, resolve_config
 from editkit.errors import ConfigError, PluginError
-from editkit.interfaces import Config, MetricSpec, Record, Records, RejectedRecord, Score
+from editkit.interfaces import Config, MetricSpec, Record, Records, RejectedRecord
 from editkit.plugins import Offer, Registry
+from editkit.scores import Score
 
 _RESERVED = "summary/score"
 

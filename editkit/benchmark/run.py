@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from editkit.interfaces import Failure, Score
 from editkit.requests import EditRequest
+from editkit.scores import Failure, Score
 
 __all__ = ["STORE_FILE", "Cell", "Row", "Run", "runs_in"]
 

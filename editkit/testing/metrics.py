@@ -13,9 +13,10 @@ from typing_extensions import override
 from editkit.deltas import LowRank, WeightDelta
 from editkit.edited import EditedModels
 from editkit.errors import EditkitError
-from editkit.interfaces import Metric, MetricRow, Probe, Record, Score
+from editkit.interfaces import Metric, MetricRow, Probe, Record
 from editkit.models.language_model import LanguageModel
 from editkit.requests import EditRequest
+from editkit.scores import Score
 from editkit.testing.contract import ContractError, require
 from editkit.testing.guests import UNICODE, ModelContract
 from editkit.testing.samples import RECORDS, random_edits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from editkit.benchmark.aggregate import Estimate
-from editkit.interfaces import Score
+from editkit.scores import Score
 
 
 @dataclasses.dataclass(frozen=True)

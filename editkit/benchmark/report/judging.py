@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from editkit.benchmark.aggregate import Estimate
-from editkit.interfaces import Failure, Score
+from editkit.scores import Failure, Score
 
 BASELINE = "none"
 """The editor that does nothing: it neither competes nor fails."""

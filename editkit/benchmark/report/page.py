@@ -12,7 +12,7 @@ from editkit.benchmark.report.grid import Entry, Grid
 from editkit.benchmark.report.judging import BASELINE
 from editkit.benchmark.report.page_records import hardest, texts
 from editkit.benchmark.report.sections import MOST_CELLS, Section
-from editkit.interfaces import Score
+from editkit.scores import Score
 
 
 def report(sections: Sequence[Section], *, against: str | None) -> str:

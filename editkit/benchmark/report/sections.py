@@ -12,8 +12,8 @@ from editkit.benchmark.report.grid import Entry, Grid, Line, number
 from editkit.benchmark.report.judging import BASELINE, best_of, is_failure, rules
 from editkit.benchmark.report.labels import heading, labels_of, run_key, seconds
 from editkit.benchmark.run import Cell, Row, Run
-from editkit.interfaces import Score
 from editkit.requests import EditRequest
+from editkit.scores import Score
 
 MOST_CELLS = 16
 """Tables with a column for each cell are left out where there are more."""

@@ -71,12 +71,14 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
         told = (
             f"{point.label}: {x_label} {_told(point.x, scale)}, {y_label} {_told(point.y, scale)}"
         )
-        leader = "" if abs(places[i] - cy) < 4 else _line(cx + 5, cy, cx + 11, places[i], "thin")
+        beside = right_end + 6
+        leader = _line(right_end, cy, beside - 1, places[i], "thin")
         parts.append(
             f'<g class="{kind}"><title>{escape(told)}</title>'
             f"{_line(left_end, cy, right_end, cy)}{_line(cx, low_end, cx, high_end)}"
             f"{_marker(i, cx, cy)}{leader}"
-            f'<text x="{cx + 13}" y="{places[i] + 4:g}">{escape(point.label)}</text></g>'
+            f'<text x="{beside:g}" y="{places[i] + 4:g}" class="halo">{escape(point.label)}</text>'
+            "</g>"
         )
     return _svg(width, height, f"{y_label} against {x_label} of each editor", parts)
 
