@@ -33,6 +33,7 @@ class Recipe:
         seed: Of everything that is drawn.
         paraphrases: Paraphrase prompts of a record.
         neighbors: Most neighbourhood prompts, and most attribute prompts.
+        fewest_neighbors: Records with fewer neighbourhood prompts are left out.
         fewest_holders: Facts with fewer other subjects of the same object are left out.
         generations: Generation prompts of a record; they repeat.
         prefixes: Texts of which one stands before each paraphrase; none: nothing does.
@@ -43,6 +44,7 @@ class Recipe:
     seed: int = 0
     paraphrases: int = 2
     neighbors: int = 10
+    fewest_neighbors: int = 1
     fewest_holders: int = 1
     generations: int = 10
     prefixes: tuple[str, ...] = ()
@@ -77,7 +79,12 @@ class Compiler:
             keep: Says of some records which of them are wanted; by default all are.
         """
         records: list[RawRecord] = []
-        for some in self._drafts():
+        for drafts in self._drafts():
+            some = [
+                draft
+                for draft in drafts
+                if len(draft["neighborhood_prompts"]) >= self.recipe.fewest_neighbors
+            ]
             wanted = keep(some) if keep is not None else [True] * len(some)
             records += [record for record, is_wanted in zip(some, wanted, strict=True) if is_wanted]
             if self.recipe.records is not None and len(records) >= self.recipe.records:
