@@ -110,7 +110,7 @@ class RecordWriter(Compiler):
         return prompt, [rng.choice(fact.rephrasings), rephrased]
 
     @override
-    def prefix(self, rng: random.Random) -> str:
+    def prefix(self, rng: random.Random, avoided: tuple[str, ...]) -> str:
         return f"{plain_sentence(rng)} " if rng.random() < _DISTRACTOR else ""
 
 

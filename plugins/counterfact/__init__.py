@@ -5,7 +5,7 @@ The scores are documented in ``docs/metrics.md``, the file format in ``docs/data
 
 from __future__ import annotations
 
-from editkit import DatasetSpec, Failure, MetricSpec, Score, hookimpl
+from editkit import CommandSpec, DatasetSpec, Failure, MetricSpec, Score, hookimpl
 
 _METRICS = "editkit_plugins.counterfact.metrics"
 _CONFIG = "editkit_plugins.counterfact.config:ChoiceConfig"
@@ -24,6 +24,18 @@ def editkit_datasets() -> list[DatasetSpec]:
             factory="editkit_plugins.counterfact.dataset:CounterFactDataset",
             config="editkit_plugins.counterfact.config:CounterFactConfig",
             summary="counterfactual edits with paraphrases and neighbours, from a file or the hub",
+        )
+    ]
+
+
+@hookimpl
+def editkit_commands() -> list[CommandSpec]:
+    """Offer ``editkit compile-dataset``."""
+    return [
+        CommandSpec(
+            name="compile-dataset",
+            module="editkit_plugins.counterfact.compiling.command",
+            summary="compile records in CounterFact's layout from facts",
         )
     ]
 

@@ -22,6 +22,7 @@ RawRecord = dict[str, Any]
 """A record in CounterFact's layout, as it is written to JSON."""
 
 _AT_ONCE = 64
+_TRIES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Recipe:
         seed: Of everything that is drawn.
         paraphrases: Paraphrase prompts of a record.
         neighbors: Most neighbourhood prompts, and most attribute prompts.
+        fewest_neighbors: Records with fewer neighbourhood prompts are left out.
         fewest_holders: Facts with fewer other subjects of the same object are left out.
         generations: Generation prompts of a record; they repeat.
         prefixes: Texts of which one stands before each paraphrase; none: nothing does.
@@ -43,6 +45,7 @@ class Recipe:
     seed: int = 0
     paraphrases: int = 2
     neighbors: int = 10
+    fewest_neighbors: int = 1
     fewest_holders: int = 1
     generations: int = 10
     prefixes: tuple[str, ...] = ()
@@ -77,7 +80,12 @@ class Compiler:
             keep: Says of some records which of them are wanted; by default all are.
         """
         records: list[RawRecord] = []
-        for some in self._drafts():
+        for drafts in self._drafts():
+            some = [
+                draft
+                for draft in drafts
+                if len(draft["neighborhood_prompts"]) >= self.recipe.fewest_neighbors
+            ]
             wanted = keep(some) if keep is not None else [True] * len(some)
             records += [record for record, is_wanted in zip(some, wanted, strict=True) if is_wanted]
             if self.recipe.records is not None and len(records) >= self.recipe.records:
@@ -127,7 +135,7 @@ class Compiler:
         subject, relation = fact.subject, fact.relation
         new = self.new_object(rng, fact)
         prompt, rephrasings = self.draw_wordings(rng, fact)
-        paraphrases = [self.prefix(rng) + fill(wording, subject) for wording in rephrasings]
+        paraphrases = self._paraphrases(rng, rephrasings, subject, (subject, fact.object, new))
         openings = self.table.relations[relation].generation
         drawn = [rng.choice(openings) for _ in range(self.recipe.generations if openings else 0)]
         return {
@@ -140,7 +148,7 @@ class Compiler:
                 "target_true": {"str": fact.object, "id": self._object_ids[fact.object]},
                 "subject": subject,
             },
-            "paraphrase_prompts": list(dict.fromkeys(paraphrases)),
+            "paraphrase_prompts": paraphrases,
             "neighborhood_prompts": self._prompts_about(rng, fact, fact.object, rival=new),
             "attribute_prompts": self._prompts_about(rng, fact, new, rival=fact.object),
             "generation_prompts": [fill(opening, subject) for opening in drawn],
@@ -167,11 +175,29 @@ class Compiler:
             drawn.append(rng.choice(others))
         return prompt, drawn
 
-    def prefix(self, rng: random.Random) -> str:
-        """What stands before a paraphrase, with a space at its end."""
-        if not self.recipe.prefixes:
-            return ""
-        return f"{rng.choice(self.recipe.prefixes).strip()} "
+    def prefix(self, rng: random.Random, avoided: tuple[str, ...]) -> str:
+        """What stands before a paraphrase, with a space at its end.
+
+        It names none of the texts to be avoided; where many in a row do, nothing stands there.
+        """
+        for _ in range(_TRIES if self.recipe.prefixes else 0):
+            text = rng.choice(self.recipe.prefixes).strip()
+            if not any(name.casefold() in text.casefold() for name in avoided):
+                return f"{text} "
+        return ""
+
+    def _paraphrases(
+        self, rng: random.Random, wordings: Sequence[str], subject: str, avoided: tuple[str, ...]
+    ) -> list[str]:
+        """One prompt for each wording, as far as prefixes tell equal ones apart."""
+        prompts: list[str] = []
+        for wording in wordings:
+            for _ in range(_TRIES):
+                prompt = self.prefix(rng, avoided) + fill(wording, subject)
+                if prompt not in prompts:
+                    prompts.append(prompt)
+                    break
+        return prompts
 
     def pick(self, rng: random.Random, names: list[str], count: int) -> list[str]:
         """Some of more than ``count`` subjects."""
