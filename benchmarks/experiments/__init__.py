@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editkit import PublishedTableSpec, hookimpl
+from editkit import CommandSpec, PublishedTableSpec, hookimpl
 
 
 @hookimpl
@@ -15,4 +15,16 @@ def editkit_published_tables() -> list[PublishedTableSpec]:
             summary=f"results of Meng et al. (2022) on {title}",
         )
         for dataset, title in (("counterfact", "CounterFact"), ("zsre", "zsRE"))
+    ]
+
+
+@hookimpl
+def editkit_commands() -> list[CommandSpec]:
+    """Add ``editkit run-experiment``."""
+    return [
+        CommandSpec(
+            name="run-experiment",
+            module="editkit_benchmarks.experiments.cli",
+            summary="run a sweep of the papers, and draw its figures",
+        )
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from editkit import TrackingError
+from editkit import EditRequest, TrackingError
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
 from editkit_plugins.mlflow_tracking.page import Page, finite, parameters, table
@@ -85,7 +85,7 @@ def experiment_name(benchmark: str) -> str:
 
 def page_of(run: Run, cell: Cell) -> Page:
     """What MLflow is told about a cell."""
-    rows, summary = run.rows(cell), run.summary(cell)
+    rows, summary, requests = run.rows(cell), run.summary(cell), run.requests()
     finished = max(row.completed_at for row in rows)
     # Rows of one batch are stored together and a run may pause for days between two: only the
     # seconds that were spent tell how long a cell takes.
@@ -121,7 +121,9 @@ def page_of(run: Run, cell: Cell) -> Page:
         files={
             "config.yaml": yaml.safe_dump(_plain(run.describe(cell)), sort_keys=False),
             "summary.json": json.dumps(_plain(summary), indent=2),
-            "records.json": table([_line(run, row) for row in rows[:_TABLE_ROWS]]),
+            "records.json": table(
+                [_line(run, row, requests.get(row.case_id)) for row in rows[:_TABLE_ROWS]]
+            ),
         },
         records=records,
     )
@@ -167,10 +169,18 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     return finite(metrics)
 
 
-def _line(run: Run, row: Row) -> dict[str, Any]:
-    """What a reader looks for in a row: which case, its scores in the table's order, its fate."""
+def _line(run: Run, row: Row, request: EditRequest | None) -> dict[str, Any]:
+    """What a reader looks for in a row: the edit, scores in the table's order, texts, its fate."""
     declared = {score.key: row.scores[score.key] for score in run.scores if score.key in row.scores}
-    line = {"case_id": row.case_id, **declared, **row.scores, "edit_s": row.times.get("edit_s")}
+    edit: dict[str, Any] = {"case_id": row.case_id}
+    if request is not None:
+        edit |= {
+            "edit": f"{request.sentence} → {request.target_new}",
+            "was": request.target_true,
+            "relation": request.relation_id,
+        }
+    texts = {kind: "\n\n".join(written) for kind, written in row.texts.items()}
+    line = {**edit, **declared, **row.scores, "edit_s": row.times.get("edit_s"), **texts}
     return line if row.error is None else {**line, "error": row.error}
 
 

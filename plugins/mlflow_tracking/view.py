@@ -48,11 +48,41 @@ def shared_view(scores: Sequence[Score]) -> str:
         "columnOrder": names,
         "columnWidths": dict.fromkeys(names, _COLUMN_WIDTH),
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": [_bars(key) for key in columns],
+        "compareRunCharts": [*_overview(scores), *(_bars(key) for key in columns)],
         "compareRunSections": [_section(_SECTION, "Scores")],
         "isAccordionReordered": True,
     }
     return json.dumps(state, separators=(",", ":"))
+
+
+def _overview(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """All runs at once: the last two summary scores against each other, and all of them in parallel.
+
+    In the order of the papers' tables these two are generalization and specificity.
+    """
+    keys = [score.key for score in scores if score.summary]
+    if len(keys) < 2:
+        return []
+    x, y = ({"key": key, "type": "METRIC"} for key in keys[-2:])
+    return [
+        {**_chart("scatter", "SCATTER"), "xaxis": x, "yaxis": y},
+        {
+            **_chart("parallel", "PARALLEL"),
+            "selectedParams": ["editor"],
+            "selectedMetrics": [*keys, SUMMARY],
+        },
+    ]
+
+
+def _chart(name: str, kind: str) -> dict[str, Any]:
+    return {
+        "uuid": f"editkit-{name}",
+        "type": kind,
+        "metricSectionId": _SECTION,
+        "runsCountToCompare": 100,
+        "deleted": False,
+        "isGenerated": True,
+    }
 
 
 def _bars(key: str) -> dict[str, Any]:

@@ -13,7 +13,13 @@ SHORTEST_TAG_LIMIT = 5000  # of the MLflow versions that we allow
 def test_the_view_shows_the_tables_columns_in_their_order() -> None:
     view = json.loads(shared_view((*SCORES, Score("fluency/entropy"))))
     keys = ["summary/score", *(score.key for score in SCORES), "time/edit_s_mean"]
-    assert [chart["metricKey"] for chart in view["compareRunCharts"]] == keys
+    scatter, parallel, *bars = view["compareRunCharts"]
+    assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == (
+        "efficacy/score",
+        "neighborhood/score",
+    )
+    assert parallel["selectedMetrics"] == ["efficacy/score", "neighborhood/score", "summary/score"]
+    assert [chart["metricKey"] for chart in bars] == keys
     assert view["selectedColumns"] == [f"metrics.`{key}`" for key in keys]
     assert view["orderByKey"] == "metrics.`summary/score`"
     sections = {section["uuid"] for section in view["compareRunSections"]}

@@ -1,0 +1,172 @@
+"""The experiment file: a benchmark, a sweep over settings of editors, and figures."""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from editkit import ConfigError, UsageError
+from editkit.benchmark.spec import Benchmark, ModelChoice, checked
+from editkit.complaints import parse_yaml, problems_of
+from editkit.errors import did_you_mean
+
+EVERY_LAYER = "every"
+"""In place of a list of layers: all that the model has."""
+
+Values = Mapping[str, Any] | list[Any] | Literal["every"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Sweep(_Section):
+    """One editor with all combinations of some values."""
+
+    editor: str
+    preset: str | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Values that all have in common."""
+    grid: dict[str, Values]
+    """By field: values, or values by a name for figures, or ``every`` layer."""
+
+
+class FigureSpec(_Section):
+    """One figure with a panel for each score."""
+
+    name: str
+    kind: Literal["lines", "bars", "violins"]
+    scores: tuple[str, ...] = Field(min_length=1)
+    x: str | None = None
+    """Of lines: the field along the horizontal axis."""
+    series: str | None = None
+    """Of lines: the field that tells lines apart."""
+    title: str = ""
+
+
+class Elsewhere(_Section):
+    """What is otherwise on any other model than the file's."""
+
+    benchmark: dict[str, Any] = Field(default_factory=dict)
+    sweep: tuple[Sweep, ...] | None = None
+
+
+class Experiment(_Section):
+    """The content of an experiment file."""
+
+    name: str
+    summary: str
+    benchmark: dict[str, Any]
+    """As a benchmark file; its editors may be left out where there is a sweep."""
+    sweep: tuple[Sweep, ...] = ()
+    figures: tuple[FigureSpec, ...] = ()
+    elsewhere: Elsewhere = Elsewhere()
+
+    def on(self, model: str | None) -> Experiment:
+        """The experiment on a model; None for the file's own."""
+        own = self.benchmark["model"]
+        if model is None or model == (own["name"] if isinstance(own, Mapping) else own):
+            return self
+        benchmark = {**self.benchmark, **self.elsewhere.benchmark, "model": model}
+        sweep = self.sweep if self.elsewhere.sweep is None else self.elsewhere.sweep
+        return self.model_copy(update={"benchmark": benchmark, "sweep": sweep})
+
+    def to_benchmark(self, n_layers_of: Callable[[ModelChoice], int | None]) -> Benchmark:
+        """The benchmark with a line for each setting of the sweep.
+
+        Raises:
+            ConfigError: It is wrong, or the model's number of layers is needed and not known.
+        """
+        place = f"experiment {self.name}"
+        editors = list(self.benchmark.get("editors", []))
+        content = {"name": self.name, **self.benchmark}
+        model = checked({**content, "editors": editors or ["none"]}, place=place).model
+        for sweep in self.sweep:
+            editors += [
+                {"name": sweep.editor, "preset": sweep.preset, "config": {**sweep.config, **values}}
+                for values in _settings(sweep, lambda: n_layers_of(model))
+            ]
+        return checked({**content, "editors": editors}, place=place)
+
+    def names(self) -> dict[str, dict[str, Any]]:
+        """Values by their names for figures, by field."""
+        return {
+            field: dict(values)
+            for sweep in self.sweep
+            for field, values in sweep.grid.items()
+            if isinstance(values, Mapping)
+        }
+
+
+def _settings(sweep: Sweep, n_layers: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
+    columns: list[list[Any]] = []
+    for field, values in sweep.grid.items():
+        if values == EVERY_LAYER:
+            count = n_layers()
+            if count is None:
+                raise ConfigError(
+                    f"the sweep over every {field} needs the model's number of layers, and no "
+                    "config.json is at hand that tells it.",
+                    hint="Download the model first, or list the layers in a file of your own.",
+                )
+            columns.append(list(range(count)))
+        else:
+            columns.append(list(values.values() if isinstance(values, Mapping) else values))
+    for combination in itertools.product(*columns):
+        yield dict(zip(sweep.grid, combination, strict=True))
+
+
+def known_experiments() -> dict[str, Experiment]:
+    """The experiments that ship with the package, by name."""
+    folder = importlib.resources.files("editkit_benchmarks.experiments")
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda f: f.name
+    )
+    found = [parse_experiment(f.read_text(encoding="utf-8"), place=f.name) for f in files]
+    return {experiment.name: experiment for experiment in found}
+
+
+def load_experiment(name: str) -> Experiment:
+    """An experiment by its name, or from a YAML file.
+
+    Raises:
+        UsageError: There is none.
+        ConfigError: The file is wrong.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(
+                f"there is no experiment file {name!r}.", hint="Give a file, or a name."
+            )
+        return parse_experiment(path.read_text(encoding="utf-8"), place=name)
+    known = known_experiments()
+    if name not in known:
+        hint = did_you_mean(name, known) or f"There are {', '.join(known)}."
+        raise UsageError(f"there is no experiment {name!r}.", hint=hint)
+    return known[name]
+
+
+def parse_experiment(text: str, *, place: str) -> Experiment:
+    """The experiment that a YAML text describes.
+
+    Raises:
+        ConfigError: With the place of everything that is wrong.
+    """
+    content = parse_yaml(text, place=place)
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{place}: got {content!r:.60}, expected name, summary, benchmark, ...")
+    try:
+        experiment = Experiment.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{place}: {problems_of(error)}.", hint="See docs/experiments.md for the format."
+        ) from None
+    if "model" not in experiment.benchmark:
+        raise ConfigError(f"{place}: benchmark.model is missing.")
+    return experiment
