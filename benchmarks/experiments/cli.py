@@ -1,4 +1,4 @@
-"""Run an experiment: a benchmark over a sweep of settings, then its figures. Without NAME, list them.
+"""Run an experiment: a benchmark over a sweep of settings, then figures. Without NAME, list all.
 
 Every setting is a line of the table, kept as those of run-benchmark: interrupted at any time, the
 same command goes on. Figures are written to OUT/figures as PNG and SVG, and shown in MLflow.

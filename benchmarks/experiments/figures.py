@@ -144,7 +144,7 @@ def _bars(panel: Axes, spec: FigureSpec, section: Section, score: Any, names: Na
 
 
 def _violins(panel: Axes, spec: FigureSpec, section: Section, score: Any, names: Names) -> None:
-    """How the records of each cell are spread: a violin, and in it a box from quartile to quartile."""
+    """How the records of each cell are spread: a violin, and in it a box of the quartiles."""
     drawn = []
     for i, rows in enumerate(section.rows):
         values = [score.scale * r.scores[score.key] for r in rows if score.key in r.scores]

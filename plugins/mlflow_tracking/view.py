@@ -56,7 +56,7 @@ def shared_view(scores: Sequence[Score]) -> str:
 
 
 def _overview(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """All runs at once: the last two summary scores against each other, and all of them in parallel.
+    """All runs at once: the last two summary scores as a scatter plot, and all in parallel.
 
     In the order of the papers' tables these two are generalization and specificity.
     """

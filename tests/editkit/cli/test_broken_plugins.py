@@ -38,11 +38,11 @@ WAYS = {
     ),
     "newer": (
         HOOK + "editkit_hooks = '1.99'\n",
-        "was written for version 1.99 of the hooks, and this editkit has 1.0; update this editkit",
+        "was written for version 1.99 of the hooks, and this editkit has 1.1; update this editkit",
     ),
     "older": (
         HOOK + "editkit_hooks = '0.3'\n",
-        "was written for version 0.3 of the hooks, and this editkit has 1.0; update the plugin",
+        "was written for version 0.3 of the hooks, and this editkit has 1.1; update the plugin",
     ),
     "unversioned": (
         HOOK + "editkit_hooks = 1\n",

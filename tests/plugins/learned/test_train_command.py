@@ -35,10 +35,18 @@ def train(*arguments: str, shown: bool = False) -> int:
 def test_a_trained_editor_is_found_by_name_and_used(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    run = ["run-benchmark", "--editor", "mend", "--limit", "3", "--no-mlflow", "--quiet"]
+    run = ["run-benchmark", "--editor", "mend-zsre", "--limit", "3", "--no-mlflow", "--quiet"]
     assert main(run) == 2
-    assert "mend has not been trained for atlas" in capsys.readouterr().err
-    arguments = ["--dataset", "atlas", "--set", "dataset.split=train", "--name", "mend", *QUICK]
+    assert "mend-zsre has not been trained for atlas" in capsys.readouterr().err
+    arguments = [
+        "--dataset",
+        "atlas",
+        "--set",
+        "dataset.split=train",
+        "--name",
+        "mend-zsre",
+        *QUICK,
+    ]
     assert train(*arguments, "--out", "trained", "--json") == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -48,8 +56,8 @@ def test_a_trained_editor_is_found_by_name_and_used(
     assert "step 4/6" in err
     assert main(run) == 0
     out = capsys.readouterr().out
-    assert "\nmend " in out
-    assert main([*run, "--set", "editors.mend.trained=trained"]) == 0
+    assert "\nmend-zsre " in out
+    assert main([*run, "--set", "editors.mend-zsre.trained=trained"]) == 0
     facts, _ = read_facts(tmp_path / "trained")
     assert facts["data_digest"] == told["data_digest"]
     assert facts["model"] == "atlas"
@@ -148,12 +156,12 @@ def test_results_of_other_weights_are_other_results(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def fingerprint() -> str:
-        run = ["run-benchmark", "--editor", "mend", "--limit", "2", "--dry-run", "--json"]
+        run = ["run-benchmark", "--editor", "mend-zsre", "--limit", "2", "--dry-run", "--json"]
         assert main(run) == 0
         return str(json.loads(capsys.readouterr().out)["cells"][0]["fingerprint"])
 
     untrained = fingerprint()
-    arguments = ["--dataset", "atlas", "--name", "mend", *QUICK, "--quiet"]
+    arguments = ["--dataset", "atlas", "--name", "mend-zsre", *QUICK, "--quiet"]
     found = []
     for seed in ("1", "2", "1"):
         assert train(*arguments, "--fresh", "--set", f"seed={seed}") == 0
