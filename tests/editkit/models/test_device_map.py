@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from editkit import EditRequest, LanguageModel, applied, make_editor
-from editkit.edited import CandidateQuery, EditedModels
+from editkit.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
 from editkit.generation import sampled_contexts
 from editkit.models.running import forward, replacing
 from tests.devices import FIRST, SECOND, pretended_devices
@@ -128,6 +128,21 @@ def test_sampling_plain_rome_and_second_moments_too(
         assert model.describe()["device"] == f"{FIRST}, {SECOND}"
     for name, change in delta.changes.items():
         assert difference(cpu(change.dense()), expected.changes[name].dense()) < 5e-3
+
+
+def test_texts_are_those_of_one_device() -> None:
+    written = [
+        GenerationQuery(edit, request.sentence, str(edit)) for edit, request in enumerate(REQUESTS)
+    ]
+    read = [TextQuery(edit, request.sentence) for edit, request in enumerate(REQUESTS)]
+    model = tiny("gpt2")
+    deltas = make_editor("rome", model, **EDITORS["rome"]).edit(model, REQUESTS)
+    models = EditedModels(model, deltas)
+    texts, nll = models.generate(written, tokens=20), models.text_nll(read)
+    with pretended_devices():
+        spread_models = EditedModels(spread("gpt2"), deltas)
+        assert spread_models.generate(written, tokens=20) == texts
+        assert spread_models.text_nll(read) == [pytest.approx(row, rel=1e-4) for row in nll]
 
 
 def test_what_replaces_a_blocks_output_finds_its_input_beside_it() -> None:
