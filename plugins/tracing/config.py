@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -56,9 +57,9 @@ class CausalTracingConfig(Config):
     noise_multiple: Positive = 3.0
     """Level of the noise, in standard deviations over all entries of the subjects' embeddings."""
 
-    subjects: str | None = None
-    """Subjects that set the unit: a JSON list of texts (a file, or ``package:file``). null: all
-    traced subjects for averages, and otherwise the fact's own."""
+    subjects: Path | None = None
+    """Subjects that set the unit: a file with a JSON list of texts. null: all traced subjects for
+    averages, and otherwise the fact's own."""
 
     degrees: Annotated[float, Field(gt=2)] = 3.0
     """Degrees of freedom of Student's t; its covariance is that of the embeddings."""
@@ -84,7 +85,7 @@ class CausalTracingConfig(Config):
 
     def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
         """The digest of the file of subjects."""
-        return {} if self.subjects is None else {"subjects": digest_of_file(self.subjects)}
+        return {} if self.subjects is None else {"subjects": digest_of_file(str(self.subjects))}
 
 
 class GradientConfig(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -125,3 +126,26 @@ def _embeddings(model: LanguageModel, ids: Sequence[int]) -> Tensor:
 
 def _tensor(model: LanguageModel, values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).float().to(model.device)
+
+
+def subjects_of(config: CausalTracingConfig) -> tuple[str, ...]:
+    """The subjects that the configuration names a file of; none where it names none.
+
+    Raises:
+        ConfigError: The file cannot be read, or is no list of texts.
+    """
+    if config.subjects is None:
+        return ()
+    try:
+        content = json.loads(config.subjects.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"subjects: {str(config.subjects)!r} cannot be read: {error}.",
+            hint='Write a JSON list: ["Big Ben", "Eiffel Tower"].',
+        ) from None
+    if not isinstance(content, list) or not content or not all(isinstance(s, str) for s in content):
+        raise ConfigError(
+            f"subjects: {str(config.subjects)!r} holds {content!r:.60}, expected a list of texts.",
+            hint='Write a JSON list: ["Big Ben", "Eiffel Tower"].',
+        )
+    return tuple(content)
