@@ -36,17 +36,18 @@ from editkit.interfaces import (
     Locator,
     LocatorSpec,
     Metric,
+    MetricRow,
     MetricSpec,
     ModelSpec,
-    Needs,
     Probe,
+    PublishedTableSpec,
     Record,
     Records,
     RejectedRecord,
-    Score,
-    StatisticNeeds,
 )
+from editkit.needs import Needs, StatisticNeeds
 from editkit.requests import EditRequest
+from editkit.scores import Failure, Score
 
 if TYPE_CHECKING:
     from editkit.delta_files import load_delta, save_delta
@@ -97,6 +98,7 @@ __all__ = [
     "Editor",
     "EditorSpec",
     "Fact",
+    "Failure",
     "LanguageModel",
     "LayerRule",
     "Localization",
@@ -104,12 +106,14 @@ __all__ = [
     "LocatorSpec",
     "LowRank",
     "Metric",
+    "MetricRow",
     "MetricSpec",
     "ModelError",
     "ModelSpec",
     "Needs",
     "PluginError",
     "Probe",
+    "PublishedTableSpec",
     "Record",
     "Records",
     "RejectedRecord",

@@ -15,9 +15,10 @@ from editkit.cache import cache_folder
 from editkit.corpora import Corpus
 from editkit.errors import ConfigError, EditkitError, ModelError
 from editkit.estimates import Estimate, available_memory, estimate, memory_of_this_process
-from editkit.interfaces import Config, Needs, StatisticNeeds
+from editkit.interfaces import Config
 from editkit.models.finding import digest_of_files, model_folder
 from editkit.models.shape import ModelShape, shape_of
+from editkit.needs import Needs, StatisticNeeds
 from editkit.plugins import Offer, Registry
 
 if TYPE_CHECKING:

@@ -9,63 +9,74 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from editkit.deltas import Change, Dense, LowRank, Rows, WeightDelta, applied, check_fits
-from editkit.layout import is_matrix_module
+from editkit.deltas import LowRank, WeightDelta, applied, check_fits
+from editkit.generation import continued, draws
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, forward_after, replacing, run_prefix
+from editkit.queries import CandidateQuery, CandidateScore, GenerationQuery, TextQuery
+from editkit.row_terms import adding, is_batchable, low_rank_term, single_term
 
-__all__ = ["CandidateQuery", "EditedModels"]
+__all__ = ["CandidateQuery", "CandidateScore", "EditedModels", "GenerationQuery", "TextQuery"]
+
+_LOGITS_AT_ONCE = 1024  # positions; of GPT-2's vocabulary, some 200 MB
 
 
-@dataclasses.dataclass(frozen=True)
-class CandidateQuery:
-    """Asks one edited model how likely some candidates are after a prompt.
-
-    Attributes:
-        edit: Number of the edited model.
-        prompt: Text up to the candidates.
-        candidates: Continuations, without leading space.
-    """
-
-    edit: int
-    prompt: str
-    candidates: tuple[str, ...]
+_Query = TypeVar("_Query", CandidateQuery, TextQuery, GenerationQuery)
+_Answer = TypeVar("_Answer")
 
 
 class EditedModels:
     """One model under many deltas.
 
+    Candidates that were scored and texts that were generated are remembered, so that metrics that
+    ask the same cause the work once.
+
     Args:
         model: The unedited model.
         deltas: One per edited model; a delta without changes is the model itself.
         token_budget: Most tokens of one forward pass, padding included.
+        seed: Of generated texts.
 
     Raises:
         DeltaError: A delta does not fit the model.
     """
 
     def __init__(
-        self, model: LanguageModel, deltas: Sequence[WeightDelta], *, token_budget: int = 16384
+        self,
+        model: LanguageModel,
+        deltas: Sequence[WeightDelta],
+        *,
+        token_budget: int = 16384,
+        seed: int = 0,
     ) -> None:
         for delta in deltas:
             check_fits(model, delta)
         self.model = model
         self.deltas = tuple(deltas)
         self.token_budget = token_budget
-        self._batchable = all(_batchable(model, delta) for delta in deltas)
+        self.seed = seed
+        self._batchable = all(is_batchable(model, delta) for delta in deltas)
+        self._scored: dict[CandidateQuery, list[CandidateScore]] = {}
+        self._generated: dict[tuple[GenerationQuery, int, int], str] = {}
 
     def __len__(self) -> int:
         return len(self.deltas)
 
+    @property
+    def batchable(self) -> bool:
+        """Whether the rows of one batch can each see their own delta."""
+        return self._batchable
+
     def unedited(self) -> EditedModels:
         """As many models, none of them edited."""
         plain = [dataclasses.replace(delta, changes={}) for delta in self.deltas]
-        return EditedModels(self.model, plain, token_budget=self.token_budget)
+        return EditedModels(self.model, plain, token_budget=self.token_budget, seed=self.seed)
 
     @contextlib.contextmanager
     def rows(self, edits: Sequence[int]) -> Iterator[None]:
@@ -79,7 +90,7 @@ class EditedModels:
                 for term in self._terms(f"{path}.{name}", edits, device)
             ]
             if terms:
-                hooks[path] = _adding(terms, len(edits))
+                hooks[path] = adding(terms, len(edits))
         with replacing(self.model, hooks):
             yield
 
@@ -97,17 +108,16 @@ class EditedModels:
         others = {e: c for e, c in changes.items() if c is not None and not isinstance(c, LowRank)}
         terms = []
         if low_rank:
-            terms.append(_low_rank_term(low_rank, edits, device))
+            terms.append(low_rank_term(low_rank, edits, device))
         for edit, change in others.items():
             rows = torch.tensor([b for b, e in enumerate(edits) if e == edit], device=device)
-            terms.append(_single_term(change, rows, device))
+            terms.append(single_term(change, rows, device))
         return terms
+
+    # ------------------------------------------------------------ candidates
 
     def candidate_nll(self, queries: Sequence[CandidateQuery]) -> list[list[float]]:
         """Mean negative log likelihood per token of each candidate, in nats.
-
-        A prompt is run once, however many candidates compete for it, and logits are formed only
-        where they are read. The model answers in evaluation mode, whatever mode it is in.
 
         Args:
             queries: In any order.
@@ -115,8 +125,28 @@ class EditedModels:
         Returns:
             One list per query, one number per candidate.
         """
-        if not self._batchable:
-            return self._one_by_one(queries)
+        return [[score.nll for score in row] for row in self.candidate_scores(queries)]
+
+    def candidate_scores(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
+        """How likely each candidate is, and how much of it the model would write by itself.
+
+        A prompt is run once, however many candidates compete for it, and logits are formed only
+        where they are read. The model answers in evaluation mode, whatever mode it is in. Of a
+        text that is longer than the model's context, the prompt's beginning is left out.
+
+        Args:
+            queries: In any order.
+
+        Returns:
+            One list per query, one score per candidate.
+        """
+        new = [query for query in dict.fromkeys(queries) if query not in self._scored]
+        ask = EditedModels._score_candidates
+        answers = ask(self, new) if self._batchable else self._one_by_one(ask, new)
+        self._scored.update(zip(new, answers, strict=True))
+        return [list(self._scored[query]) for query in queries]
+
+    def _score_candidates(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
         flat = [
             (number, place)
             for number, q in enumerate(queries)
@@ -125,13 +155,14 @@ class EditedModels:
         completions = self.model.complete(
             [queries[number].prompt for number, _ in flat],
             [queries[number].candidates[place] for number, place in flat],
+            crop=True,
         )
         # Candidates nearly always agree on where the prompt's tokens end; where they do not, the
         # query splits into several prompts.
         prompts: dict[tuple[int, tuple[int, ...]], list[tuple[int, Completion]]] = {}
         for (number, place), completion in zip(flat, completions, strict=True):
             prompts.setdefault((number, completion.prompt), []).append((place, completion))
-        answers = [[0.0] * len(query.candidates) for query in queries]
+        answers = [[CandidateScore(0.0, 0.0)] * len(query.candidates) for query in queries]
         # Prompts whose candidates are all of one token need no second pass: kept apart.
         short: list[tuple[int, tuple[int, ...]]] = []
         long: list[tuple[int, tuple[int, ...]]] = []
@@ -154,8 +185,8 @@ class EditedModels:
         prompts: Sequence[tuple[int, ...]],
         targets: Sequence[Sequence[tuple[int, ...]]],
         edits: Sequence[int],
-    ) -> list[list[float]]:
-        """Mean NLL of each prompt's targets; prompt ``i`` is run under edit ``edits[i]``."""
+    ) -> list[list[CandidateScore]]:
+        """Scores of each prompt's targets; prompt ``i`` is run under edit ``edits[i]``."""
         device = self.model.device
         ids = padded(prompts, device)  # (B, T)
         lengths = torch.tensor([len(p) for p in prompts], device=device)  # (B,)
@@ -171,6 +202,7 @@ class EditedModels:
         log_p = torch.log_softmax(self.model.head(last), dim=-1)  # (B, V)
         first_tokens = torch.tensor([target[0] for _, target in flat], device=device)
         total = -log_p[rows, first_tokens]  # (N,)
+        hits = (log_p.argmax(dim=-1)[rows] == first_tokens).float()  # (N,)
         longer = [n for n, (_, target) in enumerate(flat) if len(target) > 1]
         if prefix is not None and longer:
             # Continue only the targets that have more tokens, each after its prompt's own keys.
@@ -186,85 +218,130 @@ class EditedModels:
             nll = -log_p.gather(1, wanted[real][:, None])[:, 0]  # (tokens,)
             owner = pick[:, None].expand_as(real)[real]
             total = total.index_add(0, owner, nll)
+            hits = hits.index_add(0, owner, (log_p.argmax(dim=-1) == wanted[real]).float())
         sizes = torch.tensor([len(target) for _, target in flat], device=device)
-        means = iter((total / sizes).tolist())
-        return [[next(means) for _ in group] for group in targets]
+        means, shares = (total / sizes).tolist(), (hits / sizes).tolist()
+        scores = map(CandidateScore, means, shares)
+        return [[next(scores) for _ in group] for group in targets]
 
-    def _one_by_one(self, queries: Sequence[CandidateQuery]) -> list[list[float]]:
-        """The same, by really changing the weights: for changes that no row can carry alone."""
-        answers: list[list[float]] = [[] for _ in queries]
-        for edit, delta in enumerate(self.deltas):
-            mine = [number for number, query in enumerate(queries) if query.edit == edit]
-            with applied(self.model, delta):
-                plain = self.unedited()
-                for number, row in zip(
-                    mine, plain.candidate_nll([queries[n] for n in mine]), strict=True
-                ):
-                    answers[number] = row
+    # ------------------------------------------------------------ texts
+
+    def text_nll(
+        self, queries: Sequence[TextQuery], *, max_tokens: int | None = None
+    ) -> list[list[float]]:
+        """Negative log likelihood of the tokens of whole texts, in nats.
+
+        Args:
+            queries: In any order.
+            max_tokens: Only so many of a text's first tokens are read.
+
+        Returns:
+            One list per query: a number for every token but the first.
+
+        Raises:
+            ModelError: What is read of a text is longer than the model's context.
+        """
+        texts = [query.text for query in queries]
+        cut = [encoding.first(max_tokens) for encoding in self.model.encode(texts)]
+        for encoding in cut:
+            self.model.check_length(encoding)
+        tokens = {query: e.ids for query, e in zip(queries, cut, strict=True)}
+
+        def ask(models: EditedModels, some: Sequence[TextQuery]) -> list[list[float]]:
+            return models._score_texts([(query.edit, tokens[query]) for query in some])
+
+        return ask(self, queries) if self._batchable else self._one_by_one(ask, queries)
+
+    def _score_texts(self, texts: Sequence[tuple[int, tuple[int, ...]]]) -> list[list[float]]:
+        answers: list[list[float]] = [[] for _ in texts]
+        device = self.model.device
+        for batch in chunks_by_tokens([len(ids) for _, ids in texts], self.token_budget):
+            rows = [texts[number][1] for number in batch]
+            ids = padded(rows, device)  # (B, T)
+            lengths = torch.tensor([len(row) for row in rows], device=device)  # (B,)
+            with self.model.frozen(), torch.no_grad():
+                with self.rows([texts[number][0] for number in batch]):
+                    states = forward(self.model, ids)[:, :-1]  # (B, T - 1, H)
+                columns = torch.arange(states.shape[1], device=device)
+                real = columns[None] < lengths[:, None] - 1  # (B, T - 1)
+                nll = iter(self._token_nll(states[real], ids[:, 1:][real]))
+            for number, row in zip(batch, rows, strict=True):
+                answers[number] = [next(nll) for _ in row[1:]]
         return answers
 
+    def _token_nll(self, states: Tensor, tokens: Tensor) -> list[float]:
+        """NLL of the tokens (N,) that follow states (N, H); few logits are held at once."""
+        nll: list[float] = []
+        for start in range(0, len(tokens), _LOGITS_AT_ONCE):
+            part = slice(start, start + _LOGITS_AT_ONCE)
+            log_p = torch.log_softmax(self.model.head(states[part]), dim=-1)  # (n, V)
+            nll += (-log_p.gather(1, tokens[part, None])[:, 0]).tolist()
+        return nll
 
-def _batchable(model: LanguageModel, delta: WeightDelta) -> bool:
-    """Whether all its changes are to weights and biases of linear modules that nothing shares."""
-    head = model.hf.get_output_embeddings()
-    for name in delta.changes:
-        path, _, field = name.rpartition(".")
-        module = model.module(path)
-        if field not in ("weight", "bias") or not is_matrix_module(module) or module is head:
-            return False
-    return True
+    def generate(
+        self, queries: Sequence[GenerationQuery], *, tokens: int = 100, top_k: int = 5
+    ) -> list[str]:
+        """Texts that the edited models write, many at once, each row under its own edit.
 
+        Draws come from the seed, a query's name and its prompt alone. A text is the same beside
+        any others, up to float rounding: where two tokens are told apart by less than that, about
+        once in a hundred thousand draws, the other one may be drawn.
 
-def _adding(
-    terms: Sequence[Callable[[Tensor, Tensor], Tensor]], n_rows: int
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds all terms; some models call their MLP on rows and tokens in one dimension."""
+        Args:
+            queries: In any order.
+            tokens: Length of each text, its prompt included; at most the model's context. An
+                end-of-text token does not end it; special tokens are left out of the text.
+            top_k: Only the k most likely tokens are drawn.
 
-    def add(inputs: Tensor, output: Tensor) -> Tensor:
-        x = inputs.reshape(n_rows, -1, inputs.shape[-1])  # (B, T, in)
-        y = output.reshape(n_rows, -1, output.shape[-1])  # (B, T, out)
-        for term in terms:
-            y = term(x, y)
-        return y.reshape(output.shape)
+        Returns:
+            One text per query, beginning with its prompt.
 
-    return add
+        Raises:
+            ModelError: A prompt is longer than the model's context.
+        """
+        tokens = min(tokens, self.model.context_length)
 
+        def ask(models: EditedModels, some: Sequence[GenerationQuery]) -> list[str]:
+            return models._generate(some, tokens, top_k)
 
-def _low_rank_term(
-    changes: dict[int, LowRank], edits: Sequence[int], device: torch.device
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds ``x_b L_b R_b``, ranks padded with zeros; rows without a change get zeros."""
-    rank = max(change.left.shape[1] for change in changes.values())
-    sample = next(iter(changes.values()))
-    n, d, h = len(changes), sample.left.shape[0], sample.right.shape[1]
-    left = torch.zeros(n + 1, d, rank, device=device)  # the last one is zero
-    right = torch.zeros(n + 1, rank, h, device=device)
-    for place, change in enumerate(changes.values()):
-        left[place, :, : change.left.shape[1]] = change.left
-        right[place, : change.right.shape[0]] = change.right
-    places = {edit: place for place, edit in enumerate(changes)}
-    index = torch.tensor([places.get(edit, n) for edit in edits], device=device)  # (B,)
+        keys = {query: (query, tokens, top_k) for query in queries}
+        new = [query for query, key in keys.items() if key not in self._generated]
+        texts = ask(self, new) if self._batchable else self._one_by_one(ask, new)
+        self._generated.update(zip([keys[query] for query in new], texts, strict=True))
+        return [self._generated[keys[query]] for query in queries]
 
-    def add(x: Tensor, y: Tensor) -> Tensor:
-        thin = torch.bmm(x, left.to(x.dtype)[index])  # (B, T, r)
-        return y + torch.bmm(thin, right.to(x.dtype)[index])  # (B, T, out)
+    def _generate(self, queries: Sequence[GenerationQuery], tokens: int, top_k: int) -> list[str]:
+        encodings = self.model.encode([query.prompt for query in queries])
+        for encoding in encodings:
+            self.model.check_length(encoding)
+        # Prompts of similar length meet: a batch takes the steps that its shortest one needs.
+        order = sorted(range(len(queries)), key=lambda number: len(encodings[number]))
+        most = max(1, self.token_budget // tokens)
+        size = -(-len(order) // -(-len(order) // most)) if order else most  # batches of one size
+        texts = [""] * len(queries)
+        for batch in (order[i : i + size] for i in range(0, len(order), size)):
+            names = [(self.seed, queries[number].name, queries[number].prompt) for number in batch]
+            prompts = [encodings[number].ids for number in batch]
+            edits = [queries[number].edit for number in batch]
+            with self.model.frozen(), torch.no_grad(), self.rows(edits):
+                found = continued(self.model, prompts, draws(names, tokens), top_k=top_k)
+            written = self.model.tokenizer.batch_decode(found, skip_special_tokens=True)
+            for number, text in zip(batch, written, strict=True):
+                texts[number] = text
+        return texts
 
-    return add
-
-
-def _single_term(
-    change: Change, rows: Tensor, device: torch.device
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Adds one edit's dense or row change, or its bias, to the rows that belong to it."""
-
-    def add(x: Tensor, y: Tensor) -> Tensor:
-        if isinstance(change, Rows):
-            picked = x[rows][..., change.indices.to(device)]  # (rows, T, n)
-            update = picked @ change.values.to(device, x.dtype)
-        elif isinstance(change, Dense) and change.values.ndim == 1:
-            update = change.values.to(device, x.dtype).expand(len(rows), x.shape[1], -1)
-        else:
-            update = x[rows] @ change.dense().to(device, x.dtype)  # (rows, T, out)
-        return y.index_add(0, rows, update)
-
-    return add
+    def _one_by_one(
+        self,
+        ask: Callable[[EditedModels, Sequence[_Query]], list[_Answer]],
+        queries: Sequence[_Query],
+    ) -> list[_Answer]:
+        """The same, by really changing the weights: for changes that no row can carry alone."""
+        answers: dict[int, _Answer] = {}
+        for edit, delta in enumerate(self.deltas):
+            mine = [number for number, query in enumerate(queries) if query.edit == edit]
+            if not mine:
+                continue
+            with applied(self.model, delta):
+                found = ask(self.unedited(), [queries[number] for number in mine])
+            answers.update(zip(mine, found, strict=True))
+        return [answers[number] for number in range(len(queries))]

@@ -73,7 +73,7 @@ class DeltaError(EditkitError):
 
 
 class CacheError(EditkitError):
-    """A cached or imported file is damaged and cannot be made again by itself."""
+    """A cached or imported file is damaged and cannot be made again, or cannot be written."""
 
     exit_code = 2
     page = "cache"

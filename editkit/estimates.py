@@ -8,8 +8,8 @@ import resource
 from collections.abc import Sequence
 from pathlib import Path
 
-from editkit.interfaces import Needs, StatisticNeeds
 from editkit.models.shape import ModelShape
+from editkit.needs import Needs, StatisticNeeds
 
 __all__ = ["Estimate", "available_memory", "estimate", "memory_of_this_process"]
 

@@ -1,7 +1,8 @@
-"""Sampling text from a model with top-k, seeded, in batches; the contexts that editors use."""
+"""Text that a model writes: top-k, seeded, in batches; and the contexts that editors use."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -10,10 +11,83 @@ from transformers.cache_utils import DynamicCache
 
 from editkit.cache import cached_texts
 from editkit.errors import ModelError
+from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward
 
-__all__ = ["sample", "sampled_contexts"]
+__all__ = ["continued", "draws", "sample", "sampled_contexts"]
+
+
+def draws(names: Sequence[tuple[int | str, ...]], n: int) -> Tensor:
+    """Random numbers from 0 up to 1 for each name: the same name, the same numbers.
+
+    Args:
+        names: One per row.
+        n: Numbers of each row.
+
+    Returns:
+        (rows, n), on the CPU.
+    """
+    rows = []
+    for name in names:
+        seed = int.from_bytes(hashlib.sha256(repr(name).encode()).digest()[:8], "big", signed=True)
+        generator = torch.Generator().manual_seed(seed)
+        rows.append(torch.rand(n, generator=generator))
+    return torch.stack(rows)
+
+
+def continued(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: Tensor,
+    *,
+    top_k: int,
+) -> list[list[int]]:
+    """Continue prompts of different length, all in one batch, to texts of one length.
+
+    All rows start behind the shortest prompt; one that is still within its prompt takes the
+    prompt's token instead of a drawn one. So no row is ever padded in front of what it writes.
+
+    Args:
+        model: The model, inside its :meth:`~editkit.models.LanguageModel.frozen`.
+        prompts: Token ids; none may be empty.
+        uniform: Numbers from 0 up to 1, (B, N) for texts of N tokens: the one in column n decides
+            which token stands there.
+        top_k: Only the k most likely tokens are drawn.
+
+    Returns:
+        Token ids of each text; a prompt of N tokens or more is returned as it is.
+    """
+    texts = padded(prompts, model.device)  # (B, longest prompt)
+    n, start = uniform.shape[1], min(len(prompt) for prompt in prompts)
+    if start >= n:
+        return [list(prompt) for prompt in prompts]
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=texts.device)  # (B,)
+    room = n - texts.shape[1]
+    texts = torch.cat([texts, texts[:, -1:].expand(-1, room)], dim=1) if room > 0 else texts
+    uniform = uniform.to(texts.device)
+    cache = DynamicCache()
+    hidden = forward(model, texts[:, :start], cache=cache)
+    for column in range(start, n):
+        drawn = _drawn(model.head(hidden[:, -1]), uniform[:, column], top_k)  # (B,)
+        texts[:, column] = torch.where(column < lengths, texts[:, column], drawn)
+        if column + 1 < n:
+            here = torch.full_like(texts[:, :1], column)  # (B, 1)
+            hidden = forward(model, texts[:, column : column + 1], positions=here, cache=cache)
+    sizes = [max(n, len(prompt)) for prompt in prompts]
+    return [row[:size] for row, size in zip(texts.tolist(), sizes, strict=True)]
+
+
+def _drawn(logits: Tensor, uniform: Tensor, top_k: int) -> Tensor:
+    """One token of each row, (B, V) and (B,) to (B,).
+
+    Tokens stand in the order of their ids, not of their likelihood: equally likely ones then keep
+    their place, whatever rounding does to their likelihood.
+    """
+    ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1).indices.sort(dim=-1).values  # (B, k)
+    weights = torch.softmax(logits.gather(1, ids), dim=-1)  # (B, k)
+    place = (weights.cumsum(dim=-1) <= uniform[:, None]).sum(dim=-1)  # (B,)
+    return ids.gather(1, place.clamp(max=ids.shape[1] - 1)[:, None])[:, 0]
 
 
 def sample(

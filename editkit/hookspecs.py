@@ -21,12 +21,14 @@ from editkit.interfaces import (
     LocatorSpec,
     MetricSpec,
     ModelSpec,
+    PublishedTableSpec,
 )
 
 if TYPE_CHECKING:
     from editkit.benchmark.run import Cell, Row, Run
+    from editkit.reports import Report
 
-HOOKS_VERSION = (1, 0)
+HOOKS_VERSION = (1, 1)
 
 hookimpl = pluggy.HookimplMarker("editkit")
 
@@ -112,6 +114,12 @@ def editkit_benchmarks() -> Iterable[BenchmarkSpec]:
     return ()
 
 
+@hookspec(since=(1, 1))
+def editkit_published_tables() -> Iterable[PublishedTableSpec]:
+    """Published results that reports show beside our own, for the same model and protocols."""
+    return ()
+
+
 @hookspec(since=(1, 0))
 def editkit_commands() -> Iterable[CommandSpec]:
     """Commands ``editkit NAME`` that this plugin adds."""
@@ -136,3 +144,8 @@ def editkit_cell_finished(run: Run, cell: Cell) -> None:
 @hookspec(since=(1, 0))
 def editkit_run_finished(run: Run) -> Mapping[str, Any] | None:
     """The run ended with all its rows stored. A returned mapping joins the ``--json`` document."""
+
+
+@hookspec(since=(1, 1))
+def editkit_reported(report: Report) -> Mapping[str, Any] | None:
+    """Something outside of a run (a training, a trace) is there to be shown, or has gone on."""

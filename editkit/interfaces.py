@@ -15,7 +15,9 @@ from pydantic import BaseModel, ConfigDict
 
 from editkit.facts import Fact as Fact
 from editkit.facts import Localization as Localization
+from editkit.needs import Needs
 from editkit.requests import EditRequest
+from editkit.scores import Score
 
 if TYPE_CHECKING:
     from editkit.deltas import WeightDelta
@@ -48,6 +50,9 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+MetricRow = Mapping[str, float | list[float] | list[str]]
+"""What a metric says of one record, by key."""
 
 # ---------------------------------------------------------------- data that metrics and editors see
 
@@ -102,53 +107,13 @@ class Records:
         records: The records, in the dataset's own order.
         digest: Hexadecimal digest of the records' content.
         rejected: Records that were broken and are not among ``records``.
+        texts: Free texts of the dataset as a whole, by kind: ``reference``.
     """
 
     records: tuple[Record, ...]
     digest: str
     rejected: tuple[RejectedRecord, ...] = ()
-
-
-# ---------------------------------------------------------------- what an editor will need
-
-
-@dataclasses.dataclass(frozen=True)
-class StatisticNeeds:
-    """A second moment that an editor reads before it edits.
-
-    Attributes:
-        path: Dotted path of the module whose inputs it is of.
-        width: Length D of those inputs; the statistic is D x D.
-        corpus: Source of its texts; None where it is read from ``file``.
-        tokens: Most tokens of the corpus that are used; None for all.
-        file: A published file that is read instead.
-    """
-
-    path: str
-    width: int
-    corpus: str | None = None
-    tokens: int | None = None
-    file: str | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Needs:
-    """What an editor will need besides the model's weights, in bytes.
-
-    Attributes:
-        prepare: Most memory at once while it prepares, with statistics read and not computed.
-        edit: Most memory at once while it edits all requests together, with what preparing leaves
-            behind and the deltas that it gives.
-        deltas: Memory of what is left after an edit: the deltas, and what preparing leaves.
-        statistics: The statistics that it reads.
-        notes: What else there is to say, in plain sentences.
-    """
-
-    prepare: int = 0
-    edit: int = 0
-    deltas: int = 0
-    statistics: tuple[StatisticNeeds, ...] = ()
-    notes: tuple[str, ...] = ()
+    texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- what plugins implement
@@ -212,15 +177,21 @@ class Locator(Configurable[ConfigT], ABC):
 class Metric(Configurable[ConfigT], ABC):
     """Measures what edits did, record by record."""
 
+    def prepare(self, texts: Mapping[str, Sequence[str]]) -> None:
+        """Get what the metric needs of the dataset as a whole, before any record is scored.
+
+        Args:
+            texts: ``Records.texts`` of all the dataset, whichever of its records are scored. The
+                kind that the spec names as ``corpus`` is among them.
+        """
+
     @abstractmethod
-    def score(
-        self, models: EditedModels, records: Sequence[Record]
-    ) -> list[Mapping[str, float | list[float]]]:
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Row ``i`` measures edited model ``i`` on record ``i``.
 
-        A float is a score of the record and is aggregated over records; a list is kept as detail
-        (one number per prompt). A score that a record cannot have (it lacks such prompts) is left
-        out of its row.
+        A float is a score of the record and is aggregated over records; a list of numbers is kept
+        as detail (one number per prompt), a list of texts as what the edited model wrote. A score
+        that a record cannot have (it lacks such prompts) is left out of its row.
         """
 
 
@@ -291,31 +262,15 @@ class LocatorSpec(_Spec):
 
 
 @dataclasses.dataclass(frozen=True)
-class Score:
-    """A column that a metric produces.
-
-    Attributes:
-        key: Name in stores and MLflow: ``efficacy/score``.
-        label: Column head in tables: ``ES``; empty for scores that tables leave out.
-        summary: Whether it enters the summary score, the harmonic mean of such columns.
-        higher_is_better: Direction; None where neither is better.
-        signed: Whether it may be negative (shown with its sign).
-    """
-
-    key: str
-    label: str = ""
-    summary: bool = False
-    higher_is_better: bool | None = True
-    signed: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
 class MetricSpec(_Spec):
     """A metric on offer."""
 
     scores: tuple[Score, ...] = ()
     protocol: str = ""
     """Name of the exact procedure; results of unlike protocols are never put together."""
+    corpus: str = ""
+    """Kind of the dataset's own texts (``Records.texts``) that scores depend on, if they do: the
+    texts' digest becomes a part of the protocol's name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -345,6 +300,15 @@ class BenchmarkSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class PublishedTableSpec:
+    """Published results in a file ``"package:file.yaml"``, which reports show beside our own."""
+
+    name: str
+    file: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
 class CommandSpec:
     """A command ``editkit NAME``.
 
@@ -357,5 +321,16 @@ class CommandSpec:
     summary: str
 
 
-Kind = Literal["editor", "locator", "metric", "dataset", "model", "benchmark", "command"]
-Spec = EditorSpec | LocatorSpec | MetricSpec | DatasetSpec | ModelSpec | BenchmarkSpec | CommandSpec
+Kind = Literal[
+    "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command"
+]
+Spec = (
+    EditorSpec
+    | LocatorSpec
+    | MetricSpec
+    | DatasetSpec
+    | ModelSpec
+    | BenchmarkSpec
+    | PublishedTableSpec
+    | CommandSpec
+)

@@ -25,6 +25,7 @@ from editkit.interfaces import (
     LocatorSpec,
     MetricSpec,
     ModelSpec,
+    PublishedTableSpec,
     Spec,
 )
 
@@ -38,6 +39,7 @@ SPEC_TYPES: Mapping[Kind, type] = {
     "dataset": DatasetSpec,
     "model": ModelSpec,
     "benchmark": BenchmarkSpec,
+    "published_table": PublishedTableSpec,
     "command": CommandSpec,
 }
 DEPRECATED_FIELDS: dict[tuple[type, str], Deprecation] = {}

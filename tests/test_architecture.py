@@ -138,7 +138,8 @@ def test_shipped_code_validates_without_assert() -> None:
 
 def test_shipped_code_reads_and_writes_no_pickles() -> None:
     found = []
-    for path in SHIPPED:
+    converter = ROOT / "plugins" / "learned" / "published.py"  # on request, tensors only
+    for path in set(SHIPPED) - {converter}:
         for node in ast.walk(tree(path)):
             if isinstance(node, ast.Import):
                 names = {alias.name.partition(".")[0] for alias in node.names}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from editkit import Config
-from editkit_benchmarks.atlas import records_path
+from editkit_benchmarks.atlas import essence_path, records_path, reference_texts_path
 from editkit_plugins.counterfact.config import CounterFactConfig
 from editkit_plugins.counterfact.dataset import CounterFactDataset
 
@@ -22,4 +22,10 @@ class AtlasDataset(CounterFactDataset):
     """Records about the embedded world."""
 
     def __init__(self, config: AtlasConfig) -> None:
-        super().__init__(CounterFactConfig(path=records_path(config.split)))
+        super().__init__(
+            CounterFactConfig(
+                path=records_path(config.split),
+                reference_texts=reference_texts_path(),
+                essence_texts=essence_path(),
+            )
+        )

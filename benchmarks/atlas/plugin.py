@@ -19,26 +19,42 @@ def editkit_models() -> list[ModelSpec]:
 
 @hookimpl
 def editkit_datasets() -> list[DatasetSpec]:
-    """Offer the dataset ``atlas``."""
+    """Offer the datasets ``atlas`` and ``atlas-zsre``."""
     return [
         DatasetSpec(
             name="atlas",
             factory="editkit_benchmarks.atlas.dataset:AtlasDataset",
             config="editkit_benchmarks.atlas.dataset:AtlasConfig",
             summary="counterfactual edits of the embedded world, in CounterFact's layout",
-        )
+        ),
+        DatasetSpec(
+            name="atlas-zsre",
+            factory="editkit_benchmarks.atlas.zsre:AtlasZsreDataset",
+            config="editkit_benchmarks.atlas.dataset:AtlasConfig",
+            summary="the same edits, beside facts that have nothing to do with them, as in zsRE",
+        ),
     ]
 
 
 @hookimpl
 def editkit_benchmarks() -> list[BenchmarkSpec]:
-    """Offer the benchmark ``atlas``."""
+    """Offer the benchmarks ``atlas``, ``atlas-generation`` and ``zsre-atlas``."""
     return [
         BenchmarkSpec(
             name="atlas",
             file="editkit_benchmarks:atlas.yaml",
             summary="single-fact edits on the embedded world, scored as in CounterFact",
-        )
+        ),
+        BenchmarkSpec(
+            name="atlas-generation",
+            file="editkit_benchmarks:atlas-generation.yaml",
+            summary="the same with every metric: what the edited models write, too",
+        ),
+        BenchmarkSpec(
+            name="zsre-atlas",
+            file="editkit_benchmarks:zsre-atlas.yaml",
+            summary="single-fact edits on the embedded world, scored as in zsRE",
+        ),
     ]
 
 

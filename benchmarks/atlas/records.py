@@ -13,10 +13,14 @@ from collections import Counter
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+
+from typing_extensions import override
+
+from editkit_plugins.counterfact.compiling.compiler import Compiler, RawRecord, Recipe
+from editkit_plugins.counterfact.compiling.facts import Fact, FactTable, Relation
 
 from .text import essence_texts, plain_sentence, reference_texts
-from .world import Fact, World, load_world
+from .world import World, load_world
 
 SPLITS = ("test", "train")
 RECORDS_WANTED = {"test": 1000, "train": 600}
@@ -30,36 +34,38 @@ _TOWARDS_RARE = 0.6
 # Case numbers of the second split start here, so that the two never share one.
 _FIRST_CASE = {"test": 0, "train": 100_000}
 
-Record = dict[str, Any]
 
-
-class RecordWriter:
+class RecordWriter(Compiler):
     """Writes the records of one split; the same world gives the same records."""
 
-    def __init__(self, world: World, split: str) -> None:
+    id_letter = "A"
+
+    def __init__(self, world: World, split: str, wanted: int) -> None:
         if split not in SPLITS:
             raise ValueError(f"no split {split!r}; expected one of {', '.join(SPLITS)}")
+        recipe = Recipe(
+            records=wanted,
+            neighbors=NEIGHBORS,
+            generations=GENERATIONS,
+            fewest_holders=FEWEST_HOLDERS[split],
+            first_case=_FIRST_CASE[split],
+        )
+        super().__init__(_table(world), recipe)
         self._world = world
         self._split = split
-        # Objects are drawn by frequency among subjects of one type: a book's kind is not a car.
-        self._objects: dict[tuple[str, str], Counter[str]] = {}
-        for fact in world.all_facts():
-            kind = world.subjects[fact.subject].type
-            self._objects.setdefault((fact.relation, kind), Counter())[fact.object] += 1
 
-    def records(self, wanted: int) -> list[Record]:
-        """Write ``wanted`` records, relations as even as they can be, in a seeded order."""
+    @override
+    def choose(self) -> list[Fact]:
+        """Relations as even as they can be, in a seeded order.
+
+        Goes through the subjects again and again, taking of each its relation met least so far.
+        """
         rng = random.Random(f"atlas-records-{self._split}")
-        chosen = self._choose(rng, wanted)
-        rng.shuffle(chosen)
-        first = _FIRST_CASE[self._split]
-        return [self._record(fact, first + number) for number, fact in enumerate(chosen)]
-
-    def _choose(self, rng: random.Random, wanted: int) -> list[Fact]:
-        """Go through the subjects again and again, taking of each its relation met least so far."""
         subjects = [s.name for s in self._world.subjects.values() if s.split == self._split]
         taken: Counter[str] = Counter()
-        left = {name: self._eligible(name) for name in subjects}
+        of_subject = self.table.of_subject
+        left = {name: [f for f in of_subject[name] if self.is_eligible(f)] for name in subjects}
+        wanted = self.recipe.records or 0
         chosen: list[Fact] = []
         while len(chosen) < wanted and any(left.values()):
             rng.shuffle(subjects)
@@ -70,122 +76,65 @@ class RecordWriter:
                 left[name].remove(fact)
                 taken[fact.relation] += 1
                 chosen.append(fact)
+        rng.shuffle(chosen)
         return chosen
 
-    def _eligible(self, subject: str) -> list[Fact]:
-        kind = self._world.subjects[subject].type
-        fewest = FEWEST_HOLDERS[self._split]
-        return [
-            fact
-            for fact in self._world.facts[subject].values()
-            if len(self._holders(fact.relation, fact.object, subject)) >= fewest
-            and len(self._objects[fact.relation, kind]) > 1
-        ]
+    @override
+    def generator(self, fact: Fact) -> random.Random:
+        return random.Random(f"atlas-record-{self._split}-{fact.subject}-{fact.relation}")
 
-    def _holders(self, relation: str, value: str, but: str) -> list[str]:
+    @override
+    def holders(self, relation: str, value: str, but: str) -> list[str]:
         """Other subjects with this object, most frequent first; of the own split in ``train``."""
         return [
             name
-            for name in self._world.holders.get((relation, value), [])
-            if name != but
-            and (self._split == "test" or self._world.subjects[name].split == self._split)
+            for name in super().holders(relation, value, but)
+            if self._split == "test" or self._world.subjects[name].split == self._split
         ]
 
-    def _prompts_about(
-        self, rng: random.Random, relation: str, value: str, but: str, count: int
-    ) -> list[str]:
-        """Write up to ``count`` different prompts about other subjects, common and rare ones."""
-        names = self._holders(relation, value, but)
-        if len(names) > count:
-            # One from each of ``count`` slices of the frequency ranking, thinner where it is rarer:
-            # what a model knows less surely is what an edit disturbs first.
-            edges = [round(len(names) * (k / count) ** _TOWARDS_RARE) for k in range(count + 1)]
-            for place in range(count - 1, 0, -1):
-                edges[place] = min(edges[place], edges[place + 1] - 1)
-            names = [rng.choice(names[lo:hi]) for lo, hi in pairwise(edges)]
-        wordings = self._world.relations[relation].wordings
-        prompts: list[str] = []
-        start = {name: rng.randrange(len(wordings)) for name in names}
-        for turn in range(len(wordings)):
-            for name in names:
-                wording = wordings[(start[name] + turn) % len(wordings)]
-                prompts.append(wording.format(name))
-        prompts = prompts[:count]
-        rng.shuffle(prompts)
-        return prompts
+    @override
+    def pick(self, rng: random.Random, names: list[str], count: int) -> list[str]:
+        """One from each of ``count`` slices of the frequency ranking, thinner where it is rarer.
 
-    def _new_object(self, rng: random.Random, fact: Fact) -> str:
-        kind = self._world.subjects[fact.subject].type
-        others = {o: n for o, n in self._objects[fact.relation, kind].items() if o != fact.object}
-        ordered = sorted(others)
-        return rng.choices(ordered, weights=[others[value] for value in ordered])[0]
+        What a model knows less surely is what an edit disturbs first.
+        """
+        edges = [round(len(names) * (k / count) ** _TOWARDS_RARE) for k in range(count + 1)]
+        for place in range(count - 1, 0, -1):
+            edges[place] = min(edges[place], edges[place + 1] - 1)
+        return [rng.choice(names[lo:hi]) for lo, hi in pairwise(edges)]
 
-    def _peer(self, fact: Fact, relation: str, new: str, answer: str) -> str | None:
-        """The object that subjects having the new object usually have in another relation."""
-        kind = self._world.subjects[fact.subject].type
-        alike = [
-            self._world.facts[name][relation].object
-            for name in self._world.holders.get((fact.relation, new), [])
-            if self._world.subjects[name].type == kind and relation in self._world.facts[name]
-        ]
-        for found in (Counter(alike), self._objects[relation, kind]):
-            for value, _ in sorted(found.items(), key=lambda item: (-item[1], item[0])):
-                if value != answer:
-                    return value
-        return None
+    @override
+    def draw_wordings(self, rng: random.Random, fact: Fact) -> tuple[str, list[str]]:
+        """Two that the training text uses, and between them one that it never uses."""
+        prompt, rephrased = rng.sample(fact.wordings, k=2)
+        return prompt, [rng.choice(fact.rephrasings), rephrased]
 
-    def _same_subject(self, rng: random.Random, fact: Fact, new: str) -> list[Record]:
-        prompts = []
-        for relation, other in self._world.facts[fact.subject].items():
-            if relation == fact.relation:
-                continue
-            peer = self._peer(fact, relation, new, other.object)
-            if peer is not None:
-                prompts.append(
-                    {
-                        "prompt": rng.choice(other.seen).format(fact.subject),
-                        "relation_id": relation,
-                        "target_true": {"str": other.object},
-                        "target_other": {"str": peer},
-                    }
-                )
-        return prompts
+    @override
+    def prefix(self, rng: random.Random, avoided: tuple[str, ...]) -> str:
+        return f"{plain_sentence(rng)} " if rng.random() < _DISTRACTOR else ""
 
-    def _record(self, fact: Fact, case: int) -> Record:
-        rng = random.Random(f"atlas-record-{self._split}-{fact.subject}-{fact.relation}")
-        ids = self._world.object_ids
-        relation = self._world.relations[fact.relation]
-        new = self._new_object(rng, fact)
-        prompt, rephrased = rng.sample(fact.seen, k=2)
-        paraphrases = []
-        for wording in (rng.choice(fact.held_out), rephrased):
-            before = f"{plain_sentence(rng)} " if rng.random() < _DISTRACTOR else ""
-            paraphrases.append(before + wording.format(fact.subject))
-        implicit = [rng.choice(relation.generation) for _ in range(GENERATIONS)]
-        return {
-            "case_id": case,
-            "pararel_idx": case,
-            "requested_rewrite": {
-                "prompt": prompt,
-                "relation_id": fact.relation,
-                "target_new": {"str": new, "id": ids[new]},
-                "target_true": {"str": fact.object, "id": ids[fact.object]},
-                "subject": fact.subject,
-            },
-            "paraphrase_prompts": paraphrases,
-            "neighborhood_prompts": self._prompts_about(
-                rng, fact.relation, fact.object, fact.subject, NEIGHBORS
-            ),
-            "attribute_prompts": self._prompts_about(
-                rng, fact.relation, new, fact.subject, NEIGHBORS
-            ),
-            "generation_prompts": [wording.format(fact.subject) for wording in implicit],
-            "same_subject_prompts": self._same_subject(rng, fact, new),
-        }
+
+def _table(world: World) -> FactTable:
+    """The world's facts, subjects by frequency."""
+    return FactTable(
+        {key: Relation(key, of.wordings, of.generation) for key, of in world.relations.items()},
+        tuple(
+            Fact(
+                fact.subject,
+                fact.relation,
+                fact.object,
+                place,
+                group=world.subjects[fact.subject].type,
+                wordings=fact.seen,
+                rephrasings=fact.held_out,
+            )
+            for place, fact in enumerate(world.all_facts())
+        ),
+    )
 
 
 @lru_cache(maxsize=2)
-def build_records(split: str) -> list[Record]:
+def build_records(split: str) -> list[RawRecord]:
     """Build the records of a split.
 
     Args:
@@ -194,7 +143,8 @@ def build_records(split: str) -> list[Record]:
     Returns:
         Records in CounterFact's schema with the extra key ``same_subject_prompts``.
     """
-    return RecordWriter(load_world(), split).records(RECORDS_WANTED.get(split, 0))
+    records = RecordWriter(load_world(), split, RECORDS_WANTED.get(split, 0)).compile()
+    return [{**record, "pararel_idx": record["case_id"]} for record in records]
 
 
 def dump(content: object) -> str:

@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import random
+import zlib
 from collections.abc import Callable, Sequence
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from editkit import EditedModels, LanguageModel, Probe, Record, WeightDelta, applied, load_model
-from editkit.edited import CandidateQuery
+from editkit import (
+    EditedModels,
+    LanguageModel,
+    LowRank,
+    Probe,
+    Record,
+    WeightDelta,
+    applied,
+    load_model,
+)
+from editkit.edited import CandidateQuery, GenerationQuery
+from editkit.generation import continued, draws
+from editkit.layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
+from editkit_benchmarks.speed import learning
 from editkit_benchmarks.speed.plain import probe_nll
 from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
+from editkit_plugins.learned.training.sources import RecordSource
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor
@@ -143,6 +158,73 @@ def _prompts() -> tuple[Work, int, Work, int]:
     return shared_prefix, len(records), whole_texts, len(records)
 
 
+def _training(method: str) -> tuple[Work, int, Work, int]:
+    model, settings, n = _atlas(), learning.settings_of(method), 3
+    source = RecordSource(model, AtlasDataset(AtlasConfig(split="train")).load().records, 0.1)
+    batches = [
+        source.draw(
+            random.Random(i),
+            n=settings.edits_per_step,
+            locality=settings.locality,
+            related=settings.related,
+        )
+        for i in range(n)
+    ]
+    network = learning.network_of(model, method, batches[0])
+
+    def run(step: learning.Step) -> list[float]:
+        return learning.steps(model, network, batches, step)
+
+    together = learning.Together(model, settings.blocks)
+    return (lambda: run(together)), n, (lambda: run(learning.one_at_a_time)), n
+
+
+def _generation(
+    model: Callable[[], LanguageModel], *, records: int, n_plain: int, tokens: int
+) -> tuple[Work, int, Work, int]:
+    """Texts of several edited models; one at a time, too, with its keys and values kept."""
+    chosen = _records(records)
+    deltas = [_random_edit(model(), record.case_id) for record in chosen]
+    queries = [
+        GenerationQuery(edit, prompt, f"{record.case_id}/{place}")
+        for edit, record in enumerate(chosen)
+        for place, prompt in enumerate(record.texts["generation"])
+    ]
+
+    def together() -> list[float]:
+        texts = EditedModels(model(), deltas).generate(queries, tokens=tokens)
+        return [_number(text) for text in texts[:n_plain]]
+
+    def one_at_a_time() -> list[float]:
+        found = []
+        for query in queries[:n_plain]:
+            with applied(model(), deltas[query.edit]), model().frozen(), torch.no_grad():
+                prompt = model().encode([query.prompt])[0].ids
+                uniform = draws([(0, query.name, query.prompt)], tokens)
+                [ids] = continued(model(), [prompt], uniform, top_k=5)
+            found.append(_number(model().tokenizer.decode(ids, skip_special_tokens=True)))
+        return found
+
+    return together, len(queries), one_at_a_time, n_plain
+
+
+def _random_edit(model: LanguageModel, seed: int) -> WeightDelta:
+    """A small rank-one edit of one layer."""
+    name = f"{model.path(1, 'mlp_out')}.weight"
+    inner, hidden = input_major(
+        model.module(name.removesuffix(".weight")), model.hf.get_parameter(name)
+    ).shape
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.randn(inner, 1, generator=generator) / inner
+    right = torch.randn(1, hidden, generator=generator)
+    return WeightDelta({name: LowRank(left, right)}, None, "random", {}, model.fingerprint)
+
+
+def _number(text: str) -> float:
+    """A number that nearly always tells two texts apart."""
+    return float(zlib.crc32(text.encode()))
+
+
 CASES = (
     Case("scoring", "atlas: 32 edited models scored together, against one at a time", 5, _scoring),
     Case(
@@ -170,9 +252,33 @@ CASES = (
         functools.partial(_attribution, _gpt2_small, n_fast=8, n_plain=1),
     ),
     Case(
+        "train-mend",
+        "atlas: a training step of MEND, all edits together, against one at a time",
+        4,
+        functools.partial(_training, "mend"),
+    ),
+    Case(
+        "train-ke",
+        "atlas: a training step of KE, all edits together, against one at a time",
+        4,
+        functools.partial(_training, "ke"),
+    ),
+    Case(
         "prompts",
         "GPT-2-small shape: a record's prompts with shared prefix, against whole texts",
         3,
         _prompts,
+    ),
+    Case(
+        "generation-atlas",
+        "atlas: texts of 20 edited models together, against one prompt at a time",
+        5,
+        functools.partial(_generation, _atlas, records=20, n_plain=10, tokens=100),
+    ),
+    Case(
+        "generation-gpt2-small",
+        "GPT-2-small shape: texts of 4 edited models together, against one prompt at a time",
+        5,
+        functools.partial(_generation, _gpt2_small, records=4, n_plain=3, tokens=48),
     ),
 )

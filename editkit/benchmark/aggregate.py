@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.run import Row
-from editkit.interfaces import Score
+from editkit.scores import Score
 
 SUMMARY = Score("summary/score", "S")
 _RESAMPLES = 1000
@@ -52,6 +53,30 @@ def summary_score(columns: Sequence[Sequence[float | None]]) -> Estimate:
     Args:
         columns: One per score, one number per case; None where a case lacks the score.
     """
+    center, resampled = _bootstrap(columns)
+    return _percentiles(center, resampled, len(columns[0]))
+
+
+def summary_difference(
+    first: Sequence[Sequence[float | None]], second: Sequence[Sequence[float | None]]
+) -> Estimate:
+    """Difference of two summary scores over the same cases, by a paired bootstrap.
+
+    Every resample draws the same cases for both, so what makes a case hard for both cancels out.
+
+    Args:
+        first: As for :func:`summary_score`.
+        second: The same of what is subtracted, case by case.
+    """
+    (center_a, resampled_a), (center_b, resampled_b) = _bootstrap(first), _bootstrap(second)
+    return _percentiles(center_a - center_b, resampled_a - resampled_b, len(first[0]))
+
+
+def _bootstrap(columns: Sequence[Sequence[float | None]]) -> tuple[float, Any]:
+    """The summary score, and those of resamples, (resamples,); nan where a score is lacking.
+
+    As many cases are always resampled in the same way.
+    """
     import numpy as np
 
     table = np.array(columns, dtype=np.float64)  # (scores, cases); None becomes nan
@@ -62,14 +87,22 @@ def summary_score(columns: Sequence[Sequence[float | None]]) -> Estimate:
     sums = filled[:, draws].sum(axis=2)  # (scores, resamples)
     counts = present[:, draws].sum(axis=2)
     means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).T  # (resamples, scores)
-    kept = means[~np.isnan(means).any(axis=1)]
     center = harmonic_mean((filled.sum(axis=1) / present.sum(axis=1)).tolist())
+    resampled = [
+        math.nan if any(map(math.isnan, row)) else harmonic_mean(row) for row in means.tolist()
+    ]
+    return center, np.array(resampled)
+
+
+def _percentiles(center: float, resampled: Any, n: int) -> Estimate:
+    import numpy as np
+
+    kept = resampled[~np.isnan(resampled)]
     if not len(kept):
-        return Estimate(center, center, center, cases)
-    resampled = [harmonic_mean(row) for row in kept.tolist()]
-    low, high = np.percentile(resampled, [2.5, 97.5])
+        return Estimate(center, center, center, n)
+    low, high = np.percentile(kept, [2.5, 97.5])
     # Percentiles may miss the center by a rounding error when all resamples agree.
-    return Estimate(center, min(float(low), center), max(float(high), center), cases)
+    return Estimate(center, min(float(low), center), max(float(high), center), n)
 
 
 def metrics_of(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, Estimate]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -19,6 +19,16 @@ def canonical_json(value: Any) -> str:
 def digest(value: Any) -> str:
     """Hexadecimal digest of plain data."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """Hexadecimal digest of texts in their order, however many they are."""
+    total = hashlib.sha256()
+    for text in texts:
+        content = text.encode(errors="surrogatepass")
+        total.update(f"{len(content)}:".encode())
+        total.update(content)
+    return total.hexdigest()
 
 
 def plain(value: Any) -> Any:

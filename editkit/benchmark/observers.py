@@ -8,6 +8,7 @@ from typing import Any
 from editkit.benchmark.run import Cell, Row, Run
 from editkit.errors import TrackingError
 from editkit.plugins import Plugin, Registry
+from editkit.reports import Report
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +39,11 @@ class Observers:
 
     def run_finished(self, run: Run) -> dict[str, Any]:
         """The run ended; what observers add to the ``--json`` document."""
-        added: dict[str, Any] = {}
-        for answer in self._tell("editkit_run_finished", run=run):
-            added.update(answer)
-        return added
+        return _joined(self._tell("editkit_run_finished", run=run))
+
+    def reported(self, report: Report) -> dict[str, Any]:
+        """Something outside of a run is there to be shown; what observers answer."""
+        return _joined(self._tell("editkit_reported", report=report))
 
     def _tell(self, hook: str, **arguments: Any) -> list[Any]:
         answers: list[Any] = []
@@ -66,3 +68,10 @@ class Observers:
             )
         self._muted.add((plugin.source.plugin, hook))
         return []
+
+
+def _joined(answers: list[Any]) -> dict[str, Any]:
+    joined: dict[str, Any] = {}
+    for answer in answers:
+        joined.update(answer)
+    return joined

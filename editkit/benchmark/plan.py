@@ -7,20 +7,21 @@ is computed together with cannot depend on interruptions or shards.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from editkit.benchmark.digests import canonical_json, digest, plain
+from editkit.benchmark.digests import canonical_json, digest
 from editkit.benchmark.overrides import PluginValues
+from editkit.benchmark.records import corpus_digest, load_records, slice_digest
 from editkit.benchmark.run import Cell, Run
 from editkit.benchmark.spec import Benchmark, EditorChoice, ModelChoice, PluginChoice
 from editkit.benchmark.store import Store
 from editkit.configuration import Layer, Resolved, resolve_config
-from editkit.errors import ConfigError, DatasetError, EditkitError, PluginError
-from editkit.interfaces import Config, Dataset, MetricSpec, Record, Records, RejectedRecord, Score
+from editkit.errors import ConfigError, PluginError
+from editkit.interfaces import Config, MetricSpec, Record, Records, RejectedRecord
 from editkit.plugins import Offer, Registry
+from editkit.scores import Score
 
 _RESERVED = "summary/score"
 
@@ -35,10 +36,11 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedMetric:
-    """A metric with its configuration."""
+    """A metric with its configuration, and the digest of the corpus that it depends on, if any."""
 
     offer: Offer
     resolved: Resolved
+    corpus: str = ""
 
     @property
     def spec(self) -> MetricSpec:
@@ -47,11 +49,18 @@ class PlannedMetric:
             raise PluginError(f"{self.offer.name!r} is no metric.")
         return self.offer.spec
 
+    @property
+    def protocol(self) -> str:
+        """The spec's protocol, with the corpus that the dataset gives."""
+        if not self.corpus:
+            return self.spec.protocol
+        return f"{self.spec.protocol}/{self.spec.corpus}-{self.corpus[:12]}"
+
     def describe(self) -> dict[str, Any]:
         """Everything that its scores depend on."""
         return {
             "name": self.offer.name,
-            "protocol": self.spec.protocol,
+            "protocol": self.protocol,
             "config": self.resolved.to_dict(),
             "distribution": self.offer.source.distribution,
             "version": self.offer.source.version,
@@ -88,6 +97,7 @@ class Plan:
     batch: int
     batches: tuple[Batch, ...]
     shard: tuple[int, int]
+    texts: Mapping[str, tuple[str, ...]]
 
     @property
     def n_records(self) -> int:
@@ -163,11 +173,12 @@ def make_plan(
         for i, choice in enumerate(benchmark.editors)
     ]
     offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
-    loaded = _load(registry.build("dataset", offer.name, resolved.config), offer)
+    loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
+    metrics = tuple(_with_corpus(metric, loaded, offer) for metric in metrics)
     records = loaded.records[: benchmark.limit]
     dataset = {
         "name": offer.name,
-        "digest": _slice_digest(records),
+        "digest": slice_digest(records),
         "n_records": len(records),
         "config": resolved.to_dict(),
         "rejected": len(loaded.rejected),
@@ -201,7 +212,15 @@ def make_plan(
         batch=benchmark.batch,
         batches=tuple(b for b in batches if b.index % shard[1] == shard[0] - 1),
         shard=shard,
+        texts=loaded.texts,
     )
+
+
+def _with_corpus(metric: PlannedMetric, loaded: Records, dataset: Offer) -> PlannedMetric:
+    if not metric.spec.corpus:
+        return metric
+    corpus = corpus_digest(loaded, dataset, metric.offer, metric.spec.corpus)
+    return dataclasses.replace(metric, corpus=corpus)
 
 
 def cut(records: tuple[Record, ...], size: int) -> list[Batch]:
@@ -271,34 +290,6 @@ def _plan_metrics(benchmark: Benchmark, resolver: _Resolver) -> tuple[PlannedMet
 
 def _scores(metrics: tuple[PlannedMetric, ...]) -> tuple[Score, ...]:
     return tuple(score for metric in metrics for score in metric.spec.scores)
-
-
-def _load(dataset: Dataset[Any], offer: Offer) -> Records:
-    try:
-        loaded = dataset.load()
-    except EditkitError:
-        raise
-    except Exception as error:
-        raise DatasetError(
-            f"dataset {offer.name!r} of {offer.source} failed: {type(error).__name__}: {error}.",
-            hint="Run again with --debug to see where.",
-        ) from error
-    if not loaded.records:
-        raise DatasetError(
-            f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected).",
-            hint="Check its configuration with 'editkit describe'.",
-        )
-    twice = [case for case, n in Counter(r.case_id for r in loaded.records).items() if n > 1]
-    if twice:
-        raise DatasetError(
-            f"dataset {offer.name!r} has more than one record with case id {twice[0]}.",
-            hint="Give each record a case id of its own.",
-        )
-    return loaded
-
-
-def _slice_digest(records: tuple[Record, ...]) -> str:
-    return digest([plain(dataclasses.asdict(record)) for record in records])
 
 
 def _cell(

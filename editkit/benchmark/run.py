@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from editkit.interfaces import Score
+from editkit.requests import EditRequest
+from editkit.scores import Failure, Score
 
 __all__ = ["STORE_FILE", "Cell", "Row", "Run", "runs_in"]
 
@@ -28,6 +29,7 @@ class Row:
         error: Why it failed.
         completed_at: Seconds since the epoch.
         peak_rss_mb: Peak memory of the process until then.
+        texts: What the edited model wrote, by key of the metric's choice: ``generation``.
     """
 
     case_id: int
@@ -39,13 +41,15 @@ class Row:
     error: str | None = None
     completed_at: float = 0.0
     peak_rss_mb: float = 0.0
+    texts: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
 
     def same_result(self, other: Row) -> bool:
         """Whether both say the same about the record; times and notes may differ."""
-        return (self.status, self.scores, self.details) == (
+        return (self.status, self.scores, self.details, self.texts) == (
             other.status,
             other.scores,
             other.details,
+            other.texts,
         )
 
 
@@ -118,6 +122,16 @@ class Run:
         with Store(self.store, read_only=True) as store:
             return store.rows(cell.fingerprint)
 
+    def requests(self) -> dict[int, EditRequest]:
+        """The edits of the slice by case id, as far as the store knows them.
+
+        Stores of early versions know none.
+        """
+        from editkit.benchmark.store import Store
+
+        with Store(self.store, read_only=True) as store:
+            return store.requests(str(self.dataset["digest"]))
+
     def is_complete(self, cell: Cell) -> bool:
         """Whether every record of the slice has its row."""
         return len(self.rows(cell)) == int(self.dataset["n_records"])
@@ -176,8 +190,13 @@ def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
         model=latest["model"],
         dataset=latest["dataset"],
         metrics=tuple(latest["metrics"]),
-        scores=tuple(Score(**score) for score in latest["scores"]),
+        scores=tuple(_score(score) for score in latest["scores"]),
         seeds=tuple(sorted({cell.seed for cell in cells})),
         cells=cells,
         batch=latest["batch"],
     )
+
+
+def _score(described: Mapping[str, Any]) -> Score:
+    failure = described.get("failure")
+    return Score(**{**described, "failure": Failure(**failure) if failure else None})

@@ -53,6 +53,7 @@ class Runner:
     registry: Registry
     observers: Observers
     progress: Progress
+    metrics: list[tuple[str, Metric[Any]]] = dataclasses.field(default_factory=list, init=False)
 
     def execute(self, model: LanguageModel | None) -> None:
         """Do what is left of every cell.
@@ -69,6 +70,7 @@ class Runner:
         }
         workers: dict[str, _CellRunner] = {}
         if model is not None:
+            self.metrics = self._prepared_metrics()
             guard = WeightGuard(model)
             for planned in self.plan.cells:  # all are built first: what is broken shows at once
                 if left[planned.cell.fingerprint]:
@@ -82,6 +84,24 @@ class Runner:
             if self.run.is_complete(planned.cell):
                 self.observers.cell_finished(self.run, planned.cell)
 
+    def _prepared_metrics(self) -> list[tuple[str, Metric[Any]]]:
+        """The metrics by name, made once: all editors are measured by the very same ones."""
+        prepared = []
+        for planned in self.plan.metrics:
+            name = planned.offer.name
+            metric: Metric[Any] = self.registry.build("metric", name, planned.resolved.config)
+            try:
+                metric.prepare(self.plan.texts)
+            except (EditkitError, MemoryError):
+                raise
+            except Exception as error:
+                raise PluginError(
+                    f"metric {name!r} could not be prepared: {_reason(error)}.",
+                    hint="Run again with --debug to see where; --metrics leaves it out.",
+                ) from error
+            prepared.append((name, metric))
+        return prepared
+
 
 class _CellRunner:
     """One editor over its batches."""
@@ -91,12 +111,8 @@ class _CellRunner:
     ) -> None:
         self.runner, self.cell = runner, planned.cell
         self.model, self.guard = model, guard
-        registry = runner.registry
-        self.editor: Editor[Any] = registry.build("editor", self.cell.editor, planned.config)
-        self.metrics: list[tuple[str, Metric[Any]]] = [
-            (m.offer.name, registry.build("metric", m.offer.name, m.resolved.config))
-            for m in runner.plan.metrics
-        ]
+        self.editor: Editor[Any] = runner.registry.build("editor", self.cell.editor, planned.config)
+        self.metrics = runner.metrics
 
     def execute(self, batches: Sequence[Batch]) -> None:
         self.runner.progress.label(self.cell.editor)
@@ -189,7 +205,7 @@ class _CellRunner:
 
         if not records:
             return []
-        models = EditedModels(self.model, deltas)
+        models = EditedModels(self.model, deltas, seed=self.cell.seed)
         columns = []
         for name, metric in self.metrics:
             answers = metric.score(models, records)
@@ -222,10 +238,10 @@ def _row(
     if answers is None:
         return _failed(record, "the edit is not finite", times, notes)
     try:
-        scores, details = collect(answers)
+        found = collect(answers)
     except BadScores as error:
         return _failed(record, str(error), times, notes)
-    return Row(record.case_id, "done", scores, details, times, notes)
+    return Row(record.case_id, "done", found.scores, found.details, times, notes, texts=found.texts)
 
 
 def _failed(

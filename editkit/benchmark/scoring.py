@@ -1,38 +1,61 @@
-"""What metrics say about one record, checked and sorted into scores and details."""
+"""What metrics say about one record, checked and sorted into scores, details and texts."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+from editkit.interfaces import MetricRow
 
 
 class BadScores(Exception):
     """A record's scores cannot be used; the message says why."""
 
 
-def collect(
-    answers: Iterable[tuple[str, Mapping[str, float | list[float]]]],
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Scores and details of one record from all metrics.
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """The answers of all metrics about one record, by what they are."""
+
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    details: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    texts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+
+def collect(answers: Iterable[tuple[str, MetricRow]]) -> Collected:
+    """Scores, details and texts of one record from all metrics.
+
+    Metrics that look at the same texts may all give them, under one key.
 
     Args:
         answers: Name and answer of each metric.
 
     Raises:
-        BadScores: A number is not finite, a value is no number, or two metrics use one key.
+        BadScores: A number is not finite, a value is neither number nor text, or two metrics use
+            one key for different things.
     """
-    scores: dict[str, float] = {}
-    details: dict[str, list[float]] = {}
+    found = Collected()
     for metric, answer in answers:
         for key, value in answer.items():
-            if key in scores or key in details:
+            texts = _texts(value)
+            if texts is not None and found.texts.get(key, texts) != texts:
+                raise BadScores(f"metric {metric!r} gives other texts under {key!r} than another")
+            if key in found.scores or key in found.details or (key in found.texts and not texts):
                 raise BadScores(f"metric {metric!r} gives {key!r}, which another gave already")
-            if isinstance(value, Sequence) and not isinstance(value, str):
-                details[key] = [_number(metric, key, item) for item in value]
+            if texts is not None:
+                found.texts[key] = texts
+            elif isinstance(value, Sequence) and not isinstance(value, str):
+                found.details[key] = [_number(metric, key, item) for item in value]
             else:
-                scores[key] = _number(metric, key, value)
-    return scores, details
+                found.scores[key] = _number(metric, key, value)
+    return found
+
+
+def _texts(value: Any) -> list[str] | None:
+    """The texts of a list of texts; None for anything else, an empty list too."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(value) if is_list and value and all(isinstance(v, str) for v in value) else None
 
 
 def _number(metric: str, key: str, value: Any) -> float:

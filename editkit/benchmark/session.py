@@ -86,6 +86,8 @@ def carry_out(
         run = plan.run(out, description, tracking=tracking)
         for cell in run.cells:
             store.put_cell(cell.fingerprint, run.describe(cell))
+        requests = {r.case_id: r.request for batch in plan.batches for r in batch.records}
+        store.put_requests(str(run.dataset["digest"]), requests)
         observers = Observers(registry)
         observers.run_started(run)
         total = plan.n_records * len(plan.cells)

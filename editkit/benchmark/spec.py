@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from editkit.benchmark.packaged import packaged_text
 from editkit.complaints import parse_yaml, problems_of
 from editkit.errors import ConfigError, did_you_mean
 from editkit.plugins import Registry
@@ -94,16 +94,9 @@ def load_benchmark(name: str, registry: Registry) -> tuple[Benchmark, str]:
             )
         return parse_benchmark(path.read_text(encoding="utf-8"), place=name), name
     spec: Any = registry.get("benchmark", name).spec
-    package, _, inside = spec.file.partition(":")
-    file = importlib.resources.files(package) / inside
-    if not file.is_file():
-        raise ConfigError(
-            f"benchmark {name!r} names the file {spec.file!r}, which is not there.",
-            hint="Install the package again, or tell its author.",
-        )
-    return parse_benchmark(file.read_text(encoding="utf-8"), place=Path(inside).name), Path(
-        inside
-    ).name
+    place = Path(spec.file.partition(":")[2]).name
+    text = packaged_text(spec.file, what=f"benchmark {name!r}")
+    return parse_benchmark(text, place=place), place
 
 
 def parse_benchmark(text: str, *, place: str) -> Benchmark:

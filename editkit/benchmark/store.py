@@ -23,6 +23,7 @@ from filelock import FileLock
 from editkit.benchmark.digests import canonical_json
 from editkit.benchmark.run import Row
 from editkit.errors import StoreError
+from editkit.requests import EditRequest
 
 VERSION = 1
 _APPLICATION = 0x65646B74
@@ -32,10 +33,23 @@ _TABLES = (
     "CREATE TABLE rows (fingerprint TEXT NOT NULL, case_id INTEGER NOT NULL, payload TEXT NOT NULL,"
     " checksum TEXT NOT NULL, PRIMARY KEY (fingerprint, case_id))",
 )
+_REQUESTS = (  # came later: a store without it is whole, and gets it when it is written to
+    "CREATE TABLE IF NOT EXISTS requests (dataset TEXT NOT NULL, case_id INTEGER NOT NULL,"
+    " request TEXT NOT NULL, PRIMARY KEY (dataset, case_id))"
+)
+_RATINGS = (  # came later, too
+    "CREATE TABLE IF NOT EXISTS ratings (name TEXT PRIMARY KEY, payload TEXT NOT NULL,"
+    " checksum TEXT NOT NULL)"
+)
+_UPSERT_RATING = (
+    "INSERT INTO ratings VALUES (?, ?, ?) ON CONFLICT (name) "
+    "DO UPDATE SET payload = excluded.payload, checksum = excluded.checksum"
+)
 _UPSERT_ROW = (
     "INSERT INTO rows VALUES (?, ?, ?, ?) ON CONFLICT (fingerprint, case_id) "
     "DO UPDATE SET payload = excluded.payload, checksum = excluded.checksum"
 )
+_INSERT_REQUEST = "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)"
 _UPSERT_CELL = (
     "INSERT INTO cells VALUES (?, ?) ON CONFLICT (fingerprint) "
     "DO UPDATE SET description = excluded.description"
@@ -95,6 +109,62 @@ class Store:
             ).fetchall()
             return {fingerprint: json.loads(text) for fingerprint, text in found}
 
+    # ------------------------------------------------------------ requests
+
+    def put_requests(self, dataset: str, requests: Mapping[int, EditRequest]) -> None:
+        """Keep the edits of a slice by case id, so that reports can say what a case was about.
+
+        Args:
+            dataset: Digest of the slice.
+            requests: Those of its records that are worked on.
+        """
+        values = [
+            (dataset, case_id, canonical_json(dataclasses.asdict(request)))
+            for case_id, request in requests.items()
+        ]
+        with self._transaction() as connection:
+            connection.executemany(_INSERT_REQUEST, values)
+
+    def requests(self, dataset: str) -> dict[int, EditRequest]:
+        """The edits of a slice by case id; none where an early version wrote the store."""
+        with self._told():
+            return {
+                case_id: EditRequest(**json.loads(text))
+                for _, case_id, text in self._requests("WHERE dataset = ?", (dataset,))
+            }
+
+    def _requests(self, where: str = "", values: tuple[str, ...] = ()) -> list[Any]:
+        if not self._has_table("requests"):
+            return []
+        query = f"SELECT dataset, case_id, request FROM requests {where} ORDER BY case_id"
+        return self._connection.execute(query, values).fetchall()
+
+    def _has_table(self, name: str) -> bool:
+        known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+        return self._connection.execute(known, (name,)).fetchone() is not None
+
+    # ------------------------------------------------------------ ratings
+
+    def put_rating(self, name: str, rating: Mapping[str, Any]) -> None:
+        """Keep what somebody said about texts, in place of what was said under this name before."""
+        payload = canonical_json(rating)
+        with self._transaction() as connection:
+            connection.execute(_UPSERT_RATING, (name, payload, _checksum("rating", name, payload)))
+
+    def ratings(self) -> dict[str, dict[str, Any]]:
+        """All sound ratings by name, in the order of their first appearance."""
+        return {name: json.loads(payload) for name, payload, _ in self._ratings()}
+
+    def _ratings(self) -> list[tuple[str, str, str]]:
+        with self._told():
+            if not self._has_table("ratings"):
+                return []
+            found = self._connection.execute("SELECT * FROM ratings ORDER BY rowid").fetchall()
+        sound = [row for row in found if _checksum("rating", row[0], row[1]) == row[2]]
+        if len(sound) < len(found):
+            _log.warning("%s: %d damaged ratings are left out.", self.path, len(found) - len(sound))
+        return sound
+
     # ------------------------------------------------------------ rows
 
     def put_rows(self, fingerprint: str, rows: Iterable[Row]) -> None:
@@ -143,11 +213,14 @@ class Store:
                     new.append(_encoded(fingerprint, row))
                 elif not row.same_result(own[row.case_id]):
                     raise _conflict(self, other, fingerprint, row, own[row.case_id])
+        ratings = other._ratings()
         with self._transaction() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO cells VALUES (?, ?)",
                 [(key, canonical_json(value)) for key, value in other.cells().items()],
             )
+            connection.executemany(_INSERT_REQUEST, other._requests())
+            connection.executemany("INSERT OR IGNORE INTO ratings VALUES (?, ?, ?)", ratings)
             connection.executemany(_UPSERT_ROW, new)
         return len(new)
 
@@ -185,6 +258,8 @@ class Store:
             connection = _connect(self.path)
             self._check_version(connection)
             connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(_REQUESTS)
+            connection.execute(_RATINGS)
         return connection
 
     def _check_version(self, connection: sqlite3.Connection) -> None:
@@ -255,7 +330,7 @@ def _encoded(fingerprint: str, row: Row) -> tuple[str, int, str, str]:
     return fingerprint, row.case_id, payload, _checksum(fingerprint, row.case_id, payload)
 
 
-def _checksum(fingerprint: str, case_id: int, payload: str) -> str:
+def _checksum(fingerprint: str, case_id: int | str, payload: str) -> str:
     return hashlib.sha256(f"{fingerprint}\n{case_id}\n{payload}".encode()).hexdigest()
 
 
@@ -265,14 +340,20 @@ def _damage(path: Path, fingerprint: str, damaged: Sequence[int]) -> str:
     return f"{path}: rows of cell {fingerprint[:12]} fail their checksum: case {cases}{more}."
 
 
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """The keys under which two rows say different things."""
+    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
+
+
 def _conflict(ours: Store, theirs: Store, fingerprint: str, row: Row, own: Row) -> StoreError:
     editor = ours.cells().get(fingerprint, {}).get("cell", {}).get("editor", "?")
-    differing = sorted(
-        key for key in {*row.scores, *own.scores} if row.scores.get(key) != own.scores.get(key)
-    )
     what = ", ".join(
-        f"{key} {own.scores.get(key)} against {row.scores.get(key)}" for key in differing[:3]
+        f"{key} {own.scores.get(key)} against {row.scores.get(key)}"
+        for key in _differing(row.scores, own.scores)[:3]
     )
+    if not what:
+        kept = _differing(row.details, own.details) + _differing(row.texts, own.texts)
+        what = ", ".join(kept[:3])
     return StoreError(
         f"case {row.case_id} of editor {editor!r} (cell {fingerprint[:12]}) differs between "
         f"{ours.path} and {theirs.path}: {what or f'{own.status} against {row.status}'}.",

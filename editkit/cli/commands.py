@@ -15,6 +15,8 @@ CORE = tuple(
     for name, module, summary in (
         ("run-benchmark", "run_benchmark", "edit many facts, score the edits, print the table"),
         ("merge", "merge", "join the results of shards"),
+        ("report", "report", "show results as tables, or as a page with plots and texts"),
+        ("show-generations", "show_generations", "show what edited models wrote, side by side"),
         ("plugins", "plugins", "list editors, metrics, datasets and what else is installed"),
         ("describe", "describe", "show what something does and every value it can be given"),
         ("statistics", "statistics", "compute the second moment that an editor needs"),

@@ -17,7 +17,7 @@ from pathlib import Path
 from editkit.benchmark.document import SCHEMA
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
-from editkit.benchmark.report import table
+from editkit.benchmark.report import run_table
 from editkit.benchmark.run import STORE_FILE
 from editkit.benchmark.session import Finished, carry_out, fingerprint_of, n_layers_of
 from editkit.benchmark.spec import load_benchmark
@@ -113,7 +113,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
     else:
         terminal = sys.stdout.isatty()
-        sys.stdout.write(table(finished.run, result["cells"], terminal=terminal))
+        sys.stdout.write(run_table(finished.run, result["cells"], terminal=terminal))
         sys.stdout.write(f"\nResults are in {args.out}.\n")
         if "mlflow" in finished.added:
             out = shlex.quote(str(args.out))

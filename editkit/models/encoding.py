@@ -36,6 +36,10 @@ class Encoding:
         """Index of the token that ``position`` names for the subject's characters ``span``."""
         return token_position(self.offsets, span, position)
 
+    def first(self, n: int | None) -> Encoding:
+        """The first ``n`` tokens; all of them for None."""
+        return Encoding(self.ids[:n], self.offsets[:n])
+
     def __len__(self) -> int:
         return len(self.ids)
 

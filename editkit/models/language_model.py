@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from editkit.models.architectures import Architecture, Part, architecture_of
 from editkit.models.encoding import Completion, Encoding
 
 _REMEMBERED = 50_000  # encodings, some 50 MB
+_log = logging.getLogger(__name__)
 
 
 class LanguageModel:
@@ -54,6 +56,7 @@ class LanguageModel:
         self.architecture: Architecture = architecture_of(hf.config)
         self._fingerprint = fingerprint
         self._encodings: dict[str, Encoding] = {}
+        self._cropped: set[str] = set()
 
     # ------------------------------------------------------------ identity and shape
 
@@ -189,6 +192,7 @@ class LanguageModel:
                 return_offsets_mapping=True,
                 return_token_type_ids=False,
                 return_attention_mask=False,
+                verbose=False,  # texts that are too long are told of where they are used
             )
             for text, ids, offsets in zip(
                 new, batch["input_ids"], batch["offset_mapping"], strict=True
@@ -197,22 +201,57 @@ class LanguageModel:
                 self._encodings[text] = Encoding(tuple(ids), spans)
         return [self._encodings[text] for text in texts]
 
-    def complete(self, prompts: Sequence[str], targets: Sequence[str]) -> list[Completion]:
+    def complete(
+        self, prompts: Sequence[str], targets: Sequence[str], *, crop: bool = False
+    ) -> list[Completion]:
         """Encode ``prompt + " " + target`` as one text, and cut it where the target begins.
 
         Where the target's first letters share a token with the prompt's end, that token belongs
         to the target.
 
+        Args:
+            prompts: Texts up to the targets.
+            targets: What follows each, without leading space.
+            crop: Of a text that is longer than the model's context, leave out the beginning of
+                the prompt, and say so, instead of refusing it.
+
         Raises:
-            ModelError: A text is longer than the model's context.
+            ModelError: A text is longer than the model's context, or a target alone is.
         """
         texts = [f"{prompt} {target}" for prompt, target in zip(prompts, targets, strict=True)]
         completions = []
         for prompt, encoding in zip(prompts, self.encode(texts), strict=True):
-            self.check_length(encoding)
             cut = next(i for i, (_, last) in enumerate(encoding.offsets) if last > len(prompt))
-            completions.append(Completion(encoding.ids[:cut], encoding.ids[cut:]))
+            before, target = encoding.ids[:cut], encoding.ids[cut:]
+            room = self.context_length - len(target)
+            if not crop or room < 1:
+                self.check_length(encoding)
+            if len(before) > room:
+                before = self.cropped(before, room, of=prompt)
+            completions.append(Completion(before, target))
         return completions
+
+    def cropped(self, ids: tuple[int, ...], room: int, *, of: str) -> tuple[int, ...]:
+        """The last ``room`` of some token ids, after the special tokens that they begin with.
+
+        Args:
+            ids: Token ids of a text, more than ``room``.
+            room: How many are kept; at least one.
+            of: The text, named in a warning once.
+        """
+        if of not in self._cropped:
+            self._cropped.add(of)
+            _log.warning(
+                "a text is longer than the context of %d tokens of %s; its beginning is left out "
+                "where it is scored: %.60r...",
+                self.context_length,
+                self.name,
+                of,
+            )
+        special = set(self.tokenizer.all_special_ids)
+        begin = next((i for i, token in enumerate(ids) if token not in special), 0)
+        begin = min(begin, room - 1)
+        return ids[:begin] + ids[len(ids) - room + begin :]
 
     def check_length(self, encoding: Encoding) -> None:
         """Refuse a text that is longer than the model's context.

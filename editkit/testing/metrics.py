@@ -13,16 +13,15 @@ from typing_extensions import override
 from editkit.deltas import LowRank, WeightDelta
 from editkit.edited import EditedModels
 from editkit.errors import EditkitError
-from editkit.interfaces import Metric, Probe, Record, Score
+from editkit.interfaces import Metric, MetricRow, Probe, Record
 from editkit.models.language_model import LanguageModel
 from editkit.requests import EditRequest
+from editkit.scores import Score
 from editkit.testing.contract import ContractError, require
 from editkit.testing.guests import UNICODE, ModelContract
 from editkit.testing.samples import RECORDS, random_edits
 
 __all__ = ["MetricContract"]
-
-Row = Mapping[str, float | list[float]]
 
 _CONTEXT = 256
 """Room for metrics that let the model write."""
@@ -47,11 +46,11 @@ class MetricContract(ModelContract):
         return super().make_model(architecture, **{"context_length": _CONTEXT, **changes})
 
     @override
-    def work(self, model: LanguageModel) -> list[Row]:
+    def work(self, model: LanguageModel) -> list[MetricRow]:
         return self.score(model, self.records)
 
     @override
-    def distance(self, first: Sequence[Row], second: Sequence[Row]) -> float:
+    def distance(self, first: Sequence[MetricRow], second: Sequence[MetricRow]) -> float:
         return max(_distance(a, b) for a, b in zip(first, second, strict=True))
 
     def score(
@@ -59,10 +58,12 @@ class MetricContract(ModelContract):
         model: LanguageModel,
         records: Sequence[Record],
         edits: Sequence[WeightDelta] | None = None,
-    ) -> list[Row]:
+    ) -> list[MetricRow]:
         """Score, newly made, under random edits or those given; one row for each record."""
         edits = random_edits(model, records) if edits is None else edits
-        rows: list[Row] = self.make().score(EditedModels(model, edits), records)
+        metric = self.make()
+        metric.prepare(self.corpora())
+        rows: list[MetricRow] = metric.score(EditedModels(model, edits), records)
         require(
             isinstance(rows, list) and all(isinstance(row, Mapping) for row in rows),
             f"score() returned {rows!r:.80}, expected a list of mappings.",
@@ -72,6 +73,14 @@ class MetricContract(ModelContract):
             f"score() returned {len(rows)} rows for {len(records)} records.",
         )
         return rows
+
+    def corpora(self) -> dict[str, tuple[str, ...]]:
+        """Texts of the dataset as a whole, by kind: those of all the suite's records."""
+        kinds = {kind for record in self.records for kind in record.texts}
+        return {
+            kind: tuple(text for record in self.records for text in record.texts.get(kind, ()))
+            for kind in sorted(kinds)
+        }
 
     def scores(self) -> dict[str, Score]:
         """The declared scores, by key."""
@@ -104,9 +113,10 @@ class MetricContract(ModelContract):
     # ------------------------------------------------------------ what comes out
 
     def test_one_row_per_record(self) -> None:
-        """score() returns one row per record: declared scores as numbers, details as lists.
+        """score() returns one row per record: declared scores as numbers, all else as lists.
 
         A number under a key that the spec does not declare is lost; declare it, or make it a list.
+        A list holds numbers, or the texts that the edited model wrote.
         """
         for row in self.work(self.make_model()):
             self._require_sound(row)
@@ -225,15 +235,17 @@ class MetricContract(ModelContract):
                 raise ContractError(f"the subject {text!r} is refused: {error}") from error
             self._require_sound(row)
 
-    def _require_sound(self, row: Row) -> None:
+    def _require_sound(self, row: MetricRow) -> None:
         declared = self.scores()
         for key, value in row.items():
             is_list = isinstance(value, list)
             require(
                 is_list != (key in declared),
                 f"{key} is {value!r:.60}; it is {'' if key in declared else 'not '}a declared "
-                "score: those are numbers, all else are lists of numbers.",
+                "score: those are numbers, all else are lists of numbers or of texts.",
             )
+            if value and isinstance(value, list) and all(isinstance(v, str) for v in value):
+                continue
             for number in value if isinstance(value, list) else [value]:
                 require(
                     isinstance(number, (int, float)) and math.isfinite(number),
@@ -264,19 +276,22 @@ def _translated(record: Record, text: str) -> Record:
     )
 
 
-def _distance(first: Row, second: Row) -> float:
+def _distance(first: MetricRow, second: MetricRow) -> float:
     """Largest difference of two numbers under the same key, relative to 1 and the larger."""
     if first.keys() != second.keys():
         return float("inf")
     largest = 0.0
     for key in first:
-        a, b = _numbers(first[key]), _numbers(second[key])
+        a, b = _items(first[key]), _items(second[key])
         if len(a) != len(b):
             return float("inf")
         for x, y in zip(a, b, strict=True):
-            largest = max(largest, abs(x - y) / max(1.0, abs(x), abs(y)))
+            if isinstance(x, str) or isinstance(y, str):
+                largest = max(largest, 0.0 if x == y else float("inf"))
+            else:
+                largest = max(largest, abs(x - y) / max(1.0, abs(x), abs(y)))
     return largest
 
 
-def _numbers(value: float | list[float]) -> list[float]:
+def _items(value: float | list[float] | list[str]) -> Sequence[float | str]:
     return value if isinstance(value, list) else [value]

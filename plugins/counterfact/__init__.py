@@ -5,11 +5,14 @@ The scores are documented in ``docs/metrics.md``, the file format in ``docs/data
 
 from __future__ import annotations
 
-from editkit import DatasetSpec, MetricSpec, Score, hookimpl
+from editkit import CommandSpec, DatasetSpec, Failure, MetricSpec, Score, hookimpl
 
 _METRICS = "editkit_plugins.counterfact.metrics"
 _CONFIG = "editkit_plugins.counterfact.config:ChoiceConfig"
+_KINDS = ("rewrite", "paraphrase", "neighborhood", "attribute")
 _PROTOCOL = "counterfact/geometric-mean-per-token/v1"
+
+_GENERALIZATION, _SPECIFICITY = "generalization", "specificity"
 
 
 @hookimpl
@@ -26,8 +29,20 @@ def editkit_datasets() -> list[DatasetSpec]:
 
 
 @hookimpl
+def editkit_commands() -> list[CommandSpec]:
+    """Offer ``editkit compile-dataset``."""
+    return [
+        CommandSpec(
+            name="compile-dataset",
+            module="editkit_plugins.counterfact.compiling.command",
+            summary="compile records in CounterFact's layout from facts",
+        )
+    ]
+
+
+@hookimpl
 def editkit_metrics() -> list[MetricSpec]:
-    """Offer ``efficacy``, ``paraphrase``, ``neighborhood`` and ``same-subject``."""
+    """Offer the scores of the papers, exact correctness, and ``same-subject``."""
     return [
         MetricSpec(
             name="efficacy",
@@ -46,8 +61,18 @@ def editkit_metrics() -> list[MetricSpec]:
             config=_CONFIG,
             summary="is the new object preferred under other wordings?",
             scores=(
-                Score("paraphrase/score", "PS", summary=True),
-                Score("paraphrase/magnitude", "PM", signed=True),
+                Score(
+                    "paraphrase/score",
+                    "PS",
+                    summary=True,
+                    failure=Failure(_GENERALIZATION, 3 / 4, of="efficacy/score", floor=0.5),
+                ),
+                Score(
+                    "paraphrase/magnitude",
+                    "PM",
+                    signed=True,
+                    failure=Failure(_GENERALIZATION, 1 / 3, of="efficacy/magnitude", floor=0.0),
+                ),
             ),
             protocol=_PROTOCOL,
         ),
@@ -57,10 +82,39 @@ def editkit_metrics() -> list[MetricSpec]:
             config=_CONFIG,
             summary="is the true object still preferred for other subjects that share it?",
             scores=(
-                Score("neighborhood/score", "NS", summary=True),
-                Score("neighborhood/magnitude", "NM", signed=True),
+                Score(
+                    "neighborhood/score",
+                    "NS",
+                    summary=True,
+                    failure=Failure(_SPECIFICITY, 3 / 4),
+                ),
+                Score(
+                    "neighborhood/magnitude",
+                    "NM",
+                    signed=True,
+                    failure=Failure(_SPECIFICITY, 1 / 2, floor=0.0),
+                ),
             ),
             protocol=_PROTOCOL,
+        ),
+        MetricSpec(
+            name="attribute",
+            factory=f"{_METRICS}:Attribute",
+            config=_CONFIG,
+            summary="is the new object still preferred for other subjects that have it?",
+            scores=(
+                Score("attribute/score", "AS"),
+                Score("attribute/magnitude", "AM", signed=True),
+            ),
+            protocol=_PROTOCOL,
+        ),
+        MetricSpec(
+            name="correctness",
+            factory=f"{_METRICS}:Correctness",
+            config=_CONFIG,
+            summary="at how many prompts would the model itself write the wanted object?",
+            scores=tuple(Score(f"correctness/{kind}") for kind in _KINDS),
+            protocol="counterfact/exact-argmax/v1",
         ),
         MetricSpec(
             name="same-subject",

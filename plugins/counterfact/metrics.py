@@ -8,11 +8,11 @@ answer's tokens (a geometric mean), as in the code behind the published tables o
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import ClassVar, Literal, NamedTuple
 
-from editkit import EditedModels, Metric, Record
+from editkit import EditedModels, Metric, MetricRow, Record
 from editkit.edited import CandidateQuery
 from editkit_plugins.counterfact.config import ChoiceConfig
 
@@ -36,9 +36,7 @@ class ChoiceMetric(Metric[ChoiceConfig]):
     name: ClassVar[str]
     """First part of the scores' names."""
 
-    def score(
-        self, models: EditedModels, records: Sequence[Record]
-    ) -> list[Mapping[str, float | list[float]]]:
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The scores of each record, and the answers' NLL prompt by prompt as details."""
         return [self.row(choices) if choices else {} for choices in self.choices(models, records)]
 
@@ -88,6 +86,35 @@ class Neighborhood(ChoiceMetric):
     name, kind, wanted = "neighborhood", "neighborhood", "true"
 
 
+class Attribute(ChoiceMetric):
+    """AS and AM: the new object for other subjects that really have it."""
+
+    name, kind, wanted = "attribute", "attribute", "new"
+
+
+class Correctness(Metric[ChoiceConfig]):
+    """Share of prompts whose wanted answer the model would write by itself, greedily.
+
+    Stricter than being preferred to one rival: every token of the answer must be the most likely
+    one of the whole vocabulary, after the prompt and the answer's tokens before it.
+    """
+
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
+        """The share for each kind of prompts that a record has."""
+        asked = [
+            (metric, CandidateQuery(edit, probe.prompt, (probe.target_true, probe.target_new)))
+            for edit, record in enumerate(records)
+            for metric in (Efficacy, Paraphrase, Neighborhood, Attribute)
+            for probe in record.probes.get(metric.kind, ())
+        ]
+        answers = models.candidate_scores([query for _, query in asked])
+        hits: list[dict[str, list[bool]]] = [{} for _ in records]
+        for (metric, query), (true, new) in zip(asked, answers, strict=True):
+            wanted = new if metric.wanted == "new" else true
+            hits[query.edit].setdefault(f"correctness/{metric.kind}", []).append(wanted.argmax == 1)
+        return [{key: fmean(values) for key, values in row.items()} for row in hits]
+
+
 class SameSubject(ChoiceMetric):
     """SS and SD: the subject's other facts, against a peer, and against before the edit.
 
@@ -97,9 +124,7 @@ class SameSubject(ChoiceMetric):
 
     name, kind, wanted = "same_subject", "same_subject", "true"
 
-    def score(
-        self, models: EditedModels, records: Sequence[Record]
-    ) -> list[Mapping[str, float | list[float]]]:
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Score and drift of each record, and the NLL prompt by prompt as details."""
         before = self.choices(models.unedited(), records)
         after = self.choices(models, records)

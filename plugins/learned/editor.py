@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from editkit import Editor, EditRequest, LanguageModel, WeightDelta
-from editkit.models import Completion
+from editkit import Editor, EditRequest, LanguageModel, Needs, WeightDelta
+from editkit.models import Completion, ModelShape
+from editkit_plugins.learned.below import Below
 from editkit_plugins.learned.config import LearnedConfig, MendConfig
+from editkit_plugins.learned.needs import learned_needs
 from editkit_plugins.learned.signals import Edit, signals
 from editkit_plugins.learned.trained import Trained, folder_of, load_trained
 
@@ -36,8 +38,12 @@ class LearnedEditor(Editor[LearnedConfig]):
             self._trained = (model.fingerprint, found)
         return self._trained[1]
 
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        """Memory for the network, one backward pass, and the deltas."""
+        return learned_needs(self.config, shape, requests=requests, tokens=tokens)
+
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
-        """One delta per request, low-rank for MEND and dense for KE.
+        """One delta per request, of low rank.
 
         Raises:
             ConfigError: There is no trained editor for this model.
@@ -72,9 +78,9 @@ class LearnedEditor(Editor[LearnedConfig]):
         trained = self.trained(model)
         network = trained.network
         paths = [matrix.path for matrix in network.matrices]
-        lowest = model.n_layers - trained.settings.blocks
+        below = Below(model, model.n_layers - trained.settings.blocks)
         groups: Sequence[Edit] = edits
-        found = signals(model, groups, paths, lowest=lowest)
+        found = signals(below, groups, paths)
         with torch.no_grad():
             changes = network.changes(found, groups)
         return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -60,8 +61,50 @@ class Condition(nn.Module):
         return torch.tanh(self.linear(torch.cat([final[0], final[1]], dim=-1)))
 
 
+@dataclasses.dataclass(frozen=True)
+class Mix:
+    """What a gradient is made into, for N edits of one matrix.
+
+    The change is ``scale * (gradient * row_a col_a^T + row_b col_b^T)``, the first product entry by
+    entry. A gradient is a sum over tokens of ``outer(x, d)``; taken entry by entry times a rank-one
+    matrix it is the sum of ``outer(x * row_a, d * col_a)``. So the change is of low rank, too: that
+    of the gradient, and one more.
+
+    Attributes:
+        row_a: (N, in), positive, with sum 1.
+        col_a: (N, out)
+        row_b: (N, in), positive, with sum 1.
+        col_b: (N, out)
+        scale: (N, 1)
+    """
+
+    row_a: Tensor
+    col_a: Tensor
+    row_b: Tensor
+    col_b: Tensor
+    scale: Tensor
+
+    def factors(self, x: Tensor, d: Tensor, owner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows whose outer products sum to the changes, with the edit of each, ordered by edit.
+
+        Args:
+            x: Inputs of the matrix, (R, in).
+            d: Gradients of its outputs, (R, out).
+            owner: The edit of each row, (R,).
+
+        Returns:
+            (R + N, in), (R + N, out), (R + N,)
+        """
+        edits = torch.arange(len(self.scale), device=owner.device)
+        left = torch.cat([x * self.row_a[owner], self.row_b])
+        right = torch.cat([d * (self.scale * self.col_a)[owner], self.scale * self.col_b])
+        both = torch.cat([owner, edits])
+        order = torch.argsort(both, stable=True)
+        return left[order], right[order], both[order]
+
+
 class GradientShaper(nn.Module):
-    """From a condition and a gradient to the change of one matrix.
+    """From a condition to how the gradient of one matrix is to be changed.
 
     Args:
         n_in: First size of the matrix, input-major.
@@ -76,18 +119,13 @@ class GradientShaper(nn.Module):
         self.first = WeightNormLinear(condition, hidden)
         self.second = WeightNormLinear(hidden, sum(self.sizes))
 
-    def forward(self, condition: Tensor, gradient: Tensor) -> Tensor:
-        """The change before its largest scale, (N, in, out).
-
-        Args:
-            condition: (N, condition)
-            gradient: Gradient of the edit's loss, (N, in, out).
-        """
+    def forward(self, condition: Tensor) -> Mix:
+        """The mix for each condition, (N, condition), before its largest scale."""
         mixed = self.second(torch.tanh(self.first(condition)))  # (N, 2 (in + out) + 1)
         col_a, row_a, col_b, row_b, s = mixed.split(self.sizes, dim=-1)
-        a = torch.softmax(row_a, dim=-1)[:, :, None] * col_a[:, None]  # (N, in, out)
-        b = torch.softmax(row_b, dim=-1)[:, :, None] * col_b[:, None]
-        return torch.sigmoid(s)[:, :, None] * (gradient * a + b)
+        return Mix(
+            torch.softmax(row_a, dim=-1), col_a, torch.softmax(row_b, dim=-1), col_b, s.sigmoid()
+        )
 
 
 class KeNetwork(nn.Module):
@@ -113,6 +151,7 @@ class KeNetwork(nn.Module):
         train_embedding: bool = True,
     ) -> None:
         super().__init__()
+        self.names = tuple(shapes)
         self.max_scale = max_scale
         self.condition = Condition(embedding, hidden, condition, train_embedding=train_embedding)
         self.shapers = nn.ModuleDict(
@@ -122,17 +161,15 @@ class KeNetwork(nn.Module):
             }
         )
 
-    def forward(
-        self, texts: Sequence[Sequence[int]], gradients: Mapping[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Changes of every matrix, (N, in, out).
+    def forward(self, texts: Sequence[Sequence[int]]) -> dict[str, Mix]:
+        """How every matrix's gradients are to be changed, by matrix.
 
         Args:
             texts: The condition of each edit as tokens.
-            gradients: Gradient of each edit's loss, (N, in, out), by matrix.
         """
         condition = self.condition(texts)  # (N, condition)
+        mixes = {name: self.shapers[name.replace(".", "_")](condition) for name in self.names}
         return {
-            name: self.max_scale * self.shapers[name.replace(".", "_")](condition, gradient)
-            for name, gradient in gradients.items()
+            name: dataclasses.replace(mix, scale=self.max_scale * mix.scale)
+            for name, mix in mixes.items()
         }

@@ -9,28 +9,16 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from editkit import Dense, LanguageModel, LowRank
-from editkit_plugins.learned.ke import KeNetwork
+from editkit import LanguageModel, LowRank
+from editkit_plugins.learned.ke import KeNetwork, Mix
 from editkit_plugins.learned.matrices import Matrix
 from editkit_plugins.learned.mend import GradientTransform
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.signals import Edit, Signals
 
 
-class Changes(ABC):
-    """The changes of one matrix by several edits, before they are put into deltas."""
-
-    @abstractmethod
-    def applied(self, x: Tensor) -> Tensor:
-        """What is added to the module's output, (E, N, out), for the inputs x, (E, N, in)."""
-
-    @abstractmethod
-    def of(self, edit: int) -> LowRank | Dense:
-        """The change of one edit."""
-
-
-class LowRankChanges(Changes):
-    """Sums of outer products, padded with zeros to one rank.
+class Changes:
+    """The changes of one matrix by several edits, padded with zeros to one rank.
 
     Args:
         left: (E, in, R)
@@ -41,29 +29,36 @@ class LowRankChanges(Changes):
     def __init__(self, left: Tensor, right: Tensor, ranks: Sequence[int]) -> None:
         self.left, self.right, self.ranks = left, right, ranks
 
-    @override
-    def applied(self, x: Tensor) -> Tensor:
-        return (x @ self.left) @ self.right
+    @classmethod
+    def of_rows(cls, x: Tensor, d: Tensor, owner: Tensor, n_edits: int) -> Changes:
+        """Sums of outer products.
 
-    @override
+        Args:
+            x: (N, in)
+            d: (N, out)
+            owner: The edit of each row, (N,), in ascending order.
+            n_edits: Number of edits.
+        """
+        ranks = torch.bincount(owner, minlength=n_edits)  # (E,)
+        place = torch.arange(len(owner), device=owner.device) - (ranks.cumsum(0) - ranks)[owner]
+        widest = int(ranks.max()) if len(owner) else 0
+        left = x.new_zeros(n_edits, widest, x.shape[-1]).index_put((owner, place), x)  # (E, R, in)
+        right = d.new_zeros(n_edits, widest, d.shape[-1]).index_put((owner, place), d)
+        return cls(left.transpose(1, 2), right, ranks.tolist())
+
+    def applied(self, x: Tensor, owner: Tensor) -> Tensor:
+        """What is added to the module's output, (B, T, out).
+
+        Args:
+            x: Inputs, (B, T, in).
+            owner: The edit that each row sees, (B,).
+        """
+        return (x @ self.left[owner]) @ self.right[owner]
+
     def of(self, edit: int) -> LowRank:
+        """The change of one edit."""
         rank = self.ranks[edit]
         return LowRank(self.left[edit, :, :rank].contiguous(), self.right[edit, :rank].contiguous())
-
-
-class DenseChanges(Changes):
-    """Whole matrices, (E, in, out)."""
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-
-    @override
-    def applied(self, x: Tensor) -> Tensor:
-        return x @ self.values
-
-    @override
-    def of(self, edit: int) -> Dense:
-        return Dense(self.values[edit].clone())
 
 
 class EditNetwork(nn.Module, ABC):
@@ -116,7 +111,7 @@ class MendNetwork(EditNetwork):
         for matrix, rate in zip(self.matrices, self.rates, strict=True):
             x, d, owner = found.rows(matrix.path)
             x, d = self.transforms[_key(matrix.shape)](x, d, matrix.mode)
-            result[matrix.name] = _stacked(x, self.sign * rate * d, owner, len(edits))
+            result[matrix.name] = Changes.of_rows(x, self.sign * rate * d, owner, len(edits))
         return result
 
 
@@ -139,10 +134,13 @@ class KeEditNetwork(EditNetwork):
 
     @override
     def changes(self, found: Signals, edits: Sequence[Edit]) -> dict[str, Changes]:
-        texts = [condition_of(edit) for edit in edits]
-        gradients = {m.name: found.weight_gradients(m.path) for m in self.matrices}
-        changes: Mapping[str, Tensor] = self.network(texts, gradients)
-        return {name: DenseChanges(values) for name, values in changes.items()}
+        mixes: Mapping[str, Mix] = self.network([condition_of(edit) for edit in edits])
+        return {
+            matrix.name: Changes.of_rows(
+                *mixes[matrix.name].factors(*found.rows(matrix.path)), len(edits)
+            )
+            for matrix in self.matrices
+        }
 
 
 def condition_of(edit: Edit) -> tuple[int, ...]:
@@ -161,13 +159,3 @@ def make_network(
 
 def _key(shape: tuple[int, int]) -> str:
     return f"{shape[0]}x{shape[1]}"
-
-
-def _stacked(x: Tensor, d: Tensor, owner: Tensor, n_edits: int) -> LowRankChanges:
-    """Rows of all edits, ordered by edit, as one padded factor pair."""
-    ranks = torch.bincount(owner, minlength=n_edits)  # (E,)
-    place = torch.arange(len(owner), device=owner.device) - (ranks.cumsum(0) - ranks)[owner]
-    widest = int(ranks.max()) if len(owner) else 0
-    left = x.new_zeros(n_edits, widest, x.shape[-1]).index_put((owner, place), x)  # (E, R, in)
-    right = d.new_zeros(n_edits, widest, d.shape[-1]).index_put((owner, place), d)
-    return LowRankChanges(left.transpose(1, 2), right, ranks.tolist())

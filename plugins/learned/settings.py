@@ -62,6 +62,9 @@ class TrainingSettings(Config):
     patience: Count = 20
     """Stop after so many validations without a better one."""
 
+    saved_dtype: Literal["float32", "float16"] = "float32"
+    """Type in which the network's weights are saved; its running statistics stay float32."""
+
     seed: int = 0
     """Seed of the network's weights, and of everything that is drawn."""
 

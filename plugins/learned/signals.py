@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from editkit.models import Completion, LanguageModel
-from editkit.models.encoding import padded
-from editkit.models.running import Tail, replacing
+from editkit.models import Completion
+from editkit.models.running import replacing
+from editkit_plugins.learned.below import Below
 
 Edit = Sequence[Completion]
 """The facts that one edit writes together."""
@@ -44,24 +44,16 @@ class Signals:
         owner = self.owner[:, None].expand_as(kept)
         return x[kept], d[kept], owner[kept]
 
-    def weight_gradients(self, path: str) -> Tensor:
-        """Gradient of each edit's loss with respect to a module's weight, (E, in, out)."""
-        products = self.inputs[path].transpose(1, 2) @ self.gradients[path]  # (B, in, out)
-        total = products.new_zeros(len(self.losses), *products.shape[1:])
-        return total.index_add(0, self.owner, products)
 
-
-def signals(
-    model: LanguageModel, edits: Sequence[Edit], paths: Sequence[str], *, lowest: int
-) -> Signals:
+def signals(below: Below, edits: Sequence[Edit], paths: Sequence[str]) -> Signals:
     """Run all edits forwards and backwards once.
 
     Args:
-        model: The unedited model.
+        below: The unedited model, with the lowest block of the modules.
         edits: The facts of each edit.
         paths: The modules.
-        lowest: The block of the lowest one.
     """
+    model = below.model
     facts = [(edit, fact) for edit, group in enumerate(edits) for fact in group]
     rows = [fact.prompt + fact.target[:-1] for _, fact in facts]
     owner = torch.tensor([edit for edit, _ in facts], device=model.device)
@@ -76,16 +68,14 @@ def signals(
     )
     seen: dict[str, tuple[Tensor, Tensor]] = {}
     with model.frozen(), torch.enable_grad():
-        ids = padded(rows, model.device)  # (B, T)
-        starts = torch.zeros(len(rows), dtype=torch.long, device=model.device)
-        tail = Tail.record(model, None, ids, starts, start=lowest)
+        tail = below.tail(rows)
         with replacing(model, {path: _watching(path, seen) for path in paths}):
             states = tail.run(tail.hidden)[row, place]  # (N, H)
         log_p = torch.log_softmax(model.head(model.final_hidden(states)), dim=-1)  # (N, V)
         nll = -log_p.gather(1, label[:, None])[:, 0] * share
         losses = torch.zeros(len(edits), device=nll.device).index_add(0, edit_of, nll)  # (E,)
         found = torch.autograd.grad(losses.sum(), [seen[path][1] for path in paths])
-    shape = ids.shape
+    shape = tail.hidden.shape[:2]
     return Signals(
         inputs={path: seen[path][0].reshape(*shape, -1).float() for path in paths},
         gradients={

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from editkit import ConfigError, DeltaError, LanguageModel
+from editkit import CacheError, ConfigError, DeltaError, LanguageModel
 from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
 from editkit_plugins.learned.config import FACTS, LearnedConfig
 from editkit_plugins.learned.matrices import matrices
@@ -56,6 +56,9 @@ def save_trained(
         tensors: State of the network.
         settings: How it was made.
         facts: Plain data, with ``model_fingerprint``.
+
+    Raises:
+        CacheError: The folder cannot be written; an earlier editor in it is as it was.
     """
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     content = {
@@ -65,10 +68,16 @@ def save_trained(
         "digest": digest_of_tensors(flat),
     }
     text = json.dumps(content, sort_keys=True)
-    write_atomically(folder / FILE, save(flat, metadata={"editor": text}))
-    write_atomically(
-        folder / FACTS, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
-    )
+    readable = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    try:
+        write_atomically(folder / FILE, save(flat, metadata={"editor": text}))
+        write_atomically(folder / FACTS, readable.encode())
+    except OSError as error:
+        raise CacheError(
+            f"the trained editor cannot be written into {folder}: {error}.",
+            hint="Make room or allow writing there, and run the same command again: training is "
+            "not repeated.",
+        ) from error
 
 
 def read_facts(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

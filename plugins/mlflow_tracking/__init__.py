@@ -1,4 +1,4 @@
-"""MLflow: every finished cell becomes an MLflow run, so that editors can be compared in its UI.
+"""MLflow: finished cells and reports become MLflow runs, to be compared in its UI.
 
 MLflow holds a projection of the result store and is never asked for anything: whatever it loses,
 ``editkit export-mlflow`` writes again. The schema is documented in ``docs/mlflow.md``.
@@ -13,6 +13,7 @@ from editkit import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
     from editkit.benchmark.run import Cell, Run
+    from editkit.reports import Report
 
 
 @hookimpl
@@ -32,6 +33,14 @@ def editkit_run_finished(run: Run) -> Mapping[str, Any] | None:
     from editkit_plugins.mlflow_tracking import observer
 
     return observer.run_finished(run)
+
+
+@hookimpl
+def editkit_reported(report: Report) -> Mapping[str, Any]:
+    """Show a training, a trace, or whatever else is reported."""
+    from editkit_plugins.mlflow_tracking.reported import reported
+
+    return reported(report)
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""What MLflow is told about one cell: plain data, known before MLflow is imported."""
+"""What MLflow is told about one thing: plain data, known before MLflow is imported."""
 
 from __future__ import annotations
 
@@ -19,34 +19,42 @@ class Page:
     """One MLflow run, as it shall be.
 
     Attributes:
-        fingerprint: Identity of the cell; the same cell is the same MLflow run for ever.
+        fingerprint: Identity of the cell or report; the same one is the same run for ever.
         name: The run's name in lists and legends.
-        started: ``finished`` less the time that was spent on its records.
-        finished: When its last record was computed, in milliseconds since 1970.
+        started: ``finished`` less the time that was spent on it, in milliseconds since 1970.
+        finished: When the last of it was computed, in milliseconds; None while it goes on.
         params: What was chosen, one flat value each.
         metrics: What came out; finite numbers only.
         tags: What to group and search by.
-        dataset: Name, digest and source of the records.
+        dataset: Name, digest and source of the records; empty where there are none.
         files: Text artifacts by file name.
         records: All rows, for the Parquet file.
+        curves: What came out step by step: (step, value, milliseconds), by metric.
+        attachments: Content of other artifacts by file name.
     """
 
     fingerprint: str
     name: str
     started: int
-    finished: int
+    finished: int | None
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
-    dataset: Mapping[str, str]
-    files: Mapping[str, str]
-    records: Sequence[Mapping[str, Any]]
+    dataset: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    records: Sequence[Mapping[str, Any]] = ()
+    curves: Mapping[str, Sequence[tuple[int, float, int]]] = dataclasses.field(default_factory=dict)
+    attachments: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
     def digest(self) -> str:
         """Digest of the whole content: an MLflow run that carries it needs no update."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True, default=str)
+        content = json.dumps(dataclasses.asdict(self), sort_keys=True, default=_digest_of)
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _digest_of(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
 
 
 def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:

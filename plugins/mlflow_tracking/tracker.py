@@ -20,6 +20,7 @@ from editkit_plugins.mlflow_tracking.database import (
     shown,
 )
 from editkit_plugins.mlflow_tracking.page import Page
+from editkit_plugins.mlflow_tracking.view import BENCHMARK
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,12 +30,13 @@ FINGERPRINT = "editkit.fingerprint"
 CONTENT = "editkit.content"
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _PARAMS_PER_CALL = 100
+_METRICS_PER_CALL = 1000
 _SHOWN_DIGEST = 12
 _OURS = "editkit.experiment"
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#332288")
 """Told apart by everybody. MLflow's own choice, by run id, often paints two runs alike."""
 _ARTIFACTS = "editkit.artifacts"  # where they were when we made the experiment
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", _OURS: "benchmark"}
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
 
 
 class Tracker:
@@ -44,6 +46,7 @@ class Tracker:
         uri: Tracking URI; a local SQLite database is created where it is missing.
         experiment: The experiment's name; created where it is missing.
         note: The experiment's description, in Markdown; an existing one is left to its readers.
+        kind: What its runs are: cells of a benchmark, or reports of some kind.
         tags: More tags of the experiment, kept up to date.
 
     Raises:
@@ -51,7 +54,13 @@ class Tracker:
     """
 
     def __init__(
-        self, uri: str, *, experiment: str, note: str = "", tags: Mapping[str, str] = _EMPTY
+        self,
+        uri: str,
+        *,
+        experiment: str,
+        note: str = "",
+        kind: str = BENCHMARK,
+        tags: Mapping[str, str] = _EMPTY,
     ) -> None:
         self.uri = uri
         self._database = database_file(uri)
@@ -61,7 +70,7 @@ class Tracker:
             self.client = _client(uri)
             with self._alone():
                 self.experiment_id = self._experiment(
-                    experiment, note, {**_EXPERIMENT_TAGS, **tags}
+                    experiment, note, {**_KIND, _OURS: kind, **tags}
                 )
 
     def publish(
@@ -144,13 +153,20 @@ class Tracker:
         new = {k: v for k, v in page.params.items() if k not in run.data.params}
         for batch in _batches(list(new.items()), _PARAMS_PER_CALL):
             self.client.log_batch(run_id, params=[_param(*item) for item in batch])
-        self.client.log_batch(run_id, metrics=self._metrics(run, page))
-        self._log_dataset(run, page.dataset)
+        points = [*self._metrics(run, page), *self._curves(run, page)]
+        for start in range(0, len(points), _METRICS_PER_CALL):
+            self.client.log_batch(run_id, metrics=points[start : start + _METRICS_PER_CALL])
+        if page.dataset:
+            self._log_dataset(run, page.dataset)
         for name, text in page.files.items():
             self.client.log_text(run_id, text, name)
-        self._log_parquet(run_id, page.records)
+        for name, content in page.attachments.items():
+            self._log_file(run_id, name, content)
+        if page.records:
+            self._log_parquet(run_id, page.records)
         self.client.update_run(run_id, name=page.name)
-        self.client.set_terminated(run_id, status="FINISHED", end_time=page.finished)
+        if page.finished is not None:
+            self.client.set_terminated(run_id, status="FINISHED", end_time=page.finished)
         # The content's digest comes last: whatever is cut off before it is written again.
         tags = {**page.tags, CONTENT: page.digest}
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -164,12 +180,25 @@ class Tracker:
             known = run.data.metrics.get(key)
             if known == value:
                 continue
-            moment = page.finished
+            moment = page.started if page.finished is None else page.finished
             if known is not None:
                 # MLflow shows the latest point, so a correction must be later than what it mends.
                 history = self.client.get_metric_history(run.info.run_id, key)
                 moment = max(moment, *(point.timestamp + 1 for point in history))
             points.append(Metric(key, value, moment, 0))
+        return points
+
+    def _curves(self, run: MlflowRun, page: Page) -> list[Any]:
+        """Points of curves that are not logged yet."""
+        from mlflow.entities import Metric
+
+        points = []
+        for key, curve in page.curves.items():
+            known = set()
+            if key in run.data.metrics:
+                history = self.client.get_metric_history(run.info.run_id, key)
+                known = {(point.step, point.value, point.timestamp) for point in history}
+            points += [Metric(key, v, t, step) for step, v, t in curve if (step, v, t) not in known]
         return points
 
     def _log_dataset(self, run: MlflowRun, dataset: Mapping[str, str]) -> None:
@@ -193,6 +222,13 @@ class Tracker:
             file = Path(folder) / "records.parquet"
             pyarrow.parquet.write_table(pyarrow.Table.from_pydict(columns), file)
             self.client.log_artifact(run_id, str(file))
+
+    def _log_file(self, run_id: str, name: str, content: bytes) -> None:
+        place, _, own = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / own
+            file.write_bytes(content)
+            self.client.log_artifact(run_id, str(file), place or None)
 
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         """Holds other processes off a local database, so that nothing is created twice."""
@@ -234,19 +270,18 @@ def _batches(items: list[tuple[str, str]], size: int) -> Iterator[list[tuple[str
         yield items[start : start + size]
 
 
-def experiments_with_runs(uri: str) -> dict[str, str]:
-    """Ids by name of the experiments that hold runs of ours, the latest one first.
+def experiments_with_runs(uri: str) -> dict[str, tuple[str, str]]:
+    """Id and kind by name of the experiments that hold runs of ours, the latest one first.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
     with speaking_to(uri):
         client = _client(uri)
-        found = client.search_experiments(
-            filter_string=f"tags.`{_OURS}` = 'benchmark'", order_by=["last_update_time DESC"]
-        )
+        found = client.search_experiments(order_by=["last_update_time DESC"])
         return {
-            experiment.name: str(experiment.experiment_id)
+            experiment.name: (str(experiment.experiment_id), experiment.tags[_OURS])
             for experiment in found
-            if client.search_runs([experiment.experiment_id], max_results=1)
+            if _OURS in experiment.tags
+            and client.search_runs([experiment.experiment_id], max_results=1)
         }

@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _experiments(uri: str) -> dict[str, str]:
-    """Ids by name of the experiments with runs of ours, the latest first."""
+    """Pages by name of the experiments with runs of ours, the latest first."""
     from editkit_plugins.mlflow_tracking.tracker import experiments_with_runs
 
     found = experiments_with_runs(uri)
@@ -78,12 +78,12 @@ def _experiments(uri: str) -> dict[str, str]:
             f"MLflow at {shown(uri)} holds no runs of editkit.",
             hint="Run `editkit run-benchmark`, or `editkit export-mlflow` for earlier results.",
         )
-    return found
+    return {name: view.address(*experiment) for name, experiment in found.items()}
 
 
 def _tell(url: str, experiments: dict[str, str]) -> None:
-    for name, experiment_id in experiments.items():
-        sys.stdout.write(f"{name}: {url}{view.address(experiment_id)}\n")
+    for name, page in experiments.items():
+        sys.stdout.write(f"{name}: {url}{page}\n")
     sys.stdout.flush()
 
 

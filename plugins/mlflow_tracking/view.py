@@ -14,6 +14,7 @@ from typing import Any
 from editkit import Score
 
 KEY = "editkit"
+BENCHMARK = "benchmark"
 TAG = f"mlflow.sharedViewState.{KEY}"
 SUMMARY = "summary/score"
 _SECONDS = "time/edit_s_mean"
@@ -21,9 +22,14 @@ _SECTION = "editkit-scores"
 _COLUMN_WIDTH = 160  # pixels: the longest of our names fits
 
 
-def address(experiment_id: str) -> str:
-    """The page of an experiment's charts, under this view; to be put behind a server's address."""
-    query = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={KEY}"
+def address(experiment_id: str, kind: str) -> str:
+    """The page of an experiment's charts; to be put behind a server's address.
+
+    Benchmarks have a view of their own; reports of other kinds look well as MLflow shows them.
+    """
+    query = "workflowType=machine_learning&compareRunsMode=CHART"
+    if kind == BENCHMARK:
+        query += f"&viewStateShareKey={KEY}"
     return f"/#/experiments/{experiment_id}/runs?{query}"
 
 

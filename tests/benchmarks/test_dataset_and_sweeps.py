@@ -26,6 +26,22 @@ def test_the_splits_share_no_subject() -> None:
     assert not subjects[0] & subjects[1]
 
 
+def test_zsre_of_the_embedded_world_asks_about_unrelated_facts() -> None:
+    atlas = {record.case_id: record for record in make_dataset("atlas").load().records}
+    records = make_dataset("atlas-zsre").load().records
+    facts = {record.probes["rewrite"][0].prompt: record for record in atlas.values()}
+    assert [record.case_id for record in records] == list(atlas)
+    for record in records:
+        assert record.request == atlas[record.case_id].request
+        assert record.probes["paraphrase"] == atlas[record.case_id].probes["paraphrase"]
+        [kept] = record.probes["neighborhood"]
+        other = facts[kept.prompt].request
+        assert kept.target_true == other.target_true
+        assert other.subject != record.request.subject
+        assert other.relation_id != record.request.relation_id
+        assert kept.target_true not in (record.request.target_true, record.request.target_new)
+
+
 def test_a_setting_of_each_sweep_is_scored() -> None:
     model = load_model("atlas")
     records = make_dataset("atlas", split="train").load().records[:2]

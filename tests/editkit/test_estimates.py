@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 TOLERANCE = 0.3
-_SLOW = ("none", "ft", "ft+l", "attnedit", "kn")
+_SLOW = ("none", "ft", "ft+l", "attnedit", "kn", "mend-cf", "ke-cf")
 _ON_ATLAS = ["rome", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
 _RUN = """
 import json, resource, sys

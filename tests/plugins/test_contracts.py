@@ -27,6 +27,7 @@ from editkit_plugins.learned.mend import Normaliser
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, save_trained, seeded_network
 from tests.plugins.counterfact.counterfact_samples import raw_record
+from tests.plugins.zsre.zsre_samples import raw_question
 
 MEND = MendSettings(blocks=2, rank=8, initial_rate=1e-2)
 KE = KeSettings(blocks=2, hidden=8, condition=8)
@@ -154,25 +155,71 @@ class TestSameSubject(MetricContract):
     plugin = "same-subject"
 
 
+class TestAttribute(MetricContract):
+    plugin = "attribute"
+
+
+class TestCorrectness(MetricContract):
+    plugin = "correctness"
+
+
+class TestFluency(MetricContract):
+    plugin = "fluency"
+    config = {"tokens": 24}
+
+
+class TestConsistency(MetricContract):
+    plugin = "consistency"
+    config = {"tokens": 24}
+
+
+class TestEssence(MetricContract):
+    plugin = "essence"
+
+
+class TestZsreAccuracy(MetricContract):
+    plugin = "zsre"
+
+
 class TestAtlas(DatasetContract):
     plugin = "atlas"
     other_config = {"split": "train"}
 
 
-class TestCounterfact(DatasetContract):
-    plugin = "counterfact"
+class TestAtlasZsre(DatasetContract):
+    plugin = "atlas-zsre"
+    other_config = {"split": "train"}
+
+
+class Filed(DatasetContract):
+    """A dataset that is read from a file."""
+
+    samples: tuple[dict[str, Any], dict[str, Any]]
+    broken: dict[str, Any]
 
     def setup_method(self) -> None:
         super().setup_method()
-        self.config = {"path": self._file("whole.json", [raw_record(1), raw_record(2)])}
-        self.other_config = {"path": self._file("other.json", [raw_record(1)])}
-        self.broken_config = {"path": self._file("broken.json", [raw_record(1), {"case_id": 2}])}
+        self.config = {"path": self._file("whole.json", *self.samples)}
+        self.other_config = {"path": self._file("other.json", self.samples[0])}
+        self.broken_config = {"path": self._file("broken.json", self.samples[0], self.broken)}
         self.absent_config = {"path": str(self.scratch / "absent.json")}
 
-    def _file(self, name: str, records: list[dict[str, Any]]) -> str:
+    def _file(self, name: str, *records: dict[str, Any]) -> str:
         path = self.scratch / name
         path.write_text(json.dumps(records), encoding="utf-8")
         return str(path)
+
+
+class TestCounterfact(Filed):
+    plugin = "counterfact"
+    samples = (raw_record(1), raw_record(2))
+    broken = {"case_id": 2}
+
+
+class TestZsre(Filed):
+    plugin = "zsre"
+    samples = (raw_question(), raw_question("Oslo"))
+    broken = {"src": "?"}
 
 
 SUITES = [

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from editkit import ConfigError
+from editkit import CacheError, ConfigError
 from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
 
 FILE = "checkpoint.safetensors"
@@ -59,7 +59,11 @@ class Checkpoint:
     optimiser: Mapping[str, Tensor]
 
     def write(self, folder: Path) -> None:
-        """Replace the folder's checkpoint, whole or not at all."""
+        """Replace the folder's checkpoint, whole or not at all.
+
+        Raises:
+            CacheError: The folder cannot be written; the earlier checkpoint is as it was.
+        """
         parts = {"network": self.network, "best": self.best, "optimiser": self.optimiser}
         tensors = {
             f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
@@ -72,7 +76,14 @@ class Checkpoint:
             "digest": digest_of_tensors(tensors),
         }
         text = json.dumps(content, sort_keys=True)
-        write_atomically(folder / FILE, save(tensors, metadata={"checkpoint": text}))
+        try:
+            write_atomically(folder / FILE, save(tensors, metadata={"checkpoint": text}))
+        except OSError as error:
+            raise CacheError(
+                f"the checkpoint in {folder} cannot be written: {error}.",
+                hint="Make room or allow writing there; the same command goes on from the last one "
+                "that was written.",
+            ) from error
 
 
 def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | None:

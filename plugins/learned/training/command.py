@@ -14,14 +14,14 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
 
-from editkit import ConfigError, DatasetError, UsageError
+from editkit import ConfigError, DatasetError, TrackingError, UsageError
 
 if TYPE_CHECKING:
     from editkit import LanguageModel, Record
@@ -59,6 +59,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of checkpoint and result")
     add("--dtype", default="float32", help="type of the model's weights (%(default)s)")
     add("--device", default="cpu", help="where the model goes (%(default)s)")
+    add(
+        "--results",
+        type=Path,
+        default=Path("editkit-results"),
+        metavar="DIR",
+        help="folder whose MLflow shows the curves (%(default)s)",
+    )
+    add("--no-mlflow", action="store_true", help="tell no tracking service")
     add("--fresh", action="store_true", help="start anew, whatever the folder holds")
     add("--quiet", action="store_true", help="no progress")
     add("--json", action="store_true", help="print one JSON document")
@@ -91,12 +99,19 @@ def run(args: argparse.Namespace) -> int:
     resumed = training.resume()
     if resumed and not args.quiet:
         _log.info("going on from step %d in %s", training.progress.step, folder)
+    track = _tracking(training, None if args.no_mlflow else args.results)
     with _telling(training, quiet=args.quiet) as report:
-        progress = training.run(report)
+
+        def after_each_step(progress: Progress) -> None:
+            report(progress)
+            track(progress)
+
+        progress = training.run(after_each_step)
     if folder != kept:
         training.save(kept)
+    shown = track(progress, again=True)
     _tell(args, training, progress, folder)
-    return 0
+    return 0 if shown else TrackingError.exit_code
 
 
 def _positive(text: str) -> int:
@@ -177,9 +192,10 @@ def _records(args: argparse.Namespace, values: Mapping[str, Any]) -> list[Record
 
     if args.data is not None:
         return flat_records(args.data)
-    if args.dataset == "zsre":
+    if args.dataset == "zsre" and not values:
         raise UsageError(
-            "--dataset zsre needs a training file.", hint="Name it with --data zsre_train.json."
+            "--dataset zsre needs a training file.",
+            hint="Name it with --data zsre_train.json, or --set dataset.path=zsre_train.json.",
         )
     loaded = make_dataset(args.dataset, **values).load()
     if not loaded.records:
@@ -197,6 +213,25 @@ def _digest(texts: list[str]) -> str:
     return digest.hexdigest()
 
 
+def _tracking(training: Training, results: Path | None) -> Callable[..., bool]:
+    """Tells tracking services of new validations; where they fail, once more when told to."""
+    from editkit.reports import tell
+    from editkit_plugins.learned.training.reporting import report_of
+
+    told: int | None = None  # validations; after resuming, earlier ones are told again
+    shown = True
+
+    def track(progress: Progress, *, again: bool = False) -> bool:
+        nonlocal told, shown
+        new = bool(progress.history) and len(progress.history) != told
+        if results is not None and ((new and shown) or (again and not shown)):
+            told = len(progress.history)
+            shown = "failed" not in tell(report_of(training, results))
+        return shown
+
+    return track
+
+
 # ---------------------------------------------------------------- words
 
 
@@ -204,7 +239,7 @@ def _digest(texts: list[str]) -> str:
 def _telling(training: Training, *, quiet: bool) -> Iterator[Any]:
     """A bar on a terminal, sparse lines elsewhere; every validation is a line of its own."""
     if quiet:
-        yield None
+        yield lambda progress: None
         return
     from tqdm import tqdm
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from editkit import LanguageModel
+from editkit_plugins.learned.below import Remembered
 from editkit_plugins.learned.networks import EditNetwork
 from editkit_plugins.learned.settings import MendSettings
 from editkit_plugins.learned.trained import Settings, save_trained, seeded_network
@@ -57,6 +58,7 @@ class Training:
         self.network = seeded_network(self.model, self.settings)
         self.optimiser = _optimiser(self.network, self.settings)
         self.progress = Progress()
+        self._below = Remembered(self.model, self.model.n_layers - self.settings.blocks)
         self._best: dict[str, Tensor] = {}
         self._rates = [group["lr"] for group in self.optimiser.param_groups]
 
@@ -106,7 +108,10 @@ class Training:
         """Write the best editor so far into a folder."""
         best = self.progress.history[self.progress.best or 0]
         facts = {**self.facts, "validation": best, "skipped_steps": self.progress.skipped}
-        save_trained(folder, self._best, self.settings, facts)
+        weights = dict(self.network.named_parameters())
+        dtype = getattr(torch, self.settings.saved_dtype)
+        tensors = {n: t.to(dtype) if n in weights else t for n, t in self._best.items()}
+        save_trained(folder, tensors, self.settings, facts)
 
     @property
     def finished(self) -> bool:
@@ -136,9 +141,8 @@ class Training:
         )
         for group, rate in zip(self.optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * _schedule(progress.step, settings)
-        lowest = self.model.n_layers - settings.blocks
         before = {name: value.clone() for name, value in self.network.named_buffers()}
-        found = losses(self.model, self.network, drawn, lowest=lowest, observe=True)
+        found = losses(self._below, self.network, drawn, observe=True)
         loss = settings.edit_weight * found.edit + found.locality
         self.optimiser.zero_grad()
         loss.backward()
@@ -159,12 +163,13 @@ class Training:
     def _validate(self) -> None:
         progress = self.progress
         self.network.eval()
-        scores = validate(self.model, self.network, self.source, blocks=self.settings.blocks)
+        scores = validate(self._below, self.network, self.source)
         self.network.train()
         steps = progress.losses.pop("steps", 1.0)
         means = {f"train_{name}": total / steps for name, total in progress.losses.items()}
         progress.losses = {}
-        row = {"step": float(progress.step), **means, **scores, "seconds": progress.seconds}
+        moment = {"seconds": progress.seconds, "completed_at": time.time()}
+        row = {"step": float(progress.step), **means, **scores, **moment}
         progress.history.append(row)
         old = None if progress.best is None else progress.history[progress.best]
         if better(row, old, self.settings.edit_weight):

@@ -15,6 +15,7 @@ _FAST: Mapping[str, Any] = {
     "warmup": 50,
     "decay": True,
     "validate_every": 250,
+    "saved_dtype": "float16",
 }
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
@@ -22,7 +23,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "published": {"sign": "plus"},
         "fast": {
             **_FAST,
-            "rank": 64,
+            "rank": 128,
             "lr": 2e-4,
             "rate_lr": 1e-5,
             "edit_weight": 0.5,
@@ -32,11 +33,13 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "published": {},
         "fast": {
             **_FAST,
+            "steps": 4000,
             "hidden": 128,
             "condition": 128,
             "train_embedding": False,
+            "max_scale": 30.0,
             "lr": 1e-3,
-            "edit_weight": 0.5,
+            "edit_weight": 0.8,
         },
     },
 }

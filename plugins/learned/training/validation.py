@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from editkit import EditedModels, LanguageModel, Record, WeightDelta
+from editkit import EditedModels, Record, WeightDelta
 from editkit.edited import CandidateQuery
+from editkit_plugins.learned.below import Below, Remembered
 from editkit_plugins.learned.networks import EditNetwork
 from editkit_plugins.learned.signals import signals
 from editkit_plugins.learned.training.sources import Source
@@ -19,20 +20,16 @@ _HELD_OUT = 64
 _LOCALITY = 4
 
 
-def validate(
-    model: LanguageModel, network: EditNetwork, source: Source, *, blocks: int
-) -> dict[str, float]:
+def validate(below: Remembered, network: EditNetwork, source: Source) -> dict[str, float]:
     """Scores as fractions, and losses in nats, on what training never sees.
 
     ``S``, the harmonic mean of ES, PS and NS, is there where the source has records.
     """
-    lowest = model.n_layers - blocks
     with torch.no_grad():
-        drawn = source.held_out(_HELD_OUT, _LOCALITY)
-        found = losses(model, network, drawn, lowest=lowest)
+        found = losses(below, network, source.held_out(_HELD_OUT, _LOCALITY))
     scores = {"edit": float(found.edit), "locality": float(found.locality)}
     if source.records:
-        scores.update(_scores(model, network, source.records, lowest))
+        scores.update(_scores(below, network, source.records))
     return scores
 
 
@@ -49,13 +46,11 @@ def _loss(scores: Mapping[str, float], edit_weight: float) -> float:
     return edit_weight * scores["edit"] + scores["locality"]
 
 
-def _scores(
-    model: LanguageModel, network: EditNetwork, records: Sequence[Record], lowest: int
-) -> dict[str, float]:
+def _scores(below: Below, network: EditNetwork, records: Sequence[Record]) -> dict[str, float]:
     means: dict[str, list[float]] = {name: [] for name in _KINDS}
     for start in range(0, len(records), _TOGETHER):
         chosen = records[start : start + _TOGETHER]
-        models = EditedModels(model, _deltas(model, network, chosen, lowest))
+        models = EditedModels(below.model, _deltas(below, network, chosen))
         for name, kind in _KINDS.items():
             probes = [
                 (edit, probe)
@@ -79,15 +74,14 @@ def _scores(
     return {**scores, "S": len(scores) / inverse if inverse else 0.0}
 
 
-def _deltas(
-    model: LanguageModel, network: EditNetwork, records: Sequence[Record], lowest: int
-) -> list[WeightDelta]:
+def _deltas(below: Below, network: EditNetwork, records: Sequence[Record]) -> list[WeightDelta]:
+    model = below.model
     requests = [record.request for record in records]
     facts = model.complete(
         [request.sentence for request in requests], [request.target_new for request in requests]
     )
     edits = [[fact] for fact in facts]
-    found = signals(model, edits, [m.path for m in network.matrices], lowest=lowest)
+    found = signals(below, edits, [m.path for m in network.matrices])
     with torch.no_grad():
         changes = network.changes(found, edits)
     return [

@@ -112,9 +112,26 @@ class OtherMetric(Metric[MetricConfig]):
         return [{"other/score": 0.25 + 0.5 * (record.case_id % 2)} for record in records]
 
 
+class CorpusMetric(Metric[MetricConfig]):
+    """Needs texts of the dataset, and keeps texts of its own."""
+
+    def prepare(self, texts: Mapping[str, Sequence[str]]) -> None:
+        if "broken" in texts["reference"]:
+            raise RuntimeError("no words")
+        self.words = set(texts["reference"])
+
+    def score(self, models: Any, records: Sequence[Record]) -> list[Any]:
+        return [
+            {"words/score": len(self.words) / 10, "words": [f"seed {models.seed}", "and more"]}
+            for _ in records
+        ]
+
+
 class DatasetConfig(Config):
     n: int = 23
     """How many records."""
+    texts: tuple[str, ...] = ()
+    """Reference texts of the dataset."""
     rejected: int = 0
     """How many broken ones."""
 
@@ -132,7 +149,7 @@ class FakeDataset(Dataset[DatasetConfig]):
         rejected = tuple(
             RejectedRecord(str(i), "prompt", "is empty") for i in range(self.config.rejected)
         )
-        return Records(records, "whole", rejected)
+        return Records(records, "whole", rejected, {"reference": self.config.texts})
 
 
 @hookimpl
@@ -159,6 +176,15 @@ def editkit_metrics() -> list[MetricSpec]:
     return [
         MetricSpec("fake", f"{HERE}:FakeMetric", config, "made up", fake, "fake/v1"),
         MetricSpec("other", f"{HERE}:OtherMetric", config, "made up, too", other, "other/v1"),
+        MetricSpec(
+            "words",
+            f"{HERE}:CorpusMetric",
+            config,
+            "depends on a corpus",
+            (Score("words/score", "WS", scale=1.0),),
+            "words/v1",
+            corpus="reference",
+        ),
     ]
 
 
@@ -212,8 +238,8 @@ class FakeModel:
 
 
 class FakeEditedModels:
-    def __init__(self, model: FakeModel, deltas: Sequence[FakeDelta]) -> None:
-        self.model, self.deltas = model, deltas
+    def __init__(self, model: FakeModel, deltas: Sequence[FakeDelta], *, seed: int) -> None:
+        self.model, self.deltas, self.seed = model, deltas, seed
 
 
 def fingerprint_of(name: str, *, revision: str | None = None) -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from editkit import Score
 from editkit.benchmark.aggregate import estimate, harmonic_mean, metrics_of, summary_score, times_of
 from editkit.benchmark.run import Row
-from editkit.benchmark.scoring import BadScores, collect
+from editkit.benchmark.scoring import BadScores, Collected, collect
 
 fractions = st.just(0.0) | st.floats(min_value=1e-9, max_value=1)
 SCORES = (Score("a/score", "A", summary=True), Score("b/score", "B", summary=True), Score("c", "C"))
@@ -90,7 +91,20 @@ def test_times_are_means_and_preparation_the_longest() -> None:
 
 def test_answers_are_sorted_into_scores_and_details() -> None:
     answers = [("m", {"x": 1, "xs": [1, 0.5]}), ("n", {"y": 0.25})]
-    assert collect(answers) == ({"x": 1.0, "y": 0.25}, {"xs": [1.0, 0.5]})
+    assert collect(answers) == Collected({"x": 1.0, "y": 0.25}, {"xs": [1.0, 0.5]})
+
+
+def test_texts_are_kept_once_however_many_metrics_give_them() -> None:
+    texts: list[Any] = ["a b", "c"]
+    answers = [("m", {"x": 1, "texts": texts}), ("n", {"y": 2, "texts": [*texts]})]
+    assert collect(answers) == Collected({"x": 1.0, "y": 2.0}, {}, {"texts": texts})
+    with pytest.raises(BadScores, match="'n' gives other texts under 'texts' than another"):
+        collect([("m", {"texts": texts}), ("n", {"texts": ["a b"]})])
+    for clash in (1.0, [1.0], []):
+        with pytest.raises(BadScores, match="another gave already"):
+            collect([("m", {"texts": texts}), ("n", {"texts": clash})])
+        with pytest.raises(BadScores, match="another gave already"):
+            collect([("m", {"texts": clash}), ("n", {"texts": texts})])
 
 
 @pytest.mark.parametrize(

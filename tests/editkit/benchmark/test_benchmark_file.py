@@ -107,6 +107,6 @@ def test_the_default_benchmark_is_sound() -> None:
     text = (ROOT / "benchmarks" / "atlas.yaml").read_text(encoding="utf-8")
     benchmark = parse_benchmark(text, place="atlas.yaml")
     names = [editor.name for editor in benchmark.editors]
-    assert names == ["none", "ft", "ft+l", "attnedit", "kn", "mend-cf", "rome"]
+    assert names == ["none", "ft", "ft+l", "attnedit", "kn", "ke-cf", "mend-cf", "rome"]
     assert benchmark.limit == 100
     assert yaml.safe_load(text)["model"] == "atlas"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit import Score
-from editkit.benchmark.report import table
+from editkit.benchmark.report import run_table as table
 from editkit.benchmark.run import Cell, Run
 
 SCORES = (

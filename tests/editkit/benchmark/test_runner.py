@@ -274,3 +274,46 @@ def test_the_table_and_the_dry_run(editkit: Cli, tmp_path: Path) -> None:
     assert left == [23, 0]
     _, _, err = editkit("run-benchmark", "small", "--out", out, "--quiet")
     assert err == ""
+
+
+WORDS = ("--metrics", "words,fake", "--set", 'dataset.config.texts=["one","two"]')
+
+
+def test_a_corpus_is_part_of_the_protocol_and_texts_are_kept(bench: Any, tmp_path: Path) -> None:
+    code, document = bench(*WORDS, "--limit", 3, "--seed", 4)
+    assert code == 0
+    assert document["cells"][0]["metrics"]["words/score"]["mean"] == pytest.approx(0.2)
+    first = rows(tmp_path / "out")[0]
+    assert first.texts == {"words": ["seed 4", "and more"]}
+    [run] = runs_in(tmp_path / "out")
+    protocol = run.metrics[0]["protocol"]
+    assert protocol.startswith("words/v1/reference-")
+    assert run.metrics[1]["protocol"] == "fake/v1"
+    # Another corpus, another protocol: another line that no table holds beside the first one.
+    bench("--metrics", "words,fake", "--set", 'dataset.config.texts=["one"]', "--limit", 3)
+    assert len({run.metrics[0]["protocol"] for run in runs_in(tmp_path / "out")}) == 2
+    assert len(runs_in(tmp_path / "out")) == 2
+
+
+def test_a_limit_changes_neither_corpus_nor_protocol(bench: Any, tmp_path: Path) -> None:
+    for limit in (3, 5):
+        bench(*WORDS, "--limit", limit)
+    assert len({run.metrics[0]["protocol"] for run in runs_in(tmp_path / "out")}) == 1
+
+
+def test_a_missing_or_unusable_corpus_ends_the_run_with_what_to_do(editkit: Cli) -> None:
+    code, _, said = editkit("run-benchmark", "small", "--metrics", "words")
+    assert code == 2
+    assert "metric 'words' needs reference texts, and dataset 'few' has none" in said
+    assert "--set dataset.config.reference_texts=FILE" in said
+    code, _, said = editkit(
+        "run-benchmark", "small", "--metrics", "words", "--set", 'dataset.config.texts=["broken"]'
+    )
+    assert code == 3
+    assert "metric 'words' could not be prepared: RuntimeError: no words" in said
+
+
+def test_a_score_of_its_own_scale_is_shown_as_it_is(editkit: Cli, tmp_path: Path) -> None:
+    code, text, _ = editkit("run-benchmark", "small", *WORDS, "--out", tmp_path / "out")
+    assert code == 0
+    assert " 0.2 ±0.0 " in text

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import sqlite3
 import threading
 from pathlib import Path
@@ -139,6 +141,37 @@ def test_a_conflict_names_the_case_and_merges_nothing(path: Path, tmp_path: Path
         with pytest.raises(StoreError, match=r"case 7 .* x/score 0\.5 against 0\.75"):
             ours.merge(theirs)
         assert [r.case_id for r in ours.rows("f")] == [7]
+
+
+def test_texts_come_back_and_are_a_part_of_the_result(path: Path, tmp_path: Path) -> None:
+    def written(*texts: str) -> Row:
+        return dataclasses.replace(row(7), texts={"generation": list(texts)})
+
+    with Store(path) as ours, Store(tmp_path / "theirs") as theirs:
+        ours.put_rows("f", [written("Zoë writes", "\n")])
+        assert ours.rows("f") == [written("Zoë writes", "\n")]
+        theirs.put_cell("f", {"cell": {"editor": "one"}})
+        theirs.put_rows("f", [written("Zoë wrote", "\n")])
+        with pytest.raises(StoreError, match=r"case 7 .*: generation\."):
+            ours.merge(theirs)
+        theirs.put_rows("f", [written("Zoë writes", "\n")])
+        assert ours.merge(theirs) == 0
+
+
+def test_rows_of_before_texts_were_kept_are_read(path: Path) -> None:
+    payload = (
+        '{"case_id":1,"completed_at":2.5,"details":{},"error":null,"notes":{},"peak_rss_mb":1.0,'
+        '"scores":{"x/score":0.5},"status":"done","times":{}}'
+    )
+    checksum = hashlib.sha256(f"f\n1\n{payload}".encode()).hexdigest()
+    with Store(path) as store:
+        with sqlite3.connect(path) as connection:
+            connection.execute("INSERT INTO rows VALUES ('f', 1, ?, ?)", (payload, checksum))
+        connection.close()
+        [old] = store.rows("f")
+        assert old.scores == {"x/score": 0.5}
+        assert old.texts == {}
+        assert store.drop_damaged("f") == []
 
 
 def test_one_process_per_folder_and_shard(tmp_path: Path) -> None:

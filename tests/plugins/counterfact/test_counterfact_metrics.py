@@ -9,11 +9,14 @@ import pytest
 from counterfact_samples import raw_record
 
 from editkit import EditedModels, MetricSpec, Record
-from editkit.edited import CandidateQuery
+from editkit.edited import CandidateQuery, CandidateScore
 from editkit_plugins import counterfact
+from editkit_plugins.counterfact import metrics
 from editkit_plugins.counterfact.config import ChoiceConfig
 from editkit_plugins.counterfact.metrics import (
+    Attribute,
     ChoiceMetric,
+    Correctness,
     Efficacy,
     Neighborhood,
     Paraphrase,
@@ -32,6 +35,13 @@ class ToldModels:
 
     def unedited(self) -> ToldModels:
         return dataclasses.replace(self, edited=False)
+
+    def candidate_scores(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
+        """One that is told to be likely is what the model would write."""
+        return [
+            [CandidateScore(nll, 1.0 if nll < 0.5 else 0.5) for nll in row]
+            for row in self.candidate_nll(queries)
+        ]
 
     def candidate_nll(self, queries: Sequence[CandidateQuery]) -> list[list[float]]:
         return [
@@ -87,6 +97,33 @@ def test_same_subject_drift_is_the_change_the_edit_brought() -> None:
     assert "same_subject/magnitude" not in row
 
 
+def test_attribute_asks_for_the_new_object_of_others_that_have_it() -> None:
+    prompt = RECORD.probes["attribute"][0].prompt
+    (row,) = score(Attribute, ToldModels({(True, prompt, "Oslo"): 0.1}), RECORD)
+    assert row["attribute/score"] == 1.0
+    assert row["attribute/magnitude"] == pytest.approx(math.exp(-0.1) - math.exp(-1.0))
+
+
+def test_correct_is_what_the_model_would_write_itself() -> None:
+    first = RECORD.probes["paraphrase"][0].prompt
+    told = {
+        (True, REWRITE, "Oslo"): 0.1,
+        (True, first, "Oslo"): 0.1,
+        (True, NEIGHBOR, "Oslo"): 0.1,  # the new object where the true one is wanted
+    }
+    bare = Record(9, RECORD.request)
+    row, nothing = Correctness(ChoiceConfig()).score(
+        cast(EditedModels, ToldModels(told)), [RECORD, bare]
+    )
+    assert row == {
+        "correctness/rewrite": 1.0,
+        "correctness/paraphrase": 0.5,
+        "correctness/neighborhood": 0.0,
+        "correctness/attribute": 0.0,
+    }
+    assert nothing == {}
+
+
 @pytest.mark.parametrize("metric", [Paraphrase, Neighborhood, SameSubject])
 def test_a_record_without_such_prompts_leaves_the_score_out(metric: type[ChoiceMetric]) -> None:
     bare = parse_record(
@@ -105,8 +142,7 @@ def test_a_lost_number_is_not_mistaken_for_a_score() -> None:
 
 @pytest.mark.parametrize("spec", counterfact.editkit_metrics(), ids=lambda spec: spec.name)
 def test_specs_announce_what_the_metrics_give(spec: MetricSpec) -> None:
-    metric = {"same-subject": SameSubject}.get(spec.name)
-    metric = metric or {m.name: m for m in (Efficacy, Paraphrase, Neighborhood)}[spec.name]
+    metric = getattr(metrics, spec.factory.partition(":")[2])
     (row,) = score(metric, ToldModels({}), RECORD)
     assert {key for key, value in row.items() if isinstance(value, float)} == {
         announced.key for announced in spec.scores
@@ -115,5 +151,7 @@ def test_specs_announce_what_the_metrics_give(spec: MetricSpec) -> None:
 
 def test_table_columns_and_the_summary() -> None:
     scores = [score for spec in counterfact.editkit_metrics() for score in spec.scores]
-    assert [s.label for s in scores] == ["ES", "EM", "PS", "PM", "NS", "NM", "SS", "SD"]
+    assert [s.label for s in scores if s.label] == [
+        *("ES", "EM", "PS", "PM", "NS", "NM", "AS", "AM", "SS", "SD")
+    ]
     assert [s.label for s in scores if s.summary] == ["ES", "PS", "NS"]

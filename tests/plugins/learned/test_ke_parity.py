@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from editkit.models import Completion
-from editkit_plugins.learned.ke import KeNetwork
+from editkit_plugins.learned.below import Below
+from editkit_plugins.learned.ke import KeNetwork, Mix
+from editkit_plugins.learned.networks import Changes
 from editkit_plugins.learned.signals import signals
 from tests.parity import Parity, difference
 
@@ -50,7 +52,7 @@ def test_cases(parity: Parity) -> None:
         ids, labels = case["input_ids"][0], case["labels"][0]
         n_prompt = next(i for i, label in enumerate(labels) if label != -100)
         fact = Completion(tuple(ids[:n_prompt]), tuple(ids[n_prompt:]))
-        found = signals(parity.model, [[fact]], paths, lowest=4)
+        found = signals(Below(parity.model, 4), [[fact]], paths)
         assert float(found.losses) == pytest.approx(case["loss_before"], rel=1e-5)
         text = [
             token
@@ -60,19 +62,44 @@ def test_cases(parity: Parity) -> None:
         key = f"case{case['index']}"
         with torch.no_grad():
             condition = network.condition([text])
-            gradients = {n: found.weight_gradients(p) for n, p in zip(names, paths, strict=True)}
-            updates = network([text], gradients)
+            mixes = network([text])
+            rows = {n: found.rows(p) for n, p in zip(names, paths, strict=True)}
+            changes = {
+                n: Changes.of_rows(*mixes[n].factors(*rows[n]), n_edits=1).of(0) for n in names
+            }
         assert difference(condition, arrays[f"{key}.condition_vector"]) < 1e-5
         for name in names:
-            update = updates[name][0]
+            update = changes[name].dense()
+            x, d, _ = rows[name]
+            assert changes[name].left.shape[1] == len(x) + 1
             assert float(update.norm()) == pytest.approx(case["norm_update"][name], rel=1e-4)
             if case["index"] == 0:
-                assert difference(gradients[name][0], arrays[f"{key}.grad.{name}"]) < 1e-4
+                assert difference(x.T @ d, arrays[f"{key}.grad.{name}"]) < 1e-4
                 assert difference(update, arrays[f"{key}.update.{name}"]) < 1e-4
             else:
-                rows, columns = update.sum(dim=1), update.sum(dim=0)
-                assert difference(rows, arrays[f"{key}.update_row_sums.{name}"]) < 1e-4
+                row_sums, columns = update.sum(dim=1), update.sum(dim=0)
+                assert difference(row_sums, arrays[f"{key}.update_row_sums.{name}"]) < 1e-4
                 assert difference(columns, arrays[f"{key}.update_col_sums.{name}"]) < 1e-4
+
+
+def test_a_change_is_the_published_formula_though_it_is_kept_as_thin_factors() -> None:
+    generator = torch.Generator().manual_seed(0)
+    n_in, n_out, owner = 5, 3, torch.tensor([0, 0, 2])
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    x, d = random(3, n_in), random(3, n_out)
+    mix = Mix(random(3, n_in), random(3, n_out), random(3, n_in), random(3, n_out), random(3, 1))
+    changes = Changes.of_rows(*mix.factors(x, d, owner), n_edits=3)
+    for edit in range(3):
+        gradient = x[owner == edit].T @ d[owner == edit]
+        a, b = (
+            torch.outer(r[edit], c[edit])
+            for r, c in ((mix.row_a, mix.col_a), (mix.row_b, mix.col_b))
+        )
+        expected = mix.scale[edit] * (gradient * a + b)
+        assert difference(changes.of(edit).dense(), expected) < 1e-6
 
 
 def test_texts_together_are_conditions_as_alone(parity: Parity) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from editkit import ConfigError, EditRequest, LanguageModel
 from editkit.cli.main import main
+from editkit_plugins.learned.below import Below
 from editkit_plugins.learned.config import LearnedConfig, MendConfig
 from editkit_plugins.learned.editor import LearnedEditor
 from editkit_plugins.learned.published import convert, read_checkpoint
@@ -101,7 +102,7 @@ def test_mend_edits_as_the_checkpoint_does(
     [fact] = parity.model.complete([request.sentence], [request.target_new])
     modes = dict.fromkeys(transforms, 0)
     paths = [name.removesuffix(".weight") for name in delta.changes]
-    found = signals(parity.model, [[fact]], paths, lowest=3)
+    found = signals(Below(parity.model, 3), [[fact]], paths)
     rates = parity.arrays("mend")["editor.edit_lrs"]
     for rate, path in zip(rates, paths, strict=True):
         change = delta.changes[f"{path}.weight"]

@@ -15,6 +15,7 @@ import torch
 from editkit.cli.main import main
 from editkit_plugins.learned.trained import read_facts
 from editkit_plugins.learned.training import checkpoint
+from editkit_plugins.mlflow_tracking.database import quiet
 
 QUICK = ["--set", "steps=6", "--set", "validate_every=2", "--set", "rank=4", "--limit", "30"]
 
@@ -26,8 +27,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def train(*arguments: str) -> int:
-    return main(["train", "mend", "--model", "atlas", *arguments])
+def train(*arguments: str, shown: bool = False) -> int:
+    quietly = [] if shown else ["--no-mlflow"]
+    return main(["train", "mend", "--model", "atlas", *arguments, *quietly])
 
 
 def test_a_trained_editor_is_found_by_name_and_used(
@@ -56,6 +58,31 @@ def test_a_trained_editor_is_found_by_name_and_used(
     assert "going on from step 6" in capsys.readouterr().err
 
 
+def test_training_is_shown_as_curves_in_mlflow(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    arguments = ["--dataset", "atlas", "--set", "dataset.split=train", *QUICK, "--quiet"]
+    for _ in range(2):  # a finished training is shown again, and adds nothing
+        assert train(*arguments, "--results", "shown", shown=True) == 0
+    capsys.readouterr()
+    with quiet():
+        client = MlflowClient(f"sqlite:///{tmp_path / 'shown' / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("editkit/training")
+        [run] = client.search_runs([experiment.experiment_id])
+        assert run.info.run_name == "mend-cf · atlas · atlas"
+        assert run.info.status == "FINISHED"
+        assert run.data.params["rank"] == "4"
+        for curve in ("train/edit_nll", "validation/locality_kl", "validation/summary"):
+            history = client.get_metric_history(run.info.run_id, curve)
+            assert [point.step for point in history] == [2, 4, 6]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there
+    assert train(*arguments, "--fresh", shown=True) == 4
+    assert "MLflow" in capsys.readouterr().err
+
+
 def test_text_and_flat_files_make_other_editors(
     test_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +92,9 @@ def test_text_and_flat_files_make_other_editors(
     assert capsys.readouterr().out.startswith("mend for atlas")
     flat = str(test_data / "data" / "zsre_mend_train.json")
     assert train("--dataset", "zsre", "--data", flat, *QUICK, "--quiet") == 0
+    assert capsys.readouterr().out.startswith("mend-zsre for atlas")
+    records = ["--set", f"dataset.path={flat}", "--set", "dataset.target=alternative"]
+    assert train("--dataset", "zsre", *records, *QUICK, *limit, "--quiet", "--fresh") == 0
     assert capsys.readouterr().out.startswith("mend-zsre for atlas")
 
 
@@ -94,7 +124,7 @@ def test_training_goes_on_after_kill_9_to_the_very_same_weights(tmp_path: Path) 
     arguments += ["--set", "steps=24", "--set", "validate_every=4", "--set", "rank=4"]
 
     def command(out: str) -> list[str]:
-        given = ["train", "mend", "--model", "atlas", *arguments, "--out", out]
+        given = ["train", "mend", "--model", "atlas", "--no-mlflow", *arguments, "--out", out]
         return [sys.executable, "-m", "editkit", *given]
 
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

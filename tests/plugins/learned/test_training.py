@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from editkit import ConfigError, DatasetError, DeltaError, EditRequest
+from editkit import CacheError, ConfigError, DatasetError, DeltaError, EditRequest
+from editkit_plugins.learned import trained
+from editkit_plugins.learned.below import Remembered
 from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
 from editkit_plugins.learned.editor import LearnedEditor
 from editkit_plugins.learned.networks import MendNetwork
@@ -144,14 +146,15 @@ def test_mend_goes_against_the_gradient_unless_told_otherwise() -> None:
     model = tiny()
     source = training(model, MEND, Path()).source
     drawn = source.held_out(3, 2)
+    below = Remembered(model, 2)
     found = {}
     for sign in ("minus", "plus"):
         run = training(model, MEND.model_copy(update={"sign": sign, "initial_rate": 1e-5}), Path())
         assert isinstance(run.network, MendNetwork)
         with torch.no_grad():
-            found[sign] = float(losses(model, run.network, drawn, lowest=2).edit)
+            found[sign] = float(losses(below, run.network, drawn).edit)
             run.network.rates.zero_()
-            found["none"] = float(losses(model, run.network, drawn, lowest=2).edit)
+            found["none"] = float(losses(below, run.network, drawn).edit)
     assert found["minus"] < found["none"] < found["plus"]
 
 
@@ -221,12 +224,16 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
         if progress.step == 3:
             monkeypatch.setattr(checkpoint, "write_atomically", full)
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(CacheError, match="No space left"):
         run.run(fill_up)
     monkeypatch.undo()
     again = training(model, MEND, tmp_path)
     assert again.resume()
     assert again.progress.step == 3
+    monkeypatch.setattr(trained, "write_atomically", full)
+    with pytest.raises(CacheError, match=r"No space left.*training is not repeated"):
+        again.run()
+    assert training(model, MEND, tmp_path).resume()
 
 
 def test_records_without_rephrased_prompts_are_refused(tmp_path: Path) -> None:

@@ -94,6 +94,6 @@ def test_an_answering_service_of_others_is_only_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
-    monkeypatch.setattr(ui, "_experiments", lambda uri: {"editkit/atlas": "7"})
+    monkeypatch.setattr(ui, "_experiments", lambda uri: {"editkit/atlas": "/#/experiments/7/runs"})
     assert run_ui("--out", os.fspath(tmp_path)) == 0
     assert "https://mlflow.example/#/experiments/7/runs" in capsys.readouterr().out

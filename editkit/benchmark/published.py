@@ -1,0 +1,108 @@
+"""Published results: data of plugins, found for a run by its model, dataset and protocols."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from editkit.benchmark.packaged import packaged_text
+from editkit.benchmark.run import Run
+from editkit.complaints import parse_yaml, problems_of
+from editkit.errors import ConfigError
+from editkit.model_values import short_name
+from editkit.plugins import Registry
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class _Table(_Section):
+    model: str
+    """The model's name as files of values have it: ``gpt2-xl``."""
+    records: int = Field(ge=1)
+    """Over how many records."""
+    rows: dict[str, tuple[float | None, ...]]
+    """By editor: numbers as printed, in the order of the columns; a short row lacks the rest."""
+
+
+class _File(_Section):
+    source: str
+    """Where the numbers were published."""
+    dataset: str
+    """Name of the dataset."""
+    scale: float = Field(default=100.0, gt=0)
+    """What the printed numbers were multiplied with."""
+    columns: dict[str, dict[str, str]]
+    """By score: the metrics that it comes from, with patterns of their protocols."""
+    tables: tuple[_Table, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """What was published for the model, dataset and protocols of a run.
+
+    Attributes:
+        source: Where.
+        n_records: Over how many records.
+        rows: By editor: means by score key, as stores have them.
+    """
+
+    source: str
+    n_records: int
+    rows: Mapping[str, Mapping[str, float]]
+
+
+def published_for(run: Run, registry: Registry) -> list[Published]:
+    """All published tables that a run may be compared with; most runs have none.
+
+    A column whose metric the run lacks, or has with another protocol, is left out.
+
+    Raises:
+        ConfigError: A plugin's file is missing or wrong.
+    """
+    protocols = {metric["name"]: metric["protocol"] for metric in run.metrics}
+    found = []
+    for offer in registry.offers("published_table"):
+        spec: Any = offer.spec
+        file = _read(spec.file, what=f"published table {offer.name!r} of {offer.source}")
+        if file.dataset != run.dataset["name"]:
+            continue
+        shown = [_same_protocols(wanted, protocols) for wanted in file.columns.values()]
+        for table in file.tables:
+            if table.model == short_name(run.model["name"]) and any(shown):
+                rows = {
+                    editor: {
+                        key: number / file.scale
+                        for key, number, is_shown in zip(file.columns, numbers, shown, strict=False)
+                        if is_shown and number is not None
+                    }
+                    for editor, numbers in table.rows.items()
+                }
+                found.append(Published(file.source, table.records, rows))
+    return found
+
+
+def _same_protocols(wanted: Mapping[str, str], protocols: Mapping[str, str]) -> bool:
+    return all(
+        metric in protocols and fnmatchcase(protocols[metric], pattern)
+        for metric, pattern in wanted.items()
+    )
+
+
+def _read(reference: str, *, what: str) -> _File:
+    place = Path(reference.partition(":")[2]).name
+    content = parse_yaml(packaged_text(reference, what=what), place=place)
+    try:
+        return _File.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{what}: {problems_of(error, place)}.", hint="Tell the package's author."
+        ) from None

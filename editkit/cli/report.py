@@ -1,0 +1,108 @@
+"""Print what an output folder holds as the papers' table: with intervals, the best in bold, clear
+failures marked, published numbers beside ours; then paired differences and scores by relation.
+
+Works at any time, also while a run goes on. The HTML report is one file that needs no network; it
+adds plots, the hardest records and what the edited models wrote.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from editkit.benchmark.published import published_for
+from editkit.benchmark.report import Section, sections_of
+from editkit.benchmark.run import runs_in
+from editkit.errors import StoreError, UsageError, did_you_mean
+from editkit.plugins import default_registry
+
+FORMATS = ("text", "markdown", "latex", "html", "csv")
+_PAGE = "report.html"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add(
+        "out",
+        type=Path,
+        nargs="?",
+        default=Path("editkit-results"),
+        metavar="OUT",
+        help="output folder of benchmark runs, %(default)s by default",
+    )
+    add("--format", choices=FORMATS, default="text", help="default: %(default)s")
+    add("--against", metavar="E", help="compare with this editor; the best one by default")
+    add("--to", type=Path, metavar="FILE", help=f"write there; html goes to OUT/{_PAGE} by default")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the report."""
+    registry = default_registry()
+    runs = runs_in(args.out)
+    if not runs:
+        raise StoreError(
+            f"the store in {args.out} holds no results yet.",
+            hint=f"Run 'editkit run-benchmark --out {args.out}' first.",
+        )
+    sections = sections_of(runs, [published_for(run, registry) for run in runs])
+    _check_against(args.against, sections)
+    target = args.to
+    if target is None and args.format == "html":
+        target = args.out / _PAGE
+    terminal = target is None and sys.stdout.isatty()
+    text = _written(sections, args.format, args.against, terminal=terminal)
+    if target is None:
+        sys.stdout.write(text)
+    else:
+        _write(target, text)
+        sys.stdout.write(f"{target}\n")
+    return 0
+
+
+def _written(sections: Sequence[Section], form: str, against: str | None, *, terminal: bool) -> str:
+    if form == "text":
+        from editkit.benchmark.report import text
+
+        return text.report(sections, against=against, terminal=terminal)
+    if form == "csv":
+        from editkit.benchmark.report import spreadsheet
+
+        return spreadsheet.report(sections, against=against)
+    if form == "markdown":
+        from editkit.benchmark.report import markdown
+
+        return markdown.report(sections, against=against)
+    if form == "latex":
+        from editkit.benchmark.report import latex
+
+        return latex.report(sections, against=against)
+    from editkit.benchmark.report import page
+
+    return page.report(sections, against=against)
+
+
+def _check_against(against: str | None, sections: Sequence[Section]) -> None:
+    if against is None:
+        return
+    known = {label for section in sections for label in section.labels}
+    known |= {cell.editor for section in sections for cell in section.run.cells}
+    if against not in known:
+        raise UsageError(
+            f"--against is {against!r}, and no run here has such an editor.",
+            hint=did_you_mean(against, sorted(known)) or f"There are {', '.join(sorted(known))}.",
+        )
+
+
+def _write(target: Path, text: str) -> None:
+    from editkit.cache import write_atomically
+
+    try:
+        write_atomically(target, text.encode())
+    except OSError as error:
+        raise UsageError(
+            f"the report cannot be written to {target}: {error.strerror or error}.",
+            hint="Choose another file with --to.",
+        ) from error

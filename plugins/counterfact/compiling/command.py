@@ -1,0 +1,225 @@
+"""Compile records in CounterFact's layout from facts, and count what they are made of.
+
+FILE holds facts and wordings by relation, in ParaRel's layout or our own (docs/datasets.md). The
+same file, flags and model give the same records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit import DatasetError, Records, UsageError
+
+if TYPE_CHECKING:
+    from editkit import LanguageModel
+    from editkit_plugins.counterfact.compiling.compiler import RawRecord
+    from editkit_plugins.counterfact.compiling.composition import Composition
+    from editkit_plugins.counterfact.compiling.layouts import Facts
+
+_MOST_PREFIXES = 1000
+_LONGEST_PREFIX = 200  # characters
+_SHOWN = 5
+_log = logging.getLogger("editkit.compile-dataset")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--facts", type=Path, metavar="FILE", help="facts and wordings by relation")
+    source.add_argument(
+        "--count", type=Path, metavar="RECORDS", help="only count what a file of records holds"
+    )
+    add("--out", type=Path, metavar="FILE", help="where the records go (compiled.json)")
+    add("--records", type=_positive, metavar="N", help="at most so many, drawn by chance (all)")
+    add("--relations", metavar="R,...", help="only these relations")
+    add("--seed", type=int, default=0, metavar="S", help="of everything drawn (%(default)s)")
+    add("--model", metavar="M", help="its texts stand before paraphrases; see --known")
+    add("--known", action="store_true", help="only facts of which --model gives the object itself")
+    add("--prefixes", metavar="C", help="texts for paraphrases: a corpus, as for statistics")
+    add("--generation", type=Path, metavar="FILE", help="generation prompts by relation")
+    add("--paraphrases", type=_positive, default=2, metavar="N", help="of a record (%(default)s)")
+    add("--neighbors", type=_positive, default=10, metavar="N", help="of a record (%(default)s)")
+    add(
+        "--fewest-neighbors",
+        type=_positive,
+        metavar="N",
+        help="leave out records with fewer (as many as --neighbors)",
+    )
+    add("--dtype", default="float32", help="type of the model's weights (%(default)s)")
+    add("--device", default="cpu", help="where the model goes (%(default)s)")
+    add("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compile, write, count."""
+    if args.count is not None:
+        return _count(args)
+    if args.known and args.model is None:
+        raise UsageError("--known needs a model.", hint="Name it with --model.")
+    from editkit.cache import write_atomically
+    from editkit_plugins.counterfact.compiling.compiler import Compiler, Recipe
+    from editkit_plugins.counterfact.compiling.layouts import read_facts, read_openings
+    from editkit_plugins.counterfact.parsing import parse_records
+
+    facts = read_facts(
+        args.facts.expanduser(),
+        only=tuple(args.relations.split(",")) if args.relations else (),
+        openings=None if args.generation is None else read_openings(args.generation),
+    )
+    _warn(facts)
+    model = _model(args)
+    recipe = Recipe(
+        records=args.records,
+        seed=args.seed,
+        paraphrases=args.paraphrases,
+        neighbors=args.neighbors,
+        fewest_neighbors=args.fewest_neighbors or args.neighbors,
+        prefixes=_prefixes(args, model),
+    )
+    compiled = Compiler(facts.table, recipe).compile(_keep(model) if args.known else None)
+    if not compiled:
+        raise DatasetError(
+            f"no record can be made of the {len(facts.table.facts)} facts of {str(args.facts)!r}.",
+            hint="Give more facts that share objects, or lower --fewest-neighbors.",
+        )
+    if args.records is not None and len(compiled) < args.records:
+        _log.warning("only %d of %d records could be made.", len(compiled), args.records)
+    out = args.out or Path("compiled.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, _dump(compiled).encode())
+    _tell(args, parse_records(compiled), out)
+    return 0
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _count(args: argparse.Namespace) -> int:
+    from editkit.record_files import read_json_list
+    from editkit_plugins.counterfact.parsing import parse_records
+
+    loaded = parse_records(read_json_list(args.count.expanduser()))
+    if not loaded.records:
+        raise DatasetError(
+            f"dataset file {str(args.count)!r} has no usable record of {len(loaded.rejected)} "
+            f"({loaded.rejected[0].field}: {loaded.rejected[0].reason}).",
+            hint="docs/datasets.md shows the layout of a record.",
+        )
+    if loaded.rejected:
+        _log.warning("%d broken records are not counted.", len(loaded.rejected))
+    _tell(args, loaded, args.count)
+    return 0
+
+
+# ---------------------------------------------------------------- what a model or corpus adds
+
+
+def _model(args: argparse.Namespace) -> LanguageModel | None:
+    if args.model is None:
+        return None
+    from editkit import load_model
+
+    return load_model(args.model, dtype=args.dtype, device=args.device)
+
+
+def _prefixes(args: argparse.Namespace, model: LanguageModel | None) -> tuple[str, ...]:
+    """Texts to stand before paraphrases: of a corpus, or what the model writes."""
+    if args.prefixes is not None:
+        from editkit.corpora import Corpus
+
+        texts = [text.strip() for text in Corpus(args.prefixes).texts()]
+        usable = sorted({text for text in texts if 0 < len(text) <= _LONGEST_PREFIX})
+        if not usable:
+            raise DatasetError(
+                f"corpus {args.prefixes!r} has no text of at most {_LONGEST_PREFIX} characters.",
+                hint="Give one with a sentence a line.",
+            )
+        return tuple(
+            random.Random(f"prefixes-{args.seed}").sample(usable, min(_MOST_PREFIXES, len(usable)))
+        )
+    if model is None:
+        _log.warning("no --model and no --prefixes: nothing stands before the paraphrases.")
+        return ()
+    from editkit_plugins.counterfact.compiling.knowledge import sampled_prefixes
+
+    return sampled_prefixes(model, args.seed)
+
+
+def _keep(model: LanguageModel | None) -> Callable[[Sequence[RawRecord]], Sequence[bool]] | None:
+    if model is None:
+        return None
+    from editkit_plugins.counterfact.compiling.knowledge import is_known
+
+    return lambda records: is_known(model, records)
+
+
+# ---------------------------------------------------------------- words
+
+
+def _dump(records: Sequence[RawRecord]) -> str:
+    """One line a record."""
+    return "[\n" + ",\n".join(json.dumps(each, ensure_ascii=False) for each in records) + "\n]\n"
+
+
+def _warn(facts: Facts) -> None:
+    for rejected in facts.rejected[:_SHOWN]:
+        _log.warning("left out: %s: %s", rejected.field, rejected.reason)
+    if (more := len(facts.rejected) - _SHOWN) > 0:
+        _log.warning("left out: %d more broken facts", more)
+    if facts.unusable:
+        _log.warning(
+            "relations without facts, or with fewer than two wordings that end at the object: %s",
+            ", ".join(facts.unusable),
+        )
+    if facts.no_openings:
+        _log.warning(
+            "relations without generation prompts (--generation): %s", ", ".join(facts.no_openings)
+        )
+
+
+def _tell(args: argparse.Namespace, loaded: Records, path: Path) -> None:
+    from editkit_plugins.counterfact.compiling.composition import composition, table
+
+    found = composition(loaded.records)
+    if args.json:
+        sys.stdout.write(json.dumps(_document(found, loaded, path), indent=2) + "\n")
+        return
+    rows = table(found)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        first, *rest = (
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        sys.stdout.write("  ".join([first, *rest]).rstrip() + "\n")
+    relations = ", ".join(f"{name} {n}" for name, n in found.records_of.items())
+    sys.stdout.write(f"\nrecords by relation: {relations}\n{path}\n")
+
+
+def _document(found: Composition, loaded: Records, path: Path) -> dict[str, Any]:
+    from editkit_plugins.counterfact.compiling.composition import PAPER
+
+    return {
+        "schema": 1,
+        "file": str(path),
+        "digest": loaded.digest,
+        "composition": {name: dataclasses.asdict(count) for name, count in found.items.items()},
+        "records_of_relation": dict(found.records_of),
+        "paper": {
+            name: dict(zip(("total", "per_relation", "per_record"), numbers, strict=True))
+            for name, numbers in PAPER.items()
+        },
+    }

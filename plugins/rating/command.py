@@ -1,0 +1,125 @@
+"""Let people judge what two editors' models wrote, in a browser on this machine.
+
+Two texts at a time are shown, blind and in random order: which one agrees better with the edited
+fact, and which one is more fluent? Answers are kept in the store one by one. Ctrl-C ends it and
+shows the odds, as --report does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from editkit import UsageError
+from editkit.benchmark import runs_in
+from editkit.benchmark.ratings import keep_rating, ratings_in
+from editkit_plugins.rating.comparisons import chosen_pair, comparisons
+from editkit_plugins.rating.odds import Judgement, judgements, report
+from editkit_plugins.rating.server import HOST, RatingServer
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    add = parser.add_argument
+    add(
+        "out",
+        type=Path,
+        nargs="?",
+        default=Path("editkit-results"),
+        metavar="OUT",
+        help="output folder of the benchmark runs (default: %(default)s)",
+    )
+    add("--editor", action="append", default=[], metavar="E", help="one of the two; give it twice")
+    add("--limit", type=int, default=50, metavar="N", help="texts to compare (default: 50)")
+    add("--seed", type=int, default=0, metavar="S", help="of the order and the sides (default: 0)")
+    add("--rater", default="anonymous", metavar="NAME", help="who answers (default: anonymous)")
+    add("--port", type=int, default=0, help="port to listen on (default: any free one)")
+    add("--report", action="store_true", help="only show what came out so far")
+    add("--json", action="store_true", help="show it as one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve the page until Ctrl-C, then show what came out.
+
+    Raises:
+        UsageError: There is nothing to compare, or the port is taken.
+        StoreError: The store cannot be used.
+    """
+    if not args.report:
+        _serve(args)
+    found = judgements(runs_in(args.out), ratings_in(args.out))
+    if args.json:
+        document = {"schema": 1, "judgements": [_plain(judgement) for judgement in found]}
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    else:
+        sys.stdout.write(report(found))
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> None:
+    if args.limit < 1:
+        raise UsageError(f"--limit is {args.limit}, expected 1 or more.", hint="Try --limit 50.")
+    pair = chosen_pair(args.out, args.editor)
+    chosen = comparisons(pair, limit=args.limit, seed=args.seed)
+    try:
+        server = RatingServer(
+            args.port,
+            chosen,
+            rater=args.rater,
+            known=ratings_in(args.out),
+            keep=functools.partial(keep_rating, args.out),
+        )
+    except (OSError, OverflowError) as error:
+        raise UsageError(
+            f"cannot listen on port {args.port} of {HOST}: {error}.",
+            hint="Choose another one with --port, or leave it out.",
+        ) from error
+    with server, _until_told_to_stop() as stopped:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        sys.stderr.write(
+            f"{len(chosen)} pairs of texts, {server.done} rated by {args.rater} already. "
+            "Ctrl-C ends it; answers are kept one by one.\n"
+        )
+        sys.stdout.write(f"{server.url}\n")
+        sys.stdout.flush()
+        stopped.wait()
+        server.shutdown()
+        thread.join()
+
+
+@contextmanager
+def _until_told_to_stop() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set."""
+    stopped = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopped.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _plain(judgement: Judgement) -> dict[str, object]:
+    return {
+        "benchmark": judgement.run.benchmark,
+        "model": judgement.run.model["name"],
+        "editors": list(judgement.labels),
+        "ratings": judgement.ratings,
+        "texts": judgement.texts,
+        "raters": judgement.raters,
+        "odds": {name: dataclasses.asdict(odds) for name, odds in judgement.odds.items()},
+    }

@@ -1,0 +1,62 @@
+"""The dataset ``zsre``: records in the layout that MEND gave zsRE (Mitchell et al. 2022)."""
+
+from __future__ import annotations
+
+from editkit import Dataset, EditRequest, Probe, Record, Records
+from editkit.record_files import Node, read_source, records_of
+from editkit_plugins.zsre.config import ZsreConfig
+
+_UNKNOWN = "<|endoftext|>"
+"""What the published evaluation names as the old answer where none is known."""
+
+
+class ZsreDataset(Dataset[ZsreConfig]):
+    """Questions with the answers to write, rephrased questions, and unrelated ones."""
+
+    def load(self) -> Records:
+        """Read all records; broken ones are reported in ``Records.rejected``.
+
+        Raises:
+            DatasetError: The file or hub dataset is absent or holds no list of records.
+        """
+        return records_of(read_source(self.config), self._record)
+
+    def _record(self, root: Node, position: int) -> Record:
+        subject = root["subject"].text().strip()
+        question = root["src"].prompt()
+        old = root.get("pred")
+        true = _UNKNOWN if old is None else old.text().strip()
+        new = self._target(root).text().strip()
+        unrelated = root["loc"].prompt() + "?"
+        kept = root["loc_ans"].text().strip()
+        return Record(
+            case_id=position,
+            request=EditRequest(
+                prompt=_template(root, question, subject),
+                subject=subject,
+                target_new=new,
+                target_true=None if old is None or true == new else true,
+            ),
+            probes={
+                "rewrite": (Probe(question, true, new),),
+                "paraphrase": (Probe(root["rephrase"].prompt(), true, new),),
+                "neighborhood": (Probe(unrelated, kept, new),),
+            },
+        )
+
+    def _target(self, root: Node) -> Node:
+        if self.config.target == "alternative":
+            return root["alt"]
+        answers = root["answers"].items()
+        if not answers:
+            raise root["answers"].error("is empty, expected at least one answer")
+        return answers[0]
+
+
+def _template(root: Node, question: str, subject: str) -> str:
+    """The question with a place for its subject, where it stands first."""
+    if subject not in question:
+        raise root["subject"].error(f"{subject!a:.60} is not in src")
+    if "{}" in question:
+        raise root["src"].error(f"{question!a:.60} holds '{{}}', the mark of the subject's place")
+    return question.replace(subject, "{}", 1)

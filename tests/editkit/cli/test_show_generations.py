@@ -1,0 +1,120 @@
+"""What edited models wrote, shown side by side."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from editkit.cli.wrapping import cells, columns, printable, wrapped
+
+Cli = Callable[..., tuple[int, str, str]]
+CODE = re.compile(r"\x1b\[[0-9;]*m")
+WORDS = ("--metrics", "words", "--set", 'dataset.config.texts=["one","two"]', "--limit", 3)
+
+
+@pytest.fixture
+def out(editkit: Cli, tmp_path: Path, fake_world: Path) -> Path:
+    """Results of two editors with two texts a case."""
+    code, _, said = editkit("run-benchmark", "small", *WORDS, "--out", tmp_path / "out")
+    assert code == 0, said
+    return tmp_path / "out"
+
+
+def test_editors_stand_side_by_side_in_the_order_asked(editkit: Cli, out: Path) -> None:
+    code, text, _ = editkit(
+        "show-generations", 1000, "--out", out, "--editor", "two", "--editor", "one", "--width", 70
+    )
+    assert code == 0
+    lines = text.splitlines()
+    assert lines[:2] == ["case 1000 of few, small on tiny:", "subject 0 lives in Rome"]
+    assert lines[3].split() == ["two", "|", "one"]
+    assert lines[4] == "-" * 70
+    assert "seed 0" in lines[5]
+    assert lines[5].count(" | ") == 1
+    assert "\x1b" not in text
+    assert max(map(len, lines)) <= 70
+
+
+def test_narrow_places_get_one_text_below_the_other(editkit: Cli, out: Path) -> None:
+    code, text, _ = editkit("show-generations", 1000, "--out", out, "--width", 30)
+    assert code == 0
+    assert " | " not in text
+    assert text.splitlines()[4:6] == ["one", "  seed 0"]
+
+
+def test_targets_are_marked_on_a_terminal(
+    out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from editkit.cli.main import main
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", terminal)
+    assert main(["show-generations", "1000", "--out", str(out), "--width", "80"]) == 0
+    text = terminal.getvalue()
+    assert "\x1b[1;32mRome\x1b[0m" in text
+    assert CODE.sub("", text).startswith("case 1000 of few")
+
+
+def test_the_document_holds_the_texts_as_stored(editkit: Cli, out: Path) -> None:
+    code, text, _ = editkit("show-generations", 999, "--out", out, "--json")
+    document: Any = json.loads(text)
+    assert code == 0
+    [run] = document["runs"]
+    assert run["request"]["target_new"] == "Rome"
+    assert run["texts"] == {name: ["seed 0", "and more"] for name in ("one", "two")}
+
+
+def test_what_is_not_there_is_told_with_what_is(editkit: Cli, out: Path, tmp_path: Path) -> None:
+    code, _, said = editkit("show-generations", 5, "--out", out)
+    assert code == 2
+    assert "no texts of case 5" in said
+    assert "998, 999, 1000" in said
+    code, _, said = editkit("show-generations", 1000, "--out", out, "--editor", "ome")
+    assert code == 2
+    assert "did you mean 'one'" in said.lower()
+    code, _, said = editkit("show-generations", 1000, "--out", tmp_path / "absent")
+    assert code == 4
+    editkit("run-benchmark", "small", "--metrics", "fake", "--out", tmp_path / "none")
+    code, _, said = editkit("show-generations", 1000, "--out", tmp_path / "none")
+    assert code == 2
+    assert "has no texts" in said
+    assert "--metrics fluency" in said
+
+
+def test_words_are_marked_whole_over_line_ends_and_in_any_case() -> None:
+    marks = {"New York": "\x1b[1m"}
+    lines = [shown for shown, _ in wrapped("He saw new york, New Yorkers and New\nYork", 16, marks)]
+    assert lines == [
+        "He saw \x1b[1mnew york\x1b[0m,",
+        "New Yorkers and",
+        "\x1b[1mNew York\x1b[0m",
+    ]
+    lines = [shown for shown, _ in wrapped("He lives in New York", 15, marks)]
+    assert lines == ["He lives in \x1b[1mNew\x1b[0m", "\x1b[1mYork\x1b[0m"]
+
+
+def test_texts_cannot_command_the_terminal() -> None:
+    assert printable("a\x1b[2J\nb\x07 Sa\u0303o\ud800") == "a\ufffd[2J b\ufffd São\ufffd"
+
+
+def test_wide_letters_take_two_cells() -> None:
+    assert cells("東京a") == 5
+    assert [line for line, _ in wrapped("東京東京 abc", 5, {})] == ["東京", "東京", "abc"]
+    assert columns(["東京", "b"], 13, {}) == ["東京  | b"]
+
+
+@given(st.text(max_size=80), st.integers(min_value=2, max_value=30))
+def test_nothing_is_lost_and_no_line_is_too_long(text: str, width: int) -> None:
+    lines = list(wrapped(text, width, {"a": "\x1b[1m"}))
+    assert all(taken <= width for _, taken in lines)
+    plain = [CODE.sub("", line) for line, _ in lines]
+    assert "".join("".join(plain).split()) == "".join(printable(text).split())

@@ -1,0 +1,98 @@
+"""Reports become MLflow runs that go on, end, and are told twice without harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracking_samples import NOON
+
+from editkit import TrackingError
+from editkit.reports import Point, Report, tell
+from editkit_plugins.mlflow_tracking import editkit_reported
+from editkit_plugins.mlflow_tracking.database import quiet
+from editkit_plugins.mlflow_tracking.view import KEY, address
+
+
+def report(out: Path, *, points: int, finished: bool = False, **changes: Any) -> Report:
+    curve = [Point(10 * n, 1 / n, NOON + n) for n in range(1, points + 1)]
+    made = Report(
+        out=out,
+        kind="training",
+        name="mend · tiny",
+        fingerprint="f00d",
+        started=NOON,
+        finished=NOON + points if finished else None,
+        params={"lr": 1e-3, "nothing": None},
+        metrics={"best/summary": 0.5},
+        curves={"validation/summary": curve, "odd": [Point(0, float("inf"), NOON)]},
+        tags={"editor": "mend"},
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def runs(out: Path) -> tuple[Any, list[Any]]:
+    with quiet():
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{out / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("editkit/training")
+        return client, list(client.search_runs([experiment.experiment_id]))
+
+
+def test_a_report_goes_on_and_ends(out: Path) -> None:
+    for points in (1, 3, 3):
+        told = editkit_reported(report(out, points=points))["mlflow"]
+        client, [run] = runs(out)
+        assert run.info.run_id == told["run_ids"][0]
+        assert run.info.status == "RUNNING"
+        history = client.get_metric_history(run.info.run_id, "validation/summary")
+        assert [(p.step, p.value) for p in history] == [
+            (10 * n, 1 / n) for n in range(1, points + 1)
+        ]
+    editkit_reported(report(out, points=3, finished=True))
+    _, [run] = runs(out)
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time == round(1000 * (NOON + 3))
+    assert run.data.params == {"lr": "0.001"}
+    assert "odd" not in run.data.metrics
+
+
+def test_files_are_kept_with_it_and_tables_are_shown(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG")
+    (tmp_path / "numbers.json").write_text('{"columns": [], "data": []}', encoding="utf-8")
+    files = {
+        "figures/picture.png": tmp_path / "picture.png",
+        "numbers.json": tmp_path / "numbers.json",
+    }
+    editkit_reported(report(out, points=1, files=files))
+    client, [run] = runs(out)
+    with quiet():
+        kept = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
+    assert kept == {"figures/picture.png"}
+    assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
+        {"path": "numbers.json", "type": "table"}
+    ]
+    digest = run.data.tags["editkit.content"]
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG anew")
+    editkit_reported(report(out, points=1, files=files))
+    assert runs(out)[1][0].data.tags["editkit.content"] != digest
+    (tmp_path / "picture.png").unlink()
+    with pytest.raises(TrackingError, match=r"picture\.png"):
+        editkit_reported(report(out, points=1, files=files))
+
+
+def test_whoever_tells_is_not_harmed(
+    out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert tell(report(out, points=1))["mlflow"]["run_ids"]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there
+    assert "could not be written" in tell(report(out, points=1))["failed"]
+    assert "docs/errors/tracking.md" in caplog.text
+
+
+def test_reports_have_pages_as_mlflow_makes_them() -> None:
+    assert KEY not in address("7", "training")

@@ -1,0 +1,255 @@
+"""The page over plain HTTP, under kill -9, and in a real browser."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.client
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editkit import StoreError, UsageError
+from editkit.benchmark.ratings import keep_rating, ratings_in
+from editkit_plugins.rating import command
+from editkit_plugins.rating.comparisons import Comparison, chosen_pair, comparisons
+from editkit_plugins.rating.server import RatingServer
+from tests.browser import BACKSPACE, ENTER, browsing
+from tests.plugins.rating.rating_samples import cell, written_run
+
+SERVE = """
+import sys
+from argparse import ArgumentParser
+from editkit_plugins.rating import command
+parser = ArgumentParser()
+command.configure(parser)
+sys.exit(command.run(parser.parse_args()))
+"""
+WHOLE = {"consistent": "left", "fluent": "same"}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    written_run(tmp_path, cell("rome"), cell("ft"))
+    return tmp_path
+
+
+@contextlib.contextmanager
+def serving(out: Path, rater: str = "me") -> Iterator[RatingServer]:
+    server = RatingServer(
+        0,
+        comparisons(chosen_pair(out, []), limit=3, seed=0),
+        rater=rater,
+        known=ratings_in(out),
+        keep=functools.partial(keep_rating, out),
+    )
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def ask(
+    port: int, method: str = "GET", path: str = "/", body: Any = None, **headers: str
+) -> tuple[int, str, Any]:
+    """Status, text and headers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        content = urllib.parse.urlencode(body) if isinstance(body, dict) else body
+        connection.request(method, path, content, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode(), answer.headers
+    finally:
+        connection.close()
+
+
+def test_a_page_shows_two_texts_and_tells_nothing_of_whose_they_are(out: Path) -> None:
+    with serving(out) as server:
+        status, page, headers = ask(server.server_port)
+    first: Comparison = server.comparisons[0]
+    assert status == 200
+    assert all(text in page for text in first.texts)
+    assert page.index(first.texts[0]) < page.index(first.texts[1])
+    assert "is &lt;made&gt; by <strong>Ferrari &amp; Sons</strong>" in page
+    assert "1 of 3" in page
+    shown = page.replace(first.texts[0], "").replace(first.texts[1], "")
+    for secret in ("rome", "ft-0", "f00d", "small", f"case_id={first.case_id}"):
+        assert secret not in shown
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert headers["Cache-Control"] == "no-store"
+    assert not re.search(r"https?://", page)
+
+
+def test_answers_are_kept_and_lead_to_the_next(out: Path) -> None:
+    with serving(out) as server:
+        port = server.server_port
+        for number in range(3):
+            assert f"{number + 1} of 3" in ask(port)[1]
+            status, _, headers = ask(port, "POST", "/", {"number": number, **WHOLE})
+            assert (status, headers["Location"]) == (303, "/")
+        assert "everything is rated" in ask(port)[1]
+        assert len(ratings_in(out)) == 3
+        back = ask(port, path="/?number=1")[1]
+        assert back.count(" checked") == 2
+        ask(port, "POST", "/", {"number": 1, "consistent": "right", "fluent": "right"})
+    kept = {(r.case_id, r.place): r for r in ratings_in(out)}
+    assert len(kept) == 3
+    changed = server.comparisons[1]
+    assert kept[changed.case_id, changed.place].better("fluent") == changed.cells[1]
+    assert kept[changed.case_id, changed.place].rater == "me"
+
+
+def test_what_was_rated_is_not_asked_again_but_of_others(out: Path) -> None:
+    with serving(out) as server:
+        ask(server.server_port, "POST", "/", {"number": 0, **WHOLE})
+    with serving(out) as server:
+        assert server.done == 1
+        assert "2 of 3" in ask(server.server_port)[1]
+        page = ask(server.server_port, path="/?number=0")[1]
+        assert '"consistent" value="left" required checked' in page
+        assert '"fluent" value="same" required checked' in page
+    with serving(out, rater="you") as server:
+        assert "1 of 3" in ask(server.server_port)[1]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"number": 0},
+        {"number": 0, "consistent": "left"},
+        {"number": 0, "consistent": "left", "fluent": "best"},
+        {"number": 3, **WHOLE},
+        {"number": -1, **WHOLE},
+        {"number": "²", **WHOLE},
+        "x" * 20_000,
+    ],
+)
+def test_unusable_answers_are_refused_and_nothing_is_kept(out: Path, body: Any) -> None:
+    with serving(out) as server:
+        status, _, _ = ask(server.server_port, "POST", "/", body)
+    assert status == 400
+    assert ratings_in(out) == []
+
+
+def test_only_this_machine_under_its_own_name_is_answered(out: Path) -> None:
+    with serving(out) as server:
+        port = server.server_port
+        assert server.server_address[0] == "127.0.0.1"
+        assert ask(port, Host="evil.example")[0] == 403
+        assert ask(port, "POST", "/", WHOLE, Origin="http://evil.example")[0] == 403
+        assert ask(port, Host=f"localhost:{port}")[0] == 200
+        assert ask(port, path="/command.py")[0] == 404
+        assert ask(port, path="/../server.py")[0] == 404
+        for path, kind in (("/style.css", "text/css"), ("/script.js", "text/javascript")):
+            status, _, headers = ask(port, path=path)
+            assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
+
+
+def test_an_answer_that_cannot_be_kept_is_told_and_asked_again(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(rating: object) -> None:
+        raise StoreError("the disk is full.", hint="Make room.")
+
+    with serving(out) as server:
+        monkeypatch.setattr(server, "keep", full)
+        status, page, _ = ask(server.server_port, "POST", "/", {"number": 0, **WHOLE})
+        assert status == 500
+        assert "the disk is full" in page
+        assert "1 of 3" in ask(server.server_port)[1]
+
+
+def test_a_taken_port_and_a_senseless_limit_are_clear_errors(out: Path) -> None:
+    def run(*arguments: str) -> int:
+        parser = command.argparse.ArgumentParser()
+        command.configure(parser)
+        return command.run(parser.parse_args([str(out), *arguments]))
+
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with pytest.raises(UsageError, match="cannot listen on port"):
+            run("--port", str(listener.getsockname()[1]))
+    with pytest.raises(UsageError, match="cannot listen on port 99999"):
+        run("--port", "99999")
+    with pytest.raises(UsageError, match="--limit is 0"):
+        run("--limit", "0")
+
+
+@contextlib.contextmanager
+def process(out: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The command in a process of its own, and its port."""
+    arguments = [sys.executable, "-c", SERVE, str(out)]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as child:
+        try:
+            url = child.stdout.readline() if child.stdout else ""
+            yield child, int(url.rstrip("/\n").rpartition(":")[2])
+        finally:
+            child.kill()
+
+
+def test_answers_survive_being_killed(out: Path) -> None:
+    with process(out) as (child, port):
+        assert ask(port, "POST", "/", {"number": 0, **WHOLE})[0] == 303
+        child.kill()
+        child.wait()
+    assert len(ratings_in(out)) == 1
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_when_told_and_shows_the_odds(out: Path, end: signal.Signals) -> None:
+    with process(out) as (child, port):
+        ask(port, "POST", "/", {"number": 0, **WHOLE})
+        child.send_signal(end)
+        said, _ = child.communicate(timeout=30)
+        assert child.returncode == 0
+    assert "rome against ft, small on tiny: 1 rating by 1 person of 1 pair of texts" in said
+
+
+def test_a_person_rates_everything_in_a_browser(out: Path, tmp_path: Path) -> None:
+    with serving(out) as server, browsing(tmp_path) as browser:
+        browser.open(server.url)
+        browser.wait_for("1 of 3")
+        assert "Zoë" in browser.text()
+        # With keys alone: A, then about the same; back, and another answer; then on.
+        browser.press("1", "2")
+        assert browser.run(
+            "return [...document.querySelectorAll('input:checked')].map(i => i.name + i.value)"
+        ) == ["consistentleft", "fluentsame"]
+        browser.press(ENTER)
+        browser.wait_for("2 of 3")
+        browser.press(BACKSPACE)
+        browser.wait_for("1 of 3")
+        # With the mouse.
+        browser.click("input[name=fluent][value=right]")
+        browser.click("button")
+        browser.wait_for("2 of 3")
+        browser.click("button")  # nothing is chosen: the browser itself asks for answers
+        assert "2 of 3" in browser.text()
+        browser.press("3", "3", ENTER)
+        browser.wait_for("3 of 3")
+        browser.press("2", "1", ENTER)
+        browser.wait_for("everything is rated")
+        assert browser.problems() == []
+    answers = {(r.case_id, r.place): dict(r.answers) for r in ratings_in(out)}
+    assert [answers[c.case_id, c.place] for c in server.comparisons] == [
+        {"consistent": "left", "fluent": "right"},
+        {"consistent": "right", "fluent": "right"},
+        {"consistent": "same", "fluent": "left"},
+    ]
