@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from editkit.errors import RequestError
+from editkit.facts import Fact as Fact
+from editkit.facts import Localization as Localization
 from editkit.needs import Needs
 from editkit.requests import EditRequest
 from editkit.scores import Score
@@ -115,47 +116,6 @@ class Records:
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
 
-@dataclasses.dataclass(frozen=True)
-class Fact:
-    """What a locator traces: a prompt, its subject, and the answer (None: the model's own).
-
-    Raises:
-        RequestError: The subject is empty, or is not in the prompt.
-    """
-
-    prompt: str
-    subject: str
-    answer: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.subject.strip() or self.subject not in self.prompt:
-            raise RequestError(
-                f"the subject {self.subject!r} is not in the prompt {self.prompt!r}.",
-                hint="Write the subject as it stands in the prompt, letter by letter.",
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class Localization:
-    """Effect of each site on one fact.
-
-    Attributes:
-        fact: The fact.
-        tokens: The prompt's tokens as text.
-        kind: What a site is: ``state``, ``mlp``, ``attn``, ``neuron``.
-        scores: Nested lists (tokens, layers) of effects; 0 where nothing was traced.
-        baselines: Named reference values, such as ``clean`` and ``corrupted`` probability.
-        neurons: For kind ``neuron``: single neurons as (layer, neuron, effect), largest first.
-    """
-
-    fact: Fact
-    tokens: tuple[str, ...]
-    kind: str
-    scores: tuple[tuple[float, ...], ...]
-    baselines: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    neurons: tuple[tuple[int, int, float], ...] = ()
-
-
 # ---------------------------------------------------------------- what plugins implement
 
 
@@ -208,6 +168,10 @@ class Locator(Configurable[ConfigT], ABC):
     @abstractmethod
     def locate(self, model: LanguageModel, facts: Sequence[Fact]) -> list[Localization]:
         """One localization per fact, in order."""
+
+    def maps(self, model: LanguageModel, facts: Sequence[Fact]) -> list[tuple[Localization, ...]]:
+        """All that the locator can show of each fact, in order; by default what it locates."""
+        return [(found,) for found in self.locate(model, facts)]
 
 
 class Metric(Configurable[ConfigT], ABC):
@@ -293,6 +257,9 @@ class EditorSpec(_Spec):
 class LocatorSpec(_Spec):
     """A locator on offer."""
 
+    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Named sets of config values; the first is the default."""
+
 
 @dataclasses.dataclass(frozen=True)
 class MetricSpec(_Spec):
@@ -309,6 +276,9 @@ class MetricSpec(_Spec):
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec(_Spec):
     """A dataset on offer."""
+
+    training: Mapping[str, Any] | None = None
+    """Config values that give records apart from those that results are reported on, if any."""
 
 
 @dataclasses.dataclass(frozen=True)

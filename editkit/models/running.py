@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
+from editkit.models.calls import Call, first, frozen_cache, rows_of
 from editkit.models.language_model import LanguageModel
 
 __all__ = [
@@ -35,23 +36,6 @@ __all__ = [
     "replacing",
     "run_prefix",
 ]
-
-# Arguments of a block whose first dimension counts tokens, not rows.
-_NOT_BY_ROW = frozenset({"cache_position"})
-
-
-class _FrozenLayer(DynamicLayer):
-    """Keys and values of a prefix that later tokens can read but never extend."""
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        if self.keys is None:
-            return key_states, value_states
-        return (
-            torch.cat([self.keys, key_states], dim=-2),  # (B, heads, P + S, head size)
-            torch.cat([self.values, value_states], dim=-2),
-        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +52,7 @@ class Prefix:
 
     def select(self, rows: Tensor) -> Prefix:
         """The prefix for other rows: ``rows[i]`` names the old row of new row ``i``."""
-        return Prefix(_frozen_cache(self.cache, rows), _rows(self.mask, rows))
+        return Prefix(frozen_cache(self.cache, rows), rows_of(self.mask, rows))
 
 
 def forward(
@@ -124,7 +108,7 @@ def run_prefix(model: LanguageModel, ids: Tensor, lengths: Tensor) -> tuple[Pref
     cache = DynamicCache()
     hidden = forward(model, ids, cache=cache)
     mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]  # (B, P)
-    return Prefix(_frozen_cache(cache), mask.long()), hidden
+    return Prefix(frozen_cache(cache), mask.long()), hidden
 
 
 def forward_after(
@@ -238,43 +222,6 @@ def replacing(
             handle.remove()
 
 
-def first(output: Any) -> Tensor:
-    """The tensor that a module gives: some return it bare, some as the first of a tuple."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """The arguments that the model gave to one block, but for the hidden states."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        return first(block(hidden, *self.args, **self.kwargs))
-
-    def select(self, rows: Tensor, n_rows: int) -> _Call:
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                by_row = value.ndim > 1 and value.shape[0] == n_rows
-                return _rows(value, rows) if by_row else value
-            if isinstance(value, tuple):
-                return tuple(pick(each) for each in value)
-            return value
-
-        kwargs = {k: v if k in _NOT_BY_ROW else pick(v) for k, v in self.kwargs.items()}
-        return _Call(tuple(pick(each) for each in self.args), kwargs)
-
-    def with_cache(self, old: Any, new: Any) -> _Call:
-        def swap(value: Any) -> Any:
-            return new if old is not None and value is old else value
-
-        return _Call(
-            tuple(swap(each) for each in self.args), {k: swap(v) for k, v in self.kwargs.items()}
-        )
-
-
 @dataclasses.dataclass(frozen=True)
 class Tail:
     """The blocks from ``start`` on, ready to be run again.
@@ -288,7 +235,7 @@ class Tail:
     model: LanguageModel
     start: int
     hidden: Tensor
-    _calls: tuple[_Call, ...]
+    _calls: tuple[Call, ...]
     _cache: DynamicCache | None
 
     @classmethod
@@ -311,13 +258,13 @@ class Tail:
             start: First block to be run again.
         """
         layers = range(start, model.n_layers)
-        calls: list[_Call] = []
+        calls: list[Call] = []
         inputs: list[Tensor] = []
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             kwargs = dict(kwargs)
             inputs.append(args[0] if args else kwargs.pop("hidden_states"))
-            calls.append(_Call(args[1:], kwargs))
+            calls.append(Call(args[1:], kwargs))
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             inputs.append(first(output))
@@ -362,28 +309,7 @@ class Tail:
 
     def select(self, rows: Tensor) -> Tail:
         """The tail of other rows: ``rows[i]`` names the old row of new row ``i``."""
-        cache = None if self._cache is None else _frozen_cache(self._cache, rows)
+        cache = None if self._cache is None else frozen_cache(self._cache, rows)
         n_rows = self.hidden.shape[0]
         calls = tuple(c.select(rows, n_rows).with_cache(self._cache, cache) for c in self._calls)
         return dataclasses.replace(self, hidden=self.hidden[rows], _calls=calls, _cache=cache)
-
-
-def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
-    """``tensor[rows]``, wherever the two are."""
-    return tensor[rows.to(tensor.device)]
-
-
-def _frozen_cache(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
-    """A copy that does not grow, for all rows or for chosen ones."""
-    frozen = DynamicCache()
-    frozen.layers = [_frozen_layer(layer, rows) for layer in cache.layers]
-    return frozen
-
-
-def _frozen_layer(layer: DynamicLayer, rows: Tensor | None) -> _FrozenLayer:
-    frozen = _FrozenLayer()
-    if layer.keys is not None:
-        frozen.lazy_initialization(layer.keys, layer.values)
-        frozen.keys = layer.keys if rows is None else _rows(layer.keys, rows)
-        frozen.values = layer.values if rows is None else _rows(layer.values, rows)
-    return frozen

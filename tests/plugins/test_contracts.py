@@ -125,6 +125,20 @@ class TestKnowledgeNeurons(LocatorContract):
     config = {"steps": 4}
 
 
+class TestCausalTracing(LocatorContract):
+    plugin = "causal-tracing"
+    config = {"samples": 2, "noise_level": 0.5}
+
+
+class TestSaliency(LocatorContract):
+    plugin = "saliency"
+
+
+class TestIntegratedGradients(LocatorContract):
+    plugin = "integrated-gradients"
+    config = {"steps": 4}
+
+
 class TestEfficacy(MetricContract):
     plugin = "efficacy"
 

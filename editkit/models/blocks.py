@@ -1,0 +1,252 @@
+"""One pass through a model, of which single blocks can be run again for many rows at once.
+
+Where a row differs from the recorded pass only from some token and some block on, only those blocks
+and tokens are run again: what stands to the left is read from the recorded keys and values, which
+any number of rows share. A block is called with the very arguments that the model gave it, so this
+works for every architecture of the table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from editkit.models.calls import Call, FrozenLayer, first, frozen_cache
+from editkit.models.language_model import LanguageModel
+from editkit.models.running import Prefix, forward_after, replacing, run_prefix
+
+__all__ = ["BlockPart", "RecordedPass"]
+
+BlockPart = Literal["attention_out", "mlp_out"]
+"""The two modules of a block whose outputs are added to the residual stream."""
+
+PARTS: tuple[BlockPart, ...] = ("attention_out", "mlp_out")
+
+
+class _RecordingLayer(FrozenLayer):
+    """Keys and values of a prefix, which remembers those of the tokens that read it."""
+
+    own_keys: Tensor
+    own_values: Tensor
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.own_keys, self.own_values = key_states, value_states
+        return super().update(key_states, value_states, *args, **kwargs)
+
+
+class _SharedLayer(FrozenLayer):
+    """Keys and values of a few rows, read by any multiple of them."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if self.keys is None:
+            return key_states, value_states
+        times = key_states.shape[0] // self.keys.shape[0]
+        shared = (each.repeat(times, 1, 1, 1) for each in (self.keys, self.values))
+        keys, values = shared  # (R, heads, P, head size)
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedPass:
+    """States of every block in one pass over the tokens that follow a shared prefix.
+
+    Attributes:
+        model: The model.
+        states: Input of each block and, last, the output of the last one; each (B, S, H).
+        parts: Outputs of the modules of :data:`BlockPart`, by layer; each (B, S, H).
+    """
+
+    model: LanguageModel
+    states: tuple[Tensor, ...]
+    parts: Mapping[BlockPart, tuple[Tensor, ...]]
+    _calls: tuple[Call, ...]
+    _layers: tuple[_RecordingLayer, ...]
+    _cache: Any
+
+    @classmethod
+    def record(
+        cls,
+        model: LanguageModel,
+        ids: Tensor,
+        start: int,
+        rows: int,
+        *,
+        embed: Callable[[Tensor], Tensor] = lambda embedded: embedded,
+    ) -> RecordedPass:
+        """Run a sentence in several rows that are alike up to some token.
+
+        Args:
+            model: The model.
+            ids: Token ids of the sentence, (T,).
+            start: First token that may differ between rows; those before it are run once.
+            rows: Number of rows B.
+            embed: Gives the rows' token embeddings from those of the model, both (B, S, H).
+        """
+        # Without anything before it, a place that nobody looks at stands in for the prefix, so
+        # that the blocks are given a mask that can be cut.
+        before = ids[None, : max(start, 1)]  # (1, P)
+        length = torch.tensor([start], device=ids.device)
+        own = ids[start:].expand(rows, -1)  # (B, S)
+        with torch.no_grad():
+            prefix, _ = run_prefix(model, before, length)
+            cache = frozen_cache(prefix.cache, torch.zeros(rows, dtype=torch.long))
+            layers = tuple(_recording(layer) for layer in cache.layers)
+            cache.layers = list(layers)
+            shared = Prefix(cache, prefix.mask.expand(rows, -1))
+            with (
+                _embedding(model, embed),
+                _watched(model) as (states, parts, calls),
+            ):
+                forward_after(model, shared, own, length.expand(rows))
+        one_row = tuple(call.select(torch.tensor([0]), rows) for call in calls)
+        return cls(
+            model, tuple(states), {p: tuple(parts[p]) for p in PARTS}, one_row, layers, cache
+        )
+
+    def run(
+        self,
+        layer: int,
+        hidden: Tensor,
+        *,
+        skip: int,
+        rows: slice,
+        replace: Mapping[BlockPart, Callable[[Tensor], Tensor]] | None = None,
+        only: int | None = None,
+    ) -> Tensor:
+        """A block's output, for rows whose tokens to the left are those of the recorded pass.
+
+        Args:
+            layer: The block.
+            hidden: Its input at the tokens from ``skip`` on, (k R, S', H): k times the ``rows``.
+            skip: Number of recorded tokens that stand to the left.
+            rows: Recorded rows whose keys and values are read there; R of them.
+            replace: Changes outputs of the block's modules, (k R, S', H) to the same.
+            only: Compute no more than what the last so many tokens need, where nothing is
+                replaced; the others' output is not to be used.
+
+        Returns:
+            (k R, S', H)
+        """
+        call = self._calls[layer].later(skip, self.states[0].shape[1])
+        call = call.with_cache(self._cache, self._reading(layer, skip, rows))
+        length = hidden.shape[1]
+        with contextlib.ExitStack() as stack:
+            if replace:
+                hooks = {
+                    self.model.path(layer, part): _shaped(change, hidden.shape)
+                    for part, change in replace.items()
+                }
+                stack.enter_context(replacing(self.model, hooks))
+            elif only is not None and only < length:
+                stack.enter_context(_narrowed(self.model, layer, only, length))
+            stack.enter_context(torch.no_grad())
+            return call(self.model.block(layer), hidden).to(self.model.device)
+
+    def _reading(self, layer: int, skip: int, rows: slice) -> Any:
+        """A cache with the keys and values of one layer that stand left of a token."""
+        recorded = self._layers[layer]
+        keys, values = recorded.own_keys[rows, :, :skip], recorded.own_values[rows, :, :skip]
+        if recorded.keys is not None:
+            keys = torch.cat([recorded.keys[rows], keys], dim=-2)
+            values = torch.cat([recorded.values[rows], values], dim=-2)
+        shared = _SharedLayer()
+        shared.lazy_initialization(keys, values)
+        shared.keys, shared.values = keys, values
+        cache = frozen_cache(self._cache)
+        cache.layers[layer] = shared
+        return cache
+
+
+def _recording(layer: Any) -> _RecordingLayer:
+    recording = _RecordingLayer()
+    if layer.keys is not None:
+        recording.lazy_initialization(layer.keys, layer.values)
+        recording.keys, recording.values = layer.keys, layer.values
+    return recording
+
+
+@contextlib.contextmanager
+def _embedding(model: LanguageModel, embed: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    with replacing(model, {model.architecture.embedding: lambda _, output: embed(output)}):
+        yield
+
+
+@contextlib.contextmanager
+def _watched(
+    model: LanguageModel,
+) -> Iterator[tuple[list[Tensor], dict[BlockPart, list[Tensor]], list[Call]]]:
+    """Collect what the blocks are given, what their parts add, and what comes out at last."""
+    states: list[Tensor] = []
+    calls: list[Call] = []
+    parts: dict[BlockPart, list[Tensor]] = {part: [] for part in PARTS}
+
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kwargs = dict(kwargs)
+        states.append((args[0] if args else kwargs.pop("hidden_states")).to(model.device))
+        calls.append(Call(args[1:], kwargs))
+
+    def last(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        states.append(first(output).to(model.device))
+
+    def adding(part: BlockPart) -> Callable[..., None]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            parts[part].append(first(output).to(model.device).reshape(states[-1].shape))
+
+        return hook
+
+    handles = []
+    try:
+        for layer in range(model.n_layers):
+            block = model.block(layer)
+            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            for part in PARTS:
+                module = model.module(model.path(layer, part))
+                handles.append(module.register_forward_hook(adding(part)))
+        handles.append(model.block(model.n_layers - 1).register_forward_hook(last))
+        yield states, parts, calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _shaped(
+    change: Callable[[Tensor], Tensor], shape: torch.Size
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Applies a change to the tokens by rows, for blocks that flatten them, too."""
+    return lambda _, output: change(output.reshape(shape)).reshape(output.shape)
+
+
+@contextlib.contextmanager
+def _narrowed(model: LanguageModel, layer: int, only: int, length: int) -> Iterator[None]:
+    """Inside, modules that work on each token alone are run on the last ``only`` tokens.
+
+    Their output at the tokens before is zero. A block that flattens tokens is left alone.
+    """
+
+    def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0][:, -only:], *args[1:])
+
+    def fill(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        return nn.functional.pad(output, (0, 0, length - only, 0))
+
+    architecture = model.architecture
+    names = [architecture.attention_out, *([architecture.mlp] if architecture.mlp else [])]
+    handles = []
+    try:
+        for name in names:
+            module = model.module(architecture.path(layer, name))
+            handles.append(module.register_forward_pre_hook(cut))
+            handles.append(module.register_forward_hook(fill))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

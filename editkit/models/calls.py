@@ -1,0 +1,112 @@
+"""The arguments of a block, to be given again, and keys and values that do not grow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+__all__ = ["Call", "FrozenLayer", "first", "frozen_cache", "rows_of"]
+
+# Arguments of a block whose first dimension counts tokens, not rows.
+_NOT_BY_ROW = frozenset({"cache_position"})
+
+
+class FrozenLayer(DynamicLayer):
+    """Keys and values of a prefix that later tokens can read but never extend."""
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of the prefix and of these tokens, which are not kept."""
+        if self.keys is None:
+            return key_states, value_states
+        return (
+            torch.cat([self.keys, key_states], dim=-2),  # (B, heads, P + S, head size)
+            torch.cat([self.values, value_states], dim=-2),
+        )
+
+
+def first(output: Any) -> Tensor:
+    """The tensor that a module gives: some return it bare, some as the first of a tuple."""
+    tensor: Tensor = output[0] if isinstance(output, tuple) else output
+    return tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The arguments that the model gave to one block, but for the hidden states."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
+        """The block's output for other hidden states."""
+        return first(block(hidden, *self.args, **self.kwargs))
+
+    def select(self, rows: Tensor, n_rows: int) -> Call:
+        """The arguments for other rows: ``rows[i]`` names the old one, of ``n_rows``."""
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                by_row = value.ndim > 1 and value.shape[0] == n_rows
+                return rows_of(value, rows) if by_row else value
+            if isinstance(value, tuple):
+                return tuple(pick(each) for each in value)
+            return value
+
+        kwargs = {k: v if k in _NOT_BY_ROW else pick(v) for k, v in self.kwargs.items()}
+        return Call(tuple(pick(each) for each in self.args), kwargs)
+
+    def with_cache(self, old: Any, new: Any) -> Call:
+        """The arguments with another cache in place of the old one."""
+
+        def swap(value: Any) -> Any:
+            return new if old is not None and value is old else value
+
+        return Call(
+            tuple(swap(each) for each in self.args), {k: swap(v) for k, v in self.kwargs.items()}
+        )
+
+    def later(self, skip: int, length: int) -> Call:
+        """The arguments for the tokens from ``skip`` on, of ``length`` in the recorded call."""
+
+        def cut(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(cut(each) for each in value)
+            if not isinstance(value, Tensor) or not skip:
+                return value
+            if value.ndim == 4 and value.shape[2] == length:
+                return value[:, :, skip:]  # mask, (B, 1, S', P + S)
+            if value.ndim in (2, 3) and value.shape[1] == length:
+                return value[:, skip:]  # positions or their rotations, (B, S', ...)
+            return value[skip:] if value.shape == (length,) else value
+
+        return Call(
+            tuple(cut(each) for each in self.args), {k: cut(v) for k, v in self.kwargs.items()}
+        )
+
+
+def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
+    """``tensor[rows]``, wherever the two are."""
+    return tensor[rows.to(tensor.device)]
+
+
+def frozen_cache(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
+    """A copy that does not grow, for all rows or for chosen ones."""
+    frozen = DynamicCache()
+    frozen.layers = [_frozen_layer(layer, rows) for layer in cache.layers]
+    return frozen
+
+
+def _frozen_layer(layer: DynamicLayer, rows: Tensor | None) -> FrozenLayer:
+    frozen = FrozenLayer()
+    if layer.keys is not None:
+        frozen.lazy_initialization(layer.keys, layer.values)
+        frozen.keys = layer.keys if rows is None else rows_of(layer.keys, rows)
+        frozen.values = layer.values if rows is None else rows_of(layer.values, rows)
+    return frozen
