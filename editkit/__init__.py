@@ -53,8 +53,9 @@ if TYPE_CHECKING:
     from editkit.delta_files import load_delta, save_delta
     from editkit.deltas import Dense, LowRank, Rows, WeightDelta, applied
     from editkit.edited import EditedModels
-    from editkit.making import make_dataset, make_editor, make_metric
+    from editkit.making import make_dataset, make_editor, make_locator, make_metric
     from editkit.models import LanguageModel, load_model
+    from editkit.traces import Trace, trace
 
 __version__ = "0.1.0"
 
@@ -70,8 +71,11 @@ _LAZY = {
     "load_model": "editkit.models",
     "make_dataset": "editkit.making",
     "make_editor": "editkit.making",
+    "make_locator": "editkit.making",
     "make_metric": "editkit.making",
     "save_delta": "editkit.delta_files",
+    "Trace": "editkit.traces",
+    "trace": "editkit.traces",
 }
 
 
@@ -122,6 +126,7 @@ __all__ = [
     "Score",
     "StatisticNeeds",
     "StoreError",
+    "Trace",
     "TrackingError",
     "UsageError",
     "WeightDelta",
@@ -131,6 +136,8 @@ __all__ = [
     "load_model",
     "make_dataset",
     "make_editor",
+    "make_locator",
     "make_metric",
     "save_delta",
+    "trace",
 ]

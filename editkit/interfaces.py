@@ -169,6 +169,10 @@ class Locator(Configurable[ConfigT], ABC):
     def locate(self, model: LanguageModel, facts: Sequence[Fact]) -> list[Localization]:
         """One localization per fact, in order."""
 
+    def for_facts(self, model: LanguageModel, facts: Sequence[Fact]) -> Locator[ConfigT]:
+        """The locator for averages over many facts, of which all are known before."""
+        return self
+
     def maps(self, model: LanguageModel, facts: Sequence[Fact]) -> list[tuple[Localization, ...]]:
         """All that the locator can show of each fact, in order; by default what it locates."""
         return [(found,) for found in self.locate(model, facts)]

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.configuration import Layer, resolve_config
-from editkit.interfaces import Dataset, Editor, Metric
+from editkit.interfaces import Dataset, Editor, Locator, Metric
 from editkit.models import n_layers_of
 from editkit.plugins import default_registry
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from editkit.interfaces import Kind
     from editkit.models import LanguageModel
 
-__all__ = ["make_dataset", "make_editor", "make_metric"]
+__all__ = ["make_dataset", "make_editor", "make_locator", "make_metric"]
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +46,17 @@ def make_dataset(name: str, **config: Any) -> Dataset[Any]:
 def make_metric(name: str, **config: Any) -> Metric[Any]:
     """A metric by name; errors as for :func:`make_editor`."""
     return cast("Metric[Any]", _make("metric", name, config))
+
+
+def make_locator(
+    name: str,
+    model: LanguageModel | str | None = None,
+    *,
+    preset: str | None = None,
+    **config: Any,
+) -> Locator[Any]:
+    """A locator by name; arguments and errors as for :func:`make_editor`."""
+    return cast("Locator[Any]", _make("locator", name, config, model=model, preset=preset))
 
 
 def _make(

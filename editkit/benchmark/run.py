@@ -168,7 +168,7 @@ def runs_in(out: Path) -> list[Run]:
     from editkit.benchmark.store import Store
 
     with Store(out / STORE_FILE, read_only=True) as store:
-        described = store.cells()
+        described = {k: d for k, d in store.cells().items() if "benchmark" in d}
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for description in described.values():
         identity = {

@@ -25,6 +25,8 @@ from editkit.benchmark.run import Row
 from editkit.errors import StoreError
 from editkit.requests import EditRequest
 
+__all__ = ["Store"]
+
 VERSION = 1
 _APPLICATION = 0x65646B74
 _BUSY_SECONDS = 60

@@ -233,7 +233,7 @@ def _narrowed(model: LanguageModel, layer: int, only: int, length: int) -> Itera
     """
 
     def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][:, -only:], *args[1:])
+        return (args[0][:, -only:].contiguous(), *args[1:])
 
     def fill(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         return nn.functional.pad(output, (0, 0, length - only, 0))

@@ -83,8 +83,11 @@ def _window_families(kind: Kind, n_layers: int, config: CausalTracingConfig) -> 
     for first, ends in layers_of.items():
         last = max(ends)
         longest = Track(kind, tuple(ends[last]), first, part, pinned=(part,), until=last)
+        # A window of the first layer alone ends where it begins: there is nothing to branch off.
         shorter = [
-            Track(kind, tuple(layers), end, parent=longest)
+            Track(kind, tuple(layers), first, part)
+            if end == first
+            else Track(kind, tuple(layers), end, parent=longest)
             for end, layers in ends.items()
             if end != last
         ]

@@ -42,6 +42,11 @@ def assert_close(a: Finding, b: Finding) -> None:
         assert largest < 1e-3 * float(b.restored[kind].max())
 
 
+def test_reuse_changes_nothing_for_answers_of_several_tokens() -> None:
+    fact = Fact(SPACE_NEEDLE.prompt, SPACE_NEEDLE.subject, "Lima")
+    assert_close(*both_ways(tiny(), fact, window=3))
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_reuse_changes_nothing(architecture: str) -> None:
     model = tiny(architecture)
@@ -52,6 +57,8 @@ def test_reuse_changes_nothing(architecture: str) -> None:
     "values",
     [
         {"window": 1},
+        {"window": 2},
+        {"window": 4, "answer_tokens": "first"},
         {"window": 3, "window_side": "above", "severed_noise": "same"},
         {"memory_mb": 1},
         {"corruption": "uniform"},
@@ -97,7 +104,9 @@ def test_restoring_the_last_state_restores_the_answer() -> None:
     found = locate(tiny(), SPACE_NEEDLE)
     total = found.baselines["clean"] - found.baselines["corrupted"]
     assert found.scores[-1][-1] == pytest.approx(total, rel=1e-5)
-    assert found.scores[0][-1] == 0.0  # above it, nobody reads the first token any more
+    assert found.scores[0][-1] == pytest.approx(
+        0.0, abs=1e-8
+    )  # above it, nobody reads the first token any more
 
 
 def test_left_of_the_subject_nothing_happens() -> None:
@@ -110,10 +119,11 @@ def test_left_of_the_subject_nothing_happens() -> None:
 
 def test_an_answer_of_several_tokens_counts_as_a_whole() -> None:
     model = tiny()
-    whole, first = (locate(model, SPACE_NEEDLE, answer_tokens=n) for n in ("all", "first"))
-    assert len(model.complete([SPACE_NEEDLE.prompt], ["Seattle"])[0].target) > 1
-    assert whole.answer == " Seattle"
-    assert " Seattle".startswith(first.answer)
+    fact = Fact(SPACE_NEEDLE.prompt, SPACE_NEEDLE.subject, "Lima")
+    whole, first = (locate(model, fact, answer_tokens=n) for n in ("all", "first"))
+    assert len(model.complete([fact.prompt], ["Lima"])[0].target) > 1
+    assert whole.answer == " Lima"
+    assert " Lima".startswith(first.answer)
     assert whole.baselines["clean"] < first.baselines["clean"]
 
 
@@ -156,11 +166,11 @@ def test_uniform_noise_keeps_its_bound() -> None:
 def test_another_subject_takes_the_place() -> None:
     model = tiny()
     prompt = "{} is in the city of"
-    one, other = Fact(prompt.format("Rome"), "Rome"), Fact(prompt.format("Lima"), "Lima")
+    one, other = Fact(prompt.format("Rome"), "Rome"), Fact(prompt.format("Italy"), "Italy")
     asked = questions(model, [one, other])
     if len(asked[0].prompt) != len(asked[1].prompt):
         pytest.fail("the subjects of this test must have as many tokens")
-    config = CausalTracingConfig(corruption="substitute", substitutes=("Rome", "Lima"))
+    config = CausalTracingConfig(corruption="substitute", substitutes=("Rome", "Italy"))
     found = CausalTracingLocator(config).locate(model, [one])[0]
     answer = asked[0].answer
     ids = torch.tensor([asked[1].prompt])
@@ -170,7 +180,7 @@ def test_another_subject_takes_the_place() -> None:
 
 
 def test_no_fitting_substitute() -> None:
-    config = CausalTracingConfig(corruption="substitute", substitutes=("X",))
+    config = CausalTracingConfig(corruption="substitute", substitutes=("Rome",))
     with pytest.raises(ConfigError, match="Danielle Darrieux"):
         CausalTracingLocator(config).locate(tiny(), [DARRIEUX])
 

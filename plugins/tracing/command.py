@@ -1,0 +1,333 @@
+"""Show where a model recalls a fact: the strongest sites as text, all of them as heat maps.
+
+With --facts, many facts are traced and averaged by layer and by the role of a token. Each fact is
+kept in the store of the output folder as soon as it is traced: interrupted at any time, the same
+command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from editkit import TrackingError, UsageError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from editkit import LanguageModel, Trace
+    from editkit_plugins.tracing.study import Study
+
+_STRONGEST = 3
+_WINDOW = 10  # what causal tracing restores together unless it is told otherwise
+_NOT_PREDICTED = 1  # exit code
+_log = logging.getLogger("editkit.trace")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    add = parser.add_argument
+    add("--model", required=True, metavar="M", help="a registered name, a folder, or a hub id")
+    add("--prompt", metavar="TEXT", help="a sentence up to the answer")
+    add("--subject", metavar="TEXT", help="what the sentence is about, as it stands in it")
+    add("--answer", metavar="TEXT", help="the answer; what the model predicts by default")
+    add(
+        "--facts", metavar="F", help="average over a JSON file of facts, or a dataset such as atlas"
+    )
+    add("--limit", type=_positive, metavar="N", help="use only the first N facts")
+    add("--locator", default="causal-tracing", metavar="L", help="%(default)s")
+    add("--preset", metavar="P", help="a preset of the locator")
+    add("--set", action="append", default=[], dest="sets", metavar="a=v", help="set one value")
+    add("--out", type=Path, default=Path("editkit-results"), metavar="DIR", help="%(default)s")
+    add("--device", default="cpu", help="where the model goes (%(default)s)")
+    add("--dtype", default="float32", help="type of its weights (%(default)s)")
+    add("--no-mlflow", action="store_true", help="tell no tracking service")
+    add("--json", action="store_true", help="print one JSON document")
+    add("--quiet", action="store_true", help="no progress")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trace one fact or many."""
+    one = args.prompt is not None or args.subject is not None
+    if one == (args.facts is not None) or (one and None in (args.prompt, args.subject)):
+        raise UsageError(
+            "give one fact with --prompt and --subject, or many with --facts.",
+            hint='For example --prompt "Toyota Corolla is made by" --subject "Toyota Corolla".',
+        )
+    from editkit import load_model
+
+    values = _values(args.sets)
+    model = load_model(args.model, dtype=args.dtype, device=args.device)
+    if args.locator == "causal-tracing" and values.get("window", _WINDOW) >= model.n_layers:
+        _log.warning(
+            "a window of %s layers covers nearly all %d layers of %s; --set window=2 tells them "
+            "apart.",
+            values.get("window", _WINDOW),
+            model.n_layers,
+            model.name,
+        )
+    return _one(args, model, values) if one else _many(args, model, values)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _values(sets: list[str]) -> dict[str, Any]:
+    values = {}
+    for text in sets:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"--set is {text!r}, expected a=v.", hint="For example --set window=4."
+            )
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            values[key] = value
+    return values
+
+
+# ---------------------------------------------------------------- one fact
+
+
+def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]) -> int:
+    from editkit import trace
+
+    found = trace(
+        model,
+        args.prompt,
+        args.subject,
+        args.answer,
+        locator=args.locator,
+        preset=args.preset,
+        **values,
+    )
+    name = _file_name(f"{args.locator}-{model.name}-{args.prompt}")
+    files = _save({name: found.plot()}, args.out / "traces")
+    table = args.out / "traces" / f"{name}.csv"
+    found.to_frame().to_csv(table, index=False)
+    if args.json:
+        _print_json(_document(found), [*files, table])
+    else:
+        _print_trace(found, [*files, table])
+    if not found.predicted:
+        _log.warning(
+            "%s does not predict %r here: the trace follows an answer that it does not give.",
+            model.name,
+            found.answer,
+        )
+        return _NOT_PREDICTED
+    return 0
+
+
+def _document(found: Trace) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "model": found.model,
+        "locator": found.locator,
+        "prompt": found.fact.prompt,
+        "subject": found.fact.subject,
+        "answer": found.answer,
+        "predicted": found.predicted,
+        "tokens": list(found.maps[0].tokens),
+        "baselines": dict(found.maps[0].baselines),
+        "effects": {each.kind: [list(row) for row in each.scores] for each in found.maps},
+    }
+
+
+def _print_trace(found: Trace, files: list[Path]) -> None:
+    lines = [f'"{found.fact.prompt}" -> "{found.answer.strip()}", {found.locator} on {found.model}']
+    baselines = found.maps[0].baselines
+    shown = [f"{k} {baselines[k]:.3f}" for k in ("clean", "corrupted") if k in baselines]
+    if shown:
+        lines.append(f"probability of the answer: {', '.join(shown)}")
+    for each in found.maps:
+        lines.append(f"\nstrongest sites, {each.kind}:")
+        lines += [
+            f"  {site.effect:+.3f}  layer {site.layer:<3d} token {site.token} {site.text!r}"
+            for site in found.strongest(_STRONGEST, each.kind)
+        ]
+    lines += ["", *map(str, files)]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+# ---------------------------------------------------------------- many facts
+
+
+def _many(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]) -> int:
+    from editkit import make_locator
+    from editkit_plugins.tracing.facts import facts_of
+    from editkit_plugins.tracing.study import study
+
+    locator = make_locator(args.locator, model, preset=args.preset, **values)
+    facts, wrong = facts_of(args.facts)
+    if wrong:
+        _log.warning("%d broken facts are left out (%s).", len(wrong), wrong[0])
+    facts = facts[: args.limit]
+    from tqdm import tqdm
+
+    silent = args.quiet or not sys.stderr.isatty()
+    with tqdm(total=len(facts), unit="fact", disable=silent) as bar:
+        found = study(
+            model,
+            args.locator,
+            locator,
+            facts,
+            args.out,
+            lambda done: bar.update(done - bar.n),
+        )
+    for case, reason in list(found.failed.items())[:3]:
+        _log.warning("fact %d could not be traced: %s", case, reason)
+    if not found.kinds:
+        raise UsageError(
+            f"{model.name} predicts none of the {len(facts)} facts of {args.facts}.",
+            hint="Trace facts that the model knows.",
+        )
+    name = _file_name(f"{args.locator}-{model.name}-{Path(args.facts).stem}-{len(facts)}")
+    title = f"{args.locator} on {model.name}"
+    files = _save(_pictures(name, title, args.facts, found), args.out / "traces")
+    table = args.out / "traces" / f"{name}.csv"
+    _table(found).to_csv(table, index=False)
+    files.append(table)
+    if args.json:
+        _print_json(_study_document(args, model, found), files)
+    else:
+        _print_study(args, model, found, len(facts), files)
+    return 0 if args.no_mlflow or _tracked(args, model, found, files) else TrackingError.exit_code
+
+
+def _pictures(name: str, title: str, source: str, found: Study) -> dict[str, Figure]:
+    from editkit.trace_plots import average_lines, average_maps
+
+    known = found.baselines["clean"].n
+    note = f"{known} facts of {source}; {found.unknown} not known to the model left out"
+    if "total_effect" in found.baselines:
+        note += f"; average total effect {found.baselines['total_effect'].mean:.3f}"
+    roles = list(dict.fromkeys(role for kind in found.kinds.values() for role in kind))
+    maps = {
+        kind: [[mean.mean for mean in means[role]] for role in roles if role in means]
+        for kind, means in found.kinds.items()
+    }
+    lines = {
+        kind: {r: [(m.mean, m.low, m.high) for m in layers] for r, layers in means.items()}
+        for kind, means in found.kinds.items()
+    }
+    return {
+        f"{name}-maps": average_maps(maps, roles, title, note),
+        f"{name}-lines": average_lines(lines, title, note),
+    }
+
+
+def _table(found: Study) -> Any:
+    from pandas import DataFrame
+
+    rows = [
+        (kind, role, layer, mean.mean, mean.low, mean.high, mean.n)
+        for kind, roles in found.kinds.items()
+        for role, layers in roles.items()
+        for layer, mean in enumerate(layers)
+    ]
+    return DataFrame(rows, columns=["kind", "role", "layer", "mean", "ci_low", "ci_high", "n"])
+
+
+def _study_document(args: argparse.Namespace, model: LanguageModel, found: Study) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "model": model.name,
+        "locator": args.locator,
+        "facts": args.facts,
+        "fingerprint": found.fingerprint,
+        "unknown": found.unknown,
+        "failed": {str(case): reason for case, reason in found.failed.items()},
+        "baselines": {key: vars(mean) for key, mean in found.baselines.items()},
+        "effects": {
+            kind: {role: [vars(mean) for mean in layers] for role, layers in roles.items()}
+            for kind, roles in found.kinds.items()
+        },
+    }
+
+
+def _print_study(
+    args: argparse.Namespace, model: LanguageModel, found: Study, n_facts: int, files: list[Path]
+) -> None:
+    known = found.baselines["clean"].n
+    lines = [
+        f"{args.locator} on {model.name}, {known} of {n_facts} facts of {args.facts} "
+        f"({found.unknown} not known to the model, {len(found.failed)} not traced)"
+    ]
+    lines += [
+        f"{key.replace('_', ' ')}: {mean.mean:.3f} ± {(mean.high - mean.low) / 2:.3f}"
+        for key, mean in found.baselines.items()
+    ]
+    for kind, roles in found.kinds.items():
+        lines.append(f"\n{kind}: layer of the largest average effect, by role")
+        for role, layers in roles.items():
+            best = max(range(len(layers)), key=lambda layer: layers[layer].mean)
+            mean = layers[best]
+            half = (mean.high - mean.low) / 2
+            lines.append(f"  {role:<24}{mean.mean:+.3f} ± {half:.3f}  layer {best}")
+    lines += ["", *map(str, files)]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _tracked(
+    args: argparse.Namespace, model: LanguageModel, found: Study, files: list[Path]
+) -> bool:
+    """Show the averages to tracking services; whether they could be told."""
+    from editkit.reports import Report, tell
+
+    metrics = {f"baseline/{key}": mean.mean for key, mean in found.baselines.items()}
+    for kind, roles in found.kinds.items():
+        for role, layers in roles.items():
+            best = max(layers, key=lambda mean: mean.mean)
+            metrics[f"{kind}/{role}"] = best.mean
+    answer = tell(
+        Report(
+            out=args.out,
+            kind="traces",
+            name=f"{args.locator} · {model.name} · {Path(args.facts).stem}",
+            fingerprint=found.fingerprint,
+            started=found.finished,
+            finished=found.finished,
+            params={"model": model.name, "locator": args.locator, "facts": args.facts},
+            metrics={**metrics, "facts/unknown": float(found.unknown)},
+            tags={"model": model.name, "locator": args.locator},
+            files={f"figures/{file.name}": file for file in files},
+        )
+    )
+    return "failed" not in answer
+
+
+# ---------------------------------------------------------------- files
+
+
+def _save(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    """Every figure as PNG and SVG; the same numbers give the same files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, figure in figures.items():
+        for ending in ("png", "svg"):
+            files.append(folder / f"{name}.{ending}")
+            metadata = {"Date": None} if ending == "svg" else None
+            figure.savefig(files[-1], metadata=metadata)
+    return files
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", text.replace("/", "-")).strip("-")[:120]
+
+
+def _print_json(document: dict[str, Any], files: list[Path]) -> None:
+    document["files"] = [str(file) for file in files]
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")

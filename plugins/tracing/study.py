@@ -1,0 +1,143 @@
+"""Tracing many facts: each one a row of the result store, so that nothing is traced twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from editkit import EditkitError, Fact, Localization, Locator
+from editkit.benchmark.run import STORE_FILE, Row
+from editkit.benchmark.store import Store
+from editkit.cache import key_of
+from editkit.models import LanguageModel
+from editkit_plugins.tracing.averages import Mean, averaged, by_role, mean_of
+from editkit_plugins.tracing.config import Kind
+from editkit_plugins.tracing.questions import questions
+
+_TOGETHER = 5  # facts traced between two visits to the store
+_SEPARATOR = "/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Averages over the facts that a model knows.
+
+    Attributes:
+        fingerprint: Digest of everything that they depend on.
+        kinds: By kind of site: means by role and layer.
+        baselines: Means of ``clean``, ``corrupted`` and ``total_effect``.
+        unknown: Facts whose answer the model does not predict; left out.
+        failed: What is wrong with facts that could not be traced, by case.
+        finished: When the last fact was done, in seconds since the epoch.
+    """
+
+    fingerprint: str
+    kinds: Mapping[str, Mapping[str, Sequence[Mean]]]
+    baselines: Mapping[str, Mean]
+    unknown: int
+    failed: Mapping[int, str]
+    finished: float
+
+
+def identity_of(
+    model: LanguageModel, name: str, locator: Locator[Any], facts: Sequence[Fact]
+) -> dict[str, Any]:
+    """Everything that the rows of a study depend on, as plain data."""
+    return {
+        "kind": "trace",
+        "model": {"name": model.name, **model.describe()},
+        "locator": name,
+        "config": locator.config.model_dump(mode="json"),
+        "depends_on": dict(locator.config.depends_on(model.fingerprint)),
+        "version": importlib.metadata.version("editkit"),
+        "facts": key_of({"facts": [dataclasses.astuple(fact) for fact in facts]}),
+    }
+
+
+def study(
+    model: LanguageModel,
+    name: str,
+    locator: Locator[Any],
+    facts: Sequence[Fact],
+    out: Path,
+    report: Callable[[int], None] = lambda done: None,
+) -> Study:
+    """Trace what is not traced yet, and average.
+
+    Args:
+        model: The model.
+        name: Name of the locator.
+        locator: The locator, of whose localizations each tells the subject's tokens.
+        facts: All facts; those whose answer the model does not predict are left out.
+        out: Folder of the store.
+        report: Told after every few facts how many are done.
+    """
+    locator = locator.for_facts(model, facts)
+    identity = identity_of(model, name, locator, facts)
+    fingerprint = key_of(identity)
+    with Store(out / STORE_FILE) as store:
+        store.put_cell(fingerprint, identity)
+        stored = {row.case_id for row in store.rows(fingerprint)}
+        left = [case for case in range(len(facts)) if case not in stored]
+        report(len(facts) - len(left))
+        for start in range(0, len(left), _TOGETHER):
+            cases = left[start : start + _TOGETHER]
+            rows = [_row(model, locator, case, facts[case]) for case in cases]
+            store.put_rows(fingerprint, rows)
+            report(len(facts) - len(left) + start + len(cases))
+        return _study(fingerprint, store.rows(fingerprint))
+
+
+def _row(model: LanguageModel, locator: Locator[Any], case: int, fact: Fact) -> Row:
+    """One fact: traced, unknown to the model, or not to be traced."""
+    try:
+        [question] = questions(model, [fact])
+        if not question.predicted:
+            return Row(case, "done", {"predicted": 0.0}, completed_at=time.time())
+        [maps] = locator.maps(model, [fact])
+    except EditkitError as error:
+        return Row(case, "failed", error=error.message, completed_at=time.time())
+    baselines = dict(maps[0].baselines)
+    scores = {"predicted": 1.0, **baselines}
+    if {"clean", "corrupted"} <= baselines.keys():
+        scores["total_effect"] = baselines["clean"] - baselines["corrupted"]
+    return Row(case, "done", scores, details=_details(maps), completed_at=time.time())
+
+
+def _details(maps: Sequence[Localization]) -> dict[str, list[float]]:
+    return {
+        f"{found.kind}{_SEPARATOR}{role}": effects
+        for found in maps
+        for role, effects in by_role(found).items()
+    }
+
+
+def _place(kind: str) -> int:
+    kinds = get_args(Kind)
+    return kinds.index(kind) if kind in kinds else len(kinds)
+
+
+def _study(fingerprint: str, rows: Sequence[Row]) -> Study:
+    known = [row for row in rows if row.status == "done" and row.scores["predicted"]]
+    effects: dict[str, list[dict[str, list[float]]]] = {}
+    for row in known:
+        of_fact: dict[str, dict[str, list[float]]] = {}
+        for key, values in row.details.items():
+            kind, _, role = key.partition(_SEPARATOR)
+            of_fact.setdefault(kind, {})[role] = values
+        for kind, roles in of_fact.items():
+            effects.setdefault(kind, []).append(roles)
+    names = [key for key in ("clean", "corrupted", "total_effect") if known]
+    columns = {key: [r.scores[key] for r in known if key in r.scores] for key in names}
+    return Study(
+        fingerprint=fingerprint,
+        kinds={kind: averaged(effects[kind]) for kind in sorted(effects, key=_place)},
+        baselines={key: mean_of(values) for key, values in columns.items() if values},
+        unknown=sum(row.status == "done" and not row.scores["predicted"] for row in rows),
+        failed={row.case_id: str(row.error) for row in rows if row.status == "failed"},
+        finished=max((row.completed_at for row in rows), default=0.0),
+    )

@@ -1,0 +1,157 @@
+"""``editkit trace`` and ``editkit.trace`` as users meet them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import editkit
+from editkit import Fact
+from editkit.benchmark.run import STORE_FILE, runs_in
+from editkit.benchmark.store import Store
+from editkit.cli.main import main
+from editkit_plugins.tracing import study
+from editkit_plugins.tracing.averages import ROLES, averaged, mean_of, roles_of
+
+COROLLA = ["--prompt", "Toyota Corolla is made by", "--subject", "Toyota Corolla"]
+QUICK = ["--set", "samples=2", "--no-mlflow", "--quiet"]
+
+
+def trace(*arguments: str) -> int:
+    return main(["trace", "--model", "atlas", *arguments, *QUICK])
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_one_fact_as_text_numbers_and_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(*COROLLA, "--set", "window=2") == 0
+    said = capsys.readouterr().out
+    assert '"Toyota Corolla is made by" -> "Toyota"' in said
+    assert "strongest sites, attn:" in said
+    files = {path.suffix: path for path in Path("editkit-results/traces").iterdir()}
+    assert files[".png"].read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in files[".svg"].read_text(encoding="utf-8")
+    rows = files[".csv"].read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "kind,token,text,layer,effect"
+    assert len(rows) == 1 + 3 * 9 * 6  # kinds, tokens, layers
+
+
+def test_from_python_with_names_of_tokens() -> None:
+    model = editkit.load_model("atlas")
+    found = editkit.trace(model, COROLLA[1], COROLLA[3], samples=2, kinds=("state",))
+    assert found.predicted
+    assert [token for token in found.tokens if token.endswith("*")] == list(found.tokens[:6])
+    [best] = found.strongest(1)
+    assert (best.kind, best.text, best.layer) == ("state", "by", 5)
+    frame = found.to_frame()
+    assert frame.loc[frame.effect.idxmax(), "text"] == "by"
+    assert len(found.plot().axes) == 2  # the map and its scale
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said", "code"),
+    [
+        ([], "give one fact with --prompt and --subject", 2),
+        (["--prompt", "x"], "give one fact with --prompt and --subject", 2),
+        ([*COROLLA, "--facts", "atlas"], "give one fact with --prompt and --subject", 2),
+        (["--prompt", "Rome is in", "--subject", "Paris"], "'Paris' is not in the prompt", 2),
+        (["--prompt", "Rome, Rome is in", "--subject", "Rome"], "stands more than once", 2),
+        (["--prompt", "Rome " + "is in " * 200, "--subject", "Rome"], "does not fit into the", 2),
+        ([*COROLLA, "--answer", "Ferrari"], "does not predict", 1),
+        ([*COROLLA, "--set", "window"], "expected a=v", 2),
+        ([*COROLLA, "--set", "window=0"], "window", 2),
+        ([*COROLLA, "--locator", "nobody"], "no locator is called 'nobody'", 3),
+        (["--facts", "known_1000"], "does not come with editkit", 2),
+        (["--facts", "absent.json"], "absent.json", 2),
+    ],
+)
+def test_bad_input_is_told(
+    arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trace(*arguments) == code
+    assert said in capsys.readouterr().err
+
+
+def facts_file(path: Path) -> str:
+    entries: list[Any] = [
+        {"prompt": COROLLA[1], "subject": COROLLA[3], "attribute": "Toyota"},
+        {"prompt": COROLLA[1], "subject": COROLLA[3], "attribute": "Ferrari"},
+        {"prompt": "Toyota Corolla, Toyota Corolla is made by", "subject": COROLLA[3]},
+        {"prompt": "no subject"},
+        {"prompt": "The mother tongue of Albert Einstein is", "subject": "Albert Einstein"},
+    ]
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return str(path)
+
+
+def test_many_facts_go_on_where_they_were_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = facts_file(tmp_path / "facts.json")
+    monkeypatch.setattr(study, "_TOGETHER", 1)
+    calls: list[int] = []
+    row = study._row
+
+    def interrupted(model: Any, locator: Any, case: int, fact: Fact) -> Any:
+        if case == 1 and not calls:
+            calls.append(case)
+            raise KeyboardInterrupt
+        return row(model, locator, case, fact)
+
+    monkeypatch.setattr(study, "_row", interrupted)
+    assert trace("--facts", facts) == 130
+    with Store(tmp_path / "editkit-results" / STORE_FILE, read_only=True) as store:
+        [fingerprint] = store.cells()
+        assert [each.case_id for each in store.rows(fingerprint)] == [0]
+    capsys.readouterr()
+    assert trace("--facts", facts, "--json") == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert "1 broken facts are left out (entry 3" in err
+    assert document["unknown"] == 1
+    assert list(document["failed"]) == ["2"]
+    assert list(document["effects"]) == ["state", "mlp", "attn"]
+    assert document["baselines"]["clean"]["n"] == 2
+    assert document["effects"]["state"]["last token"][5]["mean"] > 0.2
+    assert runs_in(tmp_path / "editkit-results") == []  # traces are no benchmark
+
+
+def test_averages_are_shown_in_mlflow(tmp_path: Path) -> None:
+    facts = facts_file(tmp_path / "facts.json")
+    arguments = ["trace", "--model", "atlas", "--facts", facts, "--set", "samples=2", "--quiet"]
+    assert main(arguments) == 0
+    from editkit_plugins.mlflow_tracking.database import quiet
+
+    with quiet():
+        from mlflow import MlflowClient
+
+        client = MlflowClient(f"sqlite:///{tmp_path / 'editkit-results' / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("editkit/traces")
+        [run] = client.search_runs([experiment.experiment_id])
+        files = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
+    assert {Path(file).suffix for file in files} == {".png", ".svg", ".csv"}
+    assert run.data.metrics["facts/unknown"] == 1.0
+
+
+def test_roles_cover_every_token_once() -> None:
+    for n_tokens, subject in ((6, (1, 4)), (3, (0, 1)), (5, (2, 5)), (4, (0, 2)), (2, (0, 1))):
+        found = roles_of(n_tokens, subject)
+        assert list(found) == list(ROLES)
+        tokens = sorted(token for tokens in found.values() for token in tokens)
+        assert tokens == list(range(subject[0], n_tokens))
+        assert found["last subject token"] == [subject[1] - 1]
+
+
+def test_averages_have_intervals_and_leave_out_roles_that_a_fact_lacks() -> None:
+    mean = mean_of([0.0, 1.0])
+    assert mean.mean == 0.5
+    assert mean.high - mean.mean == pytest.approx(1.96 * 0.5 / 2**0.5)
+    found = averaged([{"last token": [1.0, 3.0]}, {"last token": [3.0, 5.0], ROLES[0]: [1.0, 1.0]}])
+    assert [each.mean for each in found["last token"]] == [2.0, 4.0]
+    assert found[ROLES[0]][0].n == 1
