@@ -10,6 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from editkit.benchmark.auto_layer import choose_layers
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import make_plan
 from editkit.benchmark.published import published_for
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("editkit-results") / experiment.name
     flags = Flags(dataset=args.dataset, limit=args.limit, sets=args.sets)
     benchmark, values = apply_flags(experiment.to_benchmark(n_layers_of), flags)
+    benchmark, values, _ = choose_layers(benchmark, values, registry)
     plan = make_plan(
         benchmark,
         registry,

@@ -14,6 +14,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from editkit.benchmark.auto_layer import choose_layers
 from editkit.benchmark.document import SCHEMA
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     flags = Flags(
         args.editor, args.model, args.dataset, args.limit, args.metrics, args.seed, args.sets
     )
-    benchmark, values = apply_flags(benchmark, flags)
+    benchmark, values, chosen = choose_layers(*apply_flags(benchmark, flags), registry)
     plan = make_plan(
         benchmark,
         registry,
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         fingerprint_of=fingerprint_of,
         n_layers_of=n_layers_of,
     )
-    for said in plan.rules:
+    for said in (*chosen, *plan.rules):
         _log.info("%s", said)
     _tell_rejected(plan)
     if args.dry_run:

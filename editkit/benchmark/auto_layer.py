@@ -1,0 +1,160 @@
+"""``layer: auto:LOCATOR``: the layer where a locator finds the facts of the training split.
+
+The layer with the largest effect at the subject's last token, on average over facts that the model
+knows and that are not among the records that are scored. It takes the place of the value before a
+plan is made, so that it is a part of the cell's fingerprint like any other layer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from editkit.benchmark.overrides import PluginValues
+from editkit.benchmark.records import load_records
+from editkit.benchmark.spec import Benchmark
+from editkit.cache import cached_texts
+from editkit.configuration import Layer, config_class, resolve_config
+from editkit.errors import ConfigError
+from editkit.facts import Fact, Localization
+from editkit.plugins import Registry
+
+if TYPE_CHECKING:
+    from editkit.interfaces import Locator
+
+__all__ = ["choose_layers"]
+
+_AUTO = "auto:"
+_FACTS = 50
+_FIELD = "layer"
+
+
+def choose_layers(
+    benchmark: Benchmark, values: PluginValues, registry: Registry
+) -> tuple[Benchmark, PluginValues, list[str]]:
+    """The benchmark and the values with layers in place of locators, and what was chosen and why.
+
+    Args:
+        benchmark: What to run.
+        values: Config values from the command line.
+        registry: Where locators and the dataset are looked up.
+
+    Raises:
+        ConfigError: There are no facts to choose by, or the locator cannot be configured.
+        PluginError: There is no such locator.
+        ModelError: The model cannot be loaded.
+    """
+    chosen: dict[str, tuple[int, str]] = {}
+    said: dict[str, None] = {}
+
+    def layer_for(editor: str, config: dict[str, Any]) -> dict[str, Any]:
+        value = config.get(_FIELD)
+        if not isinstance(value, str) or not value.startswith(_AUTO):
+            return config
+        locator = value.removeprefix(_AUTO)
+        if locator not in chosen:
+            chosen[locator] = _choose(locator, benchmark, values, registry)
+        layer, why = chosen[locator]
+        said[f"{editor}: layer {layer}, {why}"] = None
+        return {**config, _FIELD: layer}
+
+    editors = tuple(
+        choice.model_copy(update={"config": layer_for(choice.name, choice.config)})
+        for choice in benchmark.editors
+    )
+    given = {
+        key: layer_for(key[1], config) if key[0] == "editor" else config
+        for key, config in values.items()
+    }
+    return benchmark.model_copy(update={"editors": editors}), given, list(said)
+
+
+def _choose(
+    name: str, benchmark: Benchmark, values: PluginValues, registry: Registry
+) -> tuple[int, str]:
+    """A layer, and why."""
+    from editkit.models import load_model
+
+    offer = registry.get("locator", name)
+    resolved = resolve_config(offer)
+    facts, source = _training_facts(benchmark, values, registry)
+    choice = benchmark.model
+    model = load_model(
+        choice.name,
+        dtype=choice.dtype,
+        device=choice.device,
+        device_map=choice.device_map,
+        attention=choice.attention,
+        revision=choice.revision,
+    )
+    description = {
+        "model": model.fingerprint,
+        "locator": name,
+        "config": resolved.to_dict(),
+        "version": offer.source.version,
+        "facts": [dataclasses.astuple(fact) for fact in facts],
+    }
+
+    def effects() -> list[str]:
+        locator: Locator[Any] = registry.build("locator", name, resolved.config)
+        found = locator.for_facts(model, facts).locate(model, facts)
+        return [json.dumps(_at_subject(each)) for each in found if _known(each)]
+
+    rows = [json.loads(text) for text in cached_texts("auto-layer", description, effects)]
+    if not rows:
+        raise ConfigError(
+            f"{choice.name} knows none of {len(facts)} facts of {source}, so {name} cannot choose "
+            "a layer.",
+            hint="Give a layer: --set editors.NAME.layer=N.",
+        )
+    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    layer = max(range(len(means)), key=lambda i: means[i])
+    why = (
+        f"where {name} finds the largest effect at the subject's last token ({means[layer]:.3f} on "
+        f"average over {len(rows)} known facts of {source})"
+    )
+    return layer, why
+
+
+def _known(found: Localization) -> bool:
+    return bool(found.baselines.get("predicted", 1.0))
+
+
+def _at_subject(found: Localization) -> Sequence[float]:
+    """Effects by layer at the subject's last token; of all tokens where no subject is told."""
+    if found.subject is not None:
+        return found.scores[found.subject[1] - 1]
+    return [sum(column) for column in zip(*found.scores, strict=True)]
+
+
+def _training_facts(
+    benchmark: Benchmark, values: PluginValues, registry: Registry
+) -> tuple[list[Fact], str]:
+    """Facts that are not scored: of the training split, or of the records beyond the limit."""
+    choice = benchmark.dataset
+    offer = registry.get("dataset", choice.name)
+    given = {**choice.config, **values.get(("dataset", choice.name), {})}
+    split = config_class(offer).model_fields.get("split")
+    trained = split is not None and "train" in typing.get_args(split.annotation)
+    if trained:
+        given["split"] = "train"
+    layers = [Layer(given, choice.name, "dataset.config")] if given else []
+    config = resolve_config(offer, layers=layers).config
+    records = load_records(registry.build("dataset", offer.name, config), offer).records
+    if not trained:
+        records = records[benchmark.limit :] if benchmark.limit is not None else ()
+    facts = [
+        Fact(record.request.sentence, record.request.subject, record.request.target_true)
+        for record in records
+        if record.request.sentence.count(record.request.subject) == 1
+    ][:_FACTS]
+    if not facts:
+        raise ConfigError(
+            f"dataset {choice.name!r} has no training split, and no records beyond those that are "
+            "scored, to choose a layer by.",
+            hint="Score fewer records with --limit, or give a layer.",
+        )
+    return facts, f"the training split of {choice.name}" if trained else f"unscored {choice.name}"
