@@ -13,6 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from editkit import (
     EditedModels,
+    Fact,
     LanguageModel,
     LowRank,
     Probe,
@@ -33,10 +34,13 @@ from editkit_plugins.learned.training.sources import RecordSource
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor
+from editkit_plugins.tracing.config import CausalTracingConfig, Kind
+from editkit_plugins.tracing.locator import CausalTracingLocator
 
 Work = Callable[[], Sequence[float]]
 """Does some work, and returns numbers that both ways must agree on."""
 
+_TRACED: tuple[Kind, ...] = ("state", "mlp", "attn")
 _KINDS = ("rewrite", "paraphrase", "neighborhood")
 _CORPUS = {"corpus": "editkit_benchmarks.atlas:corpus_texts", "corpus_tokens": 50_000}
 
@@ -225,6 +229,21 @@ def _number(text: str) -> float:
     return float(zlib.crc32(text.encode()))
 
 
+def _tracing(
+    model: Callable[[], LanguageModel], *, kinds: Sequence[Kind], n_fast: int, n_plain: int
+) -> tuple[Work, int, Work, int]:
+    requests = [record.request for record in _records(n_fast)]
+    facts = [Fact(r.sentence, r.subject, r.target_true) for r in requests]
+    config = CausalTracingConfig(kinds=tuple(kinds), noise_level=0.1)
+
+    def run(n: int, config: CausalTracingConfig) -> list[float]:
+        traced = CausalTracingLocator(config).maps(model(), facts[:n])[:n_plain]
+        return [x for maps in traced for each in maps for row in each.scores for x in row]
+
+    plain = config.model_copy(update={"plain": True})
+    return (lambda: run(n_fast, config)), n_fast, (lambda: run(n_plain, plain)), n_plain
+
+
 CASES = (
     Case("scoring", "atlas: 32 edited models scored together, against one at a time", 5, _scoring),
     Case(
@@ -250,6 +269,18 @@ CASES = (
         "GPT-2-small shape: integrated gradients together, against one step at a time",
         4,
         functools.partial(_attribution, _gpt2_small, n_fast=8, n_plain=1),
+    ),
+    Case(
+        "trace-atlas",
+        "atlas: a full trace with reuse, against one site a forward pass",
+        15,
+        functools.partial(_tracing, _atlas, kinds=_TRACED, n_fast=4, n_plain=1),
+    ),
+    Case(
+        "trace-gpt2-small",
+        "GPT-2-small shape: a full trace with reuse, against one site a forward pass",
+        8,
+        functools.partial(_tracing, _gpt2_small, kinds=_TRACED, n_fast=1, n_plain=1),
     ),
     Case(
         "train-mend",
