@@ -125,7 +125,7 @@ def _greedy(
     found: list[tuple[int, ...]] = []
     for start in range(0, len(rows), _FACTS_PER_PASS):
         chunk = rows[start : start + _FACTS_PER_PASS]
-        with torch.no_grad():
+        with model.frozen(), torch.no_grad():
             hidden: Tensor = forward(model, padded(chunk, model.device))  # (B, T, H)
             for i, row in enumerate(hidden):
                 where = places[start + i]
