@@ -15,7 +15,7 @@ TOLERANCE = 0.3
 _SLOW = ("none", "ft", "ft+l", "attnedit", "kn", "mend-cf", "ke-cf")
 _ON_ATLAS = ["rome", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
 _RUN = """
-import json, resource, sys
+import json, pathlib, sys
 model, editor, n, values = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 from editkit import EditedModels, load_model, make_editor
 from editkit.edited import CandidateQuery
@@ -31,7 +31,8 @@ EditedModels(loaded, deltas).candidate_nll([
     for kind in ("rewrite", "paraphrase", "neighborhood")
     for probe in record.probes[kind]
 ])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+status = pathlib.Path("/proc/self/status").read_text()
+print(int(status.split("VmHWM:")[1].split()[0]) * 1024)  # ru_maxrss would count the parent, too
 """
 
 
