@@ -51,10 +51,16 @@ def heat_maps(trace: Trace) -> Figure:
     elif "clean" in baselines:
         words.append(f"p = {baselines['clean']:.3f}; * marks the subject")
     kinds = {each.kind: each.scores for each in trace.maps}
-    tokens = [
-        token if len(token) <= _LONGEST else f"{token[: _LONGEST - 1]}…" for token in trace.tokens
-    ]
+    tokens = [_label(token) for token in trace.tokens]
     return _maps(kinds, tokens, f"{trace.model}, {trace.locator}", words)
+
+
+def _label(token: str) -> str:
+    """A token, shortened where it is long; the subject's star is kept."""
+    if len(token) <= _LONGEST:
+        return token
+    star = "*" if token.endswith("*") else ""
+    return f"{token[: _LONGEST - 2]}…{star}"
 
 
 def average_maps(
@@ -127,11 +133,8 @@ def _maps(
 
 
 def _figure(panels: int, *, height: float) -> tuple[Figure, list[Axes]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from editkit.shown_figure import ShownFigure
 
-    size = (4.3 * panels + 0.4, height + 0.5)
-    figure = Figure(figsize=size, layout="constrained", dpi=130)
-    FigureCanvasAgg(figure)
+    figure = ShownFigure(width=4.3 * panels + 0.4, height=height + 0.5)
     axes = figure.subplots(1, panels, squeeze=False)
     return figure, list(axes.flat)

@@ -51,7 +51,9 @@ def test_from_python_with_names_of_tokens() -> None:
     assert (best.kind, best.text, best.layer) == ("state", "by", 5)
     frame = found.to_frame()
     assert frame.loc[frame.effect.idxmax(), "text"] == "by"
-    assert len(found.plot().axes) == 2  # the map and its scale
+    figure = found.plot()
+    assert len(figure.axes) == 2  # the map and its scale
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
 
 
 @pytest.mark.parametrize(
