@@ -210,8 +210,7 @@ def _many(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]
 def _pictures(name: str, title: str, source: str, found: Study) -> dict[str, Figure]:
     from editkit.trace_plots import average_lines, average_maps
 
-    known = found.baselines["clean"].n
-    note = f"{known} facts of {source}; {found.unknown} not known to the model left out"
+    note = f"{found.known} facts of {source}; {found.unknown} not known to the model left out"
     if "total_effect" in found.baselines:
         note += f"; average total effect {found.baselines['total_effect'].mean:.3f}"
     roles = list(dict.fromkeys(role for kind in found.kinds.values() for role in kind))
@@ -248,6 +247,7 @@ def _study_document(args: argparse.Namespace, model: LanguageModel, found: Study
         "locator": args.locator,
         "facts": args.facts,
         "fingerprint": found.fingerprint,
+        "known": found.known,
         "unknown": found.unknown,
         "failed": {str(case): reason for case, reason in found.failed.items()},
         "baselines": {key: vars(mean) for key, mean in found.baselines.items()},
@@ -261,9 +261,8 @@ def _study_document(args: argparse.Namespace, model: LanguageModel, found: Study
 def _print_study(
     args: argparse.Namespace, model: LanguageModel, found: Study, n_facts: int, files: list[Path]
 ) -> None:
-    known = found.baselines["clean"].n
     lines = [
-        f"{args.locator} on {model.name}, {known} of {n_facts} facts of {args.facts} "
+        f"{args.locator} on {model.name}, {found.known} of {n_facts} facts of {args.facts} "
         f"({found.unknown} not known to the model, {len(found.failed)} not traced)"
     ]
     lines += [

@@ -30,6 +30,7 @@ class Study:
         fingerprint: Digest of everything that they depend on.
         kinds: By kind of site: means by role and layer.
         baselines: Means of ``clean``, ``corrupted`` and ``total_effect``.
+        known: Facts that they are over.
         unknown: Facts whose answer the model does not predict; left out.
         failed: What is wrong with facts that could not be traced, by case.
         finished: When the last fact was done, in seconds since the epoch.
@@ -38,6 +39,7 @@ class Study:
     fingerprint: str
     kinds: Mapping[str, Mapping[str, Sequence[Mean]]]
     baselines: Mapping[str, Mean]
+    known: int
     unknown: int
     failed: Mapping[int, str]
     finished: float
@@ -71,7 +73,7 @@ def study(
     Args:
         model: The model.
         name: Name of the locator.
-        locator: The locator, of whose localizations each tells the subject's tokens.
+        locator: The locator.
         facts: All facts; those whose answer the model does not predict are left out.
         out: Folder of the store.
         report: Told after every few facts how many are done.
@@ -99,6 +101,7 @@ def _row(model: LanguageModel, locator: Locator[Any], case: int, fact: Fact) -> 
         if not question.predicted:
             return Row(case, "done", {"predicted": 0.0}, completed_at=time.time())
         [maps] = locator.maps(model, [fact])
+        maps = tuple(dataclasses.replace(each, subject=question.subject) for each in maps)
     except EditkitError as error:
         return Row(case, "failed", error=error.message, completed_at=time.time())
     baselines = dict(maps[0].baselines)
@@ -137,6 +140,7 @@ def _study(fingerprint: str, rows: Sequence[Row]) -> Study:
         fingerprint=fingerprint,
         kinds={kind: averaged(effects[kind]) for kind in sorted(effects, key=_place)},
         baselines={key: mean_of(values) for key, values in columns.items() if values},
+        known=len(known),
         unknown=sum(row.status == "done" and not row.scores["predicted"] for row in rows),
         failed={row.case_id: str(row.error) for row in rows if row.status == "failed"},
         finished=max((row.completed_at for row in rows), default=0.0),

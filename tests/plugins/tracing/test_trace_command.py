@@ -124,6 +124,16 @@ def test_many_facts_go_on_where_they_were_left(
     assert runs_in(tmp_path / "editkit-results") == []  # traces are no benchmark
 
 
+@pytest.mark.parametrize("locator", ["saliency", "integrated-gradients", "knowledge-neurons"])
+def test_any_locator_is_averaged(
+    locator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = facts_file(tmp_path / "facts.json")
+    arguments = ["trace", "--model", "atlas", "--facts", facts, "--locator", locator]
+    assert main([*arguments, "--no-mlflow", "--quiet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["known"] == 2
+
+
 def test_averages_are_shown_in_mlflow(tmp_path: Path) -> None:
     facts = facts_file(tmp_path / "facts.json")
     arguments = ["trace", "--model", "atlas", "--facts", facts, "--set", "samples=2", "--quiet"]
