@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.overrides import PluginValues
 from editkit.benchmark.records import load_records
+from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
 from editkit.cache import cached_texts
 from editkit.configuration import Layer, config_class, resolve_config
@@ -76,20 +77,10 @@ def _choose(
     name: str, benchmark: Benchmark, values: PluginValues, registry: Registry
 ) -> tuple[int, str]:
     """A layer, and why."""
-    from editkit.models import load_model
-
     offer = registry.get("locator", name)
     resolved = resolve_config(offer)
     facts, source = _training_facts(benchmark, values, registry)
-    choice = benchmark.model
-    model = load_model(
-        choice.name,
-        dtype=choice.dtype,
-        device=choice.device,
-        device_map=choice.device_map,
-        attention=choice.attention,
-        revision=choice.revision,
-    )
+    model = load_chosen(benchmark.model)
     description = {
         "model": model.fingerprint,
         "locator": name,
@@ -106,7 +97,7 @@ def _choose(
     rows = [json.loads(text) for text in cached_texts("auto-layer", description, effects)]
     if not rows:
         raise ConfigError(
-            f"{choice.name} knows none of {len(facts)} facts of {source}, so {name} cannot choose "
+            f"{model.name} knows none of {len(facts)} facts of {source}, so {name} cannot choose "
             "a layer.",
             hint="Give a layer: --set editors.NAME.layer=N.",
         )

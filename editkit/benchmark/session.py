@@ -111,11 +111,11 @@ def n_layers_of(choice: ModelChoice) -> int | None:
     return n_layers_of(choice.name, revision=choice.revision, download=True)
 
 
-def _load(plan: Plan) -> LanguageModel:
+def load_chosen(choice: ModelChoice) -> LanguageModel:
+    """The chosen model, loaded as the choice says."""
     from editkit.models import load_model
 
-    choice = plan.model
-    model = load_model(
+    return load_model(
         choice.name,
         dtype=choice.dtype,
         device=choice.device,
@@ -123,6 +123,11 @@ def _load(plan: Plan) -> LanguageModel:
         attention=choice.attention,
         revision=choice.revision,
     )
+
+
+def _load(plan: Plan) -> LanguageModel:
+    choice = plan.model
+    model = load_chosen(choice)
     if model.fingerprint != plan.model_fingerprint:
         raise ModelError(
             f"model {choice.name!r} has fingerprint {model.fingerprint}, expected "
