@@ -38,7 +38,8 @@ _MOST_TICKS = 12
 def heat_maps(trace: Trace) -> Figure:
     """One map for each kind: tokens from top to bottom, layers from left to right.
 
-    Maps of effects share their scale where they are of one unit: probability.
+    Where there is a corrupted run, colours are the probability of the answer, from what the
+    corrupted run leaves of it, which restoring nothing gives; elsewhere they are effects.
     """
     found = trace.maps[0]
     baselines = found.baselines
@@ -50,9 +51,14 @@ def heat_maps(trace: Trace) -> Figure:
         )
     elif "clean" in baselines:
         words.append(f"p = {baselines['clean']:.3f}; * marks the subject")
-    kinds = {each.kind: each.scores for each in trace.maps}
+    corrupted = baselines.get("corrupted")
+    kinds = {
+        each.kind: [[(corrupted or 0.0) + effect for effect in row] for row in each.scores]
+        for each in trace.maps
+    }
     tokens = [_label(token) for token in trace.tokens]
-    return _maps(kinds, tokens, f"{trace.model}, {trace.locator}", words)
+    unit = "effect" if corrupted is None else f"p({_label(trace.answer.strip())})"
+    return _maps(kinds, tokens, f"{trace.model}, {trace.locator}", words, unit=unit)
 
 
 def _label(token: str) -> str:
@@ -74,7 +80,7 @@ def average_maps(
         title: First line of the title.
         note: Second line.
     """
-    return _maps(kinds, roles, title, [note])
+    return _maps(kinds, roles, title, [note], unit="effect")
 
 
 def average_lines(
@@ -112,6 +118,7 @@ def _maps(
     rows: Sequence[str],
     title: str,
     words: Sequence[str],
+    unit: str,
 ) -> Figure:
     figure, panels = _figure(len(kinds), height=1.7 + _ROW_INCHES * len(rows))
     for panel, (kind, scores) in zip(panels, kinds.items(), strict=True):
@@ -127,7 +134,7 @@ def _maps(
         panel.set_title(TITLES.get(kind, kind), fontsize=10)
         bar = figure.colorbar(image, ax=panel, shrink=0.9)
         bar.ax.tick_params(labelsize=8)
-        bar.ax.set_title("effect", fontsize=8)
+        bar.set_label(unit, fontsize=8)
     figure.suptitle("\n".join([title, *words]), fontsize=10)
     return figure
 

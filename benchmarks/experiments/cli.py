@@ -1,29 +1,39 @@
 """Run an experiment: a benchmark over a sweep of settings, then figures. Without NAME, list all.
 
-Every setting is a line of the table, kept as those of run-benchmark: interrupted at any time, the
-same command goes on. Figures are written to OUT/figures as PNG and SVG, and shown in MLflow.
+Every setting is a line of the table, kept as those of run-benchmark, and every traced fact is kept,
+too: interrupted at any time, the same command goes on. Figures are written to OUT/figures as PNG
+and SVG, and shown in MLflow.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.auto_layer import choose_layers
 from editkit.benchmark.overrides import Flags, apply_flags
-from editkit.benchmark.plan import make_plan
+from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
-from editkit.benchmark.report import run_table, sections_of
-from editkit.benchmark.run import Run
-from editkit.benchmark.session import carry_out, fingerprint_of, n_layers_of
+from editkit.benchmark.report import Section, run_table, sections_of
+from editkit.benchmark.session import Finished, carry_out, fingerprint_of, n_layers_of
+from editkit.cache import key_of
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
+from editkit.complaints import parse_yaml
 from editkit.errors import TrackingError
 from editkit.plugins import default_registry
+from editkit.reports import Report, tell
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
 
+if TYPE_CHECKING:
+    from editkit_plugins.tracing.shown import Shown
+
 EXIT_FAILED_RECORDS = 1
+_TRACING = "tracing."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -46,43 +56,120 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(aligned([("experiment", "what it shows"), *rows]))
         return 0
     registry = default_registry()
-    experiment = load_experiment(args.name).on(args.model)
+    of_tracing = [text for text in args.sets if text.startswith(_TRACING)]
+    experiment = load_experiment(args.name).on(args.model).tracing_with(_values(of_tracing))
     out = args.out or Path("editkit-results") / experiment.name
-    flags = Flags(dataset=args.dataset, limit=args.limit, sets=args.sets)
+    sets = [text for text in args.sets if text not in of_tracing]
+    flags = Flags(dataset=args.dataset, limit=args.limit, sets=sets)
     benchmark, values = apply_flags(experiment.to_benchmark(n_layers_of), flags)
-    benchmark, values, _ = choose_layers(benchmark, values, registry)
-    plan = make_plan(
-        benchmark,
-        registry,
-        place=f"experiment {experiment.name}",
-        values=values,
-        fingerprint_of=fingerprint_of,
-        n_layers_of=n_layers_of,
-    )
+    plan: Plan | None = None
+    finished: Finished | None = None
+    traced: list[Shown] = []
     with terminable():
-        finished = carry_out(plan, out, registry, tracking=not args.no_mlflow, quiet=args.quiet)
-    cells = finished.document()["cells"]
-    sys.stdout.write(run_table(finished.run, cells, terminal=sys.stdout.isatty()))
-    files = _draw(experiment, finished.run)
+        if experiment.edits:
+            benchmark, values, _ = choose_layers(benchmark, values, registry)
+            plan = make_plan(
+                benchmark,
+                registry,
+                place=f"experiment {experiment.name}",
+                values=values,
+                fingerprint_of=fingerprint_of,
+                n_layers_of=n_layers_of,
+            )
+            tracking = not args.no_mlflow
+            finished = carry_out(plan, out, registry, tracking=tracking, quiet=args.quiet)
+        if experiment.tracing is not None:
+            from editkit_benchmarks.experiments.tracing import trace_all
+
+            traced = trace_all(experiment.tracing, benchmark, values, plan, out, quiet=args.quiet)
+    if finished is not None:
+        cells = finished.document()["cells"]
+        sys.stdout.write(run_table(finished.run, cells, terminal=sys.stdout.isatty()))
+    told = _show(experiment, finished, traced, out, tracking=not args.no_mlflow)
+    if finished is not None:
+        sys.stdout.write(f"Tables and a page: editkit report {out}\n")
+    if not told:
+        return TrackingError.exit_code
+    return EXIT_FAILED_RECORDS if finished and finished.failures() else 0
+
+
+def _values(sets: Sequence[str]) -> dict[str, Any]:
+    """What ``--set tracing.NAME=v`` and ``--set tracing.config.NAME=v`` change."""
+    found: dict[str, Any] = {}
+    for text in sets:
+        key, _, value = text.removeprefix(_TRACING).partition("=")
+        section, _, field = key.rpartition(".")
+        target = found.setdefault(section, {}) if section else found
+        target[field] = parse_yaml(value, place=f"--set {_TRACING}{key}")
+    return found
+
+
+def _show(
+    experiment: Experiment,
+    finished: Finished | None,
+    traced: Sequence[Shown],
+    out: Path,
+    *,
+    tracking: bool,
+) -> bool:
+    """Print, draw and track what was found; whether tracking services could be told."""
+    folder = out / "figures"
+    told = True
+    for shown in traced:
+        name = re.sub(r"[^\w.+-]+", "-", f"{experiment.name}-{shown.setting}").strip("-")
+        files = shown.save(folder, name)
+        sys.stdout.write(f"{shown.title}: {shown.note}\n")
+        sys.stdout.write("".join(f"{file}\n" for file in files))
+        told = (not tracking or shown.tell(out, files)) and told
+    files = _draw(experiment, finished, traced, folder)
     sys.stdout.write("".join(f"{file}\n" for file in files))
-    if files and not args.no_mlflow:
+    if finished is None:
+        return (not tracking or _tell(experiment.name, traced, out, files)) and told
+    if files and tracking:
         from editkit_plugins.mlflow_tracking.figures import show_figures
 
         show_figures(finished.run, experiment.name, files)
-    sys.stdout.write(f"Tables and a page: editkit report {out}\n")
     for error in finished.tracking_errors:
         sys.stderr.write(f"error: {error}\n")
-    if finished.tracking_errors:
-        return TrackingError.exit_code
-    return EXIT_FAILED_RECORDS if finished.failures() else 0
+    return told and not finished.tracking_errors
 
 
-def _draw(experiment: Experiment, run: Run) -> list[Path]:
+def _tell(name: str, traced: Sequence[Shown], out: Path, files: Sequence[Path]) -> bool:
+    """Show figures of several averages beside these; whether tracking services could be told."""
+    if not files:
+        return True
+    last = max(shown.study.finished for shown in traced)
+    report = Report(
+        out=out,
+        kind="traces",
+        name=f"figures · {name}",
+        fingerprint=key_of({"name": name, "of": [shown.study.fingerprint for shown in traced]}),
+        started=last,
+        finished=last,
+        tags={"model": traced[0].model, "locator": traced[0].locator},
+        files={f"figures/{file.name}": file for file in files},
+    )
+    return "failed" not in tell(report)
+
+
+def _draw(
+    experiment: Experiment, finished: Finished | None, traced: Sequence[Shown], folder: Path
+) -> list[Path]:
+    from editkit_benchmarks.experiments.effects import draw_effects, draw_effects_and_score
     from editkit_benchmarks.experiments.figures import draw, save
 
-    [section] = sections_of([run], [published_for(run, default_registry())])
+    section: Section | None = None
+    if finished is not None:
+        [section] = sections_of([finished.run], [published_for(finished.run, default_registry())])
     files = []
     for spec in experiment.figures:
-        figure = draw(spec, section, experiment.names())
-        files += save(figure, run.out / "figures", spec.name)
+        if spec.kind == "effects":
+            figure = draw_effects(spec, traced)
+        elif section is None:
+            continue
+        elif spec.kind == "effects-and-score":
+            figure = draw_effects_and_score(spec, traced, section)
+        else:
+            figure = draw(spec, section, experiment.names())
+        files += save(figure, folder, spec.name)
     return files

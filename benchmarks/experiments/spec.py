@@ -1,4 +1,4 @@
-"""The experiment file: a benchmark, a sweep over settings of editors, and figures."""
+"""The experiment file: a benchmark, a sweep over settings of editors, traces, and figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from editkit import ConfigError, UsageError
 from editkit.benchmark.spec import Benchmark, ModelChoice, checked
@@ -36,17 +36,50 @@ class Sweep(_Section):
     """By field: values, or values by a name for figures, or ``every`` layer."""
 
 
+class Tracing(_Section):
+    """Average traces of many facts: under several settings, or after several edits."""
+
+    locator: str = "causal-tracing"
+    facts: str | None = None
+    """A JSON file of facts; null: the true facts of the benchmark's records."""
+    limit: int | None = Field(default=None, ge=1)
+    """Only the first so many facts, where the benchmark's limit is not smaller."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Values of the locator's configuration that all have in common."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By name for figures: values of the locator's configuration, each traced by itself."""
+    after: tuple[str, ...] = ()
+    """Editors of the benchmark: besides the true facts of the model, the new ones of the records
+    are traced, each after its own edit."""
+
+
 class FigureSpec(_Section):
-    """One figure with a panel for each score."""
+    """One figure with a panel for each score, or for each kind of site that is traced."""
 
     name: str
-    kind: Literal["lines", "bars", "violins"]
-    scores: tuple[str, ...] = Field(min_length=1)
+    kind: Literal["lines", "bars", "violins", "effects", "effects-and-score"]
+    scores: tuple[str, ...] = ()
+    """The scores; of ``effects-and-score`` one, of ``effects`` none."""
     x: str | None = None
     """Of lines: the field along the horizontal axis."""
     series: str | None = None
     """Of lines: the field that tells lines apart."""
+    roles: tuple[str, ...] = ("last subject token", "last token")
+    """Of effects: the tokens, a row of panels for each."""
     title: str = ""
+
+    @property
+    def of_traces(self) -> bool:
+        """Whether it shows traces."""
+        return self.kind in ("effects", "effects-and-score")
+
+    @model_validator(mode="after")
+    def _has_scores(self) -> FigureSpec:
+        wanted = {"effects": "none", "effects-and-score": "one"}.get(self.kind, "some")
+        fits = {"none": not self.scores, "one": len(self.scores) == 1, "some": bool(self.scores)}
+        if not fits[wanted]:
+            raise ValueError(f"{self.kind} takes {wanted} of scores, got {len(self.scores)}")
+        return self
 
 
 class Elsewhere(_Section):
@@ -54,6 +87,7 @@ class Elsewhere(_Section):
 
     benchmark: dict[str, Any] = Field(default_factory=dict)
     sweep: tuple[Sweep, ...] | None = None
+    tracing: dict[str, Any] = Field(default_factory=dict)
 
 
 class Experiment(_Section):
@@ -62,8 +96,10 @@ class Experiment(_Section):
     name: str
     summary: str
     benchmark: dict[str, Any]
-    """As a benchmark file; its editors may be left out where there is a sweep."""
+    """As a benchmark file; its editors may be left out where there is a sweep, and where nothing
+    but traces is asked for its metrics, too."""
     sweep: tuple[Sweep, ...] = ()
+    tracing: Tracing | None = None
     figures: tuple[FigureSpec, ...] = ()
     elsewhere: Elsewhere = Elsewhere()
 
@@ -73,8 +109,37 @@ class Experiment(_Section):
         if model is None or model == (own["name"] if isinstance(own, Mapping) else own):
             return self
         benchmark = {**self.benchmark, **self.elsewhere.benchmark, "model": model}
-        sweep = self.sweep if self.elsewhere.sweep is None else self.elsewhere.sweep
-        return self.model_copy(update={"benchmark": benchmark, "sweep": sweep})
+        changes: dict[str, Any] = {"benchmark": benchmark}
+        if self.elsewhere.sweep is not None:
+            changes["sweep"] = self.elsewhere.sweep
+        return self.model_copy(update=changes).tracing_with(self.elsewhere.tracing)
+
+    def tracing_with(self, values: Mapping[str, Any]) -> Experiment:
+        """The experiment with other values in its section ``tracing``; those in ``config`` that
+        are not named stay.
+
+        Raises:
+            ConfigError: It has none, or a value is wrong.
+        """
+        if not values:
+            return self
+        if self.tracing is None:
+            raise ConfigError(f"experiment {self.name} traces nothing: it has no section tracing.")
+        content = {**self.tracing.model_dump(), **values}
+        if isinstance(content["config"], Mapping):
+            content["config"] = {**self.tracing.config, **content["config"]}
+        try:
+            return self.model_copy(update={"tracing": Tracing.model_validate(content)})
+        except ValidationError as error:
+            raise ConfigError(
+                f"experiment {self.name}, tracing: {problems_of(error)}.",
+                hint="See docs/experiments.md for the format.",
+            ) from None
+
+    @property
+    def edits(self) -> bool:
+        """Whether anything is edited and scored."""
+        return bool(self.benchmark.get("editors") or self.sweep)
 
     def to_benchmark(self, n_layers_of: Callable[[ModelChoice], int | None]) -> Benchmark:
         """The benchmark with a line for each setting of the sweep.
@@ -84,14 +149,15 @@ class Experiment(_Section):
         """
         place = f"experiment {self.name}"
         editors = list(self.benchmark.get("editors", []))
-        content = {"name": self.name, **self.benchmark}
+        content = {"name": self.name, "metrics": ["efficacy"], **self.benchmark}
         model = checked({**content, "editors": editors or ["none"]}, place=place).model
         for sweep in self.sweep:
             editors += [
                 {"name": sweep.editor, "preset": sweep.preset, "config": {**sweep.config, **values}}
                 for values in _settings(sweep, lambda: n_layers_of(model))
             ]
-        return checked({**content, "editors": editors}, place=place)
+        traced_only = self.tracing is not None and not editors
+        return checked({**content, "editors": ["none"] if traced_only else editors}, place=place)
 
     def names(self) -> dict[str, dict[str, Any]]:
         """Values by their names for figures, by field."""

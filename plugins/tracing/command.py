@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from editkit import TrackingError, UsageError
+from editkit_plugins.tracing.shown import Shown, save_figures
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from editkit import LanguageModel, Trace
     from editkit_plugins.tracing.study import Study
 
@@ -114,7 +113,7 @@ def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any])
         **values,
     )
     name = _file_name(f"{args.locator}-{model.name}-{args.prompt}")
-    files = _save({name: found.plot()}, args.out / "traces")
+    files = save_figures({name: found.plot()}, args.out / "traces")
     table = args.out / "traces" / f"{name}.csv"
     found.to_frame().to_csv(table, index=False)
     if args.json:
@@ -191,53 +190,16 @@ def _many(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]
         _log.warning("fact %d could not be traced: %s", case, reason)
     if not found.kinds:
         raise UsageError(
-            f"{model.name} predicts none of the {len(facts)} facts of {args.facts}.",
-            hint="Trace facts that the model knows.",
+            found.why_empty(model.name, args.facts), hint="Trace facts that the model knows."
         )
     name = _file_name(f"{args.locator}-{model.name}-{Path(args.facts).stem}-{len(facts)}")
-    title = f"{args.locator} on {model.name}"
-    files = _save(_pictures(name, title, args.facts, found), args.out / "traces")
-    table = args.out / "traces" / f"{name}.csv"
-    _table(found).to_csv(table, index=False)
-    files.append(table)
+    shown = Shown(found, args.locator, model.name, args.facts)
+    files = shown.save(args.out / "traces", name)
     if args.json:
         _print_json(_study_document(args, model, found), files)
     else:
         _print_study(args, model, found, len(facts), files)
-    return 0 if args.no_mlflow or _tracked(args, model, found, files) else TrackingError.exit_code
-
-
-def _pictures(name: str, title: str, source: str, found: Study) -> dict[str, Figure]:
-    from editkit.trace_plots import average_lines, average_maps
-
-    note = f"{found.known} facts of {source}; {found.unknown} not known to the model left out"
-    if "total_effect" in found.baselines:
-        note += f"; average total effect {found.baselines['total_effect'].mean:.3f}"
-    roles = list(dict.fromkeys(role for kind in found.kinds.values() for role in kind))
-    maps = {
-        kind: [[mean.mean for mean in means[role]] for role in roles if role in means]
-        for kind, means in found.kinds.items()
-    }
-    lines = {
-        kind: {r: [(m.mean, m.low, m.high) for m in layers] for r, layers in means.items()}
-        for kind, means in found.kinds.items()
-    }
-    return {
-        f"{name}-maps": average_maps(maps, roles, title, note),
-        f"{name}-lines": average_lines(lines, title, note),
-    }
-
-
-def _table(found: Study) -> Any:
-    from pandas import DataFrame
-
-    rows = [
-        (kind, role, layer, mean.mean, mean.low, mean.high, mean.n)
-        for kind, roles in found.kinds.items()
-        for role, layers in roles.items()
-        for layer, mean in enumerate(layers)
-    ]
-    return DataFrame(rows, columns=["kind", "role", "layer", "mean", "ci_low", "ci_high", "n"])
+    return 0 if args.no_mlflow or shown.tell(args.out, files) else TrackingError.exit_code
 
 
 def _study_document(args: argparse.Namespace, model: LanguageModel, found: Study) -> dict[str, Any]:
@@ -280,47 +242,7 @@ def _print_study(
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _tracked(
-    args: argparse.Namespace, model: LanguageModel, found: Study, files: list[Path]
-) -> bool:
-    """Show the averages to tracking services; whether they could be told."""
-    from editkit.reports import Report, tell
-
-    metrics = {f"baseline/{key}": mean.mean for key, mean in found.baselines.items()}
-    for kind, roles in found.kinds.items():
-        for role, layers in roles.items():
-            best = max(layers, key=lambda mean: mean.mean)
-            metrics[f"{kind}/{role}"] = best.mean
-    answer = tell(
-        Report(
-            out=args.out,
-            kind="traces",
-            name=f"{args.locator} · {model.name} · {Path(args.facts).stem}",
-            fingerprint=found.fingerprint,
-            started=found.finished,
-            finished=found.finished,
-            params={"model": model.name, "locator": args.locator, "facts": args.facts},
-            metrics={**metrics, "facts/unknown": float(found.unknown)},
-            tags={"model": model.name, "locator": args.locator},
-            files={f"figures/{file.name}": file for file in files},
-        )
-    )
-    return "failed" not in answer
-
-
 # ---------------------------------------------------------------- files
-
-
-def _save(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """Every figure as PNG and SVG; the same numbers give the same files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, figure in figures.items():
-        for ending in ("png", "svg"):
-            files.append(folder / f"{name}.{ending}")
-            metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(files[-1], metadata=metadata)
-    return files
 
 
 def _file_name(text: str) -> str:

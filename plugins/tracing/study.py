@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import time
@@ -9,7 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from editkit import EditkitError, Fact, Localization, Locator
+from editkit import (
+    EditkitError,
+    Editor,
+    EditRequest,
+    Fact,
+    Localization,
+    Locator,
+    WeightDelta,
+    applied,
+)
 from editkit.benchmark.run import STORE_FILE, Row
 from editkit.benchmark.store import Store
 from editkit.cache import key_of
@@ -44,12 +54,70 @@ class Study:
     failed: Mapping[int, str]
     finished: float
 
+    def why_empty(self, model: str, facts: str) -> str:
+        """What to say where there is no average.
+
+        Args:
+            model: Name of the model.
+            facts: Where the facts are from.
+        """
+        total = self.unknown + len(self.failed)
+        why = f"{model} predicts none of the {total} facts of {facts}"
+        if self.failed:
+            reason = next(iter(self.failed.values()))
+            why = f"none of the {total} facts of {facts} could be traced on {model}: "
+            why += f"{self.unknown} are not known to it, {len(self.failed)} failed ({reason})"
+        return f"{why}."
+
+
+@dataclasses.dataclass(frozen=True)
+class Edits:
+    """An edit before every fact, each alone and taken back after it.
+
+    Attributes:
+        name: Name of the editor.
+        editor: The editor, prepared.
+        requests: What is edited, one for each fact.
+    """
+
+    name: str
+    editor: Editor[Any]
+    requests: Sequence[EditRequest]
+
+    def describe(self, model_fingerprint: str) -> dict[str, Any]:
+        """Everything that the edits depend on, as plain data."""
+        config = self.editor.config
+        return {
+            "editor": self.name,
+            "config": config.model_dump(mode="json"),
+            "depends_on": dict(config.depends_on(model_fingerprint)),
+            "requests": key_of({"requests": [each.to_dict() for each in self.requests]}),
+        }
+
+    def deltas(
+        self, model: LanguageModel, cases: Sequence[int]
+    ) -> list[WeightDelta | EditkitError]:
+        """The edit of each case, or why there is none."""
+        requests = [self.requests[case] for case in cases]
+        try:
+            return list(self.editor.edit(model, requests))
+        except EditkitError as error:
+            if len(cases) == 1:
+                return [error]
+        return [found for case in cases for found in self.deltas(model, [case])]
+
 
 def identity_of(
-    model: LanguageModel, name: str, locator: Locator[Any], facts: Sequence[Fact]
+    model: LanguageModel,
+    name: str,
+    locator: Locator[Any],
+    facts: Sequence[Fact],
+    edits: Edits | None = None,
 ) -> dict[str, Any]:
     """Everything that the rows of a study depend on, as plain data."""
+    after = {} if edits is None else {"after": edits.describe(model.fingerprint)}
     return {
+        **after,
         "kind": "trace",
         "model": {"name": model.name, **model.describe()},
         "locator": name,
@@ -67,6 +135,7 @@ def study(
     facts: Sequence[Fact],
     out: Path,
     report: Callable[[int], None] = lambda done: None,
+    edits: Edits | None = None,
 ) -> Study:
     """Trace what is not traced yet, and average.
 
@@ -77,9 +146,10 @@ def study(
         facts: All facts; those whose answer the model does not predict are left out.
         out: Folder of the store.
         report: Told after every few facts how many are done.
+        edits: What is edited before each fact.
     """
     locator = locator.for_facts(model, facts)
-    identity = identity_of(model, name, locator, facts)
+    identity = identity_of(model, name, locator, facts, edits)
     fingerprint = key_of(identity)
     with Store(out / STORE_FILE) as store:
         store.put_cell(fingerprint, identity)
@@ -88,10 +158,27 @@ def study(
         report(len(facts) - len(left))
         for start in range(0, len(left), _TOGETHER):
             cases = left[start : start + _TOGETHER]
-            rows = [_row(model, locator, case, facts[case]) for case in cases]
-            store.put_rows(fingerprint, rows)
+            store.put_rows(fingerprint, _rows(model, locator, facts, cases, edits))
             report(len(facts) - len(left) + start + len(cases))
         return _study(fingerprint, store.rows(fingerprint))
+
+
+def _rows(
+    model: LanguageModel,
+    locator: Locator[Any],
+    facts: Sequence[Fact],
+    cases: Sequence[int],
+    edits: Edits | None,
+) -> list[Row]:
+    rows = []
+    found = [None] * len(cases) if edits is None else edits.deltas(model, cases)
+    for case, delta in zip(cases, found, strict=True):
+        if isinstance(delta, EditkitError):
+            rows.append(Row(case, "failed", error=delta.message, completed_at=time.time()))
+            continue
+        with contextlib.nullcontext() if delta is None else applied(model, delta):
+            rows.append(_row(model, locator, case, facts[case]))
+    return rows
 
 
 def _row(model: LanguageModel, locator: Locator[Any], case: int, fact: Fact) -> Row:

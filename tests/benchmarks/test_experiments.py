@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas
 import pytest
 
+from editkit import ConfigError
 from editkit.benchmark.spec import ModelChoice
 from editkit.cli.main import main
 from editkit.plugins import default_registry
-from editkit_benchmarks.experiments.spec import known_experiments, load_experiment
+from editkit_benchmarks.experiments.spec import (
+    known_experiments,
+    load_experiment,
+    parse_experiment,
+)
+from editkit_plugins.tracing import study
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Second moments are estimated once for all experiments."""
+    return tmp_path_factory.mktemp("cache")
 
 
 def n_layers(_: ModelChoice) -> int:
@@ -45,17 +58,98 @@ def test_a_sweep_has_a_line_for_every_combination() -> None:
     assert len(benchmark.editors) == 1 + 4 * 6
 
 
-@pytest.mark.parametrize("name", ["knowing-vs-saying", "layer-token-sweep"])
-def test_figures_come_out_as_png_and_svg(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+@pytest.mark.parametrize("name", ["prefix-ablation", "layer-token-sweep"])
+@pytest.mark.usefixtures("elsewhere")
+def test_figures_come_out_as_png_and_svg(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run-experiment", name, "--limit", "2", "--no-mlflow", "--quiet", "--out", "out"]
     assert main(arguments) == 0
     assert "rome" in capsys.readouterr().out
-    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
-    assert {f"{name}.png", f"{name}.svg"} <= figures
+    assert {f"{name}.png", f"{name}.svg"} <= figures()
+
+
+def experiment(*arguments: str) -> int:
+    flags = ("--no-mlflow", "--quiet", "--out", "out", "--set", "tracing.config.samples=2")
+    return main(["run-experiment", *arguments, *flags])
+
+
+def figures() -> set[str]:
+    return {path.name for path in Path("out/figures").iterdir()}
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDITKIT_CACHE", str(cache))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_settings_of_traces_are_drawn_together(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = "{weak: {noise_multiple: 1}, other: {corruption: substitute}, plain: {}}"
+    arguments = ["noise-robustness", "--limit", "2", "--set", f"tracing.settings={settings}"]
+    assert experiment(*arguments) == 0
+    said, warned = capsys.readouterr()
+    assert "causal-tracing on atlas, weak: 1 facts of atlas, 1 not known" in said
+    assert "none of the 2 facts of atlas other could be traced on atlas: 1 are not" in warned
+    assert {"noise-robustness.png", "noise-robustness-plain.csv"} <= figures()
+    monkeypatch.setattr(study, "_row", None)  # everything is in the store: nothing is traced
+    assert experiment(*arguments) == 0
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_new_facts_are_traced_after_their_edits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert experiment("knowing-vs-saying", "--limit", "3") == 0
+    said = capsys.readouterr().out
+    assert "atlas, before the edit" in said
+    assert "atlas, after rome: 3 facts of atlas, 0 not known" in said
+    tables = {
+        name: pandas.read_csv(f"out/figures/knowing-vs-saying-{name}.csv")
+        .set_index(["kind", "role", "layer"])["mean"]
+        .loc[("mlp", "last subject token", 0)]
+        for name in ("before-the-edit", "after-rome")
+    }
+    assert tables["after-rome"] > tables["before-the-edit"] + 0.05  # what ROME writes is read there
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_effects_beside_a_score(capsys: pytest.CaptureFixture[str]) -> None:
+    assert experiment("where-to-edit", "--limit", "2") == 0
+    assert {"where-to-edit.png", "where-to-edit.svg", "where-to-edit-maps.png"} <= figures()
+    assert "rome (layer 5)" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["noise-robustness", "--set", "tracing.samples=2"], "tracing: samples: unknown field"),
+        (["noise-robustness", "--set", "tracing.config.windo=2"], "Did you mean 'window'?"),
+        (["noise-robustness", "--set", "tracing.facts=absent.json"], "absent.json"),
+        (["knowing-vs-saying", "--set", "tracing.after=[ft]"], "'ft', which is no editor of"),
+        (["counterfact"], "traces nothing"),
+    ],
+)
+def test_wrong_tracing_is_told(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert experiment(*arguments, "--limit", "2") == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"),
+    [
+        ("kind: bars", "bars takes some of scores, got 0"),
+        ("kind: effects, scores: [summary/score]", "effects takes none of scores, got 1"),
+        ("kind: effects-and-score", "effects-and-score takes one of scores, got 0"),
+    ],
+)
+def test_a_figure_says_what_scores_it_takes(figure: str, said: str) -> None:
+    text = f"{{name: x, summary: y, benchmark: {{model: atlas}}, figures: [{{name: f, {figure}}}]}}"
+    with pytest.raises(ConfigError, match=said):
+        parse_experiment(text, place="x.yaml")
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import editkit
-from editkit import Fact
+from editkit import (
+    Config,
+    Editor,
+    EditRequest,
+    Fact,
+    LanguageModel,
+    RequestError,
+    WeightDelta,
+)
 from editkit.benchmark.run import STORE_FILE, runs_in
 from editkit.benchmark.store import Store
 from editkit.cli.main import main
@@ -167,3 +176,31 @@ def test_averages_have_intervals_and_leave_out_roles_that_a_fact_lacks() -> None
     found = averaged([{"last token": [1.0, 3.0]}, {"last token": [3.0, 5.0], ROLES[0]: [1.0, 1.0]}])
     assert [each.mean for each in found["last token"]] == [2.0, 4.0]
     assert found[ROLES[0]][0].n == 1
+
+
+class Refusing(Editor[Config]):
+    """Refuses whole batches, and one subject; changes nothing."""
+
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        if len(requests) > 1 or requests[0].subject == "Albert Einstein":
+            raise RequestError("not this one.")
+        [request] = requests
+        return [WeightDelta({}, request, "refusing", {}, model.fingerprint)]
+
+
+def test_an_edit_that_fails_costs_one_fact(tmp_path: Path) -> None:
+    model = editkit.load_model("atlas")
+    digest = model.weights_digest()
+    requests = [
+        EditRequest("{} is made by", "Toyota Corolla", "Ferrari"),
+        EditRequest("The mother tongue of {} is", "Albert Einstein", "Dutch"),
+    ]
+    facts = [Fact(each.sentence, each.subject, "Toyota") for each in requests]
+    locator = editkit.make_locator("causal-tracing", model, samples=1, kinds=("state",))
+    edits = study.Edits("refusing", Refusing(Config()), requests)
+    after = study.study(model, "causal-tracing", locator, facts, tmp_path, edits=edits)
+    assert (after.known, dict(after.failed)) == (1, {1: "not this one."})
+    before = study.study(model, "causal-tracing", locator, facts, tmp_path)
+    assert before.fingerprint != after.fingerprint
+    assert before.kinds == after.kinds  # this editor changes nothing
+    assert model.weights_digest() == digest

@@ -1,0 +1,141 @@
+"""The average traces of an experiment, each kept in the store of its output folder."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit import EditRequest, Fact, make_dataset, make_locator
+from editkit.benchmark.isolation import seeded
+from editkit.benchmark.overrides import PluginValues
+from editkit.benchmark.plan import Plan
+from editkit.benchmark.session import load_chosen
+from editkit.benchmark.spec import Benchmark
+from editkit.errors import UsageError
+from editkit.plugins import default_registry
+from editkit_benchmarks.experiments.spec import Tracing
+from editkit_plugins.tracing.facts import facts_of
+from editkit_plugins.tracing.shown import Shown
+from editkit_plugins.tracing.study import Edits, study
+
+if TYPE_CHECKING:
+    from editkit.models import LanguageModel
+
+_log = logging.getLogger("editkit.experiments")
+_BEFORE = "before the edit"
+Progress = Callable[[int], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """One average to be made: a name for figures, facts, a configuration, and edits if any."""
+
+    name: str
+    facts: Sequence[Fact]
+    source: str
+    config: Mapping[str, Any]
+    edits: Edits | None = None
+
+
+def trace_all(
+    tracing: Tracing,
+    benchmark: Benchmark,
+    values: PluginValues,
+    plan: Plan | None,
+    out: Path,
+    *,
+    quiet: bool = False,
+) -> list[Shown]:
+    """Trace what the folder's store lacks.
+
+    Args:
+        tracing: What to trace.
+        benchmark: The model, and the records whose facts are traced.
+        values: Values of the dataset's configuration.
+        plan: Where the configurations of editors are; None where nothing is edited.
+        out: The output folder.
+        quiet: Show no progress.
+
+    Raises:
+        UsageError: No fact could be traced, or an editor is not among the benchmark's.
+        EditkitError: Something cannot be loaded or made.
+    """
+    model = load_chosen(benchmark.model)
+    found = []
+    empty = ""
+    for task in _tasks(tracing, benchmark, values, plan, model):
+        locator = make_locator(tracing.locator, model, **task.config)
+        with _progress(task.name, len(task.facts), quiet) as progress:
+            average = study(
+                model, tracing.locator, locator, task.facts, out, progress, edits=task.edits
+            )
+        if not average.kinds:
+            empty = average.why_empty(model.name, f"{task.source} {task.name}".strip())
+            _log.warning("left out: %s", empty)
+            continue
+        found.append(Shown(average, tracing.locator, model.name, task.source, task.name))
+    if not found:
+        raise UsageError(empty, hint="Trace facts that the model knows.")
+    return found
+
+
+def _tasks(
+    tracing: Tracing,
+    benchmark: Benchmark,
+    values: PluginValues,
+    plan: Plan | None,
+    model: LanguageModel,
+) -> Iterator[_Task]:
+    choice = benchmark.dataset
+    limit = min((n for n in (tracing.limit, benchmark.limit) if n is not None), default=None)
+    requests: list[EditRequest] = []
+    if tracing.facts is None or tracing.after:
+        config = {**choice.config, **values.get(("dataset", choice.name), {})}
+        records = make_dataset(choice.name, **config).load().records[:limit]
+        requests = [record.request for record in records]
+    if tracing.facts is None:
+        source, facts = choice.name, [_fact(each, each.target_true) for each in requests]
+    else:
+        source, facts = tracing.facts, facts_of(tracing.facts)[0][:limit]
+    for name, setting in (tracing.settings or {"": {}}).items():
+        before = _BEFORE if tracing.after and not name else name
+        yield _Task(before, facts, source, {**tracing.config, **setting})
+    for name in tracing.after:
+        edits = Edits(name, _editor(name, plan, model), requests)
+        new = [_fact(each, each.target_new) for each in requests]
+        yield _Task(f"after {name}", new, choice.name, tracing.config, edits)
+
+
+def _fact(request: EditRequest, answer: str | None) -> Fact:
+    return Fact(request.sentence, request.subject, answer)
+
+
+def _editor(name: str, plan: Plan | None, model: LanguageModel) -> Any:
+    """The benchmark's editor of that name, prepared as a benchmark does it."""
+    cells = plan.cells if plan else ()
+    for planned in cells:
+        if planned.cell.editor == name:
+            editor = default_registry().build("editor", name, planned.config)
+            editor.check(model)
+            with seeded(planned.cell.seed, "prepare"):
+                editor.prepare(model)
+            return editor
+    known = ", ".join(dict.fromkeys(planned.cell.editor for planned in cells)) or "none"
+    raise UsageError(
+        f"tracing.after names {name!r}, which is no editor of the benchmark; it has {known}.",
+        hint="Add it to benchmark.editors.",
+    )
+
+
+@contextlib.contextmanager
+def _progress(name: str, total: int, quiet: bool) -> Iterator[Progress]:
+    from tqdm import tqdm
+
+    silent = quiet or not sys.stderr.isatty()
+    with tqdm(total=total, unit="fact", desc=f"tracing {name}".strip(), disable=silent) as bar:
+        yield lambda done: bar.update(done - bar.n)
