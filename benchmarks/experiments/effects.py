@@ -22,15 +22,27 @@ _LEFT, _RIGHT = "average indirect effect", "#222222"
 
 
 def draw_effects(spec: FigureSpec, traced: Sequence[Shown]) -> Figure:
-    """Average effects by layer: a column for each kind of site, a row for each role of a token.
+    """Average effects by layer, a line for each setting, or for each kind of site.
+
+    Of settings there is a column of panels for each kind of site, and a row for each role of a
+    token; of kinds, a panel for each role, of the first setting.
 
     Args:
         spec: What to draw.
-        traced: The averages, a line for each.
+        traced: The averages.
     """
     kinds = list(dict.fromkeys(kind for shown in traced for kind in shown.study.kinds))
-    figure = ShownFigure(width=_PANEL[0] * len(kinds), height=_PANEL[1] * len(spec.roles) + 1)
-    grid = figure.subplots(len(spec.roles), len(kinds), squeeze=False, sharey="row")
+    if spec.series == "kind":
+        traced = traced[:1]
+        figure, [panels] = _figure(1, len(spec.roles))
+        for panel, role in zip(panels, spec.roles, strict=True):
+            for i, kind in enumerate(kinds):
+                _line(panel, traced[0], kind, role, i, TITLES.get(kind, kind))
+            _frame(panel, role)
+        panels[0].set_ylabel(_LEFT)
+        _finish(figure, spec, traced, panels[0].get_legend_handles_labels())
+        return figure
+    figure, grid = _figure(len(spec.roles), len(kinds))
     for row, role in zip(grid, spec.roles, strict=True):
         for panel, kind in zip(row, kinds, strict=True):
             for i, shown in enumerate(traced):
@@ -38,7 +50,7 @@ def draw_effects(spec: FigureSpec, traced: Sequence[Shown]) -> Figure:
                 _line(panel, shown, kind, role, i, label, alpha=0.3 / max(2, len(traced)))
             _frame(panel, TITLES.get(kind, kind))
         row[0].set_ylabel(f"{_LEFT}\n{role}")
-    _finish(figure, spec, traced, grid.flat[0].get_legend_handles_labels())
+    _finish(figure, spec, traced, grid[0][0].get_legend_handles_labels())
     return figure
 
 
@@ -68,6 +80,11 @@ def draw_effects_and_score(spec: FigureSpec, traced: Sequence[Shown], section: S
         handles, labels = both[0][0] + both[1][0], both[0][1] + both[1][1]
     _finish(figure, spec, traced[:1], (handles, labels))
     return figure
+
+
+def _figure(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+    figure = ShownFigure(width=_PANEL[0] * columns, height=_PANEL[1] * rows + 1)
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey="row").tolist()
 
 
 def _scores(panel: Axes, section: Section, key: str) -> str:

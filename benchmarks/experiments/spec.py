@@ -54,7 +54,7 @@ class Tracing(_Section):
 
 
 class FigureSpec(_Section):
-    """One figure with a panel for each score, or for each kind of site that is traced."""
+    """One figure, with panels for scores or for what is traced."""
 
     name: str
     kind: Literal["lines", "bars", "violins", "effects", "effects-and-score"]
@@ -63,9 +63,10 @@ class FigureSpec(_Section):
     x: str | None = None
     """Of lines: the field along the horizontal axis."""
     series: str | None = None
-    """Of lines: the field that tells lines apart."""
+    """Of lines: the field that tells lines apart; of effects: ``setting`` (the default) or
+    ``kind``, of site."""
     roles: tuple[str, ...] = ("last subject token", "last token")
-    """Of effects: the tokens, a row of panels for each."""
+    """Of effects: the tokens, panels for each."""
     title: str = ""
 
     @property
@@ -79,6 +80,8 @@ class FigureSpec(_Section):
         fits = {"none": not self.scores, "one": len(self.scores) == 1, "some": bool(self.scores)}
         if not fits[wanted]:
             raise ValueError(f"{self.kind} takes {wanted} of scores, got {len(self.scores)}")
+        if self.kind == "effects" and self.series not in (None, "setting", "kind"):
+            raise ValueError(f"series of effects is {self.series!r}, expected setting or kind")
         return self
 
 

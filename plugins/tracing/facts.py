@@ -9,6 +9,7 @@ from typing import Any
 from editkit import DatasetError, EditkitError, Fact, make_dataset
 from editkit.record_files import read_json
 
+_KNOWN = "known_1000"
 _LAYOUT = (
     "Expected a JSON list of objects with prompt, subject and, if you like, attribute or answer."
 )
@@ -19,19 +20,21 @@ def facts_of(source: str) -> tuple[list[Fact], list[str]]:
 
     Args:
         source: A JSON file (the layout of ROME's ``known_1000.json``: prompt, subject, attribute),
-            or the name of an installed dataset.
+            the name of an installed dataset, or ``known_1000``: that file of the ROME authors, in
+            the working directory.
 
     Raises:
         DatasetError: There is no such file or dataset, or nothing in it can be used.
     """
-    path = Path(source).expanduser()
-    if path.suffix == ".json" or path.exists():
-        return _of_file(path)
-    if source == "known_1000":
+    path = Path(f"{source}.json" if source == _KNOWN else source).expanduser()
+    if source == _KNOWN and not path.exists():
         raise DatasetError(
             "known_1000 is a file of the ROME authors that does not come with editkit.",
-            hint="Download known_1000.json from the ROME project and give its path.",
+            hint="Download known_1000.json from the ROME project into this folder, or give its "
+            "path.",
         )
+    if path.suffix == ".json" or path.exists():
+        return _of_file(path)
     records = make_dataset(source).load().records
     facts = [
         Fact(record.request.sentence, record.request.subject, record.request.target_true)

@@ -143,6 +143,7 @@ def test_wrong_tracing_is_told(
     [
         ("kind: bars", "bars takes some of scores, got 0"),
         ("kind: effects, scores: [summary/score]", "effects takes none of scores, got 1"),
+        ("kind: effects, series: role", "series of effects is 'role', expected setting or kind"),
         ("kind: effects-and-score", "effects-and-score takes one of scores, got 0"),
     ],
 )

@@ -133,6 +133,15 @@ def test_many_facts_go_on_where_they_were_left(
     assert runs_in(tmp_path / "editkit-results") == []  # traces are no benchmark
 
 
+def test_known_1000_is_a_file_of_the_working_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts_file(tmp_path / "known_1000.json")
+    assert trace("--facts", "known_1000", "--limit", "1", "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["facts"], document["known"]) == ("known_1000", 1)
+
+
 @pytest.mark.parametrize("locator", ["saliency", "integrated-gradients", "knowledge-neurons"])
 def test_any_locator_is_averaged(
     locator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
