@@ -1,0 +1,1 @@
+"""What the papers say, tried on the results of the experiments."""

@@ -1,0 +1,172 @@
+"""What an experiment left in its output folder, for statements to be tried on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from editkit.benchmark.aggregate import SUMMARY, Estimate, estimate
+from editkit.benchmark.comparison import paired_differences
+from editkit.benchmark.report import Section, sections_of
+from editkit.benchmark.report.judging import is_failure
+from editkit.benchmark.run import STORE_FILE, Row, runs_in
+from editkit.benchmark.store import Store
+from editkit.errors import StoreError
+from editkit.scores import Score
+
+_SEPARATOR = "/"
+
+
+class MissingResultsError(Exception):
+    """The experiment has not been run, or not all of it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Traces:
+    """The facts of one average trace.
+
+    Attributes:
+        identity: What they depend on, as it is stored.
+        rows: The facts that the model knows, by case.
+    """
+
+    identity: Mapping[str, Any]
+    rows: Mapping[int, Row]
+
+    @property
+    def after(self) -> str | None:
+        """The editor whose edits came before; None for the unedited model."""
+        after = self.identity.get("after")
+        return str(after["editor"]) if after else None
+
+    def effects(self, kind: str, role: str) -> dict[int, list[float]]:
+        """Effects by case, layer by layer; facts without a token of that role are left out."""
+        key = f"{kind}{_SEPARATOR}{role}"
+        return {case: row.details[key] for case, row in self.rows.items() if key in row.details}
+
+    def mean(self, kind: str, role: str) -> list[Estimate]:
+        """Average effects, layer by layer.
+
+        Raises:
+            MissingResultsError: That was not traced.
+        """
+        rows = list(self.effects(kind, role).values())
+        if not rows:
+            raise MissingResultsError(f"{kind} at the {role}")
+        return [estimate(column) for column in zip(*rows, strict=True)]
+
+    def compared(
+        self, first: tuple[str, str, int], second: tuple[str, str, int]
+    ) -> tuple[float, float, Estimate]:
+        """Two averages over the facts that have both, and the difference with its interval.
+
+        Args:
+            first: A kind of site, a role of a token, and a layer.
+            second: What is subtracted.
+        """
+        ours, theirs = self.effects(*first[:2]), self.effects(*second[:2])
+        both = sorted(ours.keys() & theirs.keys())
+        if not both:
+            raise MissingResultsError(f"{first[0]} and {second[0]}")
+        pairs = [(ours[case][first[2]], theirs[case][second[2]]) for case in both]
+        means = [sum(side) / len(both) for side in zip(*pairs, strict=True)]
+        return means[0], means[1], estimate([a - b for a, b in pairs])
+
+
+class Results:
+    """The output folder of one experiment."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @cached_property
+    def section(self) -> Section:
+        """The run with the most records.
+
+        Raises:
+            MissingResultsError: There is none.
+        """
+        try:
+            runs = runs_in(self.folder)
+        except StoreError as error:
+            raise MissingResultsError(self.folder.name) from error
+        if not runs:
+            raise MissingResultsError(self.folder.name)
+        run = max(runs, key=lambda each: int(each.dataset["n_records"]))
+        [section] = sections_of([run], [()])
+        return section
+
+    @cached_property
+    def traces(self) -> list[Traces]:
+        """All average traces, in the order in which they were begun.
+
+        Raises:
+            MissingResultsError: There are none.
+        """
+        try:
+            with Store(self.folder / STORE_FILE, read_only=True) as store:
+                found = [
+                    Traces(identity, _known(store.rows(fingerprint)))
+                    for fingerprint, identity in store.cells().items()
+                    if identity.get("kind") == "trace"
+                ]
+        except StoreError as error:
+            raise MissingResultsError(self.folder.name) from error
+        if not any(traces.rows for traces in found):
+            raise MissingResultsError(self.folder.name)
+        return [traces for traces in found if traces.rows]
+
+    def score(self, key: str) -> Score:
+        """What is known of a score."""
+        for score in (SUMMARY, *self.section.run.scores):
+            if score.key == key:
+                return score
+        raise MissingResultsError(key)
+
+    def cells(self, editor: str, **config: Any) -> list[int]:
+        """Places of the cells of an editor with these values."""
+        return [
+            place
+            for place, cell in enumerate(self.section.run.cells)
+            if cell.editor == editor
+            and all(cell.config.get(field) == value for field, value in config.items())
+        ]
+
+    def best(self, key: str, places: Sequence[int]) -> int:
+        """The place with the largest mean of a score.
+
+        Raises:
+            MissingResultsError: None of them has it.
+        """
+        estimates = self.section.estimates
+        having = [place for place in places if key in estimates[place]]
+        if not having:
+            raise MissingResultsError(key)
+        return max(having, key=lambda place: estimates[place][key].mean)
+
+    def estimate(self, key: str, place: int) -> Estimate:
+        """A cell's mean."""
+        return self.section.estimates[place][key]
+
+    def difference(self, key: str, first: int, second: int) -> Estimate:
+        """A score of one cell minus that of another, paired over records."""
+        rows = self.section.rows
+        return paired_differences(rows[first], rows[second], self.section.run.scores)[key]
+
+    def failures(self, place: int) -> set[str]:
+        """What reports mark as clear failures of a cell: generalization, specificity."""
+        found, unedited = self.section.estimates[place], self.section.unedited
+        return {
+            score.failure.name
+            for score in self.section.run.scores
+            if score.failure and is_failure(score, found, unedited)
+        }
+
+
+def _known(rows: Sequence[Row]) -> dict[int, Row]:
+    return {
+        row.case_id: row for row in rows if row.status == "done" and row.scores.get("predicted")
+    }
