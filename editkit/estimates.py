@@ -11,7 +11,13 @@ from pathlib import Path
 from editkit.models.shape import ModelShape
 from editkit.needs import Needs, StatisticNeeds
 
-__all__ = ["Estimate", "available_memory", "estimate", "memory_of_this_process"]
+__all__ = [
+    "Estimate",
+    "available_memory",
+    "estimate",
+    "memory_of_this_process",
+    "peak_memory_of_this_process",
+]
 
 PROMPTS_PER_RECORD = 13  # of CounterFact: the rewrite, two paraphrases, ten neighbours
 _TOKENS_PER_PASS = 16384  # when scoring
@@ -104,9 +110,19 @@ def memory_of_this_process() -> int:
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
+        return peak_memory_of_this_process()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_memory_of_this_process() -> int:
+    """Resident memory at its highest, in bytes."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, ValueError, IndexError):
+        # Elsewhere; on Linux this would count what the parent held before it started us.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if os.uname().sysname == "Darwin" else peak * 1024
-    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_memory(device: str = "cpu") -> int | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.benchmark.report import Section
 from editkit.shown_figure import ShownFigure
 from editkit.trace_plots import TITLES
-from editkit_benchmarks.experiments.figures import COLORS, MARKERS, STYLES
+from editkit_benchmarks.experiments.figures import COLORS, MARKERS, STYLES, keep_percent
 from editkit_benchmarks.experiments.spec import FigureSpec
 
 if TYPE_CHECKING:
@@ -115,8 +115,7 @@ def _scores(panel: Axes, section: Section, key: str) -> str:
         label=f"{name} of {', '.join(editors)}",
     )
     panel.fill_between(layers, low, high, color=_RIGHT, alpha=0.1, linewidth=0)
-    if score.scale == 100 and not score.signed:
-        panel.set_ylim(-2, 102)
+    keep_percent(panel, score)
     return f"{name} by edited layer"
 
 

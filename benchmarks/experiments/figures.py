@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.report import Section
 from editkit.cache import write_atomically
+from editkit.scores import Score
 from editkit_benchmarks.experiments.spec import FigureSpec
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def draw(spec: FigureSpec, section: Section, names: Names) -> Figure:
         panel.grid(axis="y", color="0.85", linewidth=0.6)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-        if score.scale == 100 and not score.signed:
-            panel.set_ylim(-2, 102)
+        keep_percent(panel, score)
     for panel in list(axes)[len(scores) :]:
         panel.set_visible(False)
     handles, labels = next(iter(figure.axes)).get_legend_handles_labels()
@@ -65,6 +65,12 @@ def draw(spec: FigureSpec, section: Section, names: Names) -> Figure:
     figure.suptitle(f"{spec.title or spec.name}\n", fontsize=13)
     figure.text(0.5, 0.955 if rows > 1 else 0.93, about, ha="center", va="top", fontsize=9)
     return figure
+
+
+def keep_percent(panel: Axes, score: Score) -> None:
+    """The whole scale from 0 to 100 for shares; others, and what goes beyond, as they are."""
+    if score.scale == 100 and not score.signed and panel.dataLim.y1 <= 105:
+        panel.set_ylim(-2, 102)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

@@ -6,10 +6,8 @@ model that does not load, an editor that changes it, a full disk) is raised, wit
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from editkit.benchmark.run import Row, Run
 from editkit.benchmark.scoring import BadScores, collect
 from editkit.benchmark.store import Store
 from editkit.errors import EditkitError, PluginError
+from editkit.estimates import peak_memory_of_this_process
 from editkit.interfaces import Editor, Metric, Record
 from editkit.plugins import Registry
 
@@ -153,7 +152,7 @@ class _CellRunner:
                 raise
             _log.debug("batch %d of %s failed", batch.index, self.cell.editor, exc_info=error)
             rows = [self._alone(batch.index, record) for record in batch.records]
-        peak = peak_rss_mb()
+        peak = peak_memory_of_this_process() / _MIB
         return [
             dataclasses.replace(
                 row,
@@ -263,16 +262,6 @@ def _reason(error: Exception) -> str:
     text = error.message if isinstance(error, EditkitError) else str(error)
     lines = text.strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def peak_rss_mb() -> float:
-    """Peak memory of this process in MiB; 0 where the system does not say."""
-    with contextlib.suppress(ImportError):
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / _MIB if sys.platform == "darwin" else peak / 1024
-    return 0.0
 
 
 def discard_earlier(plan: Plan, store: Store) -> None:

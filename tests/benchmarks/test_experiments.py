@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas
 import pytest
+from matplotlib.figure import Figure
 
-from editkit import ConfigError
+from editkit import ConfigError, Score
 from editkit.benchmark.spec import ModelChoice
 from editkit.cli.main import main
 from editkit.plugins import default_registry
+from editkit_benchmarks.experiments.figures import keep_percent
 from editkit_benchmarks.experiments.spec import (
     known_experiments,
     load_experiment,
@@ -136,6 +138,16 @@ def test_wrong_tracing_is_told(
 ) -> None:
     assert experiment(*arguments, "--limit", "2") == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("value", "whole"), [(60.0, True), (620.0, False)])
+def test_a_panel_shows_what_goes_beyond_a_hundred(value: float, *, whole: bool) -> None:
+    panel = Figure().subplots()
+    panel.plot([0, 1], [value, value])
+    keep_percent(panel, Score("fluency/entropy", "GE"))
+    low, high = panel.get_ylim()
+    assert low < value < high
+    assert ((low, high) == (-2, 102)) is whole
 
 
 @pytest.mark.parametrize(

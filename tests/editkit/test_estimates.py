@@ -15,10 +15,11 @@ TOLERANCE = 0.3
 _SLOW = ("none", "ft", "ft+l", "attnedit", "kn", "mend-cf", "ke-cf")
 _ON_ATLAS = ["rome", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
 _RUN = """
-import json, pathlib, sys
+import json, sys
 model, editor, n, values = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 from editkit import EditedModels, load_model, make_editor
 from editkit.edited import CandidateQuery
+from editkit.estimates import peak_memory_of_this_process
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 records = AtlasDataset(AtlasConfig()).load().records[:n]
 loaded = load_model(model)
@@ -31,8 +32,14 @@ EditedModels(loaded, deltas).candidate_nll([
     for kind in ("rewrite", "paraphrase", "neighborhood")
     for probe in record.probes[kind]
 ])
-status = pathlib.Path("/proc/self/status").read_text()
-print(int(status.split("VmHWM:")[1].split()[0]) * 1024)  # ru_maxrss would count the parent, too
+print(peak_memory_of_this_process())
+"""
+
+_PEAK = """
+from editkit.estimates import peak_memory_of_this_process
+print(peak_memory_of_this_process())
+kept = bytearray(100 * 2**20)
+print(peak_memory_of_this_process())
 """
 
 
@@ -100,3 +107,13 @@ def test_peak_on_gpt2_smalls_shape(editor: str, gpt2_small: str, tmp_path: Path)
     peak, told = measured_and_told(gpt2_small, editor, n, values, tmp_path)
     assert told["peak"] == pytest.approx(peak, rel=TOLERANCE)
     assert told["beyond_base"] == pytest.approx(peak - told["base"], rel=TOLERANCE)
+
+
+def test_the_peak_is_this_process_alone(tmp_path: Path) -> None:
+    ballast = bytearray(300 * 2**20)  # ru_maxrss of a child would count it
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    before, after = map(int, done.stdout.split())
+    assert len(ballast) > after - before > 90 * 2**20
+    assert before < len(ballast)
