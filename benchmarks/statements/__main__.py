@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
     """Rows in Markdown, below the table's head."""
-    head = ("the paper says", "there", "experiment", "holds", "here")
+    head = ("the paper says", "because", "experiment", "holds here", "because")
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

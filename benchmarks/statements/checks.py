@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from editkit.benchmark.aggregate import Estimate, estimate
@@ -77,33 +77,51 @@ def marked(expected: dict[str, set[str]]) -> Check:
     return check
 
 
+def only_unmarked(editor: str) -> Check:
+    """Reports mark no clear failure of this editor, and some of every other one."""
+
+    def check(results: Results) -> Verdict:
+        found = {
+            cell.editor: results.failures(place)
+            for place, cell in enumerate(results.section.run.cells)
+            if cell.editor != UNEDITED
+        }
+        if editor not in found:
+            raise MissingResultsError(editor)
+        told = [f"{each}: {', '.join(sorted(names)) or 'none'}" for each, names in found.items()]
+        free = [each for each, names in found.items() if not names]
+        return Verdict(free == [editor], "; ".join(told))
+
+    return check
+
+
 def all_of(*checks: Check) -> Check:
     """Several checks: all must hold; one that fails is enough to fail."""
 
     def check(results: Results) -> Verdict:
         found = [each(results) for each in checks]
-        verdicts = [each.holds for each in found]
-        holds = False if False in verdicts else None if None in verdicts else True
-        return Verdict(holds, "; ".join(each.numbers for each in found))
+        return Verdict(
+            _joined([each.holds for each in found]), "; ".join(each.numbers for each in found)
+        )
 
     return check
 
 
-def alike(keys: Iterable[str], editors: Iterable[str], within: float) -> Check:
+def alike(key: str, editors: Iterable[str], within: float) -> Check:
     """No editor's score is further from the unedited model's than so much, in its own unit."""
 
     def check(results: Results) -> Verdict:
-        [unedited] = results.cells(UNEDITED)
-        told, holds = [], True
-        for key in keys:
-            score = results.score(key)
-            for editor in editors:
-                place = _place(results, key, (editor, {}))
-                found = results.difference(key, place, unedited)
-                low, high = score.scale * found.ci_low, score.scale * found.ci_high
-                holds = holds and -within <= low and high <= within
-                told.append(f"{editor} {_signed(found, score.scale)}")
-        return Verdict(holds, f"{results.score(key).label} against unedited: {', '.join(told)}")
+        unedited, score = _place(results, key, (UNEDITED, {})), results.score(key)
+        told, verdicts = [], []
+        for editor in editors:
+            found = results.difference(key, _place(results, key, (editor, {})), unedited)
+            low, high = score.scale * found.ci_low, score.scale * found.ci_high
+            outside = low > within or high < -within
+            verdicts.append(
+                False if outside else True if -within <= low <= high <= within else None
+            )
+            told.append(f"{editor} {_signed(found, score.scale)}")
+        return Verdict(_joined(verdicts), f"{score.label} against unedited: {', '.join(told)}")
 
     return check
 
@@ -131,8 +149,7 @@ def effect_above_in_all(first: tuple[str, str], second: tuple[str, str]) -> Chec
 
     def check(results: Results) -> Verdict:
         found = [_peaks(traces, first, second, late=False)[2] for traces in results.traces]
-        verdicts = [_verdict(each, "").holds for each in found]
-        holds = False if False in verdicts else None if None in verdicts else True
+        holds = _joined([_verdict(each, "").holds for each in found])
         ordered = sorted(found, key=lambda each: each.mean)
         ends = f"{_signed(ordered[0])} to {_signed(ordered[-1])}"
         return Verdict(holds, f"{_pair(first, second)}: {ends} under {len(found)} settings")
@@ -198,6 +215,11 @@ def _place(results: Results, key: str | None, chosen: Chosen) -> int:
 def _verdict(difference: Estimate, numbers: str) -> Verdict:
     holds = True if difference.ci_low > 0 else False if difference.ci_high < 0 else None
     return Verdict(holds, numbers)
+
+
+def _joined(verdicts: Sequence[bool | None]) -> bool | None:
+    """All must hold; one that fails is enough to fail."""
+    return False if False in verdicts else None if None in verdicts else True
 
 
 def _told(results: Results, key: str, first: int, second: int) -> str:

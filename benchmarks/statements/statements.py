@@ -13,6 +13,7 @@ from editkit_benchmarks.statements.checks import (
     effect_above_in_all,
     grows_after,
     marked,
+    only_unmarked,
     under,
 )
 
@@ -55,16 +56,7 @@ STATEMENTS = (
         "ROME is the only editor that fails neither in generalization nor in specificity",
         "by our rules for clear failures, which reproduce the marks on the published table",
         "counterfact",
-        marked(
-            {
-                "rome": set(),
-                "ft": {_SPECIFICITY},
-                "ft+l": {_GENERALIZATION},
-                "kn": {_GENERALIZATION},
-                "ke": {_SPECIFICITY},
-                "mend": {_GENERALIZATION, _SPECIFICITY},
-            }
-        ),
+        only_unmarked("rome"),
     ),
     Statement(
         "plain fine-tuning generalizes, and takes the neighbours along",
@@ -94,7 +86,7 @@ STATEMENTS = (
         "ROME leaves fluency nearly as it is",
         "GE 621.9 (unedited 626.6)",
         "counterfact",
-        alike(("fluency/entropy",), ("rome",), 10.0),
+        alike("fluency/entropy", ("rome",), 10.0),
     ),
     Statement(
         "what ROME's model writes is the most consistent with the new fact",
@@ -115,7 +107,7 @@ STATEMENTS = (
         "zsRE's specificity does not tell editors apart",
         "all editors between 23.2 and 24.9 (unedited 24.2)",
         "zsre",
-        alike(("zsre/specificity",), _ZSRE_EDITORS, 2.0),
+        alike("zsre/specificity", _ZSRE_EDITORS, 2.0),
     ),
     Statement(
         "facts have an early site at the subject's last token, not at its first one",

@@ -22,6 +22,7 @@ from editkit_benchmarks.statements.checks import (
     effect_above_in_all,
     grows_after,
     marked,
+    only_unmarked,
     under,
 )
 from editkit_benchmarks.statements.results import MissingResultsError, Results
@@ -82,8 +83,10 @@ def results(tmp_path: Path) -> Results:
         (under(NS, ("good", {}), 50), NO, "97.5"),
         (marked({"good": set(), "wild": {"specificity"}}), YES, "good: none; wild: specificity"),
         (marked({"good": {"specificity"}}), NO, "good: none"),
-        (alike((NS,), ("good", "same"), 5), YES, "NS against unedited: good -2.5 ± 1.7, same -2.5"),
-        (alike((NS,), ("good", "wild"), 5), NO, "wild -75.0"),
+        (alike(NS, ("good", "same"), 5), YES, "NS against unedited: good -2.5 ± 1.7, same -2.5"),
+        (alike(NS, ("good", "wild"), 5), NO, "wild -75.0"),
+        (alike(NS, ("good",), 3), OPEN, "good -2.5"),
+        (only_unmarked("good"), NO, "good: none; same: none; wild: specificity"),
         (all_of(under(NS, ("wild", {}), 50), under(NS, ("wild", {}), 25)), OPEN, "; NS 25.0"),
         (all_of(under(NS, ("good", {}), 50), under(NS, ("wild", {}), 25)), NO, "; NS 25.0"),
     ],
