@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.report import Section
+from editkit.benchmark.report.judging import BASELINE
 from editkit.cache import write_atomically
 from editkit.scores import Score
 from editkit_benchmarks.experiments.spec import FigureSpec
@@ -187,6 +188,8 @@ def _unedited(panel: Axes, section: Section, score: Any) -> None:
 
 def _cell_name(section: Section, i: int, names: Names) -> str:
     """The name of a cell's only named value, or else its label."""
+    if section.run.cells[i].editor == BASELINE:
+        return "unedited"
     config: Mapping[str, Any] = section.run.cells[i].config
     told = [_name(field, config[field], names) for field in names if field in config]
     return ", ".join(told) or section.labels[i]
