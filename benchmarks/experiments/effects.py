@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from editkit.benchmark.report import Section
 from editkit.shown_figure import ShownFigure
@@ -34,7 +34,7 @@ def draw_effects(spec: FigureSpec, traced: Sequence[Shown]) -> Figure:
     kinds = list(dict.fromkeys(kind for shown in traced for kind in shown.study.kinds))
     if spec.series == "kind":
         traced = traced[:1]
-        figure, [panels] = _figure(1, len(spec.roles))
+        figure, [panels] = _figure(1, len(spec.roles), shared=False)
         for panel, role in zip(panels, spec.roles, strict=True):
             for i, kind in enumerate(kinds):
                 _line(panel, traced[0], kind, role, i, TITLES.get(kind, kind))
@@ -42,7 +42,7 @@ def draw_effects(spec: FigureSpec, traced: Sequence[Shown]) -> Figure:
         panels[0].set_ylabel(_LEFT)
         _finish(figure, spec, traced, panels[0].get_legend_handles_labels())
         return figure
-    figure, grid = _figure(len(spec.roles), len(kinds))
+    figure, grid = _figure(len(spec.roles), len(kinds), shared=True)
     for row, role in zip(grid, spec.roles, strict=True):
         for panel, kind in zip(row, kinds, strict=True):
             for i, shown in enumerate(traced):
@@ -82,9 +82,11 @@ def draw_effects_and_score(spec: FigureSpec, traced: Sequence[Shown], section: S
     return figure
 
 
-def _figure(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
+def _figure(rows: int, columns: int, *, shared: bool) -> tuple[Figure, list[list[Axes]]]:
+    """Panels, whose scale is shared within a row or not at all."""
     figure = ShownFigure(width=_PANEL[0] * columns, height=_PANEL[1] * rows + 1)
-    return figure, figure.subplots(rows, columns, squeeze=False, sharey="row").tolist()
+    sharey: Literal["row", "none"] = "row" if shared else "none"
+    return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey).tolist()
 
 
 def _scores(panel: Axes, section: Section, key: str) -> str:

@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
     """Rows in Markdown, below the table's head."""
-    head = ("the paper says", "because", "experiment", "holds here", "because")
+    head = ("the paper says", "evidence there", "experiment", "holds here", "evidence here")
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -14,6 +14,9 @@ Check = Callable[[Results], "Verdict"]
 Chosen = tuple[str, dict[str, Any]]
 """An editor, and values of its configuration; of several cells the best one counts."""
 
+Site = tuple[str, str]
+"""A kind of site, and the role of the token that it is at."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
@@ -129,26 +132,32 @@ def alike(key: str, editors: Iterable[str], within: float) -> Check:
 # ---------------------------------------------------------------- traces
 
 
-def effect_above(first: tuple[str, str], second: tuple[str, str], *, late: bool = False) -> Check:
+def effect_above(
+    first: Site, second: Site, *, late: bool = False, same_layer: bool = False
+) -> Check:
     """The largest average effect of one kind and role is above that of another, paired over facts.
 
     Args:
         first: Kind of site, and role of a token.
         second: The other ones.
         late: Only layers of the upper half count.
+        same_layer: The other effect is taken at the layer of the first one, and not at its largest.
     """
 
     def check(results: Results) -> Verdict:
-        return _effect_above(results.traces[0], first, second, late=late)
+        found = _peaks(results.traces[0], first, second, late=late, same_layer=same_layer)
+        ours, theirs, difference = found
+        told = f"{ours:.3f} against {theirs:.3f}, {_signed(difference)}"
+        return _verdict(difference, f"{_pair(first, second)}: {told}")
 
     return check
 
 
-def effect_above_in_all(first: tuple[str, str], second: tuple[str, str]) -> Check:
+def effect_above_in_all(first: Site, second: Site) -> Check:
     """The same under every setting that was traced; the numbers are the smallest and largest."""
 
     def check(results: Results) -> Verdict:
-        found = [_peaks(traces, first, second, late=False)[2] for traces in results.traces]
+        found = [_peaks(traces, first, second)[2] for traces in results.traces]
         holds = _joined([_verdict(each, "").holds for each in found])
         ordered = sorted(found, key=lambda each: each.mean)
         ends = f"{_signed(ordered[0])} to {_signed(ordered[-1])}"
@@ -175,27 +184,20 @@ def grows_after(editor: str, kind: str, role: str) -> Check:
     return check
 
 
-def _effect_above(
-    traces: Traces, first: tuple[str, str], second: tuple[str, str], *, late: bool
-) -> Verdict:
-    ours, theirs, difference = _peaks(traces, first, second, late=late)
-    told = f"{_pair(first, second)}: {ours:.3f} against {theirs:.3f}, {_signed(difference)}"
-    return _verdict(difference, told)
-
-
 def _peaks(
-    traces: Traces, first: tuple[str, str], second: tuple[str, str], *, late: bool
+    traces: Traces, first: Site, second: Site, *, late: bool = False, same_layer: bool = False
 ) -> tuple[float, float, Estimate]:
     """Both averages where they are largest, and their difference."""
     places = []
     for kind, role in (first, second):
         means = [each.mean for each in traces.mean(kind, role)]
         start = len(means) // 2 if late else 0
-        places.append((kind, role, means.index(max(means[start:]), start)))
+        layer = means.index(max(means[start:]), start)
+        places.append((kind, role, places[0][2] if same_layer and places else layer))
     return traces.compared(*places)
 
 
-def _pair(first: tuple[str, str], second: tuple[str, str]) -> str:
+def _pair(first: Site, second: Site) -> str:
     if first[1] == second[1]:
         return f"{first[0]} against {second[0]} at the {first[1]}"
     return f"{first[0]} at the {first[1]} against {second[0]} at the {second[1]}"

@@ -131,13 +131,15 @@ STATEMENTS = (
         "without the token's later MLPs the early site brings less back",
         "severing MLPs takes the effects of early layers away",
         "severed-effects",
-        effect_above(("state", _SUBJECT), ("state-mlp-severed", _SUBJECT)),
+        effect_above(("state", _SUBJECT), ("state-mlp-severed", _SUBJECT), same_layer=True),
     ),
     Statement(
         "without its later attention it brings back more than without the MLPs",
         "severing attention takes less away",
         "severed-effects",
-        effect_above(("state-attn-severed", _SUBJECT), ("state-mlp-severed", _SUBJECT)),
+        effect_above(
+            ("state-attn-severed", _SUBJECT), ("state-mlp-severed", _SUBJECT), same_layer=True
+        ),
     ),
     Statement(
         "this does not hang on the noise",

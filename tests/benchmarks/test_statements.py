@@ -132,6 +132,8 @@ def test_traces_decide(tmp_path: Path) -> None:
     assert effect_above(*reversed(EARLY))(results).holds is False
     assert effect_above(*LATE)(results).holds is False
     assert effect_above(*LATE, late=True)(results).holds is True
+    same = effect_above(*EARLY, same_layer=True)(results)
+    assert "0.405 against 0.000" in same.numbers
     with pytest.raises(MissingResultsError):
         effect_above(("state", "last token"), LATE[0])(results)
 
