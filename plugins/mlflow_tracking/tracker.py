@@ -33,8 +33,12 @@ _PARAMS_PER_CALL = 100
 _METRICS_PER_CALL = 1000
 _SHOWN_DIGEST = 12
 _OURS = "editkit.experiment"
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#332288")
-"""Told apart by everybody. MLflow's own choice, by run id, often paints two runs alike."""
+_COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#332288"),
+    *("#882255", "#999933", "#000000", "#A0522D", "#00CED1", "#6A9F00", "#B07AFF", "#F08080"),
+)
+"""The first eight are told apart by everybody, the others by most. MLflow's own choice, by run id,
+often paints two runs alike."""
 _ARTIFACTS = "editkit.artifacts"  # where they were when we made the experiment
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
