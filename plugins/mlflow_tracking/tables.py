@@ -63,7 +63,7 @@ def _texts(row: Row, requests: Requests) -> list[dict[str, Any]]:
     request = requests.get(row.case_id)
     return [
         {
-            "case": f"{_case(row, requests)} · {kind} {place}",
+            "case": _case(row, requests, f"{kind} {place}"),
             "result": text,
             "case_id": row.case_id,
             **({} if request is None else _edit(request)),
@@ -74,11 +74,11 @@ def _texts(row: Row, requests: Requests) -> list[dict[str, Any]]:
     ]
 
 
-def _case(row: Row, requests: Requests) -> str:
+def _case(row: Row, requests: Requests, *which: str) -> str:
+    """``0 · generation 1 · Bronco is made by → Honda``: what is short comes first."""
     request = requests.get(row.case_id)
-    if request is None:
-        return str(row.case_id)
-    return f"{row.case_id} · {request.sentence} → {request.target_new}"
+    edit = [] if request is None else [f"{request.sentence} → {request.target_new}"]
+    return " · ".join([str(row.case_id), *which, *edit])
 
 
 def _edit(request: EditRequest) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path
     assert shown["columns"][:2] == json.loads(page.files["records.json"])["columns"][:2]
     assert [dict(zip(shown["columns"], line, strict=True)) for line in shown["data"]] == [
         {
-            "case": f"1 · Zoë lives in → Rome · generation {place}",
+            "case": f"1 · generation {place} · Zoë lives in → Rome",
             "result": text,
             "case_id": 1,
             "prompt": "Zoë lives in",
