@@ -89,7 +89,7 @@ def experiment_name(benchmark: str) -> str:
 
 
 def page_of(run: Run, cell: Cell) -> Page:
-    """What MLflow is told about a cell."""
+    """What MLflow is told about a cell: the same by the run itself and by its replay."""
     rows, summary = run.rows(cell), run.summary(cell)
     finished = max(row.completed_at for row in rows)
     # Rows of one batch are stored together and a run may pause for days between two: only the
@@ -124,10 +124,10 @@ def page_of(run: Run, cell: Cell) -> Page:
         dataset={
             "name": run.dataset["name"],
             "digest": run.dataset["digest"],
-            "source": json.dumps(run.dataset.get("config") or {}, default=str),
+            "source": json.dumps(run.dataset.get("config") or {}, default=str, sort_keys=True),
         },
         files={
-            "config.yaml": yaml.safe_dump(_plain(run.describe(cell)), sort_keys=False),
+            "config.yaml": yaml.safe_dump(_plain(run.describe(cell))),
             "summary.json": json.dumps(_plain(summary), indent=2),
             **shown_tables,
         },

@@ -8,6 +8,7 @@ import pytest
 from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, store_rows
 
 from editkit import EditRequest
+from editkit.benchmark.run import runs_in
 from editkit.benchmark.store import Store
 from editkit_plugins.mlflow_tracking.observer import page_of
 from editkit_plugins.mlflow_tracking.page import finite, parameters, table
@@ -79,6 +80,8 @@ def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
 def test_a_page_of_one_store_is_always_the_same(tmp_path: Path) -> None:
     run = finished_run(tmp_path, "rome")
     assert page_of(run, run.cells[0]).digest == page_of(run, run.cells[0]).digest
+    (replayed,) = runs_in(tmp_path)
+    assert page_of(replayed, replayed.cells[0]).digest == page_of(run, run.cells[0]).digest
 
 
 @pytest.mark.parametrize(
