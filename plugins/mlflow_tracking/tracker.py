@@ -20,7 +20,7 @@ from editkit_plugins.mlflow_tracking.database import (
     shown,
 )
 from editkit_plugins.mlflow_tracking.page import Page
-from editkit_plugins.mlflow_tracking.view import BENCHMARK
+from editkit_plugins.mlflow_tracking.view import BENCHMARK, TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -274,8 +274,8 @@ def _batches(items: list[tuple[str, str]], size: int) -> Iterator[list[tuple[str
         yield items[start : start + size]
 
 
-def experiments_with_runs(uri: str) -> dict[str, tuple[str, str]]:
-    """Id and kind by name of the experiments that hold runs of ours, the latest one first.
+def experiments_with_runs(uri: str) -> dict[str, tuple[str, str, bool]]:
+    """By name, the experiments that hold runs of ours, the latest first: id, kind, whether viewed.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -284,7 +284,11 @@ def experiments_with_runs(uri: str) -> dict[str, tuple[str, str]]:
         client = _client(uri)
         found = client.search_experiments(order_by=["last_update_time DESC"])
         return {
-            experiment.name: (str(experiment.experiment_id), experiment.tags[_OURS])
+            experiment.name: (
+                str(experiment.experiment_id),
+                experiment.tags[_OURS],
+                TAG in experiment.tags,
+            )
             for experiment in found
             if _OURS in experiment.tags
             and client.search_runs([experiment.experiment_id], max_results=1)

@@ -9,7 +9,7 @@ number with its interval; it is sorted by a metric.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from editkit import Score
@@ -24,17 +24,39 @@ SECONDS, RECORDS = "s/edit", "records"
 _SECONDS = "time/edit_s_mean"
 _OVERVIEW, _SCORES = "editkit-overview", "editkit-scores"
 _COLUMN_WIDTH = 112  # pixels: a number with its interval fits
+_METRIC_WIDTH = 200  # a name of some words fits
+_MOST_METRICS = 20  # or the view would not fit into a tag
 
 
-def address(experiment_id: str, kind: str) -> str:
-    """The page of an experiment's charts; to be put behind a server's address.
+def address(experiment_id: str, kind: str, *, viewed: bool) -> str:
+    """The page that an experiment is best begun with; to be put behind a server's address.
 
-    Benchmarks have a view of their own; reports of other kinds look well as MLflow shows them.
+    Args:
+        experiment_id: The experiment.
+        kind: What its runs are. Those of a benchmark begin with charts, as do those with curves.
+        viewed: Whether the experiment has a view of ours.
     """
-    query = "workflowType=machine_learning&compareRunsMode=CHART"
-    if kind == BENCHMARK:
+    mode = "CHART" if kind == BENCHMARK or not viewed else "TABLE"
+    query = f"workflowType=machine_learning&compareRunsMode={mode}"
+    if viewed:
         query += f"&viewStateShareKey={KEY}"
     return f"/#/experiments/{experiment_id}/runs?{query}"
+
+
+def list_view(metrics: Iterable[str]) -> str:
+    """The view of runs that have single numbers and no curves: a list with a column for each.
+
+    MLflow would draw a chart for each of them, with one bar where there is one run.
+    """
+    columns = [f"metrics.`{entity_name(key)}`" for key in metrics][:_MOST_METRICS]
+    state = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, _METRIC_WIDTH),
+    }
+    return json.dumps(state, separators=(",", ":"))
 
 
 def shared_view(scores: Sequence[Score]) -> str:

@@ -34,7 +34,7 @@ def test_a_view_of_many_scores_fits_into_a_tag() -> None:
 
 
 def test_the_link_names_the_view() -> None:
-    assert address("7", BENCHMARK) == (
+    assert address("7", BENCHMARK, viewed=True) == (
         "/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
         "&viewStateShareKey=" + TAG.rpartition(".")[2]
     )
