@@ -20,7 +20,11 @@ _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name of an el
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    "--window-size=1200,900",
+    # Nobody but this machine is asked anything.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    # As with a mouse: without one, pages show what they otherwise show under the pointer.
+    "--blink-settings=primaryHoverType=2,availableHoverTypes=2,"
+    "primaryPointerType=4,availablePointerTypes=4",
 )
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 ENTER, BACKSPACE = "\ue007", "\ue003"
@@ -60,6 +64,15 @@ class Browser:
                 pytest.fail(f"{text!r} did not appear in: {self.text()}")
             time.sleep(0.05)
 
+    def wait_until(self, script: str, seconds: float = 30) -> Any:
+        """Wait until a script returns something true, and return that."""
+        deadline = time.monotonic() + seconds
+        while not (value := self.run(script)):
+            if time.monotonic() > deadline:
+                pytest.fail(f"never true: {script}\non the page: {self.text()}")
+            time.sleep(0.1)
+        return value
+
     def picture(self, path: Path) -> None:
         path.write_bytes(base64.b64decode(_ask("GET", f"{self._base}/screenshot")))
 
@@ -73,7 +86,7 @@ class Browser:
 
 
 @contextlib.contextmanager
-def browsing(folder: Path) -> Iterator[Browser]:
+def browsing(folder: Path, *, size: str = "1200,900") -> Iterator[Browser]:
     """A browser with a fresh profile in ``folder``; skips the test where there is none."""
     driver = shutil.which("chromedriver")
     program = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
@@ -90,7 +103,10 @@ def browsing(folder: Path) -> Iterator[Browser]:
             _wait_until_ready(base)
             options = {
                 "binary": program,
-                "args": [*_FLAGS, f"--user-data-dir={folder / 'profile'}"],
+                "args": [
+                    *(*_FLAGS, f"--window-size={size}"),
+                    f"--user-data-dir={folder / 'profile'}",
+                ],
             }
             wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
             opened = _ask("POST", f"{base}/session", {"capabilities": {"alwaysMatch": wanted}})

@@ -10,6 +10,8 @@ from typing import Any
 from editkit.benchmark.run import Row
 from editkit.scores import Score
 
+__all__ = ["SUMMARY", "Estimate"]
+
 SUMMARY = Score("summary/score", "S")
 _RESAMPLES = 1000
 _Z95 = 1.96

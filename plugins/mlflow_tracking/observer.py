@@ -13,17 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from editkit import EditRequest, TrackingError
+from editkit import TrackingError
+from editkit.benchmark.aggregate import SUMMARY as TOTAL
+from editkit.benchmark.aggregate import Estimate
+from editkit.benchmark.report.grid import number
+from editkit.benchmark.report.labels import labels_of, records, run_key, told_seconds
+from editkit.benchmark.run import runs_in
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
-from editkit_plugins.mlflow_tracking.page import Page, finite, parameters, table
+from editkit_plugins.mlflow_tracking.page import Page, entity_name, finite, parameters
+from editkit_plugins.mlflow_tracking.tables import tables
 from editkit_plugins.mlflow_tracking.tracker import Tracker
 from editkit_plugins.mlflow_tracking.view import SUMMARY
 
 if TYPE_CHECKING:
     from editkit.benchmark.run import Cell, Row, Run
 
-_TABLE_ROWS = 500
 _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
 """What a run's name does not mention."""
 _PACKAGES = ("editkit", "torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
@@ -84,13 +89,13 @@ def experiment_name(benchmark: str) -> str:
 
 
 def page_of(run: Run, cell: Cell) -> Page:
-    """What MLflow is told about a cell."""
-    rows, summary, requests = run.rows(cell), run.summary(cell), run.requests()
+    """What MLflow is told about a cell: the same by the run itself and by its replay."""
+    rows, summary = run.rows(cell), run.summary(cell)
     finished = max(row.completed_at for row in rows)
     # Rows of one batch are stored together and a run may pause for days between two: only the
     # seconds that were spent tell how long a cell takes.
     started = finished - sum(_seconds(row) for row in rows)
-    records = [_record(row) for row in rows]
+    shown_tables = tables(run, rows)
     tags = {
         "editor": cell.editor,
         "preset": cell.preset,
@@ -103,7 +108,10 @@ def page_of(run: Run, cell: Cell) -> Page:
         "mlflow.source.name": f"editkit run-benchmark {run.benchmark}",
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": _remark(rows),
-        "mlflow.loggedArtifacts": json.dumps([{"path": "records.json", "type": "table"}]),
+        "mlflow.loggedArtifacts": json.dumps(
+            [{"path": name, "type": "table"} for name in shown_tables]
+        ),
+        **_told(run, summary),
     }
     return Page(
         fingerprint=cell.fingerprint,
@@ -116,16 +124,14 @@ def page_of(run: Run, cell: Cell) -> Page:
         dataset={
             "name": run.dataset["name"],
             "digest": run.dataset["digest"],
-            "source": json.dumps(run.dataset.get("config") or {}, default=str),
+            "source": json.dumps(run.dataset.get("config") or {}, default=str, sort_keys=True),
         },
         files={
-            "config.yaml": yaml.safe_dump(_plain(run.describe(cell)), sort_keys=False),
+            "config.yaml": yaml.safe_dump(_plain(run.describe(cell))),
             "summary.json": json.dumps(_plain(summary), indent=2),
-            "records.json": table(
-                [_line(run, row, requests.get(row.case_id)) for row in rows[:_TABLE_ROWS]]
-            ),
+            **shown_tables,
         },
-        records=records,
+        records=[_record(row) for row in rows],
     )
 
 
@@ -148,12 +154,40 @@ def environment() -> dict[str, Any]:
 
 def _name(run: Run, cell: Cell) -> str:
     # A benchmark, its model and its dataset often share one name: say it once.
-    parts = [cell.editor, str(run.model["name"]), str(run.dataset["name"])]
-    if cell.preset not in _DEFAULTS["preset"]:
+    label = _label(run, cell)
+    parts = [label, str(run.model["name"]), str(run.dataset["name"])]
+    if cell.preset not in _DEFAULTS["preset"] and str(cell.preset) not in label:
         parts.append(str(cell.preset))
-    if cell.seed not in _DEFAULTS["seed"]:
+    if cell.seed not in _DEFAULTS["seed"] and f"seed {cell.seed}" not in label:
         parts.append(f"seed {cell.seed}")
     return " · ".join(dict.fromkeys(parts))
+
+
+def _label(run: Run, cell: Cell) -> str:
+    """The editor, with what tells it from its namesakes: in this run, and earlier in its folder."""
+    cells = {
+        own.fingerprint: own
+        for other in (*runs_in(run.out), run)
+        if (other.benchmark, run_key(other)) == (run.benchmark, run_key(run))
+        for own in other.cells
+    }
+    labels = labels_of(dataclasses.replace(run, cells=tuple(cells.values())))
+    return dict(zip(cells, labels, strict=True))[cell.fingerprint]
+
+
+def _told(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
+    """The cell's line of the table, by column: ``{"S": "94.2 ±1.7", ...}``."""
+    estimates = summary["metrics"]
+    numbers = {
+        entity_name(score.label): number(score, Estimate(**estimates[score.key])).plain
+        for score in (TOTAL, *run.scores)
+        if score.label and score.key in estimates
+    }
+    return {
+        **numbers,
+        view.SECONDS: told_seconds(summary["time"].get("edit_s_mean")),
+        view.RECORDS: records(summary["records"]),
+    }
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
@@ -167,21 +201,6 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     for group in ("time", "memory", "records"):
         metrics.update({f"{group}/{key}": value for key, value in summary[group].items()})
     return finite(metrics)
-
-
-def _line(run: Run, row: Row, request: EditRequest | None) -> dict[str, Any]:
-    """What a reader looks for in a row: the edit, scores in the table's order, texts, its fate."""
-    declared = {score.key: row.scores[score.key] for score in run.scores if score.key in row.scores}
-    edit: dict[str, Any] = {"case_id": row.case_id}
-    if request is not None:
-        edit |= {
-            "edit": f"{request.sentence} → {request.target_new}",
-            "was": request.target_true,
-            "relation": request.relation_id,
-        }
-    texts = {kind: "\n\n".join(written) for kind, written in row.texts.items()}
-    line = {**edit, **declared, **row.scores, "edit_s": row.times.get("edit_s"), **texts}
-    return line if row.error is None else {**line, "error": row.error}
 
 
 def _record(row: Row) -> dict[str, Any]:

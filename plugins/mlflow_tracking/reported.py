@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from editkit import TrackingError
+from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
 from editkit_plugins.mlflow_tracking.observer import environment
 from editkit_plugins.mlflow_tracking.page import Page, entity_name, finite, parameters
@@ -24,7 +25,10 @@ def reported(report: Report) -> dict[str, Any]:
         TrackingError: MLflow cannot be reached or refuses, or a file of the report is missing.
     """
     tracker = Tracker(
-        tracking_uri(report.out), experiment=f"editkit/{report.kind}", kind=report.kind
+        tracking_uri(report.out),
+        experiment=f"editkit/{report.kind}",
+        kind=report.kind,
+        tags={} if report.curves else {view.TAG: view.list_view(report.metrics)},
     )
     run_id = tracker.publish(page_of(report), environment=environment())
     return {

@@ -20,7 +20,7 @@ from editkit_plugins.mlflow_tracking.database import (
     shown,
 )
 from editkit_plugins.mlflow_tracking.page import Page
-from editkit_plugins.mlflow_tracking.view import BENCHMARK
+from editkit_plugins.mlflow_tracking.view import BENCHMARK, TAG
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,8 +33,12 @@ _PARAMS_PER_CALL = 100
 _METRICS_PER_CALL = 1000
 _SHOWN_DIGEST = 12
 _OURS = "editkit.experiment"
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#332288")
-"""Told apart by everybody. MLflow's own choice, by run id, often paints two runs alike."""
+_COLORS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#332288"),
+    *("#882255", "#999933", "#000000", "#A0522D", "#00CED1", "#6A9F00", "#B07AFF", "#F08080"),
+)
+"""The first eight are told apart by everybody, the others by most. MLflow's own choice, by run id,
+often paints two runs alike."""
 _ARTIFACTS = "editkit.artifacts"  # where they were when we made the experiment
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -270,8 +274,8 @@ def _batches(items: list[tuple[str, str]], size: int) -> Iterator[list[tuple[str
         yield items[start : start + size]
 
 
-def experiments_with_runs(uri: str) -> dict[str, tuple[str, str]]:
-    """Id and kind by name of the experiments that hold runs of ours, the latest one first.
+def experiments_with_runs(uri: str) -> dict[str, tuple[str, str, bool]]:
+    """By name, the experiments that hold runs of ours, the latest first: id, kind, whether viewed.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -280,7 +284,11 @@ def experiments_with_runs(uri: str) -> dict[str, tuple[str, str]]:
         client = _client(uri)
         found = client.search_experiments(order_by=["last_update_time DESC"])
         return {
-            experiment.name: (str(experiment.experiment_id), experiment.tags[_OURS])
+            experiment.name: (
+                str(experiment.experiment_id),
+                experiment.tags[_OURS],
+                TAG in experiment.tags,
+            )
             for experiment in found
             if _OURS in experiment.tags
             and client.search_runs([experiment.experiment_id], max_results=1)

@@ -2,35 +2,61 @@
 
 MLflow's web interface keeps shared views as experiment tags, and opens one that its link names.
 Left to itself it draws a chart for each bound of each interval, in the order of the alphabet, and
-shows no score at all in the list of runs.
+shows no score at all in the list of runs. The list's columns are tags, since only these can hold a
+number with its interval; it is sorted by a metric.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from editkit import Score
+from editkit_plugins.mlflow_tracking.page import entity_name
 
 KEY = "editkit"
 BENCHMARK = "benchmark"
 TAG = f"mlflow.sharedViewState.{KEY}"
 SUMMARY = "summary/score"
+SECONDS, RECORDS = "s/edit", "records"
+"""The table's last columns."""
 _SECONDS = "time/edit_s_mean"
-_SECTION = "editkit-scores"
-_COLUMN_WIDTH = 160  # pixels: the longest of our names fits
+_OVERVIEW, _SCORES = "editkit-overview", "editkit-scores"
+_COLUMN_WIDTH = 112  # pixels: a number with its interval fits
+_METRIC_WIDTH = 200  # a name of some words fits
+_MOST_METRICS = 20  # or the view would not fit into a tag
 
 
-def address(experiment_id: str, kind: str) -> str:
-    """The page of an experiment's charts; to be put behind a server's address.
+def address(experiment_id: str, kind: str, *, viewed: bool) -> str:
+    """The page that an experiment is best begun with; to be put behind a server's address.
 
-    Benchmarks have a view of their own; reports of other kinds look well as MLflow shows them.
+    Args:
+        experiment_id: The experiment.
+        kind: What its runs are. Those of a benchmark begin with charts, as do those with curves.
+        viewed: Whether the experiment has a view of ours.
     """
-    query = "workflowType=machine_learning&compareRunsMode=CHART"
-    if kind == BENCHMARK:
+    mode = "CHART" if kind == BENCHMARK or not viewed else "TABLE"
+    query = f"workflowType=machine_learning&compareRunsMode={mode}"
+    if viewed:
         query += f"&viewStateShareKey={KEY}"
     return f"/#/experiments/{experiment_id}/runs?{query}"
+
+
+def list_view(metrics: Iterable[str]) -> str:
+    """The view of runs that have single numbers and no curves: a list with a column for each.
+
+    MLflow would draw a chart for each of them, with one bar where there is one run.
+    """
+    columns = [f"metrics.`{entity_name(key)}`" for key in metrics][:_MOST_METRICS]
+    state = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, _METRIC_WIDTH),
+    }
+    return json.dumps(state, separators=(",", ":"))
 
 
 def shared_view(scores: Sequence[Score]) -> str:
@@ -39,17 +65,23 @@ def shared_view(scores: Sequence[Score]) -> str:
     Args:
         scores: What the benchmark's metrics declare; those with a label are shown.
     """
-    columns = [SUMMARY, *(score.key for score in scores if score.label), _SECONDS]
-    names = [f"metrics.`{key}`" for key in columns]
+    labelled = [score for score in scores if score.label]
+    heads = ["S", *(entity_name(score.label) for score in labelled), SECONDS, RECORDS]
+    columns = [f"tags.`{head}`" for head in heads]
+    overview = _overview(scores)
+    bars = [SUMMARY, *(score.key for score in labelled), _SECONDS]
+    sections = [_section(_SCORES, "Each score", columns=3, height=320)]
+    if overview:
+        sections.insert(0, _section(_OVERVIEW, "All runs at once", columns=2, height=440))
     state = {
         "orderByKey": f"metrics.`{SUMMARY}`",
         "orderByAsc": False,
-        "selectedColumns": names,
-        "columnOrder": names,
-        "columnWidths": dict.fromkeys(names, _COLUMN_WIDTH),
+        "selectedColumns": columns,
+        "columnOrder": columns,
+        "columnWidths": dict.fromkeys(columns, _COLUMN_WIDTH),
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": [*_overview(scores), *(_bars(key) for key in columns)],
-        "compareRunSections": [_section(_SECTION, "Scores")],
+        "compareRunCharts": [*overview, *(_bars(key) for key in bars)],
+        "compareRunSections": sections,
         "isAccordionReordered": True,
     }
     return json.dumps(state, separators=(",", ":"))
@@ -78,7 +110,7 @@ def _chart(name: str, kind: str) -> dict[str, Any]:
     return {
         "uuid": f"editkit-{name}",
         "type": kind,
-        "metricSectionId": _SECTION,
+        "metricSectionId": _OVERVIEW,
         "runsCountToCompare": 100,
         "deleted": False,
         "isGenerated": True,
@@ -90,17 +122,19 @@ def _bars(key: str) -> dict[str, Any]:
         "uuid": f"editkit-{key}",
         "type": "BAR",
         "metricKey": key,
-        "metricSectionId": _SECTION,
+        "metricSectionId": _SCORES,
         "runsCountToCompare": 20,
         "deleted": False,
         "isGenerated": True,
     }
 
 
-def _section(uuid: str, name: str) -> dict[str, Any]:
+def _section(uuid: str, name: str, *, columns: int, height: int) -> dict[str, Any]:
     return {
         "uuid": uuid,
         "name": name,
+        "columns": columns,
+        "cardHeight": height,
         "display": True,
         "isReordered": True,
         "deleted": False,

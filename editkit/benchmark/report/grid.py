@@ -7,6 +7,8 @@ import dataclasses
 from editkit.benchmark.aggregate import Estimate
 from editkit.scores import Score
 
+__all__ = ["Entry", "Grid", "Line", "number"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:

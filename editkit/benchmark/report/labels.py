@@ -8,6 +8,8 @@ from typing import Any
 from editkit.benchmark.digests import canonical_json, digest
 from editkit.benchmark.run import Cell, Row, Run
 
+__all__ = ["labels_of", "records", "run_key", "told_seconds"]
+
 _MOST_FIELDS = 3
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, store_rows
 
+from editkit import EditRequest
+from editkit.benchmark.run import runs_in
+from editkit.benchmark.store import Store
 from editkit_plugins.mlflow_tracking.observer import page_of
 from editkit_plugins.mlflow_tracking.page import finite, parameters, table
 
@@ -38,7 +41,9 @@ def test_the_table_leads_with_the_case_and_is_short(tmp_path: Path) -> None:
     store_rows(run, run.cells[0], [row(case) for case in range(501)])
     page = page_of(run, run.cells[0])
     shown = json.loads(page.files["records.json"])
-    assert shown["columns"] == ["case_id", *(score.key for score in SCORES), "edit_s"]
+    scores = [score.key for score in SCORES]
+    assert shown["columns"] == ["case", "result", "case_id", *scores, "edit_s"]
+    assert shown["data"][7][:3] == ["7", "ES 100.0 · NS 50.0", 7]
     assert len(shown["data"]) == 500
     assert len(page.records) == 501
 
@@ -59,13 +64,24 @@ def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
     assert page.tags["editor"] == "rome"
     assert (page.started, page.finished) == ((NOON + 3 - 3 * 0.75) * 1000, (NOON + 3) * 1000)
     assert set(page.files) == {"config.yaml", "summary.json", "records.json"}
-    assert json.loads(page.files["records.json"])["columns"][0] == "case_id"
+    assert page.tags["mlflow.loggedArtifacts"] == '[{"path": "records.json", "type": "table"}]'
+    told = {head: page.tags[head] for head in ("S", "ES", "EM", "NS", "s/edit", "records")}
+    assert told == {
+        "S": "66.7 ±0.0",
+        "ES": "100.0 ±0.0",
+        "EM": "+50.0 ±0.0",
+        "NS": "50.0 ±0.0",
+        "s/edit": "0.500",
+        "records": "3",
+    }
     assert page.records[0]["efficacy/nll_new"] == [0.1, 0.2]
 
 
 def test_a_page_of_one_store_is_always_the_same(tmp_path: Path) -> None:
     run = finished_run(tmp_path, "rome")
     assert page_of(run, run.cells[0]).digest == page_of(run, run.cells[0]).digest
+    (replayed,) = runs_in(tmp_path)
+    assert page_of(replayed, replayed.cells[0]).digest == page_of(run, run.cells[0]).digest
 
 
 @pytest.mark.parametrize(
@@ -84,15 +100,54 @@ def test_names_tell_runs_apart(tmp_path: Path, changes: dict[str, str], name: st
 
 
 def test_a_name_says_nothing_twice(tmp_path: Path) -> None:
-    run = run_in(tmp_path, [cell("rome")], model={"name": "atlas"}, dataset={"name": "atlas"})
     run = run_in(
         tmp_path,
-        run.cells,
-        model={"name": "atlas"},
+        [cell("rome")],
+        model={"name": "atlas", "fingerprint": "f", "dtype": "float32"},
         dataset={"name": "atlas", "digest": "d", "n_records": 1},
     )
     store_rows(run, run.cells[0], [row(1)])
     assert page_of(run, run.cells[0]).name == "rome · atlas"
+
+
+def test_settings_tell_namesakes_apart_even_those_of_an_earlier_run(tmp_path: Path) -> None:
+    earlier = cell("rome", fingerprint="early")
+    later = cell("rome", fingerprint="late", config={**earlier.config, "layer": 2})
+    store_rows(run_in(tmp_path, [earlier]), earlier, [row(1)])
+    assert page_of(run_in(tmp_path, [earlier]), earlier).name == "rome · tiny · facts"
+    alone = run_in(tmp_path, [later])
+    store_rows(alone, later, [row(1)])
+    assert page_of(alone, later).name == "rome (layer 2) · tiny · facts"
+    elsewhere = run_in(tmp_path, [later], benchmark="other")
+    assert page_of(elsewhere, later).name == "rome · tiny · facts"
+
+
+def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path) -> None:
+    run = run_in(tmp_path, [cell("rome")])
+    texts = {"generation": ["Zoë is\nhere.", "<b>Zoë</b>"]}
+    store_rows(run, run.cells[0], [row(1, texts=texts), row(2)])
+    request = EditRequest("{} lives in", "Zoë", "Rome", target_true="Paris", relation_id="P1")
+    with Store(run.store) as store:
+        store.put_requests(run.dataset["digest"], {1: request})
+    page = page_of(run, run.cells[0])
+    told = json.loads(page.tags["mlflow.loggedArtifacts"])
+    assert [entry["path"] for entry in told] == ["records.json", "generations.json"]
+    shown = json.loads(page.files["generations.json"])
+    assert shown["columns"][:2] == json.loads(page.files["records.json"])["columns"][:2]
+    assert [dict(zip(shown["columns"], line, strict=True)) for line in shown["data"]] == [
+        {
+            "case": f"1 · generation {place} · Zoë lives in → Rome",
+            "result": text,
+            "case_id": 1,
+            "prompt": "Zoë lives in",
+            "target": "Rome",
+            "was": "Paris",
+            "relation": "P1",
+            "generation": place,
+        }
+        for place, text in enumerate(texts["generation"], start=1)
+    ]
+    assert "Zoë is" not in page.files["records.json"]
 
 
 def test_failed_records_are_told_about(tmp_path: Path) -> None:
@@ -103,3 +158,6 @@ def test_failed_records_are_told_about(tmp_path: Path) -> None:
     assert "1 of 3 records failed" in page.tags["mlflow.note.content"]
     assert "case 2: the delta is not finite" in page.tags["mlflow.note.content"]
     assert page.metrics["records/failed"] == 1.0
+    assert page.tags["records"] == "2 (1 failed)"
+    told = json.loads(page.files["records.json"])["data"][1]
+    assert told[:2] == ["2", "failed: the delta is not finite"]

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_mlflow_view import SHORTEST_TAG_LIMIT
 from tracking_samples import NOON
 
 from editkit import TrackingError
 from editkit.reports import Point, Report, tell
 from editkit_plugins.mlflow_tracking import editkit_reported
 from editkit_plugins.mlflow_tracking.database import quiet
-from editkit_plugins.mlflow_tracking.view import KEY, address
+from editkit_plugins.mlflow_tracking.tracker import experiments_with_runs
+from editkit_plugins.mlflow_tracking.view import KEY, address, list_view
 
 
 def report(out: Path, *, points: int, finished: bool = False, **changes: Any) -> Report:
@@ -94,5 +96,24 @@ def test_whoever_tells_is_not_harmed(
     assert "docs/errors/tracking.md" in caplog.text
 
 
-def test_reports_have_pages_as_mlflow_makes_them() -> None:
-    assert KEY not in address("7", "training")
+def test_curves_are_shown_as_mlflow_shows_them() -> None:
+    page = address("7", "training", viewed=False)
+    assert "compareRunsMode=CHART" in page
+    assert KEY not in page
+
+
+def test_single_numbers_are_shown_as_a_list(out: Path) -> None:
+    editkit_reported(report(out, points=0, kind="traces", curves={}, metrics={"mlp/last (1)": 0.5}))
+    editkit_reported(report(out, points=1))
+    found = experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}")
+    assert {name: viewed for name, (_, _, viewed) in found.items()} == {
+        "editkit/traces": True,
+        "editkit/training": False,
+    }
+    page = address("7", "traces", viewed=True)
+    assert "compareRunsMode=TABLE" in page
+    assert page.endswith(f"viewStateShareKey={KEY}")
+    columns = json.loads(list_view(["mlp/last (1)", "b"]))["selectedColumns"]
+    assert columns == ["metrics.`mlp/last -1-`", "metrics.`b`"]
+    many = list_view(f"severed attention/{'further subject tokens'} {n}" for n in range(100))
+    assert len(many) < SHORTEST_TAG_LIMIT

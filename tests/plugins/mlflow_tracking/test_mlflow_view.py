@@ -13,6 +13,7 @@ SHORTEST_TAG_LIMIT = 5000  # of the MLflow versions that we allow
 def test_the_view_shows_the_tables_columns_in_their_order() -> None:
     view = json.loads(shared_view((*SCORES, Score("fluency/entropy"))))
     keys = ["summary/score", *(score.key for score in SCORES), "time/edit_s_mean"]
+    heads = ["S", "ES", "EM", "NS", "s/edit", "records"]
     scatter, parallel, *bars = view["compareRunCharts"]
     assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == (
         "efficacy/score",
@@ -20,7 +21,8 @@ def test_the_view_shows_the_tables_columns_in_their_order() -> None:
     )
     assert parallel["selectedMetrics"] == ["efficacy/score", "neighborhood/score", "summary/score"]
     assert [chart["metricKey"] for chart in bars] == keys
-    assert view["selectedColumns"] == [f"metrics.`{key}`" for key in keys]
+    assert view["selectedColumns"] == [f"tags.`{head}`" for head in heads]
+    assert view["columnOrder"] == view["selectedColumns"] == list(view["columnWidths"])
     assert view["orderByKey"] == "metrics.`summary/score`"
     sections = {section["uuid"] for section in view["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == sections
@@ -32,7 +34,7 @@ def test_a_view_of_many_scores_fits_into_a_tag() -> None:
 
 
 def test_the_link_names_the_view() -> None:
-    assert address("7", BENCHMARK) == (
+    assert address("7", BENCHMARK, viewed=True) == (
         "/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
         "&viewStateShareKey=" + TAG.rpartition(".")[2]
     )

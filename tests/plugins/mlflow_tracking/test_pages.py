@@ -1,0 +1,299 @@
+"""MLflow's pages of all editors on atlas, as a reader sees them in a real browser.
+
+``pytest -m slow tests/plugins/mlflow_tracking/test_pages.py --basetemp=DIR`` leaves a picture of
+every page in ``DIR``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_mlflow_ui import free_port
+
+from editkit.benchmark.run import Cell, Row, Run, runs_in
+from tests.browser import Browser, browsing
+
+pytestmark = pytest.mark.slow
+
+EDITORS = ("none", "ft", "ft+l", "attnedit", "kn", "ke", "ke-cf", "mend", "mend-cf", "rome")
+LIMIT = 5
+KEYS = {
+    "S": "summary/score",
+    "ES": "efficacy/score",
+    "EM": "efficacy/magnitude",
+    "PS": "paraphrase/score",
+    "PM": "paraphrase/magnitude",
+    "NS": "neighborhood/score",
+    "NM": "neighborhood/magnitude",
+}
+"""The paper's columns, in its order."""
+NOT_OURS = ("/mlflow/users/current", "AG Grid: since", "> attribute ")
+"""What MLflow's pages complain of: a server without accounts, their own old code, and parallel
+coordinates that they draw once before they know the card's size."""
+
+GRID = """
+return [...document.querySelectorAll('.ag-center-cols-container .ag-row')].map(row => {
+  const index = row.getAttribute('row-index');
+  const left = document.querySelector(
+    `.ag-pinned-left-cols-container .ag-row[row-index="${index}"] a`);
+  const place = cell => cell.getBoundingClientRect().x;
+  const cells = [...row.querySelectorAll('.ag-cell')].sort((a, b) => place(a) - place(b));
+  return {index: Number(index), name: left && left.innerText,
+          cells: cells.map(cell => [cell.getAttribute('col-id'), cell.innerText])};
+}).sort((a, b) => a.index - b.index)
+"""
+SCATTER = """
+const chart = [...document.querySelectorAll('.js-plotly-plot')].find(
+  one => one.data[0].type.startsWith('scatter') && one.querySelector('.points path'));
+return chart && {
+  x: chart.layout.xaxis.title.text, y: chart.layout.yaxis.title.text,
+  drawn: chart.querySelectorAll('.points path').length,
+  colors: chart.data[0].marker.color,
+  points: chart.data[0].text.map((name, i) => [name, chart.data[0].x[i], chart.data[0].y[i]]),
+}
+"""
+PARALLEL = """
+const chart = document.querySelector('.parcoords');
+if (!chart) return null;
+const canvas = chart.querySelector('canvas.foreground');
+const pixels = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+return {
+  axes: [...chart.querySelectorAll('.dimension .label')].map(label => label.textContent),
+  first: [...chart.querySelector('.dimension').querySelectorAll('.tick text')].map(
+    tick => tick.textContent),
+  misplaced: chart.querySelectorAll('[transform*=NaN]').length,
+  inked: new Uint32Array(pixels.buffer).filter(pixel => pixel).length,
+}
+"""
+FIRST_CASE = """
+const row = [...document.querySelectorAll('.ag-center-cols-container .ag-row[row-index="0"]')].find(
+  one => one.querySelector('[col-id=case]'));
+return row && Object.fromEntries([...row.querySelectorAll('.ag-cell')].map(
+  cell => [cell.getAttribute('col-id'), cell.innerText]))
+"""
+TABLE = """
+const rows = [...document.querySelectorAll('[role=row]')].map(row =>
+  [...row.querySelectorAll('[role=cell], [role=columnheader]')].map(cell => cell.innerText));
+return rows.length > 1 && rows
+"""
+PICK = """
+for (const old of document.querySelectorAll('[data-picked]')) old.removeAttribute('data-picked');
+const found = [...document.querySelectorAll('button, [role=option]')].filter(
+  one => one.innerText.replace(/\\s+/g, ' ').trim() === '%s');
+if (found.length) found[found.length - 1].setAttribute('data-picked', '');
+return found.length
+"""
+ESCAPE = "\ue00c"
+
+
+@dataclasses.dataclass
+class Site:
+    """The running program, what its store holds, and a browser that looks at it."""
+
+    browser: Browser
+    process: subprocess.Popen[str]
+    link: str
+    port: int
+    run: Run
+    pictures: Path
+
+    @property
+    def cells(self) -> dict[str, Cell]:
+        return {cell.editor: cell for cell in self.run.cells}
+
+    def means(self, editor: str) -> dict[str, dict[str, float]]:
+        found: dict[str, dict[str, float]] = self.run.summary(self.cells[editor])["metrics"]
+        return found
+
+    def rows(self, editor: str) -> list[Row]:
+        return self.run.rows(self.cells[editor])
+
+    def show(self, address: str) -> None:
+        """Load a page anew: its links differ in their fragments only."""
+        self.browser.open("about:blank")
+        self.browser.problems()
+        self.browser.open(address)
+
+    def view(self, mode: str) -> None:
+        self.show(self.link.replace("compareRunsMode=CHART", f"compareRunsMode={mode}"))
+
+    def pick(self, label: str) -> None:
+        self.browser.wait_until(PICK % label)
+        self.browser.click("[data-picked]")
+
+    def artifact(self, editor: str, name: str) -> None:
+        """An artifact's page, found as a reader finds it: from the list of runs."""
+        self.view("TABLE")
+        place = self.browser.wait_until(
+            "const link = [...document.querySelectorAll('a')].find("
+            f"link => link.innerText === '{editor} · atlas'); return link && link.href"
+        )
+        self.show(f"{place.partition('?')[0]}/artifacts/{name}")
+
+    def done(self, name: str) -> None:
+        """Keep a picture; fail where the page complained or asked another machine."""
+        self.browser.picture(self.pictures / f"{name}.png")
+        mine = [text for text in self.browser.problems() if not any(n in text for n in NOT_OURS)]
+        assert mine == []
+        assert (
+            self.browser.run(
+                "return performance.getEntriesByType('resource').map(entry => entry.name)"
+                ".filter(name => !name.startsWith(location.origin))"
+            )
+            == []
+        )
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """All editors on a few records with every metric, and ``editkit ui`` on them."""
+    out = tmp_path_factory.mktemp("results")
+    with browsing(tmp_path_factory.mktemp("browser"), size="1600,1000") as browser:
+        benchmark = ["run-benchmark", "atlas-generation", "--quiet", "--limit", str(LIMIT)]
+        editkit = [sys.executable, "-m", "editkit"]
+        environment = {**os.environ, "EDITKIT_CACHE": str(tmp_path_factory.mktemp("cache"))}
+        subprocess.run([*editkit, *benchmark, "--out", str(out)], env=environment, check=True)
+        port = free_port()
+        command = [*editkit, "ui", "--out", str(out), "--port", str(port)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                line = process.stdout.readline() if process.stdout else ""
+                name, _, link = line.strip().partition(": ")
+                assert name == "editkit/atlas-generation"
+                (run,) = runs_in(out)
+                pictures = tmp_path_factory.mktemp("pictures")
+                site = Site(browser, process, link, port, run, pictures)
+                site.show(f"http://127.0.0.1:{port}/")
+                # MLflow's assistant opens itself once for every new reader.
+                close = "[data-component-id='mlflow.assistant.chat_panel.close']"
+                browser.wait_until(f'return document.querySelector("{close}") !== null')
+                browser.click(close)
+                yield site
+            finally:
+                process.terminate()
+
+
+def told(key: str, estimate: dict[str, float]) -> str:
+    sign = "+" if key.endswith("magnitude") else ""
+    half = (estimate["ci_high"] - estimate["ci_low"]) / 2
+    return f"{round(100 * estimate['mean'], 1) + 0.0:{sign}.1f} ±{100 * half:.1f}"
+
+
+def test_the_runs_table_is_the_papers_ranked_by_s(site: Site) -> None:
+    site.view("TABLE")
+    site.browser.wait_for("±")
+    rows: list[dict[str, Any]] = site.browser.run(GRID)
+    site.done("runs-table")
+    assert {row["name"] for row in rows} == {f"{editor} · atlas" for editor in EDITORS}
+    totals = []
+    for row in rows:
+        means = site.means(row["name"].partition(" ")[0])
+        shown = row["cells"][: len(KEYS)]
+        assert shown == [[f"tags.`{head}`", told(key, means[key])] for head, key in KEYS.items()]
+        totals.append(means["summary/score"]["mean"])
+    assert totals == sorted(totals, reverse=True)
+    assert totals[0] > totals[-1]
+
+
+def test_the_charts_set_specificity_against_generalization(site: Site) -> None:
+    site.show(site.link)
+    chart = site.browser.wait_until(SCATTER)
+    assert (chart["x"], chart["y"]) == (KEYS["PS"], KEYS["NS"])
+    expected = {
+        f"{editor} · atlas": [site.means(editor)[KEYS[head]]["mean"] for head in ("PS", "NS")]
+        for editor in EDITORS
+    }
+    assert chart["drawn"] == len(EDITORS)
+    assert {name: at for name, *at in chart["points"]} == {
+        name: pytest.approx(at) for name, at in expected.items()
+    }
+    assert len(set(chart["colors"])) == len(EDITORS)
+    lines = site.browser.wait_until(PARALLEL)
+    site.done("charts")
+    assert lines["misplaced"] == 0
+    assert lines["inked"] > 1000  # lines are drawn, not axes alone
+    assert lines["axes"][0] == "editor"
+    assert [axis.partition(".")[0][:5] for axis in lines["axes"][1:]] == [
+        KEYS[head][:5] for head in ("ES", "PS", "NS", "S")
+    ]
+    assert sorted(lines["first"]) == sorted(EDITORS)
+    words = " ".join(site.browser.text().split())
+    assert "All runs at once (2)" in words
+    site.browser.wait_for("Each score")
+
+
+def test_a_run_shows_its_records_as_a_table(site: Site) -> None:
+    site.artifact("rome", "records.json")
+    head, *lines = site.browser.wait_until(TABLE)
+    site.done("records")
+    rows = site.rows("rome")
+    assert len(lines) == len(rows) == LIMIT
+    requests = site.run.requests()
+    for line, row in zip(lines, rows, strict=True):
+        shown = dict(zip(head, line, strict=True))
+        request = requests[row.case_id]
+        assert shown["case_id"] == str(row.case_id)
+        assert shown["case"] == f"{row.case_id} · {request.sentence} → {request.target_new}"
+        assert shown["was"] == request.target_true
+        for key in ("efficacy/score", "paraphrase/magnitude", "neighborhood/score"):
+            assert float(shown[key]) == pytest.approx(row.scores[key])
+
+
+def test_a_run_shows_what_its_model_wrote(site: Site) -> None:
+    site.artifact("rome", "generations.json")
+    head, *lines = site.browser.wait_until(TABLE)
+    texts = [text for row in site.rows("rome") for text in row.texts["generation"]]
+    shown = [" ".join(line[head.index("result")].split()) for line in lines]
+    assert shown == [" ".join(text.split()) for text in texts[: len(shown)]]
+    site.browser.run("document.querySelectorAll('[role=cell]')[1].click()")
+    site.browser.wait_for("Preview")
+    site.done("generations")
+
+
+def test_tables_of_all_runs_lie_side_by_side(site: Site) -> None:
+    site.view("ARTIFACT")
+    site.browser.wait_for("Group by:")
+    site.browser.wait_for(" · PS ")
+    words = " ".join(site.browser.text().split())
+    assert "Group by: case" in words
+    assert "Compare: result" in words
+    for editor, result in first_case(site).items():
+        scores = site.rows(editor)[0].scores
+        assert result == " · ".join(f"{k} {100 * scores[KEYS[k]]:.1f}" for k in ("ES", "PS", "NS"))
+    site.done("records-side-by-side")
+    for label in ("Table: records.json", "generations.json", "records.json"):
+        site.pick(label)
+    site.browser.press(ESCAPE)
+    site.browser.wait_for("generation 1 · ")
+    for editor, result in first_case(site).items():
+        assert result == " ".join(site.rows(editor)[0].texts["generation"][0].split())
+    site.done("generations-side-by-side")
+
+
+def first_case(site: Site) -> dict[str, str]:
+    """By editor, what the comparison shows of the first case; of the runs that fit on the page."""
+    names = site.browser.run(
+        "return Object.fromEntries([...document.querySelectorAll('a')]"
+        ".filter(link => link.href.includes('/runs/'))"
+        ".map(link => [link.href.split('/runs/')[1].split('?')[0], link.innerText]))"
+    )
+    cells: dict[str, str] = site.browser.wait_until(FIRST_CASE)
+    assert cells.pop("case").startswith(f"{site.rows('rome')[0].case_id} · ")
+    assert len(cells) > 1
+    return {names[place].partition(" ")[0]: " ".join(text.split()) for place, text in cells.items()}
+
+
+def test_it_ends_when_told(site: Site) -> None:
+    site.process.send_signal(signal.SIGTERM)
+    assert site.process.wait(timeout=30) == 128 + signal.SIGTERM
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", site.port), timeout=5)
