@@ -51,6 +51,7 @@ class Report:
         curves: Numbers that came out step by step, by name.
         tags: What to group and search by.
         files: Files to keep with it (figures, tables), by the path that they are shown under.
+        panels: Pictures (PNG) by name, shown beside those of the same name of other reports.
         note: Markdown for a reader who sees it alone.
     """
 
@@ -65,6 +66,7 @@ class Report:
     curves: Mapping[str, Sequence[Point]] = dataclasses.field(default_factory=dict)
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    panels: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     note: str = ""
 
 

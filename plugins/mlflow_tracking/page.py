@@ -31,6 +31,7 @@ class Page:
         records: All rows, for the Parquet file.
         curves: What came out step by step: (step, value, milliseconds), by metric.
         attachments: Content of other artifacts by file name.
+        panels: Pictures (PNG) by name; those of one name stand side by side for all runs.
     """
 
     fingerprint: str
@@ -45,6 +46,7 @@ class Page:
     records: Sequence[Mapping[str, Any]] = ()
     curves: Mapping[str, Sequence[tuple[int, float, int]]] = dataclasses.field(default_factory=dict)
     attachments: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    panels: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     @property
     def digest(self) -> str:

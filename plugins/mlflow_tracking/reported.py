@@ -24,11 +24,13 @@ def reported(report: Report) -> dict[str, Any]:
     Raises:
         TrackingError: MLflow cannot be reached or refuses, or a file of the report is missing.
     """
+    # Curves look well as MLflow shows them; what has no numbers leaves the view to what has.
+    own_view = bool(report.metrics) and not report.curves
     tracker = Tracker(
         tracking_uri(report.out),
         experiment=f"editkit/{report.kind}",
         kind=report.kind,
-        tags={} if report.curves else {view.TAG: view.list_view(report.metrics)},
+        tags={view.TAG: view.report_view(report.metrics, report.panels)} if own_view else {},
     )
     run_id = tracker.publish(page_of(report), environment=environment())
     return {
@@ -44,6 +46,7 @@ def page_of(report: Report) -> Page:
     """What MLflow is told about a report."""
     try:
         attachments = {name: path.read_bytes() for name, path in report.files.items()}
+        panels = {entity_name(name): path.read_bytes() for name, path in report.panels.items()}
     except OSError as error:
         raise TrackingError(
             f"a file of {report.kind} {report.name!r} cannot be read: {error}.",
@@ -67,6 +70,7 @@ def page_of(report: Report) -> Page:
         tags={name: value for name, value in tags.items() if value},
         curves={entity_name(name): _points(curve) for name, curve in report.curves.items()},
         attachments=attachments,
+        panels=panels,
     )
 
 

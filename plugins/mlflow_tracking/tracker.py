@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 FINGERPRINT = "editkit.fingerprint"
 CONTENT = "editkit.content"
+_IMAGE = "editkit.image"  # digest of the picture of that name
+_IMAGES = "images"  # where MLflow keeps pictures for its panels
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 _PARAMS_PER_CALL = 100
 _METRICS_PER_CALL = 1000
@@ -166,6 +170,7 @@ class Tracker:
             self.client.log_text(run_id, text, name)
         for name, content in page.attachments.items():
             self._log_file(run_id, name, content)
+        self._log_panels(run, page)
         if page.records:
             self._log_parquet(run_id, page.records)
         self.client.update_run(run_id, name=page.name)
@@ -234,6 +239,22 @@ class Tracker:
             file.write_bytes(content)
             self.client.log_artifact(run_id, str(file), place or None)
 
+    def _log_panels(self, run: MlflowRun, page: Page) -> None:
+        """Pictures that are not there yet; a later one takes the place of an earlier one."""
+        import PIL.Image
+
+        run_id = run.info.run_id
+        there = [file.path for file in self.client.list_artifacts(run_id, _IMAGES)]
+        moment = page.started if page.finished is None else page.finished
+        for name, content in page.panels.items():
+            earlier = sum(path.startswith(f"{_IMAGES}/{name}+") for path in there)
+            tag, digest = f"{_IMAGE}.{name}", hashlib.sha256(content).hexdigest()[:_SHOWN_DIGEST]
+            if earlier and run.data.tags.get(tag) == digest:
+                continue
+            with PIL.Image.open(io.BytesIO(content)) as picture:
+                self.client.log_image(run_id, picture, key=name, step=0, timestamp=moment + earlier)
+            self.client.set_tag(run_id, tag, digest)
+
     def _alone(self) -> contextlib.AbstractContextManager[object]:
         """Holds other processes off a local database, so that nothing is created twice."""
         return contextlib.nullcontext() if self._database is None else lock(self._database)
@@ -274,8 +295,8 @@ def _batches(items: list[tuple[str, str]], size: int) -> Iterator[list[tuple[str
         yield items[start : start + size]
 
 
-def experiments_with_runs(uri: str) -> dict[str, tuple[str, str, bool]]:
-    """By name, the experiments that hold runs of ours, the latest first: id, kind, whether viewed.
+def experiments_with_runs(uri: str) -> dict[str, tuple[str, str | None]]:
+    """By name, the experiments that hold runs of ours, the latest first: id, and our view if any.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -284,11 +305,7 @@ def experiments_with_runs(uri: str) -> dict[str, tuple[str, str, bool]]:
         client = _client(uri)
         found = client.search_experiments(order_by=["last_update_time DESC"])
         return {
-            experiment.name: (
-                str(experiment.experiment_id),
-                experiment.tags[_OURS],
-                TAG in experiment.tags,
-            )
+            experiment.name: (str(experiment.experiment_id), experiment.tags.get(TAG))
             for experiment in found
             if _OURS in experiment.tags
             and client.search_runs([experiment.experiment_id], max_results=1)

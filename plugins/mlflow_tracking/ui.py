@@ -78,10 +78,7 @@ def _experiments(uri: str) -> dict[str, str]:
             f"MLflow at {shown(uri)} holds no runs of editkit.",
             hint="Run `editkit run-benchmark`, or `editkit export-mlflow` for earlier results.",
         )
-    return {
-        name: view.address(place, kind, viewed=viewed)
-        for name, (place, kind, viewed) in found.items()
-    }
+    return {name: view.address(*experiment) for name, experiment in found.items()}
 
 
 def _tell(url: str, experiments: dict[str, str]) -> None:

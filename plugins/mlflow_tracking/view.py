@@ -22,31 +22,35 @@ SUMMARY = "summary/score"
 SECONDS, RECORDS = "s/edit", "records"
 """The table's last columns."""
 _SECONDS = "time/edit_s_mean"
-_OVERVIEW, _SCORES = "editkit-overview", "editkit-scores"
+_OVERVIEW, _SCORES, _PANELS = "editkit-overview", "editkit-scores", "editkit-panels"
 _COLUMN_WIDTH = 112  # pixels: a number with its interval fits
 _METRIC_WIDTH = 200  # a name of some words fits
 _MOST_METRICS = 20  # or the view would not fit into a tag
 
 
-def address(experiment_id: str, kind: str, *, viewed: bool) -> str:
+def address(experiment_id: str, shared: str | None) -> str:
     """The page that an experiment is best begun with; to be put behind a server's address.
 
     Args:
         experiment_id: The experiment.
-        kind: What its runs are. Those of a benchmark begin with charts, as do those with curves.
-        viewed: Whether the experiment has a view of ours.
+        shared: The view that we made for it; None for one that MLflow shows well by itself.
     """
-    mode = "CHART" if kind == BENCHMARK or not viewed else "TABLE"
-    query = f"workflowType=machine_learning&compareRunsMode={mode}"
-    if viewed:
+    charts = shared is None or json.loads(shared)["compareRunCharts"]
+    query = f"workflowType=machine_learning&compareRunsMode={'CHART' if charts else 'TABLE'}"
+    if shared is not None:
         query += f"&viewStateShareKey={KEY}"
     return f"/#/experiments/{experiment_id}/runs?{query}"
 
 
-def list_view(metrics: Iterable[str]) -> str:
-    """The view of runs that have single numbers and no curves: a list with a column for each.
+def report_view(metrics: Iterable[str], panels: Iterable[str]) -> str:
+    """The view of runs that have single numbers and no curves.
 
-    MLflow would draw a chart for each of them, with one bar where there is one run.
+    A list with a column for each number, of which MLflow would draw charts with one bar where there
+    is one run; and for each name of pictures a panel with those of all runs.
+
+    Args:
+        metrics: Names of the numbers.
+        panels: Names of the pictures.
     """
     columns = [f"metrics.`{entity_name(key)}`" for key in metrics][:_MOST_METRICS]
     state = {
@@ -55,6 +59,9 @@ def list_view(metrics: Iterable[str]) -> str:
         "selectedColumns": columns,
         "columnOrder": columns,
         "columnWidths": dict.fromkeys(columns, _METRIC_WIDTH),
+        "compareRunCharts": [_panel(entity_name(name)) for name in panels],
+        "compareRunSections": [_section(_PANELS, "Pictures", columns=1, height=480)],
+        "isAccordionReordered": True,
     }
     return json.dumps(state, separators=(",", ":"))
 
@@ -124,6 +131,19 @@ def _bars(key: str) -> dict[str, Any]:
         "metricKey": key,
         "metricSectionId": _SCORES,
         "runsCountToCompare": 20,
+        "deleted": False,
+        "isGenerated": True,
+    }
+
+
+def _panel(name: str) -> dict[str, Any]:
+    return {
+        "uuid": f"editkit-{name}",
+        "type": "IMAGE",
+        "imageKeys": [name],
+        "step": 0,
+        "metricSectionId": _PANELS,
+        "runsCountToCompare": 10,
         "deleted": False,
         "isGenerated": True,
     }

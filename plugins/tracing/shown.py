@@ -50,17 +50,18 @@ class Shown:
             note += f"; average total effect {found.baselines['total_effect'].mean:.3f}"
         return note
 
-    def maps(self) -> Figure:
-        """A heat map for each kind of site, roles of tokens by layers."""
+    def maps(self, only: str | None = None) -> Figure:
+        """A heat map for each kind of site, or for one alone: roles of tokens by layers."""
         from editkit.trace_plots import average_maps
 
-        kinds = self.study.kinds
+        kinds = {kind: m for kind, m in self.study.kinds.items() if only in (None, kind)}
         roles = list(dict.fromkeys(role for means in kinds.values() for role in means))
         scores = {
             kind: [[mean.mean for mean in means[role]] for role in roles if role in means]
             for kind, means in kinds.items()
         }
-        return average_maps(scores, roles, self.title, self.note)
+        note = self.note if only is None else f"{self.study.known} facts of {self.facts}"
+        return average_maps(scores, roles, self.title, note)
 
     def lines(self) -> Figure:
         """A panel for each kind of site, a line with its 95% area for each role of a token."""
@@ -96,10 +97,19 @@ class Shown:
         return files
 
     def tell(self, out: Path, files: list[Path]) -> bool:
-        """Show the averages to tracking services; whether they could be told."""
+        """Show the averages to tracking services; whether they could be told.
+
+        Args:
+            out: The output folder.
+            files: What :meth:`save` has written.
+        """
         from editkit.reports import Report, tell
 
         found = self.study
+        folder, name = files[-1].parent, files[-1].stem
+        panels = {kind: folder / f"{name}-{kind}.png" for kind in found.kinds}
+        for kind, file in panels.items():
+            self.maps(kind).savefig(file)
         metrics = {f"baseline/{key}": mean.mean for key, mean in found.baselines.items()}
         for kind, roles in found.kinds.items():
             for role, layers in roles.items():
@@ -118,6 +128,7 @@ class Shown:
                 metrics={**metrics, "facts/unknown": float(found.unknown)},
                 tags={"model": self.model, "locator": self.locator},
                 files={f"figures/{file.name}": file for file in files},
+                panels=panels,
             )
         )
         return "failed" not in answer

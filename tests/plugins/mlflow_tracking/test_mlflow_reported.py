@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from test_mlflow_view import SHORTEST_TAG_LIMIT
 from tracking_samples import NOON
@@ -16,7 +17,7 @@ from editkit.reports import Point, Report, tell
 from editkit_plugins.mlflow_tracking import editkit_reported
 from editkit_plugins.mlflow_tracking.database import quiet
 from editkit_plugins.mlflow_tracking.tracker import experiments_with_runs
-from editkit_plugins.mlflow_tracking.view import KEY, address, list_view
+from editkit_plugins.mlflow_tracking.view import KEY, address, report_view
 
 
 def report(out: Path, *, points: int, finished: bool = False, **changes: Any) -> Report:
@@ -97,7 +98,7 @@ def test_whoever_tells_is_not_harmed(
 
 
 def test_curves_are_shown_as_mlflow_shows_them() -> None:
-    page = address("7", "training", viewed=False)
+    page = address("7", None)
     assert "compareRunsMode=CHART" in page
     assert KEY not in page
 
@@ -106,14 +107,46 @@ def test_single_numbers_are_shown_as_a_list(out: Path) -> None:
     editkit_reported(report(out, points=0, kind="traces", curves={}, metrics={"mlp/last (1)": 0.5}))
     editkit_reported(report(out, points=1))
     found = experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}")
-    assert {name: viewed for name, (_, _, viewed) in found.items()} == {
+    assert {name: view is not None for name, (_, view) in found.items()} == {
         "editkit/traces": True,
         "editkit/training": False,
     }
-    page = address("7", "traces", viewed=True)
+    page = address("7", found["editkit/traces"][1])
     assert "compareRunsMode=TABLE" in page
     assert page.endswith(f"viewStateShareKey={KEY}")
-    columns = json.loads(list_view(["mlp/last (1)", "b"]))["selectedColumns"]
+    columns = json.loads(report_view(["mlp/last (1)", "b"], []))["selectedColumns"]
     assert columns == ["metrics.`mlp/last -1-`", "metrics.`b`"]
-    many = list_view(f"severed attention/{'further subject tokens'} {n}" for n in range(100))
+    many = report_view(
+        (f"severed attention/{'further subject tokens'} {n}" for n in range(100)), ["maps", "lines"]
+    )
     assert len(many) < SHORTEST_TAG_LIMIT
+
+
+def png(path: Path, shade: int) -> Path:
+    PIL.Image.new("RGB", (40, 20), (shade, 0, 0)).save(path)
+    return path
+
+
+def test_pictures_of_one_name_stand_side_by_side(out: Path, tmp_path: Path) -> None:
+    first, second = png(tmp_path / "a.png", 10), png(tmp_path / "b.png", 200)
+
+    def shown(picture: Path) -> list[str]:
+        told = report(out, points=0, curves={}, finished=True, panels={"maps": picture})
+        editkit_reported(told)
+        client, [run] = runs(out)
+        with quiet():
+            files = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+        return sorted(path for path in files if path.endswith(".png"))
+
+    [once] = shown(first)
+    assert once.startswith("images/maps+step+0+timestamp+")
+    assert shown(first) == [once]
+    [_, later] = shown(second)
+    assert int(later.split("+")[4]) > int(once.split("+")[4])  # the latest one is shown
+    found = experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}")
+    [(_, view)] = found.values()
+    assert view is not None
+    assert [chart["imageKeys"] for chart in json.loads(view)["compareRunCharts"]] == [["maps"]]
+    assert "compareRunsMode=CHART" in address("7", view)
+    editkit_reported(report(out, points=0, curves={}, metrics={}, fingerprint="figures"))
+    assert experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}") == found  # the view stays

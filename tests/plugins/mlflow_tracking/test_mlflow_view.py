@@ -5,7 +5,7 @@ import json
 from tracking_samples import SCORES
 
 from editkit import Score
-from editkit_plugins.mlflow_tracking.view import BENCHMARK, TAG, address, shared_view
+from editkit_plugins.mlflow_tracking.view import TAG, address, shared_view
 
 SHORTEST_TAG_LIMIT = 5000  # of the MLflow versions that we allow
 
@@ -34,7 +34,7 @@ def test_a_view_of_many_scores_fits_into_a_tag() -> None:
 
 
 def test_the_link_names_the_view() -> None:
-    assert address("7", BENCHMARK, viewed=True) == (
+    assert address("7", shared_view(SCORES)) == (
         "/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
         "&viewStateShareKey=" + TAG.rpartition(".")[2]
     )

@@ -165,6 +165,9 @@ def test_averages_are_shown_in_mlflow(tmp_path: Path) -> None:
         experiment = client.get_experiment_by_name("editkit/traces")
         [run] = client.search_runs([experiment.experiment_id])
         files = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
+        pictures = {file.path for file in client.list_artifacts(run.info.run_id, "images")}
+    panels = {Path(picture).name.partition("+")[0] for picture in pictures}
+    assert panels == {"state", "mlp", "attn"}
     assert {Path(file).suffix for file in files} == {".png", ".svg", ".csv"}
     assert run.data.metrics["facts/unknown"] == 1.0
 
