@@ -90,7 +90,7 @@ def resolve_config(
         place=place,
         n_layers=n_layers,
     )
-    config = _validated(stack)
+    config = _validated(stack, offer)
     return Resolved(config, stack.sources(), stack.preset, stack.note, stack.rule)
 
 
@@ -184,14 +184,16 @@ def config_class(offer: Offer) -> type[Config]:
     return found
 
 
-def _validated(stack: Stack) -> Config:
+def _validated(stack: Stack, offer: Offer) -> Config:
     """The config, with errors that point into the layer that a value came from."""
     try:
         return stack.schema.model_validate(stack.values())
     except ValidationError as error:
-        problems = [_problem(problem, stack.layers) for problem in error.errors(include_url=False)]
+        who = f"{offer.kind} {offer.name!r}"
+        found = error.errors(include_url=False)
+        problems = [_problem(problem, stack.layers, who) for problem in found]
         raise ConfigError(
-            "; ".join(problems) + ".", hint="'editkit describe NAME' lists the fields."
+            "; ".join(problems) + ".", hint=f"'editkit describe {offer.name}' lists the fields."
         ) from None
 
 
@@ -271,10 +273,10 @@ def _sources(schema: type[BaseModel], layers: Sequence[Layer], prefix: str = "")
     return sources
 
 
-def _problem(problem: Any, layers: Sequence[Layer]) -> str:
+def _problem(problem: Any, layers: Sequence[Layer], who: str) -> str:
     location = problem["loc"]
     if not location:  # several values that make no sense together, told by a validator of theirs
-        return str(problem["msg"]).removeprefix("Value error, ")
+        return f"{who}: {str(problem['msg']).removeprefix('Value error, ')}"
     place = ""
     for layer in layers:
         if location and location[0] in layer.values:

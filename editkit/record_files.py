@@ -58,7 +58,10 @@ class SourceConfig(Config):
     def _one_source(self) -> Self:
         if (self.path is None) == (self.hub is None):
             given = "neither" if self.path is None else "both"
-            raise ValueError(f"expected exactly one of 'path' and 'hub', got {given}")
+            raise ValueError(
+                f"expected exactly one of 'path' and 'hub', got {given}; for example "
+                "--set dataset.path=records.json"
+            )
         return self
 
 
