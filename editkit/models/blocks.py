@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from editkit.models.calls import Call, FrozenLayer, first, frozen_cache
 from editkit.models.language_model import LanguageModel
@@ -49,10 +50,16 @@ class _SharedLayer(FrozenLayer):
     ) -> tuple[Tensor, Tensor]:
         if self.keys is None:
             return key_states, value_states
-        times = key_states.shape[0] // self.keys.shape[0]
-        shared = (each.repeat(times, 1, 1, 1) for each in (self.keys, self.values))
-        keys, values = shared  # (R, heads, P, head size)
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+        return _after(self.keys, key_states), _after(self.values, value_states)
+
+
+def _after(shared: Tensor, own: Tensor) -> Tensor:
+    """Keys or values of R rows, (k R, heads, P + S, head size), from (R, ...P...) and own ones."""
+    rows, heads, before, size = shared.shape
+    joined = own.new_empty(own.shape[0], heads, before + own.shape[2], size)
+    joined.unflatten(0, (-1, rows))[..., :before, :] = shared
+    joined[..., before:, :] = own
+    return joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +167,8 @@ class RecordedPass:
             values = torch.cat([recorded.values[rows], values], dim=-2)
         shared = _SharedLayer()
         shared.lazy_initialization(keys, values)
-        shared.keys, shared.values = keys, values
-        cache = frozen_cache(self._cache)
-        cache.layers[layer] = shared
+        cache = DynamicCache()
+        cache.layers = [shared] * len(self._layers)  # only this layer's is read
         return cache
 
 
@@ -170,7 +176,6 @@ def _recording(layer: Any) -> _RecordingLayer:
     recording = _RecordingLayer()
     if layer.keys is not None:
         recording.lazy_initialization(layer.keys, layer.values)
-        recording.keys, recording.values = layer.keys, layer.values
     return recording
 
 

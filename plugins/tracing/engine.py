@@ -22,7 +22,7 @@ from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.questions import Question
 from editkit_plugins.tracing.tracks import SEVERED, Track, families, in_portions
 
-_MOST_MB = 512
+_MOST_MB = 64  # beyond, allocations are given back to the system and cleared anew each time
 _VALUES_PER_TOKEN = 16  # of H values each: what a block holds of a token while it runs
 
 
@@ -76,6 +76,7 @@ class _Tracer:
         self.ids = torch.tensor(question.ids, device=model.device)
         self.noise = noise
         self.answer = torch.tensor(question.answer, device=model.device)
+        self.budget = _budget(model, config)
 
     def run(self, kinds: Sequence[Kind]) -> Finding:
         first = self._pass(self.noise[0])
@@ -119,7 +120,7 @@ class _Tracer:
         for token in range(self.start, len(self.question.prompt)):
             skip = token - self.start
             length = len(self.ids) - token
-            most = max(1, self._budget() // (length * self._bytes_per_token()))  # rows
+            most = max(1, self.budget // (length * self._bytes_per_token()))  # rows
             samples = max(1, min(self.samples, most // n_tracks))
             sums: dict[Track, float] = {}
             for portion in in_portions(grouped, max(1, most // samples)):
@@ -174,24 +175,28 @@ class _Tracer:
     def _probability(self, states: Tensor) -> Tensor:
         """Probability of the answer, (R,), from states after the last block, (R, A, H)."""
         vocabulary = int(self.model.hf.config.vocab_size)
-        size = max(1, self._budget() // (12 * vocabulary * self.n_answer))
+        size = max(1, self.budget // (8 * vocabulary * self.n_answer))
         found = []
         for chunk in states.split(size):
             logits = self.model.head(self.model.final_hidden(chunk))  # (R, A, V)
             index = self.answer.expand(len(chunk), -1)[..., None]  # (R, A, 1)
-            log_p = logits.gather(-1, index)[..., 0] - logits.logsumexp(dim=-1)  # (R, A)
+            chosen = logits.gather(-1, index)[..., 0]  # (R, A)
+            largest = logits.amax(dim=-1, keepdim=True)
+            total = logits.sub_(largest).exp_().sum(dim=-1)  # logits of a whole batch are large
+            log_p = chosen - largest[..., 0] - total.log()
             found.append(log_p.sum(dim=-1).exp())
         return torch.cat(found).double()
 
-    def _budget(self) -> int:
-        """Bytes that may be held at once."""
-        if self.config.memory_mb is not None:
-            return self.config.memory_mb * 2**20
-        free = available_memory(str(self.model.device))
-        return min(_MOST_MB * 2**20, free // 4) if free else _MOST_MB * 2**20
-
     def _bytes_per_token(self) -> int:
         return _VALUES_PER_TOKEN * self.model.hidden_size * self.model.dtype.itemsize
+
+
+def _budget(model: LanguageModel, config: CausalTracingConfig) -> int:
+    """Bytes that may be held at once."""
+    if config.memory_mb is not None:
+        return config.memory_mb * 2**20
+    free = available_memory(str(model.device))
+    return min(_MOST_MB * 2**20, free // 4) if free else _MOST_MB * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
