@@ -77,19 +77,19 @@ class Call:
             tuple(swap(each) for each in self.args), {k: swap(v) for k, v in self.kwargs.items()}
         )
 
-    def later(self, skip: int, length: int) -> Call:
-        """The arguments for the tokens from ``skip`` on, of ``length`` in the recorded call."""
+    def at(self, tokens: slice, length: int) -> Call:
+        """The arguments for some tokens in a row, of ``length`` in the recorded call."""
 
         def cut(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(cut(each) for each in value)
-            if not isinstance(value, Tensor) or not skip:
+            if not isinstance(value, Tensor):
                 return value
             if value.ndim == 4 and value.shape[2] == length:
-                return value[:, :, skip:]  # mask, (B, 1, S', P + S)
+                return value[:, :, tokens]  # mask, (B, 1, S', P + S)
             if value.ndim in (2, 3) and value.shape[1] == length:
-                return value[:, skip:]  # positions or their rotations, (B, S', ...)
-            return value[skip:] if value.shape == (length,) else value
+                return value[:, tokens]  # positions or their rotations, (B, S', ...)
+            return value[tokens] if value.shape == (length,) else value
 
         return Call(
             tuple(cut(each) for each in self.args), {k: cut(v) for k, v in self.kwargs.items()}

@@ -144,27 +144,28 @@ class _Tracer:
         """
         n, top = rows.stop - rows.start, self.model.n_layers - 1
         base = births.runs.base
+        # The last block is run where the answer is read. If that is not at the restored token,
+        # nothing is given or begins there any more.
+        apart = len(self.ids) - self.start - skip > self.n_answer
         going: list[Track] = []
         hidden: Tensor | None = None  # (tracks n, S', H), track by track
         for layer in range(-1, top + 1):
-            if layer >= 0 and hidden is not None:
-                pins = _pins(going, layer, skip, rows, births.runs)
-                wanted = self.n_answer if layer == top else None
-                if wanted is not None and wanted < hidden.shape[1]:
-                    pins = {}  # of what is left there, the restored token is not among it
+            last = apart and layer == top
+            if hidden is not None:
+                pins = {} if last else _pins(going, layer, skip, rows, births.runs)
+                wanted = self.n_answer if last else None
                 hidden = base.run(layer, hidden, skip=skip, rows=rows, replace=pins, only=wanted)
-            new = [track for track in tracks if track.born == layer]
-            if not new:
-                continue
             begun = []
+            new = [track for track in tracks if track.born == layer and not (last and track.alone)]
             for track in new:
                 start = base.states[layer + 1][rows, skip:]
                 if track.parent is not None and hidden is not None:
                     at = going.index(track.parent) * n
                     start = hidden[at : at + n]
-                begun.append(births.of(track, start, skip, rows))
-            hidden = torch.cat(begun if hidden is None else [hidden, *begun])
-            going += new
+                begun.append(start if last else births.of(track, start, skip, rows))
+            if begun:
+                hidden = torch.cat(begun if hidden is None else [hidden, *begun])
+                going += new
         if hidden is None:
             return {}
         ending = [i for i, track in enumerate(going) if track.layers]
@@ -264,21 +265,21 @@ def _pins(
     parts: tuple[BlockPart, ...] = ("attention_out", "mlp_out")
     for part in parts:
         given = [
-            (i * n, runs.frozen if track.frozen else runs.base, track.frozen)
+            (i, track)
             for i, track in enumerate(tracks)
             if part in track.pinned and layer <= track.until
         ]
         if not given:
             continue
-        values = [
-            (at, source.parts[part][layer][rows if frozen else slice(0, 1), skip])
-            for at, source, frozen in given
-        ]  # (n, H) or (1, H)
+        clean, corrupted = runs.base.parts[part][layer][:1, skip], runs.frozen.parts[part][layer]
+        values = torch.cat(
+            [corrupted[rows, skip] if t.frozen else clean.expand(n, -1) for _, t in given]
+        )  # (given tracks n, H)
+        places = torch.tensor([i * n + j for i, _ in given for j in range(n)])
 
-        def put(output: Tensor, values: Sequence[tuple[int, Tensor]] = tuple(values)) -> Tensor:
+        def put(output: Tensor, places: Tensor = places, values: Tensor = values) -> Tensor:
             output = output.clone()
-            for at, value in values:
-                output[at : at + n, 0] = value
+            output[places.to(output.device), 0] = values.to(output.device)
             return output
 
         found[part] = put
