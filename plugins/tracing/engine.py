@@ -122,6 +122,7 @@ class _Tracer:
             length = len(self.ids) - token
             most = max(1, self.budget // (length * self._bytes_per_token()))  # rows
             samples = max(1, min(self.samples, most // n_tracks))
+            samples = -(-self.samples // -(-self.samples // samples))  # batches of like size
             sums: dict[Track, float] = {}
             for portion in in_portions(grouped, max(1, most // samples)):
                 for begin in range(0, self.samples, samples):
@@ -175,18 +176,9 @@ class _Tracer:
 
     def _probability(self, states: Tensor) -> Tensor:
         """Probability of the answer, (R,), from states after the last block, (R, A, H)."""
-        vocabulary = int(self.model.hf.config.vocab_size)
-        size = max(1, self.budget // (8 * vocabulary * self.n_answer))
-        found = []
-        for chunk in states.split(size):
-            logits = self.model.head(self.model.final_hidden(chunk))  # (R, A, V)
-            index = self.answer.expand(len(chunk), -1)[..., None]  # (R, A, 1)
-            chosen = logits.gather(-1, index)[..., 0]  # (R, A)
-            largest = logits.amax(dim=-1, keepdim=True)
-            total = logits.sub_(largest).exp_().sum(dim=-1)  # logits of a whole batch are large
-            log_p = chosen - largest[..., 0] - total.log()
-            found.append(log_p.sum(dim=-1).exp())
-        return torch.cat(found).double()
+        ids = self.answer.expand(len(states), -1)  # (R, A)
+        log_p = self.model.log_probability(self.model.final_hidden(states), ids)  # (R, A)
+        return log_p.sum(dim=-1).exp().double()
 
     def _bytes_per_token(self) -> int:
         return _VALUES_PER_TOKEN * self.model.hidden_size * self.model.dtype.itemsize
