@@ -48,16 +48,14 @@ class _SharedLayer(FrozenLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if self.keys is None:
-            return key_states, value_states
         return _after(self.keys, key_states), _after(self.values, value_states)
 
 
 def _after(shared: Tensor, own: Tensor) -> Tensor:
-    """Keys or values of R rows, (k R, heads, P + S, head size), from (R, ...P...) and own ones."""
+    """Keys or values of R rows, (R, heads, P, head size), and own ones of k R rows behind them."""
     rows, heads, before, size = shared.shape
     joined = own.new_empty(own.shape[0], heads, before + own.shape[2], size)
-    joined.unflatten(0, (-1, rows))[..., :before, :] = shared
+    joined.view(-1, rows, *joined.shape[1:])[..., :before, :] = shared
     joined[..., before:, :] = own
     return joined
 
@@ -151,8 +149,9 @@ class RecordedPass:
             hidden: Its input at the tokens from ``skip`` on, (k R, S', H): k times the ``rows``.
             skip: Number of recorded tokens that stand to the left.
             rows: Recorded rows whose keys and values are read there; R of them.
-            replace: Changes outputs of the block's modules, (k R, S', H) to the same.
-            only: Compute no more than what the last so many tokens need.
+            replace: Changes outputs of the block's modules, shaped as what is returned.
+            only: Compute the output at the last so many tokens; of those before, only keys and
+                values, which they read.
 
         Returns:
             (k R, S', H), or (k R, only, H)
@@ -189,9 +188,7 @@ class RecordedPass:
         shared.lazy_initialization(keys, values)
         return shared
 
-    def _extended(
-        self, layer: int, left: _SharedLayer, hidden: Tensor, skip: int
-    ) -> FrozenLayer:
+    def _extended(self, layer: int, left: _SharedLayer, hidden: Tensor, skip: int) -> FrozenLayer:
         """Keys and values of a block, and those of the next tokens, which are not run further."""
         try:
             self._block(layer, hidden, _EndingLayer(), skip)

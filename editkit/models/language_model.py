@@ -300,7 +300,8 @@ class LanguageModel:
             here = (ids >= start) & (ids < start + logits.shape[-1])
             index = (ids - start).clamp(0, logits.shape[-1] - 1)[..., None]
             chosen = torch.where(here, logits.gather(-1, index)[..., 0], chosen)
-            totals.append(torch.logsumexp(logits, dim=-1))
+            # One fused pass; logsumexp makes five.
+            totals.append(logits[..., 0] - torch.log_softmax(logits, dim=-1)[..., 0])
         return (chosen - torch.stack(totals).logsumexp(dim=0)).to(self.device)
 
     def _capped(self, logits: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.questions import Question
 from editkit_plugins.tracing.tracks import SEVERED, Track, families, in_portions
 
-_MOST_MB = 64  # beyond, allocations are given back to the system and cleared anew each time
+_MOST_MB = 512
+_MOST_MB_CPU = 64  # the largest tensors are a quarter of it; from 32 MB on, none is used again
 _VALUES_PER_TOKEN = 16  # of H values each: what a block holds of a token while it runs
 
 
@@ -188,8 +189,9 @@ def _budget(model: LanguageModel, config: CausalTracingConfig) -> int:
     """Bytes that may be held at once."""
     if config.memory_mb is not None:
         return config.memory_mb * 2**20
+    most = (_MOST_MB_CPU if model.device.type == "cpu" else _MOST_MB) * 2**20
     free = available_memory(str(model.device))
-    return min(_MOST_MB * 2**20, free // 4) if free else _MOST_MB * 2**20
+    return min(most, free // 4) if free else most
 
 
 @dataclasses.dataclass(frozen=True)
