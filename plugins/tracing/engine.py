@@ -4,7 +4,7 @@ The prompt left of the subject is run once. The clean run and the corrupted ones
 batch, and their states, keys and values are kept. Restoring something at token t and layer l then
 concerns the tokens from t on and the blocks above l alone; all sites of a token, for all samples of
 the noise, go through a block together, each joining at the block above which it begins to differ.
-Logits are formed for the answer's places only.
+The last block and the head are run at the answer's places only.
 """
 
 from __future__ import annotations
