@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import DynamicCache
 
 from editkit.models.calls import Call, FrozenLayer, first, frozen_cache
 from editkit.models.language_model import LanguageModel
@@ -47,12 +48,31 @@ class _SharedLayer(FrozenLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if self.keys is None:
-            return key_states, value_states
-        times = key_states.shape[0] // self.keys.shape[0]
-        shared = (each.repeat(times, 1, 1, 1) for each in (self.keys, self.values))
-        keys, values = shared  # (R, heads, P, head size)
-        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
+        return _after(self.keys, key_states), _after(self.values, value_states)
+
+
+def _after(shared: Tensor, own: Tensor) -> Tensor:
+    """Keys or values of R rows, (R, heads, P, head size), and own ones of k R rows behind them."""
+    rows, heads, before, size = shared.shape
+    joined = own.new_empty(own.shape[0], heads, before + own.shape[2], size)
+    joined.view(-1, rows, *joined.shape[1:])[..., :before, :] = shared
+    joined[..., before:, :] = own
+    return joined
+
+
+class _Projected(Exception):
+    """Ends a block when its tokens' keys and values are known, (B, heads, S, head size)."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+
+
+class _EndingLayer(FrozenLayer):
+    """Ends a block before its attention."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        raise _Projected(key_states, value_states)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,30 +149,36 @@ class RecordedPass:
             hidden: Its input at the tokens from ``skip`` on, (k R, S', H): k times the ``rows``.
             skip: Number of recorded tokens that stand to the left.
             rows: Recorded rows whose keys and values are read there; R of them.
-            replace: Changes outputs of the block's modules, (k R, S', H) to the same.
-            only: Compute no more than what the last so many tokens need, where nothing is
-                replaced; the others' output is not to be used.
+            replace: Changes outputs of the block's modules, shaped as what is returned.
+            only: Compute the output at the last so many tokens; of those before, only keys and
+                values, which they read.
 
         Returns:
-            (k R, S', H)
+            (k R, S', H), or (k R, only, H)
         """
-        call = self._calls[layer].later(skip, self.states[0].shape[1])
-        call = call.with_cache(self._cache, self._reading(layer, skip, rows))
         length = hidden.shape[1]
-        with contextlib.ExitStack() as stack:
-            if replace:
-                hooks = {
-                    self.model.path(layer, part): _shaped(change, hidden.shape)
-                    for part, change in replace.items()
-                }
-                stack.enter_context(replacing(self.model, hooks))
-            elif only is not None and only < length:
-                stack.enter_context(_narrowed(self.model, layer, only, length))
-            stack.enter_context(torch.no_grad())
-            return call(self.model.block(layer), hidden).to(self.model.device)
+        before = 0 if only is None else max(0, length - only)
+        reading = self._left_of(layer, skip, rows)
+        hooks = {
+            self.model.path(layer, part): _shaped(change, (hidden.shape[0], length - before))
+            for part, change in (replace or {}).items()
+        }
+        with torch.no_grad():
+            if before:
+                reading = self._extended(layer, reading, hidden[:, :before], skip)
+            with replacing(self.model, hooks):
+                return self._block(layer, hidden[:, before:], reading, skip + before)
 
-    def _reading(self, layer: int, skip: int, rows: slice) -> Any:
-        """A cache with the keys and values of one layer that stand left of a token."""
+    def _block(self, layer: int, hidden: Tensor, reading: FrozenLayer, skip: int) -> Tensor:
+        """A block's output at the tokens from ``skip`` on, which read what stands before them."""
+        tokens = slice(skip, skip + hidden.shape[1])
+        cache = DynamicCache()
+        cache.layers = [reading] * len(self._layers)  # only this block's is read
+        call = self._calls[layer].at(tokens, self.states[0].shape[1]).with_cache(self._cache, cache)
+        return call(self.model.block(layer), hidden).to(self.model.device)
+
+    def _left_of(self, layer: int, skip: int, rows: slice) -> _SharedLayer:
+        """Recorded keys and values of a block that stand left of a token."""
         recorded = self._layers[layer]
         keys, values = recorded.own_keys[rows, :, :skip], recorded.own_values[rows, :, :skip]
         if recorded.keys is not None:
@@ -160,17 +186,23 @@ class RecordedPass:
             values = torch.cat([recorded.values[rows], values], dim=-2)
         shared = _SharedLayer()
         shared.lazy_initialization(keys, values)
-        shared.keys, shared.values = keys, values
-        cache = frozen_cache(self._cache)
-        cache.layers[layer] = shared
-        return cache
+        return shared
+
+    def _extended(self, layer: int, left: _SharedLayer, hidden: Tensor, skip: int) -> FrozenLayer:
+        """Keys and values of a block, and those of the next tokens, which are not run further."""
+        try:
+            self._block(layer, hidden, _EndingLayer(), skip)
+        except _Projected as projected:
+            extended = FrozenLayer()
+            extended.lazy_initialization(*left.update(projected.keys, projected.values))
+            return extended
+        raise AssertionError("a block that is given a cache shows it its keys and values")
 
 
 def _recording(layer: Any) -> _RecordingLayer:
     recording = _RecordingLayer()
     if layer.keys is not None:
         recording.lazy_initialization(layer.keys, layer.values)
-        recording.keys, recording.values = layer.keys, layer.values
     return recording
 
 
@@ -219,34 +251,7 @@ def _watched(
 
 
 def _shaped(
-    change: Callable[[Tensor], Tensor], shape: torch.Size
+    change: Callable[[Tensor], Tensor], shape: tuple[int, int]
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Applies a change to the tokens by rows, for blocks that flatten them, too."""
-    return lambda _, output: change(output.reshape(shape)).reshape(output.shape)
-
-
-@contextlib.contextmanager
-def _narrowed(model: LanguageModel, layer: int, only: int, length: int) -> Iterator[None]:
-    """Inside, modules that work on each token alone are run on the last ``only`` tokens.
-
-    Their output at the tokens before is zero. A block that flattens tokens is left alone.
-    """
-
-    def cut(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (args[0][:, -only:].contiguous(), *args[1:])
-
-    def fill(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return nn.functional.pad(output, (0, 0, length - only, 0))
-
-    architecture = model.architecture
-    names = [architecture.attention_out, *([architecture.mlp] if architecture.mlp else [])]
-    handles = []
-    try:
-        for name in names:
-            module = model.module(architecture.path(layer, name))
-            handles.append(module.register_forward_pre_hook(cut))
-            handles.append(module.register_forward_hook(fill))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    return lambda _, output: change(output.reshape(*shape, -1)).reshape(output.shape)

@@ -19,6 +19,11 @@ _NOT_BY_ROW = frozenset({"cache_position"})
 class FrozenLayer(DynamicLayer):
     """Keys and values of a prefix that later tokens can read but never extend."""
 
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Take keys and values as those of the prefix, (B, heads, P, head size)."""
+        super().lazy_initialization(key_states[:0], value_states[:0])
+        self.keys, self.values = key_states, value_states
+
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
@@ -72,19 +77,19 @@ class Call:
             tuple(swap(each) for each in self.args), {k: swap(v) for k, v in self.kwargs.items()}
         )
 
-    def later(self, skip: int, length: int) -> Call:
-        """The arguments for the tokens from ``skip`` on, of ``length`` in the recorded call."""
+    def at(self, tokens: slice, length: int) -> Call:
+        """The arguments for some tokens in a row, of ``length`` in the recorded call."""
 
         def cut(value: Any) -> Any:
             if isinstance(value, tuple):
                 return tuple(cut(each) for each in value)
-            if not isinstance(value, Tensor) or not skip:
+            if not isinstance(value, Tensor):
                 return value
             if value.ndim == 4 and value.shape[2] == length:
-                return value[:, :, skip:]  # mask, (B, 1, S', P + S)
+                return value[:, :, tokens]  # mask, (B, 1, S', P + S)
             if value.ndim in (2, 3) and value.shape[1] == length:
-                return value[:, skip:]  # positions or their rotations, (B, S', ...)
-            return value[skip:] if value.shape == (length,) else value
+                return value[:, tokens]  # positions or their rotations, (B, S', ...)
+            return value[tokens] if value.shape == (length,) else value
 
         return Call(
             tuple(cut(each) for each in self.args), {k: cut(v) for k, v in self.kwargs.items()}
@@ -106,7 +111,8 @@ def frozen_cache(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCach
 def _frozen_layer(layer: DynamicLayer, rows: Tensor | None) -> FrozenLayer:
     frozen = FrozenLayer()
     if layer.keys is not None:
-        frozen.lazy_initialization(layer.keys, layer.values)
-        frozen.keys = layer.keys if rows is None else rows_of(layer.keys, rows)
-        frozen.values = layer.values if rows is None else rows_of(layer.values, rows)
+        keys, values = layer.keys, layer.values
+        if rows is not None:
+            keys, values = rows_of(keys, rows), rows_of(values, rows)
+        frozen.lazy_initialization(keys, values)
     return frozen

@@ -17,6 +17,7 @@ from editkit.models.architectures import Architecture, Part, architecture_of
 from editkit.models.encoding import Completion, Encoding
 
 _REMEMBERED = 50_000  # encodings, some 50 MB
+_LOGITS = 4096  # per state, held at once
 _log = logging.getLogger(__name__)
 
 
@@ -274,7 +275,36 @@ class LanguageModel:
         Args:
             hidden: States after the final norm, as the base model returns them.
         """
-        logits: Tensor = self.hf.get_output_embeddings()(hidden).to(self.device).float()
+        return self._capped(self.hf.get_output_embeddings()(hidden).to(self.device).float())
+
+    def log_probability(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Log-probability of one token after each state, in float32.
+
+        The logits are summed up in parts of the vocabulary: they are never held as a whole, and
+        products with parts of a large matrix are faster than the one with all of it.
+
+        Args:
+            hidden: States after the final norm, (..., H).
+            ids: The tokens, (...).
+
+        Returns:
+            (...)
+        """
+        head = self.hf.get_output_embeddings()
+        hidden, ids = hidden.to(head.weight.device), ids.to(head.weight.device)
+        totals, chosen = [], torch.zeros(ids.shape, device=ids.device)
+        for start in range(0, head.weight.shape[0], _LOGITS):
+            part = slice(start, start + _LOGITS)
+            bias = None if head.bias is None else head.bias[part]
+            logits = self._capped(nn.functional.linear(hidden, head.weight[part], bias).float())
+            here = (ids >= start) & (ids < start + logits.shape[-1])
+            index = (ids - start).clamp(0, logits.shape[-1] - 1)[..., None]
+            chosen = torch.where(here, logits.gather(-1, index)[..., 0], chosen)
+            # One fused pass; logsumexp makes five.
+            totals.append(logits[..., 0] - torch.log_softmax(logits, dim=-1)[..., 0])
+        return (chosen - torch.stack(totals).logsumexp(dim=0)).to(self.device)
+
+    def _capped(self, logits: Tensor) -> Tensor:
         cap = getattr(self.hf.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -78,7 +78,7 @@ class CausalTracingConfig(Config):
 
     memory_mb: Count | None = None
     """Bounds the activations held at once; null: a quarter of the memory that is free, at most 512,
-    beyond which larger batches are no faster."""
+    or 64 on a CPU, beyond which larger batches are no faster."""
 
     plain: bool = False
     """One site at a time, whole prompts, logits everywhere: slow, kept as reference."""

@@ -4,7 +4,7 @@ The prompt left of the subject is run once. The clean run and the corrupted ones
 batch, and their states, keys and values are kept. Restoring something at token t and layer l then
 concerns the tokens from t on and the blocks above l alone; all sites of a token, for all samples of
 the noise, go through a block together, each joining at the block above which it begins to differ.
-Logits are formed for the answer's places only.
+The last block and the head are run at the answer's places only.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from editkit_plugins.tracing.questions import Question
 from editkit_plugins.tracing.tracks import SEVERED, Track, families, in_portions
 
 _MOST_MB = 512
+_MOST_MB_CPU = 64  # the largest tensors are a quarter of it; from 32 MB on, none is used again
 _VALUES_PER_TOKEN = 16  # of H values each: what a block holds of a token while it runs
 
 
@@ -76,6 +77,7 @@ class _Tracer:
         self.ids = torch.tensor(question.ids, device=model.device)
         self.noise = noise
         self.answer = torch.tensor(question.answer, device=model.device)
+        self.budget = _budget(model, config)
 
     def run(self, kinds: Sequence[Kind]) -> Finding:
         first = self._pass(self.noise[0])
@@ -119,8 +121,9 @@ class _Tracer:
         for token in range(self.start, len(self.question.prompt)):
             skip = token - self.start
             length = len(self.ids) - token
-            most = max(1, self._budget() // (length * self._bytes_per_token()))  # rows
+            most = max(1, self.budget // (length * self._bytes_per_token()))  # rows
             samples = max(1, min(self.samples, most // n_tracks))
+            samples = -(-self.samples // -(-self.samples // samples))  # batches of like size
             sums: dict[Track, float] = {}
             for portion in in_portions(grouped, max(1, most // samples)):
                 for begin in range(0, self.samples, samples):
@@ -143,27 +146,28 @@ class _Tracer:
         """
         n, top = rows.stop - rows.start, self.model.n_layers - 1
         base = births.runs.base
+        # The last block is run where the answer is read. If that is not at the restored token,
+        # nothing is given or begins there any more.
+        apart = len(self.ids) - self.start - skip > self.n_answer
         going: list[Track] = []
         hidden: Tensor | None = None  # (tracks n, S', H), track by track
         for layer in range(-1, top + 1):
-            if layer >= 0 and hidden is not None:
-                pins = _pins(going, layer, skip, rows, births.runs)
-                wanted = self.n_answer if layer == top else None
-                if wanted is not None and wanted < hidden.shape[1]:
-                    pins = {}  # of what is left there, the restored token is not among it
+            last = apart and layer == top
+            if hidden is not None:
+                pins = {} if last else _pins(going, layer, skip, rows, births.runs)
+                wanted = self.n_answer if last else None
                 hidden = base.run(layer, hidden, skip=skip, rows=rows, replace=pins, only=wanted)
-            new = [track for track in tracks if track.born == layer]
-            if not new:
-                continue
             begun = []
+            new = [track for track in tracks if track.born == layer and not (last and track.alone)]
             for track in new:
                 start = base.states[layer + 1][rows, skip:]
                 if track.parent is not None and hidden is not None:
                     at = going.index(track.parent) * n
                     start = hidden[at : at + n]
-                begun.append(births.of(track, start, skip, rows))
-            hidden = torch.cat(begun if hidden is None else [hidden, *begun])
-            going += new
+                begun.append(start if last else births.of(track, start, skip, rows))
+            if begun:
+                hidden = torch.cat(begun if hidden is None else [hidden, *begun])
+                going += new
         if hidden is None:
             return {}
         ending = [i for i, track in enumerate(going) if track.layers]
@@ -173,25 +177,21 @@ class _Tracer:
 
     def _probability(self, states: Tensor) -> Tensor:
         """Probability of the answer, (R,), from states after the last block, (R, A, H)."""
-        vocabulary = int(self.model.hf.config.vocab_size)
-        size = max(1, self._budget() // (12 * vocabulary * self.n_answer))
-        found = []
-        for chunk in states.split(size):
-            logits = self.model.head(self.model.final_hidden(chunk))  # (R, A, V)
-            index = self.answer.expand(len(chunk), -1)[..., None]  # (R, A, 1)
-            log_p = logits.gather(-1, index)[..., 0] - logits.logsumexp(dim=-1)  # (R, A)
-            found.append(log_p.sum(dim=-1).exp())
-        return torch.cat(found).double()
-
-    def _budget(self) -> int:
-        """Bytes that may be held at once."""
-        if self.config.memory_mb is not None:
-            return self.config.memory_mb * 2**20
-        free = available_memory(str(self.model.device))
-        return min(_MOST_MB * 2**20, free // 4) if free else _MOST_MB * 2**20
+        ids = self.answer.expand(len(states), -1)  # (R, A)
+        log_p = self.model.log_probability(self.model.final_hidden(states), ids)  # (R, A)
+        return log_p.sum(dim=-1).exp().double()
 
     def _bytes_per_token(self) -> int:
         return _VALUES_PER_TOKEN * self.model.hidden_size * self.model.dtype.itemsize
+
+
+def _budget(model: LanguageModel, config: CausalTracingConfig) -> int:
+    """Bytes that may be held at once."""
+    if config.memory_mb is not None:
+        return config.memory_mb * 2**20
+    most = (_MOST_MB_CPU if model.device.type == "cpu" else _MOST_MB) * 2**20
+    free = available_memory(str(model.device))
+    return min(most, free // 4) if free else most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,21 +259,21 @@ def _pins(
     parts: tuple[BlockPart, ...] = ("attention_out", "mlp_out")
     for part in parts:
         given = [
-            (i * n, runs.frozen if track.frozen else runs.base, track.frozen)
+            (i, track)
             for i, track in enumerate(tracks)
             if part in track.pinned and layer <= track.until
         ]
         if not given:
             continue
-        values = [
-            (at, source.parts[part][layer][rows if frozen else slice(0, 1), skip])
-            for at, source, frozen in given
-        ]  # (n, H) or (1, H)
+        clean, corrupted = runs.base.parts[part][layer][:1, skip], runs.frozen.parts[part][layer]
+        values = torch.cat(
+            [corrupted[rows, skip] if t.frozen else clean.expand(n, -1) for _, t in given]
+        )  # (given tracks n, H)
+        places = torch.tensor([i * n + j for i, _ in given for j in range(n)])
 
-        def put(output: Tensor, values: Sequence[tuple[int, Tensor]] = tuple(values)) -> Tensor:
+        def put(output: Tensor, places: Tensor = places, values: Tensor = values) -> Tensor:
             output = output.clone()
-            for at, value in values:
-                output[at : at + n, 0] = value
+            output[places.to(output.device), 0] = values.to(output.device)
             return output
 
         found[part] = put

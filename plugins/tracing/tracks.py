@@ -46,6 +46,11 @@ class Track:
     until: int = -1
     frozen: bool = False
 
+    @property
+    def alone(self) -> bool:
+        """Whether it branches off the corrupted run itself."""
+        return self.parent is None
+
 
 def window_of(layer: int, n_layers: int, config: CausalTracingConfig) -> range:
     """The layers of the window around a layer, cut at the model's ends."""

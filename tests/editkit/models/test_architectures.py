@@ -6,7 +6,8 @@ from transformers import BertConfig, OPTConfig
 
 from editkit import ModelError
 from editkit.layout import is_matrix_module
-from editkit.models import architecture_of
+from editkit.models import architecture_of, language_model
+from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
 from editkit.models.running import (
     Tail,
@@ -48,6 +49,38 @@ def test_forward_equals_the_model_itself(name: str) -> None:
             expected = model.hf(input_ids=ids).logits.float()
             logits = model.head(forward(model, ids))
         torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("part", [7, 4096])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_probability_of_one_token_without_all_logits(
+    name: str, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(language_model, "_LOGITS", part)
+    model = tiny(name)
+    ids = torch.tensor([model.encode([TEXTS[0]])[0].ids])
+    wanted = ids.roll(-1)
+    with torch.no_grad():
+        hidden = forward(model, ids)  # (1, T, H)
+        expected = torch.log_softmax(model.head(hidden), dim=-1).gather(-1, wanted[..., None])
+        found = model.log_probability(hidden, wanted)
+    torch.testing.assert_close(found, expected[..., 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_block_is_run_again_for_rows_that_differ_on_the_right(name: str) -> None:
+    """Two states for each recorded row, at all tokens and at the last ones alone."""
+    model, skip, rows = tiny(name), 2, slice(1, 4)
+    ids = torch.tensor(model.encode([TEXTS[0]])[0].ids)
+    noise = torch.randn(4, len(ids) - 1, model.hidden_size, generator=torch.Generator())
+    recorded = RecordedPass.record(model, ids, 1, 4, embed=lambda embedded: embedded + noise)
+    for layer in range(model.n_layers):
+        hidden = torch.cat([recorded.states[layer][rows, skip:]] * 2)  # (2 R, S', H)
+        expected = torch.cat([recorded.states[layer + 1][rows, skip:]] * 2)
+        for only in (None, 1, 2, hidden.shape[1]):
+            found = recorded.run(layer, hidden, skip=skip, rows=rows, only=only)
+            torch.testing.assert_close(found, expected[:, -found.shape[1] :], rtol=1e-5, atol=1e-5)
+            assert found.shape[1] == (only or hidden.shape[1])
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

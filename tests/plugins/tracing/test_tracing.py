@@ -48,6 +48,18 @@ def test_reuse_changes_nothing_for_answers_of_several_tokens() -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "prompt",
+    ["Rome", "They all live in Rome", "Rome is", "They say that Rome lies"],
+)
+def test_reuse_changes_nothing_wherever_the_subject_stands(prompt: str, architecture: str) -> None:
+    """First, last, or both; the answer has several tokens, so the last block's places differ."""
+    model = tiny(architecture)
+    assert len(model.complete([prompt], ["Lima"])[0].target) > 1
+    assert_close(*both_ways(model, Fact(prompt, "Rome", "Lima"), window=2))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_reuse_changes_nothing(architecture: str) -> None:
     model = tiny(architecture)
     assert_close(*both_ways(model, DARRIEUX, window=2))
@@ -61,6 +73,7 @@ def test_reuse_changes_nothing(architecture: str) -> None:
         {"window": 4, "answer_tokens": "first"},
         {"window": 3, "window_side": "above", "severed_noise": "same"},
         {"memory_mb": 1},
+        {"memory_mb": 1, "samples": 7},
         {"corruption": "uniform"},
         {"corruption": "multivariate"},
         {"corruption": "student_t"},
