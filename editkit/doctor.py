@@ -14,8 +14,9 @@ from editkit import __version__
 from editkit.cache import cache_folder
 from editkit.corpora import Corpus
 from editkit.errors import ConfigError, EditkitError, ModelError
-from editkit.estimates import Estimate, available_memory, estimate, memory_of_this_process
+from editkit.estimates import Estimate, estimate
 from editkit.interfaces import Config
+from editkit.memory import available_memory, memory_of_this_process
 from editkit.models.finding import digest_of_files, model_folder
 from editkit.models.shape import ModelShape, shape_of
 from editkit.needs import Needs, StatisticNeeds

@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import resource
 from collections.abc import Sequence
-from pathlib import Path
 
 from editkit.models.shape import ModelShape
 from editkit.needs import Needs, StatisticNeeds
 
-__all__ = [
-    "Estimate",
-    "available_memory",
-    "estimate",
-    "memory_of_this_process",
-    "peak_memory_of_this_process",
-]
+__all__ = ["Estimate", "estimate"]
 
 PROMPTS_PER_RECORD = 13  # of CounterFact: the rewrite, two paraphrases, ten neighbours
 _TOKENS_PER_PASS = 16384  # when scoring
@@ -103,37 +94,3 @@ def _scoring(shape: ModelShape, requests: int, tokens: int) -> int:
 def _passing(shape: ModelShape) -> int:
     """What a token holds at once in a forward pass: the residual stream, the MLP in and out."""
     return 2 * (shape.hidden_size + shape.inner_size) * shape.bytes_per_value
-
-
-def memory_of_this_process() -> int:
-    """Resident memory now, in bytes (at its highest, where the system tells nothing else)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return peak_memory_of_this_process()
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak_memory_of_this_process() -> int:
-    """Resident memory at its highest, in bytes."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.split("VmHWM:")[1].split()[0]) * 1024
-    except (OSError, ValueError, IndexError):
-        # Elsewhere; on Linux this would count what the parent held before it started us.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if os.uname().sysname == "Darwin" else peak * 1024
-
-
-def available_memory(device: str = "cpu") -> int | None:
-    """Free memory of the host or of a GPU, in bytes; None where it cannot be told."""
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.mem_get_info(device)[0]) if torch.cuda.is_available() else None
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return found[0] * 1024 if found else None

@@ -21,8 +21,8 @@ from editkit.benchmark.run import Row, Run
 from editkit.benchmark.scoring import BadScores, collect
 from editkit.benchmark.store import Store
 from editkit.errors import EditkitError, PluginError
-from editkit.estimates import peak_memory_of_this_process
 from editkit.interfaces import Editor, Metric, Record
+from editkit.memory import peak_memory_of_this_process
 from editkit.plugins import Registry
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from editkit.estimates import available_memory
+from editkit.memory import available_memory
 from editkit.models import LanguageModel
 from editkit.models.blocks import BlockPart, RecordedPass
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
