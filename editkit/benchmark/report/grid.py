@@ -9,6 +9,8 @@ from editkit.scores import Score
 
 __all__ = ["Entry", "Grid", "Line", "number"]
 
+_LONG = 1e5
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -84,6 +86,11 @@ def number(
         return Entry("-")
     mean = round(score.scale * estimate.mean, 1) + 0.0  # no minus before a zero
     sign = "+" if (score.signed if signed is None else signed) else ""
-    half = f"{score.scale * estimate.half_width:.1f}" if estimate.n else ""
+    half = _short(score.scale * estimate.half_width) if estimate.n else ""
     level = min(max(estimate.mean, 0.0), 1.0) if shaded else None
-    return Entry(f"{mean:{sign}.1f}", half, bold, failed, level)
+    return Entry(_short(mean, sign), half, bold, failed, level)
+
+
+def _short(value: float, sign: str = "") -> str:
+    """One digit after the point; of numbers beyond all measure, two digits and a power of ten."""
+    return f"{value:{sign}.1f}" if abs(value) < _LONG else f"{value:{sign}.1e}"

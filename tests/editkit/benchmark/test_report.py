@@ -4,8 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from editkit import Score
+from editkit.benchmark.aggregate import Estimate
 from editkit.benchmark.report import run_table as table
+from editkit.benchmark.report.grid import number
 from editkit.benchmark.run import Cell, Run
 
 SCORES = (
@@ -69,3 +73,16 @@ def test_namesakes_are_told_apart_and_shards_named() -> None:
     assert "rome (published, seed 0)" in text
     assert "rome (paper, seed 1)" in text
     assert "part 2 of 3" in text
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "shown"),
+    [
+        (0.5, 0.25, "0.5 ±0.2"),
+        (99_999.0, 1.0, "99999.0 ±1.0"),
+        (8_363_078.6, 6_795_596.0, "8.4e+06 ±6.8e+06"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_short(mean: float, half: float, shown: str) -> None:
+    perplexity = Score("essence/perplexity", "perplexity", scale=1.0)
+    assert number(perplexity, Estimate(mean, mean - half, mean + half, 3)).plain == shown
