@@ -18,8 +18,9 @@ from editkit_plugins import mlflow_tracking
 from editkit_plugins.mlflow_tracking import ui
 
 SERVE = """
-import sys
+import signal, sys
 from argparse import ArgumentParser
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from editkit_plugins.mlflow_tracking import ui
 parser = ArgumentParser()
 ui.configure(parser)
@@ -84,7 +85,10 @@ def test_it_serves_until_told_to_stop(out: Path, end: signal.Signals) -> None:
                 assert answer.status == 200
         finally:
             serving.send_signal(end)
-            code = serving.wait(timeout=30)
+            try:
+                code = serving.wait(timeout=30)
+            finally:
+                serving.kill()
     assert code == (0 if end == signal.SIGINT else 128 + signal.SIGTERM)
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port), timeout=5)
