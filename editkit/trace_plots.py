@@ -33,6 +33,7 @@ _MARKERS = "osD^vP"
 _ROW_INCHES = 0.24
 _LONGEST = 14  # letters of a token's label
 _MOST_TICKS = 12
+_LEAST_SCALE = 1e-6  # of a map without any effect
 
 
 def heat_maps(trace: Trace) -> Figure:
@@ -58,7 +59,7 @@ def heat_maps(trace: Trace) -> Figure:
     }
     tokens = [_label(token) for token in trace.tokens]
     unit = "effect" if corrupted is None else f"p({_label(trace.answer.strip())})"
-    return _maps(kinds, tokens, f"{trace.model}, {trace.locator}", words, unit=unit)
+    return _maps(kinds, tokens, f"{trace.model}, {trace.locator}", words, unit, corrupted or 0.0)
 
 
 def _label(token: str) -> str:
@@ -80,7 +81,7 @@ def average_maps(
         title: First line of the title.
         note: Second line.
     """
-    return _maps(kinds, roles, title, [note], unit="effect")
+    return _maps(kinds, roles, title, [note], "effect", 0.0)
 
 
 def average_lines(
@@ -119,12 +120,17 @@ def _maps(
     title: str,
     words: Sequence[str],
     unit: str,
+    white: float,
 ) -> Figure:
+    """Heat maps whose colours begin at ``white``; what lies below it is white, too."""
     figure, panels = _figure(len(kinds), height=1.7 + _ROW_INCHES * len(rows))
     for panel, (kind, scores) in zip(panels, kinds.items(), strict=True):
         n_layers = len(scores[0])
         shades = _SHADES.get(kind.partition("-")[0], "Purples")
-        image = panel.pcolormesh(scores, cmap=shades, edgecolors="face", linewidth=0.1)
+        darkest = max(white + _LEAST_SCALE, *(value for row in scores for value in row))
+        image = panel.pcolormesh(
+            scores, cmap=shades, vmin=white, vmax=darkest, edgecolors="face", linewidth=0.1
+        )
         panel.invert_yaxis()
         panel.set_yticks([i + 0.5 for i in range(len(rows))], rows, fontsize=8)
         step = max(1, math.ceil(n_layers / _MOST_TICKS))

@@ -42,7 +42,7 @@ class Site(NamedTuple):
     effect: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Trace:
     """What a locator says of one fact.
 
@@ -55,6 +55,11 @@ class Trace:
     model: str
     locator: str
     maps: tuple[Localization, ...]
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(each.kind for each in self.maps)
+        said = f'"{self.fact.prompt}" -> "{self.answer.strip()}"'
+        return f"<Trace of {said} on {self.model} by {self.locator}: {kinds}>"
 
     @property
     def fact(self) -> Fact:

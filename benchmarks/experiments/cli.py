@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.auto_layer import choose_layers
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
@@ -24,8 +25,8 @@ from editkit.cache import key_of
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
 from editkit.complaints import parse_yaml
-from editkit.errors import TrackingError
-from editkit.plugins import default_registry
+from editkit.errors import ConfigError, TrackingError, did_you_mean
+from editkit.plugins import Registry, default_registry
 from editkit.reports import Report, tell
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("editkit-results") / experiment.name
     sets = [text for text in args.sets if text not in of_tracing]
     flags = Flags(dataset=args.dataset, limit=args.limit, sets=sets)
+    _check_scores(experiment, registry)
     benchmark, values = apply_flags(experiment.to_benchmark(n_layers_of), flags)
     plan: Plan | None = None
     finished: Finished | None = None
@@ -76,6 +78,10 @@ def run(args: argparse.Namespace) -> int:
                 fingerprint_of=fingerprint_of,
                 n_layers_of=n_layers_of,
             )
+            if experiment.tracing is not None:
+                from editkit_benchmarks.experiments.tracing import edited_cells
+
+                edited_cells(experiment.tracing, plan)  # a wrong name is told before any work
             tracking = not args.no_mlflow
             finished = carry_out(plan, out, registry, tracking=tracking, quiet=args.quiet)
         if experiment.tracing is not None:
@@ -91,6 +97,19 @@ def run(args: argparse.Namespace) -> int:
     if not told:
         return TrackingError.exit_code
     return EXIT_FAILED_RECORDS if finished and finished.failures() else 0
+
+
+def _check_scores(experiment: Experiment, registry: Registry) -> None:
+    """Refuse figures of scores that no installed metric has."""
+    specs: list[Any] = [offer.spec for offer in registry.offers("metric")]
+    known = [SUMMARY.key, *(score.key for spec in specs for score in spec.scores)]
+    for figure in experiment.figures:
+        for key in figure.scores:
+            if key not in known:
+                raise ConfigError(
+                    f"figure {figure.name!r} shows {key!r}, a score that no metric has.",
+                    hint=did_you_mean(key, known) or "'editkit describe METRIC' lists scores.",
+                )
 
 
 def _values(sets: Sequence[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from editkit import ConfigError, UsageError
 from editkit.benchmark.spec import Benchmark, ModelChoice, checked
 from editkit.complaints import parse_yaml, problems_of
 from editkit.errors import did_you_mean
+from editkit_plugins.tracing.averages import ROLES
 
 EVERY_LAYER = "every"
 """In place of a list of layers: all that the model has."""
@@ -75,11 +76,16 @@ class FigureSpec(_Section):
         return self.kind in ("effects", "effects-and-score")
 
     @model_validator(mode="after")
-    def _has_scores(self) -> FigureSpec:
+    def _fits_its_kind(self) -> FigureSpec:
         wanted = {"effects": "none", "effects-and-score": "one"}.get(self.kind, "some")
         fits = {"none": not self.scores, "one": len(self.scores) == 1, "some": bool(self.scores)}
         if not fits[wanted]:
             raise ValueError(f"{self.kind} takes {wanted} of scores, got {len(self.scores)}")
+        if self.kind == "lines" and self.x is None:
+            raise ValueError("lines need x, the field along the horizontal axis")
+        unknown = [role for role in self.roles if role not in ROLES]
+        if unknown:
+            raise ValueError(f"no role is called {unknown[0]!r}; there are {', '.join(ROLES)}")
         if self.kind == "effects" and self.series not in (None, "setting", "kind"):
             raise ValueError(f"series of effects is {self.series!r}, expected setting or kind")
         return self
@@ -135,8 +141,7 @@ class Experiment(_Section):
             return self.model_copy(update={"tracing": Tracing.model_validate(content)})
         except ValidationError as error:
             raise ConfigError(
-                f"experiment {self.name}, tracing: {problems_of(error)}.",
-                hint="See docs/experiments.md for the format.",
+                f"experiment {self.name}, tracing: {problems_of(error)}.", hint=_hint(error)
             ) from None
 
     @property
@@ -190,6 +195,15 @@ def _settings(sweep: Sweep, n_layers: Callable[[], int | None]) -> Iterator[dict
         yield dict(zip(sweep.grid, combination, strict=True))
 
 
+def _hint(error: ValidationError) -> str:
+    fields = {
+        name for kind in (Experiment, Sweep, Tracing, FigureSpec) for name in kind.model_fields
+    }
+    unknown = [str(e["loc"][-1]) for e in error.errors() if e["type"] == "extra_forbidden"]
+    near = did_you_mean(unknown[0], fields) if unknown else None
+    return near or "See docs/experiments.md for the format."
+
+
 def known_experiments() -> dict[str, Experiment]:
     """The experiments that ship with the package, by name."""
     folder = importlib.resources.files("editkit_benchmarks.experiments")
@@ -233,9 +247,7 @@ def parse_experiment(text: str, *, place: str) -> Experiment:
     try:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
-        raise ConfigError(
-            f"{place}: {problems_of(error)}.", hint="See docs/experiments.md for the format."
-        ) from None
+        raise ConfigError(f"{place}: {problems_of(error)}.", hint=_hint(error)) from None
     if "model" not in experiment.benchmark:
         raise ConfigError(f"{place}: benchmark.model is missing.")
     return experiment

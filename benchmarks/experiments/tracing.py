@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit import EditRequest, Fact, make_dataset, make_locator
+from editkit import Editor, EditRequest, Fact, make_dataset, make_locator
 from editkit.benchmark.isolation import seeded
 from editkit.benchmark.overrides import PluginValues
-from editkit.benchmark.plan import Plan
+from editkit.benchmark.plan import Plan, PlannedCell
+from editkit.benchmark.report.labels import labels_of
 from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
-from editkit.errors import UsageError
+from editkit.errors import UsageError, did_you_mean
 from editkit.plugins import default_registry
 from editkit_benchmarks.experiments.spec import Tracing
 from editkit_plugins.tracing.facts import facts_of
@@ -78,6 +79,9 @@ def trace_all(
             empty = average.why_empty(model.name, f"{task.source} {task.name}".strip())
             _log.warning("left out: %s", empty)
             continue
+        if average.failed:
+            reason = next(iter(average.failed.values()))
+            _log.warning("%s: %d not traced (%s)", task.name, len(average.failed), reason)
         found.append(Shown(average, tracing.locator, model.name, task.source, task.name))
     if not found:
         raise UsageError(empty, hint="Trace facts that the model knows.")
@@ -105,31 +109,48 @@ def _tasks(
     for name, setting in (tracing.settings or {"": {}}).items():
         before = _BEFORE if tracing.after and not name else name
         yield _Task(before, facts, source, {**tracing.config, **setting})
-    for name in tracing.after:
-        edits = Edits(name, _editor(name, plan, model), requests)
+    for label, planned in edited_cells(tracing, plan):
+        edits = Edits(label, _editor(planned, model), requests)
         new = [_fact(each, each.target_new) for each in requests]
-        yield _Task(f"after {name}", new, choice.name, tracing.config, edits)
+        yield _Task(f"after {label}", new, choice.name, tracing.config, edits)
 
 
 def _fact(request: EditRequest, answer: str | None) -> Fact:
     return Fact(request.sentence, request.subject, answer)
 
 
-def _editor(name: str, plan: Plan | None, model: LanguageModel) -> Any:
-    """The benchmark's editor of that name, prepared as a benchmark does it."""
+def edited_cells(tracing: Tracing, plan: Plan | None) -> list[tuple[str, PlannedCell]]:
+    """The cells after whose edits facts are traced, with their labels.
+
+    Raises:
+        UsageError: ``after`` names what is no editor and no label of the benchmark.
+    """
     cells = plan.cells if plan else ()
-    for planned in cells:
-        if planned.cell.editor == name:
-            editor = default_registry().build("editor", name, planned.config)
-            editor.check(model)
-            with seeded(planned.cell.seed, "prepare"):
-                editor.prepare(model)
-            return editor
-    known = ", ".join(dict.fromkeys(planned.cell.editor for planned in cells)) or "none"
-    raise UsageError(
-        f"tracing.after names {name!r}, which is no editor of the benchmark; it has {known}.",
-        hint="Add it to benchmark.editors.",
-    )
+    labels = labels_of(plan.run(Path(), plan.model_description(), tracking=False)) if plan else ()
+    found = []
+    for name in tracing.after:
+        named = [
+            (label, planned)
+            for label, planned in zip(labels, cells, strict=True)
+            if name in (label, planned.cell.editor)
+        ]
+        if not named:
+            raise UsageError(
+                f"tracing.after names {name!r}, which is no editor of the benchmark; it has "
+                f"{', '.join(labels) or 'none'}.",
+                hint=did_you_mean(name, labels) or "Add it to benchmark.editors.",
+            )
+        found += named
+    return found
+
+
+def _editor(planned: PlannedCell, model: LanguageModel) -> Editor[Any]:
+    """The editor of a cell, prepared as a benchmark does it."""
+    editor: Editor[Any] = default_registry().build("editor", planned.cell.editor, planned.config)
+    editor.check(model)
+    with seeded(planned.cell.seed, "prepare"):
+        editor.prepare(model)
+    return editor
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from editkit.errors import UsageError
 from editkit_benchmarks.statements.results import MissingResultsError, Results
 from editkit_benchmarks.statements.statements import STATEMENTS, Statement
 
@@ -24,7 +25,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="editkit_benchmarks.statements", description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("editkit-results"))
     folder: Path = parser.parse_args(arguments).folder
-    results = {name: Results(folder / name) for name in {each.experiment for each in STATEMENTS}}
+    names = {each.experiment for each in STATEMENTS}
+    if not any((folder / name).is_dir() for name in names):
+        sys.stderr.write(
+            f"error: {folder} holds no output folder of an experiment that statements are tried "
+            "on.\n  try: Run 'editkit run-experiment counterfact', and name the folder that "
+            f"its output folder is in{': ' + str(folder.parent) if folder.name in names else ''}.\n"
+        )
+        return UsageError.exit_code
+    results = {name: Results(folder / name) for name in names}
     rows = [_row(statement, results[statement.experiment]) for statement in STATEMENTS]
     sys.stdout.write(table(rows))
     return 0

@@ -145,9 +145,13 @@ def effect_above(
     """
 
     def check(results: Results) -> Verdict:
-        found = _peaks(results.traces[0], first, second, late=late, same_layer=same_layer)
-        ours, theirs, difference = found
-        told = f"{ours:.3f} against {theirs:.3f}, {_signed(difference)}"
+        layers, (ours, theirs, difference) = _peaks(
+            results.traces[0], first, second, late=late, same_layer=same_layer
+        )
+        told = (
+            f"{ours:.3f} (layer {layers[0]}) against {theirs:.3f} (layer {layers[1]}), "
+            f"{_signed(difference)}"
+        )
         return _verdict(difference, f"{_pair(first, second)}: {told}")
 
     return check
@@ -157,7 +161,7 @@ def effect_above_in_all(first: Site, second: Site) -> Check:
     """The same under every setting that was traced; the numbers are the smallest and largest."""
 
     def check(results: Results) -> Verdict:
-        found = [_peaks(traces, first, second)[2] for traces in results.traces]
+        found = [_peaks(traces, first, second)[1][2] for traces in results.traces]
         holds = _joined([_verdict(each, "").holds for each in found])
         ordered = sorted(found, key=lambda each: each.mean)
         ends = f"{_signed(ordered[0])} to {_signed(ordered[-1])}"
@@ -186,15 +190,15 @@ def grows_after(editor: str, kind: str, role: str) -> Check:
 
 def _peaks(
     traces: Traces, first: Site, second: Site, *, late: bool = False, same_layer: bool = False
-) -> tuple[float, float, Estimate]:
-    """Both averages where they are largest, and their difference."""
+) -> tuple[tuple[int, int], tuple[float, float, Estimate]]:
+    """The layers where both averages are largest; these averages, and their difference."""
     places = []
     for kind, role in (first, second):
         means = [each.mean for each in traces.mean(kind, role)]
         start = len(means) // 2 if late else 0
         layer = means.index(max(means[start:]), start)
         places.append((kind, role, places[0][2] if same_layer and places else layer))
-    return traces.compared(*places)
+    return (places[0][2], places[1][2]), traces.compared(*places)
 
 
 def _pair(first: Site, second: Site) -> str:

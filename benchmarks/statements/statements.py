@@ -68,7 +68,7 @@ STATEMENTS = (
         "constrained fine-tuning spares the neighbours, and does not generalize",
         "FT+L: NS 70.3, PS 48.7",
         "counterfact",
-        all_of(marked({"ft+l": {_GENERALIZATION}}), above(_NS, ("ft+l", {}), ("ft", {}))),
+        marked({"ft+l": {_GENERALIZATION}}),
     ),
     Statement(
         "knowledge neurons hardly edit at all",

@@ -54,6 +54,7 @@ class KnowledgeNeuronsLocator(Locator[KnowledgeNeuronsConfig]):
                     scores=(*[silent] * (len(encoding) - 1), tuple(table.sum(dim=1).tolist())),
                     baselines={"clean": float(probabilities[torch.tensor(target)].mean())},
                     neurons=tuple(chosen[: self.config.most_neurons]),
+                    answer=model.tokenizer.decode(target),
                 )
             )
         return found

@@ -8,6 +8,7 @@ command goes on.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import re
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from editkit_plugins.tracing.study import Study
 
 _STRONGEST = 3
+_TOLD = 5  # broken facts
+_LONGEST_NAME = 110  # letters
 _WINDOW = 10  # what causal tracing restores together unless it is told otherwise
 _NOT_PREDICTED = 1  # exit code
 _log = logging.getLogger("editkit.trace")
@@ -112,7 +115,9 @@ def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any])
         preset=args.preset,
         **values,
     )
-    name = _file_name(f"{args.locator}-{model.name}-{args.prompt}")
+    answer = "" if args.answer is None else f"-{args.answer}"
+    chosen = "".join(f"-{text}" for text in [args.preset, *sorted(args.sets)] if text)
+    name = _file_name(f"{args.locator}-{model.name}-{args.prompt}{answer}{chosen}")
     files = save_figures({name: found.plot()}, args.out / "traces")
     table = args.out / "traces" / f"{name}.csv"
     found.to_frame().to_csv(table, index=False)
@@ -141,6 +146,7 @@ def _document(found: Trace) -> dict[str, Any]:
         "predicted": found.predicted,
         "tokens": list(found.maps[0].tokens),
         "baselines": dict(found.maps[0].baselines),
+        "neurons": [list(neuron) for each in found.maps for neuron in each.neurons],
         "effects": {each.kind: [list(row) for row in each.scores] for each in found.maps},
     }
 
@@ -157,6 +163,10 @@ def _print_trace(found: Trace, files: list[Path]) -> None:
             f"  {site.effect:+.3f}  layer {site.layer:<3d} token {site.token} {site.text!r}"
             for site in found.strongest(_STRONGEST, each.kind)
         ]
+        lines += [
+            f"  {effect:+.3f}  layer {layer:<3d} neuron {neuron}"
+            for layer, neuron, effect in each.neurons[:_STRONGEST]
+        ]
     lines += ["", *map(str, files)]
     sys.stdout.write("\n".join(lines) + "\n")
 
@@ -172,7 +182,9 @@ def _many(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]
     locator = make_locator(args.locator, model, preset=args.preset, **values)
     facts, wrong = facts_of(args.facts)
     if wrong:
-        _log.warning("%d broken facts are left out (%s).", len(wrong), wrong[0])
+        more = f"; {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
+        told = "; ".join(wrong[:_TOLD])
+        _log.warning("%d broken facts are left out (%s%s).", len(wrong), told, more)
     facts = facts[: args.limit]
     from tqdm import tqdm
 
@@ -246,7 +258,10 @@ def _print_study(
 
 
 def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", text.replace("/", "-")).strip("-")[:120]
+    name = re.sub(r"[^\w.+-]+", "-", text.replace("/", "-")).strip("-")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _print_json(document: dict[str, Any], files: list[Path]) -> None:

@@ -116,6 +116,36 @@ def test_new_facts_are_traced_after_their_edits(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.usefixtures("elsewhere")
+def test_every_cell_of_a_sweep_is_traced_after_its_own_edits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("mine.yaml").write_text(
+        """{name: mine, summary: s, benchmark: {model: atlas, dataset: atlas, limit: 2, metrics:
+        [efficacy]}, sweep: [{editor: ft, grid: {layer: [0, 1]}}], tracing: {after: [ft]}}""",
+        encoding="utf-8",
+    )
+    assert experiment("mine.yaml") == 0
+    said = capsys.readouterr().out
+    assert "after ft (layer 0): " in said
+    assert "after ft (layer 1): " in said
+    assert experiment("mine.yaml", "--set", "tracing.after=['ft (layer 1)']") == 0
+    assert "after ft (layer 0): " not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_a_score_that_no_metric_has_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(
+        """{name: mine, summary: s, benchmark: {model: atlas, dataset: atlas, editors: [ft]},
+        figures: [{name: f, kind: bars, scores: [efficacy/scor]}]}""",
+        encoding="utf-8",
+    )
+    assert main(["run-experiment", "mine.yaml", "--no-mlflow", "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "'efficacy/scor', a score that no metric has" in said
+    assert "Did you mean 'efficacy/score'?" in said
+
+
+@pytest.mark.usefixtures("elsewhere")
 def test_effects_beside_a_score(capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment("where-to-edit", "--limit", "2") == 0
     assert {"where-to-edit.png", "where-to-edit.svg", "where-to-edit-maps.png"} <= figures()
@@ -130,6 +160,7 @@ def test_effects_beside_a_score(capsys: pytest.CaptureFixture[str]) -> None:
         (["noise-robustness", "--set", "tracing.config.windo=2"], "Did you mean 'window'?"),
         (["noise-robustness", "--set", "tracing.facts=absent.json"], "absent.json"),
         (["knowing-vs-saying", "--set", "tracing.after=[ft]"], "'ft', which is no editor of"),
+        (["noise-robustness", "--set", "tracing.setings={}"], "Did you mean 'settings'?"),
         (["counterfact"], "traces nothing"),
     ],
 )
@@ -155,6 +186,8 @@ def test_a_panel_shows_what_goes_beyond_a_hundred(value: float, *, whole: bool) 
     [
         ("kind: bars", "bars takes some of scores, got 0"),
         ("kind: effects, scores: [summary/score]", "effects takes none of scores, got 1"),
+        ("kind: lines, scores: [a/b]", "lines need x"),
+        ("kind: effects, roles: [lst token]", "no role is called 'lst token'"),
         ("kind: effects, series: role", "series of effects is 'role', expected setting or kind"),
         ("kind: effects-and-score", "effects-and-score takes one of scores, got 0"),
     ],

@@ -127,13 +127,14 @@ def test_traces_decide(tmp_path: Path) -> None:
     early = effect_above(*EARLY)(results)
     assert early.holds is True
     assert early.numbers == (
-        "mlp against attn at the last subject token: 0.405 against 0.095, +0.310 ± 0.008"
+        "mlp against attn at the last subject token: 0.405 (layer 0) against 0.095 (layer 1), "
+        "+0.310 ± 0.008"
     )
     assert effect_above(*reversed(EARLY))(results).holds is False
     assert effect_above(*LATE)(results).holds is False
     assert effect_above(*LATE, late=True)(results).holds is True
     same = effect_above(*EARLY, same_layer=True)(results)
-    assert "0.405 against 0.000" in same.numbers
+    assert "0.405 (layer 0) against 0.000 (layer 0)" in same.numbers
     with pytest.raises(MissingResultsError):
         effect_above(("state", "last token"), LATE[0])(results)
 
@@ -163,8 +164,11 @@ def test_every_statement_belongs_to_an_experiment() -> None:
 
 
 def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "zsre").mkdir()
     assert main([str(tmp_path)]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 2 + len(STATEMENTS)
     assert all("`editkit run-experiment" in row for row in rows[2:])
-    assert not any(tmp_path.iterdir())  # asking makes nothing
+    assert [path.name for path in tmp_path.rglob("*")] == ["zsre"]  # asking makes nothing
+    assert main([str(tmp_path / "zsre")]) == 2
+    assert f"is in: {tmp_path}." in capsys.readouterr().err

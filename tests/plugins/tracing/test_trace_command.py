@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from editkit import (
 from editkit.benchmark.run import STORE_FILE, runs_in
 from editkit.benchmark.store import Store
 from editkit.cli.main import main
-from editkit_plugins.tracing import study
+from editkit_plugins.tracing import command, study
 from editkit_plugins.tracing.averages import ROLES, averaged, mean_of, roles_of
 
 COROLLA = ["--prompt", "Toyota Corolla is made by", "--subject", "Toyota Corolla"]
@@ -51,6 +52,24 @@ def test_one_fact_as_text_numbers_and_pictures(capsys: pytest.CaptureFixture[str
     assert len(rows) == 1 + 3 * 9 * 6  # kinds, tokens, layers
 
 
+def test_another_answer_has_files_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert trace(*COROLLA, "--set", "window=2", "--set", "kinds=[state]") == 0
+    assert trace(*COROLLA, "--answer", "Ferrari", "--set", "kinds=[state]") == 1
+    names = {path.stem for path in Path("editkit-results/traces").iterdir()}
+    assert len(names) == 2
+    assert any("Ferrari" in name for name in names)
+    long = "x" * 200
+    assert command._file_name(f"{long}a") != command._file_name(f"{long}b")
+
+
+def test_neurons_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["trace", "--model", "atlas", *COROLLA, "--locator", "knowledge-neurons"]
+    assert main([*arguments, "--no-mlflow"]) == 0
+    said = capsys.readouterr().out
+    assert '"Toyota Corolla is made by" -> "Toyota"' in said
+    assert re.search(r"layer 0 +neuron \d+", said)
+
+
 def test_from_python_with_names_of_tokens() -> None:
     model = editkit.load_model("atlas")
     found = editkit.trace(model, COROLLA[1], COROLLA[3], samples=2, kinds=("state",))
@@ -60,6 +79,9 @@ def test_from_python_with_names_of_tokens() -> None:
     assert (best.kind, best.text, best.layer) == ("state", "by", 5)
     frame = found.to_frame()
     assert frame.loc[frame.effect.idxmax(), "text"] == "by"
+    assert repr(found) == (
+        '<Trace of "Toyota Corolla is made by" -> "Toyota" on atlas by causal-tracing: state>'
+    )
     figure = found.plot()
     assert len(figure.axes) == 2  # the map and its scale
     assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
