@@ -17,14 +17,23 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = re.findall(r"^    (editkit .+)$", README, re.MULTILINE)
 
 
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
-    [example] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    patch, effects = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     namespace: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), namespace)
+    exec(compile(patch, "README.md", "exec"), namespace)
     assert (tmp_path / "corolla.safetensors").stat().st_size < 8192
     assert namespace["delta"].request == namespace["request"]
+    capsys.readouterr()
+    exec(compile(effects, "README.md", "exec"), namespace)
+    assert capsys.readouterr().out.splitlines() == [
+        "efficacy 0.0 -> 1.0",
+        "paraphrase 0.0 -> 1.0",
+        "neighborhood 1.0 -> 1.0",
+    ]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from editkit.benchmark.published import published_for
 from editkit.benchmark.report import Section, sections_of
-from editkit.benchmark.run import runs_in
+from editkit.benchmark.run import STORE_FILE, runs_in
 from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.plugins import default_registry
 
@@ -41,11 +41,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write the report."""
     registry = default_registry()
+    inside = sorted(str(store.parent) for store in args.out.glob(f"*/{STORE_FILE}"))
+    if inside and not (args.out / STORE_FILE).exists():
+        raise StoreError(
+            f"there is no store in {args.out}, but in folders of it.",
+            hint=f"Name one of them: {', '.join(inside)}.",
+        )
     runs = runs_in(args.out)
     if not runs:
         raise StoreError(
-            f"the store in {args.out} holds no results yet.",
-            hint=f"Run 'editkit run-benchmark --out {args.out}' first.",
+            f"the store in {args.out} holds no results of a benchmark yet.",
+            hint=f"Run 'editkit run-benchmark --out {args.out}' first. Average traces have their "
+            "pictures and tables in files of their own, in its folder figures or traces.",
         )
     sections = sections_of(runs, [published_for(run, registry) for run in runs])
     _check_against(args.against, sections)

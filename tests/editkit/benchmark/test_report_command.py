@@ -80,6 +80,12 @@ def out(tmp_path: Path, fake_world: Path) -> Path:
     return write(run_of(tmp_path / "out", cell("none"), cell("good"), cell("bad")))
 
 
+def test_a_folder_of_output_folders_is_told(out: Path, editkit: Cli) -> None:
+    code, _, err = editkit("report", out.parent)
+    assert code == 4
+    assert f"Name one of them: {out}." in err
+
+
 def test_the_table_has_stars_marks_and_a_legend(out: Path, editkit: Cli) -> None:
     code, text, err = editkit("report", out)
     assert (code, err) == (0, "")
@@ -264,7 +270,7 @@ def test_a_folder_without_results_is_told(tmp_path: Path, fake_world: Path, edit
     Store(tmp_path / "empty" / "results.sqlite").close()
     code, _, err = editkit("report", tmp_path / "empty")
     assert code == 4
-    assert "holds no results yet" in err
+    assert "holds no results of a benchmark yet" in err
 
 
 def test_stores_of_early_versions_are_read(out: Path, editkit: Cli) -> None:
