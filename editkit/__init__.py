@@ -85,6 +85,11 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'editkit' has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    """What is public, loaded or not: interpreters complete names by it."""
+    return sorted({*__all__, "__version__"})
+
+
 __all__ = [
     "BenchmarkSpec",
     "CacheError",

@@ -97,7 +97,7 @@ def read_json(path: Path, what: str = "dataset file") -> object:
     except FileNotFoundError:
         raise DatasetError(
             f"{what} {str(path)!r} does not exist.",
-            hint="Give the path of a file; docs/datasets.md says what it holds and where it is.",
+            hint="Give the path of a file; docs/datasets.md and locators.md say what it holds.",
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(

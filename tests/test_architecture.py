@@ -187,3 +187,11 @@ def test_ruff_would_format_nothing() -> None:
 @pytest.mark.slow
 def test_mypy_is_content() -> None:
     run_tool("mypy")
+
+
+def test_names_complete_before_they_are_loaded() -> None:
+    import editkit
+
+    names = dir(editkit)
+    assert {"load_model", "trace", "applied", "EditedModels"} <= set(names)
+    assert all(hasattr(editkit, name) for name in names)
