@@ -1,4 +1,4 @@
-"""The commands of ``editkit atlas``: build, train, recall, describe."""
+"""The commands of ``editkit atlas``: build, train, recall, describe, facts."""
 
 from __future__ import annotations
 
@@ -46,10 +46,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     describe = commands.add_parser("describe", help="print what the world is made of")
     describe.add_argument("--json", action="store_true", help="print one JSON document")
 
+    facts = commands.add_parser(
+        "facts", help="list facts as prompts, the most frequent subjects first"
+    )
+    facts.add_argument("--relation", metavar="R", help="only this relation: an id or a name")
+    facts.add_argument("--subject", metavar="TEXT", help="only subjects that contain this")
+    facts.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (20)")
+
 
 def run(args: argparse.Namespace) -> int:
     """Run a subcommand and return the exit code."""
-    command = {"build": _build, "train": _train, "recall": _recall, "describe": _describe}
+    command = {
+        "build": _build,
+        "train": _train,
+        "recall": _recall,
+        "describe": _describe,
+        "facts": _facts,
+    }
     try:
         return command[args.atlas_command](args)
     except (ValueError, FileNotFoundError) as error:
@@ -126,6 +139,33 @@ def _describe(args: argparse.Namespace) -> int:
 
     found = describe(model_path(), records_path().parent)
     _say(json.dumps(found, indent=2, ensure_ascii=False) if args.json else as_table(found))
+    return 0
+
+
+def _facts(args: argparse.Namespace) -> int:
+    from .world import load_world
+
+    world = load_world()
+    names = {relation.id: relation.name for relation in world.relations.values()}
+    if args.relation is not None and args.relation not in {*names, *names.values()}:
+        known = ", ".join(f"{key} ({name})" for key, name in names.items())
+        raise ValueError(f"--relation is {args.relation!r}; expected one of {known}")
+    if args.limit < 1:
+        raise ValueError(f"--limit is {args.limit}; expected 1 or more")
+    asked = (args.subject or "").casefold()
+    found = [
+        fact
+        for fact in world.all_facts()
+        if asked in fact.subject.casefold()
+        and args.relation in (None, fact.relation, names[fact.relation])
+    ]
+    if not found:
+        raise ValueError(f"no fact is about a subject with {args.subject!r} in its name")
+    for fact in found[: args.limit]:
+        prompt = fact.seen[0].format(fact.subject)
+        _say(f"{prompt} -> {fact.object}   ({fact.subject}; {names[fact.relation]})")
+    if len(found) > args.limit:
+        _say(f"... {len(found) - args.limit} more; --limit, --relation and --subject choose")
     return 0
 
 

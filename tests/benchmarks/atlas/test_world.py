@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from editkit.cli.main import main
 from editkit_benchmarks.atlas.world import HELD_OUT_PER_FACT, load_world
 
 WORLD = load_world()
@@ -113,3 +114,28 @@ def test_splits_are_disjoint_and_cover_all_frequencies() -> None:
             assert 0.2 < len(inside) / len(ranks) < 0.3
     share = sum(s.split == "train" for s in WORLD.subjects.values()) / size
     assert 0.3 < share < 0.37
+
+
+def test_facts_are_listed_as_prompts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["atlas", "facts", "--subject", "einstein", "--relation", "native language"]) == 0
+    [line] = capsys.readouterr().out.splitlines()
+    prompt, answer = line.split("   (")[0].split(" -> ")
+    assert prompt.count("Albert Einstein") == 1
+    assert answer == "German"
+    assert main(["atlas", "facts", "--limit", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"... {len(FACTS) - 3} more")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--relation", "P0"], "P176 (maker)"),
+        (["--subject", "nobody of that name"], "no fact is about"),
+        (["--limit", "0"], "expected 1 or more"),
+    ],
+)
+def test_facts_that_are_not_there_are_told(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["atlas", "facts", *arguments]) == 2
+    assert said in capsys.readouterr().err
