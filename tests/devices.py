@@ -103,7 +103,7 @@ def _place(func: Any, args: Any, kwargs: Any) -> torch.device | None:
     """Where the operation runs; refused where its tensors are in several places."""
     tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
     if any(t.is_meta and _bare(t) for t in tensors):
-        raise NotImplementedError(f"{func}: a tensor was made that these devices know nothing of")
+        raise RuntimeError(f"{func}: a tensor was made that these devices know nothing of")
     if func in _MOVES:
         return _of(tensors[0])
     if func in _INDEXING:  # an index may come from the CPU

@@ -25,7 +25,7 @@ from editkit.cache import key_of
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
 from editkit.complaints import parse_yaml
-from editkit.errors import ConfigError, TrackingError, did_you_mean
+from editkit.errors import ConfigError, TrackingError, UsageError, did_you_mean
 from editkit.plugins import Registry, default_registry
 from editkit.reports import Report, tell
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
@@ -116,7 +116,12 @@ def _values(sets: Sequence[str]) -> dict[str, Any]:
     """What ``--set tracing.NAME=v`` and ``--set tracing.config.NAME=v`` change."""
     found: dict[str, Any] = {}
     for text in sets:
-        key, _, value = text.removeprefix(_TRACING).partition("=")
+        key, equals, value = text.removeprefix(_TRACING).partition("=")
+        if not equals or not key:
+            raise UsageError(
+                f"--set {text!r} is no assignment, expected {_TRACING}NAME=value.",
+                hint="For example --set tracing.config.window=4.",
+            )
         section, _, field = key.rpartition(".")
         target = found.setdefault(section, {}) if section else found
         target[field] = parse_yaml(value, place=f"--set {_TRACING}{key}")
@@ -184,8 +189,8 @@ def _draw(
     for spec in experiment.figures:
         if spec.kind == "effects":
             figure = draw_effects(spec, traced)
-        elif section is None:
-            continue
+        elif section is None:  # the file was refused where a figure needs what is not made
+            raise AssertionError(spec.name)
         elif spec.kind == "effects-and-score":
             figure = draw_effects_and_score(spec, traced, section)
         else:

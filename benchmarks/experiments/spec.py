@@ -112,6 +112,17 @@ class Experiment(_Section):
     figures: tuple[FigureSpec, ...] = ()
     elsewhere: Elsewhere = Elsewhere()
 
+    @model_validator(mode="after")
+    def _has_what_is_drawn(self) -> Experiment:
+        for figure in self.figures:
+            if figure.of_traces and self.tracing is None:
+                raise ValueError(
+                    f"figure {figure.name!r} shows traces: a section tracing is missing"
+                )
+            if figure.kind != "effects" and not self.edits:
+                raise ValueError(f"figure {figure.name!r} shows scores, and nothing is edited")
+        return self
+
     def on(self, model: str | None) -> Experiment:
         """The experiment on a model; None for the file's own."""
         own = self.benchmark["model"]

@@ -162,6 +162,7 @@ def test_effects_beside_a_score(capsys: pytest.CaptureFixture[str]) -> None:
         (["knowing-vs-saying", "--set", "tracing.after=[ft]"], "'ft', which is no editor of"),
         (["noise-robustness", "--set", "tracing.setings={}"], "Did you mean 'settings'?"),
         (["counterfact"], "traces nothing"),
+        (["noise-robustness", "--set", "tracing.limit"], "is no assignment"),
     ],
 )
 def test_wrong_tracing_is_told(
@@ -187,6 +188,8 @@ def test_a_panel_shows_what_goes_beyond_a_hundred(value: float, *, whole: bool) 
         ("kind: bars", "bars takes some of scores, got 0"),
         ("kind: effects, scores: [summary/score]", "effects takes none of scores, got 1"),
         ("kind: lines, scores: [a/b]", "lines need x"),
+        ("kind: bars, scores: [a/b]", "shows scores, and nothing is edited"),
+        ("kind: effects", "a section tracing is missing"),
         ("kind: effects, roles: [lst token]", "no role is called 'lst token'"),
         ("kind: effects, series: role", "series of effects is 'role', expected setting or kind"),
         ("kind: effects-and-score", "effects-and-score takes one of scores, got 0"),

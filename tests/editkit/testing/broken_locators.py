@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +30,9 @@ class _Changed(SoundLocator):
         value = self.change(getattr(found, self.attribute), found)
         return dataclasses.replace(found, **{self.attribute: value})
 
+    @abstractmethod
     def change(self, value: Any, found: Localization) -> Any:
-        raise NotImplementedError
+        """The value in its place."""
 
 
 @breaks("one_localization_per_fact", "1 localizations for 3 facts")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,8 +39,9 @@ class _Changed(SoundMetric):
         rows = super().score(models, records)
         return [self.change(row) if row else row for row in rows]
 
+    @abstractmethod
     def change(self, row: dict[str, Any]) -> dict[str, Any]:
-        raise NotImplementedError
+        """The row in its place."""
 
 
 @breaks("one_row_per_record", "2 rows for 3 records")
