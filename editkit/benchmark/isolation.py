@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from editkit.models import LanguageModel
 
+__all__ = ["WeightGuard", "seeded"]
+
 
 @contextlib.contextmanager
 def seeded(*key: int | str) -> Iterator[None]:

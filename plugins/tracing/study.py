@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import time
@@ -20,6 +19,7 @@ from editkit import (
     WeightDelta,
     applied,
 )
+from editkit.benchmark.isolation import seeded
 from editkit.benchmark.run import STORE_FILE, Row
 from editkit.benchmark.store import Store
 from editkit.cache import key_of
@@ -94,17 +94,15 @@ class Edits:
             "requests": key_of({"requests": [each.to_dict() for each in self.requests]}),
         }
 
-    def deltas(
-        self, model: LanguageModel, cases: Sequence[int]
-    ) -> list[WeightDelta | EditkitError]:
-        """The edit of each case, or why there is none."""
-        requests = [self.requests[case] for case in cases]
-        try:
-            return list(self.editor.edit(model, requests))
-        except EditkitError as error:
-            if len(cases) == 1:
-                return [error]
-        return [found for case in cases for found in self.deltas(model, [case])]
+    def delta(self, model: LanguageModel, case: int) -> WeightDelta:
+        """The edit of a case: the same whatever was edited, interrupted or drawn before it.
+
+        Raises:
+            EditkitError: It cannot be made.
+        """
+        with seeded("trace", case):
+            [delta] = self.editor.edit(model, [self.requests[case]])
+        return delta
 
 
 def identity_of(
@@ -158,27 +156,26 @@ def study(
         report(len(facts) - len(left))
         for start in range(0, len(left), _TOGETHER):
             cases = left[start : start + _TOGETHER]
-            store.put_rows(fingerprint, _rows(model, locator, facts, cases, edits))
+            rows = [
+                _row(model, locator, case, facts[case])
+                if edits is None
+                else _edited_row(model, locator, case, facts[case], edits)
+                for case in cases
+            ]
+            store.put_rows(fingerprint, rows)
             report(len(facts) - len(left) + start + len(cases))
         return _study(fingerprint, store.rows(fingerprint))
 
 
-def _rows(
-    model: LanguageModel,
-    locator: Locator[Any],
-    facts: Sequence[Fact],
-    cases: Sequence[int],
-    edits: Edits | None,
-) -> list[Row]:
-    rows = []
-    found = [None] * len(cases) if edits is None else edits.deltas(model, cases)
-    for case, delta in zip(cases, found, strict=True):
-        if isinstance(delta, EditkitError):
-            rows.append(Row(case, "failed", error=delta.message, completed_at=time.time()))
-            continue
-        with contextlib.nullcontext() if delta is None else applied(model, delta):
-            rows.append(_row(model, locator, case, facts[case]))
-    return rows
+def _edited_row(
+    model: LanguageModel, locator: Locator[Any], case: int, fact: Fact, edits: Edits
+) -> Row:
+    try:
+        delta = edits.delta(model, case)
+    except EditkitError as error:
+        return Row(case, "failed", error=error.message, completed_at=time.time())
+    with applied(model, delta):
+        return _row(model, locator, case, fact)
 
 
 def _row(model: LanguageModel, locator: Locator[Any], case: int, fact: Fact) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,11 +214,14 @@ def test_averages_have_intervals_and_leave_out_roles_that_a_fact_lacks() -> None
 
 
 class Refusing(Editor[Config]):
-    """Refuses whole batches, and one subject; changes nothing."""
+    """Refuses whole batches, and one subject; changes nothing; draws random numbers."""
+
+    drawn: list[float]
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         if len(requests) > 1 or requests[0].subject == "Albert Einstein":
             raise RequestError("not this one.")
+        self.drawn = [*getattr(self, "drawn", []), random.random()]
         [request] = requests
         return [WeightDelta({}, request, "refusing", {}, model.fingerprint)]
 
@@ -234,6 +238,9 @@ def test_an_edit_that_fails_costs_one_fact(tmp_path: Path) -> None:
     edits = study.Edits("refusing", Refusing(Config()), requests)
     after = study.study(model, "causal-tracing", locator, facts, tmp_path, edits=edits)
     assert (after.known, dict(after.failed)) == (1, {1: "not this one."})
+    random.random()  # what was drawn before makes no difference
+    study.study(model, "causal-tracing", locator, facts, tmp_path / "again", edits=edits)
+    assert len(set(edits.editor.drawn)) == 1
     before = study.study(model, "causal-tracing", locator, facts, tmp_path)
     assert before.fingerprint != after.fingerprint
     assert before.kinds == after.kinds  # this editor changes nothing
