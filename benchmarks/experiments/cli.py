@@ -180,7 +180,8 @@ def _draw(
     experiment: Experiment, finished: Finished | None, traced: Sequence[Shown], folder: Path
 ) -> list[Path]:
     from editkit_benchmarks.experiments.effects import draw_effects, draw_effects_and_score
-    from editkit_benchmarks.experiments.figures import draw, save
+    from editkit_benchmarks.experiments.figures import draw
+    from editkit_plugins.tracing.shown import save_figures
 
     section: Section | None = None
     if finished is not None:
@@ -195,5 +196,5 @@ def _draw(
             figure = draw_effects_and_score(spec, traced, section)
         else:
             figure = draw(spec, section, experiment.names())
-        files += save(figure, folder, spec.name)
+        files += save_figures({spec.name: figure}, folder)
     return files

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.report import Section
 from editkit.benchmark.report.judging import BASELINE
-from editkit.cache import write_atomically
 from editkit.scores import Score
 from editkit_benchmarks.experiments.spec import FigureSpec
 
@@ -72,24 +69,6 @@ def keep_percent(panel: Axes, score: Score) -> None:
     """The whole scale from 0 to 100 for shares; others, and what goes beyond, as they are."""
     if score.scale == 100 and not score.signed and panel.dataLim.y1 <= 105:
         panel.set_ylim(-2, 102)
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write a figure as PNG and as SVG; the same figure gives the same bytes.
-
-    Returns:
-        The files.
-    """
-    from matplotlib import rc_context
-
-    files = []
-    with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-        for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            content = io.BytesIO()
-            figure.savefig(content, format=form, metadata=metadata)
-            files.append(folder / f"{name}.{form}")
-            write_atomically(files[-1], content.getvalue())
-    return files
 
 
 def _lines(panel: Axes, spec: FigureSpec, section: Section, score: Any, names: Names) -> None:

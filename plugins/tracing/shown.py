@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from editkit.cache import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,16 +138,19 @@ class Shown:
 
 
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG; the same numbers give the same files.
+    """Write every figure as PNG and SVG; the same numbers give the same bytes.
 
     Returns:
         The files.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    from matplotlib import rc_context
+
     files = []
     for name, figure in figures.items():
-        for ending in ("png", "svg"):
-            files.append(folder / f"{name}.{ending}")
-            metadata = {"Date": None} if ending == "svg" else None
-            figure.savefig(files[-1], metadata=metadata)
+        with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+            for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+                content = io.BytesIO()
+                figure.savefig(content, format=form, metadata=metadata)
+                files.append(folder / f"{name}.{form}")
+                write_atomically(files[-1], content.getvalue())
     return files

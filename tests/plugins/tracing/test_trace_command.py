@@ -53,6 +53,16 @@ def test_one_fact_as_text_numbers_and_pictures(capsys: pytest.CaptureFixture[str
     assert len(rows) == 1 + 3 * 9 * 6  # kinds, tokens, layers
 
 
+def test_the_same_numbers_give_the_same_files() -> None:
+    arguments = [*COROLLA, "--set", "kinds=[state]"]
+    folders = [Path("one"), Path("two")]
+    for folder in folders:
+        assert trace(*arguments, "--out", str(folder)) == 0
+    one, two = ({p.name: p.read_bytes() for p in f.rglob("*.*")} for f in folders)
+    assert len(one) == 3
+    assert one == two
+
+
 def test_another_answer_has_files_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert trace(*COROLLA, "--set", "window=2", "--set", "kinds=[state]") == 0
     assert trace(*COROLLA, "--answer", "Ferrari", "--set", "kinds=[state]") == 1
