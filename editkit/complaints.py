@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from editkit.errors import ConfigError
+from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 _EXPECTED = {
     "int_type": "an integer",
@@ -30,6 +29,9 @@ _EXPECTED = {
 }
 
 
+_LONGEST_SHOWN = 200
+
+
 def problems_of(error: ValidationError, place: str = "") -> str:
     """A pydantic error in plain words: ``limit: got 'x', expected an integer``."""
     prefix = f"{place}." if place else ""
@@ -37,23 +39,6 @@ def problems_of(error: ValidationError, place: str = "") -> str:
         f"{prefix}{dotted(problem['loc'])}: {complaint(problem)}"
         for problem in error.errors(include_url=False)
     )
-
-
-def parse_yaml(text: str, *, place: str) -> Any:
-    """Plain data from YAML.
-
-    Raises:
-        ConfigError: It is not YAML.
-    """
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = getattr(error, "problem", None) or type(error).__name__
-        raise ConfigError(
-            f"{place}{where}: {what}; expected YAML.", hint="Check quotes and indentation there."
-        ) from None
 
 
 def dotted(location: Sequence[str | int]) -> str:
@@ -72,6 +57,69 @@ def complaint(problem: Any) -> str:
     if expected is None:
         message = message.removeprefix("Value error, ")
         if not message.startswith("Input should be "):
-            return f"got {problem['input']!r}; {message}"
+            return f"got {_shown(problem['input'])}; {message}"
         expected = message.removeprefix("Input should be ")
-    return f"got {problem['input']!r}, expected {expected}"
+    return f"got {_shown(problem['input'])}, expected {expected}"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: whole if it is short."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end; an integer of too many digits
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def strict_values(
+    cls: type[BaseModel], values: Any, handler: ModelWrapValidatorHandler[Any]
+) -> Any:
+    """A wrap validator for what pydantic lets pass: true as 1, and texts that no file can hold.
+
+    Raises:
+        ValidationError: A boolean where a field holds numbers, or a text with a NUL or a lone
+            surrogate, each with its place.
+    """
+    validated = handler(values)
+    if isinstance(values, Mapping):
+        problems = [
+            problem
+            for name, field in cls.model_fields.items()
+            for key in (name, field.alias)
+            if key in values
+            for problem in _surprises(values[key], getattr(validated, name, None), (str(key),))
+        ]
+        if problems:
+            raise ValidationError.from_exception_data(cls.__name__, problems)
+    return validated
+
+
+def _surprises(given: Any, kept: Any, place: tuple[str | int, ...]) -> Iterator[InitErrorDetails]:
+    """What is wrong with a value, and with the values in it, that validation accepted."""
+    if isinstance(given, bool):
+        if isinstance(kept, int | float) and not isinstance(kept, bool):
+            kind = "int_type" if isinstance(kept, int) else "float_type"
+            yield InitErrorDetails(type=kind, loc=place, input=given)
+    elif isinstance(given, str | PurePath):
+        if problem := text_problem(str(given)):
+            custom = PydanticCustomError("text", "Value error, {problem}", {"problem": problem})
+            yield InitErrorDetails(type=custom, loc=place, input=str(given))
+    elif isinstance(given, Mapping):
+        for key, value in given.items():
+            own = kept.get(key) if isinstance(kept, Mapping) else None
+            yield from _surprises(value, own, (*place, str(key)))
+    elif isinstance(given, list | tuple):
+        same = isinstance(kept, list | tuple) and len(kept) == len(given)
+        for number, value in enumerate(given):
+            yield from _surprises(value, kept[number] if same else None, (*place, number))
+
+
+def text_problem(text: str) -> str | None:
+    """Why a text cannot be a name, a path or a value in a file; None where it can."""
+    if "\0" in text:
+        return "it holds a NUL character"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"it holds the lone surrogate U+{ord(text[error.start]):04X}"
+    return None

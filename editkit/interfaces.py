@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from editkit.complaints import strict_values
 from editkit.facts import Fact as Fact
 from editkit.facts import Localization as Localization
 from editkit.needs import Needs
@@ -39,6 +40,8 @@ class Config(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+
+    _strict = model_validator(mode="wrap")(strict_values)
 
     def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
         """What results depend on besides the values: digests of files that they name, by field.

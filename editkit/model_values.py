@@ -10,10 +10,10 @@ import importlib.resources
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from editkit.complaints import parse_yaml
 from editkit.errors import ConfigError, PluginError, did_you_mean
 from editkit.interfaces import LayerRule
 from editkit.plugins import Offer
+from editkit.yaml_values import decode_yaml, parse_yaml
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -59,7 +59,8 @@ def model_values(offer: Offer, model: str) -> ModelValues | None:
         file = folder / file_name
         if file.is_file():
             place = f"{configs.replace(':', '/')}/{file_name}"
-            return read(parse_yaml(file.read_text(encoding="utf-8"), place=place), place, name)
+            text = decode_yaml(file.read_bytes(), place=place)
+            return read(parse_yaml(text, place=place), place, name)
     return None
 
 

@@ -24,10 +24,10 @@ from editkit.benchmark.session import Finished, carry_out, fingerprint_of, n_lay
 from editkit.cache import key_of
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
-from editkit.complaints import parse_yaml
 from editkit.errors import ConfigError, TrackingError, UsageError, did_you_mean
 from editkit.plugins import Registry, default_registry
 from editkit.reports import Report, tell
+from editkit.yaml_values import parse_yaml
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
 
 if TYPE_CHECKING:

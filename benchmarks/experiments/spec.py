@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from editkit import ConfigError, UsageError
 from editkit.benchmark.spec import Benchmark, ModelChoice, checked
-from editkit.complaints import parse_yaml, problems_of
+from editkit.complaints import problems_of, strict_values
 from editkit.errors import did_you_mean
+from editkit.yaml_values import parse_yaml, read_yaml_text
 from editkit_plugins.tracing.averages import ROLES
 
 EVERY_LAYER = "every"
@@ -24,6 +25,8 @@ Values = Mapping[str, Any] | list[Any] | Literal["every"]
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    _strict = model_validator(mode="wrap")(strict_values)
 
 
 class Sweep(_Section):
@@ -238,7 +241,7 @@ def load_experiment(name: str) -> Experiment:
             raise UsageError(
                 f"there is no experiment file {name!r}.", hint="Give a file, or a name."
             )
-        return parse_experiment(path.read_text(encoding="utf-8"), place=name)
+        return parse_experiment(read_yaml_text(path), place=name)
     known = known_experiments()
     if name not in known:
         hint = did_you_mean(name, known) or f"There are {', '.join(known)}."

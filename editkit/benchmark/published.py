@@ -8,20 +8,23 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from editkit.benchmark.packaged import packaged_text
 from editkit.benchmark.run import Run
-from editkit.complaints import parse_yaml, problems_of
+from editkit.complaints import problems_of, strict_values
 from editkit.errors import ConfigError
 from editkit.model_values import short_name
 from editkit.plugins import Registry
+from editkit.yaml_values import parse_yaml
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    _strict = model_validator(mode="wrap")(strict_values)
 
 
 class _Table(_Section):

@@ -6,16 +6,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from editkit.benchmark.packaged import packaged_text
-from editkit.complaints import parse_yaml, problems_of
+from editkit.complaints import problems_of, strict_values
 from editkit.errors import ConfigError, did_you_mean
 from editkit.plugins import Registry
+from editkit.yaml_values import parse_yaml, read_yaml_text
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    _strict = model_validator(mode="wrap")(strict_values)
 
 
 def _named(value: Any) -> Any:
@@ -68,7 +78,7 @@ class Benchmark(_Section):
     """Records that are edited and scored together."""
     metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
     """The metrics: names, or name and config."""
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
     """Every editor runs once with each."""
     editors: tuple[Annotated[EditorChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
     """The editors: names, or name, preset and config."""
@@ -92,7 +102,7 @@ def load_benchmark(name: str, registry: Registry) -> tuple[Benchmark, str]:
                 f"there is no benchmark file {name!r}.",
                 hint="Give the path of a YAML file, or a name that 'editkit plugins' lists.",
             )
-        return parse_benchmark(path.read_text(encoding="utf-8"), place=name), name
+        return parse_benchmark(read_yaml_text(path), place=name), name
     spec: Any = registry.get("benchmark", name).spec
     place = Path(spec.file.partition(":")[2]).name
     text = packaged_text(spec.file, what=f"benchmark {name!r}")

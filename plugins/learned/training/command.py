@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import ValidationError
 
 from editkit import ConfigError, DatasetError, TrackingError, UsageError
+from editkit.yaml_values import parse_yaml
 
 if TYPE_CHECKING:
     from editkit import LanguageModel, Record
@@ -132,15 +132,8 @@ def _values(sets: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"--set is {text!r}, expected a=v.", hint="For example --set lr=1e-4.")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            parsed = value
-        if isinstance(parsed, str):  # YAML takes 1e-4 for a text
-            with contextlib.suppress(ValueError):
-                parsed = float(parsed)
         into = dataset if key.startswith("dataset.") else own
-        into[key.removeprefix("dataset.")] = parsed
+        into[key.removeprefix("dataset.")] = parse_yaml(value, place=f"--set {key}")
     return own, dataset
 
 

@@ -81,7 +81,7 @@ def test_set_reaches_every_part() -> None:
     assert [editor.preset for editor in benchmark.editors] == ["paper", "paper"]
     assert values == {
         ("dataset", "few"): {"n": 7},
-        ("editor", "one"): {"strength": "5e-1"},
+        ("editor", "one"): {"strength": 0.5},
         ("editor", "two"): {"fail_on": [1, 2]},
         ("metric", "fake"): {"scale": 2},
     }
