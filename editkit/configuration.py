@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from editkit.complaints import complaint, dotted
 from editkit.errors import ConfigError, PluginError, did_you_mean
 from editkit.interfaces import Config, LayerRule
-from editkit.model_values import model_values, values_by_rule
+from editkit.model_values import NO_MATCH, Match, ModelIdentity, match_values, values_by_rule
 from editkit.plugins import Offer, resolve
 
 DEFAULT = "default"
@@ -42,6 +42,7 @@ class Resolved:
         preset: The preset, if the plugin has any.
         note: What the file for the model says about its values.
         rule: What the fallback rule chose and why, where it was needed.
+        matched: Which file of values is used for the model and why, or why one is not.
     """
 
     config: Config
@@ -49,6 +50,7 @@ class Resolved:
     preset: str | None = None
     note: str | None = None
     rule: str | None = None
+    matched: Match = NO_MATCH
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -58,7 +60,7 @@ class Resolved:
 def resolve_config(
     offer: Offer,
     *,
-    model: str | None = None,
+    model: str | ModelIdentity | None = None,
     preset: str | None = None,
     layers: Sequence[Layer] = (),
     seed: int | None = None,
@@ -69,7 +71,7 @@ def resolve_config(
 
     Args:
         offer: An editor, locator, metric or dataset.
-        model: The model's name, which may have a file of values; None: no such file is read.
+        model: The model, or its name, which may have a file of values; None: no such file is read.
         preset: Name of a preset; None: the one that the model's file names, or the first.
         layers: Values of the benchmark file and of the command line, in this order.
         seed: The run's seed.
@@ -91,7 +93,7 @@ def resolve_config(
         n_layers=n_layers,
     )
     config = _validated(stack, offer)
-    return Resolved(config, stack.sources(), stack.preset, stack.note, stack.rule)
+    return Resolved(config, stack.sources(), stack.preset, stack.note, stack.rule, stack.matched)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,7 @@ class Stack:
         preset: The preset, if the plugin has any.
         note: What the file for the model says about its values.
         rule: What the fallback rule chose and why, where it was needed.
+        matched: Which file of values is used for the model and why, or why one is not.
     """
 
     schema: type[Config]
@@ -111,6 +114,7 @@ class Stack:
     preset: str | None
     note: str | None
     rule: str | None = None
+    matched: Match = NO_MATCH
 
     def values(self) -> dict[str, Any]:
         """What was given, later layers over earlier ones; defaults are not among it."""
@@ -127,7 +131,7 @@ class Stack:
 def stack_of(
     offer: Offer,
     *,
-    model: str | None = None,
+    model: str | ModelIdentity | None = None,
     preset: str | None = None,
     layers: Sequence[Layer] = (),
     seed: int | None = None,
@@ -136,7 +140,8 @@ def stack_of(
 ) -> Stack:
     """The layers of a configuration; arguments and errors as for :func:`resolve_config`."""
     schema = config_class(offer)
-    file = model_values(offer, model) if model else None
+    match = match_values(offer, model) if model else NO_MATCH
+    file = match.values
     found = list(layers)
     if file:
         found.insert(0, Layer(file.values, file.file, f"{file.file}: config"))
@@ -151,14 +156,16 @@ def stack_of(
     said = None
     if model and rule and not any(rule.field in layer.values for layer in found):
         known = n_layers() if n_layers else None
-        chosen, said = values_by_rule(rule, model, known, has_file=file is not None)
+        shown = model if isinstance(model, str) else model.shown
+        chosen, said = values_by_rule(rule, shown, known, has_file=file is not None)
         if chosen:
             found.append(Layer(chosen, RULE, RULE))
     unset = not any("seed" in layer.values for layer in found)
     if seed is not None and unset and "seed" in schema.model_fields:
         found.append(Layer({"seed": seed}, "run seed", "seeds"))
     name = preset_layer.source.removeprefix("preset ") if preset_layer else None
-    return Stack(schema, tuple(found), name, file.note if file else None, said)
+    note = file.note if file else None
+    return Stack(schema, tuple(found), name, note, said, match)
 
 
 def config_class(offer: Offer) -> type[Config]:

@@ -17,6 +17,7 @@ from editkit.errors import ConfigError, EditkitError, ModelError
 from editkit.estimates import Estimate, estimate
 from editkit.interfaces import Config
 from editkit.memory import available_memory, memory_of_this_process
+from editkit.model_values import NO_MATCH, Match
 from editkit.models.finding import digest_of_files, model_folder
 from editkit.models.shape import ModelShape, shape_of
 from editkit.needs import Needs, StatisticNeeds
@@ -77,6 +78,7 @@ class PlannedEditor:
     offer: Offer
     config: Config
     rule: str | None = None
+    matched: Match = NO_MATCH
 
 
 def diagnose(
@@ -114,6 +116,9 @@ def diagnose(
     to_write = 0
     for planned in editors:
         name = planned.offer.name
+        if planned.matched.report:
+            used: Verdict = "warning" if planned.matched.refused else "ok"
+            checks.append(Check(f"values of {name}", used, planned.matched.report))
         if planned.rule:
             checks.append(Check(name, "warning", planned.rule))
         try:

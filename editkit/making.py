@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from editkit.configuration import Layer, resolve_config
 from editkit.interfaces import Dataset, Editor, Locator, Metric
-from editkit.models import n_layers_of
+from editkit.models import identity_of_loaded, n_layers_of
 from editkit.plugins import default_registry
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def make_editor(
 
     Args:
         name: An installed editor: ``rome``, ``ft``, ``ft+l``.
-        model: The model that will be edited, or its name; hyperparameter files go by its name.
-            Where they set no layer, the editor's rule does, and says so in the log.
+        model: The model that will be edited, or its name. The log names the file of values that is
+            used for it, and what the editor's rule chose where no file sets the layer.
         preset: A preset of the editor; None: its default.
         config: Values that win over the preset's and the file's.
 
@@ -72,13 +72,16 @@ def _make(
     given = Layer(values, "argument", name)
     resolved = resolve_config(
         offer,
-        model=model if model is None or isinstance(model, str) else model.name,
+        model=model if model is None or isinstance(model, str) else identity_of_loaded(model),
         preset=preset,
         layers=[given],
         n_layers=lambda: _n_layers(model),
     )
-    if resolved.rule:
-        _log.info("%s: %s", name, resolved.rule)
+    if resolved.matched.refused:
+        _log.warning("%s: %s", name, resolved.matched.refused)
+    for report in (resolved.matched.used, resolved.rule):
+        if report:
+            _log.info("%s: %s", name, report)
     return registry.build(kind, name, resolved.config)
 
 

@@ -8,6 +8,7 @@ and SVG, and shown in MLflow.
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,13 @@ from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
 from editkit.benchmark.report import Section, run_table, sections_of
-from editkit.benchmark.session import Finished, carry_out, fingerprint_of, n_layers_of
+from editkit.benchmark.session import (
+    Finished,
+    carry_out,
+    fingerprint_of,
+    identity_of,
+    n_layers_of,
+)
 from editkit.cache import key_of
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
@@ -29,6 +36,8 @@ from editkit.plugins import Registry, default_registry
 from editkit.reports import Report, tell
 from editkit.yaml_values import parse_yaml
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
+
+_log = logging.getLogger("editkit.experiments")
 
 if TYPE_CHECKING:
     from editkit_plugins.tracing.shown import Shown
@@ -77,7 +86,12 @@ def run(args: argparse.Namespace) -> int:
                 values=values,
                 fingerprint_of=fingerprint_of,
                 n_layers_of=n_layers_of,
+                identity_of=identity_of,
             )
+            for refused in plan.refused:
+                _log.warning("%s", refused)
+            for report in (*plan.matched, *plan.rules):
+                _log.info("%s", report)
             if experiment.tracing is not None:
                 from editkit_benchmarks.experiments.tracing import edited_cells
 

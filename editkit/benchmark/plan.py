@@ -20,6 +20,7 @@ from editkit.benchmark.store import Store
 from editkit.configuration import Layer, Resolved, resolve_config
 from editkit.errors import ConfigError, PluginError
 from editkit.interfaces import Config, MetricSpec, Record, Records, RejectedRecord
+from editkit.model_values import NO_MATCH, Match, ModelIdentity
 from editkit.plugins import Offer, Registry
 from editkit.scores import Score
 
@@ -75,11 +76,13 @@ class PlannedCell:
         cell: The cell.
         config: The configuration.
         rule: What the fallback rule chose and why, where it was needed.
+        matched: Which file of values is used for the model and why, or why one is not.
     """
 
     cell: Cell
     config: Config
     rule: str | None = None
+    matched: Match = NO_MATCH
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,22 @@ class Plan:
         """What fallback rules chose for the editors, each said once."""
         said = [f"{p.cell.editor}: {p.rule}" for p in self.cells if p.rule]
         return tuple(dict.fromkeys(said))
+
+    @property
+    def matched(self) -> tuple[str, ...]:
+        """Which files of values the editors use for the model, and why."""
+        used: dict[str, dict[str, None]] = {}
+        for planned in self.cells:
+            if planned.matched.values is not None:
+                file = f"{planned.cell.editor} from {planned.matched.values.file}"
+                used.setdefault(planned.matched.why, {})[file] = None
+        return tuple(f"values {why}: {', '.join(files)}" for why, files in used.items())
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Which files of values have the model's name and are not used, and why."""
+        reports = [f"{p.cell.editor}: {p.matched.refused}" for p in self.cells if p.matched.refused]
+        return tuple(dict.fromkeys(reports))
 
     def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
         """The batches of which a row is missing."""
@@ -149,6 +168,7 @@ def make_plan(
     shard: tuple[int, int] = (1, 1),
     fingerprint_of: Callable[[ModelChoice], str],
     n_layers_of: Callable[[ModelChoice], int | None] = lambda _: None,
+    identity_of: Callable[[ModelChoice], ModelIdentity] = lambda c: ModelIdentity(c.name),
 ) -> Plan:
     """Resolve every configuration, read the records and fix the fingerprints.
 
@@ -160,13 +180,15 @@ def make_plan(
         shard: Part I of N of the batches.
         fingerprint_of: Gives the fingerprint of the model without loading it.
         n_layers_of: Gives its number of layers without loading it, if it can be known.
+        identity_of: Gives the names that files of values know it by.
 
     Raises:
         ConfigError: A configuration is wrong, or two editors of the benchmark are the same.
         DatasetError: The records cannot be read.
         PluginError: Something needed is missing or broken.
     """
-    resolver = _Resolver(registry, benchmark.model, place, values or {}, n_layers_of)
+    identity = identity_of(benchmark.model)
+    resolver = _Resolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
     metrics = _plan_metrics(benchmark, resolver)
     editors = [  # before the records and the model: a wrong value is told at once
         [(seed, *resolver.editor(i, choice, seed)) for seed in benchmark.seeds]
@@ -235,6 +257,7 @@ class _Resolver:
 
     registry: Registry
     model: ModelChoice
+    identity: ModelIdentity
     place: str
     values: PluginValues
     n_layers_of: Callable[[ModelChoice], int | None]
@@ -255,7 +278,7 @@ class _Resolver:
         ]
         return offer, resolve_config(
             offer,
-            model=self.model.name,
+            model=self.identity,
             preset=preset,
             layers=[layer for layer in layers if layer.values],
             seed=seed,
@@ -332,7 +355,7 @@ def _cell(
         fingerprint=digest(identity),
         params=params,
     )
-    return PlannedCell(cell, resolved.config, resolved.rule)
+    return PlannedCell(cell, resolved.config, resolved.rule, resolved.matched)
 
 
 def _parameter(value: Any) -> str | int | float | bool | None:

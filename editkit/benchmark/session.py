@@ -20,6 +20,7 @@ from editkit.errors import ModelError, TrackingError
 from editkit.plugins import Registry
 
 if TYPE_CHECKING:
+    from editkit.model_values import ModelIdentity
     from editkit.models import LanguageModel
 
 
@@ -109,6 +110,13 @@ def n_layers_of(choice: ModelChoice) -> int | None:
     from editkit.models import n_layers_of
 
     return n_layers_of(choice.name, revision=choice.revision, download=True)
+
+
+def identity_of(choice: ModelChoice) -> ModelIdentity:
+    """What files of values know the chosen model by, without loading it."""
+    from editkit.models import identity_of
+
+    return identity_of(choice.name, revision=choice.revision, download=True)
 
 
 def load_chosen(choice: ModelChoice) -> LanguageModel:

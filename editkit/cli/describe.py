@@ -177,6 +177,8 @@ def _facts(offer: Offer, stack: Stack | None) -> dict[str, str]:
     if presets := getattr(spec, "presets", None):
         chosen = stack.preset if stack else None
         facts["presets"] = ", ".join(f"{p} (shown)" if p == chosen else p for p in presets)
+    if stack and stack.matched.report:
+        facts["file of values"] = stack.matched.report
     if stack and stack.note:
         facts["note"] = " ".join(stack.note.split())
     if stack and stack.rule:
@@ -244,5 +246,6 @@ def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
         "preset": stack.preset if stack else None,
         "note": stack.note if stack else None,
         "rule": stack.rule if stack else None,
+        "matched": stack.matched.report if stack else None,
         "fields": [dataclasses.asdict(field) for field in _fields(stack)] if stack else [],
     }

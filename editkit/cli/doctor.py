@@ -16,7 +16,7 @@ from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import load_benchmark
 from editkit.cli.text import aligned
 from editkit.configuration import Layer, resolve_config
-from editkit.models import n_layers_of
+from editkit.models import identity_of, n_layers_of
 from editkit.plugins import Registry, default_registry
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> lis
     from editkit.doctor import PlannedEditor
 
     model = benchmark.model.name
+    identity = identity_of(model, download=True)
     planned = []
     for choice in benchmark.editors:
         offer = registry.get("editor", choice.name)
@@ -77,12 +78,12 @@ def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> lis
         ]
         resolved = resolve_config(
             offer,
-            model=model,
+            model=identity,
             preset=choice.preset,
             layers=[layer for layer in given if layer.values],
             n_layers=lambda: n_layers_of(model, download=True),
         )
-        planned.append(PlannedEditor(offer, resolved.config, resolved.rule))
+        planned.append(PlannedEditor(offer, resolved.config, resolved.rule, resolved.matched))
     return planned
 
 

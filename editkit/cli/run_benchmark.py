@@ -20,7 +20,13 @@ from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.report import run_table
 from editkit.benchmark.run import STORE_FILE
-from editkit.benchmark.session import Finished, carry_out, fingerprint_of, n_layers_of
+from editkit.benchmark.session import (
+    Finished,
+    carry_out,
+    fingerprint_of,
+    identity_of,
+    n_layers_of,
+)
 from editkit.benchmark.spec import load_benchmark
 from editkit.benchmark.store import Store
 from editkit.cli.signals import terminable
@@ -85,8 +91,11 @@ def run(args: argparse.Namespace) -> int:
         shard=args.shard,
         fingerprint_of=fingerprint_of,
         n_layers_of=n_layers_of,
+        identity_of=identity_of,
     )
-    for said in (*chosen, *plan.rules):
+    for refused in plan.refused:
+        _log.warning("%s", refused)
+    for said in (*plan.matched, *chosen, *plan.rules):
         _log.info("%s", said)
     _tell_rejected(plan)
     if args.dry_run:
@@ -157,6 +166,7 @@ def _plan_as_json(plan: Plan, left: list[int]) -> str:
             "config": planned.cell.config,
             "sources": planned.cell.sources,
             "rule": planned.rule,
+            "matched": planned.matched.report,
             "records": {"stored": plan.n_records - n, "left": n},
         }
         for planned, n in zip(plan.cells, left, strict=True)

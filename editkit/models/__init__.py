@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.models.architectures import ARCHITECTURES, Architecture, architecture_of
 from editkit.models.finding import fingerprint_of, model_folder, n_layers_of
+from editkit.models.identity import identity_of, identity_of_loaded
 from editkit.models.loading import load_model
 from editkit.models.shape import ModelShape, shape_of
 
@@ -36,6 +37,8 @@ __all__ = [
     "ModelShape",
     "architecture_of",
     "fingerprint_of",
+    "identity_of",
+    "identity_of_loaded",
     "load_model",
     "model_folder",
     "n_layers_of",

@@ -6,7 +6,7 @@ import hashlib
 import importlib.resources
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from editkit.errors import ModelError, PluginError
 
@@ -33,7 +33,7 @@ def model_folder(name: str, *, revision: str | None = None) -> Path:
     Raises:
         ModelError: The model cannot be found.
     """
-    folder = _local_folder(name)
+    folder = local_folder(name)
     if folder is not None:
         return folder
     if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -55,27 +55,43 @@ def n_layers_of(name: str, *, revision: str | None = None, download: bool = Fals
     Returns:
         None where there is no such model, the file is not at hand, or it does not tell.
     """
-    folder = _local_folder(name)
-    file = folder / "config.json" if folder else _hub_config(name, revision, download)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file else {}
-    except (OSError, ValueError):
-        return None
-    if not isinstance(config, dict):
-        return None
+    config = config_of(name, revision=revision, download=download) or {}
     found = [config[key] for key in _LAYERS if isinstance(config.get(key), int)]
     return found[0] if found else None
 
 
-def _local_folder(name: str) -> Path | None:
+def config_of(
+    name: str, *, revision: str | None = None, download: bool = False
+) -> dict[str, Any] | None:
+    """What a model's ``config.json`` holds; None where there is none, or it cannot be read.
+
+    Arguments as for :func:`n_layers_of`.
+    """
+    folder = local_folder(name)
+    file = folder / "config.json" if folder else _hub_config(name, revision, download)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file else None
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def is_registered(name: str) -> bool:
+    """Whether a plugin ships a model under that name."""
     from editkit.plugins import default_registry
 
-    registry = default_registry()
-    if name in registry.names("model"):
-        spec = cast("ModelSpec", registry.get("model", name).spec)
+    return name in default_registry().names("model")
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of a registered model, or the folder that the name is the path of, if any."""
+    from editkit.plugins import default_registry
+
+    if is_registered(name):
+        spec = cast("ModelSpec", default_registry().get("model", name).spec)
         package, _, inside = spec.folder.partition(":")
         return Path(str(importlib.resources.files(package) / inside))
-    return Path(name) if Path(name).is_dir() else None
+    return Path(name) if name and Path(name).is_dir() else None
 
 
 def _hub_config(name: str, revision: str | None, download: bool) -> Path | None:

@@ -27,10 +27,12 @@ class LanguageModel:
     Args:
         hf: The model; put into evaluation mode.
         tokenizer: Its fast tokenizer.
-        name: Name that users typed; hyperparameter files are looked up by it.
+        name: How messages and results name it.
         revision: Revision of a hub model.
         fingerprint: Digest that identifies weights, config and tokenizer; computed from the
             weights where the files they came from are not known.
+        source: What it was loaded from, as the user typed it: commands and hints name it so.
+            None: it was not loaded by a name.
 
     Raises:
         ModelError: The architecture is unknown, or the tokenizer gives no character offsets.
@@ -44,6 +46,7 @@ class LanguageModel:
         name: str,
         revision: str | None = None,
         fingerprint: str | None = None,
+        source: str | None = None,
     ) -> None:
         if not tokenizer.is_fast:
             raise ModelError(
@@ -54,6 +57,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
+        self.source = source
         self.architecture: Architecture = architecture_of(hf.config)
         self._fingerprint = fingerprint
         self._encodings: dict[str, Encoding] = {}

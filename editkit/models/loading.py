@@ -85,6 +85,7 @@ def load_model(
         name=name if not Path(name).is_dir() else Path(name).resolve().name,
         revision=revision,
         fingerprint=digest_of_files(folder),
+        source=name,
     )
 
 

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ValidationError
 from editkit.complaints import problems_of
 from editkit.configuration import Layer, config_class, resolve_config
 from editkit.interfaces import Config, Kind
+from editkit.model_values import KnownAs, ModelIdentity
 from editkit.plugins import GROUP, Offer, Registry, default_registry
 
 _CACHE = "EDITKIT_CACHE"
@@ -243,8 +244,8 @@ class Contract:
         require(isinstance(kept, Config), f"its attribute config is {kept!r}, expected a config.")
 
 
-TINY = "tiny"
-"""Name under which per-model values for the tiny models are looked up."""
+TINY = ModelIdentity("tiny", (KnownAs("tiny", "a tiny model of editkit.testing", proven=True),))
+"""What per-model values for the tiny models are looked up by: ``tiny.yaml``."""
 
 
 def rules_of(suite: type[Contract]) -> list[Rule]:

@@ -28,6 +28,7 @@ from editkit import (
     Score,
     hookimpl,
 )
+from editkit.model_values import ModelIdentity
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = "tests.editkit.benchmark.fakes"
@@ -255,6 +256,10 @@ def n_layers_of(name: str, **options: Any) -> int | None:
     return None
 
 
+def identity_of(name: str, **options: Any) -> ModelIdentity:
+    return ModelIdentity(name)
+
+
 loaded: list[str] = []
 """Every model that was loaded in this process."""
 
@@ -264,7 +269,10 @@ def fake_modules() -> dict[str, types.ModuleType]:
     models = types.ModuleType("editkit.models")
     edited = types.ModuleType("editkit.edited")
     vars(models).update(
-        load_model=load_model, fingerprint_of=fingerprint_of, n_layers_of=n_layers_of
+        load_model=load_model,
+        fingerprint_of=fingerprint_of,
+        n_layers_of=n_layers_of,
+        identity_of=identity_of,
     )
     vars(edited).update(EditedModels=FakeEditedModels)
     return {"editkit.models": models, "editkit.edited": edited}
