@@ -1,8 +1,8 @@
 """Putting a plugin's configuration together, and knowing where each value came from.
 
-Field defaults, then a preset, the file for the model, the benchmark file, and the command line:
-later ones win. A layer that none of them sets is chosen by the editor's rule, and the run's seed
-fills a ``seed`` field that nobody set.
+Field defaults, then the default preset, the file for the model, a preset that the user names, the
+benchmark file, and the command line: later ones win. A layer that none of them sets is chosen by
+the editor's rule, and the run's seed fills a ``seed`` field that nobody set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from pydantic import BaseModel, ValidationError
 from editkit.complaints import complaint, dotted
 from editkit.errors import ConfigError, PluginError, did_you_mean
 from editkit.interfaces import Config, LayerRule
-from editkit.model_values import NO_MATCH, Match, ModelIdentity, match_values, values_by_rule
+from editkit.model_values import (
+    NO_MATCH,
+    Match,
+    ModelIdentity,
+    match_name,
+    match_values,
+    values_by_rule,
+)
 from editkit.plugins import Offer, resolve
 
 DEFAULT = "default"
@@ -43,6 +50,7 @@ class Resolved:
         note: What the file for the model says about its values.
         rule: What the fallback rule chose and why, where it was needed.
         matched: Which file of values is used for the model and why, or why one is not.
+        overridden: Values of the model's file that the named preset replaced, one text each.
     """
 
     config: Config
@@ -51,6 +59,15 @@ class Resolved:
     note: str | None = None
     rule: str | None = None
     matched: Match = NO_MATCH
+    overridden: tuple[str, ...] = ()
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know about where values come from."""
+        rule = (self.rule,) if self.rule else ()
+        if not self.overridden:
+            return rule
+        return (*rule, f"preset {self.preset!r} was named and wins: {'; '.join(self.overridden)}")
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -72,7 +89,8 @@ def resolve_config(
     Args:
         offer: An editor, locator, metric or dataset.
         model: The model, or its name, which may have a file of values; None: no such file is read.
-        preset: Name of a preset; None: the one that the model's file names, or the first.
+        preset: Name of a preset, which then wins over the model's file in the fields that it sets;
+            None: the one that the file names, or the first, over which the file wins.
         layers: Values of the benchmark file and of the command line, in this order.
         seed: The run's seed.
         place: How a message points at ``preset``.
@@ -93,7 +111,15 @@ def resolve_config(
         n_layers=n_layers,
     )
     config = _validated(stack, offer)
-    return Resolved(config, stack.sources(), stack.preset, stack.note, stack.rule, stack.matched)
+    return Resolved(
+        config,
+        stack.sources(),
+        stack.preset,
+        stack.note,
+        stack.rule,
+        stack.matched,
+        stack.overridden,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +133,7 @@ class Stack:
         note: What the file for the model says about its values.
         rule: What the fallback rule chose and why, where it was needed.
         matched: Which file of values is used for the model and why, or why one is not.
+        overridden: Values of the model's file that the named preset replaced, one text each.
     """
 
     schema: type[Config]
@@ -115,6 +142,7 @@ class Stack:
     note: str | None
     rule: str | None = None
     matched: Match = NO_MATCH
+    overridden: tuple[str, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """What was given, later layers over earlier ones; defaults are not among it."""
@@ -142,14 +170,13 @@ def stack_of(
     schema = config_class(offer)
     match = match_values(offer, model) if model else NO_MATCH
     file = match.values
-    found = list(layers)
-    if file:
-        found.insert(0, Layer(file.values, file.file, f"{file.file}: config"))
-        if preset is None:
-            preset, place = file.preset, f"{file.file}: preset"
-    preset_layer = _preset_layer(offer, preset, place)
-    if preset_layer:
-        found.insert(0, preset_layer)
+    named = preset is not None
+    if file and not named and file.preset is not None:
+        preset, place = file.preset, f"{file.file}: preset"
+    chosen, preset_layers = _preset_layers(offer, preset, place, model)
+    file_layers = [Layer(file.values, file.file, f"{file.file}: config")] if file else []
+    lower = [*file_layers, *preset_layers] if named else [*preset_layers, *file_layers]
+    found = [*lower, *layers]
     for layer in found:
         _check_fields(schema, layer)
     rule: LayerRule | None = getattr(offer.spec, "layer_rule", None)
@@ -157,15 +184,17 @@ def stack_of(
     if model and rule and not any(rule.field in layer.values for layer in found):
         known = n_layers() if n_layers else None
         shown = model if isinstance(model, str) else model.shown
-        chosen, said = values_by_rule(rule, shown, known, has_file=file is not None)
-        if chosen:
-            found.append(Layer(chosen, RULE, RULE))
+        by_rule, said = values_by_rule(rule, shown, known, has_file=file is not None)
+        if by_rule:
+            found.append(Layer(by_rule, RULE, RULE))
     unset = not any("seed" in layer.values for layer in found)
     if seed is not None and unset and "seed" in schema.model_fields:
         found.append(Layer({"seed": seed}, "run seed", "seeds"))
-    name = preset_layer.source.removeprefix("preset ") if preset_layer else None
+    overridden: tuple[str, ...] = ()
+    if named and file_layers:
+        overridden = tuple(_overridden(schema, file_layers[0], preset_layers))
     note = file.note if file else None
-    return Stack(schema, tuple(found), name, note, said, match)
+    return Stack(schema, tuple(found), chosen, note, said, match, overridden)
 
 
 def config_class(offer: Offer) -> type[Config]:
@@ -204,19 +233,51 @@ def _validated(stack: Stack, offer: Offer) -> Config:
         ) from None
 
 
-def _preset_layer(offer: Offer, preset: str | None, place: str) -> Layer | None:
+def _preset_layers(
+    offer: Offer, preset: str | None, place: str, model: str | ModelIdentity | None
+) -> tuple[str | None, list[Layer]]:
+    """A preset's name, and its values: for every model, and then for this one."""
     presets: Mapping[str, Mapping[str, Any]] = getattr(offer.spec, "presets", {})
     if preset is None:
         preset = next(iter(presets), None)
         if preset is None:
-            return None
+            return None, []
     if preset not in presets:
         known = ", ".join(presets) or "none"
         raise ConfigError(
             f"{place}: {offer.kind} {offer.name!r} has no preset {preset!r}; known: {known}.",
             hint=did_you_mean(str(preset), presets),
         )
-    return Layer(presets[preset], f"preset {preset}", f"preset {preset!r} of {offer.name}")
+    source, whose = f"preset {preset}", f"preset {preset!r} of {offer.name}"
+    found = [Layer(presets[preset], source, whose)]
+    by_model = getattr(offer.spec, "model_presets", {}).get(preset, {})
+    name = match_name(offer, model, by_model) if model and by_model else None
+    if name is not None:
+        found.append(Layer(by_model[name], f"{source} for {name}", f"{whose} for {name}"))
+    return preset, found
+
+
+def _overridden(schema: type[BaseModel], file: Layer, presets: Sequence[Layer]) -> Iterator[str]:
+    """Values of the model's file in whose place a preset puts other ones."""
+    below = _flat(schema, file.values)
+    above = {field: value for layer in presets for field, value in _flat(schema, layer.values)}
+    for field, value in below:
+        if field in above and above[field] != value:
+            yield f"{field} is {above[field]!r}, not {value!r} of {file.source}"
+
+
+def _flat(
+    schema: type[BaseModel], values: Mapping[str, Any], prefix: str = ""
+) -> list[tuple[str, Any]]:
+    """Values by dotted field."""
+    found: list[tuple[str, Any]] = []
+    for field, value in values.items():
+        section = _section(schema, field)
+        if section and isinstance(value, Mapping):
+            found += _flat(section, value, f"{prefix}{field}.")
+        else:
+            found.append((f"{prefix}{field}", value))
+    return found
 
 
 # ---------------------------------------------------------------- merging

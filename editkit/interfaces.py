@@ -258,6 +258,11 @@ class EditorSpec(_Spec):
     """Folder of YAML files of values for models, as ``"package:folder"``: ``gpt2-xl.yaml``."""
     layer_rule: LayerRule | None = None
     """Chooses the layer where neither a file nor the user does."""
+    model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """What a preset sets for single models only, on top of its other values: preset, model, values.
+    A model is named as in ``configs``: ``{"paper": {"gpt2-xl": {"layer": 18}}}``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +271,12 @@ class LocatorSpec(_Spec):
 
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """Named sets of config values; the first is the default."""
+    model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """As for editors: what a preset sets for single models only."""
+    configs: str | None = None
+    """As for editors: folder of YAML files of values for models."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,8 @@ def make_editor(
         name: An installed editor: ``rome``, ``ft``, ``ft+l``.
         model: The model that will be edited, or its name. The log names the file of values that is
             used for it, and what the editor's rule chose where no file sets the layer.
-        preset: A preset of the editor; None: its default.
+        preset: A preset of the editor, which wins over the file of values in the fields that it
+            sets, and the log lists them; None: its default, over which the file wins.
         config: Values that win over the preset's and the file's.
 
     Raises:
@@ -79,7 +80,7 @@ def _make(
     )
     if resolved.matched.refused:
         _log.warning("%s: %s", name, resolved.matched.refused)
-    for report in (resolved.matched.used, resolved.rule):
+    for report in (resolved.matched.used, *resolved.remarks):
         if report:
             _log.info("%s: %s", name, report)
     return registry.build(kind, name, resolved.config)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ConfigError, PluginError, did_you_mean
@@ -158,6 +158,29 @@ def match_values(offer: Offer, model: str | ModelIdentity) -> Match:
         text = f"the values of {values.file} for {known.name!r} are not used: {doubt}"
         refused = refused or Match(refused=text)
     return refused or NO_MATCH
+
+
+def match_name(offer: Offer, model: str | ModelIdentity, names: Container[str]) -> str | None:
+    """Which of some names is the model's own, by the same rule as for files; None if none is.
+
+    Args:
+        offer: The plugin's offer, whose folder of values may state sizes.
+        model: The model; of one that is given by name, the config is read if it is at hand.
+        names: In lower case, as files would be called.
+    """
+    if isinstance(model, str):
+        from editkit.models import identity_of
+
+        model = identity_of(model)
+    configs: str | None = getattr(offer.spec, "configs", None)
+    for known in model.names:
+        if known.name in names:
+            stated = None
+            if configs:
+                stated = _sizes_of(_folder(offer, configs), offer, configs, known.name)
+            if _doubt(known, model.sizes, stated) is None:
+                return known.name
+    return None
 
 
 def _doubt(known: KnownAs, sizes: Sizes | None, stated: Sizes | None) -> str | None:

@@ -127,3 +127,29 @@ def test_rome_has_a_corpus_for_every_model() -> None:
     for model in (*OF_THE_PAPERS, *UNTESTED):
         corpus = resolved("rome", model).to_dict()["corpus"]
         assert corpus == "hub:wikimedia/wikipedia:20231101.en:train[:100000]"
+
+
+@pytest.mark.parametrize(("preset", "layer"), [("paper", 18), ("paper-v1", 15), ("published", 17)])
+def test_a_papers_preset_edits_its_own_layer_of_gpt2_xl(preset: str, layer: int) -> None:
+    found = resolved("rome", "openai-community/gpt2-xl", preset=preset)
+    assert found.to_dict()["layer"] == layer
+    assert bool(found.overridden) == (preset != "published")
+
+
+@pytest.mark.parametrize("editor", EDITORS)
+@pytest.mark.parametrize("model", ["gpt2-medium", "gpt2-xl", "gpt-j-6B", "gpt-neox-20b"])
+def test_naming_the_published_preset_changes_nothing_on_the_papers_models(
+    editor: str, model: str
+) -> None:
+    named, unnamed = resolved(editor, model, preset="published"), resolved(editor, model)
+    assert named.to_dict() == unnamed.to_dict()
+    assert named.overridden == ()
+
+
+def test_a_papers_preset_keeps_the_layer_that_another_model_has() -> None:
+    found = resolved("rome", "gpt-j-6B", preset="paper")
+    assert found.to_dict()["layer"] == 5
+    assert found.sources["layer"].endswith("rome/models.yaml")
+    by_rule = resolved("rome", "my-own-model", preset="paper", n_layers=lambda: 12)
+    assert by_rule.to_dict()["layer"] == 4
+    assert by_rule.rule

@@ -77,12 +77,16 @@ class PlannedCell:
         config: The configuration.
         rule: What the fallback rule chose and why, where it was needed.
         matched: Which file of values is used for the model and why, or why one is not.
+        remarks: What there is to say about where its values come from.
+        overridden: Values of the model's file that the named preset replaced.
     """
 
     cell: Cell
     config: Config
     rule: str | None = None
     matched: Match = NO_MATCH
+    remarks: tuple[str, ...] = ()
+    overridden: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,9 +113,9 @@ class Plan:
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """What fallback rules chose for the editors, each said once."""
-        said = [f"{p.cell.editor}: {p.rule}" for p in self.cells if p.rule]
-        return tuple(dict.fromkeys(said))
+        """What fallback rules chose, and what named presets replaced; each once."""
+        remarks = [f"{p.cell.editor}: {remark}" for p in self.cells for remark in p.remarks]
+        return tuple(dict.fromkeys(remarks))
 
     @property
     def matched(self) -> tuple[str, ...]:
@@ -355,7 +359,14 @@ def _cell(
         fingerprint=digest(identity),
         params=params,
     )
-    return PlannedCell(cell, resolved.config, resolved.rule, resolved.matched)
+    return PlannedCell(
+        cell,
+        resolved.config,
+        resolved.rule,
+        resolved.matched,
+        resolved.remarks,
+        resolved.overridden,
+    )
 
 
 def _parameter(value: Any) -> str | int | float | bool | None:

@@ -183,6 +183,8 @@ def _facts(offer: Offer, stack: Stack | None) -> dict[str, str]:
         facts["note"] = " ".join(stack.note.split())
     if stack and stack.rule:
         facts["fallback rule"] = stack.rule
+    if stack and stack.overridden:
+        facts[f"preset {stack.preset} wins"] = "; ".join(stack.overridden)
     if protocol := getattr(spec, "protocol", None):
         facts["protocol"] = protocol
     if scores := getattr(spec, "scores", None):
@@ -247,5 +249,6 @@ def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
         "note": stack.note if stack else None,
         "rule": stack.rule if stack else None,
         "matched": stack.matched.report if stack else None,
+        "overridden": list(stack.overridden) if stack else [],
         "fields": [dataclasses.asdict(field) for field in _fields(stack)] if stack else [],
     }

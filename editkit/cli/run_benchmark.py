@@ -167,6 +167,7 @@ def _plan_as_json(plan: Plan, left: list[int]) -> str:
             "sources": planned.cell.sources,
             "rule": planned.rule,
             "matched": planned.matched.report,
+            "overridden": list(planned.overridden),
             "records": {"stored": plan.n_records - n, "left": n},
         }
         for planned, n in zip(plan.cells, left, strict=True)

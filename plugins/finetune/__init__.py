@@ -4,11 +4,36 @@ from __future__ import annotations
 
 from editkit import EditorSpec, LayerRule, hookimpl
 
-_TEXT = {"target_positions": "teacher_forced", "train_bias": False}
-_PRESETS = {
-    "published": {},
-    "paper": {**_TEXT, "stop_loss": 0.03},
-    "corrected": _TEXT,
+_PUBLISHED = {
+    "lr": 5e-4,
+    "weight_decay": 0.0,
+    "steps": 25,
+    "stop_loss": 1e-2,
+    "target_positions": "last_prompt",
+    "target_loss": "token_mean",
+    "train_bias": True,
+}
+_PAPER = {
+    "lr": 5e-4,
+    "steps": 25,
+    "stop_loss": 0.03,
+    "target_positions": "teacher_forced",
+    "target_loss": "sum",
+    "train_bias": False,
+}
+_CORRECTED = {"target_positions": "teacher_forced", "train_bias": False}
+_PRESETS = {"published": _PUBLISHED, "paper": _PAPER, "corrected": _CORRECTED}
+_ATTNEDIT_PRESETS = {
+    "published": {**_PUBLISHED, "part": "qkv", "lr": 1e-3, "max_change": 1e-3},
+    "paper": {
+        "part": "qkv",
+        "max_change": 1e-3,
+        "stop_loss": 0.03,
+        "target_positions": "teacher_forced",
+        "target_loss": "sum",
+        "train_bias": False,
+    },
+    "corrected": _CORRECTED,
 }
 _FT_LAYER = LayerRule(
     1 / 48, "one of the first, as chosen for GPT-2 XL in the paper (1 of 48; for GPT-J 21 of 28)"
@@ -31,6 +56,7 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_PRESETS,
             configs="editkit_configs:ft",
             layer_rule=_FT_LAYER,
+            model_presets={"paper": {"gpt2-xl": {"layer": 1}, "gpt-j-6b": {"layer": 21}}},
         ),
         EditorSpec(
             name="ft+l",
@@ -40,14 +66,21 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_PRESETS,
             configs="editkit_configs:ft+l",
             layer_rule=_FT_L_LAYER,
+            model_presets={
+                "paper": {
+                    "gpt2-xl": {"layer": 0, "max_change": 5e-4},
+                    "gpt-j-6b": {"layer": 0, "max_change": 5e-5},
+                }
+            },
         ),
         EditorSpec(
             name="attnedit",
             factory="editkit_plugins.finetune.editor:FineTuneEditor",
             config="editkit_plugins.finetune.config:AttentionFineTuneConfig",
             summary="FT+L on one layer's query, key and value projections (AttnEdit)",
-            presets=_PRESETS,
+            presets=_ATTNEDIT_PRESETS,
             configs="editkit_configs:attnedit",
             layer_rule=_ATTNEDIT_LAYER,
+            model_presets={"paper": {"gpt2-xl": {"layer": 33}}},
         ),
     ]

@@ -46,6 +46,10 @@ class FineTuneConfig(Config):
     """Where a target of several tokens is scored: all of it at the prompt's last token (published
     code), or each token after the ones before it (the paper's text)."""
 
+    target_loss: Literal["token_mean", "sum"] = "token_mean"
+    """Loss of a target of several tokens: the mean over its tokens (published code), or -log of the
+    probability of the whole target, their sum (the paper's text)."""
+
     joint: bool = False
     """Train one common change on all requests of a call, instead of one change for each."""
 

@@ -203,7 +203,11 @@ class _Batch:
             for b, (_, fact) in enumerate(facts)
             for j, token in enumerate(fact.target)
         ]
-        shares = [1 / (len(fact.target) * len(edits[e])) for e, fact in facts for _ in fact.target]
+        mean = config.target_loss == "token_mean"
+        sizes = [(len(fact.target) if mean else 1) * len(edits[e]) for e, fact in facts]
+        shares = [
+            1 / size for size, (_, fact) in zip(sizes, facts, strict=True) for _ in fact.target
+        ]
         row, token, label = (torch.tensor(c, device=device) for c in zip(*reads, strict=True))
         ids = padded(rows, device)  # (B, T)
         starts = torch.zeros(len(rows), dtype=torch.long, device=device)

@@ -4,12 +4,30 @@ from __future__ import annotations
 
 from editkit import EditorSpec, LocatorSpec, hookimpl
 
-PUBLISHED: dict[str, object] = {}
+PUBLISHED = {
+    "site": "pre_activation",
+    "steps": 20,
+    "alphas": "linspace",
+    "target_space": False,
+    "threshold": 0.2,
+    "threshold_kind": "adaptive",
+    "refine": False,
+    "operation": "write",
+    "old_token": "predicted",
+    "old_scale": 2.0,
+    "new_scale": 1.0,
+    "scale_by": "embedding",
+}
 PAPER = {
     "site": "post_activation",
+    "steps": 20,
     "alphas": "right",
     "target_space": True,
+    "threshold": 0.3,
+    "threshold_kind": "adaptive",
     "refine": True,
+    "p": 0.5,
+    "wanted_neurons": None,
 }
 ORIGINAL = {
     "site": "post_activation",

@@ -4,18 +4,50 @@ from __future__ import annotations
 
 from editkit import EditorSpec, LayerRule, hookimpl
 
-PUBLISHED: dict[str, object] = {}
-PAPER = {
-    "context_lengths": [[10, 5], [10, 10]],
-    "corpus_tokens": 100_000,
+PUBLISHED = {
+    "position": "subject_last",
+    "context_lengths": [[10, 4], [10, 9]],
+    "context_top_k": 5,
+    "bare_context": True,
+    "value_contexts": True,
+    "key_text": "prompt",
+    "update_key": "bare",
+    "steps": 20,
+    "step_is": "evaluation",
+    "lr": 0.5,
+    "weight_decay": 0.5,
+    "kl_factor": 0.0625,
+    "kl_position": "subject_last",
+    "stop_loss": 0.05,
+    "offset_from": "own",
+    "target_loss": "token_mean",
+}
+_TEXT = {
+    "position": "subject_last",
+    "bare_context": False,
+    "key_text": "subject",
+    "update_key": "mean",
+    "step_is": "update",
+    "lr": 0.5,
+    "weight_decay": 1.5e-3,
+    "clamp": None,
+    "kl_factor": 100.0,
     "kl_position": "prompt_last",
+    "stop_loss": 0.05,
+    "offset_from": "bare",
+    "target_loss": "sum",
+    "corpus_tokens": 100_000,
+}
+PAPER = {
+    **_TEXT,
+    "context_lengths": [[10, 5], [10, 10]],
+    "value_contexts": True,
+    "steps": 20,
 }
 PAPER_V1 = {
-    "context_lengths": [[6, 2], [6, 3], [6, 4], [6, 5], [6, 6], [5, 7], [5, 8], [5, 9], [5, 10]],
-    "corpus_tokens": 100_000,
-    "kl_position": "prompt_last",
-    "kl_factor": 100.0,
-    "weight_decay": 1.5e-3,
+    **_TEXT,
+    "context_lengths": [[20, 2], [20, 5], [10, 10]],
+    "value_contexts": False,
     "steps": 25,
 }
 CORRECTED = {"update_key": "mean", "kl_position": "prompt_last"}
@@ -41,5 +73,9 @@ def editkit_editors() -> list[EditorSpec]:
             },
             configs="editkit_configs:rome",
             layer_rule=LAYER,
+            model_presets={
+                "paper": {"gpt2-xl": {"layer": 18}},
+                "paper-v1": {"gpt2-xl": {"layer": 15}},
+            },
         )
     ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import Self
 
 from editkit import Config
 from editkit.cache import digest_of_file
@@ -33,7 +34,19 @@ class RomeConfig(Config):
     """Contexts are sampled from this many most likely tokens."""
 
     contexts: tuple[str, ...] | None = None
-    """Texts to use as contexts, instead of sampled ones; the empty one is always added."""
+    """Texts to use as contexts, instead of sampled ones."""
+
+    bare_context: bool = True
+    """Whether the prompt without any context counts among the contexts of the key and of the loss
+    (published code), or only the sampled ones do (the paper's equations 3 and 4)."""
+
+    value_contexts: bool = True
+    """Whether the value's loss is over the contexts, too, or over the bare prompt alone (equation 8
+    of the paper's first version); then contexts are for the key only."""
+
+    key_text: Literal["prompt", "subject"] = "prompt"
+    """What follows a context where keys are read: the request's prompt (published code), or the
+    subject alone (equation 3 of the paper, 7 of its first version)."""
 
     seed: int = 0
     """Seed of the sampled contexts."""
@@ -54,7 +67,12 @@ class RomeConfig(Config):
     """Added to the diagonal of C, in units of its mean diagonal; small models need 1e-3 or so."""
 
     steps: Count = 20
-    """Most evaluations of the loss; the last one is not followed by an update."""
+    """Most steps of the optimisation of the value; ``step_is`` defines a step."""
+
+    step_is: Literal["evaluation", "update"] = "evaluation"
+    """A step is an evaluation of the loss, the last of which is not followed by an update, so that
+    20 steps update 19 times (published code); or an update (the papers' texts): 20 steps update 20
+    times, and the loss is evaluated once more at the end."""
 
     lr: Positive = 0.5
     """Learning rate of Adam on the value's offset."""
@@ -62,8 +80,16 @@ class RomeConfig(Config):
     weight_decay: NotNegative = 0.5
     """Weight of |delta| / |v0|² in the loss."""
 
-    clamp: Positive = 4.0
-    """The offset's norm is kept within this multiple of |v0|."""
+    clamp: Positive | None = 4.0
+    """The offset's norm is kept within this multiple of |v0|; null: no bound (as in the papers)."""
+
+    offset_from: Literal["own", "bare"] = "own"
+    """What the optimised offset is added to in each row: the row's own output (published code), or
+    that of the bare prompt, so that every row gets the same value z (equations 4 and 8)."""
+
+    target_loss: Literal["token_mean", "sum"] = "token_mean"
+    """Loss of a target of several tokens: the mean over its tokens (published code), or -log of the
+    probability of the whole target, their sum (equations 4 and 8)."""
 
     kl_factor: NotNegative = 0.0625
     """Weight of KL(after || before) on the prompt about the subject's essence."""
@@ -90,6 +116,21 @@ class RomeConfig(Config):
 
     plain: bool = False
     """Run every row whole, one request at a time, logits everywhere: slow, kept as reference."""
+
+    @model_validator(mode="after")
+    def _something_to_average(self) -> Self:
+        none = not (self.context_lengths if self.contexts is None else self.contexts)
+        if none and not self.bare_context:
+            raise ValueError(
+                "bare_context is false and there are no other contexts, so there is no key; set "
+                "bare_context: true, or give context_lengths"
+            )
+        if self.key_text == "subject" and self.position not in ("subject_first", "subject_last"):
+            raise ValueError(
+                f"key_text subject has no token at position {self.position}; use subject_last or "
+                "subject_first, or key_text: prompt"
+            )
+        return self
 
     def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
         """The digest of a statistic that is read from a file."""

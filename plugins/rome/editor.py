@@ -139,13 +139,16 @@ class RomeEditor(Editor[RomeConfig]):
         return chunks_by_tokens(lengths, budget, rows=len(rows[0].all))
 
     def _solution(self, value: Value, whitening: Whitening | None) -> Solution:
-        """The rank-one update of Meng et al. 2022, equation 2."""
+        """The rank-one update of Meng et al. 2022, equation 2.
+
+        With ``update_key`` mean it is the equation to the letter: the edited matrix maps k* to v*.
+        """
         mean = value.keys.mean(dim=0)  # (D,)
         u = mean if whitening is None else whitening.solve(mean)
         u = u / u.norm()
-        v_star = value.outputs[0] + value.delta
+        v_star = value.v0 + value.delta
         if self.config.update_key == "bare":
-            key, output = value.keys[0], value.outputs[0]
+            key, output = value.bare_key, value.v0
         else:
             key, output = mean, value.outputs.mean(dim=0)  # W is linear: the output of the mean
         divisor = key @ u
@@ -154,7 +157,7 @@ class RomeEditor(Editor[RomeConfig]):
 
     def _stability(self, solution: Solution, typical: float) -> dict[str, str]:
         norm = float(solution.right.norm())
-        length = float(solution.value.keys[0].norm())
+        length = float(solution.value.bare_key.norm())
         if abs(solution.divisor) < 1e-3 * length:
             return {"unstable": f"the key is nearly orthogonal to u ({solution.divisor:.2g})"}
         if norm > self.config.unstable_norm * typical:

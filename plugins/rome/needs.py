@@ -21,7 +21,8 @@ def rome_needs(config: RomeConfig, shape: ModelShape, *, requests: int, tokens: 
     contexts = config.contexts
     sampled = sum(n for n, _ in config.context_lengths) if contexts is None else len(contexts)
     rows = 1 if config.plain else requests
-    rows_per_request = sampled + 2  # the bare prompt, and the essence
+    in_loss = (sampled if config.value_contexts else 0) + 1
+    rows_per_request = in_loss + 1  # the bare prompt, and the essence
     width = tokens if config.plain else tokens // 2 + 1
     upper = shape.n_layers - layer
     budget = config.memory_mb * 2**20 // (_FLOAT * 40 * shape.hidden_size * upper)

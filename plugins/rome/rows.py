@@ -27,22 +27,33 @@ class Row:
     read: int
     labels: tuple[int, ...] = ()
 
+    def up_to_the_edited_token(self) -> Row:
+        """The same without what comes after the edited token, where only its key is wanted."""
+        return Row(self.ids[: self.position + 1], self.position, self.position)
+
 
 @dataclasses.dataclass(frozen=True)
 class RequestRows:
     """All rows of a request.
 
     Attributes:
-        contexts: Context, prompt, and target but for its last token; the bare prompt first.
+        contexts: Context, prompt, and target but for its last token: the rows whose likelihood of
+            the target is the loss. The bare prompt, if it is one of them, comes first.
         essence: The prompt about the subject's essence.
+        others: Rows that are run once, for the key and the output at the edited token.
+        keys: Which of ``(*contexts, *others)`` are averaged to the key k*.
+        bare: Which of them is the bare prompt.
     """
 
     contexts: tuple[Row, ...]
     essence: Row
+    others: tuple[Row, ...]
+    keys: tuple[int, ...]
+    bare: int
 
     @property
     def all(self) -> tuple[Row, ...]:
-        """Context rows, then the essence row."""
+        """The rows of the loss: context rows, then the essence row."""
         return (*self.contexts, self.essence)
 
 
@@ -50,6 +61,12 @@ def request_rows(
     model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: RomeConfig
 ) -> RequestRows:
     """Encode a request in all contexts.
+
+    Args:
+        model: The model.
+        request: The request.
+        contexts: The empty context, then the others.
+        config: Says over which of them the key and the loss are.
 
     Raises:
         RequestError: No token covers the subject.
@@ -76,4 +93,44 @@ def request_rows(
         )
     position = last.position(subject_span(config.kl_prompt, request.subject), config.position)
     read = position if config.kl_position == "subject_last" else len(last) - 1
-    return RequestRows(tuple(rows), Row(last.ids[: read + 1], position, read))
+    subjects = _subject_rows(model, request, contexts, config)
+    return _arranged(rows, subjects, Row(last.ids[: read + 1], position, read), config)
+
+
+def _subject_rows(
+    model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: RomeConfig
+) -> list[Row]:
+    """Each context and the subject alone, where keys are read from such texts; else none."""
+    if config.key_text == "prompt":
+        return []
+    rows = []
+    encodings = model.encode([context + request.subject for context in contexts])
+    for context, encoding in zip(contexts, encodings, strict=True):
+        model.check_length(encoding)
+        span = (len(context), len(context) + len(request.subject))
+        position = encoding.position(span, config.position)
+        rows.append(Row(encoding.ids, position, position).up_to_the_edited_token())
+    return rows
+
+
+def _arranged(
+    prompts: Sequence[Row], subjects: Sequence[Row], essence: Row, config: RomeConfig
+) -> RequestRows:
+    """Which rows the loss and the key are over; one for each context, the bare one first."""
+    everywhere = range(len(prompts))
+    sampled = everywhere[1:]
+    in_loss = [
+        *([0] if config.bare_context or not config.value_contexts else []),
+        *(sampled if config.value_contexts else []),
+    ]
+    in_key = everywhere if config.bare_context else sampled
+    read_at = [i for i in everywhere if i not in in_loss and (i == 0 or not subjects)]
+    others = [prompts[i].up_to_the_edited_token() for i in read_at]
+    place = {i: n for n, i in enumerate((*in_loss, *read_at))}
+    if subjects:
+        keys = tuple(len(place) + n for n in range(len(in_key)))
+        others += [subjects[i] for i in in_key]
+    else:
+        keys = tuple(place[i] for i in in_key)
+    contexts = tuple(prompts[i] for i in in_loss)
+    return RequestRows(contexts, essence, tuple(others), keys, place[0])

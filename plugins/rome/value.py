@@ -16,9 +16,9 @@ from torch import Tensor
 
 from editkit.models import LanguageModel
 from editkit.models.encoding import padded
-from editkit.models.running import Tail, recording, run_prefix
+from editkit.models.running import Tail, forward, recording, run_prefix
 from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.rows import RequestRows
+from editkit_plugins.rome.rows import RequestRows, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +36,19 @@ class Value:
     """What was read and found for one request.
 
     Attributes:
-        keys: Input of the edited module at the edited token, by context, the bare prompt first,
-            (contexts, D).
-        outputs: Output of the edited module there, (contexts, H).
+        keys: Input of the edited module at the edited token, in each row that the key k* is over;
+            the bare prompt first, if it is one of them, (N, D).
+        outputs: Output of the edited module there, (N, H).
+        bare_key: Its input there in the bare prompt, (D,).
+        v0: Its output there in the bare prompt, (H,).
         delta: The offset that was found, (H,).
         losses: Every evaluation, in order.
     """
 
     keys: Tensor
     outputs: Tensor
+    bare_key: Tensor
+    v0: Tensor
     delta: Tensor
     losses: tuple[Loss, ...]
 
@@ -60,18 +64,23 @@ def find_values(
         layer: The edited block.
         config: Hyperparameters.
     """
-    batch = _Batch.record(model, requests, layer)
-    n_contexts = len(requests[0].contexts)
-    keys = batch.keys.reshape(len(requests), n_contexts + 1, -1)[:, :-1]  # (R, contexts, D)
-    outputs = batch.outputs.reshape(len(requests), n_contexts + 1, -1)[:, :-1]
-    v0 = outputs[:, 0].float()  # (R, H)
+    batch = _Batch.record(model, requests, layer, config)
+    seen = _seen(model, batch, requests, layer)
+    v0 = torch.stack(
+        [outputs[request.bare] for (_, outputs), request in zip(seen, requests, strict=True)]
+    )  # (R, H)
     norms = v0.norm(dim=1)  # (R,)
     deltas = [torch.zeros_like(row, requires_grad=True) for row in v0]
     optimiser = torch.optim.Adam(deltas, lr=config.lr)
     losses: list[list[Loss]] = [[] for _ in requests]
     active = list(range(len(requests)))
     before: Tensor | None = None
-    for step in range(config.steps):
+    if config.offset_from == "bare":
+        with torch.no_grad():
+            before = batch.evaluate(torch.zeros_like(v0))[1]  # of the unchanged model
+        batch = batch.moved_to(v0)
+    evaluations = evaluations_of(config)
+    for step in range(evaluations):
         nll, after = batch.evaluate(torch.stack([deltas[r] for r in active]))  # (R,), (R, V)
         before = after.detach() if before is None else before
         kl = config.kl_factor * (after.exp() * (after - before)).sum(dim=1)  # (R,)
@@ -82,7 +91,7 @@ def find_values(
         for place, r in enumerate(active):
             losses[r].append(Loss(*table[place]))
         going = [place for place in range(len(active)) if table[place][0] >= config.stop_loss]
-        if not going or step == config.steps - 1:
+        if not going or step == evaluations - 1:
             break
         moving = [deltas[active[place]] for place in going]
         optimiser.zero_grad()
@@ -90,15 +99,81 @@ def find_values(
         for delta, gradient in zip(moving, gradients, strict=True):
             delta.grad = gradient
         optimiser.step()
-        _clamp(moving, config.clamp * norms[[active[place] for place in going]])
+        if config.clamp is not None:
+            _clamp(moving, config.clamp * norms[[active[place] for place in going]])
         if len(going) < len(active):
             active = [active[place] for place in going]
             before = before[going]
             batch = batch.select(going)
     return [
-        Value(keys[r].float(), outputs[r].float(), deltas[r].detach(), tuple(losses[r]))
-        for r in range(len(requests))
+        value_of(request, keys, outputs, delta.detach(), losses[r])
+        for r, (request, (keys, outputs), delta) in enumerate(
+            zip(requests, seen, deltas, strict=True)
+        )
     ]
+
+
+def evaluations_of(config: RomeConfig) -> int:
+    """Most evaluations of the loss."""
+    return config.steps + (config.step_is == "update")
+
+
+def value_of(
+    request: RequestRows, keys: Tensor, outputs: Tensor, delta: Tensor, losses: Sequence[Loss]
+) -> Value:
+    """What was found for a request.
+
+    Args:
+        request: Its rows.
+        keys: Of each context row and each other one, (rows, D), float32.
+        outputs: (rows, H), float32.
+        delta: The offset, (H,).
+        losses: Every evaluation.
+    """
+    averaged = list(request.keys)
+    return Value(
+        keys=keys[averaged],
+        outputs=outputs[averaged],
+        bare_key=keys[request.bare],
+        v0=outputs[request.bare],
+        delta=delta,
+        losses=tuple(losses),
+    )
+
+
+def _seen(
+    model: LanguageModel, batch: _Batch, requests: Sequence[RequestRows], layer: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and outputs of each request's context rows and other rows, (rows, D) and (rows, H)."""
+    n = batch.rows_per_request
+    keys = batch.keys.reshape(len(requests), n, -1)[:, :-1].float()  # (R, contexts, D)
+    outputs = batch.outputs.reshape(len(requests), n, -1)[:, :-1].float()
+    found = []
+    for r, request in enumerate(requests):
+        parts = [(keys[r], outputs[r])]
+        if request.others:
+            parts.append(at_the_edited_token(model, request.others, layer))
+        found.append((torch.cat([k for k, _ in parts]), torch.cat([o for _, o in parts])))
+    return found
+
+
+def at_the_edited_token(
+    model: LanguageModel, rows: Sequence[Row], layer: int
+) -> tuple[Tensor, Tensor]:
+    """Inputs and outputs of the edited module at the edited token of whole rows, in float32.
+
+    Returns:
+        (rows, D) and (rows, H).
+    """
+    ids = padded([row.ids for row in rows], model.device)  # (B, T)
+    places = torch.tensor([row.position for row in rows], device=model.device)
+    everywhere = torch.arange(len(rows), device=model.device)
+    path = model.path(layer, "mlp_out")
+    with torch.no_grad(), recording(model, [path], stop=True) as seen:
+        forward(model, ids)
+    keys = seen[path].inputs.reshape(*ids.shape, -1)[everywhere, places]
+    outputs = seen[path].output.reshape(*ids.shape, -1)[everywhere, places]
+    return keys.float(), outputs.float()
 
 
 def _clamp(deltas: Sequence[Tensor], radii: Tensor) -> None:
@@ -123,6 +198,7 @@ class _Batch:
         labels: The token wanted there, (N,); -1 marks essence rows.
         request: The request it belongs to, (N,).
         weights: Its weight in the request's loss, (N,).
+        shift: Added to each row's output besides the offset, (B, H); None: nothing.
     """
 
     model: LanguageModel
@@ -134,9 +210,16 @@ class _Batch:
     labels: Tensor
     request: Tensor
     weights: Tensor
+    shift: Tensor | None = None
 
     @classmethod
-    def record(cls, model: LanguageModel, requests: Sequence[RequestRows], layer: int) -> _Batch:
+    def record(
+        cls,
+        model: LanguageModel,
+        requests: Sequence[RequestRows],
+        layer: int,
+        config: RomeConfig,
+    ) -> _Batch:
         device = model.device
         rows = [row for request in requests for row in request.all]
         starts = torch.tensor([row.position for row in rows], device=device)  # (B,)
@@ -157,7 +240,7 @@ class _Batch:
             (b, row.read - row.position + j, label, b // len(requests[0].all), weight)
             for b, row in enumerate(rows)
             for j, label in enumerate(row.labels or (-1,))
-            for weight in [1 / (len(requests[0].contexts) * max(len(row.labels), 1))]
+            for weight in [_weight(row, len(requests[0].contexts), config)]
         ]
         columns = list(zip(*reads, strict=True))
         whole = [torch.tensor(column, device=device) for column in columns[:4]]
@@ -184,6 +267,8 @@ class _Batch:
             in each essence row, (R, V).
         """
         offsets = deltas.repeat_interleave(self.rows_per_request, dim=0)  # (B, H)
+        if self.shift is not None:
+            offsets = offsets + self.shift
         hidden = self.tail.hidden.clone()  # (B, S, H)
         hidden[:, 0] = hidden[:, 0] + offsets.to(hidden.dtype)
         states = self.tail.run(hidden)[self.read]  # (N, H)
@@ -193,6 +278,11 @@ class _Batch:
         weighted = nll * self.weights[target]
         sums = torch.zeros(len(deltas), device=weighted.device)
         return sums.index_add(0, self.request[target], weighted), log_p[~target]
+
+    def moved_to(self, values: Tensor) -> _Batch:
+        """The same with every row's own output replaced by its request's value, (R, H)."""
+        wanted = values.repeat_interleave(self.rows_per_request, dim=0)  # (B, H)
+        return dataclasses.replace(self, shift=wanted - self.outputs.float())
 
     def select(self, requests: Sequence[int]) -> _Batch:
         """The same for some of the requests."""
@@ -212,4 +302,11 @@ class _Batch:
             labels=self.labels[kept],
             request=request,
             weights=self.weights[kept],
+            shift=None if self.shift is None else self.shift[rows],
         )
+
+
+def _weight(row: Row, n_contexts: int, config: RomeConfig) -> float:
+    """Weight of each of a row's tokens in the loss."""
+    n_tokens = max(len(row.labels), 1) if config.target_loss == "token_mean" else 1
+    return 1 / (n_contexts * n_tokens)

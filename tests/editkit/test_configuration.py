@@ -262,3 +262,58 @@ def test_a_broken_shared_file_is_told_with_its_place(
     shared.write_text(content, encoding="utf-8")
     with pytest.raises(ConfigError, match=said):
         resolve_config(offer(configs), model="m")
+
+
+def test_a_preset_that_the_user_names_wins_over_the_models_file(configs: str) -> None:
+    presets: dict[str, dict[str, Any]] = {
+        "published": {"layer": 1},
+        "paper": {"layer": 2, "optimizer": {"lr": 0.25}},
+        "same": {"layer": 3, "mode": "slow"},
+    }
+    spec = EditorSpec("mine", "json:X", f"{__name__}:Settings", "mine", presets, configs)
+    with_file = Offer("editor", spec, Source("mine", "mine", "1"))
+    file = "made_up_configs/mine/tiny-1.yaml"
+
+    by_file = resolve_config(with_file, model="tiny-1")
+    assert (by_file.preset, by_file.to_dict()["optimizer"]["lr"]) == ("paper", 0.5)
+    assert by_file.overridden == by_file.remarks == ()
+
+    named = resolve_config(with_file, model="tiny-1", preset="paper")
+    assert named.to_dict()["optimizer"] == {"lr": 0.25, "steps": 10}
+    assert named.to_dict()["mode"] == "slow"  # the preset does not set it
+    assert named.sources["optimizer.lr"] == "preset paper"
+    assert named.sources["mode"] == file
+    assert named.overridden == (f"optimizer.lr is 0.25, not 0.5 of {file}",)
+    assert "preset 'paper' was named and wins" in named.remarks[0]
+
+    same = resolve_config(with_file, model="tiny-1", preset="same")
+    assert same.overridden == ()  # the file has the same value
+    flags = [flag_layer(optimizer={"lr": 0.75})]
+    set_by_hand = resolve_config(with_file, model="tiny-1", preset="paper", layers=flags)
+    assert set_by_hand.to_dict()["optimizer"]["lr"] == 0.75
+
+
+def test_a_preset_may_set_values_for_single_models(configs: str) -> None:
+    spec = EditorSpec(
+        "mine",
+        "json:X",
+        f"{__name__}:Settings",
+        "mine",
+        {"published": {"layer": 1}, "paper": {"layer": 2}},
+        configs,
+        model_presets={"paper": {"tiny-1": {"layer": 7, "mode": "fast"}}},
+    )
+    with_file = Offer("editor", spec, Source("mine", "mine", "1"))
+    named = resolve_config(with_file, model="someone/Tiny-1", preset="paper")
+    assert named.to_dict() == {
+        "layer": 7,
+        "mode": "fast",
+        "optimizer": {"lr": 0.5, "steps": 10},
+        "seed": 7,
+    }
+    assert named.sources["layer"] == "preset paper for tiny-1"
+    [overridden] = named.overridden
+    assert overridden.startswith("mode is 'fast', not 'slow' of")
+    assert resolve_config(with_file, model="other", preset="paper").to_dict()["layer"] == 2
+    by_file = resolve_config(with_file, model="tiny-1").to_dict()  # the file names the preset
+    assert (by_file["layer"], by_file["mode"]) == (7, "slow")

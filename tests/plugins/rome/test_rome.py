@@ -112,7 +112,7 @@ def test_the_offset_stays_within_its_ball() -> None:
     model = tiny()
     editor = RomeEditor(RomeConfig(**{**QUICK, "clamp": 0.5, "steps": 10}))
     for solution in editor.solve(model, REQUESTS):
-        limit = 0.5 * float(solution.value.outputs[0].norm())
+        limit = 0.5 * float(solution.value.v0.norm())
         assert float(solution.value.delta.norm()) <= limit * (1 + 1e-5)
 
 
