@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.configuration import Layer, resolve_config
@@ -14,7 +15,14 @@ if TYPE_CHECKING:
     from editkit.interfaces import Kind
     from editkit.models import LanguageModel
 
-__all__ = ["make_dataset", "make_editor", "make_locator", "make_metric"]
+__all__ = [
+    "check_values",
+    "is_offered",
+    "make_dataset",
+    "make_editor",
+    "make_locator",
+    "make_metric",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +66,39 @@ def make_locator(
 ) -> Locator[Any]:
     """A locator by name; arguments and errors as for :func:`make_editor`."""
     return cast("Locator[Any]", _make("locator", name, config, model=model, preset=preset))
+
+
+def is_offered(kind: Kind, name: str) -> bool:
+    """Whether an installed plugin offers this name."""
+    return default_registry().has(kind, name)
+
+
+def check_values(
+    kind: Kind,
+    name: str,
+    values: Mapping[str, Any],
+    *,
+    place: str,
+    preset: str | None = None,
+    preset_place: str = "--preset",
+) -> None:
+    """Refuse wrong values before any model is loaded; what a model's file says is left out.
+
+    Args:
+        kind: What they configure.
+        name: Its name.
+        values: Values by field.
+        place: How a message points at them, such as ``--set``.
+        preset: A preset; None: the default.
+        preset_place: How a message points at the preset.
+
+    Raises:
+        PluginError: Nobody offers the name.
+        ConfigError: A field or preset is unknown, or a value does not fit.
+    """
+    layers = [Layer(values, place, place)] if values else []
+    offer = default_registry().get(kind, name)
+    resolve_config(offer, preset=preset, layers=layers, place=preset_place)
 
 
 def _make(

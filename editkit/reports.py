@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from editkit.errors import TrackingError
+from editkit.errors import PluginError, TrackingError
+from editkit.file_names import why_unsafe_path
 
 __all__ = ["Point", "Report", "tell"]
 
@@ -53,6 +54,10 @@ class Report:
         files: Files to keep with it (figures, tables), by the path that they are shown under.
         panels: Pictures (PNG) by name, shown beside those of the same name of other reports.
         note: Markdown for a reader who sees it alone.
+
+    Raises:
+        PluginError: A name in ``files`` or ``panels`` is absolute, climbs out with ``..``, or
+            cannot be a file's name.
     """
 
     out: Path
@@ -68,6 +73,18 @@ class Report:
     files: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     panels: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse names that would leave the folders of whoever keeps the files."""
+        for what, names in (("files", self.files), ("panels", self.panels)):
+            for name in names:
+                trouble = why_unsafe_path(name)
+                if trouble is not None:
+                    raise PluginError(
+                        f"report {self.kind} {self.name!r} names {name!a:.80} among its {what}, "
+                        f"which {trouble}.",
+                        hint="Fix the plugin: a name is a relative path such as 'figures/a.png'.",
+                    )
 
 
 def tell(report: Report) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,6 +31,7 @@ from editkit.cache import key_of
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
 from editkit.errors import ConfigError, TrackingError, UsageError, did_you_mean
+from editkit.file_names import distinct_file_names, safe_file_name
 from editkit.plugins import Registry, default_registry
 from editkit.reports import Report, tell
 from editkit.yaml_values import parse_yaml
@@ -153,8 +153,7 @@ def _show(
     """Print, draw and track what was found; whether tracking services could be told."""
     folder = out / "figures"
     told = True
-    for shown in traced:
-        name = re.sub(r"[^\w.+-]+", "-", f"{experiment.name}-{shown.setting}").strip("-")
+    for shown, name in zip(traced, _names_of(experiment, traced), strict=True):
         files = shown.save(folder, name)
         sys.stdout.write(f"{shown.title}: {shown.note}\n")
         sys.stdout.write("".join(f"{file}\n" for file in files))
@@ -170,6 +169,17 @@ def _show(
     for error in finished.tracking_errors:
         sys.stderr.write(f"error: {error}\n")
     return told and not finished.tracking_errors
+
+
+def _names_of(experiment: Experiment, traced: Sequence[Shown]) -> list[str]:
+    """What the files of each average are called: apart from each other and from the figures."""
+    figures = {figure.name.casefold() for figure in experiment.figures}
+    texts = [f"{experiment.name} {shown.setting}".strip() for shown in traced]
+    names = []
+    for shown, text, name in zip(traced, texts, distinct_file_names(texts), strict=True):
+        files = {f"{name}-{suffix}".casefold() for suffix in ("maps", "lines", *shown.study.kinds)}
+        names.append(safe_file_name(text, identity=["traces"]) if files & figures else name)
+    return names
 
 
 def _tell(name: str, traced: Sequence[Shown], out: Path, files: Sequence[Path]) -> bool:

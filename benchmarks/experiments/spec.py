@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import importlib.resources
 import itertools
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from editkit import ConfigError, UsageError
 from editkit.benchmark.spec import Benchmark, ModelChoice, checked
 from editkit.complaints import problems_of, strict_values
 from editkit.errors import did_you_mean
+from editkit.file_names import why_unsafe
 from editkit.yaml_values import parse_yaml, read_yaml_text
 from editkit_plugins.tracing.averages import ROLES
 
@@ -21,6 +30,17 @@ EVERY_LAYER = "every"
 """In place of a list of layers: all that the model has."""
 
 Values = Mapping[str, Any] | list[Any] | Literal["every"]
+
+
+def _file_name(name: str) -> str:
+    trouble = why_unsafe(name)
+    if trouble is not None:
+        raise ValueError(f"a name that files are called by {trouble}")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+"""A name that files and folders are called by."""
 
 
 class _Section(BaseModel):
@@ -60,7 +80,8 @@ class Tracing(_Section):
 class FigureSpec(_Section):
     """One figure, with panels for scores or for what is traced."""
 
-    name: str
+    name: FileName
+    """What its files are called."""
     kind: Literal["lines", "bars", "violins", "effects", "effects-and-score"]
     scores: tuple[str, ...] = ()
     """The scores; of ``effects-and-score`` one, of ``effects`` none."""
@@ -105,7 +126,8 @@ class Elsewhere(_Section):
 class Experiment(_Section):
     """The content of an experiment file."""
 
-    name: str
+    name: FileName
+    """What it and its folder are called."""
     summary: str
     benchmark: dict[str, Any]
     """As a benchmark file; its editors may be left out where there is a sweep, and where nothing
@@ -117,7 +139,15 @@ class Experiment(_Section):
 
     @model_validator(mode="after")
     def _has_what_is_drawn(self) -> Experiment:
+        names: dict[str, str] = {}
         for figure in self.figures:
+            key = unicodedata.normalize("NFC", figure.name).casefold()
+            if key in names:
+                raise ValueError(
+                    f"figures {names[key]!r} and {figure.name!r} would be the same files, expected "
+                    "names that differ by more than letter case"
+                )
+            names[key] = figure.name
             if figure.of_traces and self.tracing is None:
                 raise ValueError(
                     f"figure {figure.name!r} shows traces: a section tracing is missing"

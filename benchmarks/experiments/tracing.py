@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +12,7 @@ from editkit import Editor, EditRequest, Fact, make_dataset, make_locator
 from editkit.benchmark.isolation import seeded
 from editkit.benchmark.overrides import PluginValues
 from editkit.benchmark.plan import Plan, PlannedCell
+from editkit.benchmark.progress import counting
 from editkit.benchmark.report.labels import labels_of
 from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("editkit.experiments")
 _BEFORE = "before the edit"
-Progress = Callable[[int], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +69,9 @@ def trace_all(
     empty = ""
     for task in _tasks(tracing, benchmark, values, plan, model):
         locator = make_locator(tracing.locator, model, **task.config)
-        with _progress(task.name, len(task.facts), quiet) as progress:
+        with counting(f"tracing {task.name}".strip(), len(task.facts), quiet=quiet) as report:
             average = study(
-                model, tracing.locator, locator, task.facts, out, progress, edits=task.edits
+                model, tracing.locator, locator, task.facts, out, report, edits=task.edits
             )
         if not average.kinds:
             empty = average.why_empty(model.name, f"{task.source} {task.name}".strip())
@@ -97,15 +95,18 @@ def _tasks(
 ) -> Iterator[_Task]:
     choice = benchmark.dataset
     limit = min((n for n in (tracing.limit, benchmark.limit) if n is not None), default=None)
+    config = {**choice.config, **values.get(("dataset", choice.name), {})}
     requests: list[EditRequest] = []
     if tracing.facts is None or tracing.after:
-        config = {**choice.config, **values.get(("dataset", choice.name), {})}
         records = make_dataset(choice.name, **config).load().records[:limit]
         requests = [record.request for record in records]
     if tracing.facts is None:
         source, facts = choice.name, [_fact(each, each.target_true) for each in requests]
     else:
-        source, facts = tracing.facts, facts_of(tracing.facts)[0][:limit]
+        source = tracing.facts
+        read = facts_of(source, config if source == choice.name else None)
+        read.warn()
+        facts = list(read.facts[:limit])
     for name, setting in (tracing.settings or {"": {}}).items():
         before = _BEFORE if tracing.after and not name else name
         yield _Task(before, facts, source, {**tracing.config, **setting})
@@ -151,12 +152,3 @@ def _editor(planned: PlannedCell, model: LanguageModel) -> Editor[Any]:
     with seeded(planned.cell.seed, "prepare"):
         editor.prepare(model)
     return editor
-
-
-@contextlib.contextmanager
-def _progress(name: str, total: int, quiet: bool) -> Iterator[Progress]:
-    from tqdm import tqdm
-
-    silent = quiet or not sys.stderr.isatty()
-    with tqdm(total=total, unit="fact", desc=f"tracing {name}".strip(), disable=silent) as bar:
-        yield lambda done: bar.update(done - bar.n)

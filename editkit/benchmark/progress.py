@@ -2,36 +2,48 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import TextIO
+
+__all__ = ["Progress", "counting"]
 
 _LINE_SECONDS = 15.0
 
 
 class Progress:
-    """Counts records of all cells.
+    """Counts records of all cells, or other units of work.
 
     Args:
         total: All records of all cells.
         done: Those that were stored before.
         quiet: Show nothing.
         stream: Where to; stderr by default.
+        unit: What is counted.
     """
 
     def __init__(
-        self, total: int, done: int = 0, *, quiet: bool = False, stream: TextIO | None = None
+        self,
+        total: int,
+        done: int = 0,
+        *,
+        quiet: bool = False,
+        stream: TextIO | None = None,
+        unit: str = "edit",
     ) -> None:
         self._stream = stream or sys.stderr
         self._total, self._done, self._first = total, done, done
         self._started = self._spoken = time.monotonic()
         self._quiet = quiet or total == done
+        self._unit = unit
         self._bar = None
         if not self._quiet and self._stream.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, initial=done, unit="edit", file=self._stream, dynamic_ncols=True
+                total=total, initial=done, unit=unit, file=self._stream, dynamic_ncols=True
             )
 
     def __enter__(self) -> Progress:
@@ -62,5 +74,32 @@ class Progress:
 
     def _say(self, text: str) -> None:
         self._spoken = time.monotonic()
-        self._stream.write(f"{self._done}/{self._total} edits: {text}\n")
+        self._stream.write(f"{self._done}/{self._total} {self._unit}s: {text}\n")
         self._stream.flush()
+
+
+@contextlib.contextmanager
+def counting(
+    what: str, total: int, *, quiet: bool = False, unit: str = "fact"
+) -> Iterator[Callable[[int], None]]:
+    """Progress of work that reports how much of it is done, what is already stored first.
+
+    Args:
+        what: What is being done.
+        total: Units of work.
+        quiet: Show nothing.
+        unit: What is counted.
+    """
+    with contextlib.ExitStack() as stack:
+        shown: list[tuple[Progress, int]] = []
+
+        def report(done: int) -> None:
+            if not shown:
+                progress = stack.enter_context(Progress(total, done, quiet=quiet, unit=unit))
+                progress.label(what)
+                shown.append((progress, done))
+            progress, before = shown[0]
+            progress.advance(done - before)
+            shown[0] = progress, done
+
+        yield report

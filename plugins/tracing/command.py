@@ -8,27 +8,27 @@ command goes on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
-import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from editkit import TrackingError, UsageError
+from editkit import ConfigError, TrackingError, UsageError
+from editkit.benchmark.progress import counting
+from editkit.file_names import safe_file_name
+from editkit.making import check_values
+from editkit.yaml_values import parse_yaml
 from editkit_plugins.tracing.shown import Shown, save_figures
 
 if TYPE_CHECKING:
     from editkit import LanguageModel, Trace
+    from editkit_plugins.tracing.facts import Facts
     from editkit_plugins.tracing.study import Study
 
 _STRONGEST = 3
-_TOLD = 5  # broken facts
-_LONGEST_NAME = 110  # letters
-_WINDOW = 10  # what causal tracing restores together unless it is told otherwise
+_DATASET = "dataset."
 _NOT_PREDICTED = 1  # exit code
 _log = logging.getLogger("editkit.trace")
 
@@ -46,7 +46,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--limit", type=_positive, metavar="N", help="use only the first N facts")
     add("--locator", default="causal-tracing", metavar="L", help="%(default)s")
     add("--preset", metavar="P", help="a preset of the locator")
-    add("--set", action="append", default=[], dest="sets", metavar="a=v", help="set one value")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="sets",
+        metavar="a=v",
+        help="set one value of the locator, or with --set dataset.a=v of the dataset of --facts",
+    )
     add("--out", type=Path, default=Path("editkit-results"), metavar="DIR", help="%(default)s")
     add("--device", default="cpu", help="where the model goes (%(default)s)")
     add("--dtype", default="float32", help="type of its weights (%(default)s)")
@@ -65,59 +72,96 @@ def run(args: argparse.Namespace) -> int:
         )
     from editkit import load_model
 
-    values = _values(args.sets)
-    model = load_model(args.model, dtype=args.dtype, device=args.device)
-    if args.locator == "causal-tracing" and values.get("window", _WINDOW) >= model.n_layers:
-        _log.warning(
-            "a window of %s layers covers nearly all %d layers of %s; --set window=2 tells them "
-            "apart.",
-            values.get("window", _WINDOW),
-            model.n_layers,
-            model.name,
+    values, of_dataset = _values(args.sets)
+    if one and of_dataset:
+        raise UsageError(
+            f"--set {_DATASET}{next(iter(of_dataset))} is given without --facts.",
+            hint=f"Name the dataset, for example --facts counterfact --set {_DATASET}path=FILE.",
         )
-    return _one(args, model, values) if one else _many(args, model, values)
+    _check(args.locator, args.preset, values)
+    facts = None
+    if not one:
+        from editkit_plugins.tracing.facts import facts_of
+
+        facts = facts_of(args.facts, of_dataset)
+        facts.warn()
+    model = load_model(args.model, dtype=args.dtype, device=args.device)
+    if facts is None:
+        return _one(args, model, values)
+    return _many(args, model, values, facts)
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
     return number
 
 
-def _values(sets: list[str]) -> dict[str, Any]:
-    values = {}
+def _values(sets: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What ``--set`` changes: values of the locator, and of the dataset."""
+    values: dict[str, Any] = {}
+    of_dataset: dict[str, Any] = {}
     for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
+        key, equals, given = text.partition("=")
+        key = key.strip()
+        inner = key.removeprefix(_DATASET)
+        target = values if inner == key else of_dataset
+        path = inner.split(".")
+        if not equals or not all(path):
             raise UsageError(
                 f"--set is {text!r}, expected a=v.", hint="For example --set window=4."
             )
-        try:
-            values[key] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            values[key] = value
-    return values
+        for part in path[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise ConfigError(f"--set {key}: {part!r} was set to {target!r} before.")
+        target[path[-1]] = parse_yaml(given, place=f"--set {key}")
+    return values, of_dataset
+
+
+def _check(locator: str, preset: str | None, values: dict[str, Any]) -> None:
+    """Refuse wrong values before the model is loaded.
+
+    Raises:
+        ConfigError: With the flag.
+        PluginError: There is no such locator.
+    """
+    try:
+        check_values("locator", locator, values, place="--set", preset=preset)
+    except ConfigError as error:
+        raise ConfigError(error.message.replace("--set.", "--set "), hint=error.hint) from None
+
+
+def _warn_of_wide_windows(window: object, model: LanguageModel) -> None:
+    if isinstance(window, int) and window >= model.n_layers:
+        _log.warning(
+            "a window of %s layers covers nearly all %d layers of %s; --set window=2 tells them "
+            "apart.",
+            window,
+            model.n_layers,
+            model.name,
+        )
 
 
 # ---------------------------------------------------------------- one fact
 
 
 def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]) -> int:
-    from editkit import trace
+    from editkit import Fact, make_locator
+    from editkit.traces import Trace
 
-    found = trace(
-        model,
-        args.prompt,
-        args.subject,
-        args.answer,
-        locator=args.locator,
-        preset=args.preset,
-        **values,
-    )
-    answer = "" if args.answer is None else f"-{args.answer}"
-    chosen = "".join(f"-{text}" for text in [args.preset, *sorted(args.sets)] if text)
-    name = _file_name(f"{args.locator}-{model.name}-{args.prompt}{answer}{chosen}")
+    fact = Fact(args.prompt, args.subject, args.answer)
+    locator = make_locator(args.locator, model, preset=args.preset, **values)
+    _warn_of_wide_windows(getattr(locator.config, "window", None), model)
+    [maps] = locator.maps(model, [fact])
+    found = Trace(model.name, args.locator, maps)
+    about = [args.prompt, args.subject, args.answer, args.preset, sorted(args.sets), args.model]
+    chosen = [args.locator, model.name, args.prompt, args.answer, args.preset, *sorted(args.sets)]
+    name = safe_file_name(" ".join(filter(None, chosen)), identity=about)
     files = save_figures({name: found.plot()}, args.out / "traces")
     table = args.out / "traces" / f"{name}.csv"
     found.to_frame().to_csv(table, index=False)
@@ -174,47 +218,39 @@ def _print_trace(found: Trace, files: list[Path]) -> None:
 # ---------------------------------------------------------------- many facts
 
 
-def _many(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]) -> int:
+def _many(
+    args: argparse.Namespace, model: LanguageModel, values: dict[str, Any], read: Facts
+) -> int:
     from editkit import make_locator
-    from editkit_plugins.tracing.facts import facts_of
     from editkit_plugins.tracing.study import study
 
     locator = make_locator(args.locator, model, preset=args.preset, **values)
-    facts, wrong = facts_of(args.facts)
-    if wrong:
-        more = f"; {len(wrong) - _TOLD} more" if len(wrong) > _TOLD else ""
-        told = "; ".join(wrong[:_TOLD])
-        _log.warning("%d broken facts are left out (%s%s).", len(wrong), told, more)
-    facts = facts[: args.limit]
-    from tqdm import tqdm
-
-    silent = args.quiet or not sys.stderr.isatty()
-    with tqdm(total=len(facts), unit="fact", disable=silent) as bar:
-        found = study(
-            model,
-            args.locator,
-            locator,
-            facts,
-            args.out,
-            lambda done: bar.update(done - bar.n),
-        )
+    _warn_of_wide_windows(getattr(locator.config, "window", None), model)
+    facts = read.facts[: args.limit]
+    with counting(f"tracing {args.facts}", len(facts), quiet=args.quiet) as report:
+        found = study(model, args.locator, locator, facts, args.out, report)
     for case, reason in list(found.failed.items())[:3]:
         _log.warning("fact %d could not be traced: %s", case, reason)
     if not found.kinds:
         raise UsageError(
             found.why_empty(model.name, args.facts), hint="Trace facts that the model knows."
         )
-    name = _file_name(f"{args.locator}-{model.name}-{Path(args.facts).stem}-{len(facts)}")
+    about = f"{args.locator} {model.name} {Path(args.facts).stem} {len(facts)}"
+    name = safe_file_name(about, identity=[found.fingerprint])
     shown = Shown(found, args.locator, model.name, args.facts)
     files = shown.save(args.out / "traces", name)
     if args.json:
-        _print_json(_study_document(args, model, found), files)
+        _print_json(_study_document(args, model, found, read.broken), files)
     else:
         _print_study(args, model, found, len(facts), files)
+        if read.broken:
+            sys.stdout.write(f"{len(read.broken)} broken facts of {args.facts} are left out\n")
     return 0 if args.no_mlflow or shown.tell(args.out, files) else TrackingError.exit_code
 
 
-def _study_document(args: argparse.Namespace, model: LanguageModel, found: Study) -> dict[str, Any]:
+def _study_document(
+    args: argparse.Namespace, model: LanguageModel, found: Study, broken: Sequence[str]
+) -> dict[str, Any]:
     return {
         "schema": 1,
         "model": model.name,
@@ -223,6 +259,7 @@ def _study_document(args: argparse.Namespace, model: LanguageModel, found: Study
         "fingerprint": found.fingerprint,
         "known": found.known,
         "unknown": found.unknown,
+        "broken": list(broken),
         "failed": {str(case): reason for case, reason in found.failed.items()},
         "baselines": {key: vars(mean) for key, mean in found.baselines.items()},
         "effects": {
@@ -255,13 +292,6 @@ def _print_study(
 
 
 # ---------------------------------------------------------------- files
-
-
-def _file_name(text: str) -> str:
-    name = re.sub(r"[^\w.+-]+", "-", text.replace("/", "-")).strip("-")
-    if len(name) <= _LONGEST_NAME:
-        return name
-    return f"{name[:_LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _print_json(document: dict[str, Any], files: list[Path]) -> None:

@@ -1,31 +1,91 @@
-"""Facts to be traced: from a file, or from a dataset."""
+"""Facts to be traced: from a file in one of several layouts, or from a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from editkit import DatasetError, EditkitError, Fact, make_dataset
-from editkit.record_files import read_json
+from editkit import DatasetError, EditkitError, Fact, PluginError, UsageError, make_dataset
+from editkit.making import check_values, is_offered
+from editkit.record_files import BrokenFieldError, Node, read_json
+from editkit.requests import fill
 
 _KNOWN = "known_1000"
+_SHOWN = 5  # broken facts in a message
+_ANSWERS = ("attribute", "answer", "ground_truth", "target_true")
 _LAYOUT = (
-    "Expected a JSON list of objects with prompt, subject and, if you like, attribute or answer."
+    "Expected a JSON list of objects: prompt, subject and attribute (or answer), or the records "
+    "of CounterFact or zsRE."
 )
+_log = logging.getLogger("editkit.trace")
 
 
-def facts_of(source: str) -> tuple[list[Fact], list[str]]:
-    """Facts, and what is wrong with those that were left out.
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What was read.
+
+    Attributes:
+        facts: The facts that can be used, in their order.
+        broken: Where and why the others cannot.
+        source: Where they are from.
+    """
+
+    facts: tuple[Fact, ...]
+    broken: tuple[str, ...]
+    source: str
+
+    def warn(self) -> None:
+        """Log how many facts are left out and why, and whose answers are the model's own."""
+        if self.broken:
+            _log.warning("%d broken facts of %s are left out (%s).", *self._counted())
+        own = sum(fact.answer is None for fact in self.facts)
+        if 0 < own < len(self.facts):
+            _log.warning(
+                "%d of the %d facts of %s name no answer: there, whatever the model predicts is "
+                "traced.",
+                own,
+                len(self.facts),
+                self.source,
+            )
+
+    def _counted(self) -> tuple[int, str, str]:
+        return len(self.broken), self.source, _first(self.broken)
+
+
+def _first(broken: tuple[str, ...]) -> str:
+    more = f"; {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+    return "; ".join(broken[:_SHOWN]) + more
+
+
+def facts_of(source: str, values: Mapping[str, Any] | None = None) -> Facts:
+    """The facts of a file or of a dataset.
 
     Args:
-        source: A JSON file (the layout of ROME's ``known_1000.json``: prompt, subject, attribute),
-            the name of an installed dataset, or ``known_1000``: that file of the ROME authors, in
-            the working directory.
+        source: A JSON file (``.json``, ``.json.gz``), the name of an installed dataset, or
+            ``known_1000``: that file of the ROME authors, in the working directory. An entry of a
+            file is laid out as in ROME's ``known_1000.json`` (prompt, subject, attribute or
+            answer; without one the model's own is traced), as in CounterFact (``target_true`` of
+            ``requested_rewrite`` is the answer; flat copies name it ``ground_truth``), or as in
+            zsRE (``src``, and the first of ``answers``). Of a dataset's records, the answer is the
+            one that their requests replace (``target_true``).
+        values: Values of the dataset's configuration.
 
     Raises:
         DatasetError: There is no such file or dataset, or nothing in it can be used.
+        ConfigError: A value does not fit the dataset.
+        UsageError: There are values, and the source is a file.
     """
+    if not _is_file(source):
+        return _of_dataset(source, values or {})
+    if values:
+        raise UsageError(
+            f"--set dataset.{next(iter(values))} is given, and the facts are from the file "
+            f"{source!r}, which takes no values.",
+            hint="Name a dataset, for example --facts counterfact --set dataset.path=FILE.",
+        )
     path = Path(f"{source}.json" if source == _KNOWN else source).expanduser()
     if source == _KNOWN and not path.exists():
         raise DatasetError(
@@ -33,38 +93,120 @@ def facts_of(source: str) -> tuple[list[Fact], list[str]]:
             hint="Download known_1000.json from the ROME project into this folder, or give its "
             "path.",
         )
-    if path.suffix == ".json" or path.exists():
-        return _of_file(path)
-    records = make_dataset(source).load().records
-    facts = [
-        Fact(record.request.sentence, record.request.subject, record.request.target_true)
-        for record in records
-    ]
-    return facts, []
+    return _of_file(path, source)
 
 
-def _of_file(path: Path) -> tuple[list[Fact], list[str]]:
+def _is_file(source: str) -> bool:
+    """Whether a file is meant; a name that a dataset has is the dataset's."""
+    if source == _KNOWN or source.endswith((".json", ".json.gz")) or "/" in source:
+        return True
+    return not is_offered("dataset", source) and Path(source).expanduser().is_file()
+
+
+# ---------------------------------------------------------------- datasets
+
+
+def _of_dataset(name: str, values: Mapping[str, Any]) -> Facts:
+    try:
+        check_values("dataset", name, values, place="--set dataset")
+    except PluginError as error:
+        if is_offered("dataset", name):
+            raise
+        raise DatasetError(
+            f"{name!r} is neither a file nor a dataset: {error.message}",
+            hint=error.hint or "Give a JSON file of facts, or the name of a dataset.",
+        ) from None
+    records = make_dataset(name, **values).load()
+    broken = [f"record {each.case_id}: {each.field}: {each.reason}" for each in records.rejected]
+    facts = []
+    for record in records.records:
+        request = record.request
+        try:
+            facts.append(Fact(request.sentence, request.subject, request.target_true))
+        except EditkitError as error:
+            broken.append(f"record {record.case_id}: {error.message}")
+    return _usable(facts, broken, name, f"dataset {name!r}")
+
+
+# ---------------------------------------------------------------- files
+
+
+def _of_file(path: Path, source: str) -> Facts:
     content = read_json(path, what="file of facts")
     if not isinstance(content, list):
-        raise DatasetError(f"file of facts {str(path)!r} holds no list.", hint=_LAYOUT)
-    facts, wrong = [], []
+        kind = "an object" if isinstance(content, dict) else f"a {type(content).__name__}"
+        raise DatasetError(
+            f"file of facts {str(path)!r} holds {kind}, expected a list.", hint=_LAYOUT
+        )
+    facts: list[Fact] = []
+    broken = []
     for number, entry in enumerate(content):
         try:
-            facts.append(_fact(entry))
-        except (TypeError, KeyError, AttributeError) as error:
-            wrong.append(f"entry {number}: {type(error).__name__} {error}")
+            facts.extend(_facts(Node(entry)))
+        except BrokenFieldError as error:
+            broken.append(f"entry {number}: {error}")
         except EditkitError as error:
-            wrong.append(f"entry {number}: {error.message}")
+            broken.append(f"entry {number}: {error.message}")
+    return _usable(facts, broken, source, f"file of facts {str(path)!r}")
+
+
+def _usable(facts: list[Fact], broken: list[str], source: str, what: str) -> Facts:
     if not facts:
-        reason = f" ({wrong[0]})" if wrong else ""
-        raise DatasetError(f"file of facts {str(path)!r} has no usable fact{reason}.", hint=_LAYOUT)
-    return facts, wrong
+        reason = f" ({_first(tuple(broken))})" if broken else ""
+        raise DatasetError(f"{what} has no usable fact{reason}.", hint=_LAYOUT)
+    return Facts(tuple(facts), tuple(broken), source)
 
 
-def _fact(entry: Mapping[str, Any]) -> Fact:
-    answer = entry.get("attribute", entry.get("answer"))
-    return Fact(
-        str(entry["prompt"]).rstrip(),
-        str(entry["subject"]),
-        None if answer is None else str(answer).strip(),
-    )
+def _facts(entry: Node) -> Iterator[Fact]:
+    """The facts of one entry: one, except for records with several rewrites (MQuAKE)."""
+    rewrites = entry.get("requested_rewrite")
+    if rewrites is not None:
+        several = rewrites.items() if isinstance(rewrites.value, list) else [rewrites]
+        if not several:
+            raise rewrites.error("is an empty list, expected at least one rewrite")
+        yield from [_of_rewrite(each) for each in several]
+    elif entry.get("src") is not None:
+        yield _of_question(entry)
+    else:
+        yield _of_prompt(entry)
+
+
+def _of_rewrite(rewrite: Node) -> Fact:
+    """CounterFact: the fact as the world has it."""
+    subject = rewrite["subject"].text().strip()
+    answer = rewrite["target_true"]["str"].text().strip()
+    return Fact(fill(rewrite["prompt"].template(), subject), subject, answer)
+
+
+def _of_question(entry: Node) -> Fact:
+    """zsRE: a question and the first of its correct answers."""
+    answers = entry["answers"].items()
+    if not answers:
+        raise entry["answers"].error("is empty, expected at least one answer")
+    return _fact(entry["src"], entry["subject"], answers[0].text().strip())
+
+
+def _of_prompt(entry: Node) -> Fact:
+    """``known_1000.json``, flat copies of CounterFact, and files of one's own."""
+    prompt, subject = entry["prompt"], entry["subject"]
+    found = {name: answer for name in _ANSWERS if (answer := entry.get(name)) is not None}
+    answers = {name: _answer(node) for name, node in found.items()}
+    if len(set(answers.values())) > 1:
+        given = " and ".join(f"{name} {answer!a:.40}" for name, answer in answers.items())
+        raise entry.error(f"has {given}, expected one answer")
+    return _fact(prompt, subject, next(iter(answers.values()), None))
+
+
+def _answer(node: Node) -> str:
+    if type(node.value) is int:  # a year
+        return str(node.value)
+    return (node["str"] if isinstance(node.value, Mapping) else node).text().strip()
+
+
+def _fact(prompt: Node, subject: Node, answer: str | None) -> Fact:
+    text, name = prompt.prompt(), subject.text().strip()
+    if name not in text and text.count("{}") == 1:
+        text = fill(text, name)
+    if name not in text:
+        raise subject.error(f"is {subject}, which is not in {prompt.path} {prompt}")
+    return Fact(text, name, answer)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas
 import pytest
+import yaml
 from matplotlib.figure import Figure
 
 from editkit import ConfigError, Score
@@ -132,6 +134,46 @@ def test_every_cell_of_a_sweep_is_traced_after_its_own_edits(
     assert "after ft (layer 0): " not in capsys.readouterr().out
 
 
+SMALL = """{name: %s, summary: s, benchmark: {model: atlas, dataset: atlas, editors: [ft]},
+    figures: [{name: %s, kind: bars, scores: [efficacy/score]}]}"""
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/tmp/x", "a/b", "..", '""', '"a\\0b"', "nul", "x.", '"x "', "y" * 300]
+)
+@pytest.mark.usefixtures("elsewhere")
+def test_names_cannot_leave_the_output_folder(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for names in ((name, "f"), ("mine", name)):
+        Path("mine.yaml").write_text(SMALL % names, encoding="utf-8")
+        assert main(["run-experiment", "mine.yaml", "--no-mlflow", "--quiet"]) == 2
+        assert "name: got" in capsys.readouterr().err
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
+
+
+def test_figures_that_would_be_the_same_files_are_refused() -> None:
+    content = """{name: n, summary: s, benchmark: {model: atlas, dataset: atlas, editors: [ft]},
+    figures: [{name: Fig, kind: bars, scores: [a]}, {name: fig, kind: bars, scores: [a]}]}"""
+    with pytest.raises(ConfigError, match="'Fig' and 'fig' would be the same files"):
+        parse_experiment(content, place="x.yaml")
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_settings_and_figures_have_files_of_their_own() -> None:
+    Path("mine.yaml").write_text(
+        """{name: mine, summary: s, benchmark: {model: atlas, dataset: atlas, limit: 2},
+        tracing: {config: {kinds: [state]}, settings: {"../a": {}, A: {}, a: {}}},
+        figures: [{name: mine-A-maps, kind: effects}]}""",
+        encoding="utf-8",
+    )
+    assert experiment("mine.yaml") == 0
+    tables = {name.casefold() for name in figures() if name.endswith(".csv")}
+    assert len(tables) == 3
+    assert "mine-A-maps.png" in figures()
+    assert {path.name for path in Path().iterdir()} == {"mine.yaml", "out"}
+
+
 @pytest.mark.usefixtures("elsewhere")
 def test_a_score_that_no_metric_has_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(
@@ -143,6 +185,20 @@ def test_a_score_that_no_metric_has_is_told(capsys: pytest.CaptureFixture[str]) 
     said = capsys.readouterr().err
     assert "'efficacy/scor', a score that no metric has" in said
     assert "Did you mean 'efficacy/score'?" in said
+
+
+def documented() -> list[str]:
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    return re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("text", documented(), ids=lambda text: text.split()[1])
+def test_the_documented_examples_run(text: str) -> None:
+    Path("mine.yaml").write_text(text, encoding="utf-8")
+    assert main(["run-experiment", "mine.yaml", "--limit", "1", "--quiet", "--out", "out"]) == 0
+    name = yaml.safe_load(text)["figures"][0]["name"]
+    assert {f"{name}.png", f"{name}.svg"} <= figures()
 
 
 @pytest.mark.usefixtures("elsewhere")

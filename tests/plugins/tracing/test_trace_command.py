@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import random
 import re
@@ -14,6 +15,7 @@ import pytest
 import editkit
 from editkit import (
     Config,
+    DatasetError,
     Editor,
     EditRequest,
     Fact,
@@ -24,9 +26,13 @@ from editkit import (
 from editkit.benchmark.run import STORE_FILE, runs_in
 from editkit.benchmark.store import Store
 from editkit.cli.main import main
-from editkit_plugins.tracing import command, study
+from editkit.file_names import safe_file_name
+from editkit_plugins.tracing import study
 from editkit_plugins.tracing.averages import ROLES, averaged, mean_of, roles_of
+from editkit_plugins.tracing.facts import facts_of
 
+ROOT = Path(__file__).resolve().parents[3]
+ATLAS_RECORDS = ROOT / "benchmarks" / "atlas" / "records" / "test.json"
 COROLLA = ["--prompt", "Toyota Corolla is made by", "--subject", "Toyota Corolla"]
 QUICK = ["--set", "samples=2", "--no-mlflow", "--quiet"]
 
@@ -70,7 +76,7 @@ def test_another_answer_has_files_of_its_own(capsys: pytest.CaptureFixture[str])
     assert len(names) == 2
     assert any("Ferrari" in name for name in names)
     long = "x" * 200
-    assert command._file_name(f"{long}a") != command._file_name(f"{long}b")
+    assert safe_file_name(f"{long}a") != safe_file_name(f"{long}b")
 
 
 def test_neurons_are_named(capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,6 +119,35 @@ def test_from_python_with_names_of_tokens() -> None:
         ([*COROLLA, "--locator", "nobody"], "no locator is called 'nobody'", 3),
         (["--facts", "known_1000"], "does not come with editkit", 2),
         (["--facts", "absent.json"], "absent.json", 2),
+        (
+            ["--facts", "absent"],
+            "'absent' is neither a file nor a dataset: no dataset is called 'absent'; known: atlas",
+            2,
+        ),
+        ([*COROLLA, "--set", "window=abc"], "--set window: got 'abc', expected an integer", 2),
+        ([*COROLLA, "--set", "window=-3"], "--set window: got -3", 2),
+        ([*COROLLA, "--set", "window="], "--set window: got None, expected an integer", 2),
+        ([*COROLLA, "--set", "window=[2]"], "--set window: got [2], expected an integer", 2),
+        ([*COROLLA, "--set", "window=2.5"], "--set window: got 2.5, expected an integer", 2),
+        ([*COROLLA, "--set", "noise_level=.inf"], "--set noise_level: got inf", 2),
+        ([*COROLLA, "--set", "noise_level=.nan"], "--set noise_level: got nan", 2),
+        ([*COROLLA, "--set", "windw=2"], "--set windw: unknown field", 2),
+        ([*COROLLA, "--set", "prompt=x"], "--set prompt: unknown field", 2),
+        ([*COROLLA, "--set", "preset=paper"], "--set preset: unknown field", 2),
+        ([*COROLLA, "--set", "kinds=[stat]"], "--set kinds.0: got 'stat'", 2),
+        ([*COROLLA, "--set", "kinds=[state"], "--set kinds line 1", 2),
+        ([*COROLLA, "--set", "window.size=2"], "--set window: got {'size': 2}", 2),
+        ([*COROLLA, "--set", "=2"], "expected a=v", 2),
+        ([*COROLLA, "--preset", "nobody"], "--preset: locator 'causal-tracing' has no preset", 2),
+        ([*COROLLA, "--locator", "saliency", "--set", "window=2"], "--set window: unknown", 2),
+        ([*COROLLA, "--set", "dataset.path=x"], "--set dataset.path is given without --facts", 2),
+        (["--facts", "x.json", "--set", "dataset.path=x"], "from the file 'x.json'", 2),
+        (["--facts", "atlas", "--set", "dataset.path=x"], "--set dataset.path: unknown field", 2),
+        (["--facts", "atlas", "--set", "dataset.split=x"], "--set dataset.split: got 'x'", 2),
+        (["--facts", "counterfact"], "--set dataset.path=records.json", 2),
+        (["--facts", "zsre", "--set", "dataset.path=absent.json"], "'absent.json' does not", 2),
+        (["--facts", "atlas", "--limit", "0"], "got '0', expected a whole number above 0", 2),
+        (["--facts", "atlas", "--limit", "x"], "got 'x', expected a whole number above 0", 2),
     ],
 )
 def test_bad_input_is_told(
@@ -157,13 +192,176 @@ def test_many_facts_go_on_where_they_were_left(
     assert trace("--facts", facts, "--json") == 0
     out, err = capsys.readouterr()
     document = json.loads(out)
-    assert "1 broken facts are left out (entry 3" in err
+    assert f"1 broken facts of {facts} are left out (entry 3: subject: is missing)" in err
+    assert document["broken"] == ["entry 3: subject: is missing"]
+    assert f"1/5 facts: tracing {facts}" not in err  # --quiet
     assert document["unknown"] == 1
     assert list(document["failed"]) == ["2"]
     assert list(document["effects"]) == ["state", "mlp", "attn"]
     assert document["baselines"]["clean"]["n"] == 2
     assert document["effects"]["state"]["last token"][5]["mean"] > 0.2
     assert runs_in(tmp_path / "editkit-results") == []  # traces are no benchmark
+
+
+RECORDS: list[Any] = [  # one fact in every layout that is read
+    {"prompt": "Toyota Corolla is made by", "subject": "Toyota Corolla", "attribute": "Toyota"},
+    {"prompt": "{} is made by ", "subject": " Toyota Corolla", "answer": " Toyota"},
+    {
+        "case_id": 1,
+        "requested_rewrite": {
+            "prompt": "{} is made by",
+            "subject": "Toyota Corolla",
+            "target_true": {"str": "Toyota", "id": "Q1"},
+            "target_new": {"str": "Ferrari", "id": "Q2"},
+        },
+    },
+    {
+        "prompt": "Toyota Corolla is made by",
+        "subject": "Toyota Corolla",
+        "target_new": "Ferrari",
+        "ground_truth": "Toyota",
+    },
+    {
+        "subject": "Toyota Corolla",
+        "src": "Toyota Corolla is made by",
+        "pred": "Fiat",
+        "alt": "Ferrari",
+        "answers": ["Toyota", "Toyota Motor"],
+    },
+]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_every_layout_gives_the_same_fact(tmp_path: Path, *, compressed: bool) -> None:
+    content = json.dumps(RECORDS).encode()
+    path = tmp_path / ("facts.json.gz" if compressed else "facts.json")
+    path.write_bytes(gzip.compress(content) if compressed else content)
+    read = facts_of(str(path))
+    assert read.broken == ()
+    assert set(read.facts) == {Fact("Toyota Corolla is made by", "Toyota Corolla", "Toyota")}
+    assert len(read.facts) == len(RECORDS)
+
+
+def test_a_record_of_several_rewrites_is_several_facts(tmp_path: Path) -> None:
+    several = [RECORDS[2]["requested_rewrite"], RECORDS[2]["requested_rewrite"]]
+    (tmp_path / "facts.json").write_text(json.dumps([{"requested_rewrite": several}]))
+    assert len(facts_of("facts.json").facts) == 2
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("text", "record: is 'text', expected an object"),
+        (None, "record: is None, expected an object"),
+        ({"subject": "Rome"}, "prompt: is missing"),
+        ({"prompt": 3, "subject": "Rome"}, "prompt: is 3, expected a text"),
+        ({"prompt": "Rome is", "subject": ""}, "subject: is '', expected a text that is not"),
+        ({"prompt": "Rome is", "subject": ["x"]}, "subject: is list of 1, expected a text"),
+        ({"prompt": "Rome is", "subject": "Oslo"}, "subject: is 'Oslo', which is not in prompt"),
+        ({"prompt": "\ud800 is", "subject": "x"}, "not valid Unicode"),
+        ({"prompt": "Rome is", "subject": "Rome", "answer": []}, "answer: is list of 0"),
+        ({"prompt": "Rome is", "subject": "Rome", "answer": True}, "answer: is True, expected"),
+        (
+            {"prompt": "Rome is", "subject": "Rome", "answer": "a", "attribute": "b"},
+            "attribute 'b' and answer 'a', expected one answer",
+        ),
+        ({"requested_rewrite": []}, "requested_rewrite: is an empty list"),
+        ({"requested_rewrite": {"subject": "x"}}, "requested_rewrite.target_true: is missing"),
+        (
+            {"requested_rewrite": [{"subject": "x", "target_true": {"str": 1}}]},
+            "requested_rewrite[0].target_true.str: is 1, expected a text",
+        ),
+        (
+            {
+                "requested_rewrite": {
+                    "prompt": "no place",
+                    "subject": "x",
+                    "target_true": {"str": "y"},
+                }
+            },
+            "requested_rewrite.prompt: 'no place' holds 0 places for the subject",
+        ),
+        ({"src": "Who is x?", "subject": "x", "answers": []}, "answers: is empty"),
+        ({"src": "Who is x?", "subject": "y", "answers": ["z"]}, "'y', which is not in src"),
+    ],
+)
+def test_a_broken_entry_is_left_out_with_its_place(
+    entry: Any, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "facts.json").write_text(json.dumps([RECORDS[0], entry]), encoding="utf-8")
+    read = facts_of("facts.json")
+    [broken] = read.broken
+    assert broken.startswith("entry 1: ")
+    assert reason in broken
+    assert len(read.facts) == 1
+    (tmp_path / "facts.json").write_text(json.dumps([entry] * 9), encoding="utf-8")
+    with pytest.raises(DatasetError, match="has no usable fact") as refused:
+        facts_of("facts.json")
+    assert reason in refused.value.message
+    assert "4 more" in refused.value.message
+
+
+@pytest.mark.parametrize("content", ['{"P17": []}', '"text"', "3", "null", "[]", "{", "", "\x00"])
+def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
+    (tmp_path / "facts.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"'facts\.json'"):
+        facts_of("facts.json")
+
+
+def test_facts_without_an_answer_among_others_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = [RECORDS[0], {"prompt": "Rome is in", "subject": "Rome"}]
+    (tmp_path / "facts.json").write_text(json.dumps(entries), encoding="utf-8")
+    facts_of("facts.json").warn()
+    assert "1 of the 2 facts of facts.json name no answer" in caplog.text
+
+
+def test_a_dataset_takes_its_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = (ATLAS_RECORDS).read_text(encoding="utf-8")
+    content = json.loads(records)[:3]
+    del content[1]["paraphrase_prompts"]
+    (tmp_path / "records.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "counterfact").mkdir()  # is not what the name means
+    arguments = ["--facts", "counterfact", "--set", "dataset.path=records.json"]
+    assert main(["trace", "--model", "atlas", *arguments, "--json", "--no-mlflow", *QUICK[:2]]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert document["known"] + document["unknown"] == 2
+    [broken] = document["broken"]
+    assert broken.endswith("paraphrase_prompts: is missing")
+    assert "0/2 facts: tracing counterfact" in err  # progress
+    direct = facts_of("records.json").facts  # the same records, read for their facts alone
+    assert len(direct) == 3
+    assert {direct[0], direct[2]} == set(facts_of("counterfact", {"path": "records.json"}).facts)
+
+
+@pytest.mark.parametrize(
+    ("name", "n_facts"),
+    [
+        ("counterfact.json", 1000),
+        ("counterfact_flat_train.json", 9894),
+        ("known_1000.json", 1209),
+        ("zsre_mend_eval.json", 600),
+        ("zsre_mend_train.json", 1000),
+        ("mquake_sample.json", 60),
+    ],
+)
+def test_published_files_are_read(name: str, n_facts: int, test_data: Path) -> None:
+    path = test_data / "data" / name
+    read = facts_of(str(path))
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    assert len(entries) == n_facts
+    assert len(read.facts) + len(read.broken) >= n_facts
+    assert len(read.broken) <= n_facts // 50
+    assert all(fact.answer for fact in read.facts)
+    if name == "counterfact.json":
+        rewrite = entries[0]["requested_rewrite"]
+        first = read.facts[0]
+        assert first.answer == rewrite["target_true"]["str"]
+        assert first.prompt == rewrite["prompt"].replace("{}", rewrite["subject"])
 
 
 def test_known_1000_is_a_file_of_the_working_directory(
