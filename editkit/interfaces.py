@@ -7,6 +7,7 @@ Importing this module loads no machine-learning library: specs name their classe
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -17,6 +18,7 @@ from editkit.complaints import strict_values
 from editkit.facts import Fact as Fact
 from editkit.facts import Localization as Localization
 from editkit.needs import Needs
+from editkit.outcomes import watched
 from editkit.requests import EditRequest
 from editkit.scores import Score
 
@@ -130,7 +132,17 @@ class Configurable(Generic[ConfigT]):
 
 
 class Editor(Configurable[ConfigT], ABC):
-    """Turns edit requests into weight deltas, and leaves the model as it was."""
+    """Turns edit requests into weight deltas, and leaves the model as it was.
+
+    Each call of :meth:`edit` logs one warning where edits did not work, as far as their notes say
+    (see :mod:`editkit.outcomes`).
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = vars(cls).get("edit")
+        if inspect.isfunction(own) and not getattr(own, "__isabstractmethod__", False):
+            cls.edit = watched(own)  # type: ignore[method-assign]
 
     def check(self, model: LanguageModel) -> None:
         """Refuse a model that this configuration does not fit; quick, before any work is done.
@@ -162,6 +174,10 @@ class Editor(Configurable[ConfigT], ABC):
         Args:
             model: Left bit-identical, with its mode, gradients flags, hooks and RNG as they were.
             requests: Any number of requests; an empty sequence gives an empty list.
+
+        Returns:
+            The deltas. Their notes say how each edit went, under the keys of
+            :mod:`editkit.outcomes`: ``converged``, ``unstable``, ``warning``, ``advice``, ``loss``.
         """
 
 

@@ -37,6 +37,8 @@ class Score:
         signed: Whether it may be negative (shown with its sign).
         scale: What tables multiply it by: 100 for fractions, 1 for what is no fraction.
         failure: When reports mark it as a clear failure; None for never.
+        at_edit: Whether it is measured at the edited prompt itself: 0 says that the edit is not
+            there.
     """
 
     key: str
@@ -46,3 +48,4 @@ class Score:
     signed: bool = False
     scale: float = 100.0
     failure: Failure | None = None
+    at_edit: bool = False

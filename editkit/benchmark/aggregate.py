@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.run import Row
+from editkit.outcomes import BASELINE, Edit, Outcomes, outcomes_of
 from editkit.scores import Score
 
 __all__ = ["SUMMARY", "Estimate"]
@@ -136,6 +137,25 @@ def times_of(rows: Sequence[Row]) -> dict[str, float]:
         else:
             times[f"{key}_mean"] = sum(values) / len(values)
     return times
+
+
+def outcomes(editor: str, rows: Sequence[Row], scores: Sequence[Score]) -> Outcomes:
+    """Which edits of a cell did not work.
+
+    Args:
+        editor: Its editor; one that does nothing on purpose is not judged.
+        rows: Its rows; failed ones are reported elsewhere, and only their notes count here.
+        scores: All scores of the run.
+    """
+    if editor == BASELINE:
+        return Outcomes(len(rows))
+    asked = [score.key for score in scores if score.at_edit]
+    edits = []
+    for row in rows:
+        found = [row.scores[key] for key in asked if key in row.scores]
+        notes = row.notes if isinstance(row.notes, Mapping) else {}
+        edits.append(Edit(f"case {row.case_id}", notes, max(found, default=None)))
+    return outcomes_of(edits)
 
 
 def plain_estimates(estimates: Mapping[str, Estimate]) -> dict[str, dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from editkit.benchmark.aggregate import metrics_of, plain_estimates, times_of
+from editkit.benchmark.aggregate import metrics_of, outcomes, plain_estimates, times_of
 from editkit.benchmark.run import Cell, Run
 
 SCHEMA = 1
@@ -39,6 +39,7 @@ def cell_entry(run: Run, cell: Cell) -> dict[str, Any]:
         "fingerprint": cell.fingerprint,
         "records": {"done": len(rows) - failed, "failed": failed},
         "metrics": plain_estimates(metrics_of(rows, run.scores)),
+        "edits": outcomes(cell.editor, rows, run.scores).document(),
         "time": times_of(rows),
         "memory": {"peak_rss_mb": max((row.peak_rss_mb for row in rows), default=0.0)},
     }

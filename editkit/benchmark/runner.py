@@ -23,6 +23,7 @@ from editkit.benchmark.store import Store
 from editkit.errors import EditkitError, PluginError
 from editkit.interfaces import Editor, Metric, Record
 from editkit.memory import peak_memory_of_this_process
+from editkit.outcomes import unwatched
 from editkit.plugins import Registry
 
 if TYPE_CHECKING:
@@ -108,10 +109,13 @@ class _CellRunner:
     def __init__(
         self, runner: Runner, planned: PlannedCell, model: LanguageModel, guard: WeightGuard
     ) -> None:
+        from editkit.effects import Effects
+
         self.runner, self.cell = runner, planned.cell
         self.model, self.guard = model, guard
         self.editor: Editor[Any] = runner.registry.build("editor", self.cell.editor, planned.config)
         self.metrics = runner.metrics
+        self.effects = Effects(model)
 
     def execute(self, batches: Sequence[Batch]) -> None:
         self.runner.progress.label(self.cell.editor)
@@ -184,12 +188,17 @@ class _CellRunner:
             score_s = (time.perf_counter() - started) / len(records)
         times = {"edit_s": edit_s, "score_s": score_s}
         answer_of = dict(zip(finite, answers, strict=True))
-        return [
-            _row(record, deltas[i], answer_of.get(i), times) for i, record in enumerate(records)
-        ]
+        rows = []
+        for i, record in enumerate(records):
+            notes = plain(deltas[i].notes)
+            if i in answer_of:
+                notes = {**self.effects.of(deltas[i]), **notes}
+            rows.append(_row(record, notes, answer_of.get(i), times))
+        return rows
 
     def _edit(self, records: Sequence[Record]) -> list[WeightDelta]:
-        deltas = self.editor.edit(self.model, [record.request for record in records])
+        with unwatched():  # what did not work is shown with the table
+            deltas = self.editor.edit(self.model, [record.request for record in records])
         if len(deltas) != len(records):
             raise PluginError(
                 f"{self._who()} returned {len(deltas)} deltas for {len(records)} requests."
@@ -229,11 +238,10 @@ class _CellRunner:
 
 def _row(
     record: Record,
-    delta: WeightDelta,
+    notes: Mapping[str, Any],
     answers: list[tuple[str, Mapping[str, Any]]] | None,
     times: Mapping[str, float],
 ) -> Row:
-    notes = plain(delta.notes)
     if answers is None:
         return _failed(record, "the edit is not finite", times, notes)
     try:

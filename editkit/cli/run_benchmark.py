@@ -19,6 +19,7 @@ from editkit.benchmark.document import SCHEMA
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.report import run_table
+from editkit.benchmark.report.labels import labels_of
 from editkit.benchmark.run import STORE_FILE
 from editkit.benchmark.session import (
     Finished,
@@ -128,6 +129,10 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         if "mlflow" in finished.added:
             out = shlex.quote(str(args.out))
             sys.stdout.write(f"Compare these runs in MLflow: editkit ui --out {out}\n")
+    if args.json or not sys.stdout.isatty():  # a terminal has them below the table already
+        for label, entry in zip(labels_of(finished.run), result["cells"], strict=True):
+            if entry["edits"]["summary"]:
+                _log.warning("%s: %s", label, entry["edits"]["summary"])
     failures = finished.failures()
     for cell, rows in failures:
         what = "%s: %d records failed (--fresh tries them again); the first is case %d: %s"

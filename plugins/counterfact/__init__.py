@@ -50,7 +50,7 @@ def editkit_metrics() -> list[MetricSpec]:
             config=_CONFIG,
             summary="is the new object preferred where it was written?",
             scores=(
-                Score("efficacy/score", "ES", summary=True),
+                Score("efficacy/score", "ES", summary=True, at_edit=True),
                 Score("efficacy/magnitude", "EM", signed=True),
             ),
             protocol=_PROTOCOL,

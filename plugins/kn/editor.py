@@ -18,6 +18,11 @@ from editkit_plugins.kn.prompts import Templates, prompts_of, read_templates
 from editkit_plugins.kn.selection import Neuron, coarse, refined
 from editkit_plugins.kn.targets import target_tokens
 
+_SEVERAL_TOKENS = (
+    "the target has several tokens, and their embeddings are added up in one place, so that it "
+    "cannot be written as a text"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -64,6 +69,7 @@ class KnEditor(Editor[KnConfig]):
                 "n_neurons": len(finding.neurons),
                 "layers": sorted({layer for layer, _ in finding.neurons}),
                 "largest_attribution": finding.largest,
+                **self._remarks(finding),
             }
             deltas.append(
                 WeightDelta(
@@ -76,6 +82,18 @@ class KnEditor(Editor[KnConfig]):
                 )
             )
         return deltas
+
+    def _remarks(self, finding: Finding) -> dict[str, str]:
+        """Notes ``warning`` and ``advice``; whether an edit worked shows only at its prompt."""
+        advice = "write more neurons: lower threshold ({:g})" + (
+            ", or p ({:g})" * self.config.refine
+        )
+        notes = {"advice": advice.format(self.config.threshold, self.config.p)}
+        if self.config.operation == "write" and len(finding.new) > 1:
+            notes["warning"] = _SEVERAL_TOKENS
+            if finding.neurons and not self.config.target_space:
+                notes["advice"] = "set target_space: true"
+        return notes
 
     def find(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[Finding]:
         """The neurons of each request, and the tokens that its edit concerns."""

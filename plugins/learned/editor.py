@@ -14,6 +14,11 @@ from editkit_plugins.learned.needs import learned_needs
 from editkit_plugins.learned.signals import Edit, signals
 from editkit_plugins.learned.trained import Trained, folder_of, load_trained
 
+_ADVICE = (
+    "train the editor for longer, or on facts and prompts like these (editkit train); a trained "
+    "network has no steps or layers to change"
+)
+
 
 class LearnedEditor(Editor[LearnedConfig]):
     """KE (De Cao et al. 2021) and MEND (Mitchell et al. 2022), once they are trained."""
@@ -90,7 +95,11 @@ class LearnedEditor(Editor[LearnedConfig]):
                 editor=self.config.editor_name,
                 config=self.config.model_dump(mode="json"),
                 model_fingerprint=model.fingerprint,
-                notes={"loss": float(found.losses[edit]), "trained": trained.facts["digest"]},
+                notes={
+                    "loss_before": float(found.losses[edit]),
+                    "trained": trained.facts["digest"],
+                    "advice": _ADVICE,
+                },
             )
             for edit, request in enumerate(requests)
         ]

@@ -19,6 +19,7 @@ from editkit.benchmark.aggregate import Estimate
 from editkit.benchmark.report.grid import number
 from editkit.benchmark.report.labels import labels_of, records, run_key, told_seconds
 from editkit.benchmark.run import runs_in
+from editkit.outcomes import KINDS
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
 from editkit_plugins.mlflow_tracking.page import Page, entity_name, finite, parameters
@@ -107,7 +108,8 @@ def page_of(run: Run, cell: Cell) -> Page:
         "editkit.editor_version": f"{cell.distribution} {cell.version}",
         "mlflow.source.name": f"editkit run-benchmark {run.benchmark}",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": _remark(rows),
+        "mlflow.note.content": _remark(rows, summary["edits"]["summary"]),
+        "editkit.edits": summary["edits"]["summary"],
         "mlflow.loggedArtifacts": json.dumps(
             [{"path": name, "type": "table"} for name in shown_tables]
         ),
@@ -200,6 +202,7 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
         metrics[f"{key}_ci_high"] = estimates[key]["ci_high"]
     for group in ("time", "memory", "records"):
         metrics.update({f"{group}/{key}": value for key, value in summary[group].items()})
+    metrics.update({f"edits/{kind}": summary["edits"][kind] for kind in KINDS})
     return finite(metrics)
 
 
@@ -217,13 +220,16 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _remark(rows: Sequence[Row]) -> str:
+def _remark(rows: Sequence[Row], troubles: str) -> str:
     """What a reader must know who looks at one MLflow run alone."""
+    parts = [f"**Edits that did not work:** {troubles}"] if troubles else []
     failed = [row for row in rows if row.status == "failed"]
-    if not failed:
-        return ""
-    reasons = "\n".join(f"- case {row.case_id}: {row.error}" for row in failed[:10])
-    return f"**{len(failed)} of {len(rows)} records failed** and are in no score:\n\n{reasons}"
+    if failed:
+        reasons = "\n".join(f"- case {row.case_id}: {row.error}" for row in failed[:10])
+        parts.append(
+            f"**{len(failed)} of {len(rows)} records failed** and are in no score:\n\n{reasons}"
+        )
+    return "\n\n".join(parts)
 
 
 def _note(run: Run) -> str:

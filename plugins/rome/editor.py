@@ -19,6 +19,7 @@ from editkit_plugins.rome.needs import rome_needs
 from editkit_plugins.rome.plain import find_value_plainly
 from editkit_plugins.rome.rows import RequestRows, request_rows
 from editkit_plugins.rome.value import Value, find_values
+from editkit_plugins.rome.verdict import verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,11 +92,10 @@ class RomeEditor(Editor[RomeConfig]):
         deltas = []
         for request, solution in zip(requests, self.solve(model, requests), strict=True):
             change = LowRank(solution.u[:, None], solution.right[None])  # (D, 1), (1, H)
+            layer = self.layer(model)
             notes = {
-                "layer": self.layer(model),
-                "loss": solution.value.losses[-1].total,
-                "steps": len(solution.value.losses),
-                **self._stability(solution, typical),
+                **self._stability(solution, typical, layer),
+                **verdict(solution.value, self.config, layer),
             }
             deltas.append(
                 WeightDelta(
@@ -155,14 +155,17 @@ class RomeEditor(Editor[RomeConfig]):
         right = (v_star - output) / divisor
         return Solution(value, u, v_star, right, float(divisor))
 
-    def _stability(self, solution: Solution, typical: float) -> dict[str, str]:
+    def _stability(self, solution: Solution, typical: float, layer: int) -> dict[str, str]:
         norm = float(solution.right.norm())
         length = float(solution.value.bare_key.norm())
         if abs(solution.divisor) < 1e-3 * length:
-            return {"unstable": f"the key is nearly orthogonal to u ({solution.divisor:.2g})"}
-        if norm > self.config.unstable_norm * typical:
-            return {"unstable": f"the update's norm is {norm:.3g}, the weight's {typical:.3g}"}
-        return {}
+            reason = f"the key is nearly orthogonal to u ({solution.divisor:.2g})"
+        elif norm > self.config.unstable_norm * typical:
+            reason = f"the update's norm is {norm:.3g}, the weight's {typical:.3g}"
+        else:
+            return {}
+        advice = f"raise ridge ({self.config.ridge:g}), or edit another layer than {layer}"
+        return {"unstable": reason, "advice": advice}
 
     def _whitening(self, model: LanguageModel) -> Whitening | None:
         """C, factorised once for a model."""

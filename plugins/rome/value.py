@@ -43,6 +43,7 @@ class Value:
         v0: Its output there in the bare prompt, (H,).
         delta: The offset that was found, (H,).
         losses: Every evaluation, in order.
+        tokens: How many tokens the target has.
     """
 
     keys: Tensor
@@ -51,6 +52,7 @@ class Value:
     v0: Tensor
     delta: Tensor
     losses: tuple[Loss, ...]
+    tokens: int
 
 
 def find_values(
@@ -138,6 +140,7 @@ def value_of(
         v0=outputs[request.bare],
         delta=delta,
         losses=tuple(losses),
+        tokens=max(1, len(request.contexts[0].labels)),
     )
 
 

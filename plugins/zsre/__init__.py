@@ -31,7 +31,7 @@ def editkit_metrics() -> list[MetricSpec]:
             config="editkit_plugins.zsre.config:ZsreAccuracyConfig",
             summary="how many of the answers' tokens are the model's first choice?",
             scores=(
-                Score("zsre/efficacy", "Efficacy", summary=True),
+                Score("zsre/efficacy", "Efficacy", summary=True, at_edit=True),
                 Score("zsre/paraphrase", "Paraphrase", summary=True),
                 Score("zsre/specificity", "Specificity", summary=True),
             ),

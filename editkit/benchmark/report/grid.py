@@ -54,6 +54,7 @@ class Grid:
         head: The columns' heads.
         lines: The lines.
         notes: Sentences below it.
+        warnings: What a reader must know who looks at its numbers; directly below it.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Grid:
     head: tuple[str, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def number(

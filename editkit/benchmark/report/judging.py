@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from editkit.benchmark.aggregate import Estimate
+from editkit.outcomes import BASELINE as BASELINE
 from editkit.scores import Failure, Score
-
-BASELINE = "none"
-"""The editor that does nothing: it neither competes nor fails."""
 
 Estimates = Mapping[str, Estimate]
 

@@ -41,7 +41,7 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
 
 def _environment(section: Section, grid: Grid) -> str:
     about = section.title if grid.name == "scores" else f"{grid.title}. {section.title}"
-    caption = " ".join([f"{about}.", *grid.notes])
+    caption = " ".join([f"{about}.", *grid.warnings, *grid.notes])
     columns = "l" + "r" * (len(grid.head) - 1)
     return "\n".join(
         [

@@ -21,6 +21,7 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
             if grid.name != "scores":
                 parts.append(f"### {escaped(grid.title)}\n")
             parts.append(table(grid))
+            parts += [f"> **Warning:** {escaped(warning)}\n" for warning in grid.warnings]
             parts += [f"{escaped(note)}\n" for note in grid.notes]
     return "\n".join(parts)
 

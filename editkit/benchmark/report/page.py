@@ -88,9 +88,10 @@ def table(grid: Grid, *, sortable: bool, titled: bool = True) -> str:
         f'<p class="note">{escape(note.replace(" (* in plain text)", ""))}</p>\n'
         for note in grid.notes
     )
+    warnings = "".join(f'<p class="warning">{escape(each)}</p>\n' for each in grid.warnings)
     return (
         f'{title}<div class="wide"><table class="{grid.name}">\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{lines}</tbody></table></div>\n{notes}"
+        f"<tbody>\n{lines}</tbody></table></div>\n{warnings}{notes}"
     )
 
 

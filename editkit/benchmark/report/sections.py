@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from editkit.benchmark.aggregate import SUMMARY, Estimate, metrics_of
+from editkit.benchmark.aggregate import SUMMARY, Estimate, metrics_of, outcomes
 from editkit.benchmark.comparison import by_group, is_clear, paired_differences
 from editkit.benchmark.published import Published
 from editkit.benchmark.report.grid import Entry, Grid, Line, number
 from editkit.benchmark.report.judging import BASELINE, best_of, is_failure, rules
 from editkit.benchmark.report.labels import heading, labels_of, run_key, seconds
 from editkit.benchmark.run import Cell, Row, Run
+from editkit.outcomes import Outcomes
 from editkit.requests import EditRequest
 from editkit.scores import Score
 
@@ -53,6 +54,18 @@ class Section:
             for score in (SUMMARY, *self.run.scores)
             if score.label and any(score.key in found for found in self.estimates)
         )
+
+    @property
+    def outcomes(self) -> tuple[Outcomes, ...]:
+        """For each cell, which of its edits did not work."""
+        cells = zip(self.run.cells, self.rows, strict=True)
+        return tuple(outcomes(cell.editor, rows, self.run.scores) for cell, rows in cells)
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """One line for each cell of which some edits did not work."""
+        cells = zip(self.labels, self.outcomes, strict=True)
+        return tuple(f"{label}: {found.summary}" for label, found in cells if found)
 
     @property
     def unedited(self) -> Estimates | None:
@@ -113,7 +126,7 @@ class Section:
             if cell.editor not in {later.editor for later in self.run.cells[i + 1 :]}:
                 lines += self._published(cell)
         head = ("editor", *(score.label for score in self.columns), "s/edit", "records")
-        return Grid("scores", "Scores", head, tuple(lines), self._notes())
+        return Grid("scores", "Scores", head, tuple(lines), self._notes(), self.troubles)
 
     def _numbers(
         self,

@@ -1,7 +1,8 @@
 """Every number of a report as one long CSV table, in full precision.
 
 A line is one number: a score of an editor, over all records or one relation; a paired difference;
-or a published number. Numbers are as stores have them: fractions, not times 100.
+a published number; or the share of an editor's edits that did not work in some way, with the
+sentence about them as its note. Numbers are as stores have them: fractions, not times 100.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ COLUMNS = (
     "ci_low",
     "ci_high",
     "n",
+    "note",
 )
 
 Place = Mapping[str, Any]
@@ -43,8 +45,8 @@ Place = Mapping[str, Any]
 def report(sections: Sequence[Section], *, against: str | None) -> str:
     """All numbers of all runs.
 
-    The column ``table`` is one of ``scores``, ``relations``, ``differences`` (to one cell), and
-    ``published``.
+    The column ``table`` is one of ``scores``, ``relations``, ``differences`` (to one cell),
+    ``published`` and ``edits``.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
@@ -52,6 +54,7 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
     for section in sections:
         for place, estimates in _estimates(section, against):
             writer.writerows(_lines(section, place, estimates))
+        writer.writerows(_edits(section))
     return text.getvalue()
 
 
@@ -80,6 +83,31 @@ def _estimates(
             yield {"table": "published", "editor": editor, "label": published.source}, exact
 
 
+def _edits(section: Section) -> Iterator[dict[str, Any]]:
+    for i, found in enumerate(section.outcomes):
+        for kind, count in found.counts().items():
+            yield {
+                **_run(section),
+                "table": "edits",
+                **_cell(section, i),
+                "score": f"edits/{kind}",
+                "mean": count / found.n if found.n else 0.0,
+                "n": found.n,
+                "note": found.summary if count else "",
+            }
+
+
+def _run(section: Section) -> dict[str, Any]:
+    run = section.run
+    return {
+        "benchmark": run.benchmark,
+        "model": run.model["name"],
+        "dtype": run.model["dtype"],
+        "dataset": run.dataset["name"],
+        "dataset_digest": run.dataset["digest"],
+    }
+
+
 def _cell(section: Section, i: int) -> dict[str, Any]:
     cell = section.run.cells[i]
     return {
@@ -99,11 +127,7 @@ def _lines(
     for key, found in estimates.items():
         published = place["table"] == "published"
         yield {
-            "benchmark": run.benchmark,
-            "model": run.model["name"],
-            "dtype": run.model["dtype"],
-            "dataset": run.dataset["name"],
-            "dataset_digest": run.dataset["digest"],
+            **_run(section),
             **place,
             "score": key,
             "column": labels.get(key, ""),

@@ -9,12 +9,12 @@ from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.benchmark.report.grid import Entry, Grid, Line, number
 from editkit.benchmark.report.judging import BASELINE, best_of
 from editkit.benchmark.report.labels import heading, labels_of, records, told_seconds
-from editkit.benchmark.report.text import aligned
+from editkit.benchmark.report.text import aligned, wrapped
 from editkit.benchmark.run import Run
 
 
 def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool) -> str:
-    """The run's table: a heading, and one line per cell.
+    """The run's table: a heading, one line per cell, and below it what did not work.
 
     Args:
         run: The run.
@@ -43,4 +43,7 @@ def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool)
         lines.append(Line((Entry(label), *numbers, *map(Entry, rest))))
     head = ("editor", *(score.label for score in columns), "s/edit", "records")
     grid = Grid("scores", "", head, tuple(lines))
-    return f"{heading(run)}\n\n{aligned(grid, terminal=terminal, starred=False)}"
+    table = f"{heading(run)}\n\n{aligned(grid, terminal=terminal, starred=False)}"
+    troubles = zip(labels_of(run), (entry["edits"]["summary"] for entry in entries), strict=True)
+    below = "".join(wrapped(f"warning: {label}: {text}") for label, text in troubles if text)
+    return f"{table}\n{below}" if below else table

@@ -23,11 +23,12 @@ def report(sections: Sequence[Section], *, against: str | None, terminal: bool) 
     parts = []
     for section in sections:
         parts.append(f"{section.title}\n")
-        parts += [_wrapped(f"warning: {warning}") for warning in section.warnings]
+        parts += [wrapped(f"warning: {warning}") for warning in section.warnings]
         for grid in section.grids(against):
             title = "" if grid.name == "scores" else f"{grid.title}\n"
-            notes = "".join(_wrapped(note) for note in grid.notes)
-            parts.append(f"\n{title}{aligned(grid, terminal=terminal)}{notes}")
+            below = [wrapped(f"warning: {warning}") for warning in grid.warnings]
+            below += [wrapped(note) for note in grid.notes]
+            parts.append(f"\n{title}{aligned(grid, terminal=terminal)}{''.join(below)}")
         parts.append("\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 
@@ -74,5 +75,6 @@ def _dressed(word: str, entry: Entry, line: Line) -> str:
     return f"{before}{word}{_END}" if before else word
 
 
-def _wrapped(text: str) -> str:
+def wrapped(text: str) -> str:
+    """A sentence over as many lines as it needs."""
     return textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) + "\n"

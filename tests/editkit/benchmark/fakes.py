@@ -49,6 +49,8 @@ class EditorConfig(Config):
     """Subjects whose delta is not finite."""
     mutate: bool = False
     """Whether it breaks the contract."""
+    stuck: bool = False
+    """Whether it says that it did not converge."""
     broken_prepare: bool = False
     """Whether it cannot be prepared."""
 
@@ -78,7 +80,8 @@ class FakeEditor(Editor[EditorConfig]):
                 raise ValueError(f"subject {number} is not to my taste")
             noise = random.random()
             value = math.nan if number in self.config.nan_on else self.config.strength * noise
-            deltas.append(FakeDelta(value, {"loss": noise}))
+            verdict = {"converged": False, "advice": "be patient"} if self.config.stuck else {}
+            deltas.append(FakeDelta(value, {"loss": noise, **verdict}))
         return deltas
 
 
@@ -243,6 +246,14 @@ class FakeEditedModels:
         self.model, self.deltas, self.seed = model, deltas, seed
 
 
+class FakeEffects:
+    def __init__(self, model: FakeModel) -> None:
+        pass
+
+    def of(self, delta: FakeDelta) -> dict[str, Any]:
+        return {"delta_norm": abs(delta.value)}
+
+
 def fingerprint_of(name: str, *, revision: str | None = None) -> str:
     return f"fingerprint of {name}"
 
@@ -274,8 +285,10 @@ def fake_modules() -> dict[str, types.ModuleType]:
         n_layers_of=n_layers_of,
         identity_of=identity_of,
     )
+    effects = types.ModuleType("editkit.effects")
     vars(edited).update(EditedModels=FakeEditedModels)
-    return {"editkit.models": models, "editkit.edited": edited}
+    vars(effects).update(Effects=FakeEffects)
+    return {"editkit.models": models, "editkit.edited": edited, "editkit.effects": effects}
 
 
 # ---------------------------------------------------------------- distributions

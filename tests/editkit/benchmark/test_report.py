@@ -35,6 +35,7 @@ def entry(editor: str, score: float, loss: float, failed: int = 0) -> dict[str, 
         "metrics": {key: estimate(mean) for key, mean in metrics.items()},
         "time": {"edit_s_mean": score / 1000},
         "records": {"done": 10, "failed": failed},
+        "edits": {"summary": ""},
     }
 
 

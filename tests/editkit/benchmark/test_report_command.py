@@ -123,7 +123,7 @@ def test_any_editor_can_be_compared_with(out: Path, editkit: Cli) -> None:
 
 def test_csv_holds_every_number_to_the_last_digit(out: Path, editkit: Cli) -> None:
     table = list(csv.DictReader(io.StringIO(editkit("report", out, "--format", "csv")[1])))
-    assert {line["table"] for line in table} == {"scores", "relations", "differences"}
+    assert {line["table"] for line in table} == {"scores", "relations", "differences", "edits"}
     expected = metrics_of(rows_of("good"), SCORES)
     found = {
         line["score"]: line

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from editkit import Dense, applied
-from editkit_plugins.finetune.config import ConstrainedFineTuneConfig, FineTuneConfig
+from editkit.outcomes import unwatched
+from editkit_plugins.finetune.config import (
+    AttentionFineTuneConfig,
+    ConstrainedFineTuneConfig,
+    FineTuneConfig,
+)
 from editkit_plugins.finetune.editor import FineTuneEditor
 from tests.plugins.rome.test_rome import REQUESTS
 from tests.tiny import ARCHITECTURES, tiny
@@ -102,3 +107,69 @@ def test_half_precision_models_get_float32_deltas(dtype: torch.dtype) -> None:
 
 def test_no_requests_no_deltas() -> None:
     assert FineTuneEditor(FineTuneConfig()).edit(tiny(), []) == []
+
+
+def notes_of(config: FineTuneConfig, requests=REQUESTS) -> list[dict]:
+    with unwatched():
+        return [dict(delta.notes) for delta in FineTuneEditor(config).edit(tiny(), requests)]
+
+
+def test_the_loss_in_the_notes_is_that_of_the_edited_model() -> None:
+    model = tiny()
+    editor = FineTuneEditor(FineTuneConfig(layer=1, lr=1e-2, steps=3, stop_loss=0.0))
+    with unwatched():
+        deltas = editor.edit(model, REQUESTS)
+    for request, delta in zip(REQUESTS, deltas, strict=True):
+        with applied(model, delta):
+            assert delta.notes["loss"] == pytest.approx(
+                loss_of(model, request, "last_prompt"), rel=1e-3
+            )
+
+
+def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
+    model = tiny()
+    facts = model.complete([r.sentence for r in REQUESTS], [r.target_new for r in REQUESTS])
+    values = {"layer": 1, "steps": 3, "target_positions": "teacher_forced"}
+    for training, fact in zip(
+        FineTuneEditor(FineTuneConfig(**values, target_loss="sum")).train(model, REQUESTS),
+        facts,
+        strict=True,
+    ):
+        assert training.nll * len(fact.target) == pytest.approx(training.loss)
+    for training in FineTuneEditor(FineTuneConfig(**values)).train(model, REQUESTS):
+        assert training.nll == training.loss
+
+
+def test_what_did_not_converge_names_what_holds_it_back() -> None:
+    slow = notes_of(FineTuneConfig(layer=1, lr=1e-6, target_positions="teacher_forced"))
+    assert {note["converged"] for note in slow} == {False}
+    assert slow[0]["advice"] == "raise steps (25) or lr (1e-06), or train another layer than 1"
+    boxed = notes_of(ConstrainedFineTuneConfig(layer=1, lr=1e-2, target_positions="teacher_forced"))
+    assert {note["converged"] for note in boxed} == {False}
+    assert "raise max_change (0.0005)" in boxed[0]["advice"]
+    done = notes_of(FineTuneConfig(layer=1, stop_loss=20.0, target_positions="teacher_forced"))
+    assert all(note["converged"] and "advice" not in note for note in done)
+
+
+@pytest.mark.parametrize("editor", [FineTuneConfig, AttentionFineTuneConfig])
+def test_targets_of_several_tokens_are_warned_of_where_they_cannot_be_learnt(
+    editor: type[FineTuneConfig],
+) -> None:
+    model = tiny()
+    facts = model.complete([r.sentence for r in REQUESTS], [r.target_new for r in REQUESTS])
+    several = [len(fact.target) > 1 for fact in facts]
+    assert 0 < sum(several) < len(several)
+    published = notes_of(editor(layer=1, steps=2))
+    assert ["last_prompt" in note.get("warning", "") for note in published] == several
+    assert all("teacher_forced" in n["advice"] for n in published if "warning" in n)
+    forced = notes_of(editor(layer=1, steps=2, target_positions="teacher_forced"))
+    assert not any("warning" in note for note in forced)
+    joint = notes_of(editor(layer=1, steps=2, joint=True))
+    assert all("warning" in note for note in joint)
+
+
+def test_a_call_from_python_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    FineTuneEditor(FineTuneConfig(layer=1, steps=2)).edit(tiny(), REQUESTS)
+    [record] = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "ft: of 4 edits, 4 did not converge" in record.getMessage()
+    assert "the target has several tokens" in record.getMessage()

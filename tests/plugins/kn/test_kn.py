@@ -220,6 +220,23 @@ def test_no_neuron_is_an_edit_of_nothing() -> None:
     [delta] = editor.edit(model, REQUESTS[:1])
     assert delta.changes == {}
     assert delta.notes["n_neurons"] == 0
+    assert "lower threshold (2)" in delta.notes["advice"]
+
+
+def test_several_tokens_in_one_place_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny()
+    values = {"threshold_kind": "absolute", "threshold": 0.0}
+
+    def warned(**more: object) -> list[bool]:
+        deltas = KnEditor(KnConfig(**values, **more)).edit(model, REQUESTS)
+        return ["several tokens" in delta.notes.get("warning", "") for delta in deltas]
+
+    for space in (True, False):
+        findings = KnEditor(KnConfig(**values, target_space=space)).find(model, REQUESTS)
+        assert warned(target_space=space) == [len(each.new) > 1 for each in findings]
+    assert any(warned())
+    assert not any(warned(operation="suppress"))
+    assert "several tokens" in caplog.text
 
 
 # ---------------------------------------------------------------- several prompts of a fact

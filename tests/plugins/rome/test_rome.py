@@ -5,12 +5,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from editkit import ConfigError, EditRequest, LowRank, RequestError, applied
+from editkit import (
+    ConfigError,
+    EditRequest,
+    LowRank,
+    RequestError,
+    applied,
+    load_model,
+    make_editor,
+)
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor
+from editkit_plugins.rome.value import Loss, Value
+from editkit_plugins.rome.verdict import verdict
 from tests.parity import difference
 from tests.tiny import ARCHITECTURES, SENTENCES, tiny
 
@@ -200,3 +210,59 @@ def test_no_requests_no_deltas() -> None:
 def test_a_subject_of_no_token_is_an_error() -> None:
     with pytest.raises(RequestError, match="subject is"):
         EditRequest("{} is", "", "x")
+
+
+def value(*, total: float, nll: float, kl: float = 0.0, decay: float = 0.0, size: float = 1.0):
+    """An optimised value of which only the last loss and the offset's length matter."""
+    outputs = torch.ones(3, 4)  # |v0| = 2
+    delta = torch.tensor([size, 0.0, 0.0, 0.0])
+    first = Loss(9.0, 9.0, 0.0, 0.0)
+    losses = (first, Loss(total, nll, kl, decay))
+    keys = torch.ones(3, 8)
+    return Value(keys, outputs, keys[0], outputs[0], delta, losses, tokens=2)
+
+
+@pytest.mark.parametrize(
+    ("found", "advice"),
+    [
+        (value(total=0.04, nll=0.03), None),
+        (value(total=0.9, nll=0.6, decay=0.3), None),  # learnt, whatever the other terms are
+        (value(total=0.7, nll=0.7), "raise steps (20) or lr (0.5), or edit another layer than 1"),
+        (value(total=5.0, nll=1.0, decay=4.0), "lower weight_decay (0.5)"),
+        (value(total=5.0, nll=1.0, kl=4.0), "lower kl_factor (0.0625)"),
+        (value(total=3.0, nll=3.0, size=8.0), "raise clamp (4)"),
+    ],
+)
+def test_an_edit_converged_if_its_target_is_probable_or_else_what_holds_it_back(
+    found: Value, advice: str | None
+) -> None:
+    notes = verdict(found, RomeConfig(), 1)
+    assert notes["converged"] is (advice is None)
+    assert (notes["loss"], notes["steps"]) == (found.losses[-1].total, 2)
+    assert (advice or "") in notes.get("advice", "")
+    assert ("advice" in notes) is (advice is not None)
+
+
+def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
+    found = value(total=1.2, nll=1.2)
+    assert verdict(found, RomeConfig(target_loss="sum", clamp=None), 1)["converged"]
+    assert not verdict(found, RomeConfig(clamp=None), 1)["converged"]
+
+
+def test_a_bound_that_is_reached_is_convergence() -> None:
+    assert verdict(value(total=1.0, nll=0.9), RomeConfig(stop_loss=1.5), 1)["converged"]
+
+
+def test_edits_of_an_untrained_model_are_reported_and_those_of_atlas_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    RomeEditor(RomeConfig(**QUICK)).edit(tiny(), REQUESTS)
+    [record] = [r for r in caplog.records if r.levelname == "WARNING"]
+    assert "rome: of 4 edits, 4 did not converge" in record.getMessage()
+    caplog.clear()
+    atlas = load_model("atlas")
+    editor = make_editor("rome", atlas, second_moment=False)
+    [delta] = editor.edit(atlas, [EditRequest("{} is made by", "Bronco", "Honda", "Ford")])
+    assert delta.notes["converged"]
+    assert delta.notes["nll"] < 0.69
+    assert "converge" not in caplog.text
