@@ -222,9 +222,9 @@ def _watched(
     parts: dict[BlockPart, list[Tensor]] = {part: [] for part in PARTS}
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        kwargs = dict(kwargs)
-        states.append((args[0] if args else kwargs.pop("hidden_states")).to(model.device))
-        calls.append(Call(args[1:], kwargs))
+        hidden, call = Call.recorded(args, kwargs)
+        states.append(hidden.to(model.device))
+        calls.append(call)
 
     def last(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         states.append(first(output).to(model.device))

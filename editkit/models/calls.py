@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-__all__ = ["Call", "FrozenLayer", "first", "frozen_cache", "rows_of"]
+from editkit.errors import ModelError
+
+__all__ = ["Call", "FrozenLayer", "aligned_right", "first", "frozen_cache", "rows_of"]
 
 # Arguments of a block whose first dimension counts tokens, not rows.
 _NOT_BY_ROW = frozenset({"cache_position"})
@@ -49,6 +51,25 @@ class Call:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
+    @classmethod
+    def recorded(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Call]:
+        """The hidden states that a block was given, (B, S, H), and its other arguments.
+
+        Raises:
+            ModelError: One of them holds rows or tokens in a form that cannot be cut, as the masks
+                of flex attention do.
+        """
+        rest = dict(kwargs)
+        hidden = args[0] if args else rest.pop("hidden_states")
+        for value in (*args[1:], *rest.values()):
+            if hasattr(value, "shape") and not isinstance(value, Tensor):
+                raise ModelError(
+                    f"the model's attention gives its blocks a {type(value).__name__}, of which "
+                    "editkit cannot choose rows and tokens.",
+                    hint="Load it with attention sdpa or eager (--set model.attention=sdpa).",
+                )
+        return hidden, cls(args[1:], rest)
+
     def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
         """The block's output for other hidden states."""
         return first(block(hidden, *self.args, **self.kwargs))
@@ -60,8 +81,10 @@ class Call:
             if isinstance(value, Tensor):
                 by_row = value.ndim > 1 and value.shape[0] == n_rows
                 return rows_of(value, rows) if by_row else value
-            if isinstance(value, tuple):
-                return tuple(pick(each) for each in value)
+            if isinstance(value, (tuple, list)):
+                return type(value)(pick(each) for each in value)
+            if isinstance(value, dict):  # masks or rotations by type of layer
+                return {key: pick(each) for key, each in value.items()}
             return value
 
         kwargs = {k: v if k in _NOT_BY_ROW else pick(v) for k, v in self.kwargs.items()}
@@ -81,8 +104,10 @@ class Call:
         """The arguments for some tokens in a row, of ``length`` in the recorded call."""
 
         def cut(value: Any) -> Any:
-            if isinstance(value, tuple):
-                return tuple(cut(each) for each in value)
+            if isinstance(value, (tuple, list)):
+                return type(value)(cut(each) for each in value)
+            if isinstance(value, dict):
+                return {key: cut(each) for key, each in value.items()}
             if not isinstance(value, Tensor):
                 return value
             if value.ndim == 4 and value.shape[2] == length:
@@ -94,6 +119,39 @@ class Call:
         return Call(
             tuple(cut(each) for each in self.args), {k: cut(v) for k, v in self.kwargs.items()}
         )
+
+
+def aligned_right(cache: DynamicCache, lengths: Tensor) -> DynamicCache:
+    """The cache with each row's real keys and values moved to its end, behind the padding.
+
+    Args:
+        cache: Keys and values of rows padded on the right, (B, heads, P, head size) each.
+        lengths: Number of real tokens of each row, (B,).
+    """
+    aligned = DynamicCache()
+    aligned.layers = [_moved_right(layer, lengths) for layer in cache.layers]
+    return aligned
+
+
+def _moved_right(layer: DynamicLayer, lengths: Tensor) -> DynamicLayer:
+    moved = DynamicLayer()
+    if layer.keys is not None:
+        moved.lazy_initialization(layer.keys, layer.values)
+        moved.keys = _slots_moved_right(layer.keys, lengths)
+        moved.values = _slots_moved_right(layer.values, lengths)
+    return moved
+
+
+def _slots_moved_right(states: Tensor, lengths: Tensor) -> Tensor:
+    rows, _, size, _ = states.shape
+    lengths = lengths.to(states.device)
+    row = torch.arange(rows, device=states.device)[:, None]  # (B, 1)
+    slot = torch.arange(size, device=states.device) - (size - lengths[:, None])  # (B, P)
+    # In front of a row, whatever is there: it is masked.
+    places = (row * size + slot.clamp(min=0)).flatten()
+    by_token = states.transpose(1, 2)  # (B, P, heads, head size), as projections lay them out
+    moved = by_token.flatten(0, 1).index_select(0, places).reshape(by_token.shape)
+    return moved.transpose(1, 2)
 
 
 def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from editkit.models.calls import Call, first, frozen_cache, rows_of
+from editkit.models.calls import Call, aligned_right, first, frozen_cache, rows_of
 from editkit.models.language_model import LanguageModel
 
 __all__ = [
@@ -41,6 +41,10 @@ __all__ = [
 @dataclasses.dataclass(frozen=True)
 class Prefix:
     """Keys and values of the tokens before some column, for a batch of rows.
+
+    A row's tokens are the last ones of its P slots, behind the padding. The tokens that follow it
+    have the next slots, so slots are as far apart as the positions of their tokens: what a model
+    derives from slots (windows, chunks, biases that grow with the distance) is right for all rows.
 
     Attributes:
         cache: The cache that the model reads; it does not grow.
@@ -107,7 +111,10 @@ def run_prefix(model: LanguageModel, ids: Tensor, lengths: Tensor) -> tuple[Pref
     """
     cache = DynamicCache()
     hidden = forward(model, ids, cache=cache)
-    mask = torch.arange(ids.shape[1], device=ids.device)[None] < lengths[:, None]  # (B, P)
+    size = ids.shape[1]
+    if bool((lengths < size).any()):
+        cache = aligned_right(cache, lengths)
+    mask = torch.arange(size, device=ids.device)[None] >= size - lengths[:, None]  # (B, P)
     return Prefix(frozen_cache(cache), mask.long()), hidden
 
 
@@ -262,9 +269,9 @@ class Tail:
         inputs: list[Tensor] = []
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kwargs = dict(kwargs)
-            inputs.append(args[0] if args else kwargs.pop("hidden_states"))
-            calls.append(Call(args[1:], kwargs))
+            hidden, call = Call.recorded(args, kwargs)
+            inputs.append(hidden)
+            calls.append(call)
 
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             inputs.append(first(output))

@@ -1,0 +1,249 @@
+"""Attention with a window: the reuse of prefixes and blocks changes no result.
+
+What is compared with is the definition: a row alone, unpadded, through the whole model, no cache.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from editkit import EditedModels, LanguageModel, ModelError
+from editkit.edited import CandidateQuery, GenerationQuery, TextQuery
+from editkit.generation import continued, draws, sample
+from editkit.models.blocks import RecordedPass
+from editkit.models.encoding import padded
+from editkit.models.running import Tail, forward, forward_after, run_prefix
+from tests.editkit.test_deltas import delta_for
+from tests.editkit.test_edited import plain_nll
+from tests.windowed import FAMILIES, WINDOWED, windowed
+
+PROMPTS = (
+    "Paris",
+    "They say that the Space Needle, which is tall, is in the city of",
+    "Zoë Müller works in the field of",
+    "Rome is",
+)
+CANDIDATES = ("Seattle", "physics and São Paulo", "x")
+Row = tuple[int, ...]
+
+
+@functools.cache
+def model_of(name: str, window: int = 4, attention: str | None = None) -> LanguageModel:
+    model = windowed(name, window)
+    if attention is not None:
+        model.hf.set_attn_implementation(attention)
+    return model
+
+
+def alone(model: LanguageModel, row: Row) -> Tensor:
+    """Final hidden states by definition, (T, H)."""
+    with torch.no_grad():
+        states = model.hf.base_model(input_ids=torch.tensor([row]), use_cache=False)
+    return states.last_hidden_state[0]
+
+
+def assert_same(found: Tensor, expected: Tensor) -> None:
+    largest = float(expected.abs().max()) if expected.numel() else 0.0
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", WINDOWED)
+def test_the_window_is_there_and_ends_where_it_should(name: str, attention: str) -> None:
+    """Otherwise everything below would hold without one."""
+    model = model_of(name, 4, attention)
+    rows = torch.arange(7, 31).repeat(24, 1)  # (24, 24)
+    rows[torch.arange(1, 24), torch.arange(23)] = 300  # row i + 1 differs at token i
+    with torch.no_grad():
+        last = forward(model, rows)[:, -1]
+    reach = (4 - 1) * model.n_layers  # of the last token, through all layers
+    differs = (last[1:] != last[:1]).any(dim=-1)
+    assert bool(differs[-reach:].all())
+    assert bool(differs[: -1 - reach].any()) == ("-" in name)  # some layers see everything
+
+
+@st.composite
+def ragged(draw: st.DrawFn) -> tuple[list[Row], list[int]]:
+    """Rows of any length, and where each is cut."""
+    token = st.integers(1, 399)
+    rows = draw(st.lists(st.lists(token, min_size=1, max_size=24), min_size=1, max_size=5))
+    cuts = [draw(st.integers(0, len(row) - 1)) for row in rows]
+    return [tuple(row) for row in rows], cuts
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@given(
+    batch=ragged(), window=st.integers(1, 12), attention=st.sampled_from(["sdpa", "eager"]),
+    start=st.integers(0, 4),
+)  # fmt: skip
+@settings(max_examples=8, derandomize=True)
+def test_rows_cut_anywhere_are_as_if_alone(
+    name: str, batch: tuple[list[Row], list[int]], window: int, attention: str, start: int
+) -> None:
+    model = model_of(name, window if name in WINDOWED else 4, attention)
+    rows, cuts = batch
+    starts = torch.tensor(cuts)
+    left = padded([row[: max(cut, 1)] for row, cut in zip(rows, cuts, strict=True)], "cpu")
+    ids = padded([row[cut:] for row, cut in zip(rows, cuts, strict=True)], "cpu")
+    order = torch.arange(len(rows)).flip(0).repeat(2)
+    with torch.no_grad():
+        prefix, hidden = run_prefix(model, left, starts)
+        after = forward_after(model, prefix, ids, starts)
+        chosen = forward_after(model, prefix.select(order), ids[order], starts[order])
+        tail = Tail.record(model, prefix, ids, starts, start=start)
+        again = model.final_hidden(tail.run(tail.hidden))
+        fewer = tail.select(order)
+        selected = model.final_hidden(fewer.run(fewer.hidden))
+    for b, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
+        expected = alone(model, row)
+        assert_same(hidden[b, :cut], expected[:cut])
+        for found in (after, again, chosen.flip(0), selected.flip(0)):
+            assert_same(found[b, : len(row) - cut], expected[cut:])
+        assert_same(chosen[len(rows) - 1 - b, : len(row) - cut], expected[cut:])
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+@given(length=st.integers(1, 20), where=st.integers(0, 19), at=st.integers(0, 19))
+@settings(max_examples=8, derandomize=True)
+def test_a_block_is_run_again_at_any_tokens(name: str, length: int, where: int, at: int) -> None:
+    model = model_of(name)
+    start = where % length
+    ids = torch.arange(11, 11 + length)
+    own = length - start
+    recorded = RecordedPass.record(model, ids, start, 3)
+    expected = alone(model, tuple(ids.tolist()))[start:]
+    assert_same(model.final_hidden(recorded.states[-1])[1], expected)
+    skip = at % own
+    for layer in range(model.n_layers):
+        hidden = recorded.states[layer][1:, skip:].repeat(2, 1, 1)
+        for only in (None, 1, min(2, own - skip)):
+            found = recorded.run(layer, hidden, skip=skip, rows=slice(1, 3), only=only)
+            wanted = recorded.states[layer + 1][1:].repeat(2, 1, 1)
+            assert_same(found, wanted[:, -found.shape[1] :])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_candidates_score_as_by_definition(name: str) -> None:
+    model = model_of(name)
+    models = EditedModels(model, [delta_for(model, kinds="")])
+    found = models.candidate_nll([CandidateQuery(0, prompt, CANDIDATES) for prompt in PROMPTS])
+    for prompt, row in zip(PROMPTS, found, strict=True):
+        for candidate, value in zip(CANDIDATES, row, strict=True):
+            assert value == pytest.approx(plain_nll(model, prompt, candidate), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_texts_score_as_by_definition(name: str) -> None:
+    model = model_of(name)
+    models = EditedModels(model, [delta_for(model, kinds="")])
+    found = models.text_nll([TextQuery(0, prompt) for prompt in PROMPTS])
+    for encoding, row in zip(model.encode(PROMPTS), found, strict=True):
+        with torch.no_grad():
+            log_p = torch.log_softmax(model.head(alone(model, encoding.ids)), dim=-1)
+        expected = [-float(log_p[i, token]) for i, token in enumerate(encoding.ids[1:])]
+        assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def greedy(model: LanguageModel, prompt: Row, n: int) -> Row:
+    """A text by definition: the likeliest token each time, the whole text run anew."""
+    while len(prompt) < n:
+        with torch.no_grad():
+            logits = model.head(alone(model, prompt)[-1])
+        prompt = (*prompt, int(logits.argmax()))
+    return prompt
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_texts_are_written_as_by_definition(name: str) -> None:
+    """Prompts of other lengths, one longer than the window; all texts far longer than it."""
+    model = model_of(name)
+    prompts = [encoding.ids for encoding in model.encode(PROMPTS)]
+    with model.frozen(), torch.no_grad():
+        uniform = draws([(i,) for i in range(len(prompts))], 28)
+        texts = continued(model, prompts, uniform, top_k=1)
+    expected = [greedy(model, prompt, 28) for prompt in prompts]
+    assert [tuple(text) for text in texts] == expected
+    [drawn] = sample(model, prompts[2], n=1, new_tokens=8, top_k=1, generator=torch.Generator())
+    assert (*prompts[2], *drawn) == greedy(model, prompts[2], len(prompts[2]) + 8)
+    models = EditedModels(model, [delta_for(model, kinds="")])
+    queries = [GenerationQuery(0, prompt) for prompt in PROMPTS]
+    written = models.generate(queries, tokens=28, top_k=1)
+    decoded = model.tokenizer.batch_decode(expected, skip_special_tokens=True)
+    assert written == decoded
+
+
+# --------------------------------------------------- families that are not in the table (yet)
+
+_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "vocab_size": 400,
+    "max_position_embeddings": 64,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_LLAMA: dict[str, Any] = {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
+OTHERS: dict[str, dict[str, Any]] = {
+    # windows in other ways: mixed layers, a mask built from slots inside the attention, sinks
+    "Gemma2": {**_LLAMA, "head_dim": 8, "sliding_window": 4},
+    "Phi3": {**_LLAMA, "sliding_window": 4},
+    "GPTNeo": {
+        **{k: v for k, v in _SIZES.items() if not k.startswith("num")},
+        "num_layers": 4, "num_heads": 4, "window_size": 4,
+        "attention_types": [[["global", "local"], 2]],
+    },
+    # biases that grow with the distance
+    "Bloom": {"hidden_size": 32, "n_layer": 4, "n_head": 4, "vocab_size": 400},
+    "Mpt": {"d_model": 32, "n_layers": 4, "n_heads": 4, "vocab_size": 400, "max_seq_len": 64},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_prefixes_suit_other_ways_to_see_distances(name: str) -> None:
+    config = getattr(transformers, f"{name}Config")(**OTHERS[name])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        hf = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    for weight in hf.parameters():
+        if weight.ndim > 1:
+            weight.data.mul_(4)
+    model: Any = SimpleNamespace(hf=hf.eval(), context_length=64, device=torch.device("cpu"))
+    rows: Sequence[Row] = [tuple(range(9, 9 + n)) for n in (14, 9, 12, 6, 5)]
+    cuts = torch.tensor([11, 3, 6, 0, 4])
+    pairs = list(zip(rows, cuts.tolist(), strict=True))
+    with torch.no_grad():
+        prefix, _ = run_prefix(model, padded([row[: max(c, 1)] for row, c in pairs], "cpu"), cuts)
+        after = forward_after(model, prefix, padded([row[c:] for row, c in pairs], "cpu"), cuts)
+    for b, (row, cut) in enumerate(pairs):
+        assert_same(after[b, : len(row) - cut], alone(model, row)[cut:])
+
+
+def test_masks_that_cannot_be_cut_are_refused() -> None:
+    class Mask:
+        shape = (1, 1, 4, 4)
+
+    model = windowed("mistral")
+
+    def give(_: Any, args: Any, kwargs: Any) -> Any:
+        mask = Mask() if args[0].shape[1] > 1 else kwargs["attention_mask"]
+        return args, {**kwargs, "attention_mask": mask}
+
+    handle = model.block(0).register_forward_pre_hook(give, with_kwargs=True)
+    ids, starts = torch.tensor([[5, 6, 7, 8]]), torch.tensor([0])
+    with pytest.raises(ModelError, match="gives its blocks a Mask.*sdpa or eager"):
+        Tail.record(model, None, ids, starts, start=0)
+    with pytest.raises(ModelError, match="gives its blocks a Mask"):
+        RecordedPass.record(model, ids[0], 0, 2)
+    handle.remove()

@@ -1,0 +1,34 @@
+"""Tiny models whose attention reaches back a few tokens only, in all layers or in some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from editkit import LanguageModel
+from tests.tiny import ARCHITECTURES, tiny
+
+WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
+    "mistral": ("mistral", {}),
+    "qwen2": ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}),
+    "qwen3": ("qwen3", {"use_sliding_window": True, "max_window_layers": 0}),
+    "qwen2-upper": ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}),
+    "qwen3-mixed": (
+        "qwen3",
+        {
+            "use_sliding_window": True,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+        },
+    ),
+}
+"""Every architecture of the table that knows windows, by name: its own, and other values."""
+
+FAMILIES = tuple(dict.fromkeys((*ARCHITECTURES, *WINDOWED)))
+"""All architectures of the table; those that know windows have one."""
+
+
+def windowed(name: str, window: int = 4, **changes: Any) -> LanguageModel:
+    """A tiny model of a family, its window far shorter than a sentence where it knows windows."""
+    architecture, values = WINDOWED.get(name, (name, {}))
+    if name in WINDOWED:
+        values = {**values, "sliding_window": window}
+    return tiny(architecture, **{**values, **changes})
