@@ -9,9 +9,13 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from editkit.redaction import redacted
+
 
 class EditkitError(Exception):
     """Base of all errors raised on purpose by editkit and its plugins.
+
+    Passwords and tokens are taken out of both texts (:mod:`editkit.redaction`).
 
     Args:
         message: What was wrong, with the offending value, and what was expected.
@@ -22,9 +26,9 @@ class EditkitError(Exception):
     page: ClassVar[str] = "index"
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redacted(message)
+        self.hint = None if hint is None else redacted(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message

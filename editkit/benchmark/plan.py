@@ -22,6 +22,7 @@ from editkit.errors import ConfigError, PluginError
 from editkit.interfaces import Config, MetricSpec, Record, Records, RejectedRecord
 from editkit.model_values import NO_MATCH, Match, ModelIdentity
 from editkit.plugins import Offer, Registry
+from editkit.redaction import redacted_values
 from editkit.scores import Score
 
 _RESERVED = "summary/score"
@@ -206,7 +207,7 @@ def make_plan(
         "name": offer.name,
         "digest": slice_digest(records),
         "n_records": len(records),
-        "config": resolved.to_dict(),
+        "config": redacted_values(resolved.to_dict()),
         "rejected": len(loaded.rejected),
     }
     model_fingerprint = fingerprint_of(benchmark.model)
@@ -351,13 +352,13 @@ def _cell(
     cell = Cell(
         editor=offer.name,
         preset=resolved.preset,
-        config=config,
+        config=redacted_values(config),
         sources=dict(resolved.sources),
         distribution=offer.source.distribution,
         version=offer.source.version,
         seed=seed,
         fingerprint=digest(identity),
-        params=params,
+        params=redacted_values(params),
     )
     return PlannedCell(
         cell,

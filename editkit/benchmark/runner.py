@@ -25,6 +25,7 @@ from editkit.interfaces import Editor, Metric, Record
 from editkit.memory import peak_memory_of_this_process
 from editkit.outcomes import unwatched
 from editkit.plugins import Registry
+from editkit.redaction import redacted
 
 if TYPE_CHECKING:
     from editkit.deltas import WeightDelta
@@ -269,7 +270,7 @@ def _ends_the_run(error: Exception) -> bool:
 def _reason(error: Exception) -> str:
     text = error.message if isinstance(error, EditkitError) else str(error)
     lines = text.strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return redacted(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__
 
 
 def discard_earlier(plan: Plan, store: Store) -> None:

@@ -8,13 +8,14 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from editkit import __version__
 from editkit.cli.commands import command_module, listing
 from editkit.cli.signals import Terminated
 from editkit.errors import EditkitError, UsageError
+from editkit.redaction import redacted
 
 EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
@@ -66,7 +67,7 @@ def _run(arguments: list[str]) -> int:
         )
     name, rest = arguments[0], arguments[1:]
     module: Any = command_module(name)
-    command = argparse.ArgumentParser(
+    command = _Parser(
         prog=f"editkit {name}",
         description=(module.__doc__ or "").strip() or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -76,8 +77,15 @@ def _run(arguments: list[str]) -> int:
     return int(module.run(command.parse_args(rest)))
 
 
+class _Parser(argparse.ArgumentParser):
+    """Shows no secrets of what it refuses."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(redacted(message))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="editkit",
         usage="editkit [--version] [--debug] COMMAND ...",
         description="Edit single facts in language models, find where they live, and measure "
@@ -90,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _tell(error: EditkitError, *, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
+        _show_traceback(error)
     lines = [f"error: {error.message}"]
     if error.hint:
         lines.append(f"  try: {error.hint}")
@@ -99,12 +107,16 @@ def _tell(error: EditkitError, *, debug: bool) -> int:
     return error.exit_code
 
 
+def _show_traceback(error: Exception) -> None:
+    sys.stderr.write(redacted("".join(traceback.format_exception(error))))
+
+
 def _tell_unexpected(error: Exception, *, debug: bool) -> int:
     if debug:
-        traceback.print_exception(error)
+        _show_traceback(error)
     first = next(iter(str(error).strip().splitlines()), "")
     sys.stderr.write(
-        f"error: unexpected {type(error).__name__}: {first}\n"
+        f"error: unexpected {type(error).__name__}: {redacted(first)}\n"
         "  try: the same command with --debug, which shows where it came from\n"
         "  see: docs/errors/index.md\n"
     )
@@ -116,7 +128,7 @@ def _code_of(error: SystemExit) -> int:
         return 0
     if isinstance(error.code, int):
         return error.code
-    sys.stderr.write(f"{error.code}\n")
+    sys.stderr.write(f"{redacted(str(error.code))}\n")
     return 1
 
 
@@ -132,7 +144,19 @@ class _Words(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
-        return super().format(record)
+        return redacted(super().format(record))
+
+
+def _without_secrets(factory: Callable[..., logging.LogRecord]) -> Any:
+    """A factory of log records whose messages are complete and redacted."""
+
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = factory(*args, **kwargs)
+        with contextlib.suppress(Exception):  # a wrong format is for the handler to complain of
+            record.msg, record.args = redacted(record.getMessage()), None
+        return record
+
+    return make
 
 
 @contextlib.contextmanager
@@ -144,9 +168,12 @@ def _logging_to_stderr(*, debug: bool) -> Any:
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
+    factory = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_without_secrets(factory))  # libraries log addresses, too
     try:
         yield
     finally:
+        logging.setLogRecordFactory(factory)
         logger.removeHandler(handler)
         logger.setLevel(level)
         logger.propagate = propagate

@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock
 
+from editkit.redaction import MASK, redacted
+
 _URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _SQLITE = "sqlite:///"
 _DATABASE = "mlflow.db"
-_CREDENTIALS = re.compile(r"//[^/@]*@")
+_LOCK_SECONDS = 60.0  # creating a database takes some; a lock that lasts is not one of ours
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -37,8 +38,8 @@ def tracking_uri(out: Path) -> str:
 
 
 def shown(uri: str) -> str:
-    """The URI without a user's name and password, to be printed."""
-    return _CREDENTIALS.sub("//", uri)
+    """The URI without names, passwords and tokens, to be printed."""
+    return redacted(uri).replace(f"//{MASK}@", "//")
 
 
 def database_file(uri: str) -> Path | None:
@@ -55,8 +56,16 @@ def artifact_folder(database: Path) -> Path:
 
 
 def lock(database: Path) -> FileLock:
-    """What a process holds while it creates the database or a run in it; freed by its death."""
-    return FileLock(database.with_name(f".{database.name}.lock"))
+    """What a process holds while it creates the database or a run in it; freed by its death.
+
+    Raises:
+        OSError: There cannot be a file beside the database, or (on entering) another process
+            holds the lock for longer than any of ours does.
+    """
+    path = database.with_name(f".{database.name}.lock")
+    # Where no file can be made, say so now: the lock would try again until its time is over.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o666))
+    return FileLock(path, timeout=_LOCK_SECONDS)
 
 
 def ensure_database(database: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -12,8 +13,12 @@ import warnings
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
+from editkit import TrackingError
+from editkit_plugins.mlflow_tracking import database as database_module
 from editkit_plugins.mlflow_tracking.database import database_file, ensure_database, quiet, shown
+from editkit_plugins.mlflow_tracking.tracker import Tracker
 
 CREATE = """
 import sys
@@ -116,4 +121,24 @@ def test_which_uris_are_files(uri: str, file: Path | None) -> None:
 
 def test_passwords_are_not_shown() -> None:
     assert shown("https://me:secret@mlflow.example/x") == "https://mlflow.example/x"
+    assert shown("http://me:SEC@RET@host") == "http://host"
+    assert shown("http://host/x?token=SECRET") == "http://host/x?token=***"
     assert shown("sqlite:////data/a@b/mlflow.db") == "sqlite:////data/a@b/mlflow.db"
+
+
+@pytest.mark.parametrize("held", [True, False], ids=["held", "impossible"])
+def test_a_lock_that_cannot_be_had_is_a_tracking_error_and_no_endless_wait(
+    held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "_LOCK_SECONDS", 0.2)
+    place = tmp_path / "mlflow.db"
+    if held:
+        other: contextlib.AbstractContextManager[object] = FileLock(tmp_path / ".mlflow.db.lock")
+    else:
+        (tmp_path / ".mlflow.db.lock").mkdir()
+        other = contextlib.nullcontext()
+    started = time.monotonic()
+    with other, pytest.raises(TrackingError, match=r"could not be written or read: .*lock"):
+        Tracker(f"sqlite:///{place}", experiment="editkit/x")
+    assert time.monotonic() - started < 30
+    assert not place.exists()
