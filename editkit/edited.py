@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from editkit.deltas import LowRank, WeightDelta, applied, check_fits
-from editkit.generation import continued, draws
+from editkit.generation import continued, draws, text_of
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, forward_after, replacing, run_prefix
@@ -290,7 +290,8 @@ class EditedModels:
         Args:
             queries: In any order.
             tokens: Length of each text, its prompt included; at most the model's context. An
-                end-of-text token does not end it; special tokens are left out of the text.
+                end-of-text token does not end it; special tokens are left out of the text, as
+                :func:`editkit.generation.text_of` says.
             top_k: Only the k most likely tokens are drawn.
 
         Returns:
@@ -325,9 +326,8 @@ class EditedModels:
             edits = [queries[number].edit for number in batch]
             with self.model.frozen(), torch.no_grad(), self.rows(edits):
                 found = continued(self.model, prompts, draws(names, tokens), top_k=top_k)
-            written = self.model.tokenizer.batch_decode(found, skip_special_tokens=True)
-            for number, text in zip(batch, written, strict=True):
-                texts[number] = text
+            for number, ids in zip(batch, found, strict=True):
+                texts[number] = text_of(self.model.tokenizer, ids)
         return texts
 
     def _one_by_one(

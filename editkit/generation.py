@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import logging
+import re
+import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +20,11 @@ from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward
 
-__all__ = ["continued", "draws", "sample", "sampled_contexts"]
+__all__ = ["continued", "draws", "in_published_form", "sample", "sampled_contexts", "text_of"]
+
+_log = logging.getLogger(__name__)
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_REDRAWS = 10
 
 
 def draws(names: Sequence[tuple[int | str, ...]], n: int) -> Tensor:
@@ -129,13 +138,55 @@ def sample(
     return [[int(token) for token in row] for row in torch.cat(drawn, dim=1)]
 
 
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids, without any of the tokenizer's special tokens.
+
+    That holds for special tokens themselves and for texts such as ``<|endoftext|>`` that the model
+    spells out in ordinary tokens. What came before one and what comes after it are other texts: if
+    nothing else is between them, a space is.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        ids: Token ids.
+    """
+    added = [(i, t.content) for i, t in tokenizer.added_tokens_decoder.items() if t.special]
+    special = {*tokenizer.all_special_ids, *(token for token, _ in added)}
+    runs = itertools.groupby(ids, key=lambda token: token in special)
+    pieces = [tokenizer.decode(list(run)) for is_special, run in runs if not is_special]
+    names = {*map(str, tokenizer.all_special_tokens), *(name for _, name in added)}
+    # A token such as "!" may serve for padding: only what no text contains by itself is cut out.
+    spelled = sorted((name for name in names if len(name) > 2 and not name.isalnum()), key=len)
+    if spelled:
+        pattern = "|".join(map(re.escape, reversed(spelled)))  # the longest first
+        pieces = [part for piece in pieces for part in re.split(pattern, piece)]
+    text = ""
+    for piece in pieces:
+        apart = not text or not piece or text[-1].isspace() or piece[0].isspace()
+        text += piece if apart else f" {piece}"
+    return text
+
+
+def in_published_form(text: str, *, form: str | None = "NFKD") -> str:
+    """A generated text as the published generator returns it: blank lines are spaces.
+
+    Args:
+        text: The text.
+        form: Unicode form of the text; None: as it is.
+    """
+    if form == "NFKD":
+        text = unicodedata.normalize("NFKD", text)
+    return _BLANK_LINE.sub(" ", text)
+
+
 def sampled_contexts(
     model: LanguageModel, lengths: Sequence[tuple[int, int]], *, top_k: int, seed: int
 ) -> list[str]:
     """Short texts ``"x. "`` that the model writes by itself, to stand before a prompt.
 
-    Samples start at the model's start (or end) of text token, which is not part of the text; they
-    are kept in the cache by model, lengths and seed.
+    Samples start at the model's start (or end) of text token. Special tokens are not part of a
+    text; as in the published generator it is in Unicode form NFKD, with spaces for blank lines. A
+    sample that is empty then is drawn anew up to ten times, and otherwise left out with a warning.
+    Texts are kept in the cache by model, lengths and seed.
 
     Args:
         model: The model.
@@ -144,7 +195,7 @@ def sampled_contexts(
         seed: Seed of the samples.
 
     Raises:
-        ModelError: The tokenizer has no token that starts or ends a text.
+        ModelError: The tokenizer has no token that starts or ends a text, or no sample has a text.
     """
     start = model.tokenizer.bos_token_id
     if start is None:
@@ -156,6 +207,7 @@ def sampled_contexts(
             hint="Set bos_token or eos_token in its tokenizer_config.json.",
         )
     description = {
+        "form": "special tokens left out, NFKD, no blank lines, no empty texts",
         "model": model.fingerprint,
         "dtype": str(model.dtype),
         "lengths": list(lengths),
@@ -165,12 +217,35 @@ def sampled_contexts(
 
     def make() -> list[str]:
         generator = torch.Generator().manual_seed(seed)
-        return [
-            f"{model.tokenizer.decode(ids)}. "
-            for n, length in lengths
-            for ids in sample(
+
+        def drawn(n: int, length: int) -> list[str]:
+            samples = sample(
                 model, [start], n=n, new_tokens=length, top_k=top_k, generator=generator
             )
-        ]
+            return [in_published_form(text_of(model.tokenizer, ids)) for ids in samples]
+
+        texts = [(length, text) for n, length in lengths for text in drawn(n, length)]
+        for _ in range(_REDRAWS):
+            empty = [place for place, (_, text) in enumerate(texts) if not text.strip()]
+            if not empty:
+                break
+            for place in empty:
+                length = texts[place][0]
+                texts[place] = (length, drawn(1, length)[0])
+        kept = [text for _, text in texts if text.strip()]
+        if texts and not kept:
+            raise ModelError(
+                f"{model.name} writes nothing but special tokens and white space, so there are no "
+                "contexts.",
+                hint="Name texts in the editor's contexts instead of sampling them.",
+            )
+        if len(kept) < len(texts):
+            _log.warning(
+                "%d of %d contexts that %s wrote are empty and left out.",
+                len(texts) - len(kept),
+                len(texts),
+                model.name,
+            )
+        return [f"{text}. " for text in kept]
 
     return cached_texts("contexts", description, make)

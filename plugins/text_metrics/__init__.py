@@ -20,7 +20,7 @@ def editkit_metrics() -> list[MetricSpec]:
             config=f"{_CONFIGS}:GenerationConfig",
             summary="does the edited model still write, or does it repeat itself?",
             scores=(Score("fluency/entropy", "GE"),),
-            protocol="counterfact/ngram-entropy/treebank-words-of-punctuated-sentences/v1",
+            protocol="counterfact/ngram-entropy/treebank-words-of-punctuated-sentences/v2",
         ),
         MetricSpec(
             name="consistency",
@@ -28,7 +28,7 @@ def editkit_metrics() -> list[MetricSpec]:
             config=f"{_CONFIGS}:GenerationConfig",
             summary="does it write as texts about subjects with the new object do?",
             scores=(Score("consistency/reference", "RS"),),
-            protocol="counterfact/tfidf-unigram-cosine/v1",
+            protocol="counterfact/tfidf-unigram-cosine/v2",
             corpus="reference",
         ),
         MetricSpec(

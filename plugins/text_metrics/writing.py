@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 
 from editkit import EditedModels, Record
 from editkit.edited import GenerationQuery
+from editkit.generation import in_published_form
 from editkit_plugins.text_metrics.config import GenerationConfig
 
 KEY = "generation"
@@ -28,11 +28,6 @@ def written(
     answers = models.generate(queries, tokens=config.tokens, top_k=config.top_k)
     texts: list[list[str]] = [[] for _ in records]
     for query, text in zip(queries, answers, strict=True):
-        texts[query.edit].append(_as_published(text, config))
+        form = None if config.normalization == "none" else config.normalization
+        texts[query.edit].append(in_published_form(text, form=form))
     return texts
-
-
-def _as_published(text: str, config: GenerationConfig) -> str:
-    if config.normalization == "NFKD":
-        text = unicodedata.normalize("NFKD", text)
-    return text.replace("\n\n", " ")

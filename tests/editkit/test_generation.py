@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from editkit import Dense, EditedModels, LanguageModel, ModelError, applied
+from editkit import Dense, EditedModels, LanguageModel, ModelError, applied, load_model
+from editkit.cache import cached_texts
 from editkit.edited import CandidateQuery, GenerationQuery, TextQuery
-from editkit.generation import continued, draws
+from editkit.generation import continued, draws, in_published_form, sampled_contexts, text_of
 from editkit.models.encoding import padded
 from editkit.models.running import forward
 from tests.editkit.test_deltas import delta_for
@@ -37,7 +42,7 @@ def plain_text(model: LanguageModel, query: GenerationQuery, *, tokens: int, top
         while number < top_k - 1 and below >= float(chances[: number + 1].sum()):
             number += 1
         ids.append(best[number])
-    return model.tokenizer.decode(ids, skip_special_tokens=True)
+    return text_of(model.tokenizer, ids)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -186,3 +191,118 @@ def test_argmax_is_the_share_of_tokens_that_greedy_decoding_hits() -> None:
 def test_nothing_asked_nothing_answered() -> None:
     models = EditedModels(tiny(), [])
     assert models.generate([]) == models.text_nll([]) == models.candidate_scores([]) == []
+
+
+class Spelled:
+    """A tokenizer of whole pieces: 0 and 1 are special, and 5 and 6 spell a special token."""
+
+    pieces = (
+        "<|endoftext|>",
+        "[PAD]",
+        "made by Honda.",
+        "The continent",
+        " of",
+        "<|end",
+        "oftext|>",
+    )
+    all_special_ids = (0,)
+    all_special_tokens = ("<|endoftext|>", "!")
+    added_tokens_decoder = {
+        0: SimpleNamespace(content="<|endoftext|>", special=True),
+        1: SimpleNamespace(content="[PAD]", special=True),
+        2: SimpleNamespace(content="made by Honda.", special=False),
+    }
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.pieces[token] for token in ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "text"),
+    [
+        ((2, 0, 3, 4), "made by Honda. The continent of"),
+        ((0, 2, 1, 0, 3), "made by Honda. The continent"),
+        ((2, 5, 6, 3), "made by Honda. The continent"),  # spelled out in ordinary tokens
+        ((2, 0, 4), "made by Honda. of"),  # there is a space already
+        ((3, 0, 1), "The continent"),
+        ((0, 0), ""),
+        ((), ""),
+    ],
+)
+def test_special_tokens_leave_a_space_between_texts(ids: tuple[int, ...], text: str) -> None:
+    assert text_of(Spelled(), ids) == text
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_without_special_tokens_a_text_is_what_the_tokenizer_decodes(name: str) -> None:
+    tokenizer = tiny(name).tokenizer
+    for sentence in (*PROMPTS, "Hello! It is 5 < 6, [sic] | indeed.", "東京 is\n\nthe  capital"):
+        ids = tokenizer(sentence)["input_ids"]
+        assert text_of(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_generated_texts_are_put_into_the_published_form() -> None:
+    assert in_published_form("Zoë\n\nwas ﬁne") == "Zoe\u0308 was fine"
+    assert in_published_form("a\n \t\nb\nc\r\n\r\nd") == "a b\nc\r d"
+    assert in_published_form("Zoë\n\nx", form=None) == "Zoë x"
+
+
+def test_sampled_contexts_hold_no_special_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Atlas ends many of its short texts: written literally, that was in a fifth of them."""
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    texts = sampled_contexts(load_model("atlas"), [(60, 9), (60, 19)], top_k=5, seed=0)
+    assert len(texts) == 120
+    assert not [text for text in texts if "<|" in text or "endoftext" in text]
+    assert all(text.endswith(". ") and text[:-2].strip() for text in texts)
+    assert texts == [unicodedata.normalize("NFKD", text) for text in texts]
+
+
+def test_empty_samples_are_drawn_anew_or_left_out_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    model = tiny()
+    end, word = model.tokenizer.eos_token_id, model.tokenizer(" Paris")["input_ids"]
+    calls: list[int] = []
+
+    def fake(writes: int) -> Callable[..., list[list[int]]]:
+        """The first sample has a text, and from call ``writes`` on the others, too."""
+
+        def sample(*_: object, n: int, **__: object) -> list[list[int]]:
+            calls.append(n)
+            if len(calls) == 1:
+                return [word, *([[end]] * (n - 1))]
+            return [word if len(calls) >= writes else [end]] * n
+
+        return sample
+
+    monkeypatch.setattr("editkit.generation.sample", fake(writes=4))
+    assert sampled_contexts(model, [(3, 4)], top_k=5, seed=1) == [" Paris. "] * 3
+    assert not caplog.records
+
+    calls.clear()
+    monkeypatch.setattr("editkit.generation.sample", fake(writes=10_000))
+    assert sampled_contexts(model, [(3, 4)], top_k=5, seed=2) == [" Paris. "]
+    assert "2 of 3 contexts" in caplog.text
+
+    monkeypatch.setattr("editkit.generation.sample", lambda *_, n, **__: [[end]] * n)
+    with pytest.raises(ModelError, match="nothing but special tokens"):
+        sampled_contexts(model, [(3, 4)], top_k=5, seed=3)
+
+
+def test_contexts_of_an_older_form_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    model = tiny()
+    description = {
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "lengths": [(2, 3)],
+        "top_k": 5,
+        "seed": 0,
+    }
+    cached_texts("contexts", description, lambda: ["old<|endoftext|>. "])
+    assert "old<|endoftext|>. " not in sampled_contexts(model, [(2, 3)], top_k=5, seed=0)
