@@ -47,6 +47,7 @@ def save_delta(delta: WeightDelta, path: str | Path) -> None:
             "config": dict(delta.config),
             "model_fingerprint": delta.model_fingerprint,
             "notes": dict(delta.notes),
+            "made_on": list(delta.made_on),
         },
         sort_keys=True,
     )
@@ -93,6 +94,7 @@ def load_delta(path: str | Path) -> WeightDelta:
         config=data["config"],
         model_fingerprint=data["model_fingerprint"],
         notes=data["notes"],
+        made_on=tuple(map(str, data.get("made_on", ()))),  # older files have none
     )
 
 

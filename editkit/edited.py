@@ -14,7 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from editkit.deltas import LowRank, WeightDelta, applied, check_fits
+from editkit.deltas import LowRank, WeightDelta, applied, check_all_fit
 from editkit.generation import continued, draws, text_of
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
@@ -38,13 +38,13 @@ class EditedModels:
     ask the same cause the work once.
 
     Args:
-        model: The unedited model.
+        model: The unedited model, or one with edits applied that stay applied.
         deltas: One per edited model; a delta without changes is the model itself.
         token_budget: Most tokens of one forward pass, padding included.
         seed: Of generated texts.
 
     Raises:
-        DeltaError: A delta does not fit the model.
+        DeltaError: A delta does not fit the model, at the beginning or when something is asked.
     """
 
     def __init__(
@@ -55,8 +55,7 @@ class EditedModels:
         token_budget: int = 16384,
         seed: int = 0,
     ) -> None:
-        for delta in deltas:
-            check_fits(model, delta)
+        check_all_fit(model, deltas)
         self.model = model
         self.deltas = tuple(deltas)
         self.token_budget = token_budget
@@ -64,6 +63,7 @@ class EditedModels:
         self._batchable = all(is_batchable(model, delta) for delta in deltas)
         self._scored: dict[CandidateQuery, list[CandidateScore]] = {}
         self._generated: dict[tuple[GenerationQuery, int, int], str] = {}
+        self._state = model.weights.state()
 
     def __len__(self) -> int:
         return len(self.deltas)
@@ -72,6 +72,15 @@ class EditedModels:
     def batchable(self) -> bool:
         """Whether the rows of one batch can each see their own delta."""
         return self._batchable
+
+    def _refresh(self) -> None:
+        """Forget answers of other weights, and refuse deltas that do not fit those of now."""
+        state = self.model.weights.state()
+        if state != self._state:
+            check_all_fit(self.model, self.deltas)
+            self._scored.clear()
+            self._generated.clear()
+            self._state = self.model.weights.state()
 
     def unedited(self) -> EditedModels:
         """As many models, none of them edited."""
@@ -140,6 +149,7 @@ class EditedModels:
         Returns:
             One list per query, one score per candidate.
         """
+        self._refresh()
         new = [query for query in dict.fromkeys(queries) if query not in self._scored]
         ask = EditedModels._score_candidates
         answers = ask(self, new) if self._batchable else self._one_by_one(ask, new)
@@ -241,6 +251,7 @@ class EditedModels:
         Raises:
             ModelError: What is read of a text is longer than the model's context.
         """
+        self._refresh()
         texts = [query.text for query in queries]
         cut = [encoding.first(max_tokens) for encoding in self.model.encode(texts)]
         for encoding in cut:
@@ -300,6 +311,7 @@ class EditedModels:
         Raises:
             ModelError: A prompt is longer than the model's context.
         """
+        self._refresh()
         tokens = min(tokens, self.model.context_length)
 
         def ask(models: EditedModels, some: Sequence[GenerationQuery]) -> list[str]:

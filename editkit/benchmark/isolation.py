@@ -41,25 +41,15 @@ def _seed_torch(torch: Any, seed: int, stack: contextlib.ExitStack) -> None:
 
 
 class WeightGuard:
-    """Notices when somebody changes the model's weights."""
+    """Notices when somebody changes the model's weights, in whatever way.
+
+    Every look reads all weights once (some 0.12 s per GB on one core).
+    """
 
     def __init__(self, model: LanguageModel) -> None:
         self._model = model
-        self._digest = model.weights_digest()
-        self._marks = self._look()
+        self._checksums = model.weights.checksums()
 
-    def is_unchanged(self, *, thorough: bool) -> bool:
-        """Whether the weights are as they were.
-
-        Args:
-            thorough: Compare every byte. Otherwise that is done only where version counters or
-                memory addresses have moved, which writes through ``.data`` do not show.
-        """
-        marks = self._look()
-        if not thorough and marks == self._marks:
-            return True
-        self._marks = marks
-        return self._model.weights_digest() == self._digest
-
-    def _look(self) -> tuple[tuple[int, int], ...]:
-        return tuple((p._version, p.data_ptr()) for p in self._model.hf.parameters())
+    def is_unchanged(self) -> bool:
+        """Whether the weights are as they were: their values, types, shapes and names."""
+        return self._model.weights.checksums() == self._checksums

@@ -124,14 +124,14 @@ class _CellRunner:
         written: list[int] = []
         for batch in batches:
             rows = self._rows(batch, prepare_s)
-            if not self.guard.is_unchanged(thorough=False):
+            if not self.guard.is_unchanged():
                 raise self._changed_the_model(written)
             self.runner.store.put_rows(self.cell.fingerprint, rows)
             written += [row.case_id for row in rows]
             for row in rows:
                 self.runner.observers.record_finished(self.runner.run, self.cell, row)
             self.runner.progress.advance(len(rows))
-        if not self.guard.is_unchanged(thorough=True):
+        if not self.guard.is_unchanged():
             raise self._changed_the_model(written)
 
     def _prepare(self) -> float:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.resources
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.errors import ModelError, PluginError
+from editkit.models.fingerprints import fingerprint_of_folder
 
 if TYPE_CHECKING:
     from editkit.interfaces import ModelSpec
 
-_IDENTITY = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.*", "merges.txt")
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model")
 _LAYERS = ("num_hidden_layers", "n_layer")
 
@@ -167,17 +166,5 @@ def _known_models() -> str:
 
 
 def digest_of_files(folder: Path) -> str:
-    """Digest of the files that make a model what it is, by content."""
-    digest = hashlib.blake2b(digest_size=16)
-    files = sorted({path for pattern in _IDENTITY for path in folder.glob(pattern)})
-    if not any(path.suffix == ".safetensors" for path in files):
-        raise ModelError(
-            f"{folder} holds no *.safetensors file.",
-            hint="Save the model as safetensors; pickled weights are not read.",
-        )
-    for path in files:
-        digest.update(path.name.encode())
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    """Digest of what makes a model what it is: tensors, config and tokenizer, by content."""
+    return fingerprint_of_folder(folder)

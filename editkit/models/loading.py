@@ -86,6 +86,7 @@ def load_model(
         revision=revision,
         fingerprint=digest_of_files(folder),
         source=name,
+        folder=folder,
     )
 
 

@@ -70,6 +70,9 @@ class FineTuneEditor(Editor[FineTuneConfig]):
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One dense delta per request; with ``joint``, the same delta for all of them."""
+        if not requests:
+            return []
+        fingerprint = model.fingerprint
         trained = self.train(model, requests)
         warnings = self._warnings(model, requests)
         shared = tuple(requests) if self.config.joint else None
@@ -79,7 +82,7 @@ class FineTuneEditor(Editor[FineTuneConfig]):
                 request=shared or request,
                 editor=self.config.editor_name,
                 config=self.config.model_dump(mode="json"),
-                model_fingerprint=model.fingerprint,
+                model_fingerprint=fingerprint,
                 notes={
                     "layer": self.config.layer,
                     "loss": training.loss,

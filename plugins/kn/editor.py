@@ -63,7 +63,9 @@ class KnEditor(Editor[KnConfig]):
             ConfigError: The file of templates cannot be read.
             ModelError: A prompt is longer than the model's context.
         """
-        deltas = []
+        if not requests:
+            return []
+        deltas, fingerprint = [], model.fingerprint
         for request, finding in zip(requests, self.find(model, requests), strict=True):
             notes: dict[str, object] = {
                 "n_neurons": len(finding.neurons),
@@ -77,7 +79,7 @@ class KnEditor(Editor[KnConfig]):
                     request=request,
                     editor="kn",
                     config=self.config.model_dump(mode="json"),
-                    model_fingerprint=model.fingerprint,
+                    model_fingerprint=fingerprint,
                     notes=notes,
                 )
             )

@@ -38,9 +38,9 @@ class LearnedEditor(Editor[LearnedConfig]):
 
     def trained(self, model: LanguageModel) -> Trained:
         """The trained network for a model, read once."""
-        if self._trained is None or self._trained[0] != model.fingerprint:
-            found = load_trained(folder_of(self.config, model), model)
-            self._trained = (model.fingerprint, found)
+        base = model.base_fingerprint
+        if self._trained is None or self._trained[0] != base:
+            self._trained = (base, load_trained(folder_of(self.config, model), model))
         return self._trained[1]
 
     def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
@@ -60,8 +60,9 @@ class LearnedEditor(Editor[LearnedConfig]):
             [request.sentence for request in requests],
             [request.target_new for request in requests],
         )
+        trained, made_on = self.trained(model), model.fingerprint
         if isinstance(self.config, MendConfig) and self.config.joint:
-            [delta] = self._deltas(model, [facts], [tuple(requests)])
+            [delta] = self._deltas(model, trained, made_on, [facts], [tuple(requests)])
             return [delta] * len(requests)
         size = self.config.edits_per_pass
         return [
@@ -69,6 +70,8 @@ class LearnedEditor(Editor[LearnedConfig]):
             for start in range(0, len(facts), size)
             for delta in self._deltas(
                 model,
+                trained,
+                made_on,
                 [[fact] for fact in facts[start : start + size]],
                 requests[start : start + size],
             )
@@ -77,10 +80,11 @@ class LearnedEditor(Editor[LearnedConfig]):
     def _deltas(
         self,
         model: LanguageModel,
+        trained: Trained,
+        made_on: str,
         edits: Sequence[Sequence[Completion]],
         requests: Sequence[EditRequest | tuple[EditRequest, ...]],
     ) -> list[WeightDelta]:
-        trained = self.trained(model)
         network = trained.network
         paths = [matrix.path for matrix in network.matrices]
         below = Below(model, model.n_layers - trained.settings.blocks)
@@ -94,7 +98,7 @@ class LearnedEditor(Editor[LearnedConfig]):
                 request=request,
                 editor=self.config.editor_name,
                 config=self.config.model_dump(mode="json"),
-                model_fingerprint=model.fingerprint,
+                model_fingerprint=made_on,
                 notes={
                     "loss_before": float(found.losses[edit]),
                     "trained": trained.facts["digest"],

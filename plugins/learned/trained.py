@@ -67,10 +67,15 @@ def save_trained(
         **facts,
         "digest": digest_of_tensors(flat),
     }
-    text = json.dumps(content, sort_keys=True)
-    readable = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    save_facts(folder, flat, content)
+
+
+def save_facts(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write what :func:`read_facts` returns; arguments and errors as for :func:`save_trained`."""
+    text = json.dumps(facts, sort_keys=True)
+    readable = json.dumps(facts, indent=2, sort_keys=True) + "\n"
     try:
-        write_atomically(folder / FILE, save(flat, metadata={"editor": text}))
+        write_atomically(folder / FILE, save(dict(tensors), metadata={"editor": text}))
         write_atomically(folder / FACTS, readable.encode())
     except OSError as error:
         raise CacheError(
@@ -107,17 +112,18 @@ def read_facts(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def load_trained(folder: Path, model: LanguageModel) -> Trained:
-    """A trained editor for the model that it was trained on.
+    """A trained editor for the model that it was trained on, with or without edits applied.
 
     Raises:
         ConfigError: There is none, or it is damaged.
         DeltaError: It was trained on another model.
     """
     facts, tensors = read_facts(folder)
-    if facts["model_fingerprint"] != model.fingerprint:
+    if facts["model_fingerprint"] not in (model.base_fingerprint, model.legacy_fingerprint):
         raise DeltaError(
             f"the editor in {folder} was trained on {facts.get('model', 'a model')} "
-            f"({facts['model_fingerprint'][:12]}), but {model.name} is {model.fingerprint[:12]}.",
+            f"({facts['model_fingerprint'][:12]}), but {model.name} is "
+            f"{model.base_fingerprint[:12]}.",
             hint="Train one for this model with 'editkit train'.",
         )
     try:
@@ -138,7 +144,7 @@ def folder_of(config: LearnedConfig, model: LanguageModel) -> Path:
     Raises:
         ConfigError: None was trained for this model.
     """
-    folder = config.folder(model.fingerprint)
+    folder = config.folder(model.base_fingerprint)
     if config.trained is None and not (folder / FILE).is_file():
         method = config.editor_name.partition("-")[0]
         raise ConfigError(

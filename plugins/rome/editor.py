@@ -89,7 +89,7 @@ class RomeEditor(Editor[RomeConfig]):
         name = f"{model.path(self.layer(model), 'mlp_out')}.weight"
         weight = model.hf.get_parameter(name)
         typical = float(weight.detach().float().norm())
-        deltas = []
+        deltas, fingerprint = [], model.fingerprint
         for request, solution in zip(requests, self.solve(model, requests), strict=True):
             change = LowRank(solution.u[:, None], solution.right[None])  # (D, 1), (1, H)
             layer = self.layer(model)
@@ -103,7 +103,7 @@ class RomeEditor(Editor[RomeConfig]):
                     request=request,
                     editor="rome",
                     config=self.config.model_dump(mode="json"),
-                    model_fingerprint=model.fingerprint,
+                    model_fingerprint=fingerprint,
                     notes=notes,
                 )
             )
@@ -169,12 +169,13 @@ class RomeEditor(Editor[RomeConfig]):
 
     def _whitening(self, model: LanguageModel) -> Whitening | None:
         """C, factorised once for a model."""
-        if self._inverse is None or self._inverse[0] != model.fingerprint:
+        fingerprint = model.fingerprint
+        if self._inverse is None or self._inverse[0] != fingerprint:
             whitening = None
             if self.config.second_moment:
                 path = model.path(self.layer(model), "mlp_out")
                 whitening = Whitening.of(self._statistic(model, path), self.config.ridge)
-            self._inverse = (model.fingerprint, whitening)
+            self._inverse = (fingerprint, whitening)
         return self._inverse[1]
 
     def _statistic(self, model: LanguageModel, path: str) -> SecondMoment:

@@ -22,13 +22,14 @@ class NoEditor(Editor[NoEditorConfig]):
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One empty delta per request."""
+        fingerprint = model.fingerprint if requests else ""
         return [
             WeightDelta(
                 changes={},
                 request=request,
                 editor="none",
                 config=self.config.model_dump(mode="json"),
-                model_fingerprint=model.fingerprint,
+                model_fingerprint=fingerprint,
             )
             for request in requests
         ]

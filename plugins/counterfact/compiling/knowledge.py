@@ -24,13 +24,14 @@ def is_known(model: LanguageModel, records: Sequence[RawRecord]) -> list[bool]:
     requests = [
         EditRequest(each["prompt"], each["subject"], each["target_new"]["str"]) for each in rewrites
     ]
+    fingerprint = model.fingerprint
     unedited = [
         WeightDelta(
             changes={},
             request=request,
             editor="none",
             config={},
-            model_fingerprint=model.fingerprint,
+            model_fingerprint=fingerprint,
         )
         for request in requests
     ]

@@ -84,13 +84,14 @@ def _deltas(below: Below, network: EditNetwork, records: Sequence[Record]) -> li
     found = signals(below, edits, [m.path for m in network.matrices])
     with torch.no_grad():
         changes = network.changes(found, edits)
+    fingerprint = model.fingerprint
     return [
         WeightDelta(
             {name: change.of(edit) for name, change in changes.items()},
             request,
             "training",
             {},
-            model.fingerprint,
+            fingerprint,
         )
         for edit, request in enumerate(requests)
     ]

@@ -205,30 +205,26 @@ def editkit_benchmarks() -> list[BenchmarkSpec]:
 # ---------------------------------------------------------------- a model
 
 
-class FakeParameter:
-    _version = 0
-
-    def data_ptr(self) -> int:
-        return 1
-
-
 class FakeNetwork:
     def __init__(self) -> None:
         self.weights = [1.0, 2.0, 3.0]
 
-    def parameters(self) -> list[FakeParameter]:
-        return [FakeParameter()]
+
+class FakeWeights:
+    def __init__(self, network: FakeNetwork) -> None:
+        self.network = network
+
+    def checksums(self) -> dict[str, bytes]:
+        return {"weights": str(self.network.weights).encode()}
 
 
 class FakeModel:
     def __init__(self, name: str, dtype: str) -> None:
         self.name = name
         self.hf = FakeNetwork()
+        self.weights = FakeWeights(self.hf)
         self.fingerprint = fingerprint_of(name)
         self._dtype = dtype
-
-    def weights_digest(self) -> str:
-        return str(self.hf.weights)
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
@@ -46,7 +47,10 @@ def test_the_fingerprint_follows_weights_config_and_tokenizer(folder: Path) -> N
     assert fingerprint_of(str(folder)) == before
     for name in ("config.json", "tokenizer.json"):
         text = (folder / name).read_text(encoding="utf-8")
-        (folder / name).write_text(text + "\n", encoding="utf-8")
+        content = json.loads(text)
+        (folder / name).write_text(json.dumps(content, indent=7) + "\n", encoding="utf-8")
+        assert fingerprint_of(str(folder)) == before  # the same, written in another way
+        (folder / name).write_text(json.dumps({**content, "more": 1}), encoding="utf-8")
         assert fingerprint_of(str(folder)) != before
         (folder / name).write_text(text, encoding="utf-8")
     tiny(seed=1).hf.save_pretrained(folder)

@@ -1,0 +1,201 @@
+"""The fingerprint of a model that is stored as files: what it is, not how it is stored.
+
+It is a digest of the tensors (name, type, shape, bytes), the configuration and the tokenizer. In
+how many shards the tensors are, in which order, and what else the folder holds does not matter.
+Loads no machine-learning library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from editkit.errors import ModelError
+
+__all__ = ["VOLATILE", "fingerprint_of_folder", "legacy_fingerprint"]
+
+VOLATILE = frozenset(
+    {
+        "_name_or_path",
+        "_model_name_or_path",
+        "_attn_implementation_autoset",
+        "_commit_hash",
+        "transformers_version",
+        "torch_dtype",
+        "dtype",
+    }
+)
+"""Entries of a config that say where or how it was stored, or how the weights are loaded."""
+
+_VOLATILE_TOKENIZER = frozenset(
+    {"name_or_path", "_name_or_path", "is_local", "transformers_version", "backend"}
+)
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+_JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_PLAIN = ("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "chat_template.jinja")
+_BLOCK = 1 << 20
+_SETTLED_NS = 2_000_000_000  # a file that was written just now may be written again unnoticed
+
+# (path, device, inode, size, time of change) of files that this process has read -> digest
+_seen: dict[tuple[str, int, int, int, int, int], str] = {}
+_lock = threading.Lock()
+
+
+def fingerprint_of_folder(folder: Path) -> str:
+    """Hexadecimal digest of the model in a folder; costs one reading of its files.
+
+    Within a process, files that are as they were are not read again.
+
+    Raises:
+        ModelError: There are no safetensors weights, or they are damaged.
+    """
+    digest = hashlib.sha256()
+    for name, described in sorted(_tensors(folder).items()):
+        digest.update(f"{name}:{described};".encode())
+    digest.update(b"config:" + _canonical(folder / "config.json", VOLATILE))
+    for name in _JSON:
+        if (folder / name).is_file():
+            digest.update(f"{name}:".encode() + _canonical(folder / name, _VOLATILE_TOKENIZER))
+    for name in _PLAIN:
+        if (folder / name).is_file():
+            digest.update(f"{name}:".encode() + _digest(folder / name).encode())
+    return digest.hexdigest()[:32]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights: those of the index, where there is one.
+
+    Raises:
+        ModelError: There are none, or the index names one that is missing.
+    """
+    index, single = folder / _INDEX, folder / _SINGLE
+    if single.is_file():  # as transformers does, a whole file comes before an index
+        return [single]
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            files = [folder / str(name) for name in names]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(
+                f"{index} is damaged: {type(error).__name__}: {error}.",
+                hint="Download or copy the model's folder again.",
+            ) from None
+        missing = [path.name for path in files if not path.is_file()]
+        if missing:
+            raise ModelError(
+                f"{folder} lacks {len(missing)} of {len(files)} files of weights "
+                f"({missing[0]} first).",
+                hint="Download or copy the model's folder again.",
+            )
+        return files
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ModelError(
+            f"{folder} holds no *.safetensors file.",
+            hint="Save the model as safetensors; pickled weights are not read.",
+        )
+    return files
+
+
+def _tensors(folder: Path) -> dict[str, str]:
+    """Type, shape and digest of every tensor, by name."""
+    found: dict[str, str] = {}
+    for path in weight_files(folder):
+        text = _remembered(path, _digest_tensors)
+        found.update(json.loads(text))
+    return found
+
+
+def _digest_tensors(path: Path) -> str:
+    """JSON with type, shape and digest of a safetensors file's tensors, by name."""
+    try:
+        with path.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if length > 100_000_000:
+                raise ValueError(f"its header has {length} bytes")
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            found = {}
+            for name, entry in sorted(header.items(), key=lambda e: e[1]["data_offsets"][0]):
+                first, last = entry["data_offsets"]
+                stream.seek(8 + length + first)
+                content = _digest_stream(stream, last - first)
+                found[name] = f"{entry['dtype']}:{entry['shape']}:{content}"
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
+        raise ModelError(
+            f"{path} is damaged or not a safetensors file: {error}.",
+            hint="Download or copy the model's folder again.",
+        ) from None
+    return json.dumps(found)
+
+
+def _digest_stream(stream: BinaryIO, length: int) -> str:
+    digest = hashlib.sha256()
+    while length > 0:
+        block = stream.read(min(length, _BLOCK))
+        if not block:
+            raise ValueError("it ends before its tensors do")
+        digest.update(block)
+        length -= len(block)
+    return digest.hexdigest()
+
+
+def _digest(path: Path) -> str:
+    return _remembered(path, lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def _canonical(path: Path, volatile: frozenset[str]) -> bytes:
+    """Digest of a JSON file's content: spaces, order and volatile entries do not matter."""
+
+    def read(path: Path) -> str:
+        content = path.read_bytes()
+        try:
+            parsed: Any = json.loads(content)
+        except ValueError:  # damaged: loading it says so
+            return hashlib.sha256(content).hexdigest()
+        if isinstance(parsed, dict):
+            parsed = {key: value for key, value in parsed.items() if key not in volatile}
+        text = json.dumps(parsed, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    return (_remembered(path, read) if path.is_file() else "none").encode()
+
+
+def _remembered(path: Path, make: Callable[[Path], str]) -> str:
+    """What a function gives for a file, again only where the file's stamp has moved."""
+    before = path.stat()
+    key = (
+        str(path.resolve()),
+        before.st_dev,
+        before.st_ino,
+        before.st_size,
+        before.st_mtime_ns,
+        before.st_ctime_ns,
+    )
+    with _lock:
+        if key in _seen:
+            return _seen[key]
+    made = make(path)
+    with _lock:
+        if time.time_ns() - max(before.st_mtime_ns, before.st_ctime_ns) > _SETTLED_NS:
+            _seen[key] = made
+    return made
+
+
+def legacy_fingerprint(folder: Path) -> str:
+    """The fingerprint that earlier versions gave a folder: a digest of its files, by name."""
+    digest = hashlib.blake2b(digest_size=16)
+    patterns = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.*", "merges.txt")
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+        digest.update(path.name.encode())
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()

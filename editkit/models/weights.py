@@ -1,0 +1,465 @@
+"""What a model's weights are now: those it was loaded with, those with edits, or others.
+
+A model's *identity* decides which cache entries and which deltas belong to it. It is the
+fingerprint of the model as it was loaded; with edits applied, a digest of that fingerprint and of
+the edits in their order; and where the weights were changed in any other way (in place, also
+through ``.data``, by a new tensor, by an adapter), a digest of the weights themselves. Changes are
+noticed by checksums over all bytes, which take as long as reading the weights from memory once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from editkit.cache import digest_of_tensors
+from editkit.errors import DeltaError, ModelError
+
+__all__ = ["Layer", "Ticket", "Weights", "chained", "checksum", "lineage"]
+
+_CHUNK = 2**16  # words of 8 bytes: fits into the processor's cache, so it is read once
+_COLUMNS = 256
+_SWITCHES = " (adapters)"
+_log = logging.getLogger(__name__)
+
+Checksums = Mapping[str, bytes]
+"""By name of the tensor, as in the state dict."""
+
+
+def checksum(tensor: Tensor) -> bytes:
+    """Of a tensor's type, shape and bytes: sums of rows and of columns over blocks of it.
+
+    It is made for accidents, not against forgers: one changed entry, or entries that swapped their
+    places, always change it. Of 1 GB on one core it takes some 0.12 s.
+    """
+    digest = hashlib.blake2b(f"{tensor.dtype}:{tuple(tensor.shape)};".encode(), digest_size=16)
+    if tensor.is_meta or not tensor.numel():
+        return digest.digest()
+    flat = tensor.detach().reshape(-1)
+    if flat.stride(0) != 1 or flat.storage_offset() * flat.element_size() % 8:
+        flat = torch.cat([flat])  # a copy
+    raw = flat.view(torch.uint8)
+    n_words = raw.numel() // 8
+    words = raw[: 8 * n_words].view(torch.int64)
+    parts: list[Tensor] = []
+    for start in range(0, n_words, _CHUNK):
+        chunk = words[start : start + _CHUNK]
+        n_rows = len(chunk) // _COLUMNS
+        block = chunk[: n_rows * _COLUMNS].view(n_rows, _COLUMNS)
+        parts += [block.sum(dim=0), block.sum(dim=1), chunk[n_rows * _COLUMNS :]]
+    if parts:
+        digest.update(torch.cat(parts).cpu().numpy().data)
+    digest.update(raw[8 * n_words :].cpu().numpy().tobytes())
+    return digest.digest()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether every entry is finite; one pass, without a copy."""
+    if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
+        return True
+    try:
+        least, most = torch.aminmax(tensor.detach())
+    except (RuntimeError, NotImplementedError):  # types of 8 bits have no minimum
+        return bool(torch.isfinite(tensor.detach().float()).all())
+    return bool(torch.isfinite(least) & torch.isfinite(most))
+
+
+# ---------------------------------------------------------------- identities
+
+
+_parents: dict[str, tuple[str, str]] = {}  # identity -> the identity it was made of, the edit
+
+
+def chained(identity: str, edit: str) -> str:
+    """The identity of a model with one more edit.
+
+    Args:
+        identity: That of the model before.
+        edit: Digest of the edit.
+    """
+    digest = hashlib.blake2b(f"{identity}+{edit}".encode(), digest_size=16).hexdigest()
+    _parents[digest] = identity, edit
+    return digest
+
+
+def lineage(identity: str) -> tuple[str, ...]:
+    """The base model's fingerprint, then the digests of the edits on it, in order.
+
+    Empty for a model without edits, and for an identity that this process has not met.
+    """
+    edits: list[str] = []
+    while identity in _parents:
+        identity, edit = _parents[identity]
+        edits.append(edit)
+    return (identity, *reversed(edits)) if edits else ()
+
+
+# ---------------------------------------------------------------- edits that are applied
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """An edit that is, or will be, applied.
+
+    Attributes:
+        names: Parameters that it changes.
+        digest: Gives the digest of the edit.
+        total: Of a parameter's name and of all layers that change it, in order: what they add to
+            it together, float32, in the layout in which the parameter is stored.
+        edit: What :attr:`total` needs of the layer.
+    """
+
+    names: Sequence[str]
+    digest: Callable[[], str]
+    total: Callable[[str, Sequence[Layer]], Tensor]
+    edit: Any
+
+
+class Ticket:
+    """Held by whoever applied an edit; when nobody holds it any more, the edit is taken back."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Touched:
+    """A parameter that edits have changed.
+
+    Attributes:
+        parameter: The parameter.
+        original: A copy of it without any edit.
+        checksums: Of the original, by each of the parameter's names.
+    """
+
+    parameter: nn.Parameter
+    original: Tensor
+    checksums: dict[str, bytes]
+
+
+class Weights:
+    """The weights of a model, the edits that are applied to them, and their identity.
+
+    Args:
+        hf: Gives the model.
+        name: For messages.
+        fingerprint: Of the model as it is now; None: computed from the weights when first needed.
+        surroundings: Digest of what belongs to an identity besides the weights (config,
+            tokenizer), for identities that are computed from the weights.
+
+    Raises:
+        ModelError: A weight is not finite.
+    """
+
+    def __init__(
+        self,
+        hf: Callable[[], nn.Module],
+        *,
+        name: str,
+        fingerprint: str | None,
+        surroundings: Callable[[], str],
+    ) -> None:
+        self._hf, self._name, self._surroundings = hf, name, surroundings
+        self._lock = threading.RLock()
+        self._layers: dict[int, tuple[Layer, weakref.ref[Ticket]]] = {}
+        self._serials = itertools.count()
+        self._thread: int | None = None
+        self._touched: dict[int, _Touched] = {}
+        self._unsettled: set[int] = set()  # parameters that do not hold what they should
+        self._generation = 0
+        self._expected = self.checksums()
+        self._marks = self._look()
+        self._refuse_infinite(self._expected)
+        self._root = fingerprint
+        self._known: dict[bytes, str] = {}
+        if fingerprint is not None:
+            self._known[_total(self._expected)] = fingerprint
+        self._foreign: str | None = None  # identity, where weights changed while edits are applied
+
+    # ------------------------------------------------------------ identity
+
+    def checksums(self) -> Checksums:
+        """Of all weights as they are now."""
+        by_id: dict[int, bytes] = {}
+        found = {}
+        for name, tensor in self._tensors().items():
+            if id(tensor) not in by_id:
+                by_id[id(tensor)] = checksum(tensor)
+            found[name] = by_id[id(tensor)]
+        return {**found, **self._switches()}
+
+    def _switches(self) -> dict[str, bytes]:
+        """How adapters (of peft) are set: which are active, how strong, whether disabled."""
+        return {
+            f"{name}{_SWITCHES}": repr(
+                (module.active_adapters, module.scaling, getattr(module, "disable_adapters", None))
+            ).encode()
+            for name, module in self._hf().named_modules()
+            if hasattr(module, "active_adapters") and hasattr(module, "scaling")
+        }
+
+    def identity(self) -> str:
+        """What the weights are now.
+
+        Raises:
+            ModelError: They were changed, and are not finite.
+        """
+        with self._lock:
+            self._settle()
+            found = self.checksums()
+            if found == self._expected:
+                self._marks, self._foreign = self._look(), None
+                return self._with_layers()
+            total = _total(found)
+            if total not in self._known:
+                changed = {n: c for n, c in found.items() if self._expected.get(n) != c}
+                self._refuse_infinite(changed)
+                self._known[total] = self._content()
+                self._warn(changed, found)
+            self._marks = self._look()
+            if self._layers:
+                self._foreign = self._known[total]
+                return self._foreign
+            self._root, self._expected, self._foreign = self._known[total], found, None
+            return self._root
+
+    def base(self) -> str:
+        """What the weights are without the edits that are applied."""
+        with self._lock:
+            now = self.identity()
+            return self._foreign or self._root or now
+
+    def acceptable(self) -> list[str]:
+        """Identities that a delta may have been made on, to be applied now.
+
+        Those of the base and of the base with the first, the first two, ... edits that are applied.
+        """
+        with self._lock:
+            now = self.identity()
+            if self._foreign or not self._layers:
+                return [now]
+            found = [self._root or now]
+            for layer in self._in_order():
+                found.append(chained(found[-1], layer.digest()))
+            return found
+
+    def state(self) -> tuple[object, ...]:
+        """Something that is equal as long as the weights are; cheap.
+
+        Writes through ``.data`` do not show in it.
+        """
+        with self._lock:
+            if self._unsettled or self._look() != self._marks:
+                self.identity()
+            return self._root, self._foreign, tuple(self._layers)
+
+    def _with_layers(self) -> str:
+        if self._root is None:
+            if self._layers:
+                raise AssertionError("the base is known before an edit is applied")
+            self._root = self._known[_total(self._expected)] = self._content()
+        identity = self._root
+        for layer in self._in_order():
+            identity = chained(identity, layer.digest())
+        return identity
+
+    def _content(self) -> str:
+        switches = self._switches()
+        more = repr(sorted(switches.items())) if switches else ""
+        return digest_of_tensors(self._tensors(), self._surroundings() + more)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        state = self._hf().state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+    def _look(self) -> dict[str, tuple[int, int, int]]:
+        """Marks that move when a tensor is written to or replaced."""
+        return {n: (id(t), t.data_ptr(), _version(t)) for n, t in self._tensors().items()}
+
+    def _refuse_infinite(self, names: Mapping[str, bytes]) -> None:
+        bad = [
+            n
+            for n, tensor in self._tensors().items()
+            if n in names and isinstance(tensor, nn.Parameter) and not is_finite(tensor)
+        ]
+        if bad:
+            raise ModelError(
+                f"{len(bad)} of {len(names)} weights of {self._name!r} hold NaN or infinity "
+                f"({bad[0]} first).",
+                hint="Download or save the model again. A model that was stored as float16 may "
+                "have overflowed: store it as bfloat16 or float32.",
+            )
+
+    def _warn(self, changed: Mapping[str, bytes], found: Checksums) -> None:
+        first = next(iter(changed or set(self._expected) - set(found)), "none")
+        inside = " while edits are applied" if self._layers else ""
+        _log.warning(
+            "the weights of %s were changed in memory%s (%d of %d tensors, %s first): from now on "
+            "results, cache entries and edits belong to these weights, not to the model as loaded",
+            self._name,
+            inside,
+            max(len(changed), 1),
+            len(found),
+            first,
+        )
+
+    # ------------------------------------------------------------ applying and taking back
+
+    def apply(self, layer: Layer) -> Ticket:
+        """Add an edit to those that are applied.
+
+        Returns:
+            A ticket for :meth:`take_back`.
+
+        Raises:
+            DeltaError: Another thread has edits applied, or the weights changed in other ways while
+                edits are applied.
+        """
+        ticket = Ticket()
+        with self._lock:
+            me = threading.get_ident()
+            if self._layers and self._thread != me:
+                raise DeltaError(
+                    f"{self._name} is being edited by another thread.",
+                    hint="Let one thread at a time apply edits to a model, or load it once for "
+                    "each thread.",
+                )
+            self.identity()
+            if self._foreign:
+                raise DeltaError(
+                    f"the weights of {self._name} were changed inside applied(), besides its edit.",
+                    hint="Leave the block before changing weights or applying another edit.",
+                )
+            parameters = {name: self._hf().get_parameter(name) for name in layer.names}
+            for name, parameter in parameters.items():
+                self._keep(name, parameter)
+            serial = next(self._serials)
+            self._thread = me
+            reference = weakref.ref(ticket, lambda _: self._remove(serial))
+            try:
+                self._layers[serial] = layer, reference
+                self._change(parameters.values())
+            except BaseException:
+                self._remove(serial)
+                raise
+            self._warn_infinite(layer)
+        return ticket
+
+    def take_back(self, ticket: Ticket) -> None:
+        """Remove an edit; the others stay applied. In any order, from any thread."""
+        for serial, (_, reference) in list(self._layers.items()):
+            if reference() is ticket:
+                self._remove(serial)
+
+    def _keep(self, name: str, parameter: nn.Parameter) -> None:
+        """Copy a parameter before its first change."""
+        if id(parameter) not in self._touched:
+            names = [n for n, tensor in self._tensors().items() if tensor is parameter] or [name]
+            self._touched[id(parameter)] = _Touched(
+                parameter,
+                parameter.detach().clone(),
+                {n: self._expected[n] for n in names},
+            )
+
+    def _remove(self, serial: int) -> None:
+        with self._lock:
+            if serial not in self._layers:
+                return
+            layer, _ = self._layers.pop(serial)
+            concerned = [
+                touched.parameter
+                for touched in self._touched.values()
+                if touched.checksums.keys() & set(layer.names)
+            ]
+            try:
+                self._change(concerned)
+            except BaseException:  # Ctrl-C: once more, or the model would stay edited
+                self._settle()
+                raise
+
+    def _change(self, parameters: Any) -> None:
+        if self._foreign:
+            self._marks = {}  # what was changed besides shows itself anew
+        self._unsettled |= {id(parameter) for parameter in parameters}
+        self._generation += 1
+        self._settle()
+
+    def _settle(self) -> None:
+        """Give every parameter the value that the edits which are applied ask for."""
+        while self._unsettled:
+            key = next(iter(self._unsettled))
+            touched, generation = self._touched[key], self._generation
+            parameter, original = touched.parameter, touched.original
+            update = self._update(touched)
+            with torch.no_grad():
+                if update is None:
+                    value = original
+                else:
+                    value = (original.float() + update).to(original.dtype)
+                if parameter.shape == original.shape:
+                    parameter.copy_(value)
+            if generation != self._generation:
+                continue  # an edit ended meanwhile, by the garbage collector
+            self._note(touched, plain=update is None)
+            if update is None:
+                del self._touched[key]
+            self._unsettled.discard(key)
+
+    def _update(self, touched: _Touched) -> Tensor | None:
+        """What all edits add to a parameter, under all its names; None where none does."""
+        layers = self._in_order()
+        names = [name for layer in layers for name in layer.names if name in touched.checksums]
+        update: Tensor | None = None
+        for name in dict.fromkeys(names):
+            its = [layer for layer in layers if name in layer.names]
+            part = its[0].total(name, its)
+            update = part if update is None else update + part
+        return update
+
+    def _note(self, touched: _Touched, *, plain: bool) -> None:
+        """Remember what a parameter should be, so that other changes are noticed."""
+        tensors = self._tensors()
+        now = touched.checksums if plain else None
+        for name in touched.checksums:
+            if tensors.get(name) is not touched.parameter:
+                _log.warning(
+                    "%s of %s was replaced while an edit was applied to it; the replacement stays",
+                    name,
+                    self._name,
+                )
+                continue
+            if now is None:
+                now = dict.fromkeys(touched.checksums, checksum(touched.parameter))
+            self._expected = {**self._expected, name: now[name]}
+            tensor = touched.parameter
+            self._marks[name] = id(tensor), tensor.data_ptr(), _version(tensor)
+
+    def _warn_infinite(self, layer: Layer) -> None:
+        bad = [name for name in layer.names if not is_finite(self._hf().get_parameter(name))]
+        if bad:
+            _log.warning(
+                "with this edit, %s of %s holds NaN or infinity: what the model answers means "
+                "nothing",
+                bad[0],
+                self._name,
+            )
+
+    def _in_order(self) -> list[Layer]:
+        return [layer for layer, _ in self._layers.values()]
+
+
+def _total(checksums: Checksums) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(checksums):
+        digest.update(f"{name}=".encode() + checksums[name] + b";")
+    return digest.digest()
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
