@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import override
 
 from editkit.cache import digest_of_tensors
+from editkit.changes import Change, Dense, LowRank, Rows, moved, summed
 from editkit.errors import DeltaError
 from editkit.layout import as_stored
+from editkit.models.checksums import chained, lineage
 from editkit.models.language_model import LanguageModel
-from editkit.models.weights import Layer, chained, lineage
+from editkit.models.weights import Layer
 from editkit.requests import EditRequest
 
 __all__ = [
@@ -37,126 +36,6 @@ __all__ = [
     "check_fits",
     "stack",
 ]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Change(ABC):
-    """What is added to one parameter."""
-
-    @abstractmethod
-    def dense(self) -> Tensor:
-        """The whole change, input-major: (in, out) for a weight, (out,) for a bias."""
-
-    @abstractmethod
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors that make up the change, by field name."""
-
-    @property
-    @abstractmethod
-    def shape(self) -> tuple[int, ...]:
-        """Shape of :meth:`dense`."""
-
-    def is_finite(self) -> bool:
-        """Whether every number is finite."""
-        return all(bool(torch.isfinite(t).all()) for t in self.tensors().values())
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class LowRank(Change):
-    """``left @ right``, of rank r.
-
-    Attributes:
-        left: (in, r)
-        right: (r, out)
-    """
-
-    left: Tensor
-    right: Tensor
-
-    def __post_init__(self) -> None:
-        left, right = self.left.shape, self.right.shape
-        if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
-            raise DeltaError(
-                f"a low-rank change has factors of shapes {tuple(left)} and {tuple(right)}.",
-                hint="Give (in, r) and (r, out).",
-            )
-
-    @override
-    def dense(self) -> Tensor:
-        return self.left @ self.right
-
-    @override
-    def tensors(self) -> dict[str, Tensor]:
-        return {"left": self.left, "right": self.right}
-
-    @property
-    @override
-    def shape(self) -> tuple[int, ...]:
-        return self.left.shape[0], self.right.shape[1]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Rows(Change):
-    """A few input rows: ``values[i]`` is added to row ``indices[i]``.
-
-    Attributes:
-        indices: (n,) whole numbers, without repeats.
-        values: (n, out)
-        n_rows: Number of rows of the whole weight (in).
-    """
-
-    indices: Tensor
-    values: Tensor
-    n_rows: int
-
-    def __post_init__(self) -> None:
-        n = len(self.indices)
-        inside = n == 0 or (int(self.indices.min()) >= 0 and int(self.indices.max()) < self.n_rows)
-        if self.values.shape[0] != n or len(set(self.indices.tolist())) != n or not inside:
-            raise DeltaError(
-                f"a row change has {n} indices of {self.n_rows} rows and values of shape "
-                f"{tuple(self.values.shape)}.",
-                hint="Give distinct indices within the rows, and one row of values for each.",
-            )
-
-    @override
-    def dense(self) -> Tensor:
-        whole = self.values.new_zeros(self.shape)
-        whole[self.indices] = self.values
-        return whole
-
-    @override
-    def tensors(self) -> dict[str, Tensor]:
-        return {"indices": self.indices, "values": self.values}
-
-    @property
-    @override
-    def shape(self) -> tuple[int, ...]:
-        return self.n_rows, self.values.shape[1]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dense(Change):
-    """Every entry.
-
-    Attributes:
-        values: (in, out) for a weight, (out,) for a bias.
-    """
-
-    values: Tensor
-
-    @override
-    def dense(self) -> Tensor:
-        return self.values
-
-    @override
-    def tensors(self) -> dict[str, Tensor]:
-        return {"values": self.values}
-
-    @property
-    @override
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.values.shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -237,7 +116,7 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
         for name, change in delta.changes.items():
             changes.setdefault(name, []).append(change)
     return WeightDelta(
-        changes={name: _sum(name, some) for name, some in changes.items()},
+        changes={name: summed(name, some) for name, some in changes.items()},
         request=tuple(request for delta in deltas for request in delta.requests),
         editor="+".join(dict.fromkeys(delta.editor for delta in deltas)),
         config={},
@@ -259,51 +138,6 @@ def _check_sequence(identities: list[str], deltas: Sequence[WeightDelta]) -> Non
                 "in the order in which they were made.",
             )
         identities.append(chained(identities[-1], delta.digest()))
-
-
-def _sum(name: str, changes: Sequence[Change]) -> Change:
-    """The sum of changes of one parameter, from the first on."""
-    shapes = {change.shape for change in changes}
-    if len(shapes) > 1:
-        raise DeltaError(
-            f"changes of {name} have shapes {' and '.join(map(str, sorted(shapes)))}.",
-            hint="Stack only edits of one model.",
-        )
-    total: list[Change] = []
-    for kind, group in itertools.groupby(changes, type):
-        total.append(_sum_of_kind(kind, list(group)))
-    first, *others = total
-    if not others:
-        return first
-    dense = _wide(first.dense())
-    for other in others:
-        dense = dense + _wide(other.dense())
-    return Dense(dense)
-
-
-def _sum_of_kind(kind: type[Change], changes: list[Any]) -> Change:
-    if len(changes) == 1:
-        return changes[0]  # type: ignore[no-any-return]
-    if kind is LowRank:
-        return LowRank(
-            torch.cat([_wide(change.left) for change in changes], dim=1),  # (in, r1 + r2)
-            torch.cat([_wide(change.right) for change in changes], dim=0),  # (r1 + r2, out)
-        )
-    if kind is Rows:
-        every = torch.cat([change.indices for change in changes])  # (n1 + n2,)
-        indices, places = torch.unique(every, return_inverse=True)
-        values = torch.cat([_wide(change.values) for change in changes])  # (n1 + n2, out)
-        summed = values.new_zeros(len(indices), values.shape[1]).index_add(0, places, values)
-        return Rows(indices, summed, changes[0].n_rows)
-    dense = _wide(changes[0].dense())
-    for change in changes[1:]:
-        dense = dense + _wide(change.dense())
-    return Dense(dense)
-
-
-def _wide(values: Tensor) -> Tensor:
-    """In float32, or as it is where that is wider."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 @contextlib.contextmanager
@@ -358,20 +192,11 @@ def _layer(model: LanguageModel, delta: WeightDelta) -> Layer:
     def total(name: str, layers: Sequence[Layer]) -> Tensor:
         """What layers add to a parameter, in the weight's own layout, float32."""
         weight = model.hf.get_parameter(name)
-        changes = [_moved(layer.edit.changes[name], weight.device) for layer in layers]
-        dense = _wide(_sum(name, changes).dense()).to(torch.float32)
+        changes = [moved(layer.edit.changes[name], weight.device) for layer in layers]
+        dense = summed(name, changes).dense().to(torch.float32)
         return as_stored(model.module(name.rpartition(".")[0]), dense)
 
     return Layer(tuple(delta.changes), once, total, delta)
-
-
-def _moved(change: Change, device: torch.device) -> Change:
-    """A change on a device, at least float32 where it is a number."""
-    tensors = {
-        field: (_wide(t) if t.is_floating_point() else t).to(device)
-        for field, t in change.tensors().items()
-    }
-    return dataclasses.replace(change, **tensors)
 
 
 def check_fits(model: LanguageModel, delta: WeightDelta, *, force: bool = False) -> None:

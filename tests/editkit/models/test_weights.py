@@ -20,7 +20,7 @@ from editkit.delta_files import load_delta, save_delta
 from editkit.deltas import check_fits, stack
 from editkit.edited import CandidateQuery, EditedModels
 from editkit.models import LanguageModel
-from editkit.models.weights import checksum
+from editkit.models.checksums import checksum
 from tests.tiny import tiny
 
 KINDS = ("low", "rows", "dense", "both")
