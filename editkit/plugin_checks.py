@@ -22,12 +22,15 @@ from editkit.interfaces import (
     DatasetSpec,
     EditorSpec,
     Kind,
+    LayerRule,
     LocatorSpec,
     MetricSpec,
     ModelSpec,
     PublishedTableSpec,
     Spec,
 )
+from editkit.plugin_guard import Unsound
+from editkit.scores import Score
 
 VERSION_ATTRIBUTE = "editkit_hooks"
 """Attribute of a plugin that says which version of the hooks it was written for."""
@@ -47,24 +50,10 @@ DEPRECATED_FIELDS: dict[tuple[type, str], Deprecation] = {}
 
 NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-GUARDED = (Exception, SystemExit)
-"""What a guest may throw at us. KeyboardInterrupt is the user's and passes."""
-
+_MOST_SPECS = 1000
+_MAPPINGS = ("presets", "model_presets", "training")
+_TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs")
 _VERSION = re.compile(r"(\d+)\.(\d+)")
-
-
-class Unsound(Exception):
-    """A plugin breaks the rules; the message is the reason shown to users."""
-
-
-def reason_of(error: BaseException, moment: str) -> str:
-    """One line that says why a plugin is broken."""
-    if isinstance(error, Unsound):
-        return str(error)
-    if isinstance(error, SystemExit):
-        return f"called sys.exit({error.code!r}) while {moment}"
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def check_hooks_version(plugin: object) -> None:
@@ -126,7 +115,9 @@ def specs_of(manager: pluggy.PluginManager) -> Iterator[tuple[Kind, Spec]]:
         for answer in getattr(manager.hook, hook)():
             if not isinstance(answer, Iterable) or isinstance(answer, str):
                 raise Unsound(f"{hook} returned {answer!r:.80}, expected a list of specs")
-            for spec in answer:
+            for count, spec in enumerate(answer):
+                if count >= _MOST_SPECS:
+                    raise Unsound(f"{hook} returned more than {_MOST_SPECS} specs")
                 _check_spec(hook, spec, spec_type)
                 if (kind, spec.name) in seen:
                     raise Unsound(f"{hook} offers {spec.name!r} twice")
@@ -184,3 +175,26 @@ def _check_spec(hook: str, spec: Any, expected: type) -> None:
             raise Unsound(
                 f"{hook} names {reference!r} as {field} of {name!r}, expected 'package.module:Name'"
             )
+    for field in _TEXTS:
+        text = getattr(spec, field, "")
+        if not isinstance(text, str) and not (field == "configs" and text is None):
+            raise Unsound(f"{hook} names {text!r:.80} as {field} of {name!r}, expected a text")
+    for field in _MAPPINGS:
+        mapping = getattr(spec, field, None)
+        nested = field != "training"
+        if mapping is not None and not _is_mapping(mapping, nested=nested):
+            kind = "a mapping of mappings" if nested else "a mapping"
+            raise Unsound(f"{hook} names {mapping!r:.80} as {field} of {name!r}, expected {kind}")
+    scores = getattr(spec, "scores", ())
+    if not isinstance(scores, tuple) or not all(isinstance(each, Score) for each in scores):
+        raise Unsound(f"{hook} names {scores!r:.80} as scores of {name!r}, expected Scores")
+    rule = getattr(spec, "layer_rule", None)
+    if rule is not None and not isinstance(rule, LayerRule):
+        raise Unsound(f"{hook} names {rule!r:.80} as layer_rule of {name!r}, expected LayerRule")
+
+
+def _is_mapping(value: Any, *, nested: bool) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and (not nested or isinstance(inner, Mapping))
+        for key, inner in value.items()
+    )

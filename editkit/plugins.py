@@ -10,7 +10,9 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any, get_args
@@ -21,14 +23,16 @@ from editkit import hookspecs
 from editkit.errors import PluginError, did_you_mean
 from editkit.interfaces import Kind, Spec
 from editkit.plugin_checks import (
-    GUARDED,
     REFERENCE,
     check_hooks,
     check_hooks_version,
     deprecations_of,
-    reason_of,
     specs_of,
 )
+from editkit.plugin_guard import Guarded, PluginFailure
+from editkit.plugin_origin import elsewhere, hidden_by_folder
+
+_log = logging.getLogger(__name__)
 
 GROUP = "editkit"
 ALLOW = "EDITKIT_PLUGINS"
@@ -72,6 +76,8 @@ class Plugin:
     manager: pluggy.PluginManager
     offers: tuple[Offer, ...]
     deprecations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What is odd about it and harms nobody: settings that it changed, where it was loaded from."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,26 +135,44 @@ class Registry:
         self._add(plugin, Source(name, distribution, version))
 
     def _load(self, entry_point: importlib.metadata.EntryPoint, source: Source) -> None:
+        guard = Guarded("being imported")
         try:
-            plugin = entry_point.load()
-        except GUARDED as error:
-            self.broken.append(BrokenPlugin(source, reason_of(error, "being imported")))
-        else:
-            self._add(plugin, source)
+            with guard:
+                plugin = entry_point.load()
+        except PluginFailure as failure:
+            reason = hidden_by_folder(entry_point.module) or str(failure)
+            self.broken.append(BrokenPlugin(source, reason))
+            return
+        hidden = hidden_by_folder(entry_point.module)
+        if hidden is not None:
+            self.broken.append(BrokenPlugin(source, hidden))
+            return
+        notes = _changes(guard)
+        module = sys.modules.get(entry_point.module)
+        if entry_point.dist is not None and module is not None:
+            other = elsewhere(module, entry_point.dist)
+            notes += [other] if other else []
+        self._add(plugin, source, notes)
 
-    def _add(self, plugin: object, source: Source) -> None:
+    def _add(self, plugin: object, source: Source, notes: Iterable[str] = ()) -> None:
         manager = pluggy.PluginManager("editkit")
         manager.add_hookspecs(hookspecs)
+        guard = Guarded("being registered")
         try:
-            check_hooks_version(plugin)
-            check_hooks(manager, plugin)
-            manager.register(plugin)
-            offers = tuple(Offer(kind, spec, source) for kind, spec in specs_of(manager))
-            deprecations = deprecations_of(manager, plugin, [offer.spec for offer in offers])
-        except GUARDED as error:
-            self.broken.append(BrokenPlugin(source, reason_of(error, "being registered")))
-        else:
-            self.plugins.append(Plugin(source, manager, offers, deprecations))
+            with guard:
+                check_hooks_version(plugin)
+                check_hooks(manager, plugin)
+                manager.register(plugin)
+                offers = tuple(Offer(kind, spec, source) for kind, spec in specs_of(manager))
+                deprecations = deprecations_of(manager, plugin, [offer.spec for offer in offers])
+                hooks = manager.get_hookcallers(plugin)
+        except PluginFailure as failure:
+            self.broken.append(BrokenPlugin(source, str(failure)))
+            return
+        notes = [*notes, *_changes(guard)]
+        if not hooks:
+            notes.append("implements no hook of editkit, and offers nothing")
+        self.plugins.append(Plugin(source, manager, offers, deprecations, tuple(notes)))
 
     # ------------------------------------------------------------ looking up
 
@@ -203,13 +227,17 @@ class Registry:
         """An instance of the named class, made from a validated config."""
         offer = self.get(kind, name)
         factory = resolve(getattr(offer.spec, "factory", ""), what=_describe(offer))
+        guard = Guarded("being built")
         try:
-            return factory(config)
-        except GUARDED as error:
+            with guard:
+                built = factory(config)
+        except PluginFailure as failure:
             raise PluginError(
-                f"{_describe(offer)} cannot be built: {reason_of(error, 'being built')}.",
+                f"{_describe(offer)} cannot be built: {failure}.",
                 hint="Run again with --debug to see where, and tell the plugin's author.",
-            ) from error
+            ) from failure.__cause__
+        _warn_of_changes(_describe(offer), guard)
+        return built
 
     def check_strict(self) -> None:
         """In strict mode, refuse to work beside a broken plugin.
@@ -276,13 +304,26 @@ def import_module(name: str, *, what: str = "a plugin") -> ModuleType:
     Raises:
         PluginError: The module raised, exited or could not be found.
     """
+    guard = Guarded("being imported")
     try:
-        return importlib.import_module(name)
-    except GUARDED as error:
+        with guard:
+            module = importlib.import_module(name)
+    except PluginFailure as failure:
         raise PluginError(
-            f"{what} could not be loaded: {reason_of(error, 'being imported')}.",
+            f"{what} could not be loaded: {hidden_by_folder(name) or failure}.",
             hint="Install what it lacks, or run again with --debug to see where it failed.",
-        ) from error
+        ) from failure.__cause__
+    _warn_of_changes(what, guard)
+    return module
+
+
+def _changes(guard: Guarded) -> list[str]:
+    return [f"changed {change} while {guard.moment}; it was put back" for change in guard.changes]
+
+
+def _warn_of_changes(what: str, guard: Guarded) -> None:
+    for change in _changes(guard):
+        _log.warning("%s %s.", what, change)
 
 
 def clash_line(key: tuple[Kind, str], sources: Iterable[Source]) -> str:

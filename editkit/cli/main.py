@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_INTERRUPTED
         except EditkitError as error:
             return _tell(error, debug=debug)
-        except Exception as error:
+        except BaseException as error:  # a plugin's command may raise anything
             return _tell_unexpected(error, debug=debug)
 
 
@@ -107,11 +107,11 @@ def _tell(error: EditkitError, *, debug: bool) -> int:
     return error.exit_code
 
 
-def _show_traceback(error: Exception) -> None:
+def _show_traceback(error: BaseException) -> None:
     sys.stderr.write(redacted("".join(traceback.format_exception(error))))
 
 
-def _tell_unexpected(error: Exception, *, debug: bool) -> int:
+def _tell_unexpected(error: BaseException, *, debug: bool) -> int:
     if debug:
         _show_traceback(error)
     first = next(iter(str(error).strip().splitlines()), "")

@@ -32,6 +32,9 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST = 30
 _SUFFIX = ".tmpl"
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
+# Under src/, the package is found from any folder; beside the tests, the distribution's folder of
+# the same name would hide it from a Python that is started where that folder is.
+_RENAMED = {"package": "src/{package}", "dot_gitignore": ".gitignore"}
 _RUN = {
     "editor": """\
 Run it in a benchmark, beside another editor; its row stands in the table:
@@ -188,10 +191,7 @@ def _files(kind: str, fields: dict[str, str]) -> Iterator[tuple[Path, str]]:
     for folder in ("common", kind):
         for path, template in _templates(templates / folder, Path()):
             text = template.read_text(encoding="utf-8")
-            renamed = [
-                {"package": fields["package"], "dot_gitignore": ".gitignore"}.get(part, part)
-                for part in path.parts
-            ]
+            renamed = [_RENAMED.get(part, part).format(**fields) for part in path.parts]
             yield Path(*renamed), _FIELD.sub(lambda found: fields[found[1]], text)
 
 

@@ -1,7 +1,8 @@
 """List what is installed: editors, locators, metrics, datasets, models, benchmarks, commands.
 
 Broken plugins are listed below, each with its reason; they do not disturb the others. So are those
-that use something deprecated, with what to use instead.
+that use something deprecated, with what to use instead, and what else is odd: settings of the
+process that a plugin changed at its import, packages loaded from elsewhere than installed.
 """
 
 from __future__ import annotations
@@ -68,6 +69,16 @@ def _document(registry: Registry) -> dict[str, Any]:
             for plugin in registry.plugins
             for told in plugin.deprecations
         ],
+        "notes": [
+            {
+                "plugin": plugin.source.plugin,
+                "distribution": plugin.source.distribution,
+                "version": plugin.source.version,
+                "note": note,
+            }
+            for plugin in registry.plugins
+            for note in plugin.notes
+        ],
         "disabled": [source.plugin for source in registry.disabled],
     }
 
@@ -87,6 +98,12 @@ def _text(registry: Registry) -> str:
         for told in plugin.deprecations
     ]
     parts += _section("soon to break", deprecations)
+    notes = [
+        f"{plugin.source.plugin} ({plugin.source}): {note}"
+        for plugin in registry.plugins
+        for note in plugin.notes
+    ]
+    parts += _section("worth knowing", notes)
     parts += _section("switched off", [str(source.plugin) for source in registry.disabled])
     return "".join(parts)
 

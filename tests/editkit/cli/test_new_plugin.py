@@ -100,6 +100,20 @@ def test_a_new_plugin_lives_its_whole_life(kind: str, tmp_path: Path) -> None:
     assert (kind, "try-out") not in environment.offered()
 
 
+def test_a_new_plugin_is_found_from_the_folder_that_holds_it(tmp_path: Path) -> None:
+    """``./memit`` must not hide the package ``memit`` that is installed from it."""
+    for needed in ("setuptools", "pip"):
+        if importlib.util.find_spec(needed) is None:
+            pytest.skip(f"{needed} is not installed, nothing can be installed here")
+    environment = Environment(tmp_path)
+    environment.editkit("new-plugin", "tryout")
+    environment.pip("install", "--no-build-isolation", "--no-deps", "--no-index", "-e", "./tryout")
+    assert ("editor", "tryout") in environment.offered()  # python -m, in the folder of ./tryout
+    assert environment.run("-c", "import tryout; print(tryout.__file__)").endswith(
+        "tryout/src/tryout/__init__.py\n"
+    )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["mine", "abcdefghij-klmnopqrst-uvwxyz12"])
 def test_what_is_written_is_tidy(kind: str, name: str, tmp_path: Path, editkit: Cli) -> None:
