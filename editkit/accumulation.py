@@ -25,6 +25,9 @@ from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, recording
 
 TOKENS_PER_PASS = 4096
+ROW_TOKENS = 2048
+"""Most tokens of a text that are run, unless asked for others: the contexts of GPT-2 (1,024) and of
+GPT-J are whole, and a model with a context of 131,072 needs no row of that length."""
 _TEXTS_PER_READ = 256
 
 Progress = Callable[[int], None]
@@ -74,6 +77,7 @@ def accumulate(
     texts: Iterable[str],
     *,
     tokens: int | None = None,
+    row_tokens: int = ROW_TOKENS,
     kept: Kept | None = None,
     watcher: Watcher | None = None,
     progress: Progress | None = None,
@@ -85,8 +89,9 @@ def accumulate(
     Args:
         model: The model; forward passes end at the module.
         path: Dotted path of the module.
-        texts: Texts, each run on its own and cut at the model's context length.
+        texts: Texts, each run on its own and cut at ``row_tokens``.
         tokens: Stop after this many; None for all.
+        row_tokens: Most tokens of a text that are run, at most the model's context.
         kept: Where the sum is kept while it is unfinished; None: nowhere.
         watcher: Looks at the sum after every batch.
         progress: Is told of every batch.
@@ -97,7 +102,7 @@ def accumulate(
     start = _read(kept, watcher) if kept else _Sum()
     now = dataclasses.replace(start)
     written = time.monotonic()
-    batches = batched(tokenised(model, texts, tokens))
+    batches = batched(tokenised(model, texts, tokens, row_tokens))
     try:
         for rows in itertools.islice(batches, start.batches, None):
             keys = keys_of(model, path, rows)  # (tokens, D)
@@ -133,14 +138,15 @@ def keys_of(model: LanguageModel, path: str, rows: list[tuple[int, ...]]) -> Ten
 
 
 def tokenised(
-    model: LanguageModel, texts: Iterable[str], tokens: int | None
+    model: LanguageModel, texts: Iterable[str], tokens: int | None, row_tokens: int = ROW_TOKENS
 ) -> Iterator[tuple[int, ...]]:
-    """Texts as token ids, each within the context, at most ``tokens`` in all."""
+    """Texts as token ids, each within ``row_tokens`` and the context, at most ``tokens`` in all."""
+    longest = min(row_tokens, model.context_length)
     left = tokens
     source = iter(texts)
     while some := list(itertools.islice(source, _TEXTS_PER_READ)):
         for encoding in model.encode(some):
-            ids = encoding.ids[: model.context_length]
+            ids = encoding.ids[:longest]
             if left is not None:
                 ids = ids[:left]
                 left -= len(ids)

@@ -7,18 +7,23 @@ import gzip
 import hashlib
 import importlib
 import importlib.resources
+import io
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 from editkit.errors import ConfigError
 
 if TYPE_CHECKING:
     from editkit.interfaces import Records
 
-__all__ = ["Corpus"]
+__all__ = ["Corpus", "Order"]
+
+Order = Literal["stored", "random"]
+"""Order of a corpus' texts: as they are stored, or a seeded random one."""
 
 _DATASET = "dataset:"
 _FIRST_ROWS = re.compile(r"(?P<name>[\w.-]+)(\[:(?P<rows>\d+)\])?")
@@ -33,19 +38,42 @@ class Corpus:
             may end in ``.gz``), such a file of an installed package (``package:file.txt``), a
             function of a package that yields texts (``package.module:function``),
             ``dataset:name``, the facts of an installed dataset's records, or
-            ``hub:name[:config[:split]]``, streamed through ``datasets``; a split such as
-            ``train[:1000]`` takes the first rows only.
+            ``hub:name[:config[:split]]``, a dataset that ``datasets`` can load; a split such as
+            ``train[:1000]`` takes only so many rows, in the order of the corpus.
+        order: In a random order each text comes once, so that the first N texts or tokens are a
+            random sample without replacement. None: random for a hub dataset, which is often
+            sorted by age or subject; as stored for others. A hub dataset in its stored order is
+            streamed; in a random one it is downloaded first.
+        seed: Seed of the random order.
     """
 
     source: str
+    order: Order | None = None
+    seed: int = 0
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether texts come in a random order."""
+        return self._hub if self.order is None else self.order == "random"
+
+    @property
+    def _hub(self) -> bool:
+        return self.source.startswith("hub:")
 
     def digest(self) -> str:
-        """Digest of the content; for a hub dataset, of its name.
+        """Digest of the content (for a hub dataset, of its name) and of the order.
 
         Raises:
             ConfigError: The source does not exist.
         """
-        if self.source.startswith("hub:"):
+        content = self._content_digest()
+        if not self.shuffled:
+            return content
+        order = f"{content} in random order {self.seed}"
+        return hashlib.blake2b(order.encode(), digest_size=16).hexdigest()
+
+    def _content_digest(self) -> str:
+        if self._hub:
             return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
         if self.source.startswith(_DATASET):
             return self._records().digest
@@ -57,20 +85,43 @@ class Corpus:
         return hashlib.blake2b(self._path().read_bytes(), digest_size=16).hexdigest()
 
     def texts(self) -> Iterator[str]:
-        """The texts in order, empty ones left out.
+        """The texts in the corpus' order, empty ones left out.
 
         Raises:
             ConfigError: The source does not exist or cannot be read.
         """
-        if self.source.startswith("hub:"):
-            lines = self._hub_texts()
-        elif self.source.startswith(_DATASET):
-            lines = self._facts()
-        elif (function := self._function()) is not None:
-            lines = iter(function())
-        else:
-            lines = self._file_texts()
-        return (text for text in lines if text.strip())
+        try:
+            for text in self._lines():
+                if text.strip():
+                    yield text
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"corpus {self.source!r} is not UTF-8: {error}.", hint="Convert it to UTF-8."
+            ) from None
+
+    def _lines(self) -> Iterator[str]:
+        if self._hub:
+            return self._hub_texts()
+        if not self.shuffled:
+            return self._stored()
+        if not self.source.startswith(_DATASET) and self._function() is None:
+            return self._file_texts_at_random()
+        texts = list(self._stored())
+        return (texts[i] for i in self._permutation(len(texts)))
+
+    def _permutation(self, n: int) -> Iterator[int]:
+        """Numbers below ``n`` in random order; the same for all versions of NumPy."""
+        import numpy as np
+
+        return map(int, np.random.RandomState(self.seed % 2**32).permutation(n))
+
+    def _stored(self) -> Iterator[str]:
+        """The texts of what is no hub dataset, in stored order."""
+        if self.source.startswith(_DATASET):
+            return self._facts()
+        if (function := self._function()) is not None:
+            return iter(function())
+        return self._file_texts()
 
     def _function(self) -> Callable[[], Iterable[str]] | None:
         """The function that the source names, if it names one."""
@@ -102,19 +153,32 @@ class Corpus:
 
     def _file_texts(self) -> Iterator[str]:
         path = self._path()
-        as_json = ".jsonl" in path.suffixes
         with _open(path) as stream:
             for number, line in enumerate(stream, start=1):
-                if not as_json:
-                    yield line.rstrip("\n")
-                    continue
-                try:
-                    yield str(json.loads(line)["text"])
-                except (ValueError, KeyError, TypeError):
-                    raise ConfigError(
-                        f"line {number} of {self.source} is no JSON object with a key 'text'.",
-                        hint="Write one object a line, or name the file .txt.",
-                    ) from None
+                yield self._text_of(line, number, as_json=".jsonl" in path.suffixes)
+
+    def _file_texts_at_random(self) -> Iterator[str]:
+        """Lines in random order; only where each begins is kept in memory."""
+        path = self._path()
+        as_json = ".jsonl" in path.suffixes
+        with _open_bytes(path) as stream:
+            starts = [0]
+            starts += [stream.tell() for _ in iter(stream.readline, b"")]
+            for i in self._permutation(len(starts) - 1):
+                stream.seek(starts[i])
+                line = stream.readline().decode("utf-8")
+                yield self._text_of(line.replace("\r\n", "\n"), i + 1, as_json=as_json)
+
+    def _text_of(self, line: str, number: int, *, as_json: bool) -> str:
+        if not as_json:
+            return line.rstrip("\n")
+        try:
+            return str(json.loads(line)["text"])
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"line {number} of {self.source} is no JSON object with a key 'text'.",
+                hint="Write one object a line, or name the file .txt.",
+            ) from None
 
     def _records(self) -> Records:
         from editkit.making import make_dataset
@@ -139,13 +203,20 @@ class Corpus:
         sliced = _FIRST_ROWS.fullmatch(split or "train")
         if sliced is None:
             raise ConfigError(
-                f"corpus {self.source!r} has the split {split!r}, expected a name, or the first "
-                "rows of one.",
+                f"corpus {self.source!r} has the split {split!r}, expected a name, or a name and "
+                "so many rows.",
                 hint="For example train, or train[:1000].",
             )
         try:
-            rows = load_dataset(name, config or None, split=sliced["name"], streaming=True)
-            for row in rows.take(int(sliced["rows"])) if sliced["rows"] else rows:
+            rows = load_dataset(
+                name, config or None, split=sliced["name"], streaming=not self.shuffled
+            )
+            wanted = int(sliced["rows"]) if sliced["rows"] else None
+            if self.shuffled:
+                for i in itertools.islice(self._permutation(len(rows)), wanted):
+                    yield str(rows[i]["text"])
+                return
+            for row in rows if wanted is None else rows.take(wanted):
                 yield str(row["text"])
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(
@@ -158,3 +229,10 @@ def _open(path: Path) -> IO[str]:
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8")
     return path.open(encoding="utf-8")
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    """The uncompressed bytes, in which any place can be found again."""
+    if path.suffix == ".gz":
+        return io.BytesIO(gzip.decompress(path.read_bytes()))
+    return path.open("rb")

@@ -253,7 +253,8 @@ def _statistic(
     tokens = f"{statistic.tokens:,} tokens" if statistic.tokens else "all tokens"
     source = f"{what}, {tokens} of {statistic.corpus}"
     try:
-        Corpus(statistic.corpus).digest()
+        corpus = Corpus(statistic.corpus, statistic.order, statistic.seed)
+        corpus.digest()
     except ConfigError as error:
         return Check(topic, "problem", f"{source}: {error}"), False
     if folder is None or not _files(folder):
@@ -262,11 +263,14 @@ def _statistic(
             "warning",
             f"{source}: whether it is cached is unknown until the weights are here",
         ), False
-    from editkit.statistics import cached_second_moment  # loads torch
+    from editkit.accumulation import ROW_TOKENS  # loads torch
+    from editkit.statistics import cached_second_moment
 
-    corpus = Corpus(statistic.corpus)
+    row_tokens = statistic.row_tokens or ROW_TOKENS
     fingerprint = digest_of_files(folder)
-    if cached_second_moment(fingerprint, statistic.path, corpus, statistic.tokens, dtype):
+    if cached_second_moment(
+        fingerprint, statistic.path, corpus, statistic.tokens, dtype, row_tokens
+    ):
         return Check(topic, "ok", f"{source}: cached"), True
     return Check(topic, "warning", f"{source}: must be computed"), False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 __all__ = ["Needs", "StatisticNeeds"]
 
@@ -17,6 +18,9 @@ class StatisticNeeds:
         corpus: Source of its texts; None where it is read from ``file``.
         tokens: Most tokens of the corpus that are used; None for all.
         file: A published file that is read instead.
+        order: Order of the texts; None: that of such a source.
+        seed: Seed of a random order.
+        row_tokens: Most tokens of a text that are run; None: the usual number.
     """
 
     path: str
@@ -24,6 +28,9 @@ class StatisticNeeds:
     corpus: str | None = None
     tokens: int | None = None
     file: str | None = None
+    order: Literal["stored", "random"] | None = None
+    seed: int = 0
+    row_tokens: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from editkit.accumulation import Kept, Progress, Watcher, accumulate
+from editkit.accumulation import ROW_TOKENS, Kept, Progress, Watcher, accumulate
 from editkit.cache import cache_folder, cached_tensors, key_of
 from editkit.corpora import Corpus
 from editkit.errors import CacheError, ConfigError
@@ -90,6 +90,7 @@ def second_moment(
     corpus: Corpus,
     *,
     tokens: int | None = None,
+    row_tokens: int = ROW_TOKENS,
     watcher: Watcher | None = None,
     progress: Progress | None = None,
     seconds_between: float = 60.0,
@@ -99,8 +100,9 @@ def second_moment(
     Args:
         model: The model; forward passes end at the module.
         path: Dotted path of the module.
-        corpus: Texts, each run on its own and cut at the model's context length.
+        corpus: Texts, each run on its own and cut at ``row_tokens``.
         tokens: Stop after this many tokens; None for the whole corpus.
+        row_tokens: Most tokens of a text that are run, at most the model's context.
         watcher: Looks at the sum while it grows, where it is computed.
         progress: Is told how many tokens are in the sum.
         seconds_between: How often the unfinished sum is kept, to be gone on with after a kill.
@@ -108,7 +110,9 @@ def second_moment(
     Raises:
         CacheError: The corpus has no text.
     """
-    description = _description(model.fingerprint, path, corpus, tokens, str(model.dtype))
+    description = _description(
+        model.fingerprint, path, corpus, tokens, str(model.dtype), row_tokens
+    )
 
     def make() -> dict[str, Tensor]:
         kept = Kept(_file(description).with_suffix(".partial"), seconds_between)
@@ -118,6 +122,7 @@ def second_moment(
                 path,
                 corpus.texts(),
                 tokens=tokens,
+                row_tokens=row_tokens,
                 kept=kept,
                 watcher=watcher,
                 progress=progress,
@@ -130,7 +135,12 @@ def second_moment(
 
 
 def compute_second_moment(
-    model: LanguageModel, path: str, texts: Iterable[str], *, tokens: int | None = None
+    model: LanguageModel,
+    path: str,
+    texts: Iterable[str],
+    *,
+    tokens: int | None = None,
+    row_tokens: int = ROW_TOKENS,
 ) -> SecondMoment:
     """C of a module's inputs over texts, without the cache.
 
@@ -139,11 +149,16 @@ def compute_second_moment(
     Raises:
         CacheError: There is no text.
     """
-    return _computed(accumulate(model, path, texts, tokens=tokens))
+    return _computed(accumulate(model, path, texts, tokens=tokens, row_tokens=row_tokens))
 
 
 def cached_second_moment(
-    fingerprint: str, path: str, corpus: Corpus, tokens: int | None, dtype: str
+    fingerprint: str,
+    path: str,
+    corpus: Corpus,
+    tokens: int | None,
+    dtype: str,
+    row_tokens: int = ROW_TOKENS,
 ) -> Path | None:
     """The file of a statistic that is in the cache already; nothing is loaded or computed.
 
@@ -153,11 +168,12 @@ def cached_second_moment(
         corpus: The texts.
         tokens: Most tokens, as it was asked for.
         dtype: Type of the weights: ``float32``.
+        row_tokens: Most tokens of a text that are run, as it was asked for.
 
     Raises:
         ConfigError: The corpus does not exist.
     """
-    file = _file(_description(fingerprint, path, corpus, tokens, f"torch.{dtype}"))
+    file = _file(_description(fingerprint, path, corpus, tokens, f"torch.{dtype}", row_tokens))
     return file if file.is_file() else None
 
 
@@ -185,7 +201,7 @@ def read_published(path: str | Path) -> SecondMoment:
 
 
 def _description(
-    fingerprint: str, path: str, corpus: Corpus, tokens: int | None, dtype: str
+    fingerprint: str, path: str, corpus: Corpus, tokens: int | None, dtype: str, row_tokens: int
 ) -> dict[str, Any]:
     """Everything that a statistic depends on."""
     return {
@@ -193,6 +209,7 @@ def _description(
         "module": path,
         "corpus": corpus.digest(),
         "tokens": tokens,
+        "row_tokens": row_tokens,
         "dtype": dtype,
     }
 

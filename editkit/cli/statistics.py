@@ -1,23 +1,25 @@
 """Compute the second moment of a layer's keys, and tell whether its sample is large enough.
 
-The statistic goes into the cache, where editors find it under the same corpus and number of
-tokens. A computation that was killed goes on where it was. CORPUS is a text file (.txt, .jsonl,
-.gz), the name of an installed dataset, package:file, package.module:function, or
+The statistic goes into the cache, where editors find it under the same corpus, order, number of
+tokens and length of rows. A computation that was killed resumes where it was. CORPUS is a text file
+(.txt, .jsonl, .gz), the name of an installed dataset, package:file, package.module:function, or
 hub:name[:config[:split]].
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
+from editkit.corpora import Order
 from editkit.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +44,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--layer", type=int, required=True, metavar="N", help="block, from 0")
     add("--corpus", required=True, metavar="CORPUS", help="texts; see above")
     add("--tokens", type=_positive, metavar="N", help="use the first N tokens (all)")
+    add("--row-tokens", type=_positive, metavar="N", help="run the first N tokens of a text (2048)")
+    add(
+        "--order",
+        choices=get_args(Order),
+        help="order of the texts: random makes the first N tokens a sample (random for hub:...)",
+    )
+    add("--corpus-seed", type=int, default=0, metavar="N", help="of the random order (%(default)s)")
     add("--ridge", type=float, default=0.0, metavar="R", help="ridge of the report (%(default)g)")
     add("--records", metavar="DATASET", help="watch the subjects of this dataset's records")
     add("--dtype", default="float32", help="type of the model's weights (%(default)s)")
@@ -56,22 +65,33 @@ def run(args: argparse.Namespace) -> int:
     """Compute, keep, and report."""
     if args.ridge < 0:
         raise UsageError(f"--ridge is {args.ridge:g}, expected 0 or more.")
+    from editkit.accumulation import ROW_TOKENS
     from editkit.convergence import Convergence, health_of
     from editkit.models import load_model
     from editkit.statistics import cached_second_moment, second_moment
 
     model = load_model(args.model, dtype=args.dtype, device=args.device)
     path = model.path(args.layer, "mlp_out")
-    corpus = _corpus(args.corpus)
-    cached = cached_second_moment(model.fingerprint, path, corpus, args.tokens, args.dtype)
+    corpus = dataclasses.replace(_corpus(args.corpus), order=args.order, seed=args.corpus_seed)
+    row_tokens = args.row_tokens or ROW_TOKENS
+    cached = cached_second_moment(
+        model.fingerprint, path, corpus, args.tokens, args.dtype, row_tokens
+    )
     if cached is not None and args.fresh:
         cached.unlink()
         cached.with_suffix(".partial").unlink(missing_ok=True)
         cached = None
-    watcher = Convergence(_keys(model, path, corpus, args.records), args.ridge)
+    keys = _keys(model, path, corpus, args.records, row_tokens)
+    watcher = Convergence(keys, args.ridge)
     with terminable(), _Bar(args.tokens, quiet=args.quiet or cached is not None) as bar:
         statistic = second_moment(
-            model, path, corpus, tokens=args.tokens, watcher=watcher, progress=bar.advance
+            model,
+            path,
+            corpus,
+            tokens=args.tokens,
+            row_tokens=row_tokens,
+            watcher=watcher,
+            progress=bar.advance,
         )
     if args.tokens is not None and statistic.count < args.tokens:
         _log.warning("the corpus has only %s tokens.", f"{statistic.count:,}")
@@ -82,6 +102,8 @@ def run(args: argparse.Namespace) -> int:
         "layer": args.layer,
         "module": path,
         "corpus": corpus.source,
+        "order": f"random, seed {corpus.seed}" if corpus.shuffled else "stored",
+        "row_tokens": row_tokens,
         "tokens": statistic.count,
         "ridge": args.ridge,
         "dtype": args.dtype,
@@ -102,7 +124,9 @@ def _corpus(source: str) -> Corpus:
     return Corpus(source)
 
 
-def _keys(model: LanguageModel, path: str, corpus: Corpus, records: str | None) -> Tensor:
+def _keys(
+    model: LanguageModel, path: str, corpus: Corpus, records: str | None, row_tokens: int
+) -> Tensor:
     """The keys to watch: of subjects at their last token, or in the middle of some texts."""
     import torch
 
@@ -123,7 +147,7 @@ def _keys(model: LanguageModel, path: str, corpus: Corpus, records: str | None) 
     else:
         texts = [text for text, _ in zip(corpus.texts(), range(_TEXTS), strict=False)]
         for encoding in model.encode(texts[:: max(1, len(texts) // _KEYS)]):
-            ids = encoding.ids[: model.context_length]
+            ids = encoding.ids[: min(row_tokens, model.context_length)]
             rows.append(ids)
             places.append(len(ids) // 2)
     if not rows:

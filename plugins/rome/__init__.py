@@ -21,6 +21,7 @@ PUBLISHED = {
     "stop_loss": 0.05,
     "offset_from": "own",
     "target_loss": "token_mean",
+    "corpus_row_tokens": 2048,
 }
 _TEXT = {
     "position": "subject_last",
@@ -37,12 +38,14 @@ _TEXT = {
     "offset_from": "bare",
     "target_loss": "sum",
     "corpus_tokens": 100_000,
+    "corpus_order": "random",
 }
 PAPER = {
     **_TEXT,
     "context_lengths": [[10, 5], [10, 10]],
     "value_contexts": True,
     "steps": 20,
+    "corpus_row_tokens": 2048,
 }
 PAPER_V1 = {
     **_TEXT,

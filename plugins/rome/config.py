@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from editkit import Config
 from editkit.cache import digest_of_file
+from editkit.corpora import Order
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -59,6 +60,17 @@ class RomeConfig(Config):
 
     corpus_tokens: Count | None = None
     """Use the corpus' first so many tokens; None: all."""
+
+    corpus_order: Order | None = None
+    """Order of the corpus' texts: in a random one its first tokens are a random sample of texts,
+    without replacement; as they are stored; or null: random for ``hub:...``, else as stored."""
+
+    corpus_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the random order."""
+
+    corpus_row_tokens: Count = 2048
+    """Most tokens of a text that are run, at most the model's context: all of the contexts of GPT-2
+    and GPT-J, as published."""
 
     second_moment_file: str | None = None
     """A published ``.npz`` statistic to read instead of a corpus."""

@@ -181,7 +181,13 @@ class RomeEditor(Editor[RomeConfig]):
     def _statistic(self, model: LanguageModel, path: str) -> SecondMoment:
         if self.config.second_moment_file is not None:
             return read_published(self.config.second_moment_file)
-        return second_moment(model, path, self._corpus(), tokens=self.config.corpus_tokens)
+        return second_moment(
+            model,
+            path,
+            self._corpus(),
+            tokens=self.config.corpus_tokens,
+            row_tokens=self.config.corpus_row_tokens,
+        )
 
     def _corpus(self) -> Corpus:
         if self.config.corpus is None:
@@ -189,4 +195,4 @@ class RomeEditor(Editor[RomeConfig]):
                 "rome needs a corpus for the second moment of its keys, and none is named.",
                 hint="Set editors.rome.corpus (or second_moment_file), or second_moment: false.",
             )
-        return Corpus(self.config.corpus)
+        return Corpus(self.config.corpus, self.config.corpus_order, self.config.corpus_seed)

@@ -40,6 +40,9 @@ def rome_needs(config: RomeConfig, shape: ModelShape, *, requests: int, tokens: 
         None if config.second_moment_file else config.corpus,
         config.corpus_tokens,
         config.second_moment_file,
+        config.corpus_order,
+        config.corpus_seed,
+        config.corpus_row_tokens,
     )
     return Needs(
         prepare=square * (_FLOAT + _DOUBLE + _DOUBLE),  # C, C in float64, its Cholesky factor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gzip
 import json
 import os
 import signal
@@ -14,7 +16,7 @@ import pytest
 import torch
 
 from editkit import ConfigError, load_model
-from editkit.accumulation import Kept, accumulate
+from editkit.accumulation import Kept, accumulate, tokenised
 from editkit.cli.main import main
 from editkit.convergence import Convergence, draw, health_of
 from editkit.corpora import Corpus
@@ -145,7 +147,7 @@ def test_half_precision_loses_nothing_in_the_sum(corpus: Corpus) -> None:
     model = tiny(dtype=torch.bfloat16)
     found = compute_second_moment(model, PATH, corpus.texts())
     sums, count = torch.zeros(128, 128, dtype=torch.float64), 0
-    from editkit.accumulation import batched, keys_of, tokenised
+    from editkit.accumulation import batched, keys_of
 
     for rows in batched(tokenised(model, corpus.texts(), None)):
         keys = keys_of(model, PATH, rows).double()
@@ -204,15 +206,109 @@ def test_silent_neurons_and_singular_moments_are_told() -> None:
 # ---------------------------------------------------------------- corpora
 
 
-def test_the_first_rows_of_a_hub_dataset(tmp_path: Path) -> None:
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A folder stands for the hub: ``datasets`` loads it the same way, offline."""
-    rows = [json.dumps({"text": f"text number {i}"}) for i in range(20)]
-    (tmp_path / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    every = list(Corpus(f"hub:{tmp_path}").texts())
-    assert len(every) == 20
-    assert list(Corpus(f"hub:{tmp_path}::train[:7]").texts()) == every[:7]
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    (tmp_path / "rows").mkdir()
+    rows = [json.dumps({"text": f"text number {i}"}) for i in range(200)]
+    (tmp_path / "rows" / "train.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return f"hub:{tmp_path / 'rows'}"
+
+
+def test_rows_of_a_hub_dataset_are_a_random_sample_without_replacement(hub: str) -> None:
+    stored = [f"text number {i}" for i in range(200)]
+    every = list(Corpus(hub).texts())
+    assert sorted(every) == sorted(stored)
+    assert every != stored
+    some = list(Corpus(f"{hub}::train[:50]").texts())
+    assert some == every[:50]
+    assert max(int(text.split()[-1]) for text in some) > 100  # not the first ones
+    assert list(Corpus(hub, seed=0).texts()) == every
+    assert set(Corpus(f"{hub}::train[:50]", seed=1).texts()) != set(some)
     with pytest.raises(ConfigError, match=r"split 'train\[5:7\]'"):
-        list(Corpus(f"hub:{tmp_path}::train[5:7]").texts())
+        list(Corpus(f"{hub}::train[5:7]").texts())
+
+
+def test_rows_of_a_hub_dataset_in_stored_order_are_streamed(
+    hub: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    load, how = datasets.load_dataset, []
+
+    def watched(*args: object, **more: object) -> object:
+        how.append(more["streaming"])
+        return load(*args, **more)
+
+    monkeypatch.setattr(datasets, "load_dataset", watched)
+    stored = [f"text number {i}" for i in range(200)]
+    assert list(Corpus(hub, "stored").texts()) == stored
+    assert list(Corpus(f"{hub}::train[:7]", "stored").texts()) == stored[:7]
+    assert len(list(Corpus(f"{hub}::train[:7]").texts())) == 7
+    assert how == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.txt.gz"])
+def test_a_file_in_random_order(tmp_path: Path, name: str) -> None:
+    texts = [f"{'zoë ' * (i % 5)}line {i}" for i in range(120)]
+    lines = [json.dumps({"text": text}) if "jsonl" in name else text for text in texts]
+    content = ("\n\n".join(lines) + "\n").replace("\n\n", "\n" if "jsonl" in name else "\n\n")
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
+    stored, mixed = Corpus(str(path)), Corpus(str(path), "random")
+    assert list(stored.texts()) == texts
+    found = list(mixed.texts())
+    assert sorted(found) == sorted(texts)
+    assert found != texts
+    assert list(Corpus(str(path), "random").texts()) == found
+    other = Corpus(str(path), "random", 7)
+    assert list(other.texts()) != found
+    assert len({stored.digest(), mixed.digest(), other.digest()}) == 3
+
+
+def test_functions_and_datasets_have_a_random_order_too() -> None:
+    for source in ("dataset:atlas", "editkit_benchmarks.atlas:corpus_texts"):
+        stored = list(Corpus(source).texts())
+        mixed = list(Corpus(source, "random").texts())
+        assert sorted(mixed) == sorted(stored)
+        assert mixed != stored
+
+
+def test_a_text_is_run_up_to_the_length_of_rows(cache: Path) -> None:
+    model = tiny()
+    texts = [" ".join(SENTENCES) * 2, SENTENCES[0]]
+    lengths = [len(encoding.ids) for encoding in model.encode(texts)]
+    assert min(lengths) > 5
+    assert compute_second_moment(model, PATH, texts, row_tokens=5).count == 10
+    whole = sum(min(length, model.context_length) for length in lengths)
+    assert compute_second_moment(model, PATH, texts).count == whole
+    assert [len(row) for row in tokenised(model, texts, 8, 5)] == [5, 3]
+
+
+def test_the_order_and_the_length_of_rows_are_part_of_the_key(
+    cache: Path, tmp_path: Path, corpus: Corpus
+) -> None:
+    model = tiny()
+    mixed = dataclasses.replace(corpus, order="random")
+    first = second_moment(model, PATH, corpus, tokens=60)
+    sampled = second_moment(model, PATH, mixed, tokens=60)
+    short = second_moment(model, PATH, corpus, tokens=60, row_tokens=3)
+    assert len(list((cache / "second_moment").glob("*.safetensors"))) == 3
+    assert not torch.equal(first.matrix, sampled.matrix)
+    assert not torch.equal(first.matrix, short.matrix)
+    found = cached_second_moment(model.fingerprint, PATH, corpus, 60, "float32", 3)
+    assert found is not None
+    assert cached_second_moment(model.fingerprint, PATH, corpus, 60, "float32", 4) is None
+
+
+def test_a_corpus_in_another_encoding_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.txt").write_bytes("Zoë".encode("latin-1"))
+    for order in ("stored", "random"):
+        with pytest.raises(ConfigError, match="is not UTF-8"):
+            list(Corpus(str(tmp_path / "latin.txt"), order).texts())
 
 
 def test_the_facts_of_a_dataset_are_a_corpus() -> None:
@@ -248,6 +344,16 @@ def test_the_command_computes_reports_and_is_found_again(
     assert not cached_second_moment(model.fingerprint, PATH, corpus, 9001, "float32")
     assert statistics(corpus, "--tokens", "9000", "--json") == 0
     assert json.loads(capsys.readouterr().out)["was_cached"]
+    sample = ("--order", "random", "--corpus-seed", "3", "--row-tokens", "9", "--ridge", "0.1")
+    assert statistics(corpus, "--tokens", "900", "--json", *sample) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["was_cached"], report["order"], report["row_tokens"]) == (
+        False,
+        "random, seed 3",
+        9,
+    )
+    mixed = dataclasses.replace(corpus, order="random", seed=3)
+    assert cached_second_moment(model.fingerprint, PATH, mixed, 900, "float32", 9)
     assert statistics(corpus, "--tokens", "9000", "--json", "--fresh", "--records", "atlas") == 0
     assert not json.loads(capsys.readouterr().out)["was_cached"]
 

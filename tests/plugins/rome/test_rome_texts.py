@@ -11,16 +11,18 @@ from pydantic import ValidationError
 
 from editkit import EditRequest, LowRank, make_dataset, make_editor
 from editkit.configuration import resolve_config
+from editkit.corpora import Corpus
 from editkit.models import LanguageModel, load_model
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
 from editkit.plugins import default_registry
+from editkit.statistics import compute_second_moment
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor, Solution
 from editkit_plugins.rome.rows import request_rows
 from tests.parity import difference
-from tests.tiny import tiny
+from tests.tiny import SENTENCES, tiny
 
 REQUESTS = [
     EditRequest("{} is in the city of", "The Space Needle", "Paris"),
@@ -208,3 +210,18 @@ def test_an_edit_with_the_paper_preset_is_a_delta_like_any_other() -> None:
     assert isinstance(change, LowRank)
     assert delta.is_finite()
     assert delta.notes["steps"] == 3
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_second_moment_of_the_texts_is_over_a_random_sample(name: str, tmp_path: Path) -> None:
+    texts = [f"{SENTENCES[i % 5]} {i}" for i in range(300)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
+    values = {"second_moment": True, "corpus": str(tmp_path / "texts.txt"), "corpus_tokens": 400}
+    model = tiny()
+    path = model.path(1, "mlp_out")
+    found = RomeEditor(preset(name, **values))._statistic(model, path)
+    sample = Corpus(str(tmp_path / "texts.txt"), "random").texts()
+    expected = compute_second_moment(model, path, sample, tokens=400)
+    assert torch.equal(found.matrix, expected.matrix)
+    first = compute_second_moment(model, path, texts, tokens=400)
+    assert not torch.equal(found.matrix, first.matrix)
