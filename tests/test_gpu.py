@@ -1,0 +1,119 @@
+"""The same results on a GPU: identity, restoring, editing, scoring, tracing, windows.
+
+Run with ``pytest -m gpu`` on a machine that has one; no other test needs it.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from editkit import EditedModels, EditRequest, Fact, LanguageModel, applied
+from editkit.edited import CandidateQuery, GenerationQuery, TextQuery
+from editkit_plugins.finetune.config import FineTuneConfig
+from editkit_plugins.finetune.editor import FineTuneEditor
+from editkit_plugins.rome.config import RomeConfig
+from editkit_plugins.rome.editor import RomeEditor
+from tests.editkit.test_deltas import delta_for
+from tests.parity import difference
+from tests.plugins.tracing.test_tracing import assert_close, both_ways
+from tests.windowed import FAMILIES, WINDOWED, windowed
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
+]
+
+REQUESTS = [
+    EditRequest("{} is in the city of", "The Space Needle", "Paris"),
+    EditRequest("They say that the mother tongue of {} is", "Danielle Darrieux", "Italian words"),
+    EditRequest("{}", "Nintendo", "Microsoft"),
+]
+ROME = RomeConfig(
+    contexts=("Mario Kart was created by Nintendo. ", "The city. "),
+    second_moment=False,
+    layer=1,
+    steps=5,
+    lr=0.1,
+    stop_loss=0.0,
+    weight_decay=1e-3,
+    clamp=40.0,
+)
+
+
+@pytest.fixture(autouse=True)
+def full_precision() -> None:
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+def on_gpu(name: str = "gpt2", *, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    model = windowed(name, 6)
+    return LanguageModel(model.hf.to("cuda", dtype), model.tokenizer, name=model.name)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_model_is_the_same_on_both_devices(name: str) -> None:
+    assert on_gpu(name).fingerprint == windowed(name, 6).fingerprint
+
+
+def test_weights_that_change_on_the_gpu_are_noticed() -> None:
+    model = on_gpu()
+    before = model.fingerprint
+    weight = model.hf.get_parameter("transformer.h.1.mlp.c_proj.weight")
+    weight.data[3, 5] += 1.0
+    assert model.fingerprint != before
+    weight.data[3, 5] -= 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_restoring_is_exact_in_any_order_of_exit(dtype: torch.dtype) -> None:
+    model = on_gpu(dtype=dtype)
+    before = model.weights_digest()
+    first, second = (applied(model, delta_for(model, seed=seed)) for seed in (1, 2))
+    first.__enter__()
+    second.__enter__()
+    assert model.weights_digest() != before
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert model.weights_digest() == before
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_rome_is_that_of_whole_rows_and_of_the_cpu(name: str) -> None:
+    model = on_gpu(name)
+    fast = RomeEditor(ROME).solve(model, REQUESTS)
+    plain = RomeEditor(ROME.model_copy(update={"plain": True})).solve(model, REQUESTS)
+    cpu = RomeEditor(ROME).solve(windowed(name, 6), REQUESTS)
+    for solution, whole, other in zip(fast, plain, cpu, strict=True):
+        assert difference(solution.right, whole.right) < 1e-3
+        assert difference(solution.right.cpu(), other.right) < 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_scores_are_those_of_the_cpu(name: str) -> None:
+    model, cpu = on_gpu(name), windowed(name, 6)
+    deltas = FineTuneEditor(FineTuneConfig(layer=1, steps=2)).edit(cpu, REQUESTS)
+    answers = []
+    for each in (model, cpu):
+        edited = EditedModels(each, deltas)
+        candidates = ("Paris", "Seattle and Rome", "x")
+        asked = [CandidateQuery(i, r.sentence, candidates) for i, r in enumerate(REQUESTS)]
+        texts = edited.text_nll([TextQuery(i, r.sentence) for i, r in enumerate(REQUESTS)])
+        answers.append([*edited.candidate_nll(asked), *texts])
+    for found, expected in zip(*answers, strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_traces_are_those_of_whole_prompts(name: str) -> None:
+    model = on_gpu(name)
+    assert_close(*both_ways(model, Fact("They say Rome is", "Rome", "Lima"), window=2, samples=1))
+
+
+def test_texts_do_not_depend_on_what_is_written_beside() -> None:
+    model = on_gpu()
+    [delta] = RomeEditor(ROME).edit(model, REQUESTS[:1])
+    asked = [GenerationQuery(0, prompt, "x") for prompt in ("Paris", "Rome is the capital of")]
+    together = EditedModels(model, [delta]).generate(asked, tokens=30)
+    alone = [EditedModels(model, [delta]).generate([query], tokens=30)[0] for query in asked]
+    assert together == alone
