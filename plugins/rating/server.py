@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.resources
+import io
 import logging
+import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
@@ -18,7 +22,12 @@ from editkit_plugins.rating.page import finished_page, message_page, question_pa
 from editkit_plugins.rating.questions import ANSWERS, QUESTIONS
 
 HOST = "127.0.0.1"
+SECONDS = 10.0
+"""How long a browser may take to send a whole request, and to take the answer."""
+
 _LONGEST_BODY = 10_000
+_DRAINED = 1_000_000  # bytes of a refused body that are read, so that the browser sees the answer
+_MOST_CONNECTIONS = 32
 _FILES = {"/style.css": "text/css", "/script.js": "text/javascript"}
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
@@ -39,6 +48,7 @@ class RatingServer(ThreadingHTTPServer):
         rater: Who answers.
         known: What the rater said before.
         keep: Writes a rating where it survives; called before the browser is answered.
+        seconds: How long a request may take to arrive as a whole, however slowly it drips in.
     """
 
     daemon_threads = True
@@ -51,8 +61,11 @@ class RatingServer(ThreadingHTTPServer):
         rater: str,
         known: Sequence[Rating],
         keep: Callable[[Rating], None],
+        seconds: float = SECONDS,
     ) -> None:
         super().__init__((HOST, port), _Handler)
+        self.seconds = seconds
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self.comparisons = comparisons
         self.rater = rater
         self.keep = keep
@@ -86,6 +99,27 @@ class RatingServer(ThreadingHTTPServer):
         self.keep(self._rating(self.comparisons[number], answers))
         self._answers[number] = answers
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer in a thread of its own; beyond so many at once, connections are closed."""
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            _log.debug("too many connections: one is closed")
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer, and make room for another."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that left is no error; anything else is one line in the log."""
+        error = sys.exc_info()[1]
+        level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
+        _log.log(level, "a request was not answered: %s: %s", type(error).__name__, error)
+
     def _rating(self, comparison: Comparison, answers: dict[str, Any]) -> Rating:
         return Rating(
             comparison.case_id,
@@ -107,16 +141,46 @@ def _as_shown(rating: Rating, comparison: Comparison) -> dict[str, str]:
     return shown
 
 
+class _Deadline(io.RawIOBase):
+    """What a socket receives until a moment; after it, reading raises :class:`TimeoutError`."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection = connection
+        self._end = time.monotonic() + seconds
+
+    def readable(self) -> bool:
+        """It is for reading."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Receive some bytes."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request took too long to arrive")
+        self._connection.settimeout(left)
+        return self._connection.recv_into(buffer)
+
+
 class _Handler(BaseHTTPRequestHandler):
     server: RatingServer
     server_version = "editkit"
     sys_version = ""
 
+    def setup(self) -> None:
+        """Read from the socket with a deadline for the whole request."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_Deadline(self.connection, self.server.seconds))
+
     def do_GET(self) -> None:
         """A page, or one of the two files that it needs."""
         if not self._is_for_us():
             return
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError:
+            self._send(HTTPStatus.BAD_REQUEST, message_page("That is no address."))
+            return
         if url.path in _FILES:
             package = importlib.resources.files("editkit_plugins.rating")
             content = (package / url.path[1:]).read_text(encoding="utf-8")
@@ -130,14 +194,10 @@ class _Handler(BaseHTTPRequestHandler):
         """The answers to one comparison; the browser is then sent to the next."""
         if not self._is_for_us():
             return
-        try:
-            length = int(self.headers.get("Content-Length", ""))
-        except ValueError:
-            length = -1
-        if not 0 <= length <= _LONGEST_BODY:
-            self._send(HTTPStatus.BAD_REQUEST, message_page("That was no answer."))
+        body = self._body()
+        if body is None:
             return
-        fields = parse_qs(self.rfile.read(length).decode("utf-8", errors="replace"))
+        fields = parse_qs(body.decode("utf-8", errors="replace"))
         number = self._number(fields.get("number", [""])[0])
         answers = {question: fields.get(question, [""])[0] for question in QUESTIONS}
         if number is None or not all(answer in ANSWERS for answer in answers.values()):
@@ -153,6 +213,26 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Location", "/")
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def _body(self) -> bytes | None:
+        """What was sent; None where it is refused, and the browser is answered."""
+        lengths = set(self.headers.get_all("Content-Length", []))
+        text = lengths.pop() if len(lengths) == 1 else ""
+        known = text.isascii() and text.isdigit() and len(text) < 12
+        if lengths or not known or "Transfer-Encoding" in self.headers:
+            self._send(HTTPStatus.BAD_REQUEST, message_page("That was no answer."))
+            return None
+        length = int(text)
+        if length > _LONGEST_BODY:
+            if length <= _DRAINED:
+                self.rfile.read(length)
+            self._send(HTTPStatus.BAD_REQUEST, message_page("That was no answer."))
+            return None
+        body = self.rfile.read(length)
+        if len(body) < length:  # the browser left in the middle
+            self.close_connection = True
+            return None
+        return body
 
     def _show(self, wanted: str) -> None:
         server = self.server
@@ -180,8 +260,11 @@ class _Handler(BaseHTTPRequestHandler):
         port = self.server.server_port
         hosts = {f"{HOST}:{port}", f"localhost:{port}"}
         origin = self.headers.get("Origin")
-        if self.headers.get("Host") in hosts and (
-            origin is None or origin in {f"http://{host}" for host in hosts}
+        asked = self.headers.get_all("Host", [])
+        if (
+            len(asked) == 1
+            and asked[0] in hosts
+            and (origin is None or origin in {f"http://{host}" for host in hosts})
         ):
             return True
         self._send(HTTPStatus.FORBIDDEN, message_page("This page is for this machine only."))
@@ -189,6 +272,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, content: str, kind: str = "text/html") -> None:
         body = content.encode("utf-8", errors="replace")
+        self.connection.settimeout(self.server.seconds)
         self.send_response(status)
         for name, value in _HEADERS.items():
             self.send_header(name, value)

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,13 +45,14 @@ def out(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def serving(out: Path, rater: str = "me") -> Iterator[RatingServer]:
+def serving(out: Path, rater: str = "me", seconds: float = 20) -> Iterator[RatingServer]:
     server = RatingServer(
         0,
         comparisons(chosen_pair(out, []), limit=3, seed=0),
         rater=rater,
         known=ratings_in(out),
         keep=functools.partial(keep_rating, out),
+        seconds=seconds,
     )
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
@@ -157,6 +159,136 @@ def test_only_this_machine_under_its_own_name_is_answered(out: Path) -> None:
         for path, kind in (("/style.css", "text/css"), ("/script.js", "text/javascript")):
             status, _, headers = ask(port, path=path)
             assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
+
+
+# ---------------------------------------------------------------- requests that are not a browser's
+
+LENGTH = len(urllib.parse.urlencode({"number": 0, **WHOLE}))
+
+
+def raw(port: int, *parts: bytes, pause: float = 0.0, finish: bool = False) -> bytes:
+    """What comes back on bytes that are sent one part after the other."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        answer = b""
+        with contextlib.suppress(OSError):  # closed in the middle is an answer, too
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(pause)
+            if finish:
+                connection.shutdown(socket.SHUT_WR)
+            while chunk := connection.recv(65536):
+                answer += chunk
+        return answer
+
+
+def head(port: int, *lines: str, method: str = "POST / HTTP/1.1") -> bytes:
+    return "\r\n".join([method, f"Host: 127.0.0.1:{port}", *lines, "", ""]).encode()
+
+
+def test_connections_that_send_nothing_or_too_slowly_are_closed(out: Path) -> None:
+    with serving(out, seconds=0.4) as server:
+        port = server.server_port
+        start = time.monotonic()
+        assert raw(port) == b""
+        drips = [b"G", b"E", b"T", b" ", b"/", b" ", b"H", b"T", b"T", b"P"]
+        assert raw(port, *drips, pause=0.1) == b""  # each in time, the whole is not
+        assert raw(port, head(port, f"Content-Length: {LENGTH}"), b"number=0") == b""
+        assert raw(port, head(port, f"Content-Length: {LENGTH}"), *drips, pause=0.1) == b""
+        assert time.monotonic() - start < 10
+        assert "1 of 3" in ask(port)[1]
+    assert ratings_in(out) == []
+
+
+def test_many_open_connections_do_not_keep_others_out(out: Path) -> None:
+    with serving(out, seconds=0.5) as server, contextlib.ExitStack() as stack:
+        port = server.server_port
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+        before = threading.active_count()
+        assert before < 60
+        deadline = time.monotonic() + 20
+        status = 0
+        while status != 200 and time.monotonic() < deadline:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                status = ask(port)[0]
+            time.sleep(0.1)
+        assert status == 200
+
+
+@pytest.mark.parametrize(
+    "length",
+    ["", "x", "-1", "+5", "1_0", "5 5", "1e3", "\xb2", "9" * 11, "9" * 30, "20000", "5, 6"],
+)
+def test_wrong_lengths_are_refused(out: Path, length: str) -> None:
+    with serving(out) as server:
+        port = server.server_port
+        body = urllib.parse.urlencode({"number": 0, **WHOLE}).encode()
+        request = head(port, f"Content-Length: {length}")
+        answer = raw(port, request, body, finish=True)
+        assert answer.startswith(b"HTTP/1.0 400 ") or answer == b""
+        assert ask(port)[0] == 200
+    assert ratings_in(out) == []
+
+
+def test_bodies_that_are_cut_off_doubled_or_chunked_are_refused(out: Path) -> None:
+    body = urllib.parse.urlencode({"number": 0, **WHOLE}).encode()
+    with serving(out) as server:
+        port = server.server_port
+        length = f"Content-Length: {len(body)}"
+        longer = f"Content-Length: {len(body) + 1}"
+        assert raw(port, head(port, longer), body, finish=True) == b""
+        refused = b"HTTP/1.0 400 "
+        assert raw(port, head(port, length, longer), body).startswith(refused)
+        assert raw(port, head(port, "Transfer-Encoding: chunked"), body).startswith(refused)
+        chunked = head(port, length, "Transfer-Encoding: chunked")
+        assert raw(port, chunked, body).startswith(refused)
+        assert ratings_in(out) == []
+        assert raw(port, head(port, length), body).startswith(b"HTTP/1.0 303 ")
+        assert len(ratings_in(out)) == 1
+
+
+def test_huge_requests_are_refused(out: Path) -> None:
+    with serving(out) as server:
+        port = server.server_port
+        assert raw(port, b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n").startswith(b"HTTP/1.0 414 ")
+        lines = [f"X-{i}: y" for i in range(200)]
+        assert b" 431 " in raw(port, head(port, *lines, method="GET / HTTP/1.1"))
+        assert b" 431 " in raw(port, head(port, "X: " + "y" * 70_000, method="GET / HTTP/1.1"))
+        huge = [b"x" * 65536] * 160  # 10 MB that nobody asked for
+        raw(port, head(port, f"Content-Length: {160 * 65536}"), *huge)
+        assert ask(port)[0] == 200
+    assert ratings_in(out) == []
+
+
+def test_other_hosts_and_addresses_are_refused(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(out) as server:
+        port = server.server_port
+        hosts = ["evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port}@evil", ""]
+        for host in hosts:
+            assert ask(port, Host=host)[0] == 403
+        twice = f"GET / HTTP/1.1\r\nHost: evil\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        assert raw(port, twice).startswith(b"HTTP/1.0 403 ")
+        assert raw(port, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.0 403 ")
+        assert ask(port, "POST", "/", WHOLE, Origin="null")[0] == 403
+        paths = ["/../server.py", "/%2e%2e/server.py", "/style.css/../server.py", "//etc/passwd"]
+        for path in [*paths, "/..%5cserver.py", "/etc/passwd", "/style.css%00", "/\\server.py"]:
+            assert raw(port, head(port, method=f"GET {path} HTTP/1.1")).startswith(b"HTTP/1.0 404 ")
+        bad = raw(port, head(port, method="GET http://[ HTTP/1.1"))
+        assert bad.startswith(b"HTTP/1.0 400 ")
+        assert raw(port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n")  # TLS
+        assert raw(port, head(port, method="BREW / HTTP/1.1")).startswith(b"HTTP/1.0 501 ")
+        assert ask(port)[0] == 200
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_browser_that_does_not_read_is_not_waited_for(out: Path) -> None:
+    with serving(out, seconds=0.3) as server, contextlib.ExitStack() as stack:
+        for _ in range(5):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
+            one.sendall(head(server.server_port, method="GET / HTTP/1.1"))
+        assert ask(server.server_port)[0] == 200
 
 
 def test_an_answer_that_cannot_be_kept_is_told_and_asked_again(
