@@ -16,7 +16,10 @@ from typing import Any
 from editkit.errors import PluginError, TrackingError
 from editkit.file_names import why_unsafe_path
 
-__all__ = ["Point", "Report", "tell"]
+__all__ = ["FAILED", "Point", "Report", "tell"]
+
+FAILED = "failed"
+"""Key of the answer of :func:`tell` that says which tracking service could not be told."""
 
 _log = logging.getLogger(__name__)
 
@@ -101,5 +104,5 @@ def tell(report: Report) -> dict[str, Any]:
     answer = observers.reported(report)
     for error in observers.tracking_errors:
         _log.error("%s\n  see: docs/errors/%s.md", error, TrackingError.page)
-        answer["failed"] = error.message
+        answer[FAILED] = error.message
     return answer

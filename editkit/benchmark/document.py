@@ -9,6 +9,8 @@ from editkit.benchmark.aggregate import metrics_of, outcomes, plain_estimates, t
 from editkit.benchmark.run import Cell, Run
 
 SCHEMA = 1
+KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells"})
+"""Keys of the document that are ours: no observer can claim them."""
 
 
 def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -18,14 +20,14 @@ def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]
         run: The run; its rows are read from the store.
         added: What observers add, such as ``{"mlflow": {...}}``.
     """
-    return {
+    own = {
         "schema": SCHEMA,
         "benchmark": run.benchmark,
         "model": dict(sorted(run.model.items())),
         "dataset": {key: run.dataset[key] for key in ("name", "digest", "n_records", "rejected")},
         "cells": [cell_entry(run, cell) for cell in run.cells],
-        **(added or {}),
     }
+    return {**own, **{key: value for key, value in (added or {}).items() if key not in own}}
 
 
 def cell_entry(run: Run, cell: Cell) -> dict[str, Any]:

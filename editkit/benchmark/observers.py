@@ -1,16 +1,31 @@
-"""Telling observers what happens, one plugin at a time, so that none can hurt the run."""
+"""Observers see a run and cannot change it: copies go in, plain data comes out, one at a time.
+
+What a plugin does in a hook stays in the hook (:mod:`editkit.guarding`). Each plugin has its own
+copies of what it is given, and what it answers is checked before it joins a document.
+"""
 
 from __future__ import annotations
 
+import contextvars
+import copy
+import dataclasses
+import json
 import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from editkit.benchmark.document import KEYS
 from editkit.benchmark.run import Cell, Row, Run
 from editkit.errors import TrackingError
+from editkit.guarding import Raised, call_guarded
 from editkit.plugins import Plugin, Registry
-from editkit.reports import Report
+from editkit.reports import FAILED, Report
 
 _log = logging.getLogger(__name__)
+_inside: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
+    "_inside", default=frozenset()
+)
+"""Plugins one of whose hooks is being called."""
 
 
 class Observers:
@@ -24,54 +39,183 @@ class Observers:
         self.tracking_errors: list[TrackingError] = []
         self._plugins = list(registry.plugins)
         self._muted: set[tuple[str, str]] = set()
+        self._runs: dict[str, tuple[Run, Run]] = {}
 
     def run_started(self, run: Run) -> None:
         """The run begins."""
-        self._tell("editkit_run_started", run=run)
+        self._tell("editkit_run_started", lambda plugin: {"run": self._run(plugin, run)})
 
     def record_finished(self, run: Run, cell: Cell, row: Row) -> None:
         """A row is stored."""
-        self._tell("editkit_record_finished", run=run, cell=cell, row=row)
+        self._tell(
+            "editkit_record_finished",
+            lambda plugin: {
+                "run": self._run(plugin, run),
+                "cell": self._cell(plugin, run, cell),
+                "row": copied(row),
+            },
+        )
 
     def cell_finished(self, run: Run, cell: Cell) -> None:
         """A cell has all its rows."""
-        self._tell("editkit_cell_finished", run=run, cell=cell)
+        self._tell(
+            "editkit_cell_finished",
+            lambda plugin: {
+                "run": self._run(plugin, run),
+                "cell": self._cell(plugin, run, cell),
+            },
+        )
 
     def run_finished(self, run: Run) -> dict[str, Any]:
         """The run ended; what observers add to the ``--json`` document."""
-        return _joined(self._tell("editkit_run_finished", run=run))
+        return self._tell(
+            "editkit_run_finished", lambda plugin: {"run": self._run(plugin, run)}, reserved=KEYS
+        )
 
     def reported(self, report: Report) -> dict[str, Any]:
         """Something outside of a run is there to be shown; what observers answer."""
-        return _joined(self._tell("editkit_reported", report=report))
+        return self._tell(
+            "editkit_reported", lambda plugin: {"report": copied(report)}, reserved={FAILED}
+        )
 
-    def _tell(self, hook: str, **arguments: Any) -> list[Any]:
-        answers: list[Any] = []
+    # ------------------------------------------------------------ what a plugin is given
+
+    def _run(self, plugin: Plugin, run: Run) -> Run:
+        """The plugin's own copy of a run: it cannot change ours, nor that of another plugin."""
+        name = plugin.source.plugin
+        kept = self._runs.get(name)
+        if kept is None or kept[0] is not run:
+            kept = self._runs[name] = run, copied(run)
+        return kept[1]
+
+    def _cell(self, plugin: Plugin, run: Run, cell: Cell) -> Cell:
+        """The cell of the plugin's own run."""
+        own = self._run(plugin, run).cells
+        places = [place for place, each in enumerate(run.cells) if each is cell]
+        same = [own[place] for place in places if place < len(own)]
+        return same[0] if same and isinstance(same[0], Cell) else copied(cell)
+
+    # ------------------------------------------------------------ asking, and what is answered
+
+    def _tell(
+        self,
+        hook: str,
+        arguments: Callable[[Plugin], dict[str, Any]],
+        reserved: set[str] | frozenset[str] = frozenset(),
+    ) -> dict[str, Any]:
+        """Call a hook of every plugin that has it, and join what they answer.
+
+        Args:
+            hook: Name of the hook.
+            arguments: Makes the arguments for a plugin.
+            reserved: Keys that no answer may have.
+        """
+        joined: dict[str, Any] = {}
+        owners = dict.fromkeys(reserved, "editkit")
         for plugin in self._plugins:
-            if (plugin.source.plugin, hook) not in self._muted:
-                answers += self._tell_one(plugin, hook, arguments)
-        return answers
+            name = plugin.source.plugin
+            if (name, hook) in self._muted or name in _inside.get():
+                continue
+            if not getattr(plugin.manager.hook, hook).get_hookimpls():
+                continue
+            for key, value in self._answer(plugin, hook, arguments(plugin)).items():
+                if key in owners:
+                    _log.warning(
+                        "plugin %r (%s) answers %r in %s, which is %s's; it is left out.",
+                        *(name, plugin.source, key, hook, owners[key]),
+                    )
+                else:
+                    joined[key], owners[key] = value, f"plugin {name!r}"
+        return joined
 
-    def _tell_one(self, plugin: Plugin, hook: str, arguments: dict[str, Any]) -> list[Any]:
+    def _answer(self, plugin: Plugin, hook: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What one plugin answers, as plain data of our own."""
+
+        def work() -> dict[str, Any]:
+            answers = getattr(plugin.manager.hook, hook)(**arguments)
+            return _plain(answers)
+
+        inside = _inside.set(_inside.get() | {plugin.source.plugin})
         try:
-            return list(getattr(plugin.manager.hook, hook)(**arguments))
-        except TrackingError as error:
-            self.tracking_errors.append(error)
-        except (Exception, SystemExit) as error:
-            _log.warning(
-                "plugin %r (%s) failed in %s and is not asked again: %s: %s",
-                plugin.source.plugin,
-                plugin.source,
-                hook,
-                type(error).__name__,
-                error,
-            )
+            return call_guarded(work)
+        except Raised as raised:
+            _log.debug("%s of %r failed", hook, plugin.source.plugin, exc_info=raised.error)
+            if isinstance(raised.error, TrackingError):
+                self.tracking_errors.append(_sound(raised.error))
+            else:
+                _log.warning(
+                    "plugin %r (%s) failed in %s and is not asked again: %s",
+                    *(plugin.source.plugin, plugin.source, hook, _words(raised.error)),
+                )
+        finally:
+            _inside.reset(inside)
         self._muted.add((plugin.source.plugin, hook))
-        return []
+        return {}
 
 
-def _joined(answers: list[Any]) -> dict[str, Any]:
+class _BadAnswer(Exception):
+    """An answer cannot be a part of a JSON document."""
+
+
+def _plain(answers: Any) -> dict[str, Any]:
+    """The answers of a plugin as one mapping of plain data, copied; None answers nothing.
+
+    Raises:
+        _BadAnswer: An answer is no mapping, or holds what JSON cannot.
+    """
     joined: dict[str, Any] = {}
     for answer in answers:
-        joined.update(answer)
+        if answer is None:
+            continue
+        if not isinstance(answer, Mapping):
+            raise _BadAnswer(f"it returned {answer!r:.60}, expected a mapping or None")
+        if not all(isinstance(key, str) for key in answer):
+            raise _BadAnswer("it returned a mapping whose keys are not all texts")
+        try:
+            joined.update(json.loads(json.dumps(dict(answer), allow_nan=False)))
+        except (TypeError, ValueError) as error:
+            raise _BadAnswer(f"it returned what JSON cannot hold: {error}") from error
     return joined
+
+
+def _sound(error: TrackingError) -> TrackingError:
+    """The same error as one of our own class, whatever the plugin's class makes of its parts."""
+    message, hint = (getattr(error, name, None) for name in ("message", "hint"))
+    return TrackingError(
+        message if isinstance(message, str) and message else _words(error),
+        hint=hint if isinstance(hint, str) else None,
+    )
+
+
+def _words(error: BaseException) -> str:
+    """One line about an error of a plugin, whose own text may be anything."""
+    try:
+        lines = call_guarded(lambda: str(error)).strip().splitlines()
+    except Raised:
+        lines = []
+    name = "answer refused" if isinstance(error, _BadAnswer) else type(error).__name__
+    return f"{name}: {lines[0][:500]}" if lines else name
+
+
+def copied(value: Any) -> Any:
+    """A copy that shares nothing with the original that could be changed."""
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # something in it cannot be copied: a lock, a view of a mapping
+        return _structure_copied(value)
+
+
+def _structure_copied(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        twin = copy.copy(value)
+        for name in fields:
+            object.__setattr__(twin, name, copied(getattr(value, name)))
+        return twin
+    if isinstance(value, Mapping):
+        return {key: copied(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(copied(item) for item in value)
+    if isinstance(value, list):
+        return [copied(item) for item in value]
+    return value

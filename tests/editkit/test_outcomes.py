@@ -80,7 +80,7 @@ keys = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.dictionaries(keys, values), st.none() | st.floats()), max_size=5))
 def test_no_note_of_a_third_party_is_too_odd(edits: list[tuple[dict[str, Any], Any]]) -> None:
     found = outcomes_of(Edit("case", notes, taken) for notes, taken in edits)
