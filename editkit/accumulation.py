@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
-from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
+from editkit.cache import (
+    canonical,
+    difference,
+    digest_of_tensors,
+    read_safetensors,
+    write_atomically,
+)
 from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, recording
@@ -29,6 +36,7 @@ ROW_TOKENS = 2048
 """Most tokens of a text that are run, unless asked for others: the contexts of GPT-2 (1,024) and of
 GPT-J are whole, and a model with a context of 131,072 needs no row of that length."""
 _TEXTS_PER_READ = 256
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 """Is told how many tokens are in the sum."""
@@ -58,10 +66,12 @@ class Kept:
     Attributes:
         path: The file.
         seconds: How often it is written.
+        of: What the sum depends on, as plain data; one that is kept of something else is not used.
     """
 
     path: Path
     seconds: float = 60.0
+    of: Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass
@@ -173,25 +183,33 @@ def _write(kept: Kept, now: _Sum, watcher: Watcher | None) -> None:
     if now.total is None:
         return
     tensors = {"total": now.total.cpu()}
-    facts: dict[str, Any] = {"count": now.count, "batches": now.batches}
+    facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": kept.of}
     if watcher:
         facts["watcher"] = watcher.identity
         tensors.update({f"watcher/{name}": t for name, t in watcher.state().items()})
-    facts["digest"] = digest_of_tensors(tensors)
+    facts["digest"] = digest_of_tensors(tensors, canonical(facts))
     write_atomically(kept.path, save(tensors, metadata={"sum": json.dumps(facts)}))
 
 
 def _read(kept: Kept, watcher: Watcher | None) -> _Sum:
-    """The kept sum; an empty one where there is none, or a damaged one."""
+    """The kept sum; an empty one where there is none, a damaged one, or one of something else."""
     try:
         metadata, tensors = read_safetensors(kept.path)
         facts = json.loads(metadata["sum"])
-        if facts["digest"] != digest_of_tensors(tensors):
-            return _Sum()
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+        digest = facts.pop("digest")
+        if digest != digest_of_tensors(tensors, canonical(facts)):
+            raise ValueError("its content does not match its digest")
+        found = _Sum(tensors["total"], int(facts["count"]), int(facts["batches"]))
+    except FileNotFoundError:
+        return _Sum()
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        _log.warning("%s is damaged (%s); the sum starts anew", kept.path, error)
+        return _Sum()
+    if (why := difference(facts.get("of"), kept.of)) is not None:
+        _log.warning("%s belongs to something else (%s); the sum starts anew", kept.path, why)
         return _Sum()
     if watcher and facts.get("watcher") == watcher.identity:
         watcher.restore(
             {n.removeprefix("watcher/"): t for n, t in tensors.items() if n.startswith("watcher/")}
         )
-    return _Sum(tensors["total"], int(facts["count"]), int(facts["batches"]))
+    return found

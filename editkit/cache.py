@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import importlib.resources
 import json
+import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from editkit.errors import ConfigError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -25,12 +28,16 @@ __all__ = [
     "cache_folder",
     "cached_tensors",
     "cached_texts",
+    "canonical",
+    "difference",
     "digest_of_file",
     "digest_of_tensors",
     "key_of",
     "read_safetensors",
     "write_atomically",
 ]
+
+_log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
@@ -44,8 +51,28 @@ def cache_folder() -> Path:
 
 def key_of(description: Mapping[str, Any]) -> str:
     """Hexadecimal key of a description: equal descriptions, equal keys."""
-    text = json.dumps(description, sort_keys=True, separators=(",", ":"))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(canonical(description).encode(), digest_size=16).hexdigest()
+
+
+def canonical(description: Any) -> str:
+    """Plain data as JSON: equal data, equal text."""
+    return json.dumps(description, sort_keys=True, separators=(",", ":"))
+
+
+def difference(found: Any, wanted: Any) -> str | None:
+    """The first entry in which a stored description is not the one that was asked for.
+
+    Returns:
+        None where both are equal.
+    """
+    if canonical(found) == canonical(wanted):
+        return None
+    if not (isinstance(found, Mapping) and isinstance(wanted, Mapping)):
+        return "it does not say what it belongs to"
+    for name in (*wanted, *found):
+        if canonical(found.get(name)) != canonical(wanted.get(name)):
+            return f"{name} is {found.get(name)!r:.80}, expected {wanted.get(name)!r:.80}"
+    return "its description has other entries"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -70,8 +97,9 @@ def cached_tensors(
 ) -> dict[str, Tensor]:
     """Tensors from the cache, or made now and kept for the next time.
 
-    A damaged file is made again. Two processes that want the same tensors make them once: the
-    second waits for the first.
+    A file that is damaged, or that belongs to something else than its name says, is made again,
+    with a warning. Two processes that want the same tensors make them once: the second waits for
+    the first.
 
     Args:
         kind: Folder within the cache (``second_moment``).
@@ -81,7 +109,7 @@ def cached_tensors(
     path = cache_folder() / kind / f"{key_of(description)}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        found = _read(path)
+        found = _read(path, description)
         if found is None:
             found = dict(make())
             _write(path, description, found)
@@ -99,15 +127,28 @@ def _write(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Ten
     write_atomically(path, save(flat, metadata=metadata))
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file, or None if it is missing or damaged."""
+def _read(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """The tensors of a file, or None if it is missing, damaged, or of another description."""
     from safetensors import SafetensorError
 
     try:
         metadata, tensors = read_safetensors(path)
-    except (SafetensorError, OSError):
+        if metadata.get("digest") != digest_of_tensors(tensors):
+            raise ValueError("its content does not match its digest")
+        described = json.loads(metadata.get("description", "null"))
+    except FileNotFoundError:
         return None
-    return tensors if metadata.get("digest") == digest_of_tensors(tensors) else None
+    except (SafetensorError, OSError, ValueError) as error:
+        _log.warning("%s is damaged (%s); it is made again", path, error)
+        return None
+    return tensors if _belongs(path, described, description) else None
+
+
+def _belongs(path: Path, described: Any, wanted: Mapping[str, Any]) -> bool:
+    why = difference(described, wanted)
+    if why is not None:
+        _log.warning("%s belongs to something else (%s); it is made again", path, why)
+    return why is None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -127,7 +168,8 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def digest_of_file(name: str) -> str:
     """Hexadecimal digest of a file's bytes, given as a path or as ``package:file``.
 
-    Empty where there is no such file: whoever reads it says so.
+    Raises:
+        ConfigError: There is no such file, or it cannot be read.
     """
     package, colon, inside = name.partition(":")
     path = Path(name).expanduser()
@@ -139,8 +181,12 @@ def digest_of_file(name: str) -> str:
         with path.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
-    except OSError:
-        return ""
+    except (OSError, ValueError) as error:  # ValueError: NUL in the name
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(
+            f"the file {name!r} cannot be read: {reason}.",
+            hint="Check its path. Results depend on what it holds.",
+        ) from None
     return digest.hexdigest()
 
 
@@ -169,14 +215,27 @@ def cached_texts(
     path = cache_folder() / kind / f"{key_of(description)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            texts = [str(text) for text in found["texts"]]
-            if found["digest"] == key_of({"texts": texts}):
-                return texts
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # missing or damaged: made again below
+        found = _read_texts(path, description)
+        if found is not None:
+            return found
         texts = list(make())
         content = {"description": description, "digest": key_of({"texts": texts}), "texts": texts}
         write_atomically(path, json.dumps(content).encode())
     return texts
+
+
+def _read_texts(path: Path, description: Mapping[str, Any]) -> list[str] | None:
+    """The texts of a file, or None if it is missing, damaged, or of another description."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        texts, digest, described = found["texts"], found["digest"], found["description"]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("it holds no texts")
+        if digest != key_of({"texts": texts}):
+            raise ValueError("its content does not match its digest")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        _log.warning("%s is damaged (%s: %s); it is made again", path, type(error).__name__, error)
+        return None
+    return texts if _belongs(path, described, description) else None

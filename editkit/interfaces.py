@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from editkit.complaints import strict_values
+from editkit.contents import contents_of
 from editkit.facts import Fact as Fact
 from editkit.facts import Localization as Localization
 from editkit.needs import Needs
@@ -46,12 +47,20 @@ class Config(BaseModel):
     _strict = model_validator(mode="wrap")(strict_values)
 
     def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
-        """What results depend on besides the values: digests of files that they name, by field.
+        """What results depend on besides the values: digests by field.
+
+        Files, folders and corpora that fields name are always among them, as long as their types
+        say so: :class:`~pathlib.Path`, :data:`editkit.contents.FileName` and
+        :data:`editkit.contents.CorpusName`. Override it for what no field names, such as weights
+        that are found by the model's fingerprint.
 
         Args:
-            model_fingerprint: Of the model that is worked on.
+            model_fingerprint: Of the model that is worked on, without edits applied to it.
+
+        Raises:
+            ConfigError: A file that a field names does not exist or cannot be read.
         """
-        return {}
+        return contents_of(self)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)

@@ -115,7 +115,7 @@ def second_moment(
     )
 
     def make() -> dict[str, Tensor]:
-        kept = Kept(_file(description).with_suffix(".partial"), seconds_between)
+        kept = Kept(_file(description).with_suffix(".partial"), seconds_between, description)
         computed = _computed(
             accumulate(
                 model,
@@ -128,6 +128,11 @@ def second_moment(
                 progress=progress,
             )
         )
+        if model.fingerprint != description["model"]:
+            raise CacheError(
+                f"the weights of {model.name} changed while a statistic of them was computed.",
+                hint="Let nothing else edit or train the model meanwhile, and compute it again.",
+            )
         return {"matrix": computed.matrix, "count": torch.tensor(computed.count)}
 
     found = cached_tensors(_KIND, description, make)

@@ -19,6 +19,7 @@ from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
 from editkit.cache import cached_texts
 from editkit.configuration import Layer, config_class, resolve_config
+from editkit.contents import dependencies
 from editkit.errors import ConfigError
 from editkit.facts import Fact, Localization
 from editkit.plugins import Registry
@@ -87,6 +88,7 @@ def _choose(
         "config": resolved.to_dict(),
         "version": offer.source.version,
         "facts": [dataclasses.astuple(fact) for fact in facts],
+        "depends_on": dependencies(resolved.config, model.fingerprint),
     }
 
     def effects() -> list[str]:

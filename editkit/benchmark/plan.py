@@ -18,6 +18,7 @@ from editkit.benchmark.run import Cell, Run
 from editkit.benchmark.spec import Benchmark, EditorChoice, ModelChoice, PluginChoice
 from editkit.benchmark.store import Store
 from editkit.configuration import Layer, Resolved, resolve_config
+from editkit.contents import dependencies
 from editkit.errors import ConfigError, PluginError
 from editkit.interfaces import Config, MetricSpec, Record, Records, RejectedRecord
 from editkit.model_values import NO_MATCH, Match, ModelIdentity
@@ -43,6 +44,7 @@ class PlannedMetric:
     offer: Offer
     resolved: Resolved
     corpus: str = ""
+    depends_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def spec(self) -> MetricSpec:
@@ -60,13 +62,16 @@ class PlannedMetric:
 
     def describe(self) -> dict[str, Any]:
         """Everything that its scores depend on."""
-        return {
+        described = {
             "name": self.offer.name,
             "protocol": self.protocol,
             "config": self.resolved.to_dict(),
             "distribution": self.offer.source.distribution,
             "version": self.offer.source.version,
         }
+        if self.depends_on:
+            described["depends_on"] = dict(self.depends_on)
+        return described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +216,10 @@ def make_plan(
         "rejected": len(loaded.rejected),
     }
     model_fingerprint = fingerprint_of(benchmark.model)
+    metrics = tuple(
+        dataclasses.replace(m, depends_on=dependencies(m.resolved.config, model_fingerprint))
+        for m in metrics
+    )
     common = {
         "model": model_fingerprint,
         "dtype": benchmark.model.dtype,
@@ -337,7 +346,7 @@ def _cell(
         "config": config,
         "seed": seed,
     }
-    if depends_on := resolved.config.depends_on(common["model"]):
+    if depends_on := dependencies(resolved.config, common["model"]):
         identity["depends_on"] = dict(depends_on)
     params = {
         "editor": offer.name,

@@ -34,8 +34,19 @@ VOLATILE = frozenset(
 """Entries of a config that say where or how it was stored, or how the weights are loaded."""
 
 _VOLATILE_TOKENIZER = frozenset(
-    {"name_or_path", "_name_or_path", "is_local", "transformers_version", "backend"}
+    {
+        "name_or_path",
+        "_name_or_path",
+        "is_local",
+        "local_files_only",
+        "processor_class",
+        "special_tokens_map_file",
+        "tokenizer_file",
+        "transformers_version",
+        "backend",
+    }
 )
+_ANY_TOKENIZER = ("PreTrainedTokenizer", "PreTrainedTokenizerFast", "TokenizersBackend")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
 _JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -162,6 +173,8 @@ def _canonical(path: Path, volatile: frozenset[str]) -> bytes:
             return hashlib.sha256(content).hexdigest()
         if isinstance(parsed, dict):
             parsed = {key: value for key, value in parsed.items() if key not in volatile}
+            if parsed.get("tokenizer_class") in _ANY_TOKENIZER:  # one class under several names
+                del parsed["tokenizer_class"]
         text = json.dumps(parsed, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

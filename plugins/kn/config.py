@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from editkit import Config
-from editkit.cache import digest_of_file
+from editkit.contents import FileName
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -68,7 +67,7 @@ class KnConfig(AttributionConfig):
     wanted_neurons: tuple[Count, Count] | None = None
     """With ``refine``: move ``p`` in steps of 0.05 until so many neurons are left (least, most)."""
 
-    templates: str | None = None
+    templates: FileName | None = None
     """Prompts of each relation, for ``refine``: a JSON file, or ``package:file``, with
     ``{"P17": ["{} is located in", ...]}``. Requests of other relations get ``contexts``."""
 
@@ -96,12 +95,6 @@ class KnConfig(AttributionConfig):
     scale_by: Literal["embedding", "row"] = "embedding"
     """Unit of the scales: the embedding as it is (published), or the embedding brought to the
     norm of the row (original)."""
-
-    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
-        """The digest of the file of templates."""
-        if self.templates is None:
-            return {}
-        return {"templates": digest_of_file(self.templates)}
 
     @model_validator(mode="after")
     def _least_before_most(self) -> Self:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -11,10 +10,13 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from editkit import Config
-from editkit.cache import cache_folder
+from editkit.cache import cache_folder, digest_of_file
+
+FILE = "editor.safetensors"
+"""File of a trained editor; it holds everything."""
 
 FACTS = "editor.json"
-"""File of a trained editor that says what it is, its weights' digest included."""
+"""A copy for readers of what :data:`FILE` says; nothing reads it."""
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -44,12 +46,15 @@ class LearnedConfig(Config):
         return Path(self.trained).expanduser()
 
     def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
-        """The digest of the trained weights, so that results of others are not taken for theirs."""
-        try:
-            facts = json.loads((self.folder(model_fingerprint) / FACTS).read_text(encoding="utf-8"))
-            return {"trained": str(facts["digest"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}  # told by the editor's check
+        """The digest of the file that will be loaded; ``none`` where nothing was trained yet.
+
+        Raises:
+            ConfigError: The folder that ``trained`` names holds no trained editor.
+        """
+        path = self.folder(model_fingerprint) / FILE
+        if self.trained is None and not path.exists():
+            return {"trained": "none"}  # the editor's check says how to train one
+        return {"trained": digest_of_file(str(path))}
 
 
 def kept_folder(editor: str, model_fingerprint: str) -> Path:

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from editkit import CacheError, ConfigError, DeltaError, LanguageModel
 from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
-from editkit_plugins.learned.config import FACTS, LearnedConfig
+from editkit_plugins.learned.config import FACTS, FILE, LearnedConfig
 from editkit_plugins.learned.matrices import matrices
 from editkit_plugins.learned.networks import EditNetwork, make_network
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 
-FILE = "editor.safetensors"
 _SCHEMA = 1
 
 Settings = MendSettings | KeSettings

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from editkit import Config
-from editkit.cache import digest_of_file
+from editkit.contents import CorpusName, FileName
 from editkit.corpora import Order
 
 Positive = Annotated[float, Field(gt=0)]
@@ -55,7 +54,7 @@ class RomeConfig(Config):
     second_moment: bool = True
     """Whether the key is whitened by the second moment C of the keys of a corpus."""
 
-    corpus: str | None = None
+    corpus: CorpusName | None = None
     """Texts for C: a file, ``package:file``, ``package.module:function``, ``hub:name:config``."""
 
     corpus_tokens: Count | None = None
@@ -72,7 +71,7 @@ class RomeConfig(Config):
     """Most tokens of a text that are run, at most the model's context: all of the contexts of GPT-2
     and GPT-J, as published."""
 
-    second_moment_file: str | None = None
+    second_moment_file: FileName | None = None
     """A published ``.npz`` statistic to read instead of a corpus."""
 
     ridge: NotNegative = 0.0
@@ -143,9 +142,3 @@ class RomeConfig(Config):
                 "subject_first, or key_text: prompt"
             )
         return self
-
-    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
-        """The digest of a statistic that is read from a file."""
-        if self.second_moment_file is None:
-            return {}
-        return {"second_moment_file": digest_of_file(self.second_moment_file)}

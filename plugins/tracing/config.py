@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from editkit import Config
-from editkit.cache import digest_of_file
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -82,10 +80,6 @@ class CausalTracingConfig(Config):
 
     plain: bool = False
     """One site at a time, whole prompts, logits everywhere: slow, kept as reference."""
-
-    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
-        """The digest of the file of subjects."""
-        return {} if self.subjects is None else {"subjects": digest_of_file(str(self.subjects))}
 
 
 class GradientConfig(Config):

@@ -23,6 +23,7 @@ from editkit.benchmark.isolation import seeded
 from editkit.benchmark.run import STORE_FILE, Row
 from editkit.benchmark.store import Store
 from editkit.cache import key_of
+from editkit.contents import dependencies
 from editkit.models import LanguageModel
 from editkit_plugins.tracing.averages import Mean, averaged, by_role, mean_of
 from editkit_plugins.tracing.config import Kind
@@ -90,7 +91,7 @@ class Edits:
         return {
             "editor": self.name,
             "config": config.model_dump(mode="json"),
-            "depends_on": dict(config.depends_on(model_fingerprint)),
+            "depends_on": dependencies(config, model_fingerprint),
             "requests": key_of({"requests": [each.to_dict() for each in self.requests]}),
         }
 
@@ -113,14 +114,14 @@ def identity_of(
     edits: Edits | None = None,
 ) -> dict[str, Any]:
     """Everything that the rows of a study depend on, as plain data."""
-    after = {} if edits is None else {"after": edits.describe(model.fingerprint)}
+    after = {} if edits is None else {"after": edits.describe(model.base_fingerprint)}
     return {
         **after,
         "kind": "trace",
         "model": {"name": model.name, **model.describe()},
         "locator": name,
         "config": locator.config.model_dump(mode="json"),
-        "depends_on": dict(locator.config.depends_on(model.fingerprint)),
+        "depends_on": dependencies(locator.config, model.base_fingerprint),
         "version": importlib.metadata.version("editkit"),
         "facts": key_of({"facts": [dataclasses.astuple(fact) for fact in facts]}),
     }

@@ -7,11 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from editkit import CacheError, ConfigError
-from editkit.cache import cached_tensors, cached_texts, write_atomically
+from editkit import CacheError, ConfigError, Dense, WeightDelta, applied
+from editkit.cache import (
+    cached_tensors,
+    cached_texts,
+    digest_of_tensors,
+    key_of,
+    write_atomically,
+)
 from editkit.corpora import Corpus
-from editkit.generation import sample
+from editkit.generation import sample, sampled_contexts
 from editkit.models.running import recording
 from editkit.statistics import compute_second_moment, read_published, second_moment
 from tests.tiny import SENTENCES, tiny
@@ -65,6 +72,45 @@ def test_texts_are_made_once_and_again_when_damaged(cache: Path) -> None:
     path.write_text(path.read_text().replace('"a"', '"b"'))
     assert cached_texts("k", {"x": 1}, make) == ["a", "é{}"]
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+def test_an_entry_of_something_else_under_our_name_is_not_used(
+    cache: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def get(x: int) -> object:
+        if suffix == "json":
+            return cached_texts("k", {"model": f"m{x}"}, lambda: [str(x)])
+        made = cached_tensors("k", {"model": f"m{x}"}, lambda: {"a": torch.tensor(x)})
+        return int(made["a"])
+
+    first, second = get(1), get(2)
+    names = [cache / "k" / f"{key_of({'model': f'm{x}'})}.{suffix}" for x in (1, 2)]
+    names[1].write_bytes(names[0].read_bytes())
+    assert not caplog.records
+    assert (get(1), get(2)) == (first, second)
+    [record] = caplog.records
+    assert "belongs to something else (model is 'm1', expected 'm2')" in record.message
+    assert get(2) == second
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "json"])
+def test_an_entry_that_does_not_say_whose_it_is_is_not_used(
+    cache: Path, suffix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = cache / "k" / f"{key_of({'x': 1})}.{suffix}"
+    path.parent.mkdir(parents=True)
+    if suffix == "json":
+        content = {"texts": ["old"], "digest": key_of({"texts": ["old"]})}
+        path.write_text(json.dumps(content), encoding="utf-8")
+        assert cached_texts("k", {"x": 1}, lambda: ["new"]) == ["new"]
+    else:
+        old = {"a": torch.tensor(1)}
+        save_file(old, path, metadata={"digest": digest_of_tensors(old)})
+        made = cached_tensors("k", {"x": 1}, lambda: {"a": torch.tensor(2)})
+        assert int(made["a"]) == 2
+    assert len(caplog.records) == 1
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -172,3 +218,46 @@ def test_samples_are_seeded_and_from_the_top_k() -> None:
             with torch.no_grad():
                 logits = model.hf(input_ids=torch.tensor([[0, *row[:end]]])).logits[0, -1]
             assert row[end] in logits.topk(5).indices.tolist()
+
+
+def test_statistics_of_an_edited_model_are_not_those_of_the_model(
+    cache: Path, tmp_path: Path
+) -> None:
+    """Computed inside applied() or after a change in memory: neither read nor kept as its own."""
+    corpus = Corpus(str(tmp_path / "c.txt"))
+    Path(corpus.source).write_text("\n".join(SENTENCES), encoding="utf-8")
+    model = tiny()
+    path, below = model.path(2, "mlp_out"), f"{model.path(1, 'mlp_out')}.weight"
+    shape = model.hf.get_parameter(below).shape
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    delta = WeightDelta({below: Dense(values)}, None, "x", {}, model.fingerprint)
+    true = compute_second_moment(model, path, corpus.texts()).matrix
+    with applied(model, delta):
+        edited = second_moment(model, path, corpus).matrix
+        contexts = sampled_contexts(model, ((2, 4),), top_k=5, seed=0)
+    assert not torch.equal(edited, true)
+    assert torch.equal(second_moment(model, path, corpus).matrix, true)
+    assert sampled_contexts(model, ((2, 4),), top_k=5, seed=0) != contexts
+    with applied(model, delta):
+        assert torch.equal(second_moment(model, path, corpus).matrix, edited)
+        assert sampled_contexts(model, ((2, 4),), top_k=5, seed=0) == contexts
+    model.hf.get_parameter(below).data.add_(1)
+    assert not torch.equal(second_moment(model, path, corpus).matrix, true)
+    model.hf.get_parameter(below).data.copy_(tiny().hf.get_parameter(below))
+    assert torch.equal(second_moment(model, path, corpus).matrix, true)
+
+
+def test_a_statistic_of_weights_that_change_meanwhile_is_not_kept(
+    cache: Path, tmp_path: Path
+) -> None:
+    corpus = Corpus(str(tmp_path / "c.txt"))
+    Path(corpus.source).write_text("\n".join(SENTENCES), encoding="utf-8")
+    model = tiny()
+    path = model.path(2, "mlp_out")
+
+    def meddle(count: int) -> None:
+        model.hf.get_parameter(f"{model.path(0, 'mlp_out')}.weight").data.mul_(1.5)
+
+    with pytest.raises(CacheError, match="changed while"):
+        second_moment(model, path, corpus, progress=meddle)
+    assert not files(cache)

@@ -118,6 +118,27 @@ def test_an_interrupted_sum_is_kept_unless_it_is_damaged(
     assert (seen[0] > whole[1] // 2) == (damage == "none")
 
 
+def test_an_unfinished_sum_of_something_else_is_not_continued(
+    corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, file = tiny(), tmp_path / "sum.partial"
+    whole = accumulate(model, PATH, corpus.texts())
+    assert whole is not None
+
+    def interrupt(count: int) -> None:
+        if count > whole[1] // 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kept = Kept(file, of={"model": "other"})
+        accumulate(tiny(seed=1), PATH, corpus.texts(), kept=kept, progress=interrupt)
+    again = accumulate(model, PATH, corpus.texts(), kept=Kept(file, of={"model": "ours"}))
+    assert again is not None
+    assert torch.equal(again[0], whole[0])
+    [record] = caplog.records
+    assert "belongs to something else (model is 'other', expected 'ours')" in record.message
+
+
 def test_what_was_watched_is_kept_with_the_sum(corpus: Corpus, tmp_path: Path) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
     keys = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
