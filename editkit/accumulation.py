@@ -155,7 +155,7 @@ def tokenised(
     left = tokens
     source = iter(texts)
     while some := list(itertools.islice(source, _TEXTS_PER_READ)):
-        for encoding in model.encode(some):
+        for encoding in model.encode(some, empty=True):
             ids = encoding.ids[:longest]
             if left is not None:
                 ids = ids[:left]

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from editkit.errors import ConfigError
+from editkit.texts import joined
 
 if TYPE_CHECKING:
     from editkit.interfaces import Records
@@ -193,7 +194,11 @@ class Corpus:
             for kind in sorted(record.probes)
             for probe in record.probes[kind]
         )
-        return iter(dict.fromkeys(f"{probe.prompt} {probe.target_true}." for probe in probes))
+        return iter(
+            dict.fromkeys(
+                f"{joined(probe.prompt, probe.target_true, probe.separator)}." for probe in probes
+            )
+        )
 
     def _hub_texts(self) -> Iterator[str]:
         from datasets import load_dataset

@@ -109,7 +109,11 @@ def diagnose(
     except ModelError as error:
         return Diagnosis((*checks, Check("architecture", "problem", str(error))), {}, {}, None)
     base = memory_of_this_process()
-    checks += [_architecture(shape), _weights(shape, folder, model), _tokenizer(folder, model)]
+    checks += [
+        _architecture(shape),
+        _weights(shape, folder, model),
+        _tokenizer(folder, model, shape.vocabulary),
+    ]
     checks.append(_device(device))
     memory: dict[str, Estimate] = {}
     said: dict[str, Needs] = {}
@@ -203,7 +207,7 @@ def _weights(shape: ModelShape, folder: Path | None, model: str) -> Check:
     return Check("weights", "warning", f"{need}; {model} would be downloaded, or is in hub's cache")
 
 
-def _tokenizer(folder: Path | None, model: str) -> Check:
+def _tokenizer(folder: Path | None, model: str, rows: int) -> Check:
     from transformers import AutoTokenizer
 
     if folder and not any((folder / file).is_file() for file in _TOKENIZERS):
@@ -224,6 +228,12 @@ def _tokenizer(folder: Path | None, model: str) -> Check:
     )
     if not tokenizer.is_fast:
         return Check("tokenizer", "problem", f"it is a slow one, without offsets; it {side}")
+    from editkit.models.tokenizing import check_vocabulary
+
+    try:
+        check_vocabulary(tokenizer, rows, name=model)
+    except ModelError as error:
+        return Check("tokenizer", "problem", str(error))
     return Check("tokenizer", "ok", side)
 
 

@@ -165,6 +165,8 @@ class EditedModels:
         completions = self.model.complete(
             [queries[number].prompt for number, _ in flat],
             [queries[number].candidates[place] for number, place in flat],
+            separators=[queries[number].separator for number, _ in flat],
+            chat=[queries[number].chat for number, _ in flat],
             crop=True,
         )
         # Candidates nearly always agree on where the prompt's tokens end; where they do not, the
@@ -300,13 +302,14 @@ class EditedModels:
 
         Args:
             queries: In any order.
-            tokens: Length of each text, its prompt included; at most the model's context. An
-                end-of-text token does not end it; special tokens are left out of the text, as
-                :func:`editkit.generation.text_of` says.
+            tokens: Length of each text, its prompt included (in a chat all of the template, too);
+                at most the model's context. An end-of-text token does not end a plain text;
+                special tokens are left out of it, as :func:`editkit.generation.text_of` says.
             top_k: Only the k most likely tokens are drawn.
 
         Returns:
-            One text per query, beginning with its prompt.
+            One text per query, beginning with its prompt; in a chat the prompt, a line break, and
+            the answer up to the special token that ends its turn.
 
         Raises:
             ModelError: A prompt is longer than the model's context.
@@ -324,7 +327,9 @@ class EditedModels:
         return [self._generated[keys[query]] for query in queries]
 
     def _generate(self, queries: Sequence[GenerationQuery], tokens: int, top_k: int) -> list[str]:
-        encodings = self.model.encode([query.prompt for query in queries])
+        encodings = self.model.read(
+            [query.prompt for query in queries], chat=[query.chat for query in queries]
+        )
         for encoding in encodings:
             self.model.check_length(encoding)
         # Prompts of similar length meet: a batch takes the steps that its shortest one needs.
@@ -339,8 +344,19 @@ class EditedModels:
             with self.model.frozen(), torch.no_grad(), self.rows(edits):
                 found = continued(self.model, prompts, draws(names, tokens), top_k=top_k)
             for number, ids in zip(batch, found, strict=True):
-                texts[number] = text_of(self.model.tokenizer, ids)
+                if queries[number].chat:
+                    answer = ids[len(encodings[number]) :]
+                    texts[number] = self._answered(queries[number].prompt, answer)
+                else:
+                    texts[number] = text_of(self.model.tokenizer, ids)
         return texts
+
+    def _answered(self, prompt: str, ids: Sequence[int]) -> str:
+        """What was said in a chat: the user's turn, and the answer up to the end of its turn."""
+        special = self.model.special.ids
+        end = next((i for i, token in enumerate(ids) if token in special), len(ids))
+        answer = str(self.model.tokenizer.decode(ids[:end]))
+        return f"{prompt}\n{answer}"
 
     def _one_by_one(
         self,

@@ -20,6 +20,7 @@ from editkit.facts import Fact as Fact
 from editkit.facts import Localization as Localization
 from editkit.needs import Needs
 from editkit.outcomes import watched
+from editkit.queries import Probe as Probe
 from editkit.requests import EditRequest
 from editkit.scores import Score
 
@@ -69,21 +70,6 @@ MetricRow = Mapping[str, float | list[float] | list[str]]
 """What a metric says of one record, by key."""
 
 # ---------------------------------------------------------------- data that metrics and editors see
-
-
-@dataclasses.dataclass(frozen=True)
-class Probe:
-    """A prompt with the answers that compete for it.
-
-    Attributes:
-        prompt: Text up to the answer, without trailing space.
-        target_true: The answer that the unedited world holds, without leading space.
-        target_new: The answer that competes with it, without leading space.
-    """
-
-    prompt: str
-    target_true: str
-    target_new: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,9 +3,52 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-__all__ = ["CandidateQuery", "CandidateScore", "GenerationQuery", "TextQuery"]
+from editkit.requests import (
+    check_chat,
+    check_separator,
+    clean_prompt,
+    clean_target,
+    without_defaults,
+)
+from editkit.texts import checked_text
+
+__all__ = ["CandidateQuery", "CandidateScore", "GenerationQuery", "Probe", "TextQuery"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """A prompt with the answers that compete for it.
+
+    Attributes:
+        prompt: Text up to the answer; spaces at its end are dropped.
+        target_true: The answer that the unedited world holds; white space around it is dropped.
+        target_new: The answer that competes with it; likewise.
+        separator: What stands between prompt and answer; None: the default rule.
+        chat: Whether the prompt is a user's turn in a chat.
+
+    Raises:
+        RequestError: A text cannot be used.
+    """
+
+    prompt: str
+    target_true: str
+    target_new: str
+    separator: str | None = None
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        check_separator(self.separator)
+        check_chat(self.chat)
+        put = object.__setattr__
+        put(self, "prompt", clean_prompt(self.prompt, "prompt", self.separator))
+        for name in ("target_true", "target_new"):
+            put(self, name, clean_target(getattr(self, name), name, self.separator))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The probe as plain data; ``separator`` and ``chat`` where they are set."""
+        return without_defaults(dataclasses.asdict(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,12 +58,27 @@ class CandidateQuery:
     Attributes:
         edit: Number of the edited model.
         prompt: Text up to the candidates.
-        candidates: Continuations, without leading space.
+        candidates: Continuations; white space around them is dropped.
+        separator: What stands between prompt and candidate; None: the default rule.
+        chat: Whether the prompt is a user's turn in a chat.
+
+    Raises:
+        RequestError: A text cannot be used.
     """
 
     edit: int
     prompt: str
     candidates: tuple[str, ...]
+    separator: str | None = None
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        check_separator(self.separator)
+        check_chat(self.chat)
+        put = object.__setattr__
+        put(self, "prompt", clean_prompt(self.prompt, "prompt", self.separator))
+        candidates = (clean_target(each, "candidate", self.separator) for each in self.candidates)
+        put(self, "candidates", tuple(candidates))
 
 
 class CandidateScore(NamedTuple):
@@ -58,8 +116,17 @@ class GenerationQuery:
         prompt: The text's beginning.
         name: What is drawn depends on this name, the prompt and the seed alone, whatever else is
             generated beside it. Give the case and the prompt's place.
+        chat: Whether the prompt is a user's turn in a chat, which the model answers.
+
+    Raises:
+        RequestError: The prompt cannot be used.
     """
 
     edit: int
     prompt: str
     name: str = ""
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        check_chat(self.chat)
+        checked_text(self.prompt, "prompt")

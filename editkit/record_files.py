@@ -21,8 +21,9 @@ from typing import Any
 from pydantic import model_validator
 from typing_extensions import Self
 
-from editkit.errors import DatasetError
+from editkit.errors import DatasetError, RequestError
 from editkit.interfaces import Config, Record, Records, RejectedRecord
+from editkit.texts import trimmed_prompt
 
 __all__ = [
     "BrokenFieldError",
@@ -205,8 +206,8 @@ class Node:
         return self.value
 
     def prompt(self) -> str:
-        """A text without the spaces at its end: one is put before what follows it."""
-        return self.text().rstrip()
+        """A text without the spaces at its end: a separator is put before what follows it."""
+        return trimmed_prompt(self.text())
 
     def template(self) -> str:
         """A prompt with exactly one ``{}``, the place of the subject."""
@@ -271,6 +272,8 @@ def records_of(
             rejected.append(
                 RejectedRecord(_name(value, position), field=broken.field, reason=broken.reason)
             )
+        except RequestError as broken:  # its texts cannot be used together
+            rejected.append(RejectedRecord(_name(value, position), "record", broken.message))
         else:
             records[record.case_id] = record
     accepted = tuple(records.values())
@@ -298,7 +301,7 @@ def digest_of_records(records: Iterable[Record]) -> str:
 
 def _content(record: Record) -> list[Any]:
     probes = {
-        kind: [(probe.prompt, probe.target_true, probe.target_new) for probe in probes]
+        kind: [tuple(probe.to_dict().values()) for probe in probes]
         for kind, probes in record.probes.items()
     }
     return [record.case_id, record.request.to_dict(), probes]

@@ -17,6 +17,7 @@ from editkit.benchmark.report.labels import labels_of
 from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
 from editkit.errors import UsageError, did_you_mean
+from editkit.facts import fact_of
 from editkit.plugins import default_registry
 from editkit_benchmarks.experiments.spec import Tracing
 from editkit_plugins.tracing.facts import facts_of
@@ -101,7 +102,7 @@ def _tasks(
         records = make_dataset(choice.name, **config).load().records[:limit]
         requests = [record.request for record in records]
     if tracing.facts is None:
-        source, facts = choice.name, [_fact(each, each.target_true) for each in requests]
+        source, facts = choice.name, [fact_of(each) for each in requests]
     else:
         source = tracing.facts
         read = facts_of(source, config if source == choice.name else None)
@@ -112,12 +113,8 @@ def _tasks(
         yield _Task(before, facts, source, {**tracing.config, **setting})
     for label, planned in edited_cells(tracing, plan):
         edits = Edits(label, _editor(planned, model), requests)
-        new = [_fact(each, each.target_new) for each in requests]
+        new = [fact_of(each, each.target_new) for each in requests]
         yield _Task(f"after {label}", new, choice.name, tracing.config, edits)
-
-
-def _fact(request: EditRequest, answer: str | None) -> Fact:
-    return Fact(request.sentence, request.subject, answer)
 
 
 def edited_cells(tracing: Tracing, plan: Plan | None) -> list[tuple[str, PlannedCell]]:

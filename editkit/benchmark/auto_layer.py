@@ -7,7 +7,6 @@ plan is made, so that it is a part of the cell's fingerprint like any other laye
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import typing
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from editkit.cache import cached_texts
 from editkit.configuration import Layer, config_class, resolve_config
 from editkit.contents import dependencies
 from editkit.errors import ConfigError
-from editkit.facts import Fact, Localization
+from editkit.facts import Fact, Localization, fact_of
 from editkit.plugins import Registry
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _choose(
         "locator": name,
         "config": resolved.to_dict(),
         "version": offer.source.version,
-        "facts": [dataclasses.astuple(fact) for fact in facts],
+        "facts": [list(fact.to_dict().values()) for fact in facts],
         "depends_on": dependencies(resolved.config, model.fingerprint),
     }
 
@@ -140,7 +139,7 @@ def _training_facts(
     if not trained:
         records = records[benchmark.limit :] if benchmark.limit is not None else ()
     facts = [
-        Fact(record.request.sentence, record.request.subject, record.request.target_true)
+        fact_of(record.request)
         for record in records
         if record.request.sentence.count(record.request.subject) == 1
     ][:_FACTS]

@@ -10,6 +10,7 @@ from editkit.benchmark.digests import digest, digest_of_texts, plain
 from editkit.errors import ConfigError, DatasetError, EditkitError
 from editkit.interfaces import Dataset, Record, Records
 from editkit.plugins import Offer
+from editkit.requests import without_defaults
 
 
 def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
@@ -67,8 +68,18 @@ def slice_digest(records: tuple[Record, ...]) -> str:
 
     return digest(
         [
-            plain(dataclasses.asdict(dataclasses.replace(record, texts={})))
+            plain(_without_defaults(dataclasses.asdict(dataclasses.replace(record, texts={}))))
             | {"texts": {kind: of(texts) for kind, texts in record.texts.items()}}
             for record in records
         ]
     )
+
+
+def _without_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """Separators and chats count where they are set."""
+    request = without_defaults(record["request"])
+    probes = {
+        kind: [without_defaults(probe) for probe in probes]
+        for kind, probes in record["probes"].items()
+    }
+    return {**record, "request": request, "probes": probes}

@@ -121,7 +121,7 @@ class Store:
             requests: Those of its records that are worked on.
         """
         values = [
-            (dataset, case_id, canonical_json(dataclasses.asdict(request)))
+            (dataset, case_id, canonical_json(request.to_dict()))
             for case_id, request in requests.items()
         ]
         with self._transaction() as connection:
@@ -131,7 +131,7 @@ class Store:
         """The edits of a slice by case id; none where an early version wrote the store."""
         with self._told():
             return {
-                case_id: EditRequest(**json.loads(text))
+                case_id: EditRequest.from_dict(json.loads(text))
                 for _, case_id, text in self._requests("WHERE dataset = ?", (dataset,))
             }
 

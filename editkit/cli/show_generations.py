@@ -71,7 +71,7 @@ def _heading(found: Written, width: int, marks: dict[str, str]) -> list[str]:
         return [place]
     request = found.request
     true = f", not {request.target_true}" if request.target_true else ""
-    edit = f"{request.sentence} {request.target_new}{true}"
+    edit = f"{request.statement}{true}"
     return [f"{place}:", *(line for line, _ in wrapped(edit, width, marks))]
 
 

@@ -132,15 +132,15 @@ def _keys(
 
     from editkit.accumulation import keys_of
     from editkit.making import make_dataset
-    from editkit.requests import fill
 
     rows: list[tuple[int, ...]] = []
     places: list[int] = []
     if records is not None:
         for record in make_dataset(records).load().records[:_KEYS]:
             request = record.request
-            sentence = fill(request.prompt, request.subject)
-            [encoding] = model.encode([sentence])
+            [encoding] = model.read(
+                [request.sentence], chat=request.chat, subjects=[request.subject_span]
+            )
             model.check_length(encoding)
             rows.append(encoding.ids)
             places.append(encoding.position(request.subject_span, "subject_last"))

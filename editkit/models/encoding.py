@@ -15,7 +15,7 @@ from torch import Tensor
 
 from editkit.requests import SubjectPosition, token_position
 
-__all__ = ["Completion", "Encoding", "chunks_by_tokens", "padded"]
+__all__ = ["Completion", "Encoding", "Sentence", "chunks_by_tokens", "padded"]
 
 _TOKENS_PER_CALL = 96
 
@@ -25,12 +25,15 @@ class Encoding:
     """One sentence as tokens.
 
     Attributes:
-        ids: Token ids, special tokens that the tokenizer adds included.
-        offsets: Half-open character span of each token.
+        ids: Token ids, special tokens that the tokenizer adds in front included.
+        offsets: Half-open character span of each token, counted from the prompt's first character:
+            what a chat template puts before it has negative offsets.
+        texts: What each token covers of the text; empty for special tokens that were added.
     """
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
+    texts: tuple[str, ...] = ()
 
     def position(self, span: tuple[int, int], position: SubjectPosition) -> int:
         """Index of the token that ``position`` names for the subject's characters ``span``."""
@@ -38,7 +41,15 @@ class Encoding:
 
     def first(self, n: int | None) -> Encoding:
         """The first ``n`` tokens; all of them for None."""
-        return Encoding(self.ids[:n], self.offsets[:n])
+        return Encoding(self.ids[:n], self.offsets[:n], self.texts[:n])
+
+    def shifted(self, start: int) -> Encoding:
+        """The same with offsets counted from character ``start`` of the text."""
+        if not start:
+            return self
+        # Tokens without characters of their own (added ones) stay apart from the prompt's.
+        offsets = tuple((a - start, b - start) for a, b in self.offsets)
+        return dataclasses.replace(self, offsets=offsets)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,6 +66,36 @@ class Completion:
 
     prompt: tuple[int, ...]
     target: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sentence:
+    """A prompt and its target as tokens, with the characters that each covers.
+
+    Attributes:
+        encoding: The whole text; its offsets count from the prompt's first character.
+        cut: Index of the target's first token.
+        separator: What stands between prompt and target.
+    """
+
+    encoding: Encoding
+    cut: int
+    separator: str
+
+    @property
+    def prompt(self) -> Encoding:
+        """The tokens before the target."""
+        return self.encoding.first(self.cut)
+
+    @property
+    def target(self) -> tuple[int, ...]:
+        """Token ids of the target; at least one."""
+        return self.encoding.ids[self.cut :]
+
+    @property
+    def completion(self) -> Completion:
+        """The token ids alone."""
+        return Completion(self.encoding.ids[: self.cut], self.target)
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from editkit.cache import digest_of_tensors
 from editkit.errors import ModelError
 from editkit.models.architectures import Architecture, Part, architecture_of
-from editkit.models.encoding import Completion, Encoding
 from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_fingerprint
+from editkit.models.reading import TextReader
+from editkit.models.tokenizing import check_vocabulary
 from editkit.models.weights import Weights
 
-_REMEMBERED = 50_000  # encodings, some 50 MB
 _LOGITS = 4096  # per state, held at once
-_log = logging.getLogger(__name__)
 
 
-class LanguageModel:
+class LanguageModel(TextReader):
     """A causal language model as editors, locators and metrics see it.
 
     Args:
@@ -41,8 +39,8 @@ class LanguageModel:
         folder: Where the files are that it was loaded from.
 
     Raises:
-        ModelError: The architecture is unknown, the tokenizer gives no character offsets, or a
-            weight is not finite.
+        ModelError: The architecture is unknown, the tokenizer gives no character offsets or token
+            ids that the embedding does not have, or a weight is not finite.
     """
 
     def __init__(
@@ -61,9 +59,10 @@ class LanguageModel:
                 f"the tokenizer of {name!r} is a slow one, which knows no character offsets.",
                 hint="Save the model's folder with a tokenizer.json.",
             )
+        rows = int(hf.get_input_embeddings().weight.shape[0])
+        check_vocabulary(tokenizer, rows, name=name)
         self.hf = hf.eval()
-        self.tokenizer = tokenizer
-        self.name = name
+        super().__init__(tokenizer, name=name)
         self.revision = revision
         self.source = source
         self.architecture: Architecture = architecture_of(hf.config)
@@ -72,8 +71,6 @@ class LanguageModel:
         self.weights = Weights(
             lambda: self.hf, name=name, fingerprint=fingerprint, surroundings=self._surroundings
         )
-        self._encodings: dict[str, Encoding] = {}
-        self._cropped: set[str] = set()
 
     # ------------------------------------------------------------ identity and shape
 
@@ -227,97 +224,6 @@ class LanguageModel:
                 hint="Use mlp_out instead.",
             )
         return self.architecture.path(layer, where if isinstance(where, str) else where[0])
-
-    # ------------------------------------------------------------ text to tokens
-
-    def encode(self, texts: Sequence[str]) -> list[Encoding]:
-        """Encode whole sentences, with the special tokens that the tokenizer adds in front.
-
-        Encodings are remembered: a benchmark scores the same prompts under every editor.
-        """
-        new = [text for text in dict.fromkeys(texts) if text not in self._encodings]
-        if len(self._encodings) + len(new) > _REMEMBERED:
-            self._encodings.clear()
-            new = list(dict.fromkeys(texts))
-        if new:
-            batch = self.tokenizer(
-                new,
-                return_offsets_mapping=True,
-                return_token_type_ids=False,
-                return_attention_mask=False,
-                verbose=False,  # texts that are too long are told of where they are used
-            )
-            for text, ids, offsets in zip(
-                new, batch["input_ids"], batch["offset_mapping"], strict=True
-            ):
-                spans = tuple((first, last) for first, last in offsets)
-                self._encodings[text] = Encoding(tuple(ids), spans)
-        return [self._encodings[text] for text in texts]
-
-    def complete(
-        self, prompts: Sequence[str], targets: Sequence[str], *, crop: bool = False
-    ) -> list[Completion]:
-        """Encode ``prompt + " " + target`` as one text, and cut it where the target begins.
-
-        Where the target's first letters share a token with the prompt's end, that token belongs
-        to the target.
-
-        Args:
-            prompts: Texts up to the targets.
-            targets: What follows each, without leading space.
-            crop: Of a text that is longer than the model's context, leave out the beginning of
-                the prompt, and say so, instead of refusing it.
-
-        Raises:
-            ModelError: A text is longer than the model's context, or a target alone is.
-        """
-        texts = [f"{prompt} {target}" for prompt, target in zip(prompts, targets, strict=True)]
-        completions = []
-        for prompt, encoding in zip(prompts, self.encode(texts), strict=True):
-            cut = next(i for i, (_, last) in enumerate(encoding.offsets) if last > len(prompt))
-            before, target = encoding.ids[:cut], encoding.ids[cut:]
-            room = self.context_length - len(target)
-            if not crop or room < 1:
-                self.check_length(encoding)
-            if len(before) > room:
-                before = self.cropped(before, room, of=prompt)
-            completions.append(Completion(before, target))
-        return completions
-
-    def cropped(self, ids: tuple[int, ...], room: int, *, of: str) -> tuple[int, ...]:
-        """The last ``room`` of some token ids, after the special tokens that they begin with.
-
-        Args:
-            ids: Token ids of a text, more than ``room``.
-            room: How many are kept; at least one.
-            of: The text, named in a warning once.
-        """
-        if of not in self._cropped:
-            self._cropped.add(of)
-            _log.warning(
-                "a text is longer than the context of %d tokens of %s; its beginning is left out "
-                "where it is scored: %.60r...",
-                self.context_length,
-                self.name,
-                of,
-            )
-        special = set(self.tokenizer.all_special_ids)
-        begin = next((i for i, token in enumerate(ids) if token not in special), 0)
-        begin = min(begin, room - 1)
-        return ids[:begin] + ids[len(ids) - room + begin :]
-
-    def check_length(self, encoding: Encoding) -> None:
-        """Refuse a text that is longer than the model's context.
-
-        Raises:
-            ModelError: It is.
-        """
-        if len(encoding) > self.context_length:
-            raise ModelError(
-                f"a text of {len(encoding)} tokens does not fit into the context of "
-                f"{self.context_length} tokens of {self.name}.",
-                hint="Shorten the prompt.",
-            )
 
     # ------------------------------------------------------------ computation
 

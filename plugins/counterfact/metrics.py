@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import ClassVar, Literal, NamedTuple
 
-from editkit import EditedModels, Metric, MetricRow, Record
+from editkit import EditedModels, Metric, MetricRow, Probe, Record
 from editkit.edited import CandidateQuery
 from editkit_plugins.counterfact.config import ChoiceConfig
 
@@ -24,6 +24,12 @@ class Choice(NamedTuple):
 
     true: float
     new: float
+
+
+def _query(edit: int, probe: Probe) -> CandidateQuery:
+    """Asks an edited model how likely the true and the new answer are."""
+    answers = (probe.target_true, probe.target_new)
+    return CandidateQuery(edit, probe.prompt, answers, probe.separator, probe.chat)
 
 
 class ChoiceMetric(Metric[ChoiceConfig]):
@@ -58,7 +64,7 @@ class ChoiceMetric(Metric[ChoiceConfig]):
     def choices(self, models: EditedModels, records: Sequence[Record]) -> list[list[Choice]]:
         """For each record, the choices of its own edited model."""
         queries = [
-            CandidateQuery(edit, probe.prompt, (probe.target_true, probe.target_new))
+            _query(edit, probe)
             for edit, record in enumerate(records)
             for probe in record.probes.get(self.kind, ())
         ]
@@ -102,7 +108,7 @@ class Correctness(Metric[ChoiceConfig]):
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The share for each kind of prompts that a record has."""
         asked = [
-            (metric, CandidateQuery(edit, probe.prompt, (probe.target_true, probe.target_new)))
+            (metric, _query(edit, probe))
             for edit, record in enumerate(records)
             for metric in (Efficacy, Paraphrase, Neighborhood, Attribute)
             for probe in record.probes.get(metric.kind, ())

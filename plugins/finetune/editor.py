@@ -115,10 +115,7 @@ class FineTuneEditor(Editor[FineTuneConfig]):
         if not requests:
             return []
         model.check_layer(self.config.layer)
-        facts = model.complete(
-            [request.sentence for request in requests],
-            [request.target_new for request in requests],
-        )
+        facts = [each.completion for each in model.requested(requests)]
         with model.frozen(), torch.enable_grad():
             if self.config.joint:
                 return [_train([facts], model, self.config)[0]] * len(facts)

@@ -62,14 +62,22 @@ def attribute(
         ]
 
 
-def predictions(model: LanguageModel, prompts: Sequence[str]) -> list[tuple[int, Tensor]]:
+def predictions(
+    model: LanguageModel, prompts: Sequence[str], chat: bool | Sequence[bool] = False
+) -> list[tuple[int, Tensor]]:
     """The most likely token after each prompt, and the probability of all tokens, (V,).
 
+    Args:
+        model: The model.
+        prompts: Texts up to the answer.
+        chat: Whether they are users' turns in a chat; one value for each, or for all.
+
     Raises:
+        RequestError: A prompt cannot be used.
         ModelError: A prompt is longer than the model's context.
     """
     found: list[tuple[int, Tensor]] = []
-    encodings = model.encode(prompts)
+    encodings = model.read(prompts, chat=chat)
     for encoding in encodings:
         model.check_length(encoding)
     for start in range(0, len(prompts), _PROMPTS_PER_PASS):

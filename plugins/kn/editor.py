@@ -102,8 +102,10 @@ class KnEditor(Editor[KnConfig]):
         if not requests:
             return []
         templates = read_templates(self.config)
+        model.requested(requests)  # refuses what cannot be used, subjects too
         sentences = [request.sentence for request in requests]
-        guesses = [token for token, _ in predictions(model, sentences)]
+        chats = [request.chat for request in requests]
+        guesses = [token for token, _ in predictions(model, sentences, chats)]
         prompts = [
             self._queries(model, request, guess, templates)
             for request, guess in zip(requests, guesses, strict=True)
@@ -119,7 +121,7 @@ class KnEditor(Editor[KnConfig]):
                     neurons=tuple(neurons),
                     largest=max(float(table.max()) for table in tables),
                     old=self._old(model, request, guess),
-                    new=target_tokens(model, request.sentence, request.target_new, self.config),
+                    new=self._tokens(model, request, request.sentence, request.target_new),
                 )
             )
         return findings
@@ -130,19 +132,26 @@ class KnEditor(Editor[KnConfig]):
         """The prompts of a request with the tokens to attribute: those of the true object."""
         queries = []
         for prompt in prompts_of(model, request, templates, self.config):
-            [encoding] = model.encode([prompt])
+            [encoding] = model.read([prompt], chat=request.chat)
             model.check_length(encoding)
             if request.target_true is None:
                 targets: tuple[int, ...] = (guess,)
             else:
-                targets = target_tokens(model, prompt, request.target_true, self.config)
+                targets = self._tokens(model, request, prompt, request.target_true)
             queries.append(Query(encoding.ids, targets))
         return queries
 
     def _old(self, model: LanguageModel, request: EditRequest, guess: int) -> tuple[int, ...]:
         if self.config.old_token == "predicted" or request.target_true is None:
             return (guess,)
-        return target_tokens(model, request.sentence, request.target_true, self.config)
+        return self._tokens(model, request, request.sentence, request.target_true)
+
+    def _tokens(
+        self, model: LanguageModel, request: EditRequest, prompt: str, target: str
+    ) -> tuple[int, ...]:
+        return target_tokens(
+            model, prompt, target, self.config, separator=request.separator, chat=request.chat
+        )
 
     def _changes(self, model: LanguageModel, finding: Finding) -> dict[str, Rows]:
         """New rows of every layer that has neurons of the fact."""

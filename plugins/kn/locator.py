@@ -29,12 +29,21 @@ class KnowledgeNeuronsLocator(Locator[KnowledgeNeuronsConfig]):
         """
         if not facts:
             return []
-        guesses = predictions(model, [fact.prompt for fact in facts])
-        encodings = model.encode([fact.prompt for fact in facts])
+        chats = [fact.chat for fact in facts]
+        prompts = [fact.prompt for fact in facts]
+        guesses = predictions(model, prompts, chats)
+        encodings = model.read(prompts, chat=chats)
         targets = [
             (guess,)
             if fact.answer is None
-            else target_tokens(model, fact.prompt, fact.answer, self.config)
+            else target_tokens(
+                model,
+                fact.prompt,
+                fact.answer,
+                self.config,
+                separator=fact.separator,
+                chat=fact.chat,
+            )
             for fact, (guess, _) in zip(facts, guesses, strict=True)
         ]
         queries = [Query(e.ids, t) for e, t in zip(encodings, targets, strict=True)]
@@ -49,7 +58,7 @@ class KnowledgeNeuronsLocator(Locator[KnowledgeNeuronsConfig]):
             found.append(
                 Localization(
                     fact=fact,
-                    tokens=tuple(fact.prompt[first:last] for first, last in encoding.offsets),
+                    tokens=encoding.texts,
                     kind="neuron",
                     scores=(*[silent] * (len(encoding) - 1), tuple(table.sum(dim=1).tolist())),
                     baselines={"clean": float(probabilities[torch.tensor(target)].mean())},

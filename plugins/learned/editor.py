@@ -56,10 +56,7 @@ class LearnedEditor(Editor[LearnedConfig]):
         """
         if not requests:
             return []
-        facts = model.complete(
-            [request.sentence for request in requests],
-            [request.target_new for request in requests],
-        )
+        facts = [each.completion for each in model.requested(requests)]
         trained, made_on = self.trained(model), model.fingerprint
         if isinstance(self.config, MendConfig) and self.config.joint:
             [delta] = self._deltas(model, trained, made_on, [facts], [tuple(requests)])

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from editkit import EditRequest
-from editkit.models import Encoding, LanguageModel
+from editkit.models import LanguageModel
 from editkit.requests import fill, subject_span
 from editkit_plugins.rome.config import RomeConfig
 
@@ -72,26 +72,23 @@ def request_rows(
         RequestError: No token covers the subject.
         ModelError: A row is longer than the model's context.
     """
-    sentences = [context + request.sentence for context in contexts]
-    essence = fill(config.kl_prompt, request.subject)
-    texts = [f"{sentence} {request.target_new}" for sentence in sentences]
-    *encodings, last = model.encode([*texts, essence])
     start, end = request.subject_span
     rows = []
-    for context, sentence, encoding in zip(contexts, sentences, encodings, strict=True):
-        model.check_length(encoding)
-        cut = next(i for i, (_, stop) in enumerate(encoding.offsets) if stop > len(sentence))
-        prompt = Encoding(encoding.ids[:cut], encoding.offsets[:cut])
+    for context in contexts:
+        [sentence] = model.requested([request], context)
         span = (len(context) + start, len(context) + end)
         rows.append(
             Row(
-                ids=encoding.ids[:-1],
-                position=prompt.position(span, config.position),
-                read=cut - 1,
-                labels=encoding.ids[cut:],
+                ids=sentence.encoding.ids[:-1],
+                position=sentence.prompt.position(span, config.position),
+                read=sentence.cut - 1,
+                labels=sentence.target,
             )
         )
-    position = last.position(subject_span(config.kl_prompt, request.subject), config.position)
+    essence = fill(config.kl_prompt, request.subject)
+    within = subject_span(config.kl_prompt, request.subject)
+    [last] = model.read([essence], chat=request.chat, subjects=[within])
+    position = last.position(within, config.position)
     read = position if config.kl_position == "subject_last" else len(last) - 1
     subjects = _subject_rows(model, request, contexts, config)
     return _arranged(rows, subjects, Row(last.ids[: read + 1], position, read), config)

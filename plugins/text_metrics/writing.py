@@ -21,7 +21,7 @@ def written(
     The models remember what they wrote: the second metric that asks gets the same texts.
     """
     queries = [
-        GenerationQuery(edit, prompt, f"{record.case_id}/{place}")
+        GenerationQuery(edit, prompt, f"{record.case_id}/{place}", record.request.chat)
         for edit, record in enumerate(records)
         for place, prompt in enumerate(record.texts.get("generation", ()))
     ]

@@ -98,7 +98,7 @@ def _substituted(model: LanguageModel, question: Question, config: CausalTracing
     before, after = question.around
     others: list[tuple[int, ...]] = []
     for name in dict.fromkeys(config.substitutes):
-        [encoding] = model.encode([before + name + after])
+        [encoding] = model.read([before + name + after], chat=question.fact.chat)
         inside = encoding.ids[first : first + len(own)]
         alike = (
             encoding.ids[:first] == question.prompt[:first]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit import DatasetError, EditkitError, Fact, PluginError, UsageError, make_dataset
+from editkit.facts import fact_of
 from editkit.making import check_values, is_offered
 from editkit.record_files import BrokenFieldError, Node, read_json
 from editkit.requests import fill
@@ -122,7 +123,7 @@ def _of_dataset(name: str, values: Mapping[str, Any]) -> Facts:
     for record in records.records:
         request = record.request
         try:
-            facts.append(Fact(request.sentence, request.subject, request.target_true))
+            facts.append(fact_of(request))
         except EditkitError as error:
             broken.append(f"record {record.case_id}: {error.message}")
     return _usable(facts, broken, name, f"dataset {name!r}")
@@ -142,7 +143,8 @@ def _of_file(path: Path, source: str) -> Facts:
     broken = []
     for number, entry in enumerate(content):
         try:
-            facts.extend(_facts(Node(entry)))
+            root = Node(entry)
+            facts.extend(_asked(root, fact) for fact in _facts(root))
         except BrokenFieldError as error:
             broken.append(f"entry {number}: {error}")
         except EditkitError as error:
@@ -155,6 +157,13 @@ def _usable(facts: list[Fact], broken: list[str], source: str, what: str) -> Fac
         reason = f" ({_first(tuple(broken))})" if broken else ""
         raise DatasetError(f"{what} has no usable fact{reason}.", hint=_LAYOUT)
     return Facts(tuple(facts), tuple(broken), source)
+
+
+def _asked(entry: Node, fact: Fact) -> Fact:
+    """The fact with the separator and chat of its entry, if it names them."""
+    given = {name: entry.get(name) for name in ("separator", "chat")}
+    values = {name: node.value for name, node in given.items() if node is not None}
+    return dataclasses.replace(fact, **values)
 
 
 def _facts(entry: Node) -> Iterator[Fact]:

@@ -66,7 +66,9 @@ def questions(
         ModelError: A prompt with its answer is longer than the model's context.
     """
     spans = [_subject_span(fact) for fact in facts]
-    encodings = model.encode([fact.prompt for fact in facts])
+    encodings = model.read(
+        [fact.prompt for fact in facts], chat=[fact.chat for fact in facts], subjects=spans
+    )
     for encoding in encodings:
         model.check_length(encoding)
     given = [
@@ -87,7 +89,7 @@ def questions(
             Question(
                 fact=fact,
                 prompt=encoding.ids,
-                tokens=tuple(fact.prompt[a:b] for a, b in encoding.offsets),
+                tokens=encoding.texts,
                 subject=token_span(encoding.offsets, spans[i]),
                 answer=answer,
                 predicted=guesses == answer,
@@ -111,11 +113,14 @@ def _subject_span(fact: Fact) -> tuple[int, int]:
 def _answer(model: LanguageModel, fact: Fact, prompt: tuple[int, ...]) -> tuple[int, ...]:
     if fact.answer is None:
         return ()
-    [completion] = model.complete([fact.prompt], [fact.answer])
-    if completion.prompt == prompt:
-        return completion.target
+    [sentence] = model.sentences(
+        [fact.prompt], [fact.answer], separators=fact.separator, chat=fact.chat
+    )
+    model.check_length(sentence.encoding)
+    if sentence.prompt.ids == prompt:
+        return sentence.target
     # The answer's first letters join the prompt's last token: take it as a text of its own.
-    return model.encode([f" {fact.answer}"])[0].ids
+    return model.alone(fact.answer, after=fact.prompt, separator=fact.separator, chat=fact.chat)
 
 
 def _greedy(

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from editkit import EditedModels, LanguageModel, Metric, Probe, Record
+from editkit.models.encoding import Sentence
 from editkit.next_tokens import NextTokenQuery, most_likely_tokens
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
 
@@ -47,7 +48,7 @@ class ZsreAccuracy(Metric[ZsreAccuracyConfig]):
 
     def _asked(self, model: LanguageModel, probe: Probe, answer: str) -> Iterator[Asked]:
         forced = _as_text if self.config.forcing == "text" else _as_tokens
-        return forced(model, probe.prompt, answer)
+        return forced(model, probe, answer)
 
 
 def _answer(score: str, probe: Probe) -> str:
@@ -55,7 +56,7 @@ def _answer(score: str, probe: Probe) -> str:
     return probe.target_true if score == "specificity" else probe.target_new
 
 
-def _as_text(model: LanguageModel, prompt: str, answer: str) -> Iterator[Asked]:
+def _as_text(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Asked]:
     """The answer's earlier tokens are decoded, put behind the prompt, and tokenised with it.
 
     The right token is the first one of the asked token's own text. It is another one than the
@@ -69,18 +70,30 @@ def _as_text(model: LanguageModel, prompt: str, answer: str) -> Iterator[Asked]:
     def text(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    tokens = ids_of(f" {answer}")
+    [sentence] = _sentences(model, probe, answer)
+    prompt = model.rendered(probe.prompt, chat=probe.chat).text
+    tokens: Sequence[int] = sentence.target
+    if sentence.separator:  # as the published code: the answer as a text of its own
+        tokens = ids_of(f"{sentence.separator}{answer}")
     encodings = model.encode([prompt + text(tokens[:i]) for i in range(len(tokens))])
     for token, encoding in zip(tokens, encodings, strict=True):
         before = encoding.ids
-        if len(before) > model.context_length:
+        if probe.chat:
+            model.check_length(encoding)
+        elif len(before) > model.context_length:
             before = model.cropped(before, model.context_length, of=prompt)
         [right, *_] = ids_of(text([token])) or [token]
         yield before, right
 
 
-def _as_tokens(model: LanguageModel, prompt: str, answer: str) -> Iterator[Asked]:
+def _sentences(model: LanguageModel, probe: Probe, answer: str) -> list[Sentence]:
+    return model.sentences([probe.prompt], [answer], separators=probe.separator, chat=probe.chat)
+
+
+def _as_tokens(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Asked]:
     """Prompt and answer are tokenised as one sentence."""
-    [completion] = model.complete([prompt], [answer], crop=True)
+    [completion] = model.complete(
+        [probe.prompt], [answer], crop=True, separators=probe.separator, chat=probe.chat
+    )
     for i, token in enumerate(completion.target):
         yield completion.prompt + completion.target[:i], token

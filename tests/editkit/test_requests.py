@@ -98,7 +98,15 @@ def test_a_subject_that_was_cut_off_is_an_error() -> None:
         token_position(encoding.offsets, (40, 44), "subject_last")
 
 
-@pytest.mark.parametrize(("prompt", "subject"), [("Paris is in", "Rome"), ("", ""), ("a b", " ")])
-def test_a_fact_names_its_subject(prompt: str, subject: str) -> None:
-    with pytest.raises(RequestError, match="is not in the prompt"):
+@pytest.mark.parametrize(
+    ("prompt", "subject", "message"),
+    [
+        ("Paris is in", "Rome", "is not in the prompt"),
+        ("", "", "expected a non-empty text"),
+        ("a b", " ", "expected a non-empty text"),
+        ("a b", " b", "begins or ends with white space"),
+    ],
+)
+def test_a_fact_names_its_subject(prompt: str, subject: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
         Fact(prompt, subject)

@@ -59,7 +59,13 @@ def _scores(below: Below, network: EditNetwork, records: Sequence[Record]) -> di
             ]
             answers = models.candidate_nll(
                 [
-                    CandidateQuery(edit, probe.prompt, (probe.target_new, probe.target_true))
+                    CandidateQuery(
+                        edit,
+                        probe.prompt,
+                        (probe.target_new, probe.target_true),
+                        probe.separator,
+                        probe.chat,
+                    )
                     for edit, probe in probes
                 ]
             )
@@ -77,9 +83,7 @@ def _scores(below: Below, network: EditNetwork, records: Sequence[Record]) -> di
 def _deltas(below: Below, network: EditNetwork, records: Sequence[Record]) -> list[WeightDelta]:
     model = below.model
     requests = [record.request for record in records]
-    facts = model.complete(
-        [request.sentence for request in requests], [request.target_new for request in requests]
-    )
+    facts = [each.completion for each in model.requested(requests)]
     edits = [[fact] for fact in facts]
     found = signals(below, edits, [m.path for m in network.matrices])
     with torch.no_grad():

@@ -85,29 +85,9 @@ class Unfilled(_Changed):
     changes = probed("{} is in", "Rome", "Oslo")
 
 
-@breaks("prompts_can_be_filled_and_continued", "'It is in '")
-class EndsWithSpace(_Changed):
-    changes = probed("It is in ", "Rome", "Oslo")
-
-
-@breaks("prompts_can_be_filled_and_continued", "the Opera is in ")
-class RequestEndsWithSpace(_Changed):
-    changes = {"records": (record(0, "the Opera", prompt="{} is in "),)}
-
-
-@breaks("answers_begin_without_space", "' Oslo'")
-class LeadingSpace(_Changed):
-    changes = {"records": (record(0, "the Opera", target_new=" Oslo"),)}
-
-
 @breaks("answers_begin_without_space", "which are the same")
 class SameAnswer(_Changed):
     changes = {"records": (record(0, "the Opera", target_new="Rome"),)}
-
-
-@breaks("answers_begin_without_space", "an empty true answer")
-class EmptyAnswer(_Changed):
-    changes = probed("It is in", "", "Oslo")
 
 
 @breaks("loading_twice_is_the_same", "the records differ")

@@ -1,0 +1,124 @@
+"""Prompts as turns of a chat: the tokenizer's own template, and where the prompt stands in it."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from editkit.errors import ModelError, RequestError
+
+__all__ = ["ChatTemplate", "Rendered"]
+
+_USER, _ANSWER = "Xq7user7qX", "Xq7answer7qX"
+_DAY = datetime.datetime(2024, 7, 26)  # some templates write the day: results must not depend on it
+
+
+class Rendered(NamedTuple):
+    """A prompt as the model reads it.
+
+    Attributes:
+        text: The whole text.
+        start: Character at which the prompt begins in it. Below the true place where the template
+            strips white space from the prompt's beginning: characters of the prompt are at
+            ``start`` plus their index in it.
+    """
+
+    text: str
+    start: int
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer, for one user's turn.
+
+    Args:
+        tokenizer: The tokenizer.
+        name: The model, for messages.
+
+    Raises:
+        ModelError: The tokenizer has no chat template, or it cannot be used.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer of {name} has no chat template, so no prompt can be asked as a "
+                "turn of a chat.",
+                hint="Use an instruction-tuned model, or leave chat out.",
+            )
+        self._tokenizer, self._name = tokenizer, name
+        framed = self._written([{"role": "user", "content": _USER}])
+        if framed.count(_USER) != 1:
+            raise ModelError(
+                f"the chat template of {name} writes the user's text {framed.count(_USER)} times, "
+                "expected once.",
+                hint="Check chat_template.jinja, or chat_template in tokenizer_config.json.",
+            )
+        self._head, _, self._tail = framed.partition(_USER)
+
+    @functools.cached_property
+    def separator(self) -> str:
+        """White space that the template puts before an answer; nothing for most templates."""
+        turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
+        try:
+            whole = self._written(turns, ask=False)
+        except ModelError:
+            return ""
+        asked = f"{self._head}{_USER}{self._tail}"
+        between, found, _ = whole.removeprefix(asked).partition(_ANSWER)
+        return between if found and whole.startswith(asked) and not between.strip() else ""
+
+    def render(self, prompt: str, subject: tuple[int, int] | None = None) -> Rendered:
+        """A prompt as a user's turn, up to where the answer begins.
+
+        Args:
+            prompt: What the user says.
+            subject: Half-open character span that must be found again in the rendered text.
+
+        Raises:
+            ModelError: The template fails.
+            RequestError: The template changes the prompt, and the subject does not stand in it
+                exactly once any more.
+        """
+        text = self._written([{"role": "user", "content": prompt}])
+        start = len(self._head)
+        for content in (prompt, prompt.strip(), prompt.rstrip(), prompt.lstrip()):
+            if text == f"{self._head}{content}{self._tail}":
+                dropped = prompt.index(content)
+                if subject is None or (
+                    dropped <= subject[0] and subject[1] <= dropped + len(content)
+                ):
+                    return Rendered(text, start - dropped)
+        if subject is None:
+            return Rendered(text, start)
+        name = prompt[slice(*subject)]
+        inside = text
+        if text.startswith(self._head) and text.endswith(self._tail):
+            inside = text[start : len(text) - len(self._tail)]
+        if inside.count(name) != 1:
+            raise RequestError(
+                f"the chat template of {self._name} changes the prompt {prompt!r:.60}, and the "
+                f"subject {name!r} stands in the result {inside.count(name)} times, expected once.",
+                hint="Write the prompt as the template leaves it.",
+            )
+        return Rendered(text, text.index(inside) + inside.index(name) - subject[0])
+
+    def _written(self, turns: list[dict[str, str]], *, ask: bool = True) -> str:
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns,
+                    tokenize=False,
+                    add_generation_prompt=ask,
+                    strftime_now=_DAY.strftime,
+                )
+            )
+        except Exception as error:  # templates raise whatever they like
+            reason = str(error).strip().splitlines()
+            raise ModelError(
+                f"the chat template of {self._name} fails on a user's turn: "
+                f"{reason[0] if reason else type(error).__name__}",
+                hint="Check chat_template.jinja, or chat_template in tokenizer_config.json.",
+            ) from error

@@ -1,0 +1,397 @@
+"""How a model reads texts: prompts, targets and chats as tokens, with the characters they cover."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from editkit.errors import ModelError, RequestError
+from editkit.models.chat import ChatTemplate, Rendered
+from editkit.models.encoding import Completion, Encoding, Sentence
+from editkit.models.tokenizing import SpecialTokens, check_covered, encoded
+from editkit.requests import EditRequest, token_span
+from editkit.texts import default_separator
+
+__all__ = ["TextReader"]
+
+_REMEMBERED = 50_000  # encodings, some 50 MB
+_log = logging.getLogger(__name__)
+
+
+class TextReader:
+    """Reads texts for a model: the part of a language model that knows its tokenizer.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        name: The model, for messages.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
+        self.tokenizer = tokenizer
+        self.name = name
+        self._encodings: dict[str, Encoding] = {}
+        self._cropped: set[str] = set()
+
+    @property
+    def context_length(self) -> int:
+        """Most tokens of one input."""
+        raise NotImplementedError
+
+    def encode(self, texts: Sequence[str], *, empty: bool = False) -> list[Encoding]:
+        """Encode whole texts, with the special tokens that the tokenizer adds in front.
+
+        Those are there once, even where the text begins with them; tokens that it adds behind are
+        left out. Encodings are remembered: a benchmark scores the same prompts under every editor.
+
+        Args:
+            texts: The texts, as they are; prompts are read with :meth:`read`.
+            empty: Whether a text may have no token, and gives an encoding without tokens then.
+
+        Raises:
+            RequestError: A text is not valid Unicode, or the tokenizer drops all of it.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._encodings]
+        if len(self._encodings) + len(new) > _REMEMBERED:
+            self._encodings.clear()
+            new = list(dict.fromkeys(texts))
+        if new:
+            self._encodings.update(zip(new, encoded(self.tokenizer, new), strict=True))
+        found = [self._encodings[text] for text in texts]
+        if not empty and not all(len(encoding) for encoding in found):
+            text = next(t for t, e in zip(texts, found, strict=True) if not len(e))
+            raise RequestError(
+                f"the tokenizer of {self.name} has no token for the text {text!r:.60}.",
+                hint="Leave it out, or write it in characters that the model knows.",
+            )
+        return found
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        *,
+        chat: bool | Sequence[bool] = False,
+        subjects: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Encoding]:
+        """Prompts as the model reads them before it answers; offsets count from each prompt.
+
+        Args:
+            prompts: Texts up to the answer.
+            chat: Whether they are users' turns in a chat; one value for each, or for all.
+            subjects: Half-open character spans of the subjects, which must be found again.
+
+        Raises:
+            RequestError: A prompt cannot be encoded, holds a special token, or its subject cannot
+                be found in the chat template.
+            ModelError: A chat is asked for, and the tokenizer has no chat template.
+        """
+        rendered = self._rendered(prompts, chat, subjects)
+        texts = [each.text for each in rendered]
+        encodings = check_covered(texts, self.encode(texts), name=self.name)
+        found = [e.shifted(r.start) for e, r in zip(encodings, rendered, strict=True)]
+        self._check_subjects(found, prompts, subjects)
+        return found
+
+    def rendered(
+        self, prompt: str, *, chat: bool = False, subject: tuple[int, int] | None = None
+    ) -> Rendered:
+        """A prompt as the text that the model reads, and where the prompt begins in it.
+
+        Args:
+            prompt: A text up to the answer.
+            chat: Whether it is a user's turn in a chat.
+            subject: Half-open character span of its subject, which must be found again.
+
+        Raises:
+            RequestError: The prompt holds a special token, or its subject cannot be found in the
+                chat template.
+            ModelError: A chat is asked for, and the tokenizer has no chat template.
+        """
+        if subject is not None:
+            self.special.check(prompt[slice(*subject)], "subject")
+        if not chat:
+            self.special.check_prompt(prompt)
+            return Rendered(prompt, 0)
+        self.special.check(prompt, "prompt")
+        return self.chat_template.render(prompt, subject)
+
+    def sentences(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        separators: str | Sequence[str | None] | None = None,
+        chat: bool | Sequence[bool] = False,
+        subjects: Sequence[tuple[int, int]] | None = None,
+    ) -> list[Sentence]:
+        """Prompts with their targets, each encoded as one text and cut where the target begins.
+
+        Where the target's first letters share a token with the prompt's end, that token belongs
+        to the target.
+
+        Args:
+            prompts: Texts up to the targets.
+            targets: What follows each, without white space around it.
+            separators: What stands between; None: what the prompt and the target ask for
+                (:func:`editkit.texts.default_separator`), in a chat what the template asks for.
+            chat: Whether the prompts are users' turns in a chat.
+            subjects: Half-open character spans of the subjects in the prompts.
+
+        Raises:
+            RequestError: A text cannot be encoded, or the tokenizer drops it; a special token is in
+                it; prompt and target have no token each; the target has characters that the
+                tokenizer does not know.
+            ModelError: A chat is asked for, and the tokenizer has no chat template.
+        """
+        rendered = self._rendered(prompts, chat, subjects)
+        found = self._cut_sentences(prompts, rendered, targets, separators, chat)
+        self._check_subjects([each.encoding for each in found], prompts, subjects)
+        return found
+
+    def _cut_sentences(
+        self,
+        prompts: Sequence[str],
+        rendered: Sequence[Rendered],
+        targets: Sequence[str],
+        separators: str | Sequence[str | None] | None,
+        chat: bool | Sequence[bool],
+    ) -> list[Sentence]:
+        given = self._each(separators, len(prompts))
+        in_chat = self._each(chat, len(prompts))
+        between = [
+            self._separator(*row) for row in zip(prompts, targets, given, in_chat, strict=True)
+        ]
+        texts = []
+        for before, separator, target in zip(rendered, between, targets, strict=True):
+            self.special.check(target, "target")
+            texts.append(f"{before.text}{separator}{target}")
+        return [
+            Sentence(encoding.shifted(before.start), self._cut(encoding, before, target), separator)
+            for encoding, before, target, separator in zip(
+                check_covered(texts, self.encode(texts), name=self.name),
+                rendered,
+                targets,
+                between,
+                strict=True,
+            )
+        ]
+
+    def requested(self, requests: Sequence[EditRequest], context: str = "") -> list[Sentence]:
+        """What requests write, as :meth:`sentences`.
+
+        Args:
+            requests: The requests; their subjects' spans hold for a prompt behind the context.
+            context: A text before each prompt; in a chat it is a part of the user's turn.
+
+        Raises:
+            RequestError: As for :meth:`sentences`.
+            ModelError: A text is longer than the model's context, or a chat is asked for and the
+                tokenizer has no chat template.
+        """
+        prompts = [context + request.sentence for request in requests]
+        shift = len(context)
+        spans = [(shift + a, shift + b) for a, b in (each.subject_span for each in requests)]
+        chat = [request.chat for request in requests]
+        rendered = []
+        for prompt, span, request in zip(prompts, spans, requests, strict=True):
+            self.special.check(request.subject, "subject")
+            if request.chat:
+                rendered.append(self.rendered(prompt, chat=True, subject=span))
+            else:  # the context is the editor's own text: only the request's prompt is checked
+                rendered.append(Rendered(context + self.rendered(request.sentence).text, 0))
+        found = self._cut_sentences(
+            prompts,
+            rendered,
+            [request.target_new for request in requests],
+            [request.separator for request in requests],
+            chat,
+        )
+        self._check_subjects([each.encoding for each in found], prompts, spans)
+        for sentence in found:
+            self.check_length(sentence.encoding)
+        return found
+
+    def complete(
+        self,
+        prompts: Sequence[str],
+        targets: Sequence[str],
+        *,
+        crop: bool = False,
+        separators: str | Sequence[str | None] | None = None,
+        chat: bool | Sequence[bool] = False,
+    ) -> list[Completion]:
+        """Encode prompts with their targets, each as one text, and cut it where the target begins.
+
+        Args:
+            prompts: Texts up to the targets.
+            targets: What follows each, without white space around it.
+            crop: Of a text that is longer than the model's context, leave out the beginning of
+                the prompt, and say so, instead of refusing it; never in a chat.
+            separators: As for :meth:`sentences`.
+            chat: Whether the prompts are users' turns in a chat.
+
+        Raises:
+            RequestError: As for :meth:`sentences`.
+            ModelError: A text is longer than the model's context, or a target alone is.
+        """
+        sentences = self.sentences(prompts, targets, separators=separators, chat=chat)
+        in_chat = self._each(chat, len(prompts))
+        completions = []
+        for i, sentence in enumerate(sentences):
+            before, target = sentence.encoding.ids[: sentence.cut], sentence.target
+            room = self.context_length - len(target)
+            if not crop or room < 1 or in_chat[i]:
+                self.check_length(sentence.encoding)
+            if len(before) > room:
+                before = self.cropped(before, room, of=prompts[i])
+            completions.append(Completion(before, target))
+        return completions
+
+    def alone(
+        self, target: str, *, after: str, separator: str | None = None, chat: bool = False
+    ) -> tuple[int, ...]:
+        """Token ids of a target with its separator as a text of its own, without special tokens.
+
+        Args:
+            target: The target.
+            after: The prompt that it belongs to, which decides on the default separator.
+            separator: What stands between; None: as for :meth:`sentences`.
+            chat: Whether the prompt is a user's turn in a chat.
+
+        Raises:
+            RequestError: The target holds a special token, or the tokenizer drops it.
+        """
+        self.special.check(target, "target")
+        separator = self._separator(after, target, separator, chat)
+        ids = self.tokenizer(f"{separator}{target}", add_special_tokens=False, verbose=False)
+        found = tuple(ids["input_ids"])
+        if not found:
+            raise RequestError(
+                f"the tokenizer of {self.name} has no token for the target {target!r:.60}.",
+                hint="Write the target in characters that the model knows.",
+            )
+        return found
+
+    @functools.cached_property
+    def special(self) -> SpecialTokens:
+        """The tokenizer's special tokens."""
+        return SpecialTokens(self.tokenizer)
+
+    @functools.cached_property
+    def chat_template(self) -> ChatTemplate:
+        """The tokenizer's chat template.
+
+        Raises:
+            ModelError: There is none, or it cannot be used.
+        """
+        return ChatTemplate(self.tokenizer, name=self.name)
+
+    def _separator(self, prompt: str, target: str, given: str | None, chat: bool) -> str:
+        if given is not None:
+            return given
+        return self.chat_template.separator if chat else default_separator(prompt, target)
+
+    @staticmethod
+    def _each(values: Any, n: int) -> list[Any]:
+        """A value for each of ``n``, where one may stand for all."""
+        if isinstance(values, list | tuple):
+            return list(values)
+        return [values] * n
+
+    def _rendered(
+        self,
+        prompts: Sequence[str],
+        chat: bool | Sequence[bool],
+        subjects: Sequence[tuple[int, int]] | None,
+    ) -> list[Rendered]:
+        spans: Sequence[tuple[int, int] | None] = subjects or [None] * len(prompts)
+        found = []
+        in_chat = self._each(chat, len(prompts))
+        for prompt, span, as_chat in zip(prompts, spans, in_chat, strict=True):
+            found.append(self.rendered(prompt, chat=as_chat, subject=span))
+        return found
+
+    def _check_subjects(
+        self,
+        encodings: Sequence[Encoding],
+        prompts: Sequence[str],
+        subjects: Sequence[tuple[int, int]] | None,
+    ) -> None:
+        """Refuse subjects that the tokenizer drops or does not know.
+
+        Raises:
+            RequestError: There is one.
+        """
+        for encoding, prompt, span in zip(encodings, prompts, subjects or (), strict=False):
+            first, end = token_span(encoding.offsets, span)
+            if all(token == self.special.unknown for token in encoding.ids[first:end]):
+                raise RequestError(
+                    f"the tokenizer of {self.name} does not know the subject "
+                    f"{prompt[slice(*span)]!r:.60}: it is read as {self.tokenizer.unk_token!r}.",
+                    hint="Write the subject in characters that the model knows.",
+                )
+
+    def _cut(self, encoding: Encoding, before: Rendered, target: str) -> int:
+        """Index of the target's first token in an encoding of the whole text.
+
+        Raises:
+            RequestError: There is none, or none before it, or the tokenizer does not know it.
+        """
+        ends = [last for _, last in encoding.offsets]
+        cut = next((i for i, end in enumerate(ends) if end > len(before.text)), None)
+        if cut is None:
+            raise RequestError(
+                f"the tokenizer of {self.name} has no token for the target {target!r:.60}.",
+                hint="Write the target in characters that the model knows.",
+            )
+        if cut == 0:
+            raise RequestError(
+                f"the tokenizer of {self.name} has no token of its own for the prompt "
+                f"{before.text!r:.60} before the target {target!r:.60}.",
+                hint="Word the prompt so that it does not share its only token with the target.",
+            )
+        if self.special.unknown is not None and self.special.unknown in encoding.ids[cut:]:
+            raise RequestError(
+                f"the tokenizer of {self.name} does not know all of the target {target!r:.60}: it "
+                f"is read with the token {self.tokenizer.unk_token!r}.",
+                hint="Write the target in characters that the model knows.",
+            )
+        return cut
+
+    def cropped(self, ids: tuple[int, ...], room: int, *, of: str) -> tuple[int, ...]:
+        """The last ``room`` of some token ids, after the special tokens that they begin with.
+
+        Args:
+            ids: Token ids of a text, more than ``room``.
+            room: How many are kept; at least one.
+            of: The text, named in a warning once.
+        """
+        if of not in self._cropped:
+            self._cropped.add(of)
+            _log.warning(
+                "a text is longer than the context of %d tokens of %s; its beginning is left out "
+                "where it is scored: %.60r...",
+                self.context_length,
+                self.name,
+                of,
+            )
+        special = set(self.tokenizer.all_special_ids)
+        begin = next((i for i, token in enumerate(ids) if token not in special), 0)
+        begin = min(begin, room - 1)
+        return ids[:begin] + ids[len(ids) - room + begin :]
+
+    def check_length(self, encoding: Encoding) -> None:
+        """Refuse a text that is longer than the model's context.
+
+        Raises:
+            ModelError: It is.
+        """
+        if len(encoding) > self.context_length:
+            raise ModelError(
+                f"a text of {len(encoding)} tokens does not fit into the context of "
+                f"{self.context_length} tokens of {self.name}.",
+                hint="Shorten the prompt.",
+            )
