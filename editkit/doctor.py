@@ -18,7 +18,12 @@ from editkit.estimates import Estimate, estimate
 from editkit.interfaces import Config
 from editkit.memory import available_memory, memory_of_this_process
 from editkit.model_values import NO_MATCH, Match
-from editkit.models.finding import digest_of_files, model_folder
+from editkit.models.checkpoint import config_problems, problems_of
+from editkit.models.completeness import incomplete, report_of_headers, wrong_types
+from editkit.models.devices import check_device, check_dtype
+from editkit.models.finding import config_of, digest_of_files, model_folder, refuse_path
+from editkit.models.loading import read_tokenizer
+from editkit.models.model_files import headers_of
 from editkit.models.shape import ModelShape, shape_of
 from editkit.needs import Needs, StatisticNeeds
 from editkit.plugins import Offer, Registry
@@ -30,7 +35,7 @@ __all__ = ["Check", "Diagnosis", "PlannedEditor", "diagnose"]
 
 Verdict = Literal["ok", "warning", "problem"]
 MB = 2**20
-_TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model")
+_NO_CONFIG = ("config", "model")
 _DELTA_DISK_MB = 50  # results of a run: a store, a table, tracking
 
 
@@ -95,26 +100,34 @@ def diagnose(
 
     Args:
         registry: Where editors are built.
-        model: A registered name, a folder, or a hub id; a folder needs only its ``config.json``.
+        model: A registered name, a folder, or a hub id; estimates need only its ``config.json``.
         editors: The editors.
         dtype: Type of the weights.
         device: Where the model would go.
         requests: Requests that are edited together.
         tokens: Tokens of the longest prompt and target.
     """
-    checks = [_versions(editors)]
+    checks = [_versions(editors), _device(device)]
     try:
-        folder, config = _config_of(registry, model)
+        check_dtype(dtype)
+    except ModelError as error:
+        checks.append(Check("dtype", "problem", str(error)))
+        dtype = "float32"  # estimates are made all the same
+    files, folder, config = _files_and_config(registry, model)
+    checks += files
+    if config is None:
+        return Diagnosis(tuple(checks), {}, {}, None)
+    try:
         shape = shape_of(config, dtype=dtype)
     except ModelError as error:
-        return Diagnosis((*checks, Check("architecture", "problem", str(error))), {}, {}, None)
+        checks.append(Check("architecture", "problem", str(error)))
+        return Diagnosis(tuple(checks), {}, {}, None)
     base = memory_of_this_process()
-    checks += [
-        _architecture(shape),
-        _weights(shape, folder, model),
-        _tokenizer(folder, model, shape.vocabulary),
-    ]
-    checks.append(_device(device))
+    checks += [_architecture(shape), *_weights(shape, folder, config, model, files)]
+    if not any(check.topic == "tokenizer" for check in files):
+        checks.append(_tokenizer(folder, model, shape.vocabulary))
+    if any(check.topic == "device" and check.verdict == "problem" for check in checks):
+        device = "cpu"  # estimates are made all the same
     memory: dict[str, Estimate] = {}
     said: dict[str, Needs] = {}
     to_write = 0
@@ -156,21 +169,39 @@ def size(n: int) -> str:
     return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / MB:.0f} MiB"
 
 
-def _config_of(registry: Registry, model: str) -> tuple[Path | None, PretrainedConfig]:
-    """The folder, if the model is on this disk, and the config; weights are never downloaded."""
+def _files_and_config(
+    registry: Registry, model: str
+) -> tuple[list[Check], Path | None, PretrainedConfig | None]:
+    """What is wrong with the model's files, its folder if it is on this disk, and its config.
+
+    The config is None where it cannot be read, or describes no model that can be edited. Weights
+    are never downloaded.
+    """
     from transformers import AutoConfig
 
-    local = Path(model).is_dir() or model in registry.names("model")
-    folder = model_folder(model) if local else None
+    local = (bool(model) and Path(model).is_dir()) or model in registry.names("model")
+    try:
+        folder = model_folder(model) if local else None
+        if folder is None:
+            refuse_path(model)
+    except ModelError as error:
+        return [Check("model", "problem", str(error))], None, None
+    if folder is not None:
+        found = problems_of(folder, model)
+    else:
+        content = config_of(model, download=True)
+        found = config_problems(content, model) if content is not None else []
+    checks = [Check(problem.topic, problem.verdict, str(problem)) for problem in found]
+    if any(check.verdict == "problem" and check.topic in _NO_CONFIG for check in checks):
+        return checks, folder, None
     try:
         config = AutoConfig.from_pretrained(folder or model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises whatever its parsers raise
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelError(
-            f"the config of {model!r} could not be read: {first}",
-            hint="Give a registered model, a folder with a config.json, or a hub id.",
-        ) from error
-    return folder, config
+        text = f"the config of {model!r} could not be read: {first}"
+        hint = "Give a registered model, a folder with a config.json, or a hub id."
+        return [*checks, Check("config", "problem", f"{text} {hint}")], folder, None
+    return checks, folder, config
 
 
 def _versions(editors: Sequence[PlannedEditor]) -> Check:
@@ -194,34 +225,53 @@ def _files(folder: Path | None) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) if folder else []
 
 
-def _weights(shape: ModelShape, folder: Path | None, model: str) -> Check:
+def _weights(
+    shape: ModelShape,
+    folder: Path | None,
+    config: PretrainedConfig,
+    model: str,
+    found: Sequence[Check],
+) -> list[Check]:
+    """The memory that they need, and whether the checkpoint holds all of them and no others."""
     need = f"{size(shape.weight_bytes)} of memory as {shape.dtype}"
+    if folder is None:
+        text = f"{need}; {model} would be downloaded, or is in the hub's cache"
+        return [Check("weights", "warning", text)]
+    if any(check.topic == "weights" and check.verdict == "problem" for check in found):
+        return [Check("weights", "ok", need)]
     files = _files(folder)
-    if files:
-        here = size(sum(file.stat().st_size for file in files))
-        return Check("weights", "ok", f"{need}; {here} on disk in {len(files)} file(s)")
-    if folder:
-        return Check(
-            "weights", "warning", f"{need}; {folder} holds no *.safetensors file: not yet runnable"
-        )
-    return Check("weights", "warning", f"{need}; {model} would be downloaded, or is in hub's cache")
+    here = size(sum(file.stat().st_size for file in files))
+    checks = [Check("weights", "ok", f"{need}; {here} on disk in {len(files)} file(s)")]
+    try:
+        empty, report = report_of_headers(folder, config)
+    except Exception as error:  # the library raises whatever it meets
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        text = f"the checkpoint of {model!r} does not fit its config: {first}"
+        return [*checks, Check("weights", "problem", text)]
+    problems = [
+        *incomplete(empty, report, model),
+        *wrong_types(empty, headers_of(folder), model),
+    ]
+    return [*checks, *(Check("weights", each.verdict, str(each)) for each in problems)]
 
 
 def _tokenizer(folder: Path | None, model: str, rows: int) -> Check:
     from transformers import AutoTokenizer
 
-    if folder and not any((folder / file).is_file() for file in _TOKENIZERS):
-        return Check(
-            "tokenizer", "warning", f"{folder} holds none: a run needs a tokenizer.json beside it"
-        )
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder or model, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its parsers raise
-        return Check(
-            "tokenizer",
-            "warning",
-            f"none could be read here ({type(error).__name__}): a run needs a tokenizer.json",
-        )
+    if folder is not None:
+        try:
+            tokenizer: Any = read_tokenizer(folder, model)
+        except ModelError as error:
+            return Check("tokenizer", "problem", str(error))
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        except Exception as error:  # transformers raises whatever its parsers raise
+            return Check(
+                "tokenizer",
+                "warning",
+                f"none could be read here ({type(error).__name__}): a run needs a tokenizer.json",
+            )
     side = (
         f"pads on the {tokenizer.padding_side}, which does not matter: editkit pads by itself, "
         "always on the right"
@@ -238,10 +288,10 @@ def _tokenizer(folder: Path | None, model: str, rows: int) -> Check:
 
 
 def _device(device: str) -> Check:
-    import torch
-
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return Check("device", "problem", f"{device} was asked for, but torch sees no GPU")
+    try:
+        check_device(device)
+    except ModelError as error:
+        return Check("device", "problem", str(error))
     return Check("device", "ok", device)
 
 

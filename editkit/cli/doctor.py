@@ -31,8 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", metavar="M", help="a registered name, a folder, or a hub id")
     add("--editor", action="append", default=[], metavar="E", help="repeatable")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    add("--device", default="cpu", metavar="D", help="cpu, cuda, cuda:1 ...")
+    add("--dtype", metavar="T", help="float32, bfloat16, float16 (the benchmark's: float32)")
+    add("--device", metavar="D", help="cpu, cuda, cuda:1 ... (the benchmark's: cpu)")
     add("--batch", type=_count, default=None, metavar="N", help="requests edited together")
     add("--tokens", type=_count, default=20, metavar="T", help="of the longest prompt and target")
     add("--set", dest="sets", action="append", default=[], metavar="A.B=V", help="as run-benchmark")
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
         registry,
         model,
         editors,
-        dtype=args.dtype,
-        device=args.device,
+        dtype=args.dtype or benchmark.model.dtype,
+        device=args.device or benchmark.model.device,
         requests=args.batch or benchmark.batch,
         tokens=args.tokens,
     )

@@ -15,15 +15,21 @@ if TYPE_CHECKING:
 
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model")
 _LAYERS = ("num_hidden_layers", "n_layer")
+_ADDRESSES = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://")
 
 
 def fingerprint_of(name: str, *, revision: str | None = None) -> str:
     """The fingerprint that the model would have once loaded, read from its files.
 
     Raises:
-        ModelError: The model cannot be found.
+        ModelError: The model cannot be found, or its files are not those of a model that can be
+            used.
     """
-    return digest_of_files(model_folder(name, revision=revision))
+    from editkit.models.checkpoint import refuse
+
+    folder = model_folder(name, revision=revision)
+    refuse(folder, name)
+    return digest_of_files(folder)
 
 
 def model_folder(name: str, *, revision: str | None = None) -> Path:
@@ -35,12 +41,49 @@ def model_folder(name: str, *, revision: str | None = None) -> Path:
     folder = local_folder(name)
     if folder is not None:
         return folder
-    if Path(name).exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(
-            f"{name!r} is no folder.",
-            hint="Give the folder that holds config.json and model.safetensors.",
-        )
+    refuse_path(name)
     return _hub_folder(name, revision)
+
+
+def refuse_path(name: str) -> None:
+    """Refuse a name that is neither a folder, nor can be the id of a model on the hub.
+
+    Raises:
+        ModelError: It is a file, a path to nothing, an address, or empty.
+    """
+    wanted = "Give the folder that holds config.json and model.safetensors."
+    if not name.strip() or "\0" in name:
+        raise ModelError(f"the model is {name!r}, expected a name.", hint=known_models())
+    for address in _ADDRESSES:
+        if name.startswith(address):
+            raise ModelError(
+                f"{name!r} is an address, expected a hub id.",
+                hint=f"Use {'/'.join(name.removeprefix(address).split('/')[:2])!r}.",
+            )
+    path = Path(name).expanduser()
+    if path.is_dir():  # ~ is expanded by shells, but not in files
+        raise ModelError(f"{name!r} begins with '~'.", hint=f"Write {str(path)!r}.")
+    if path.is_symlink() and not path.exists():
+        raise ModelError(f"{name!r} is a link to a folder that does not exist.", hint=wanted)
+    if path.exists():
+        if path.suffix.lower() == ".gguf":
+            raise ModelError(
+                f"{name!r} is a GGUF file, which is not read.",
+                hint="Use the checkpoint that it was made from; or convert it to safetensors with "
+                "transformers: AutoModelForCausalLM and AutoTokenizer .from_pretrained(folder, "
+                "gguf_file=FILE), then save_pretrained both to a new folder.",
+            )
+        hint = wanted
+        if path.name == "config.json" or path.suffix == ".safetensors":
+            hint = f"Give its folder: {str(path.parent)!r}."
+        raise ModelError(f"{name!r} is a file, expected a folder.", hint=hint)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"the folder {name!r} does not exist.", hint=wanted)
+    if "gguf" in name.lower():
+        raise ModelError(
+            f"{name!r} names GGUF weights, which are not read.",
+            hint="Use the checkpoint in safetensors that they were made from.",
+        )
 
 
 def n_layers_of(name: str, *, revision: str | None = None, download: bool = False) -> int | None:
@@ -70,7 +113,7 @@ def config_of(
     file = folder / "config.json" if folder else _hub_config(name, revision, download)
     try:
         config = json.loads(file.read_text(encoding="utf-8")) if file else None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None
 
@@ -136,13 +179,13 @@ def _hub_folder(name: str, revision: str | None) -> Path:
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(
             f"model {name!r} was not found: it is no registered model, no folder, and no hub id.",
-            hint=f"{_known_models()} If it is private, run `hf auth login`.",
+            hint=f"{known_models()} If it is private, run `hf auth login`.",
         ) from None
     except OSError as error:  # offline, unreachable, interrupted, disk full
         raise ModelError(
             f"model {name!r} is no registered model and no folder, is not in the hub's cache, and "
             f"could not be downloaded ({_reason(error)}).",
-            hint=f"{_known_models()} Or go online once, or copy the model's folder here.",
+            hint=f"{known_models()} Or go online once, or copy the model's folder here.",
         ) from None
 
 
@@ -155,7 +198,8 @@ def _reason(error: OSError) -> str:
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
-def _known_models() -> str:
+def known_models() -> str:
+    """The names of registered models, for hints."""
     from editkit.plugins import default_registry
 
     try:

@@ -17,6 +17,7 @@ from editkit.cache import digest_of_tensors
 from editkit.errors import ModelError
 from editkit.models.architectures import Architecture, Part, architecture_of
 from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_fingerprint
+from editkit.models.live import check_live, check_tokenizer
 from editkit.models.reading import TextReader
 from editkit.models.tokenizing import check_vocabulary
 from editkit.models.weights import Weights
@@ -39,8 +40,9 @@ class LanguageModel(TextReader):
         folder: Where the files are that it was loaded from.
 
     Raises:
-        ModelError: The architecture is unknown, the tokenizer gives no character offsets or token
-            ids that the embedding does not have, or a weight is not finite.
+        ModelError: It is not a causal language model of a known family, is wrapped, adapted or
+            quantised, or holds a value that is not finite; or the tokenizer gives no offsets, or
+            token ids that the embedding does not have.
     """
 
     def __init__(
@@ -54,11 +56,8 @@ class LanguageModel(TextReader):
         source: str | None = None,
         folder: Path | None = None,
     ) -> None:
-        if not tokenizer.is_fast:
-            raise ModelError(
-                f"the tokenizer of {name!r} is a slow one, which knows no character offsets.",
-                hint="Save the model's folder with a tokenizer.json.",
-            )
+        check_live(hf, name)
+        check_tokenizer(tokenizer, name)
         rows = int(hf.get_input_embeddings().weight.shape[0])
         check_vocabulary(tokenizer, rows, name=name)
         self.hf = hf.eval()

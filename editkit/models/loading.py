@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from editkit.errors import ModelError
+from editkit.errors import EditkitError, ModelError
+from editkit.models.checkpoint import refuse
+from editkit.models.completeness import incomplete, quiet, wrong_types
+from editkit.models.devices import check_device, check_device_map, check_dtype
 from editkit.models.finding import digest_of_files, model_folder
+from editkit.models.model_files import headers_of
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from editkit.models.language_model import LanguageModel
 
-DTYPES = ("float32", "bfloat16", "float16")
 ATTENTIONS = ("sdpa", "eager")
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_log = logging.getLogger(__name__)
 
 
 def load_model(
@@ -44,43 +46,53 @@ def load_model(
         revision: Branch, tag or commit of a hub model.
 
     Raises:
-        ModelError: It cannot be found or read, its architecture is unknown, its weights are not
-            stored as safetensors, or it does not fit onto the devices.
+        ModelError: It cannot be found or read, is not a causal language model of a known family,
+            its weights are not stored as safetensors, are quantised, incomplete or not finite, or
+            it does not fit onto the devices.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     from editkit.models.language_model import LanguageModel
 
-    if dtype not in DTYPES:
-        raise ModelError(f"dtype is {dtype!r}.", hint=f"Use one of: {', '.join(DTYPES)}.")
+    check_dtype(dtype)
     if attention not in (None, *ATTENTIONS):
         raise ModelError(
             f"attention is {attention!r}.", hint=f"Use one of: {', '.join(ATTENTIONS)}."
         )
-    _check_device(device)
     options: dict[str, Any] = {}
-    if device_map is not None:
-        _check_device_map(device_map, device)
+    if device_map is None:
+        check_device(device)
+    else:
+        check_device_map(device_map, device)
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
     if attention is not None:
         options["attn_implementation"] = attention
     folder = model_folder(name, revision=revision)
-    with _plain_words(name), _quiet():
-        hf = AutoModelForCausalLM.from_pretrained(
+    warnings = refuse(folder, name)
+    tokenizer = read_tokenizer(folder, name)
+    with _in_plain_words(name), quiet():
+        hf, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # it would raise where the report has them all
             **options,
         )
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=False, local_files_only=True
-        )
     _check_in_memory(name, hf)
+    found = [*incomplete(hf, report, name), *wrong_types(hf, headers_of(folder), name)]
+    for problem in (*warnings, *found):
+        if problem.verdict == "problem":
+            raise ModelError(problem.message, hint=problem.hint)
+        _log.warning("%s", problem)
+    _report_untied(name, hf)
+    with _in_plain_words(name):
+        placed = hf if device_map else hf.to(torch.device(device))
     return LanguageModel(
-        hf if device_map else hf.to(torch.device(device)),
+        placed,
         tokenizer,
         name=name if not Path(name).is_dir() else Path(name).resolve().name,
         revision=revision,
@@ -90,43 +102,46 @@ def load_model(
     )
 
 
-def _check_device(device: int | str) -> None:
-    import torch
+def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model's folder.
+
+    Args:
+        folder: The folder.
+        name: The model as the user typed it.
+
+    Raises:
+        ModelError: It cannot be read, is a slow one, or has no tokens.
+    """
+    from transformers import AutoTokenizer
+
+    from editkit.models.live import check_tokenizer
 
     try:
-        place = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
-    except RuntimeError:
-        raise ModelError(f"device is {device!r}.", hint="Use cpu, cuda, cuda:1, mps ...") from None
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ModelError(f"device is {device!r}, but torch sees no GPU.", hint="Use --device cpu.")
-
-
-def _check_device_map(device_map: str | Mapping[str, int | str], device: str) -> None:
-    if device != "cpu":
-        raise ModelError(
-            f"device {device!r} and device_map {device_map!r} are both given.",
-            hint="Give device for one device, or device_map for several.",
-        )
-    if isinstance(device_map, str):
-        if device_map not in DEVICE_MAPS:
-            raise ModelError(
-                f"device_map is {device_map!r}, expected {', '.join(DEVICE_MAPS)}, or devices by "
-                "name of module.",
-                hint="For one device set device instead.",
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
             )
-    else:
-        for part, place in device_map.items():
-            if place in ("disk", "meta"):
-                raise ModelError(
-                    f"device_map puts {part or 'the model'!r} on {place!r}: an edit needs its "
-                    "weights in memory.",
-                    hint="Use cpu or a GPU.",
-                )
-            _check_device(place)
-    if importlib.util.find_spec("accelerate") is None:
+    except Exception as error:  # its parsers raise whatever they raise
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
-            "device_map needs the package accelerate, which is not installed.",
-            hint="Run: pip install 'editkit[large]'",
+            f"the tokenizer of model {name!r} could not be read: {reason}",
+            hint="Save it into the folder as tokenizer.json, with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(folder) where it can be read.",
+        ) from error
+    check_tokenizer(tokenizer, name)
+    return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def _report_untied(name: str, hf: PreTrainedModel) -> None:
+    """The config may say that embeddings and head are one, and the checkpoint hold two."""
+    head, embedding = hf.get_output_embeddings(), hf.get_input_embeddings()
+    if head is None or not getattr(hf.config, "tie_word_embeddings", False):
+        return
+    if head.weight is not embedding.weight and head.weight.device == embedding.weight.device:
+        _log.warning(
+            "the config of model %r says that its embeddings and its head are the same weights, "
+            "but its checkpoint holds two that differ; both are used as they are stored.",
+            name,
         )
 
 
@@ -142,31 +157,22 @@ def _check_in_memory(name: str, hf: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _plain_words(name: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
+def _in_plain_words(name: str) -> Iterator[None]:
+    """Whatever the libraries raise becomes one kind of error."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except EditkitError:
+        raise
+    except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(error, MemoryError) or "out of memory" in str(error):
+            raise ModelError(
+                f"model {name!r} does not fit into memory: {reason}",
+                hint="'editkit doctor' estimates what is needed. Use dtype bfloat16, another "
+                "device, or device_map for several GPUs.",
+            ) from error
         raise ModelError(
             f"model {name!r} could not be loaded: {reason}",
-            hint="Check that its folder holds config.json, tokenizer.json and safetensors weights.",
+            hint="Check that its folder holds config.json, tokenizer.json and safetensors weights "
+            "of one model; 'editkit doctor' checks each.",
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no chatter while weights load; errors are still raised."""
-    from transformers.utils import logging as hf_logging
-
-    logger = logging.getLogger("transformers")
-    level, bars = logger.level, hf_logging.is_progress_bar_enabled()
-    try:
-        logger.setLevel(logging.ERROR)
-        hf_logging.disable_progress_bar()
-        yield
-    finally:
-        logger.setLevel(level)
-        if bars:
-            hf_logging.enable_progress_bar()

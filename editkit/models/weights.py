@@ -223,8 +223,8 @@ class Weights:
             raise ModelError(
                 f"{len(bad)} of {len(names)} weights of {self._name!r} hold NaN or infinity "
                 f"({bad[0]} first).",
-                hint="Download or save the model again. A model that was stored as float16 may "
-                "have overflowed: store it as bfloat16 or float32.",
+                hint="Download or save the model again. Values beyond the range of float16 "
+                "overflow where a model is stored or loaded as float16: use bfloat16 or float32.",
             )
 
     def _warn(self, changed: Mapping[str, bytes], found: Checksums) -> None:

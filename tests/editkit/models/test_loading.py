@@ -100,7 +100,7 @@ def test_types_and_devices_that_do_not_exist(folder: Path, arguments, message: s
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c"])
 def test_folders_that_do_not_exist(name: str) -> None:
-    with pytest.raises(ModelError, match="is no folder"):
+    with pytest.raises(ModelError, match="does not exist"):
         load_model(name)
 
 
@@ -120,11 +120,11 @@ def test_damaged_and_incomplete_folders_say_what_is_missing(folder: Path) -> Non
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:100])
-    with pytest.raises(ModelError, match=r"could not be loaded"):
+    with pytest.raises(ModelError, match=r"model\.safetensors of .* is truncated"):
         load_model(str(folder))
     weights.write_bytes(content)
     (folder / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ModelError, match=r"could not be loaded"):
+    with pytest.raises(ModelError, match=r"config\.json of .* is not JSON"):
         load_model(str(folder))
 
 
