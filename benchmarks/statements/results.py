@@ -14,7 +14,6 @@ from editkit.benchmark.report import Section, sections_of
 from editkit.benchmark.report.judging import is_failure
 from editkit.benchmark.run import STORE_FILE, Row, runs_in
 from editkit.benchmark.store import Store
-from editkit.errors import StoreError
 from editkit.scores import Score
 
 _SEPARATOR = "/"
@@ -89,10 +88,8 @@ class Results:
         Raises:
             MissingResultsError: There is none.
         """
-        try:
-            runs = runs_in(self.folder)
-        except StoreError as error:
-            raise MissingResultsError(self.folder.name) from error
+        self._check_store()
+        runs = runs_in(self.folder)
         if not runs:
             raise MissingResultsError(self.folder.name)
         run = max(runs, key=lambda each: int(each.dataset["n_records"]))
@@ -106,18 +103,21 @@ class Results:
         Raises:
             MissingResultsError: There are none.
         """
-        try:
-            with Store(self.folder / STORE_FILE, read_only=True) as store:
-                found = [
-                    Traces(identity, _known(store.rows(fingerprint)))
-                    for fingerprint, identity in store.cells().items()
-                    if identity.get("kind") == "trace"
-                ]
-        except StoreError as error:
-            raise MissingResultsError(self.folder.name) from error
+        self._check_store()
+        with Store(self.folder / STORE_FILE, read_only=True) as store:
+            found = [
+                Traces(identity, _known(store.rows(fingerprint)))
+                for fingerprint, identity in store.cells().items()
+                if identity.get("kind") == "trace"
+            ]
         if not any(traces.rows for traces in found):
             raise MissingResultsError(self.folder.name)
         return [traces for traces in found if traces.rows]
+
+    def _check_store(self) -> None:
+        """A store that is damaged is an error; one that is not there lacks results."""
+        if not (self.folder / STORE_FILE).exists():
+            raise MissingResultsError(self.folder.name)
 
     def score(self, key: str) -> Score:
         """What is known of a score."""

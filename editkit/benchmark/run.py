@@ -30,6 +30,8 @@ class Row:
         completed_at: Seconds since the epoch.
         peak_rss_mb: Peak memory of the process until then.
         texts: What the edited model wrote, by key of the metric's choice: ``generation``.
+        environment: Digest of what it was computed with (``Store.environments``); empty where
+            that was not recorded.
     """
 
     case_id: int
@@ -42,15 +44,7 @@ class Row:
     completed_at: float = 0.0
     peak_rss_mb: float = 0.0
     texts: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
-
-    def same_result(self, other: Row) -> bool:
-        """Whether both say the same about the record; times and notes may differ."""
-        return (self.status, self.scores, self.details, self.texts) == (
-            other.status,
-            other.scores,
-            other.details,
-            other.texts,
-        )
+    environment: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

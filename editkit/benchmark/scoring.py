@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from editkit.benchmark.stored import LARGEST
 from editkit.interfaces import MetricRow
 
 
@@ -44,6 +45,8 @@ def collect(answers: Iterable[tuple[str, MetricRow]]) -> Collected:
             if key in found.scores or key in found.details or (key in found.texts and not texts):
                 raise BadScores(f"metric {metric!r} gives {key!r}, which another gave already")
             if texts is not None:
+                if not all(map(_is_unicode, texts)):
+                    raise BadScores(f"metric {metric!r} gives a text of no valid Unicode: {key!r}")
                 found.texts[key] = texts
             elif isinstance(value, Sequence) and not isinstance(value, str):
                 found.details[key] = [_number(metric, key, item) for item in value]
@@ -58,6 +61,14 @@ def _texts(value: Any) -> list[str] | None:
     return list(value) if is_list and value and all(isinstance(v, str) for v in value) else None
 
 
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _number(metric: str, key: str, value: Any) -> float:
     try:
         number = float(value)  # scalars of numpy and torch are welcome
@@ -65,4 +76,6 @@ def _number(metric: str, key: str, value: Any) -> float:
         raise BadScores(f"metric {metric!r} gives {key} = {value!r}, expected a number") from None
     if not math.isfinite(number):
         raise BadScores(f"metric {metric!r} gives {key} = {number}, which is not finite")
+    if abs(number) > LARGEST:
+        raise BadScores(f"metric {metric!r} gives {key} = {number:g}, beyond {LARGEST:g}")
     return number

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.document import document
+from editkit.benchmark.environment import environment_of
 from editkit.benchmark.locking import only_one
+from editkit.benchmark.merging import environment_changes
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Plan
 from editkit.benchmark.progress import Progress
@@ -22,6 +25,8 @@ from editkit.plugins import Registry
 if TYPE_CHECKING:
     from editkit.model_values import ModelIdentity
     from editkit.models import LanguageModel
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +84,14 @@ def carry_out(
     with only_one(out, plan.shard), Store(out / STORE_FILE) as store:
         if fresh:
             discard_earlier(plan, store)
+        store.drop_damaged_descriptions({planned.cell.fingerprint for planned in plan.cells})
         for planned in plan.cells:
             store.drop_damaged(planned.cell.fingerprint)
         left = sum(len(b.records) for p in plan.cells for b in plan.remaining(p.cell, store))
         model = _load(plan) if left else None
         description = model.describe() if model else _known_model(plan, store)
+        if model:
+            _record_environment(description, plan, store)
         run = plan.run(out, description, tracking=tracking)
         for cell in run.cells:
             store.put_cell(cell.fingerprint, run.describe(cell))
@@ -145,8 +153,31 @@ def _load(plan: Plan) -> LanguageModel:
     return model
 
 
+def _record_environment(model: Mapping[str, Any], plan: Plan, store: Store) -> None:
+    """Keep what the coming rows are computed with, and log how earlier rows of the plan differ."""
+    environment = environment_of(model)
+    own = store.computed_with(environment)
+    rows = [row for planned in plan.cells for row in store.rows(planned.cell.fingerprint)]
+    others = {row.environment for row in rows} - {own}
+    if not others:
+        return
+    known = store.environments()
+    changes = dict.fromkeys(
+        change
+        for other in sorted(others)
+        for change in environment_changes(known.get(other), environment)
+    )
+    _log.warning(
+        "%d stored rows were computed in another environment (then, now: %s); theirs and the new "
+        "ones may differ in the last digits. --fresh computes all of them here.",
+        sum(row.environment != own for row in rows),
+        "; ".join(changes),
+    )
+
+
 def _known_model(plan: Plan, store: Store) -> dict[str, Any]:
     """The description that was stored when the model was loaded."""
-    cells = store.cells()
-    described = [cells.get(planned.cell.fingerprint) for planned in plan.cells]
-    return next((dict(d["model"]) for d in described if d), plan.model_description())
+    described = [store.known_cell(planned.cell.fingerprint) for planned in plan.cells]
+    return next(
+        (dict(d["model"]) for d in described if d and "model" in d), plan.model_description()
+    )

@@ -1,61 +1,45 @@
 """The store: one SQLite file with every row, written batch by batch, read at any time.
 
-Each row carries a checksum over its key and payload; a row that fails it counts as missing and is
-computed again. The file is in WAL mode, so readers and several writers do not disturb each other.
+Everything in it carries a checksum over its key and content, and is checked when it is read. A
+damaged row counts as missing and is computed again. The file is in WAL mode, so readers and several
+writers do not disturb each other.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
-from editkit.benchmark.digests import canonical_json
+from editkit.benchmark import schema
+from editkit.benchmark.digests import canonical_json, digest
+from editkit.benchmark.merging import Merged, merge
 from editkit.benchmark.run import Row
+from editkit.benchmark.stored import (
+    DamagedError,
+    checksum_of,
+    read_cell,
+    read_environment,
+    read_rating,
+    read_request,
+    read_row,
+    write_row,
+)
 from editkit.errors import StoreError
 from editkit.requests import EditRequest
 
 __all__ = ["Store"]
 
-VERSION = 1
-_APPLICATION = 0x65646B74
-_BUSY_SECONDS = 60
-_TABLES = (
-    "CREATE TABLE cells (fingerprint TEXT PRIMARY KEY, description TEXT NOT NULL)",
-    "CREATE TABLE rows (fingerprint TEXT NOT NULL, case_id INTEGER NOT NULL, payload TEXT NOT NULL,"
-    " checksum TEXT NOT NULL, PRIMARY KEY (fingerprint, case_id))",
-)
-_REQUESTS = (  # came later: a store without it is whole, and gets it when it is written to
-    "CREATE TABLE IF NOT EXISTS requests (dataset TEXT NOT NULL, case_id INTEGER NOT NULL,"
-    " request TEXT NOT NULL, PRIMARY KEY (dataset, case_id))"
-)
-_RATINGS = (  # came later, too
-    "CREATE TABLE IF NOT EXISTS ratings (name TEXT PRIMARY KEY, payload TEXT NOT NULL,"
-    " checksum TEXT NOT NULL)"
-)
-_UPSERT_RATING = (
-    "INSERT INTO ratings VALUES (?, ?, ?) ON CONFLICT (name) "
-    "DO UPDATE SET payload = excluded.payload, checksum = excluded.checksum"
-)
-_UPSERT_ROW = (
-    "INSERT INTO rows VALUES (?, ?, ?, ?) ON CONFLICT (fingerprint, case_id) "
-    "DO UPDATE SET payload = excluded.payload, checksum = excluded.checksum"
-)
-_INSERT_REQUEST = "INSERT OR IGNORE INTO requests VALUES (?, ?, ?)"
-_UPSERT_CELL = (
-    "INSERT INTO cells VALUES (?, ?) ON CONFLICT (fingerprint) "
-    "DO UPDATE SET description = excluded.description"
-)
+T = TypeVar("T")
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +57,7 @@ class Store:
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
         self.path = path
         self.read_only = read_only
+        self._environment = ""
         if read_only and not path.exists():
             raise StoreError(
                 f"there is no result store at {path}.",
@@ -100,16 +85,73 @@ class Store:
 
     def put_cell(self, fingerprint: str, description: Mapping[str, Any]) -> None:
         """Keep a cell's description, in place of an earlier one."""
+        text = canonical_json(description)
         with self._transaction() as connection:
-            connection.execute(_UPSERT_CELL, (fingerprint, canonical_json(description)))
+            values = (fingerprint, text, checksum_of("cell", fingerprint, text))
+            connection.execute(schema.UPSERT_CELL, values)
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        """Descriptions by fingerprint, in the order of their first appearance."""
+        """Descriptions by fingerprint, in the order of their first appearance.
+
+        Raises:
+            StoreError: One is damaged.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for fingerprint, text, checksum in self._select("cells", "fingerprint, description"):
+            try:
+                found[fingerprint] = read_cell(fingerprint, text, checksum)
+            except DamagedError as error:
+                raise StoreError(
+                    f"{self.path}: the description of cell {str(fingerprint)[:12]} is damaged: "
+                    f"{error}.",
+                    hint="Run the same 'editkit run-benchmark' with this --out again: it writes "
+                    "the description anew and keeps all sound rows.",
+                ) from None
+        self._warn_of_strays()
+        return found
+
+    def known_cell(self, fingerprint: str) -> dict[str, Any] | None:
+        """The description of one cell; None where there is none, or it is damaged."""
+        for key, text, checksum in self._select("cells", "fingerprint, description"):
+            if key == fingerprint:
+                with contextlib.suppress(DamagedError):
+                    return read_cell(key, text, checksum)
+                _log.warning("%s: the description of cell %s is damaged.", self.path, key[:12])
+        return None
+
+    def drop_damaged_descriptions(self, keep: Collection[str] = ()) -> None:
+        """Remove damaged cells, requests and environments; the runs they belong to write them anew.
+
+        Args:
+            keep: Cells that are written over in any case, and keep their place.
+        """
+        readers: dict[str, tuple[str, Callable[..., Any]]] = {
+            "cells": ("fingerprint, description", read_cell),
+            "requests": ("dataset, case_id, request", read_request),
+            "environments": ("digest, payload", read_environment),
+        }
+        for table, (names, read) in readers.items():
+            damaged = []
+            for rowid, *row in self._select(table, f"rowid, {names}"):
+                try:
+                    read(*row)
+                except DamagedError as error:
+                    if table != "cells" or row[0] not in keep:
+                        damaged.append((rowid, str(error)))
+            if damaged:
+                what = "%s: %d damaged %s are removed (%s); the runs that made them do so again."
+                _log.warning(what, self.path, len(damaged), table, damaged[0][1])
+                with self._transaction() as connection:
+                    rowids = [(rowid,) for rowid, _ in damaged]
+                    connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", rowids)
+
+    def _warn_of_strays(self) -> None:
+        """Rows whose cell is unknown are in no table: that must not go unnoticed."""
+        query = "SELECT count(*) FROM rows WHERE fingerprint NOT IN (SELECT fingerprint FROM cells)"
         with self._told():
-            found = self._connection.execute(
-                "SELECT fingerprint, description FROM cells ORDER BY rowid"
-            ).fetchall()
-            return {fingerprint: json.loads(text) for fingerprint, text in found}
+            strays = self._connection.execute(query).fetchone()[0]
+        if strays:
+            _log.warning("%s: %d rows belong to no known cell and are left out.", self.path, strays)
 
     # ------------------------------------------------------------ requests
 
@@ -120,30 +162,18 @@ class Store:
             dataset: Digest of the slice.
             requests: Those of its records that are worked on.
         """
-        values = [
-            (dataset, case_id, canonical_json(request.to_dict()))
-            for case_id, request in requests.items()
-        ]
+        values = []
+        for case_id, request in requests.items():
+            text = canonical_json(request.to_dict())
+            values.append((dataset, case_id, text, checksum_of("request", dataset, case_id, text)))
         with self._transaction() as connection:
-            connection.executemany(_INSERT_REQUEST, values)
+            connection.executemany(schema.UPSERT_REQUEST, values)
 
     def requests(self, dataset: str) -> dict[int, EditRequest]:
-        """The edits of a slice by case id; none where an early version wrote the store."""
-        with self._told():
-            return {
-                case_id: EditRequest.from_dict(json.loads(text))
-                for _, case_id, text in self._requests("WHERE dataset = ?", (dataset,))
-            }
-
-    def _requests(self, where: str = "", values: tuple[str, ...] = ()) -> list[Any]:
-        if not self._has_table("requests"):
-            return []
-        query = f"SELECT dataset, case_id, request FROM requests {where} ORDER BY case_id"
-        return self._connection.execute(query, values).fetchall()
-
-    def _has_table(self, name: str) -> bool:
-        known = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
-        return self._connection.execute(known, (name,)).fetchone() is not None
+        """The sound edits of a slice by case id; none where an early version wrote the store."""
+        found = self._select("requests", "dataset, case_id, request", "dataset = ?", (dataset,))
+        sound = self._sound(found, read_request, "requests")
+        return {row[1]: request for row, request in sound}
 
     # ------------------------------------------------------------ ratings
 
@@ -151,46 +181,67 @@ class Store:
         """Keep what somebody said about texts, in place of what was said under this name before."""
         payload = canonical_json(rating)
         with self._transaction() as connection:
-            connection.execute(_UPSERT_RATING, (name, payload, _checksum("rating", name, payload)))
+            connection.execute(
+                schema.UPSERT_RATING, (name, payload, checksum_of("rating", name, payload))
+            )
 
     def ratings(self) -> dict[str, dict[str, Any]]:
         """All sound ratings by name, in the order of their first appearance."""
-        return {name: json.loads(payload) for name, payload, _ in self._ratings()}
+        found = self._select("ratings", "name, payload")
+        return {row[0]: rating for row, rating in self._sound(found, read_rating, "ratings")}
 
-    def _ratings(self) -> list[tuple[str, str, str]]:
-        with self._told():
-            if not self._has_table("ratings"):
-                return []
-            found = self._connection.execute("SELECT * FROM ratings ORDER BY rowid").fetchall()
-        sound = [row for row in found if _checksum("rating", row[0], row[1]) == row[2]]
-        if len(sound) < len(found):
-            _log.warning("%s: %d damaged ratings are left out.", self.path, len(found) - len(sound))
-        return sound
+    # ------------------------------------------------------------ environments
+
+    def computed_with(self, environment: Mapping[str, Any]) -> str:
+        """Keep what the rows that are put from now on are computed with; gives its digest."""
+        payload = canonical_json(environment)
+        self._environment = digest(environment)
+        values = (
+            self._environment,
+            payload,
+            checksum_of("environment", self._environment, payload),
+        )
+        with self._transaction() as connection:
+            connection.execute(schema.UPSERT_ENVIRONMENT, values)
+        return self._environment
+
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """What rows were computed with, by the digest that they name (``Row.environment``)."""
+        found = self._select("environments", "digest, payload")
+        sound = self._sound(found, read_environment, "environments")
+        return {row[0]: environment for row, environment in sound}
 
     # ------------------------------------------------------------ rows
 
     def put_rows(self, fingerprint: str, rows: Iterable[Row]) -> None:
         """Keep rows in one transaction: all of them or none. Repeating it changes nothing."""
-        values = [_encoded(fingerprint, row) for row in rows]
+        values = [
+            write_row(fingerprint, dataclasses.replace(row, environment=self._environment))
+            if self._environment
+            else write_row(fingerprint, row)
+            for row in rows
+        ]
         with self._transaction() as connection:
-            connection.executemany(_UPSERT_ROW, values)
+            connection.executemany(schema.UPSERT_ROW, values)
 
     def rows(self, fingerprint: str) -> list[Row]:
-        """The sound rows of a cell, by case id; damaged ones are told about and left out."""
+        """The sound rows of a cell, by case id; damaged ones are warned of and left out."""
         rows, damaged = self._read(fingerprint)
         if damaged:
             _log.warning("%s", _damage(self.path, fingerprint, damaged))
         return rows
 
-    def drop_damaged(self, fingerprint: str) -> list[int]:
+    def drop_damaged(self, fingerprint: str) -> list[Any]:
         """Remove the damaged rows of a cell and name their cases; they will be computed again."""
         damaged = self._read(fingerprint)[1]
         if damaged:
             _log.warning(
                 "%s They will be computed again.", _damage(self.path, fingerprint, damaged)
             )
-            self.discard(fingerprint, damaged)
-        return damaged
+            with self._transaction() as connection:
+                rowids = [(each.rowid,) for each in damaged]
+                connection.executemany("DELETE FROM rows WHERE rowid = ?", rowids)
+        return [each.case_id for each in damaged]
 
     def discard(self, fingerprint: str, case_ids: Sequence[int]) -> None:
         """Remove rows of a cell."""
@@ -200,85 +251,99 @@ class Store:
                 [(fingerprint, case_id) for case_id in case_ids],
             )
 
-    def merge(self, other: Store) -> int:
-        """Take over all cells and rows of another store; the number of rows that were new.
+    def merge(self, other: Store) -> Merged:
+        """Take all cells and rows of another store.
+
+        Rows that both have must agree: exactly where they were computed in one environment, else
+        within :data:`editkit.benchmark.merging.TOLERANCE`.
 
         Raises:
-            StoreError: Both have a row of the same cell and case with different results; nothing
-                is taken over.
+            StoreError: Both have a row of the same cell and case with different results, or the
+                other one is damaged; nothing is taken.
         """
-        new: list[tuple[str, int, str, str]] = []
-        for fingerprint in other.cells():
-            own = {row.case_id: row for row in self.rows(fingerprint)}
-            for row in other.rows(fingerprint):
-                if row.case_id not in own:
-                    new.append(_encoded(fingerprint, row))
-                elif not row.same_result(own[row.case_id]):
-                    raise _conflict(self, other, fingerprint, row, own[row.case_id])
-        ratings = other._ratings()
+        merged = merge(self, other)
         with self._transaction() as connection:
-            connection.executemany(
-                "INSERT OR IGNORE INTO cells VALUES (?, ?)",
-                [(key, canonical_json(value)) for key, value in other.cells().items()],
-            )
-            connection.executemany(_INSERT_REQUEST, other._requests())
-            connection.executemany("INSERT OR IGNORE INTO ratings VALUES (?, ?, ?)", ratings)
-            connection.executemany(_UPSERT_ROW, new)
-        return len(new)
+            for table, names in (
+                ("cells", "fingerprint, description"),
+                ("requests", "dataset, case_id, request"),
+                ("ratings", "name, payload"),
+                ("environments", "digest, payload"),
+            ):
+                found = [_with_checksum(table, row) for row in other._select(table, names)]
+                marks = ", ".join("?" * (names.count(",") + 2))
+                connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", found)
+            new = [write_row(fingerprint, row) for fingerprint, row in merged.rows]
+            connection.executemany(schema.UPSERT_ROW, new)
+        return merged
 
-    def _read(self, fingerprint: str) -> tuple[list[Row], list[int]]:
+    def _read(self, fingerprint: str) -> tuple[list[Row], list[_Damaged]]:
         with self._told():
             found = self._connection.execute(
-                "SELECT case_id, payload, checksum FROM rows "
+                "SELECT rowid, case_id, payload, checksum FROM rows "
                 "WHERE fingerprint = ? ORDER BY case_id",
                 (fingerprint,),
             ).fetchall()
         rows: list[Row] = []
-        damaged: list[int] = []
-        for case_id, payload, checksum in found:
-            if _checksum(fingerprint, case_id, str(payload)) == checksum:
-                rows.append(Row(**json.loads(payload)))
-            else:
-                damaged.append(case_id)
+        damaged: list[_Damaged] = []
+        for rowid, case_id, payload, checksum in found:
+            try:
+                rows.append(read_row(fingerprint, case_id, payload, checksum or ""))
+            except DamagedError as error:
+                damaged.append(_Damaged(rowid, case_id, str(error)))
         return rows, damaged
 
     # ------------------------------------------------------------ SQLite
 
+    def _select(
+        self, table: str, names: str, where: str = "", values: tuple[str, ...] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Columns of a table and its checksum, which is None in a file of version 1."""
+        with self._told():
+            if not schema.has_table(self._connection, table):
+                return []
+            early = self._version == 1 and table in ("cells", "requests")
+            checksum = "NULL" if early else "coalesce(checksum, '')"
+            query = f"SELECT {names}, {checksum} FROM {table}"
+            query += f" WHERE {where}" if where else ""
+            return self._connection.execute(f"{query} ORDER BY rowid", values).fetchall()
+
+    def _sound(
+        self, found: Iterable[tuple[Any, ...]], read: Callable[..., T], what: str
+    ) -> list[tuple[tuple[Any, ...], T]]:
+        """What can be read; what cannot is warned of and left out."""
+        sound: list[tuple[tuple[Any, ...], T]] = []
+        problems = []
+        for row in found:
+            try:
+                sound.append((row, read(*row)))
+            except DamagedError as error:
+                problems.append(str(error))
+        if problems:
+            _log.warning(
+                "%s: %d damaged %s are left out (%s).",
+                *(self.path, len(problems), what, problems[0]),
+            )
+        return sound
+
     def _read_only(self) -> sqlite3.Connection:
         # SQLite wants to write beside a WAL file even to read it, unless told that nobody writes.
-        mode = "mode=ro" if os.access(self.path.parent, os.W_OK) else "immutable=1"
-        uri = f"{self.path.resolve().as_uri()}?{mode}"
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
-        self._check_version(connection)
+        immutable = not os.access(self.path.parent, os.W_OK)
+        connection = schema.open_checked(self.path, immutable=immutable)
+        self._version = schema.version_of(connection)
         return connection
 
     def _writable(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=_BUSY_SECONDS):
+        with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=schema.BUSY_SECONDS):
             if not self.path.exists():
-                _create(self.path)
-            connection = _connect(self.path)
-            self._check_version(connection)
+                schema.create(self.path)
+            connection = schema.connect(self.path)
+            schema.check(connection, self.path)
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute(_REQUESTS)
-            connection.execute(_RATINGS)
+            if schema.version_of(connection) < schema.VERSION:
+                schema.upgrade(connection)
+        self._version = schema.VERSION
         return connection
-
-    def _check_version(self, connection: sqlite3.Connection) -> None:
-        application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if application != _APPLICATION:
-            connection.close()
-            raise StoreError(
-                f"{self.path} is a database, but not a result store of editkit.",
-                hint="Choose another --out folder.",
-            )
-        if version != VERSION:
-            connection.close()
-            raise StoreError(
-                f"{self.path} has schema version {version}, expected {VERSION}.",
-                hint="Use the editkit that wrote it, or choose another --out folder.",
-            )
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -302,63 +367,31 @@ class Store:
                 f"the result store {self.path} cannot be used: {error}.",
                 hint="Check the disk's space and permissions, and what else uses the folder.",
             ) from error
-        except (sqlite3.DatabaseError, ValueError) as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:
             raise StoreError(
                 f"the result store {self.path} is damaged: {error}.",
                 hint="Move it away, with its -wal and -shm files, and run the command again.",
             ) from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+@dataclasses.dataclass(frozen=True)
+class _Damaged:
+    """A row that cannot be read."""
+
+    rowid: int
+    case_id: Any
+    problem: str
 
 
-def _create(path: Path) -> None:
-    """An empty store, complete from the moment that it can be seen."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    for leftover in path.parent.glob(f"{unfinished.name}*"):  # with SQLite's journals
-        leftover.unlink()
-    with contextlib.closing(_connect(unfinished)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        for table in _TABLES:
-            connection.execute(table)
-        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-    unfinished.replace(path)
+def _with_checksum(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A value of another store, which may be of version 1 and lack the checksum."""
+    return row if row[-1] is not None else (*row[:-1], checksum_of(table[:-1], *row[:-1]))
 
 
-def _encoded(fingerprint: str, row: Row) -> tuple[str, int, str, str]:
-    payload = canonical_json(dataclasses.asdict(row))
-    return fingerprint, row.case_id, payload, _checksum(fingerprint, row.case_id, payload)
-
-
-def _checksum(fingerprint: str, case_id: int | str, payload: str) -> str:
-    return hashlib.sha256(f"{fingerprint}\n{case_id}\n{payload}".encode()).hexdigest()
-
-
-def _damage(path: Path, fingerprint: str, damaged: Sequence[int]) -> str:
-    cases = ", ".join(str(case_id) for case_id in damaged[:8])
+def _damage(path: Path, fingerprint: str, damaged: Sequence[_Damaged]) -> str:
+    cases = ", ".join(str(each.case_id)[:20] for each in damaged[:8])
     more = f" and {len(damaged) - 8} more" if len(damaged) > 8 else ""
-    return f"{path}: rows of cell {fingerprint[:12]} fail their checksum: case {cases}{more}."
-
-
-def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """The keys under which two rows say different things."""
-    return sorted(key for key in {*first, *second} if first.get(key) != second.get(key))
-
-
-def _conflict(ours: Store, theirs: Store, fingerprint: str, row: Row, own: Row) -> StoreError:
-    editor = ours.cells().get(fingerprint, {}).get("cell", {}).get("editor", "?")
-    what = ", ".join(
-        f"{key} {own.scores.get(key)} against {row.scores.get(key)}"
-        for key in _differing(row.scores, own.scores)[:3]
-    )
-    if not what:
-        kept = _differing(row.details, own.details) + _differing(row.texts, own.texts)
-        what = ", ".join(kept[:3])
-    return StoreError(
-        f"case {row.case_id} of editor {editor!r} (cell {fingerprint[:12]}) differs between "
-        f"{ours.path} and {theirs.path}: {what or f'{own.status} against {row.status}'}.",
-        hint="One of them was computed otherwise; compute one again with --fresh. "
-        "Nothing of this store was merged.",
+    return (
+        f"{path}: rows of cell {str(fingerprint)[:12]} are damaged ({damaged[0].problem}): "
+        f"case {cases}{more}."
     )

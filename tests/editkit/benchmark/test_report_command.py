@@ -276,6 +276,9 @@ def test_a_folder_without_results_is_told(tmp_path: Path, fake_world: Path, edit
 def test_stores_of_early_versions_are_read(out: Path, editkit: Cli) -> None:
     with sqlite3.connect(out / "results.sqlite") as connection:
         connection.execute("DROP TABLE requests")
+        connection.execute("DROP TABLE environments")
+        connection.execute("ALTER TABLE cells DROP COLUMN checksum")
+        connection.execute("PRAGMA user_version = 1")
         connection.execute(
             "UPDATE cells SET description = replace(description, '\"failure\":null,', '')"
         )

@@ -192,7 +192,7 @@ def test_damaged_rows_are_told_and_computed_again(bench: Any, editkit: Cli, tmp_
     connection.close()
     code, _, err = editkit("run-benchmark", "small", "--out", tmp_path / "out")
     assert code == 0
-    assert "fail their checksum: case 995. They will be computed again." in err
+    assert "are damaged (it fails its checksum): case 995. They will be computed again." in err
     assert results(bench()[1]) == results(first)
 
 

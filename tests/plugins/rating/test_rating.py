@@ -165,6 +165,9 @@ def test_merging_takes_over_ratings_and_keeps_ones_own(out: Path, tmp_path: Path
 def test_a_store_of_before_ratings_is_read_and_gets_them(out: Path) -> None:
     with sqlite3.connect(out / STORE_FILE) as connection:
         connection.execute("DROP TABLE ratings")
+        connection.execute("ALTER TABLE cells DROP COLUMN checksum")
+        connection.execute("ALTER TABLE requests DROP COLUMN checksum")
+        connection.execute("PRAGMA user_version = 1")
     connection.close()
     assert ratings_in(out) == []
     keep_rating(out, rating(1, "left"))

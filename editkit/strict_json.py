@@ -1,0 +1,81 @@
+"""JSON that anybody may have written: exactly what it says, or an error that says why."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any, NoReturn
+
+__all__ = ["parse_json"]
+
+_LONGEST_INT = 20  # characters of an integer of 64 bits
+_LONGEST_SHOWN = 40
+
+
+def parse_json(text: str) -> Any:
+    """Plain data from JSON.
+
+    Raises:
+        ValueError: It is not JSON, or it is JSON that readers understand in different ways:
+            duplicate keys, ``NaN`` and ``Infinity``, numbers beyond 64 bits, lone surrogates,
+            and more levels than Python can read.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_float,
+            parse_int=_int,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if "\\u" in text.lower():  # only an escape can make a lone surrogate of sound UTF-8
+        _check_texts(value)
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in found if keys.count(key) > 1)
+        raise ValueError(f"the key {_shown(twice)} is there twice")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {_shown(text)} is too large")
+    return number
+
+
+def _int(text: str) -> int:
+    if len(text) > _LONGEST_INT or not -(2**63) <= int(text) < 2**63:
+        raise ValueError(f"the number {_shown(text)} is beyond 64 bits")
+    return int(text)
+
+
+def _check_texts(value: Any) -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"the text {_shown(value)} holds a lone surrogate") from None
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_texts(key)
+            _check_texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item)
+
+
+def _shown(text: str) -> str:
+    shown = ascii(text)
+    return shown if len(shown) <= _LONGEST_SHOWN else f"{shown[:_LONGEST_SHOWN]}..."
