@@ -204,27 +204,26 @@ class EditedModels:
         lengths = torch.tensor([len(p) for p in prompts], device=device)  # (B,)
         flat = [(row, target) for row, group in enumerate(targets) for target in group]
         rows = torch.tensor([row for row, _ in flat], device=device)  # (N,)
-        longest = max(len(target) for _, target in flat)
+        # Continue only the targets that have more tokens, each after its prompt's own keys.
+        longer = [n for n, (_, target) in enumerate(flat) if len(target) > 1]
+        pick = torch.tensor(longer, dtype=torch.long, device=device)  # (M,)
+        source = rows[pick]
         with self.rows(edits):
-            if longest == 1:
-                prefix, hidden = None, forward(self.model, ids)
+            if longer:
+                prefix, hidden = run_prefix(self.model, ids, lengths, rows=source)
             else:
-                prefix, hidden = run_prefix(self.model, ids, lengths)
+                prefix, hidden = None, forward(self.model, ids)
         last = hidden[torch.arange(len(prompts), device=device), lengths - 1]  # (B, H)
         log_p = torch.log_softmax(self.model.head(last), dim=-1)  # (B, V)
         first_tokens = torch.tensor([target[0] for _, target in flat], device=device)
         total = -log_p[rows, first_tokens]  # (N,)
         hits = (log_p.argmax(dim=-1)[rows] == first_tokens).float()  # (N,)
-        longer = [n for n, (_, target) in enumerate(flat) if len(target) > 1]
-        if prefix is not None and longer:
-            # Continue only the targets that have more tokens, each after its prompt's own keys.
-            pick = torch.tensor(longer, device=device)  # (M,)
+        if prefix is not None:
             inputs = padded([flat[n][1][:-1] for n in longer], device)  # (M, S)
             wanted = padded([flat[n][1][1:] for n in longer], device)  # (M, S)
             counts = torch.tensor([len(flat[n][1]) - 1 for n in longer], device=device)  # (M,)
-            source = rows[pick]
-            with self.rows([edits[int(row)] for row in source]):
-                states = forward_after(self.model, prefix.select(source), inputs, lengths[source])
+            with self.rows([edits[row] for row in source.tolist()]):
+                states = forward_after(self.model, prefix, inputs, lengths[source])
             real = torch.arange(inputs.shape[1], device=device)[None] < counts[:, None]  # (M, S)
             log_p = torch.log_softmax(self.model.head(states[real]), dim=-1)  # (tokens, V)
             nll = -log_p.gather(1, wanted[real][:, None])[:, 0]  # (tokens,)

@@ -121,37 +121,38 @@ class Call:
         )
 
 
-def aligned_right(cache: DynamicCache, lengths: Tensor) -> DynamicCache:
-    """The cache with each row's real keys and values moved to its end, behind the padding.
+def aligned_right(cache: DynamicCache, lengths: Tensor, rows: Tensor | None = None) -> DynamicCache:
+    """A copy that does not grow, each row's real keys and values moved to its end.
 
     Args:
         cache: Keys and values of rows padded on the right, (B, heads, P, head size) each.
         lengths: Number of real tokens of each row, (B,).
+        rows: Old rows, one for each new row; by default all.
     """
     aligned = DynamicCache()
-    aligned.layers = [_moved_right(layer, lengths) for layer in cache.layers]
+    aligned.layers = [_aligned_layer(layer, lengths, rows) for layer in cache.layers]
     return aligned
 
 
-def _moved_right(layer: DynamicLayer, lengths: Tensor) -> DynamicLayer:
-    moved = DynamicLayer()
+def _aligned_layer(layer: DynamicLayer, lengths: Tensor, rows: Tensor | None) -> FrozenLayer:
+    aligned = FrozenLayer()
     if layer.keys is not None:
-        moved.lazy_initialization(layer.keys, layer.values)
-        moved.keys = _slots_moved_right(layer.keys, lengths)
-        moved.values = _slots_moved_right(layer.values, lengths)
-    return moved
+        n_rows, _, size, _ = layer.keys.shape
+        device = layer.keys.device
+        row = torch.arange(n_rows, device=device) if rows is None else rows.to(device)  # (B',)
+        padding = size - lengths.to(device)[row]  # (B',)
+        slots = torch.arange(size, device=device) - padding[:, None]  # (B', P)
+        # In front of a row, whatever is there: it is masked.
+        places = (row[:, None] * size + slots.clamp(min=0)).flatten()
+        aligned.lazy_initialization(_at(layer.keys, places), _at(layer.values, places))
+    return aligned
 
 
-def _slots_moved_right(states: Tensor, lengths: Tensor) -> Tensor:
-    rows, _, size, _ = states.shape
-    lengths = lengths.to(states.device)
-    row = torch.arange(rows, device=states.device)[:, None]  # (B, 1)
-    slot = torch.arange(size, device=states.device) - (size - lengths[:, None])  # (B, P)
-    # In front of a row, whatever is there: it is masked.
-    places = (row * size + slot.clamp(min=0)).flatten()
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    """States at places counted through all tokens of all rows, as rows of as many tokens."""
     by_token = states.transpose(1, 2)  # (B, P, heads, head size), as projections lay them out
-    moved = by_token.flatten(0, 1).index_select(0, places).reshape(by_token.shape)
-    return moved.transpose(1, 2)
+    chosen = by_token.flatten(0, 1).index_select(0, places)
+    return chosen.reshape(-1, *by_token.shape[1:]).transpose(1, 2)
 
 
 def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from editkit.models.architectures import Architecture, Part, architecture_of
 from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_fingerprint
 from editkit.models.live import check_live, check_tokenizer
 from editkit.models.reading import TextReader
+from editkit.models.shape import context_length_of
 from editkit.models.tokenizing import check_vocabulary
 from editkit.models.weights import Weights
 
 _LOGITS = 4096  # per state, held at once
+_log = logging.getLogger(__name__)
 
 
 class LanguageModel(TextReader):
@@ -70,6 +73,15 @@ class LanguageModel(TextReader):
         self.weights = Weights(
             lambda: self.hf, name=name, fingerprint=fingerprint, surroundings=self._surroundings
         )
+        longest = int(hf.config.max_position_embeddings)
+        if self.context_length < longest:
+            _log.warning(
+                "texts for %s are limited to %d of its %d tokens: beyond them longrope changes the "
+                "frequencies of all rows of a batch, and results would depend on the batch",
+                name,
+                self.context_length,
+                longest,
+            )
 
     # ------------------------------------------------------------ identity and shape
 
@@ -154,8 +166,8 @@ class LanguageModel(TextReader):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of one input."""
-        return int(self.hf.config.max_position_embeddings)
+        """Most tokens of one input: the context, or its original part where longrope extends it."""
+        return context_length_of(self.hf.config)
 
     @property
     def attention_implementation(self) -> str:

@@ -54,10 +54,6 @@ class Prefix:
     cache: DynamicCache
     mask: Tensor
 
-    def select(self, rows: Tensor) -> Prefix:
-        """The prefix for other rows: ``rows[i]`` names the old row of new row ``i``."""
-        return Prefix(frozen_cache(self.cache, rows), rows_of(self.mask, rows))
-
 
 def forward(
     model: LanguageModel,
@@ -98,24 +94,28 @@ def _cache_argument(base: nn.Module) -> str:
     return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
-def run_prefix(model: LanguageModel, ids: Tensor, lengths: Tensor) -> tuple[Prefix, Tensor]:
+def run_prefix(
+    model: LanguageModel, ids: Tensor, lengths: Tensor, *, rows: Tensor | None = None
+) -> tuple[Prefix, Tensor]:
     """Run the tokens of a prefix once and keep their keys and values.
 
     Args:
         model: The model.
         ids: Token ids padded on the right, (B, P).
         lengths: Number of real tokens of each row, (B,).
+        rows: The rows that the prefix is wanted for, any number of times each; by default all.
 
     Returns:
-        The prefix, and the final hidden states of its tokens, (B, P, H).
+        The prefix, and the final hidden states of the tokens of all rows, (B, P, H).
     """
     cache = DynamicCache()
     hidden = forward(model, ids, cache=cache)
     size = ids.shape[1]
-    if bool((lengths < size).any()):
-        cache = aligned_right(cache, lengths)
-    mask = torch.arange(size, device=ids.device)[None] >= size - lengths[:, None]  # (B, P)
-    return Prefix(frozen_cache(cache), mask.long()), hidden
+    ragged = bool((lengths < size).any())
+    kept = aligned_right(cache, lengths, rows) if ragged else frozen_cache(cache, rows)
+    lengths = lengths if rows is None else rows_of(lengths, rows)
+    mask = torch.arange(size, device=ids.device)[None] >= size - lengths[:, None]  # (B', P)
+    return Prefix(kept, mask.long()), hidden
 
 
 def forward_after(

@@ -91,6 +91,23 @@ class ModelShape:
         }
 
 
+def context_length_of(config: Any) -> int:
+    """Most tokens of one row, of the model that a config describes.
+
+    A model with longrope rotates all rows of a batch by other frequencies as soon as one of them is
+    longer than the original context, so that a result would depend on what is run beside it: such a
+    model is used up to its original context.
+    """
+    longest = int(config.max_position_embeddings)
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
+    for parameters in by_layer_type or [rope]:
+        if parameters.get("rope_type") == "longrope":
+            original = parameters.get("original_max_position_embeddings")
+            longest = min(longest, int(original or longest))
+    return longest
+
+
 def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
     """The shape of the model that a config describes.
 
@@ -130,7 +147,7 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
         inner_size=math.prod(parameters[inner]) // hidden,
         n_heads=int(config.num_attention_heads),
         vocabulary=int(config.vocab_size),
-        context_length=int(config.max_position_embeddings),
+        context_length=context_length_of(config),
         tied=head is not None and head.weight is embedding.weight,
         parameters=parameters,
         saved_bytes=saved,

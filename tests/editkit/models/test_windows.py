@@ -5,6 +5,7 @@ What is compared with is the definition: a row alone, unpadded, through the whol
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from editkit.generation import continued, draws, sample
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
 from editkit.models.running import Tail, forward, forward_after, run_prefix
+from editkit.models.shape import context_length_of, shape_of
 from tests.editkit.test_deltas import delta_for
 from tests.editkit.test_edited import plain_nll
 from tests.windowed import FAMILIES, WINDOWED, windowed
@@ -99,7 +101,8 @@ def test_rows_cut_anywhere_are_as_if_alone(
     with torch.no_grad():
         prefix, hidden = run_prefix(model, left, starts)
         after = forward_after(model, prefix, ids, starts)
-        chosen = forward_after(model, prefix.select(order), ids[order], starts[order])
+        others, _ = run_prefix(model, left, starts, rows=order)
+        chosen = forward_after(model, others, ids[order], starts[order])
         tail = Tail.record(model, prefix, ids, starts, start=start)
         again = model.final_hidden(tail.run(tail.hidden))
         fewer = tail.select(order)
@@ -180,6 +183,62 @@ def test_texts_are_written_as_by_definition(name: str) -> None:
     written = models.generate(queries, tokens=28, top_k=1)
     decoded = model.tokenizer.batch_decode(expected, skip_special_tokens=True)
     assert written == decoded
+
+
+# --------------------------------------------------- positions that are scaled by length
+
+_ORIGINAL = 16
+SCALED: dict[str, dict[str, Any]] = {
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": _ORIGINAL},
+    "llama3": {
+        "factor": 4.0, "original_max_position_embeddings": _ORIGINAL,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    },
+    "longrope": {
+        "factor": 4.0, "original_max_position_embeddings": _ORIGINAL,
+        "short_factor": [1.0] * 4, "long_factor": [3.0] * 4,
+    },
+}  # fmt: skip
+
+
+def scaled(kind: str) -> LanguageModel:
+    return windowed("llama", rope_parameters={"rope_type": kind, "rope_theta": 1e4, **SCALED[kind]})
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_scaled_positions_do_not_depend_on_the_batch(kind: str) -> None:
+    """The longest row has all tokens that the model may be given, others are shorter."""
+    model = scaled(kind)
+    longest = model.context_length
+    assert longest == (_ORIGINAL if kind == "longrope" else 64)
+    lengths, starts = (longest, longest // 2, 5), torch.tensor([longest - 6, 3, 0])
+    rows = [tuple(range(20, 20 + n)) for n in lengths]
+    pairs = list(zip(rows, starts.tolist(), strict=True))
+    with torch.no_grad():
+        whole = forward(model, padded(rows, "cpu"))
+        prefix, _ = run_prefix(model, padded([r[: max(c, 1)] for r, c in pairs], "cpu"), starts)
+        after = forward_after(model, prefix, padded([r[c:] for r, c in pairs], "cpu"), starts)
+    for b, (row, start) in enumerate(pairs):
+        expected = alone(model, row)
+        assert_same(whole[b, : len(row)], expected)
+        assert_same(after[b, : len(row) - start], expected[start:])
+
+
+def test_longrope_is_used_up_to_its_original_context(caplog: pytest.LogCaptureFixture) -> None:
+    model = scaled("longrope")
+    assert "limited to 16 of its 64 tokens" in caplog.text
+    assert shape_of(model.hf.config).context_length == model.context_length == _ORIGINAL
+    models = EditedModels(model, [delta_for(model, kinds="")])
+    with pytest.raises(ModelError, match="does not fit into the context of 16 tokens"):
+        models.text_nll([TextQuery(0, "Paris " * 20)])
+    [[value]] = models.candidate_nll([CandidateQuery(0, "Paris " * 20 + "is in", ("France",))])
+    assert "its beginning is left out" in caplog.text
+    assert 0 < value < 100
+    nested = copy.deepcopy(model.hf.config)
+    nested.rope_parameters = {"full_attention": nested.rope_parameters, "sliding_attention": None}
+    assert context_length_of(nested) == _ORIGINAL
 
 
 # --------------------------------------------------- families that are not in the table (yet)
