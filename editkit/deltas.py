@@ -173,10 +173,12 @@ def applied(
     """
     deltas = [delta] if isinstance(delta, WeightDelta) else list(delta)
     check_all_fit(model, deltas, force=force, in_order=True)
+    look = force  # otherwise it was done by the check
     with contextlib.ExitStack() as exits:
         for each in deltas:
             if each.changes:
-                ticket = model.weights.apply(_layer(model, each))
+                ticket = model.weights.apply(_layer(model, each), look=look)
+                look = False
                 exits.callback(model.weights.take_back, ticket)
         yield model
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["chained", "checksum", "is_finite", "lineage"]
+__all__ = ["Checksums", "chained", "checksum", "checksums_of", "is_finite", "lineage", "tensors_of"]
+
+Checksums = Mapping[str, bytes]
+"""By name of the tensor."""
+
+_SWITCHES = " (adapters)"
+_MOVING = ("dynamic", "longrope")  # rotary embeddings that follow the length of the text
 
 _CHUNK = 2**16  # words of 8 bytes: fits into the processor's cache, so it is read once
 _COLUMNS = 256
@@ -49,6 +56,61 @@ def is_finite(tensor: Tensor) -> bool:
     except (RuntimeError, NotImplementedError):  # types of 8 bits have no minimum
         return bool(torch.isfinite(tensor.detach().float()).all())
     return bool(torch.isfinite(least) & torch.isfinite(most))
+
+
+# ---------------------------------------------------------------- of whole models
+
+
+def tensors_of(hf: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by all of their names; not those that forward passes write."""
+    rope = getattr(getattr(hf, "config", None), "rope_parameters", None)
+    moving = isinstance(rope, Mapping) and rope.get("rope_type") in _MOVING
+    buffers = {
+        name: tensor
+        for name, tensor in hf.named_buffers(remove_duplicate=False)
+        if not (moving and name.endswith("inv_freq"))
+    }
+    return {**dict(hf.named_parameters(remove_duplicate=False)), **buffers}
+
+
+def switches_of(hf: nn.Module) -> dict[str, bytes]:
+    """How adapters (of peft) are set: which are active, how strong, whether disabled."""
+    return {
+        f"{name}{_SWITCHES}": repr(
+            (module.active_adapters, module.scaling, getattr(module, "disable_adapters", None))
+        ).encode()
+        for name, module in hf.named_modules()
+        if hasattr(module, "active_adapters") and hasattr(module, "scaling")
+    }
+
+
+def checksums_of(hf: nn.Module) -> Checksums:
+    """Of all weights as they are now; each tensor is read once, however many names it has."""
+    by_id: dict[int, bytes] = {}
+    found = {}
+    for name, tensor in tensors_of(hf).items():
+        if id(tensor) not in by_id:
+            by_id[id(tensor)] = checksum(tensor)
+        found[name] = by_id[id(tensor)]
+    return {**found, **switches_of(hf)}
+
+
+def marks_of(hf: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """Marks that move when a tensor is written to, save through ``.data``, or is replaced."""
+    return {n: (id(t), t.data_ptr(), version_of(t)) for n, t in tensors_of(hf).items()}
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to, as torch counts."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def total_of(checksums: Checksums) -> bytes:
+    """One digest of many."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(checksums):
+        digest.update(f"{name}=".encode() + checksums[name] + b";")
+    return digest.digest()
 
 
 # ---------------------------------------------------------------- identities

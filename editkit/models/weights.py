@@ -10,7 +10,6 @@ noticed by checksums over all bytes, which take as long as reading the weights f
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
 import logging
 import threading
@@ -23,15 +22,22 @@ from torch import Tensor, nn
 
 from editkit.cache import digest_of_tensors
 from editkit.errors import DeltaError, ModelError
-from editkit.models.checksums import chained, checksum, is_finite
+from editkit.models.checksums import (
+    Checksums,
+    chained,
+    checksum,
+    checksums_of,
+    is_finite,
+    marks_of,
+    switches_of,
+    tensors_of,
+    total_of,
+    version_of,
+)
 
 __all__ = ["Layer", "Ticket", "Weights"]
 
-_SWITCHES = " (adapters)"
 _log = logging.getLogger(__name__)
-
-Checksums = Mapping[str, bytes]
-"""By name of the tensor, as in the state dict."""
 
 
 # ---------------------------------------------------------------- edits that are applied
@@ -105,35 +111,19 @@ class Weights:
         self._unsettled: set[int] = set()  # parameters that do not hold what they should
         self._generation = 0
         self._expected = self.checksums()
-        self._marks = self._look()
+        self._marks = marks_of(self._hf())
         self._refuse_infinite(self._expected)
         self._root = fingerprint
         self._known: dict[bytes, str] = {}
         if fingerprint is not None:
-            self._known[_total(self._expected)] = fingerprint
+            self._known[total_of(self._expected)] = fingerprint
         self._foreign: str | None = None  # identity, where weights changed while edits are applied
 
     # ------------------------------------------------------------ identity
 
     def checksums(self) -> Checksums:
         """Of all weights as they are now."""
-        by_id: dict[int, bytes] = {}
-        found = {}
-        for name, tensor in self._tensors().items():
-            if id(tensor) not in by_id:
-                by_id[id(tensor)] = checksum(tensor)
-            found[name] = by_id[id(tensor)]
-        return {**found, **self._switches()}
-
-    def _switches(self) -> dict[str, bytes]:
-        """How adapters (of peft) are set: which are active, how strong, whether disabled."""
-        return {
-            f"{name}{_SWITCHES}": repr(
-                (module.active_adapters, module.scaling, getattr(module, "disable_adapters", None))
-            ).encode()
-            for name, module in self._hf().named_modules()
-            if hasattr(module, "active_adapters") and hasattr(module, "scaling")
-        }
+        return checksums_of(self._hf())
 
     def identity(self) -> str:
         """What the weights are now.
@@ -145,15 +135,16 @@ class Weights:
             self._settle()
             found = self.checksums()
             if found == self._expected:
-                self._marks, self._foreign = self._look(), None
+                self._marks, self._foreign = marks_of(self._hf()), None
                 return self._with_layers()
-            total = _total(found)
+            total = total_of(found)
             if total not in self._known:
                 changed = {n: c for n, c in found.items() if self._expected.get(n) != c}
                 self._refuse_infinite(changed)
                 self._known[total] = self._content()
-                self._warn(changed, found)
-            self._marks = self._look()
+                if self._root is not None:  # somebody may have been told another one
+                    self._warn(changed, found)
+            self._marks = marks_of(self._hf())
             if self._layers:
                 self._foreign = self._known[total]
                 return self._foreign
@@ -186,7 +177,7 @@ class Weights:
         Writes through ``.data`` do not show in it.
         """
         with self._lock:
-            if self._unsettled or self._look() != self._marks:
+            if self._unsettled or marks_of(self._hf()) != self._marks:
                 self.identity()
             return self._root, self._foreign, tuple(self._layers)
 
@@ -194,29 +185,21 @@ class Weights:
         if self._root is None:
             if self._layers:
                 raise AssertionError("the base is known before an edit is applied")
-            self._root = self._known[_total(self._expected)] = self._content()
+            self._root = self._known[total_of(self._expected)] = self._content()
         identity = self._root
         for layer in self._in_order():
             identity = chained(identity, layer.digest())
         return identity
 
     def _content(self) -> str:
-        switches = self._switches()
+        switches = switches_of(self._hf())
         more = repr(sorted(switches.items())) if switches else ""
-        return digest_of_tensors(self._tensors(), self._surroundings() + more)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        state = self._hf().state_dict(keep_vars=True)
-        return {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-
-    def _look(self) -> dict[str, tuple[int, int, int]]:
-        """Marks that move when a tensor is written to or replaced."""
-        return {n: (id(t), t.data_ptr(), _version(t)) for n, t in self._tensors().items()}
+        return digest_of_tensors(tensors_of(self._hf()), self._surroundings() + more)
 
     def _refuse_infinite(self, names: Mapping[str, bytes]) -> None:
         bad = [
             n
-            for n, tensor in self._tensors().items()
+            for n, tensor in tensors_of(self._hf()).items()
             if n in names and isinstance(tensor, nn.Parameter) and not is_finite(tensor)
         ]
         if bad:
@@ -242,8 +225,13 @@ class Weights:
 
     # ------------------------------------------------------------ applying and taking back
 
-    def apply(self, layer: Layer) -> Ticket:
+    def apply(self, layer: Layer, *, look: bool = True) -> Ticket:
         """Add an edit to those that are applied.
+
+        Args:
+            layer: The edit.
+            look: Whether to look first for changes by other means; not needed right after
+                :meth:`acceptable`, or after another edit was applied.
 
         Returns:
             A ticket for :meth:`take_back`.
@@ -261,7 +249,8 @@ class Weights:
                     hint="Let one thread at a time apply edits to a model, or load it once for "
                     "each thread.",
                 )
-            self.identity()
+            if look:
+                self.identity()
             if self._foreign:
                 raise DeltaError(
                     f"the weights of {self._name} were changed inside applied(), besides its edit.",
@@ -291,7 +280,9 @@ class Weights:
     def _keep(self, name: str, parameter: nn.Parameter) -> None:
         """Copy a parameter before its first change."""
         if id(parameter) not in self._touched:
-            names = [n for n, tensor in self._tensors().items() if tensor is parameter] or [name]
+            names = [n for n, tensor in tensors_of(self._hf()).items() if tensor is parameter] or [
+                name
+            ]
             self._touched[id(parameter)] = _Touched(
                 parameter,
                 parameter.detach().clone(),
@@ -355,7 +346,7 @@ class Weights:
 
     def _note(self, touched: _Touched, *, plain: bool) -> None:
         """Remember what a parameter should be, so that other changes are noticed."""
-        tensors = self._tensors()
+        tensors = tensors_of(self._hf())
         now = touched.checksums if plain else None
         for name in touched.checksums:
             if tensors.get(name) is not touched.parameter:
@@ -369,7 +360,7 @@ class Weights:
                 now = dict.fromkeys(touched.checksums, checksum(touched.parameter))
             self._expected = {**self._expected, name: now[name]}
             tensor = touched.parameter
-            self._marks[name] = id(tensor), tensor.data_ptr(), _version(tensor)
+            self._marks[name] = id(tensor), tensor.data_ptr(), version_of(tensor)
 
     def _warn_infinite(self, layer: Layer) -> None:
         bad = [name for name in layer.names if not is_finite(self._hf().get_parameter(name))]
@@ -383,14 +374,3 @@ class Weights:
 
     def _in_order(self) -> list[Layer]:
         return [layer for layer, _ in self._layers.values()]
-
-
-def _total(checksums: Checksums) -> bytes:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(checksums):
-        digest.update(f"{name}=".encode() + checksums[name] + b";")
-    return digest.digest()
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version

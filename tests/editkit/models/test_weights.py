@@ -257,7 +257,7 @@ def pair(dtype: torch.dtype) -> tuple[LanguageModel, LanguageModel, tuple[Weight
     return model, tiny(dtype=dtype), tuple(edit(model, n, kind) for n, kind in enumerate(KINDS))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(data=st.data(), dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))
 def test_edits_may_begin_and_end_in_any_order(data: st.DataObject, dtype: torch.dtype) -> None:
     model, other, pool = pair(dtype)
