@@ -5,8 +5,28 @@ from __future__ import annotations
 from editkit import CommandSpec, LocatorSpec, hookimpl
 
 _PACKAGE = "editkit_plugins.tracing"
-PUBLISHED: dict[str, object] = {}
-PAPER = {"window_side": "above", "severed_noise": "same"}
+PUBLISHED = {
+    "window": 10,
+    "window_side": "below",
+    "samples": 10,
+    "corruption": "gaussian",
+    "noise_level": None,
+    "noise_multiple": 3.0,
+    "answer_tokens": "first",
+    "averaging": "by_token",
+    "severed_noise": "second_draw",
+}
+PAPER = {
+    "window": 10,
+    "window_side": "above",
+    "samples": 10,
+    "corruption": "gaussian",
+    "answer_tokens": "all",
+    "averaging": "by_fact",
+    "severed_noise": "same",
+}
+PAPER_V1 = {**PAPER, "answer_tokens": "first", "noise_level": 0.1}
+CORRECTED = {"answer_tokens": "all", "averaging": "by_fact", "severed_noise": "same"}
 
 
 @hookimpl
@@ -18,7 +38,14 @@ def editkit_locators() -> list[LocatorSpec]:
             factory=f"{_PACKAGE}.locator:CausalTracingLocator",
             config=f"{_PACKAGE}.config:CausalTracingConfig",
             summary="what restoring one state brings back (Meng et al. 2022)",
-            presets={"published": PUBLISHED, "paper": PAPER},
+            presets={
+                "published": PUBLISHED,
+                "paper": PAPER,
+                "paper-v1": PAPER_V1,
+                "corrected": CORRECTED,
+            },
+            configs="editkit_configs",  # states the models' sizes; it has no values for locators
+            model_presets={"paper-v1": {"gpt-j-6b": {"noise_level": 0.025}}},
         ),
         LocatorSpec(
             name="saliency",

@@ -266,6 +266,16 @@ def _study_document(
             kind: {role: [vars(mean) for mean in layers] for role, layers in roles.items()}
             for kind, roles in found.kinds.items()
         },
+        "largest": {
+            kind: {
+                place: {
+                    "effect": vars(each.effect),
+                    "probability": each.probability and vars(each.probability),
+                }
+                for place, each in places.items()
+            }
+            for kind, places in found.largest.items()
+        },
     }
 
 
@@ -287,6 +297,13 @@ def _print_study(
             mean = layers[best]
             half = (mean.high - mean.low) / 2
             lines.append(f"  {role:<24}{mean.mean:+.3f} ± {half:.3f}  layer {best}")
+        lines.append(f"{kind}: average of each fact's largest effect, in any layer")
+        for place, each in found.largest[kind].items():
+            half = (each.effect.high - each.effect.low) / 2
+            line = f"  {place:<24}{each.effect.mean:+.3f} ± {half:.3f}"
+            if each.probability is not None:
+                line += f"  probability {each.probability.mean:.3f}"
+            lines.append(line)
     lines += ["", *map(str, files)]
     sys.stdout.write("\n".join(lines) + "\n")
 

@@ -19,6 +19,10 @@ Kind = Literal[
 the token's MLP outputs, attention outputs, or both keep their corrupted values."""
 
 
+Averaging = Literal["by_fact", "by_token"]
+"""What counts once in averages over many facts; see ``editkit_plugins.tracing.averages``."""
+
+
 class CausalTracingConfig(Config):
     """Configuration of ``causal-tracing`` (Meng et al. 2022, section 2)."""
 
@@ -70,6 +74,11 @@ class CausalTracingConfig(Config):
     """Whether the probability of an answer is that of all its tokens, each given those before it,
     or of the first one alone (published code)."""
 
+    averaging: Averaging = "by_fact"
+    """What counts once in averages over many facts: a fact, with the mean over its tokens of a role
+    (each token has one); or a token (published notebook), where a subject's only token is its first
+    and its last one, and the first subsequent token counts even where it is the prompt's last."""
+
     severed_noise: Literal["second_draw", "same"] = "second_draw"
     """Whether severed runs corrupt the subject with a second draw of the noise, while the frozen
     outputs are from the first (published code), or with the same one."""
@@ -87,6 +96,10 @@ class GradientConfig(Config):
 
     answer_tokens: Literal["all", "first"] = "all"
     """Whether the probability of an answer is that of all its tokens, or of the first one alone."""
+
+    averaging: Averaging = "by_fact"
+    """What counts once in averages over many facts: a fact, or a token as in the published
+    notebook."""
 
 
 class SaliencyConfig(GradientConfig):

@@ -117,6 +117,8 @@ class Shown:
         for kind, roles in found.kinds.items():
             for role, layers in roles.items():
                 metrics[f"{kind}/{role}"] = max(each.mean for each in layers)
+            for place, each in found.largest[kind].items():
+                metrics[f"{kind}/largest/{place}"] = each.effect.mean
         names = [self.locator, self.model, Path(self.facts).stem, self.setting]
         params = {"model": self.model, "locator": self.locator, "facts": self.facts}
         answer = tell(

@@ -25,12 +25,23 @@ from editkit.benchmark.store import Store
 from editkit.cache import key_of
 from editkit.contents import dependencies
 from editkit.models import LanguageModel
-from editkit_plugins.tracing.averages import Mean, averaged, by_role, mean_of
-from editkit_plugins.tracing.config import Kind
+from editkit_plugins.tracing.averages import (
+    PLACES,
+    Largest,
+    Mean,
+    averaged,
+    averaged_largest,
+    by_role,
+    largest,
+    mean_of,
+)
+from editkit_plugins.tracing.config import Averaging, Kind
 from editkit_plugins.tracing.questions import questions
 
 _TOGETHER = 5  # facts traced between two visits to the store
 _SEPARATOR = "/"
+_LAYOUT = 2  # of a row's details; rows of another are traced anew
+_LAYERS, _LARGEST = "layers", "largest"  # keys beside the roles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Study:
     Attributes:
         fingerprint: Digest of everything that they depend on.
         kinds: By kind of site: means by role and layer.
+        largest: By kind of site and place: means of each fact's largest effect.
         baselines: Means of ``clean``, ``corrupted`` and ``total_effect``.
         known: Facts that they are over.
         unknown: Facts whose answer the model does not predict; left out.
@@ -49,6 +61,7 @@ class Study:
 
     fingerprint: str
     kinds: Mapping[str, Mapping[str, Sequence[Mean]]]
+    largest: Mapping[str, Mapping[str, Largest]]
     baselines: Mapping[str, Mean]
     known: int
     unknown: int
@@ -118,6 +131,7 @@ def identity_of(
     return {
         **after,
         "kind": "trace",
+        "layout": _LAYOUT,
         "model": {"name": model.name, **model.describe()},
         "locator": name,
         "config": locator.config.model_dump(mode="json"),
@@ -193,15 +207,47 @@ def _row(model: LanguageModel, locator: Locator[Any], case: int, fact: Fact) -> 
     scores = {"predicted": 1.0, **baselines}
     if {"clean", "corrupted"} <= baselines.keys():
         scores["total_effect"] = baselines["clean"] - baselines["corrupted"]
-    return Row(case, "done", scores, details=_details(maps), completed_at=time.time())
+    averaging = getattr(locator.config, "averaging", "by_fact")
+    details = _details(maps, averaging)
+    return Row(case, "done", scores, details=details, completed_at=time.time())
 
 
-def _details(maps: Sequence[Localization]) -> dict[str, list[float]]:
-    return {
-        f"{found.kind}{_SEPARATOR}{role}": effects
-        for found in maps
-        for role, effects in by_role(found).items()
-    }
+def _details(maps: Sequence[Localization], averaging: Averaging) -> dict[str, list[float]]:
+    """By kind: the number of layers, the largest effects, and by role the effects, in one list."""
+    details: dict[str, list[float]] = {}
+    for found in maps:
+        at = f"{found.kind}{_SEPARATOR}"
+        details[f"{at}{_LAYERS}"] = [float(len(found.scores[0]))]
+        details[f"{at}{_LARGEST}"] = [largest(found)[place] for place in PLACES]
+        for role, rows in by_role(found, averaging).items():
+            details[f"{at}{role}"] = [effect for row in rows for effect in row]
+    return details
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What the row of a fact says about one kind of site."""
+
+    roles: Mapping[str, Sequence[Sequence[float]]]
+    largest: Mapping[str, float]
+    corrupted: float | None
+
+
+def _kinds(row: Row) -> dict[str, _Kind]:
+    values: dict[str, dict[str, list[float]]] = {}
+    for key, numbers in row.details.items():
+        kind, _, role = key.partition(_SEPARATOR)
+        values.setdefault(kind, {})[role] = list(numbers)
+    found = {}
+    for kind, roles in values.items():
+        [n] = map(int, roles.pop(_LAYERS))
+        of_place = dict(zip(PLACES, roles.pop(_LARGEST), strict=True))
+        rows = {
+            role: [numbers[i : i + n] for i in range(0, len(numbers), n)]
+            for role, numbers in roles.items()
+        }
+        found[kind] = _Kind(rows, of_place, row.scores.get("corrupted"))
+    return found
 
 
 def _place(kind: str) -> int:
@@ -211,19 +257,20 @@ def _place(kind: str) -> int:
 
 def _study(fingerprint: str, rows: Sequence[Row]) -> Study:
     known = [row for row in rows if row.status == "done" and row.scores["predicted"]]
-    effects: dict[str, list[dict[str, list[float]]]] = {}
+    facts: dict[str, list[_Kind]] = {}
     for row in known:
-        of_fact: dict[str, dict[str, list[float]]] = {}
-        for key, values in row.details.items():
-            kind, _, role = key.partition(_SEPARATOR)
-            of_fact.setdefault(kind, {})[role] = values
-        for kind, roles in of_fact.items():
-            effects.setdefault(kind, []).append(roles)
+        for kind, of_fact in _kinds(row).items():
+            facts.setdefault(kind, []).append(of_fact)
+    ordered = {kind: facts[kind] for kind in sorted(facts, key=_place)}
     names = [key for key in ("clean", "corrupted", "total_effect") if known]
     columns = {key: [r.scores[key] for r in known if key in r.scores] for key in names}
     return Study(
         fingerprint=fingerprint,
-        kinds={kind: averaged(effects[kind]) for kind in sorted(effects, key=_place)},
+        kinds={kind: averaged([f.roles for f in some]) for kind, some in ordered.items()},
+        largest={
+            kind: averaged_largest([f.largest for f in some], [f.corrupted for f in some])
+            for kind, some in ordered.items()
+        },
         baselines={key: mean_of(values) for key, values in columns.items() if values},
         known=len(known),
         unknown=sum(row.status == "done" and not row.scores["predicted"] for row in rows),

@@ -416,7 +416,9 @@ def test_averages_have_intervals_and_leave_out_roles_that_a_fact_lacks() -> None
     mean = mean_of([0.0, 1.0])
     assert mean.mean == 0.5
     assert mean.high - mean.mean == pytest.approx(1.96 * 0.5 / 2**0.5)
-    found = averaged([{"last token": [1.0, 3.0]}, {"last token": [3.0, 5.0], ROLES[0]: [1.0, 1.0]}])
+    found = averaged(
+        [{"last token": [[1.0, 3.0]]}, {"last token": [[3.0, 5.0]], ROLES[0]: [[1.0, 1.0]]}]
+    )
     assert [each.mean for each in found["last token"]] == [2.0, 4.0]
     assert found[ROLES[0]][0].n == 1
 

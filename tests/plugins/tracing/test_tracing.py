@@ -241,6 +241,6 @@ def test_a_prompt_that_is_too_long() -> None:
 
 def test_presets() -> None:
     offer = default_registry().get("locator", "causal-tracing")
-    assert list(offer.spec.presets) == ["published", "paper"]
+    assert list(offer.spec.presets) == ["published", "paper", "paper-v1", "corrected"]
     for values in offer.spec.presets.values():
         CausalTracingConfig(**values)

@@ -1,0 +1,168 @@
+"""Averages of effects by token role: our own, and those of the published notebook."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import editkit
+from editkit import Fact, Localization
+from editkit.configuration import resolve_config
+from editkit.plugins import default_registry
+from editkit_plugins.tracing.averages import (
+    PLACES,
+    ROLES,
+    averaged,
+    averaged_largest,
+    by_role,
+    largest,
+    roles_of,
+)
+from editkit_plugins.tracing.study import study
+
+LAYERS = 3
+
+
+def made_up(seed: int, n_tokens: int, subject: tuple[int, int]) -> Localization:
+    draw = random.Random(seed)
+    return Localization(
+        fact=Fact("A prompt about it is", "it", "x"),
+        tokens=tuple("t" * n_tokens),
+        kind="state",
+        scores=tuple(tuple(draw.random() for _ in range(LAYERS)) for _ in range(n_tokens)),
+        subject=subject,
+    )
+
+
+FACTS = [
+    made_up(0, 7, (1, 5)),  # two tokens in the middle
+    made_up(1, 3, (0, 1)),  # one token; one in between; the last one
+    made_up(2, 3, (0, 2)),  # the first subsequent token is the last one
+    made_up(3, 9, (2, 4)),  # four further tokens
+    made_up(4, 6, (1, 6)),  # the subject ends the prompt
+]
+
+
+def as_in_the_notebook(facts: list[Localization]) -> dict[str, np.ndarray]:
+    """Rows that are pooled: every token of every fact by itself, some of them twice."""
+    pools: dict[str, list[np.ndarray]] = {role: [] for role in ROLES}
+    for fact in facts:
+        scores = np.array(fact.scores)
+        assert fact.subject is not None
+        first, after = fact.subject
+        last_subject, last = after - 1, len(scores) - 1
+        pools[ROLES[0]].append(scores[first])
+        pools[ROLES[1]].extend(scores[first + 1 : last_subject])
+        pools[ROLES[2]].append(scores[last_subject])
+        if after <= last:
+            pools[ROLES[3]].append(scores[after])
+            pools[ROLES[4]].extend(scores[after + 1 : last])
+        pools[ROLES[5]].append(scores[last])
+    return {role: np.array(rows) for role, rows in pools.items() if rows}
+
+
+def test_by_token_is_the_average_of_the_notebook() -> None:
+    expected = as_in_the_notebook(FACTS)
+    found = averaged([by_role(fact, "by_token") for fact in FACTS])
+    assert found.keys() == expected.keys() == set(ROLES)
+    for role, rows in expected.items():
+        for layer, mean in enumerate(found[role]):
+            column = rows[:, layer]
+            half = 1.96 * column.std() / len(column) ** 0.5
+            assert mean.n == len(column)
+            assert mean.mean == pytest.approx(column.mean(), rel=1e-12)
+            assert mean.high - mean.mean == pytest.approx(half, rel=1e-9)
+
+
+def test_by_fact_counts_every_fact_and_every_token_once() -> None:
+    found = averaged([by_role(fact) for fact in FACTS])
+    further = np.array(FACTS[3].scores)[5:8].mean(axis=0)  # the others have none
+    assert found["further tokens"][0].n == 1
+    assert found["further tokens"][1].mean == pytest.approx(further[1])
+    assert found["first subsequent token"][0].n == 3
+    assert found["first subject token"][0].n == 4
+    published = averaged([by_role(fact, "by_token") for fact in FACTS])
+    assert published["further tokens"][0].n == 3
+    assert published["first subsequent token"][0].n == 4
+    assert published["first subject token"][0].n == 5
+
+
+def test_a_token_may_have_two_roles_in_the_notebook() -> None:
+    found = roles_of(2, (0, 1), "by_token")
+    assert found["first subject token"] == found["last subject token"] == [0]
+    assert found["first subsequent token"] == found["last token"] == [1]
+    assert roles_of(4, (1, 4), "by_token")["last token"] == [3]
+
+
+def test_the_largest_effects_are_means_of_each_facts_own() -> None:
+    corrupted = [0.1, 0.0, 0.2, 0.05, 0.3]
+    found = averaged_largest([largest(fact) for fact in FACTS], corrupted)
+    scores = [np.array(fact.scores) for fact in FACTS]
+    expected = {
+        "any token": [s.max() for s in scores],
+        "last subject token": [
+            s[fact.subject[1] - 1].max() for s, fact in zip(scores, FACTS, strict=True)
+        ],
+        "last token": [s[-1].max() for s in scores],
+    }
+    assert tuple(found) == PLACES
+    for place, values in expected.items():
+        assert found[place].effect.mean == pytest.approx(np.mean(values))
+        assert found[place].effect.n == len(FACTS)
+        probability = found[place].probability
+        assert probability is not None
+        assert probability.mean == pytest.approx(np.mean(np.add(values, corrupted)))
+    without = averaged_largest([largest(fact) for fact in FACTS], [None] * len(FACTS))
+    assert all(each.probability is None for each in without.values())
+
+
+@pytest.mark.parametrize(
+    ("model", "preset", "values"),
+    [
+        ("gpt2-xl", "paper-v1", {"noise_level": 0.1, "window_side": "above", "samples": 10}),
+        ("EleutherAI/gpt-j-6B", "paper-v1", {"noise_level": 0.025}),
+        ("gpt2-xl", "paper", {"window": 10, "window_side": "above", "answer_tokens": "all"}),
+        ("gpt2-xl", "published", {"answer_tokens": "first", "averaging": "by_token"}),
+        ("gpt2-xl", None, {"answer_tokens": "first", "noise_level": None}),
+        ("gpt2-xl", "corrected", {"answer_tokens": "all", "averaging": "by_fact"}),
+    ],
+)
+def test_presets(model: str, preset: str | None, values: dict[str, object]) -> None:
+    offer = default_registry().get("locator", "causal-tracing")
+    found = resolve_config(offer, model=model, preset=preset).to_dict()
+    assert {field: found[field] for field in values} == values
+
+
+def test_a_study_averages_as_its_locator_says(tmp_path: Path) -> None:
+    model = editkit.load_model("atlas")
+    facts = [
+        Fact("Toyota Corolla is made by", "Toyota Corolla"),
+        Fact("The mother tongue of Albert Einstein is", "Albert Einstein"),
+    ]
+    values = {"samples": 2, "kinds": ("state", "mlp"), "window": 2, "noise_level": 0.2}
+    locators = {
+        averaging: editkit.make_locator("causal-tracing", model, averaging=averaging, **values)
+        for averaging in ("by_token", "by_fact")
+    }
+    studies = {
+        averaging: study(model, "causal-tracing", locator, facts, tmp_path)
+        for averaging, locator in locators.items()
+    }
+    maps = locators["by_fact"].maps(model, facts)
+    for averaging, found in studies.items():
+        assert found.known == 2
+        for i, kind in enumerate(values["kinds"]):
+            expected = averaged([by_role(of_fact[i], averaging) for of_fact in maps])
+            assert found.kinds[kind] == expected
+            effects = [largest(of_fact[i]) for of_fact in maps]
+            lows = [of_fact[i].baselines["corrupted"] for of_fact in maps]
+            assert found.largest[kind] == averaged_largest(effects, lows)
+    assert studies["by_token"].fingerprint != studies["by_fact"].fingerprint
+    # stored rows give the same averages again
+    assert (
+        study(model, "causal-tracing", locators["by_token"], facts, tmp_path)
+        == (studies["by_token"])
+    )
