@@ -17,6 +17,9 @@ from typing_extensions import override
 
 from editkit.errors import DeltaError
 
+_FLOATS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
+_INTEGERS = {torch.int64, torch.int32}  # others index as masks, or not at all
+
 __all__ = ["Change", "Dense", "LowRank", "Rows", "moved", "summed"]
 
 
@@ -55,6 +58,7 @@ class LowRank(Change):
     right: Tensor
 
     def __post_init__(self) -> None:
+        _check_numbers(self.left, self.right)
         left, right = self.left.shape, self.right.shape
         if len(left) != 2 or len(right) != 2 or left[1] != right[0]:
             raise DeltaError(
@@ -91,6 +95,19 @@ class Rows(Change):
     n_rows: int
 
     def __post_init__(self) -> None:
+        _check_numbers(self.values)
+        if (
+            self.indices.ndim != 1
+            or self.indices.dtype not in _INTEGERS
+            or self.values.ndim != 2
+            or type(self.n_rows) is not int
+        ):
+            raise DeltaError(
+                f"a row change has indices of shape {tuple(self.indices.shape)} and type "
+                f"{self.indices.dtype}, values of shape {tuple(self.values.shape)}, and "
+                f"{self.n_rows!r:.40} rows.",
+                hint="Give (n,) whole numbers, (n, out) values, and a whole number of rows.",
+            )
         n = len(self.indices)
         inside = n == 0 or (int(self.indices.min()) >= 0 and int(self.indices.max()) < self.n_rows)
         if self.values.shape[0] != n or len(set(self.indices.tolist())) != n or not inside:
@@ -126,6 +143,14 @@ class Dense(Change):
 
     values: Tensor
 
+    def __post_init__(self) -> None:
+        _check_numbers(self.values)
+        if self.values.ndim not in (1, 2):
+            raise DeltaError(
+                f"a dense change has the shape {tuple(self.values.shape)}.",
+                hint="Give (in, out) for a weight, (out,) for a bias.",
+            )
+
     @override
     def dense(self) -> Tensor:
         return self.values
@@ -138,6 +163,16 @@ class Dense(Change):
     @override
     def shape(self) -> tuple[int, ...]:
         return tuple(self.values.shape)
+
+
+def _check_numbers(*tensors: Tensor) -> None:
+    """Refuse what is not real numbers of one type that can be computed with."""
+    types = {tensor.dtype for tensor in tensors}
+    if len(types) > 1 or not types <= _FLOATS:
+        raise DeltaError(
+            f"a change is made of {' and '.join(sorted(map(str, types)))}.",
+            hint="Give float32, float64, bfloat16 or float16, the same for all its parts.",
+        )
 
 
 def summed(name: str, changes: Sequence[Change]) -> Change:

@@ -12,8 +12,12 @@ _LONGEST_INT = 20  # characters of an integer of 64 bits
 _LONGEST_SHOWN = 40
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, *, allow_nan: bool = False) -> Any:
     """Plain data from JSON.
+
+    Args:
+        text: The JSON.
+        allow_nan: Accept ``NaN`` and ``Infinity``, as Python writes them.
 
     Raises:
         ValueError: It is not JSON, or it is JSON that readers understand in different ways:
@@ -24,7 +28,7 @@ def parse_json(text: str) -> Any:
         value = json.loads(
             text,
             object_pairs_hook=_object,
-            parse_constant=_constant,
+            parse_constant=float if allow_nan else _constant,
             parse_float=_float,
             parse_int=_int,
         )
