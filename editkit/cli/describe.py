@@ -42,6 +42,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the description of everything that has the name."""
     offers = _find(default_registry(), args.name, args.kind)
+    if args.model is not None:
+        from editkit.models.checkpoint import refuse_config
+
+        refuse_config(args.model)
     if args.json:
         documents = [_document(offer, args) for offer in offers]
         sys.stdout.write(json.dumps(documents, indent=2) + "\n")

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from editkit.errors import ModelError
 from editkit.models.families import foreign_family
+from editkit.models.finding import config_of, local_folder, refuse_path
 from editkit.models.model_files import (
     INDEX,
     SAVE_AGAIN,
@@ -23,7 +24,7 @@ from editkit.models.model_files import (
     shards_of,
 )
 
-__all__ = ["Problem", "config_problems", "problems_of", "refuse"]
+__all__ = ["Problem", "config_problems", "problems_of", "refuse", "refuse_config"]
 
 ADAPTER = "adapter_config.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -83,6 +84,27 @@ def refuse(folder: Path, shown: str) -> list[Problem]:
         if problem.verdict == "problem":
             raise ModelError(problem.message, hint=problem.hint)
     return found
+
+
+def refuse_config(name: str) -> None:
+    """Refuse what cannot be a model, as far as its config says; weights and tokenizer may lack.
+
+    Args:
+        name: A registered name, a folder, or a hub id, of which the config is not downloaded.
+
+    Raises:
+        ModelError: It is a path to nothing, or its config describes no model that can be edited.
+    """
+    folder = local_folder(name)
+    if folder is None:
+        refuse_path(name)
+        config = config_of(name)
+        found = config_problems(config, name) if config is not None else []
+    else:
+        found = [p for p in problems_of(folder, name) if p.topic not in ("weights", "tokenizer")]
+    for problem in found:
+        if problem.verdict == "problem":
+            raise ModelError(problem.message, hint=problem.hint)
 
 
 def problems_of(folder: Path, shown: str) -> list[Problem]:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,14 @@ class LanguageModel(TextReader):
     def attention_implementation(self) -> str:
         """How attention is computed: ``sdpa`` and ``eager`` differ in the last digits."""
         return str(self.hf.config._attn_implementation)
+
+    @property
+    def argument(self) -> str:
+        """What a command takes for this model, quoted for a shell, for hints that name a command.
+
+        ``FOLDER`` where it was not loaded by a name, and must be saved first.
+        """
+        return "FOLDER" if self.source is None else shlex.quote(self.source)
 
     def describe(self) -> dict[str, Any]:
         """What a result must say about the model that it was computed on."""

@@ -7,6 +7,7 @@ but tensors out of it, and still asks for your word that you trust its source (-
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -55,6 +56,6 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(
         f"{name} for {model.name}, as published: {settings.kind}, the last {settings.blocks} "
         f"blocks\n  {args.out or kept}\n"
-        f"Try it: editkit run-benchmark --model {args.model} --editor {name}\n"
+        f"Try it: editkit run-benchmark --model {shlex.quote(args.model)} --editor {name}\n"
     )
     return 0

@@ -123,7 +123,7 @@ def load_trained(folder: Path, model: LanguageModel) -> Trained:
             f"the editor in {folder} was trained on {facts.get('model', 'a model')} "
             f"({facts['model_fingerprint'][:12]}), but {model.name} is "
             f"{model.base_fingerprint[:12]}.",
-            hint="Train one for this model with 'editkit train'.",
+            hint=_how_to_train(str(facts.get("editor", "mend")), model),
         )
     try:
         settings = _SETTINGS.validate_python(facts["settings"])
@@ -145,13 +145,20 @@ def folder_of(config: LearnedConfig, model: LanguageModel) -> Path:
     """
     folder = config.folder(model.base_fingerprint)
     if config.trained is None and not (folder / FILE).is_file():
-        method = config.editor_name.partition("-")[0]
         raise ConfigError(
             f"{config.editor_name} has not been trained for {model.name}.",
-            hint=f"Run 'editkit train {method} --model {model.name} --dataset ...', or set "
+            hint=f"{_how_to_train(config.editor_name, model)} Or set "
             f"editors.{config.editor_name}.trained to the folder of a trained one.",
         )
     return folder
+
+
+def _how_to_train(editor: str, model: LanguageModel) -> str:
+    method = editor.partition("-")[0]
+    command = f"Run 'editkit train {method} --model {model.argument} --dataset ...'."
+    if model.source is None:
+        command = f"Save the model and its tokenizer with save_pretrained to a FOLDER. {command}"
+    return command
 
 
 def seeded_network(model: LanguageModel, settings: Settings) -> EditNetwork:

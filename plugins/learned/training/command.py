@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -306,4 +307,6 @@ def _tell(args: argparse.Namespace, training: Training, progress: Progress, fold
     )
     if progress.skipped:
         sys.stdout.write(f"  {progress.skipped} steps were not finite and were skipped\n")
-    sys.stdout.write(f"Try it: editkit run-benchmark --model {args.model} --editor {name}\n")
+    sys.stdout.write(
+        f"Try it: editkit run-benchmark --model {shlex.quote(args.model)} --editor {name}\n"
+    )

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from editkit import CacheError, ConfigError, DatasetError, DeltaError, EditRequest
+from editkit import CacheError, ConfigError, DatasetError, DeltaError, EditRequest, load_model
 from editkit_plugins.learned import trained
 from editkit_plugins.learned.below import Remembered
 from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
@@ -181,7 +181,28 @@ def test_an_editor_that_nobody_trained_is_told_at_once(
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match="has not been trained for tiny-gpt2") as caught:
         LearnedEditor(MendConfig()).check(tiny())
-    assert "editkit train mend --model tiny-gpt2" in str(caught.value)
+    assert "save_pretrained to a FOLDER. Run 'editkit train mend --model FOLDER" in str(
+        caught.value
+    )
+
+
+def test_hints_name_the_model_as_the_user_typed_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    folder = tmp_path / "my models" / "tiny"
+    model = tiny()
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    model = load_model(str(folder))
+    assert (model.name, model.argument) == ("tiny", f"'{folder}'")
+    with pytest.raises(ConfigError, match="has not been trained for tiny") as caught:
+        LearnedEditor(MendConfig()).check(model)
+    assert f"'editkit train mend --model '{folder}' --dataset" in str(caught.value.hint)
+    training(tiny(seed=1), MEND, tmp_path / "other").run()
+    with pytest.raises(DeltaError) as caught:
+        editor_of("mend", tmp_path / "other").check(model)
+    assert f"--model '{folder}' --dataset" in str(caught.value.hint)
 
 
 def test_an_editor_of_another_model_is_refused(tmp_path: Path) -> None:
