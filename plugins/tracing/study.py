@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,9 @@ from editkit.benchmark.run import STORE_FILE, Row
 from editkit.benchmark.store import Store
 from editkit.cache import key_of
 from editkit.contents import dependencies
+from editkit.effects import Effects
 from editkit.models import LanguageModel
+from editkit.outcomes import BASELINE, Edit, outcomes_of, unwatched
 from editkit_plugins.tracing.averages import (
     PLACES,
     Largest,
@@ -42,6 +45,7 @@ _TOGETHER = 5  # facts traced between two visits to the store
 _SEPARATOR = "/"
 _LAYOUT = 2  # of a row's details; rows of another are traced anew
 _LAYERS, _LARGEST = "layers", "largest"  # keys beside the roles
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +118,7 @@ class Edits:
         Raises:
             EditkitError: It cannot be made.
         """
-        with seeded("trace", case):
+        with seeded("trace", case), unwatched():  # what did not work is reported once for all
             [delta] = self.editor.edit(model, [self.requests[case]])
         return delta
 
@@ -168,27 +172,37 @@ def study(
         store.put_cell(fingerprint, identity)
         stored = {row.case_id for row in store.rows(fingerprint)}
         left = [case for case in range(len(facts)) if case not in stored]
+        made: list[Edit] = []
         report(len(facts) - len(left))
         for start in range(0, len(left), _TOGETHER):
             cases = left[start : start + _TOGETHER]
             rows = [
                 _row(model, locator, case, facts[case])
                 if edits is None
-                else _edited_row(model, locator, case, facts[case], edits)
+                else _edited_row(model, locator, case, facts[case], edits, made)
                 for case in cases
             ]
             store.put_rows(fingerprint, rows)
             report(len(facts) - len(left) + start + len(cases))
+        if edits is not None and edits.name != BASELINE and (summary := outcomes_of(made).summary):
+            _log.warning("%s: %s", edits.name, summary)
         return _study(fingerprint, store.rows(fingerprint))
 
 
 def _edited_row(
-    model: LanguageModel, locator: Locator[Any], case: int, fact: Fact, edits: Edits
+    model: LanguageModel,
+    locator: Locator[Any],
+    case: int,
+    fact: Fact,
+    edits: Edits,
+    made: list[Edit],
 ) -> Row:
+    """A fact after its edit, which joins those that are ``made``."""
     try:
         delta = edits.delta(model, case)
     except EditkitError as error:
         return Row(case, "failed", error=error.message, completed_at=time.time())
+    made.append(Edit(f"case {case}", {**Effects(model).of(delta), **delta.notes}))
     with applied(model, delta):
         return _row(model, locator, case, fact)
 

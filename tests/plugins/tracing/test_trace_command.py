@@ -436,7 +436,9 @@ class Refusing(Editor[Config]):
         return [WeightDelta({}, request, "refusing", {}, model.fingerprint)]
 
 
-def test_an_edit_that_fails_costs_one_fact(tmp_path: Path) -> None:
+def test_an_edit_that_fails_costs_one_fact(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = editkit.load_model("atlas")
     digest = model.weights_digest()
     requests = [
@@ -448,6 +450,7 @@ def test_an_edit_that_fails_costs_one_fact(tmp_path: Path) -> None:
     edits = study.Edits("refusing", Refusing(Config()), requests)
     after = study.study(model, "causal-tracing", locator, facts, tmp_path, edits=edits)
     assert (after.known, dict(after.failed)) == (1, {1: "not this one."})
+    assert caplog.text.count("refusing: of 1 edit, 1 changed nothing") == 1
     random.random()  # what was drawn before makes no difference
     study.study(model, "causal-tracing", locator, facts, tmp_path / "again", edits=edits)
     assert len(set(edits.editor.drawn)) == 1
