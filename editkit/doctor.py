@@ -84,6 +84,7 @@ class PlannedEditor:
     config: Config
     rule: str | None = None
     matched: Match = NO_MATCH
+    overridden: tuple[str, ...] = ()
 
 
 def diagnose(
@@ -136,6 +137,9 @@ def diagnose(
         if planned.matched.report:
             used: Verdict = "warning" if planned.matched.refused else "ok"
             checks.append(Check(f"values of {name}", used, planned.matched.report))
+        if planned.overridden:
+            text = f"the named preset wins: {'; '.join(planned.overridden)}"
+            checks.append(Check(f"preset of {name}", "ok", text))
         if planned.rule:
             checks.append(Check(name, "warning", planned.rule))
         try:

@@ -83,7 +83,11 @@ def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> lis
             layers=[layer for layer in given if layer.values],
             n_layers=lambda: n_layers_of(model, download=True),
         )
-        planned.append(PlannedEditor(offer, resolved.config, resolved.rule, resolved.matched))
+        planned.append(
+            PlannedEditor(
+                offer, resolved.config, resolved.rule, resolved.matched, resolved.overridden
+            )
+        )
     return planned
 
 

@@ -101,10 +101,11 @@ def _subject_rows(
     if config.key_text == "prompt":
         return []
     rows = []
-    encodings = model.encode([context + request.subject for context in contexts])
-    for context, encoding in zip(contexts, encodings, strict=True):
+    texts = [context + request.subject for context in contexts]
+    spans = [(len(context), len(text)) for context, text in zip(contexts, texts, strict=True)]
+    encodings = model.read(texts, chat=request.chat, subjects=spans)
+    for span, encoding in zip(spans, encodings, strict=True):
         model.check_length(encoding)
-        span = (len(context), len(context) + len(request.subject))
         position = encoding.position(span, config.position)
         rows.append(Row(encoding.ids, position, position).up_to_the_edited_token())
     return rows

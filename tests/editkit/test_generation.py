@@ -20,6 +20,7 @@ from editkit.models.encoding import padded
 from editkit.models.running import forward
 from tests.editkit.test_deltas import delta_for
 from tests.tiny import ARCHITECTURES, tiny
+from tests.tokenizers import FAMILIES, model_of
 
 PROMPTS = ("Paris is", "The Space Needle is in the city of", "Zoë Müller works in the field of")
 TOKENS = 24
@@ -306,3 +307,25 @@ def test_contexts_of_an_older_form_are_not_read(
     }
     cached_texts("contexts", description, lambda: ["old<|endoftext|>. "])
     assert "old<|endoftext|>. " not in sampled_contexts(model, [(2, 3)], top_k=5, seed=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_tokenizers_special_tokens_reach_contexts(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    model = model_of(family)
+    tokenizer = model.tokenizer
+    special = {str(name) for name in tokenizer.all_special_tokens} | {"<|user|>", "<|end|>"}
+    for sentence in PROMPTS:
+        ids = tokenizer(sentence)["input_ids"]
+        assert text_of(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
+        end = tokenizer.convert_tokens_to_ids("<|end|>")
+        joined = text_of(tokenizer, [*ids, end, tokenizer.eos_token_id, *ids])
+        assert not [name for name in special if name in joined]
+        whole = text_of(tokenizer, ids)
+        assert joined.split() == [*whole.split(), *whole.split()]
+    # A model that knows nothing draws special tokens as often as any others.
+    for text in sampled_contexts(model, [(20, 6)], top_k=400, seed=0):
+        assert not [name for name in special if name in text]
+        assert text.removesuffix(". ").strip()

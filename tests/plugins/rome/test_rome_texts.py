@@ -23,6 +23,7 @@ from editkit_plugins.rome.editor import RomeEditor, Solution
 from editkit_plugins.rome.rows import request_rows
 from tests.parity import difference
 from tests.tiny import SENTENCES, tiny
+from tests.tokenizers import tokenizer_of
 
 REQUESTS = [
     EditRequest("{} is in the city of", "The Space Needle", "Paris"),
@@ -225,3 +226,27 @@ def test_the_second_moment_of_the_texts_is_over_a_random_sample(name: str, tmp_p
     assert torch.equal(found.matrix, expected.matrix)
     first = compute_second_moment(model, path, texts, tokens=400)
     assert not torch.equal(found.matrix, first.matrix)
+
+
+TURNS = (
+    "{% for m in messages %}<|user|>{{ m.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|model|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_key_of_a_chat_turn_is_read_inside_the_turn(name: str) -> None:
+    model = LanguageModel(tiny("llama").hf, tokenizer_of("llama3", chat=TURNS), name="tiny-chat")
+    request = EditRequest("Where is {}?", "Mario Kart", "Rome", chat=True)
+    config = preset(name, steps=2, kl_factor=0.1, contexts=("In the city. ", "It is. "))
+    rows = request_rows(model, request, contexts(model, config), config)
+    written = [*rows.contexts, *rows.others]
+    turn = model.tokenizer.convert_tokens_to_ids("<|user|>")
+    for i, context in zip(rows.keys, config.contexts or (), strict=True):
+        text = model.tokenizer.decode(written[i].ids)
+        assert turn in written[i].ids
+        assert text.endswith(f"<|user|>{context}Mario Kart")
+    fast = RomeEditor(config).solve(model, [request])
+    plain = RomeEditor(config.model_copy(update={"plain": True})).solve(model, [request])
+    assert difference(fast[0].right, plain[0].right) < 1e-3
+    assert missed_by(model, fast[0], 1) < 1e-5
