@@ -26,6 +26,7 @@ from editkit.cache import (
     digest_of_tensors,
     read_safetensors,
     write_atomically,
+    writing_to_cache,
 )
 from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
@@ -188,7 +189,8 @@ def _write(kept: Kept, now: _Sum, watcher: Watcher | None) -> None:
         facts["watcher"] = watcher.identity
         tensors.update({f"watcher/{name}": t for name, t in watcher.state().items()})
     facts["digest"] = digest_of_tensors(tensors, canonical(facts))
-    write_atomically(kept.path, save(tensors, metadata={"sum": json.dumps(facts)}))
+    with writing_to_cache():
+        write_atomically(kept.path, save(tensors, metadata={"sum": json.dumps(facts)}))
 
 
 def _read(kept: Kept, watcher: Watcher | None) -> _Sum:

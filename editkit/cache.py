@@ -7,19 +7,20 @@ it can be deleted at any time: it is made again when next needed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.resources
 import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from editkit.errors import ConfigError
+from editkit.errors import CacheError, ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,18 +36,29 @@ __all__ = [
     "key_of",
     "read_safetensors",
     "write_atomically",
+    "writing_to_cache",
 ]
 
 _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The cache's folder; it need not exist."""
+    """The cache's folder; it need not exist.
+
+    Raises:
+        CacheError: There is no home folder that it could be in.
+    """
     named = os.environ.get("EDITKIT_CACHE")
-    if named:
-        return Path(named).expanduser()
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "editkit"
+    try:
+        if named:
+            return Path(named).expanduser()
+        return (Path(base) if base else Path.home() / ".cache") / "editkit"
+    except RuntimeError as error:  # no such user, no home
+        raise CacheError(
+            f"the cache's folder is not known: {error}",
+            hint="Name a folder in EDITKIT_CACHE.",
+        ) from None
 
 
 def key_of(description: Mapping[str, Any]) -> str:
@@ -76,7 +88,13 @@ def difference(found: Any, wanted: Any) -> str | None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part of it."""
+    """Write a file so that readers see the old content or the new, never a part of it.
+
+    Raises:
+        OSError: It cannot be written: a folder has that name, say.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -107,13 +125,38 @@ def cached_tensors(
         make: Computes them.
     """
     path = cache_folder() / kind / f"{key_of(description)}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with _alone(path):
         found = _read(path, description)
         if found is None:
             found = dict(make())
-            _write(path, description, found)
+            with writing_to_cache():
+                _write(path, description, found)
     return found
+
+
+@contextlib.contextmanager
+def writing_to_cache() -> Iterator[None]:
+    """Inside, a cache that cannot be written is a :class:`CacheError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"the cache {str(cache_folder())!r} cannot be written: {error}.",
+            hint="Make room or allow writing there, or name another folder in EDITKIT_CACHE.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Inside, no other process makes this file."""
+    with writing_to_cache():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_suffix(".lock"))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -138,7 +181,7 @@ def _read(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor] | Non
         described = json.loads(metadata.get("description", "null"))
     except FileNotFoundError:
         return None
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         _log.warning("%s is damaged (%s); it is made again", path, error)
         return None
     return tensors if _belongs(path, described, description) else None
@@ -213,14 +256,14 @@ def cached_texts(
         make: Computes them.
     """
     path = cache_folder() / kind / f"{key_of(description)}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with _alone(path):
         found = _read_texts(path, description)
         if found is not None:
             return found
         texts = list(make())
         content = {"description": description, "digest": key_of({"texts": texts}), "texts": texts}
-        write_atomically(path, json.dumps(content).encode())
+        with writing_to_cache():
+            write_atomically(path, json.dumps(content).encode())
     return texts
 
 

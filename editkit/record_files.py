@@ -23,6 +23,7 @@ from typing_extensions import Self
 
 from editkit.errors import DatasetError, RequestError
 from editkit.interfaces import Config, Record, Records, RejectedRecord
+from editkit.strict_json import distinct
 from editkit.texts import trimmed_prompt
 
 __all__ = [
@@ -94,7 +95,7 @@ def read_json(path: Path, what: str = "dataset file") -> object:
         data = path.read_bytes()
         if data.startswith(_GZIP_MAGIC):
             data = gzip.decompress(data)
-        content: object = json.loads(data.decode("utf-8-sig"))
+        content: object = json.loads(data.decode("utf-8-sig"), object_pairs_hook=distinct)
     except FileNotFoundError:
         raise DatasetError(
             f"{what} {str(path)!r} does not exist.",

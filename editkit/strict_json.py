@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any, NoReturn
 
-__all__ = ["parse_json"]
+__all__ = ["distinct", "parse_json"]
 
 _LONGEST_INT = 20  # characters of an integer of 64 bits
 _LONGEST_SHOWN = 40
@@ -27,7 +27,7 @@ def parse_json(text: str, *, allow_nan: bool = False) -> Any:
     try:
         value = json.loads(
             text,
-            object_pairs_hook=_object,
+            object_pairs_hook=distinct,
             parse_constant=float if allow_nan else _constant,
             parse_float=_float,
             parse_int=_int,
@@ -39,7 +39,12 @@ def parse_json(text: str, *, allow_nan: bool = False) -> Any:
     return value
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object's keys and values, each key once (``object_pairs_hook`` of :func:`json.loads`).
+
+    Raises:
+        ValueError: A key is there twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]

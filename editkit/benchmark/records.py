@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from editkit.benchmark.digests import digest, digest_of_texts, plain
 from editkit.errors import ConfigError, DatasetError, EditkitError
-from editkit.interfaces import Dataset, Record, Records
+from editkit.interfaces import Dataset, Record, Records, RejectedRecord
 from editkit.plugins import Offer
 from editkit.requests import without_defaults
+
+_MOST_REASONS = 3
+_LONGEST_REASON = 160
 
 
 def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
@@ -30,8 +35,17 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
         ) from error
     if not loaded.records:
         raise DatasetError(
-            f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected).",
-            hint="Check its configuration with 'editkit describe'.",
+            f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected)"
+            f"{_reasons(loaded.rejected)}.",
+            hint="Check its configuration with 'editkit describe', and the layout of its records "
+            "in docs/datasets.md.",
+        )
+    strange = [r.case_id for r in loaded.records if not _is_case_id(r.case_id)]
+    if strange:
+        raise DatasetError(
+            f"dataset {offer.name!r} has the case id {strange[0]!r:.60}, expected whole numbers "
+            "from 0 to 2**63 - 1.",
+            hint="Number the records.",
         )
     twice = [case for case, n in Counter(r.case_id for r in loaded.records).items() if n > 1]
     if twice:
@@ -40,6 +54,26 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
             hint="Give each record a case id of its own.",
         )
     return loaded
+
+
+def _reasons(rejected: Sequence[RejectedRecord]) -> str:
+    """The most frequent reasons with their number and an example each."""
+    examples: dict[str, RejectedRecord] = {}
+    counts: Counter[str] = Counter()
+    for broken in rejected:
+        kind = re.sub(r"\[\d+\]", "[]", f"{broken.field}: {broken.reason}")
+        examples.setdefault(kind, broken)
+        counts[kind] += 1
+    shown = [
+        f"{number} x {kind[:_LONGEST_REASON]} (first: {examples[kind].case_id!s:.40})"
+        for kind, number in counts.most_common(_MOST_REASONS)
+    ]
+    others = len(counts) - len(shown)
+    return (": " if shown else "") + "; ".join(shown) + (f"; {others} other reasons" * (others > 0))
+
+
+def _is_case_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def corpus_digest(loaded: Records, dataset: Offer, metric: Offer, kind: str) -> str:

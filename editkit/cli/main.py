@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from editkit import __version__
+from editkit.cli.arguments import check_texts, guard_paths
 from editkit.cli.commands import command_module, listing
 from editkit.cli.signals import Terminated
 from editkit.errors import EditkitError, UsageError
@@ -33,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):  # closed by the shell: ``>&-``
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     debug = "--debug" in arguments or os.environ.get(_DEBUG, "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
     with _logging_to_stderr(debug=debug):
@@ -51,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_INTERRUPTED
         except EditkitError as error:
             return _tell(error, debug=debug)
+        except OSError as error:
+            return _tell_of_system(error, debug=debug)
         except BaseException as error:  # a plugin's command may raise anything
             return _tell_unexpected(error, debug=debug)
 
@@ -74,7 +81,10 @@ def _run(arguments: list[str]) -> int:
     )
     command.add_argument("--debug", action="store_true", help="show where an error came from")
     module.configure(command)
-    return int(module.run(command.parse_args(rest)))
+    guard_paths(command)
+    args = command.parse_args(rest)
+    check_texts(args)
+    return int(module.run(args))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,6 +117,25 @@ def _tell(error: EditkitError, *, debug: bool) -> int:
     return error.exit_code
 
 
+def _tell_of_system(error: OSError, *, debug: bool) -> int:
+    """A file, or our own output, that the system refuses, wherever it was met."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        told = UsageError(
+            f"{str(error.filename)[:200]!r} cannot be used: {reason}.",
+            hint="Check the path, its permissions, and the disk's space.",
+        )
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
+        _forget_stdout()
+        told = UsageError(
+            f"the output cannot be written: {reason}.", hint="Check where it is sent to."
+        )
+    else:
+        return _tell_unexpected(error, debug=debug)
+    told.__cause__ = error
+    return _tell(told, debug=debug)
+
+
 def _show_traceback(error: BaseException) -> None:
     sys.stderr.write(redacted("".join(traceback.format_exception(error))))
 
@@ -134,9 +163,13 @@ def _code_of(error: SystemExit) -> int:
 
 def _quiet_end() -> int:
     """The reader of our output left (``| head``): end without a word, now and at exit."""
+    _forget_stdout()
+    return 0
+
+
+def _forget_stdout() -> None:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 class _Words(logging.Formatter):

@@ -1,0 +1,64 @@
+"""What no argument of any command may be, whoever declared it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from editkit.complaints import text_problem
+from editkit.errors import UsageError
+
+__all__ = ["check_texts", "guard_paths"]
+
+_LONGEST_NAME = 255  # bytes of one part of a path, on every common file system
+_LONGEST_PATH = 4096
+
+
+def guard_paths(parser: argparse.ArgumentParser) -> None:
+    """Make every argument that is a path refuse what can be none."""
+    for action in parser._actions:
+        if action.type is Path:
+            action.type = path
+
+
+def path(text: str) -> Path:
+    """A path that a file may have.
+
+    Raises:
+        argparse.ArgumentTypeError: It is empty, too long, or holds what no path holds.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+    if problem := text_problem(text):
+        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no path: {problem}")
+    size = len(text.encode())
+    longest = max(len(part.encode()) for part in text.split("/"))
+    if longest > _LONGEST_NAME or size > _LONGEST_PATH:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}... is no path: it has {size} bytes, and its longest part {longest}"
+        )
+    return Path(text)
+
+
+def check_texts(args: argparse.Namespace) -> None:
+    """Refuse texts that no file, model or result can hold.
+
+    Raises:
+        UsageError: A text holds a NUL or is not valid Unicode.
+    """
+    for name, value in vars(args).items():
+        for text in _texts(value):
+            if problem := text_problem(text):
+                raise UsageError(
+                    f"--{name.replace('_', '-')}: {text[:80]!r}: {problem}.",
+                    hint="Write it as plain UTF-8 text.",
+                )
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    return []
