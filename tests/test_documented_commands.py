@@ -1,0 +1,184 @@
+"""Every command in the documentation is understood, down to the fields that it sets.
+
+What needs no model is run; the others run up to where they would load one. Lines with placeholders
+(``M``, ``FILE``, ``[flags]``) are held to their command's flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+import editkit
+from editkit.benchmark.spec import parse_benchmark
+from editkit.cli import run_benchmark
+from editkit.cli.commands import command_module
+from editkit.cli.main import main
+from editkit.errors import UsageError
+from editkit.models.identity import ModelIdentity
+from editkit.yaml_values import parse_yaml
+from editkit_benchmarks.experiments import cli as experiments
+from editkit_benchmarks.experiments import tracing
+from editkit_benchmarks.experiments.spec import parse_experiment
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RECORDS = ROOT / "benchmarks" / "atlas" / "records" / "test.json"
+
+_LINE = re.compile(r"^(?:    |\$ )?(editkit [a-z][^\n]*)$", re.MULTILINE)
+_INLINE = re.compile(r"`(editkit [a-z][^`\n]*)`")
+_FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+_PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\|[A-Z]+)*|.*\.\.\.|\[.*|.*\]|[a-z]+(\|[a-z]+)+")
+_OWN = ("./my-gpt2", "my-method", "mine")  # stand for a reader's own
+_RUN = ("describe", "plugins", "new-plugin")
+_PREPARED = ("run-benchmark", "run-experiment", "trace", "train", "statistics")
+
+
+def commands(*patterns: re.Pattern[str]) -> list[tuple[str, str]]:
+    """Pages with their commands; lines that go on are joined."""
+    found = []
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+        for pattern in patterns:
+            found += [(str(page.relative_to(ROOT)), each) for each in pattern.findall(text)]
+    return list(dict.fromkeys(found))
+
+
+def arguments_of(command: str) -> list[str]:
+    return shlex.split(command, comments=True)[1:]
+
+
+def is_example(command: str) -> bool:
+    return not any(_PLACEHOLDER.fullmatch(word) for word in arguments_of(command))
+
+
+COMMANDS = commands(_LINE, _INLINE)
+EXAMPLES = [(page, command) for page, command in commands(_LINE) if is_example(command)]
+
+
+class Reached(UsageError):
+    """A command came to where its work would begin."""
+
+    exit_code = 77
+
+
+def reached(*_: Any, **__: Any) -> NoReturn:
+    raise Reached("the work would begin here.")
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    module: Any = command_module(name)
+    parser = argparse.ArgumentParser(prog=name)
+    module.configure(parser)
+    return parser
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    """All flags, those of subcommands included."""
+    flags = {"--help", "--debug", *parser._option_string_actions}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in action.choices.values():
+                flags |= flags_of(inner)
+    return flags
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_commands_and_flags_exist(page: str, command: str) -> None:
+    name, *rest = arguments_of(command)
+    flags = flags_of(parser_of(name))
+    for flag in re.findall(r"(?<!\S)\[?(--[a-z][a-z-]*)", " ".join(rest)):
+        assert flag in flags, f"{page}: {command}"
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with the files that a reader would have; no model is loaded."""
+    monkeypatch.chdir(tmp_path)
+    records = json.loads(RECORDS.read_text(encoding="utf-8"))[:30]
+    for name in ("counterfact.json", "my_records.json"):
+        Path(name).write_text(json.dumps(records), encoding="utf-8")
+    rewrites = [record["requested_rewrite"] for record in records]
+    known = [
+        {
+            "prompt": each["prompt"].replace("{}", each["subject"]),
+            "subject": each["subject"],
+            "attribute": each["target_true"]["str"],
+        }
+        for each in rewrites
+    ]
+    Path("known_1000.json").write_text(json.dumps(known), encoding="utf-8")
+    zsre = [
+        {
+            "subject": each["subject"],
+            "src": f"What is {each['subject']}?",
+            "rephrase": f"And {each['subject']}?",
+            "pred": "a",
+            "alt": "b",
+            "answers": ["c"],
+            "loc": "nq question: what",
+            "loc_ans": "d",
+        }
+        for each in rewrites
+    ]
+    Path("zsre_mend_eval.json").write_text(json.dumps(zsre), encoding="utf-8")
+    for text in yaml_blocks("docs/experiments.md"):
+        Path("my-sweep.yaml").write_text(text, encoding="utf-8")
+        break
+    monkeypatch.setattr(editkit, "load_model", reached)
+    for module in (run_benchmark, experiments):
+        monkeypatch.setattr(module, "fingerprint_of", lambda _: "0" * 32)
+        monkeypatch.setattr(module, "n_layers_of", lambda _: 48)
+        monkeypatch.setattr(module, "identity_of", lambda c: ModelIdentity(c.name))
+        monkeypatch.setattr(module, "carry_out", reached)
+    monkeypatch.setattr(tracing, "trace_all", reached)
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(("page", "command"), EXAMPLES)
+def test_examples_are_understood(page: str, command: str) -> None:
+    name, *rest = arguments_of(command)
+    parser_of(name).parse_args(rest)
+    if any(word in _OWN or "auto:" in word for word in rest):
+        return  # auto: a layer that is looked for by tracing
+    if name in _PREPARED:
+        listing = name == "run-experiment" and not rest
+        assert main([name, *rest]) == (0 if listing else Reached.exit_code), f"{page}: {command}"
+    elif name in _RUN or rest[:1] == ["facts"]:
+        assert main([name, *rest]) == 0, f"{page}: {command}"
+
+
+def test_there_are_examples_to_check() -> None:
+    pages = {page for page, _ in EXAMPLES}
+    assert len(EXAMPLES) >= 25
+    assert {"README.md", "docs/experiments.md", "docs/locators.md", "docs/cli.md"} <= pages
+
+
+# ---------------------------------------------------------------- YAML
+
+
+def yaml_blocks(page: str) -> list[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [block for language, block in _FENCE.findall(text) if language == "yaml"]
+
+
+BLOCKS = [
+    (str(page.relative_to(ROOT)), block)
+    for page in PAGES
+    for block in yaml_blocks(str(page.relative_to(ROOT)))
+]
+
+
+@pytest.mark.parametrize(("page", "block"), BLOCKS, ids=lambda text: text[:40])
+def test_documented_files_are_understood(page: str, block: str) -> None:
+    content = parse_yaml(block, place=page)
+    if isinstance(content, dict) and "summary" in content:
+        parse_experiment(block, place=page).to_benchmark(lambda _: 6)
+    elif isinstance(content, dict) and {"name", "model", "dataset"} <= content.keys():
+        parse_benchmark(block, place=page)
