@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import pytest
 
 import editkit
+from editkit import models
 from editkit.benchmark.spec import parse_benchmark
 from editkit.cli import run_benchmark
 from editkit.cli.commands import command_module
@@ -132,6 +133,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Path("my-sweep.yaml").write_text(text, encoding="utf-8")
         break
     monkeypatch.setattr(editkit, "load_model", reached)
+    monkeypatch.setattr(models, "load_model", reached)
     for module in (run_benchmark, experiments):
         monkeypatch.setattr(module, "fingerprint_of", lambda _: "0" * 32)
         monkeypatch.setattr(module, "n_layers_of", lambda _: 48)

@@ -14,18 +14,34 @@ from typing import Any
 
 import pytest
 
+from editkit.cache import read_safetensors
+
+ATLAS = ("--model", "atlas")
+QUIET = ("--no-mlflow", "--quiet")
 RUN = [
-    *(sys.executable, "-m", "editkit", "run-benchmark", "--json", "--quiet"),
+    *("run-benchmark", "--json", "--quiet"),
     *("--editor", "ft", "--editor", "ft+l", "--editor", "rome"),
     *("--limit", "16", "--set", "batch=4"),
 ]
+TRACE = ["trace", *ATLAS, "--facts", "atlas", "--limit", "30", "--set", "window=2", *QUIET]
+EXPERIMENT = ["run-experiment", "average-causal-effects", "--limit", "20", *QUIET]
+TRAIN = [
+    *("train", "mend", *ATLAS, "--dataset", "atlas", "--set", "dataset.split=train", *QUIET),
+    *("--set", "steps=60", "--set", "validate_every=10", "--limit", "60"),
+]
+STATISTICS = [
+    *("statistics", "atlas", "--layer", "0", "--corpus", "editkit_benchmarks.atlas:corpus_texts"),
+    *("--tokens", "60000", "--ridge", "1e-3", "--quiet"),
+]
 
 
-def run(out: Path, cache: Path, kill_after: float | None = None) -> dict[str, Any] | None:
-    """Run the benchmark; the document, or None if it was killed before its end."""
-    environment = {**os.environ, "EDITKIT_CACHE": str(cache)}
+def execute(
+    arguments: list[str], cache: Path, kill_after: float | None = None
+) -> tuple[bytes, bytes] | None:
+    """Run a command to its end; its output, or None if it was killed before."""
+    environment = {**os.environ, "EDITKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [*RUN, "--out", str(out)],
+        [sys.executable, "-m", "editkit", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
@@ -38,7 +54,15 @@ def run(out: Path, cache: Path, kill_after: float | None = None) -> dict[str, An
         process.communicate()
         return None
     assert process.returncode == 0, stderr.decode()
-    document: dict[str, Any] = json.loads(stdout)
+    return stdout, stderr
+
+
+def run(out: Path, cache: Path, kill_after: float | None = None) -> dict[str, Any] | None:
+    """Run the benchmark; the document, or None if it was killed before its end."""
+    done = execute([*RUN, "--out", str(out)], cache, kill_after)
+    if done is None:
+        return None
+    document: dict[str, Any] = json.loads(done[0])
     return document
 
 
@@ -67,3 +91,59 @@ def test_twenty_kills_at_random_moments_leave_the_table_as_it_is(tmp_path: Path)
         resumed = run(out, cache)
         assert resumed is not None
         assert table(resumed) == table(whole)
+
+
+# ---------------------------------------------------------------- files, byte for byte
+
+
+def pictures_and_tables(folder: Path) -> dict[str, bytes]:
+    """Files of averages by name: what they show, to the last bit."""
+    kinds = (".csv", ".png", ".svg")
+    files = [path for path in folder.rglob("*.*") if path.suffix in kinds]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def tensors(folder: Path) -> dict[str, bytes]:
+    """Tensors of all finished files, as bytes; checkpoints tell how long work took, too."""
+    found = {}
+    for path in folder.rglob("*.safetensors"):
+        if path.name.startswith((".", "checkpoint")):
+            continue
+        for name, tensor in read_safetensors(path)[1].items():
+            found[f"{path.relative_to(folder)}:{name}"] = tensor.contiguous().numpy().tobytes()
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "result"),
+    [
+        pytest.param(TRACE, pictures_and_tables, id="trace"),
+        pytest.param(EXPERIMENT, pictures_and_tables, id="run-experiment"),
+        pytest.param(TRAIN, tensors, id="train"),
+        pytest.param(STATISTICS, tensors, id="statistics"),
+    ],
+)
+def test_kills_leave_every_bit_as_it_is(arguments: list[str], result: Any, tmp_path: Path) -> None:
+    rng = random.Random(0)
+
+    def where(name: str) -> tuple[list[str], Path, Path]:
+        """The command with its output folder, the folder with what it makes, and its cache."""
+        folder = tmp_path / name
+        if arguments is STATISTICS:
+            return arguments, folder, folder
+        return [*arguments, "--out", str(folder)], folder, tmp_path / f"cache-{name}"
+
+    command, folder, cache = where("whole")
+    start = time.monotonic()
+    assert execute(command, cache) is not None
+    seconds = time.monotonic() - start
+    whole = result(folder)
+    assert whole
+    command, folder, cache = where("killed")
+    killed = 0
+    for _ in range(4):
+        killed += execute(command, cache, kill_after=rng.uniform(0.5, 0.9) * seconds) is None
+    assert execute(command, cache) is not None
+    assert killed >= 1
+    assert result(folder) == whole
