@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Literal
 
 from editkit.errors import ConfigError
+from editkit.hub_datasets import commit_of, content_of
 from editkit.texts import joined
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Corpus:
         return self.source.startswith("hub:")
 
     def digest(self) -> str:
-        """Digest of the content (for a hub dataset, of its name) and of the order.
+        """Digest of the content (for a hub dataset, of its name and commit) and of the order.
 
         Raises:
             ConfigError: The source does not exist.
@@ -75,7 +76,9 @@ class Corpus:
 
     def _content_digest(self) -> str:
         if self._hub:
-            return hashlib.blake2b(self.source.encode(), digest_size=16).hexdigest()
+            name = self.source.removeprefix("hub:").partition(":")[0]
+            content = f"{self.source} with {content_of(name)}"
+            return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
         if self.source.startswith(_DATASET):
             return self._records().digest
         if (function := self._function()) is not None:
@@ -214,7 +217,11 @@ class Corpus:
             )
         try:
             rows = load_dataset(
-                name, config or None, split=sliced["name"], streaming=not self.shuffled
+                name,
+                config or None,
+                split=sliced["name"],
+                streaming=not self.shuffled,
+                revision=commit_of(name),
             )
             wanted = int(sliced["rows"]) if sliced["rows"] else None
             if self.shuffled:
