@@ -134,7 +134,7 @@ class EditorContract(ModelContract):
         """Each delta names its editor, its configuration and the model it was made for.
 
         Set editor to the installed name, config to self.config.model_dump(mode="json"), and
-        model_fingerprint to model.fingerprint.
+        model_fingerprint to model.fingerprint, which is another one while an edit is applied.
         """
         model, editor = self.make_model(), self.make()
         for delta in self.edit(model, self.requests, editor):
@@ -144,6 +144,11 @@ class EditorContract(ModelContract):
                 ("model_fingerprint", delta.model_fingerprint, model.fingerprint),
             ):
                 require(found == wanted, f"{what} is {found!r}, expected {wanted!r}.")
+        with applied(model, delta):
+            [above] = self.edit(model, self.requests[:1], editor)
+            found, wanted = above.model_fingerprint, model.fingerprint
+            what = "model_fingerprint on top of another edit"
+            require(found == wanted, f"{what} is {found!r}, expected {wanted!r}.")
 
     def test_deltas_stand_on_their_own(self) -> None:
         """Deltas share no memory with the model and hold no gradients.

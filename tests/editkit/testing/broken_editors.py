@@ -149,6 +149,16 @@ class NoModel(_Relabelled):
     changes = {"model_fingerprint": ""}
 
 
+@breaks("deltas_say_where_they_come_from", "on top of another edit")
+class RemembersTheModel(SoundEditor):
+    fingerprint = ""
+
+    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        self.fingerprint = self.fingerprint or model.fingerprint
+        made = super().delta(model, request, change)
+        return dataclasses.replace(made, model_fingerprint=self.fingerprint)
+
+
 @breaks("deltas_survive_files", "notes was")
 class TupleInNotes(_Relabelled):
     changes = {"notes": {"layers": (1, 2)}}
