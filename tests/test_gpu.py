@@ -10,6 +10,7 @@ import torch
 
 from editkit import EditedModels, EditRequest, Fact, LanguageModel, applied
 from editkit.edited import CandidateQuery, GenerationQuery, TextQuery
+from editkit.models.running import forward
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
 from editkit_plugins.rome.config import RomeConfig
@@ -102,6 +103,24 @@ def test_scores_are_those_of_the_cpu(name: str) -> None:
         answers.append([*edited.candidate_nll(asked), *texts])
     for found, expected in zip(*answers, strict=True):
         assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", WINDOWED)
+def test_half_precision_scores_are_those_of_rows_alone(name: str, dtype: torch.dtype) -> None:
+    model = on_gpu(name, dtype=dtype)
+    asked = [CandidateQuery(0, r.sentence, ("Seattle and Rome", "x")) for r in REQUESTS]
+    found = EditedModels(model, [delta_for(model, kinds="")]).candidate_nll(asked)
+    for query, row in zip(asked, found, strict=True):
+        for candidate, value in zip(query.candidates, row, strict=True):
+            [completion] = model.complete([query.prompt], [candidate])
+            ids = torch.tensor([completion.prompt + completion.target], device=model.device)
+            with torch.no_grad():
+                log_p = torch.log_softmax(model.head(forward(model, ids)), dim=-1)[0]
+            first, n = len(completion.prompt) - 1, len(completion.target)
+            wanted = torch.tensor(completion.target, device=model.device)[:, None]
+            expected = -float(log_p[first : first + n].gather(1, wanted).mean())
+            assert value == pytest.approx(expected, rel=5e-3)
 
 
 @pytest.mark.parametrize("name", WINDOWED)

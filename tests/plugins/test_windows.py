@@ -73,8 +73,8 @@ def test_neurons_are_attributed_as_in_whole_prompts(name: str) -> None:
 @pytest.mark.parametrize("name", WINDOWED)
 def test_traces_are_those_of_whole_prompts(name: str) -> None:
     """The answer has several tokens, so the last block's places differ from the others'."""
-    model = windowed(name, 3)
-    assert_close(*both_ways(model, Fact("They say Rome is", "Rome", "Lima"), window=2, samples=1))
+    model = windowed(name, 2)
+    assert_close(*both_ways(model, Fact("By Rome is", "Rome", "Lima"), window=2, samples=1))
 
 
 @pytest.mark.parametrize("positions", ["last_prompt", "teacher_forced"])
