@@ -18,10 +18,17 @@ from editkit.estimates import Estimate, estimate
 from editkit.interfaces import Config
 from editkit.memory import available_memory, memory_of_this_process
 from editkit.model_values import NO_MATCH, Match
-from editkit.models.checkpoint import config_problems, problems_of
+from editkit.models.checkpoint import config_problems, listed_problems, problems_of
 from editkit.models.completeness import incomplete, report_of_headers, wrong_types
 from editkit.models.devices import check_device, check_dtype
-from editkit.models.finding import config_of, digest_of_files, model_folder, refuse_path
+from editkit.models.finding import (
+    cached_snapshot,
+    config_of,
+    digest_of_files,
+    hub_files,
+    model_folder,
+    refuse_path,
+)
 from editkit.models.loading import read_tokenizer
 from editkit.models.model_files import headers_of
 from editkit.models.shape import ModelShape, shape_of
@@ -185,16 +192,19 @@ def _files_and_config(
 
     local = (bool(model) and Path(model).is_dir()) or model in registry.names("model")
     try:
-        folder = model_folder(model) if local else None
-        if folder is None:
+        if local:
+            folder: Path | None = model_folder(model)
+        else:
             refuse_path(model)
+            folder = cached_snapshot(model)
     except ModelError as error:
         return [Check("model", "problem", str(error))], None, None
     if folder is not None:
         found = problems_of(folder, model)
     else:
-        content = config_of(model, download=True)
+        content, names = config_of(model, download=True), hub_files(model)
         found = config_problems(content, model) if content is not None else []
+        found += listed_problems(names, model) if names is not None else []
     checks = [Check(problem.topic, problem.verdict, str(problem)) for problem in found]
     if any(check.verdict == "problem" and check.topic in _NO_CONFIG for check in checks):
         return checks, folder, None
@@ -239,7 +249,7 @@ def _weights(
     """The memory that they need, and whether the checkpoint holds all of them and no others."""
     need = f"{size(shape.weight_bytes)} of memory as {shape.dtype}"
     if folder is None:
-        text = f"{need}; {model} would be downloaded, or is in the hub's cache"
+        text = f"{need}; {model} would be downloaded"
         return [Check("weights", "warning", text)]
     if any(check.topic == "weights" and check.verdict == "problem" for check in found):
         return [Check("weights", "ok", need)]

@@ -18,6 +18,8 @@ from editkit.model_values import short_name
 from editkit.plugins import Registry
 from editkit.yaml_values import parse_yaml
 
+_RESIZED = 0.02  # a few tokens may have been added to a vocabulary
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(
@@ -30,6 +32,8 @@ class _Section(BaseModel):
 class _Table(_Section):
     model: str
     """The model's name as files of values have it: ``gpt2-xl``."""
+    parameters: int | None = Field(default=None, ge=1)
+    """How many weights the model has: a run on a folder with its name may be on another model."""
     records: int = Field(ge=1)
     """Over how many records."""
     rows: dict[str, tuple[float | None, ...]]
@@ -80,7 +84,7 @@ def published_for(run: Run, registry: Registry) -> list[Published]:
             continue
         shown = [_same_protocols(wanted, protocols) for wanted in file.columns.values()]
         for table in file.tables:
-            if table.model == short_name(run.model["name"]) and any(shown):
+            if _is_model_of(table, run) and any(shown):
                 rows = {
                     editor: {
                         key: number / file.scale
@@ -91,6 +95,14 @@ def published_for(run: Run, registry: Registry) -> list[Published]:
                 }
                 found.append(Published(file.source, table.records, rows))
     return found
+
+
+def _is_model_of(table: _Table, run: Run) -> bool:
+    """Whether a run is on a table's model, by its name and the number of its weights."""
+    has = run.model.get("n_parameters")  # unknown until the model was loaded
+    if table.parameters and has and abs(has / table.parameters - 1) > _RESIZED:
+        return False
+    return table.model == short_name(run.model["name"])
 
 
 def _same_protocols(wanted: Mapping[str, str], protocols: Mapping[str, str]) -> bool:

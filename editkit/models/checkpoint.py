@@ -6,29 +6,31 @@ headers are read, and no machine-learning library is loaded to refuse what editk
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from editkit.errors import ModelError
 from editkit.models.families import foreign_family
 from editkit.models.finding import config_of, local_folder, refuse_path
 from editkit.models.model_files import (
     INDEX,
-    SAVE_AGAIN,
     WEIGHTS,
     UnusableFile,
-    header_of,
     read_json,
-    shards_of,
 )
+from editkit.models.problems import Problem, ending, gguf_problem
+from editkit.models.weight_files import weight_problems, without_weights
 
-__all__ = ["Problem", "config_problems", "problems_of", "refuse", "refuse_config"]
+__all__ = [
+    "config_problems",
+    "listed_problems",
+    "problems_of",
+    "refuse",
+    "refuse_config",
+]
 
 ADAPTER = "adapter_config.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "rust_model.ot")
 _QUANTISED = {  # files that quantisers write beside config.json
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
@@ -40,33 +42,12 @@ _TOKENIZERS = (  # any of these groups is enough
     ("spiece.model",),
     ("vocab.json", "merges.txt"),
 )
-_SHOWN = 3
 
 _NEEDED = "Give the folder that holds config.json, model.safetensors and tokenizer.json."
 _MERGE = (
     "Merge it into the base model with peft (PeftModel.from_pretrained(base, folder)"
     ".merge_and_unload()), save the result and its tokenizer with save_pretrained"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """Something about a model's files.
-
-    Attributes:
-        topic: ``model``, ``adapter``, ``config``, ``weights`` or ``tokenizer``.
-        message: What is wrong.
-        hint: What to do.
-        verdict: ``problem`` if the model cannot be used, ``warning`` if it can.
-    """
-
-    topic: str
-    message: str
-    hint: str
-    verdict: Literal["problem", "warning"] = "problem"
-
-    def __str__(self) -> str:
-        return f"{self.message} {self.hint}"
 
 
 def refuse(folder: Path, shown: str) -> list[Problem]:
@@ -135,9 +116,25 @@ def problems_of(folder: Path, shown: str) -> list[Problem]:
     except UnusableFile as error:
         return [Problem("config", f"config.json of {model} {error.reason}.", error.hint)]
     found = [*_adapter(folder, names, model), *config_problems(config, shown, frozenset(names))]
-    found += _weight_files(folder, names, model)
+    found += weight_problems(folder, names, model)
     found += _tokenizer_files(folder, names, model)
     return found
+
+
+def listed_problems(names: frozenset[str], shown: str) -> list[Problem]:
+    """What the names of a model's files show, where they are not here to be read.
+
+    Args:
+        names: The files of a model on the hub.
+        shown: The model as the user typed it.
+    """
+    model, files = f"model {shown!r}", set(names)
+    if ADAPTER in files:
+        return _adapter(None, files, model)
+    if "config.json" not in files:
+        return [_without_config(None, files, model)]
+    found = [] if files & {WEIGHTS, INDEX} else [without_weights(files, model)]
+    return [*found, *_tokenizer_files(None, files, model)]
 
 
 def config_problems(
@@ -182,12 +179,12 @@ def config_problems(
 # ---------------------------------------------------------------- folders without a model
 
 
-def _without_config(folder: Path, names: set[str], model: str) -> Problem:
+def _without_config(folder: Path | None, names: set[str], model: str) -> Problem:
     """What a folder holds that has no config.json."""
     if ADAPTER in names:
         return _adapter(folder, names, model)[0]
-    if ggufs := _ending(names, ".gguf"):
-        return _gguf(model, ggufs, "model")
+    if ggufs := ending(names, ".gguf"):
+        return gguf_problem(model, ggufs, "model")
     if "model_index.json" in names:
         return Problem(
             "model",
@@ -195,7 +192,7 @@ def _without_config(folder: Path, names: set[str], model: str) -> Problem:
             "Use a causal language model.",
         )
     hint = _NEEDED
-    inner = sorted(path for path in _inner_models(folder))
+    inner = sorted(_inner_models(folder)) if folder is not None else []
     if inner:
         hint = f"Did you mean {str(inner[-1])!r}?"
     elif {"params.json", "consolidated.00.pth", "consolidated.safetensors"} & names:
@@ -218,12 +215,12 @@ def _inner_models(folder: Path) -> Iterator[Path]:
         yield from below
 
 
-def _adapter(folder: Path, names: set[str], model: str) -> list[Problem]:
+def _adapter(folder: Path | None, names: set[str], model: str) -> list[Problem]:
     """An adapter is applied by transformers where peft is installed, and silently not elsewhere."""
     if ADAPTER not in names:
         return []
     try:
-        config = read_json(folder / ADAPTER)
+        config = read_json(folder / ADAPTER) if folder is not None else {}
     except UnusableFile:
         config = {}
     kind = config.get("peft_type")
@@ -249,16 +246,6 @@ def _adapter(folder: Path, names: set[str], model: str) -> list[Problem]:
     ]
 
 
-def _gguf(model: str, files: list[str], topic: str) -> Problem:
-    return Problem(
-        topic,
-        f"the weights of {model} are GGUF ({_some(files)}), which is not read.",
-        "Use the checkpoint that it was made from; or convert it to safetensors with transformers: "
-        "AutoModelForCausalLM and AutoTokenizer .from_pretrained(folder, gguf_file=FILE), then "
-        "save_pretrained both to a new folder.",
-    )
-
-
 def _quantisation(config: Mapping[str, Any], files: frozenset[str]) -> str | None:
     """The method, in the words of the config."""
     for key in ("quantization_config", "compression_config"):
@@ -275,108 +262,10 @@ def _quantisation(config: Mapping[str, Any], files: frozenset[str]) -> str | Non
     return next((method for file, method in _QUANTISED.items() if file in files), None)
 
 
-# ---------------------------------------------------------------- weights
-
-
-def _weight_files(folder: Path, names: set[str], model: str) -> list[Problem]:
-    if not names & {WEIGHTS, INDEX}:
-        return [_without_weights(names, model)]
-    found = []
-    if {WEIGHTS, INDEX} <= names:
-        found.append(
-            Problem(
-                "weights",
-                f"{model} has both {WEIGHTS} and {INDEX}: the former is read, the shards are not.",
-                "Remove the one that is not meant.",
-                "warning",
-            )
-        )
-    try:
-        files, wanted = shards_of(folder)
-    except UnusableFile as error:
-        return [*found, Problem("weights", f"{INDEX} of {model} {error.reason}.", error.hint)]
-    if absent := [file for file in files if file not in names]:
-        return [
-            *found,
-            Problem(
-                "weights",
-                f"{model} lacks {len(absent)} of {len(files)} files of weights that its {INDEX} "
-                f"names ({_some(absent)}).",
-                "Download or copy the missing files.",
-            ),
-        ]
-    holders: dict[str, str] = {}
-    for file in files:
-        try:
-            header = header_of(folder / file)
-        except UnusableFile as error:
-            found.append(Problem("weights", f"{file} of {model} {error.reason}.", error.hint))
-            continue
-        if twice := sorted(set(header) & set(holders)):
-            found.append(
-                Problem(
-                    "weights",
-                    f"two files of {model} hold the weight {twice[0]!r}: {holders[twice[0]]} and "
-                    f"{file}.",
-                    f"Save the model again: {SAVE_AGAIN}.",
-                )
-            )
-        holders.update(dict.fromkeys(header, file))
-    unkept = sorted(name for name in wanted if name not in holders)
-    if unkept and not any(problem.verdict == "problem" for problem in found):
-        found.append(
-            Problem(
-                "weights",
-                f"{INDEX} of {model} names {len(unkept)} weights that its files do not hold "
-                f"({_some(unkept)}).",
-                "Download or copy the files again.",
-            )
-        )
-    return found
-
-
-def _without_weights(names: set[str], model: str) -> Problem:
-    """What a folder holds instead of safetensors under the names that transformers reads."""
-    if ggufs := _ending(names, ".gguf"):
-        return _gguf(model, ggufs, "weights")
-    others = [name for name in _ending(names, ".safetensors") if not name.startswith("adapter")]
-    if pieces := [name for name in others if name.startswith("model-") and "-of-" in name]:
-        return Problem(
-            "weights",
-            f"{model} has files of weights ({_some(pieces)}), but not their {INDEX}.",
-            "Download or copy that file, too.",
-        )
-    if others:
-        return Problem(
-            "weights",
-            f"{model} has neither {WEIGHTS} nor {INDEX}, only {_some(others)}.",
-            f"If that is the whole model in transformers' layout, rename it to {WEIGHTS}.",
-        )
-    if pickled := [name for end in _PICKLES for name in _ending(names, end)]:
-        return Problem(
-            "weights",
-            f"{model} holds no *.safetensors file, only pickled weights ({_some(pickled)}), which "
-            "are not read: a pickle can run code.",
-            f"Convert it: {SAVE_AGAIN}.",
-        )
-    if foreign := [name for name in _OTHER_FRAMEWORKS if name in names]:
-        return Problem(
-            "weights",
-            f"{model} holds no *.safetensors file, only weights of another framework "
-            f"({_some(foreign)}).",
-            "Use a copy with safetensors weights, or convert it with an older transformers.",
-        )
-    return Problem(
-        "weights",
-        f"{model} holds no *.safetensors file: it has no weights.",
-        f"Download or copy {WEIGHTS}, or save the model again with save_pretrained.",
-    )
-
-
 # ---------------------------------------------------------------- tokenizer
 
 
-def _tokenizer_files(folder: Path, names: set[str], model: str) -> list[Problem]:
+def _tokenizer_files(folder: Path | None, names: set[str], model: str) -> list[Problem]:
     if not any(names.issuperset(group) for group in _TOKENIZERS):
         return [
             Problem(
@@ -387,18 +276,9 @@ def _tokenizer_files(folder: Path, names: set[str], model: str) -> list[Problem]
             )
         ]
     for file in ("tokenizer.json", "tokenizer_config.json"):
-        if file in names:
+        if folder is not None and file in names:
             try:
                 read_json(folder / file)
             except UnusableFile as error:
                 return [Problem("tokenizer", f"{file} of {model} {error.reason}.", error.hint)]
     return []
-
-
-def _ending(names: set[str], end: str) -> list[str]:
-    return sorted(name for name in names if name.lower().endswith(end))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

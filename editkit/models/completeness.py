@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.models.checkpoint import Problem
 from editkit.models.model_files import TensorHeader, headers_of
+from editkit.models.problems import Problem, some
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -29,7 +29,6 @@ _BUFFERS = re.compile(
 )
 """Masks and positions that older releases of transformers stored; newer ones compute them."""
 _FLOATING = ("F64", "F32", "F16", "BF16")
-_SHOWN = 3
 
 
 def report_of_headers(folder: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, Any]:
@@ -70,7 +69,7 @@ def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> lis
             Problem(
                 "weights",
                 f"the checkpoint of model {shown!r} lacks {len(missing)} of the model's weights "
-                f"({_some(missing)}), which would be random.",
+                f"({some(missing)}), which would be random.",
                 "Check that config.json belongs to these weights, and that the checkpoint was "
                 "saved whole: for a causal language model, with save_pretrained.",
             )
@@ -80,8 +79,8 @@ def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> lis
         found.append(
             Problem(
                 "weights",
-                f"{len(mismatched)} weights of model {shown!r} have other shapes than its config "
-                f"says: {name} is {_shape(has)}, expected {_shape(expected)}.",
+                f"the checkpoint of model {shown!r} has {_weights(mismatched)} of other shapes "
+                f"than its config says: {name} is {_shape(has)}, expected {_shape(expected)}.",
                 "Check that config.json belongs to these weights.",
             )
         )
@@ -91,8 +90,8 @@ def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> lis
         found.append(
             Problem(
                 "weights",
-                f"the checkpoint of model {shown!r} has {len(inside)} weights that the model has "
-                f"no place for ({_some(inside)}): without them it computes something else.",
+                f"the checkpoint of model {shown!r} has {_weights(inside)} that the model has no "
+                f"place for ({some(inside)}): without them it computes something else.",
                 "Check that config.json belongs to these weights (number of layers, model_type, "
                 "biases).",
             )
@@ -101,8 +100,8 @@ def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> lis
         found.append(
             Problem(
                 "weights",
-                f"the checkpoint of model {shown!r} has {len(outside)} tensors beside the language "
-                f"model, which are not used ({_some(outside)}).",
+                f"the checkpoint of model {shown!r} holds {_weights(outside)} beside the language "
+                f"model, not used ({some(outside)}).",
                 "Check that it was saved as a causal language model.",
                 "warning",
             )
@@ -128,8 +127,8 @@ def wrong_types(
     return [
         Problem(
             "weights",
-            f"{len(wrong)} weights of model {shown!r} are not stored as floats: {name} is {dtype}. "
-            "They are quantised or damaged.",
+            f"the checkpoint of model {shown!r} stores {_weights(wrong)} not as floats: {name} is "
+            f"{dtype}, so it is quantised or damaged.",
             "Use the unquantised checkpoint that it was made from.",
         )
     ]
@@ -141,13 +140,12 @@ def _is_inside(model: PreTrainedModel, name: str) -> bool:
     return name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
 
 
+def _weights(found: Sized) -> str:
+    return "1 weight" if len(found) == 1 else f"{len(found)} weights"
+
+
 def _shape(shape: Any) -> str:
     return " x ".join(map(str, shape)) or "a single number"
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 @contextlib.contextmanager

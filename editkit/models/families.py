@@ -54,11 +54,17 @@ def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
             f"architecture {model_type!r} is not known",
             known,
         )
-    close = did_you_mean(model_type, ARCHITECTURES)
+    close = None if _has_library(model_type) else did_you_mean(model_type, ARCHITECTURES)
     return ForeignFamily(
         f"is of architecture {model_type!r}, which is not known",
         f"{close} {known}" if close else known,
     )
+
+
+def _has_library(model_type: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
 
 
 def _kind(config: Mapping[str, Any], model_type: str) -> str | None:

@@ -150,6 +150,39 @@ def _hub_config(name: str, revision: str | None, download: bool) -> Path | None:
         return None
 
 
+def cached_snapshot(name: str) -> Path | None:
+    """The folder of a hub model whose files are all in the hub's cache; None where some lack."""
+    from huggingface_hub import try_to_load_from_cache
+
+    def cached(file: str) -> Path | None:
+        try:
+            found = try_to_load_from_cache(name, file)
+        except ValueError:  # no name of a model
+            return None
+        return Path(found) if isinstance(found, str) else None
+
+    single, index = cached("model.safetensors"), cached("model.safetensors.index.json")
+    if single is not None:
+        return single.parent
+    try:
+        if index is None:
+            return None
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return index.parent if all((index.parent / file).is_file() for file in shards) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def hub_files(name: str) -> frozenset[str] | None:
+    """The names of a hub model's files; None where the hub cannot be asked."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        return frozenset(list_repo_files(name))
+    except (OSError, ValueError):  # no such model, no network, or no name of a model
+        return None
+
+
 def _hub_folder(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

@@ -56,14 +56,14 @@ def _names(name: str, config: Mapping[str, Any] | None) -> tuple[KnownAs, ...]:
         if not _HUB_ID.match(name):
             return ()
         return _known(short_name(name), f"its hub id {name!r}", proven=True)
-    cached = _hub_id_of(folder)
+    cached = _hub_id_of(folder) or _hub_id_of(folder.resolve())
     if cached is not None:
         why = f"its hub id {cached!r}, by its place in the hub's cache"
         return _known(short_name(cached), why, proven=True)
-    called = folder.resolve().name
     found = {known.name: known for known in _names_in_config(config or {})}
-    for known in _known(called.lower(), f"its folder is called {called!r}"):
-        found.setdefault(known.name, known)
+    for called in (folder.absolute().name, folder.resolve().name):  # a link has a name of its own
+        for known in _known(called.lower(), f"its folder is called {called!r}"):
+            found.setdefault(known.name, known)
     return tuple(found.values())
 
 

@@ -86,3 +86,11 @@ def test_zsre_is_published_for_one_model() -> None:
         "zsre/paraphrase": pytest.approx(0.881),
         "zsre/specificity": pytest.approx(0.242),
     }
+
+
+def test_a_folder_with_the_name_of_a_published_model_is_not_that_model() -> None:
+    """The name of a local model is that of its folder."""
+    for n_parameters, n_tables in [(1_557_611_200, 1), (1_557_612_800, 1), (1_590_272, 0)]:
+        model = {**RUN.model, "name": "gpt2-xl", "n_parameters": n_parameters}
+        run = dataclasses.replace(RUN, model=model)
+        assert len(published_for(run, default_registry())) == n_tables

@@ -112,6 +112,15 @@ def test_a_folder_of_the_hubs_cache_is_the_hub_model(tmp_path: Path) -> None:
     assert "its hub id 'openai-community/gpt2-xl', by its place" in str(found.matched.report)
 
 
+def test_a_link_counts_by_its_own_name_and_by_where_it_leads(tmp_path: Path) -> None:
+    folder(tmp_path, "weights", GPT2Config(**XL))
+    (tmp_path / "gpt2-xl").symlink_to(tmp_path / "weights")
+    assert "is called 'gpt2-xl'" in str(rome(str(tmp_path / "gpt2-xl")).matched.report)
+    folder(tmp_path / "models--gpt2-xl" / "snapshots", "0123", GPT2Config(**XL))
+    (tmp_path / "link").symlink_to(tmp_path / "models--gpt2-xl" / "snapshots" / "0123")
+    assert "its hub id 'gpt2-xl'" in str(rome(str(tmp_path / "link")).matched.report)
+
+
 def test_a_hub_id_whose_config_is_at_hand_must_have_the_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

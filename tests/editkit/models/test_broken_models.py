@@ -258,7 +258,7 @@ CASES = {
     "model type a number": Case(of_type(3), "no model_type", "gpt2", "config"),  # type: ignore[arg-type]
     "unknown type": Case(of_type("foo"), "architecture 'foo', which is not", "gpt2", "config"),
     "misspelt type": Case(of_type("gpt-2"), "'gpt-2', which is not", "mean 'gpt2'", "config"),
-    "other causal": Case(of_type("mixtral"), "'mixtral', which is not known", "llama", "config"),
+    "other causal": Case(of_type("mixtral"), "'mixtral', which is not", "^Use a causal", "config"),
     "remote code": Case(
         of_type("phi-new", auto_map={"AutoModelForCausalLM": "m.M"}),
         r"needs code of its own \(auto_map in its config.json\), which is never run",
@@ -363,23 +363,23 @@ CASES = {
     ),
     "biases of another type": Case(
         with_tensor("model.layers.0.self_attn.q_proj.bias", torch.zeros(32)),
-        "has 1 weights that the model has no place for",
+        "has 1 weight that the model has no place for",
         "biases",
         architecture="llama",
     ),
     "another shape": Case(
         lambda f: config(f, n_inner=64),
-        r"12 weights of .* have other shapes than its config says: .* is 128, expected 64",
+        r"has 12 weights of other shapes than its config says: .* is 128, expected 64",
         "config.json",
     ),
     "integers": Case(
         with_tensor(f"{H0}mlp.c_proj.weight", torch.ones(128, 32, dtype=torch.int8)),
-        rf"1 weights of .* are not stored as floats: {H0}mlp.c_proj.weight is I8",
+        rf"stores 1 weight not as floats: {H0}mlp.c_proj.weight is I8, so it is",
         "unquantised",
     ),
     "eight-bit floats": Case(
         with_tensor(f"{H0}mlp.c_proj.weight", torch.ones(128, 32).to(torch.float8_e4m3fn)),
-        "not stored as floats: .* is F8_E4M3",
+        "not as floats: .* is F8_E4M3",
         "unquantised",
     ),
     # ---- tokenizers
@@ -535,7 +535,7 @@ def test_names_and_buffers_of_older_checkpoints_are_known(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_tensor("v_head.summary.weight", torch.ones(1, 32)), r"has 1 tensors beside the lang"),
+        (with_tensor("v_head.summary.weight", torch.ones(1, 32)), r"holds 1 weight beside"),
         (with_tensor("score.weight", torch.ones(2, 32)), r"\(score.weight\). Check that it was"),
         (with_tensor("lm_head.weight", torch.ones(400, 32)), r"holds two that differ; both are"),
         (
@@ -655,3 +655,51 @@ def test_names_that_are_no_models(
     [check] = [c for c in json.loads(out)["checks"] if c["topic"] == "model"]
     assert check["verdict"] == "problem"
     assert message in check["text"]
+
+
+# ---------------------------------------------------------------- models on the hub
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ("adapter_config.json adapter_model.safetensors", "holds only a PEFT adapter"),
+        ("config.json model.safetensors adapter_config.json", "holds a model and a PEFT adapter"),
+        ("README.md m.Q4_K_M.gguf", r"are GGUF \(m.Q4_K_M.gguf\)"),
+        ("README.md", "holds no config.json"),
+        ("config.json pytorch_model.bin tokenizer.json", r"only pickled weights \(pytorch_model"),
+        ("config.json model.safetensors", "has no tokenizer"),
+    ],
+)
+def test_doctor_knows_what_a_hub_model_lacks_from_its_list_of_files(
+    files: str,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name: files.split())
+    code, out, _ = plain(capsys, "doctor", "--model", "org/name", "--editor", "none", "--json")
+    assert code == 1
+    assert any(re.search(message, check["text"]) for check in json.loads(out)["checks"]), out
+
+
+def test_doctor_looks_into_the_hubs_cache(
+    whole: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    repository = tmp_path / "models--org--name"
+    folder = repository / "snapshots" / ("0" * 40)
+    shutil.copytree(whole["gpt2"], folder)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    given = ["doctor", "--model", "org/name", "--editor", "none"]
+    assert plain(capsys, *given)[0] == 0
+    sharded(folder)
+    assert plain(capsys, *given)[0] == 0
+    (folder / "model-00001-of-00002.safetensors").write_text(LFS, encoding="utf-8")
+    code, out, _ = plain(capsys, *given)
+    assert code == 1
+    assert "pointer of git-lfs" in out
