@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 from typing_extensions import Self
 
+from editkit.asked import PromptConfig, asked
 from editkit.errors import DatasetError, RequestError
-from editkit.interfaces import Config, Record, Records, RejectedRecord
+from editkit.interfaces import Record, Records, RejectedRecord
 from editkit.strict_json import distinct
 from editkit.texts import trimmed_prompt
 
@@ -31,6 +32,7 @@ __all__ = [
     "Node",
     "SourceConfig",
     "digest_of_records",
+    "own_prompts",
     "read_json",
     "read_json_list",
     "read_source",
@@ -41,8 +43,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _LARGEST_ID = 2**63 - 1  # what the result store can hold
 
 
-class SourceConfig(Config):
-    """Where the records are: exactly one of ``path`` and ``hub``."""
+class SourceConfig(PromptConfig):
+    """Where the records are, exactly one of ``path`` and ``hub``, and how prompts are asked."""
 
     path: Path | None = None
     """A local file in the dataset's layout: a JSON list, ``.json`` or ``.json.gz``."""
@@ -250,13 +252,17 @@ def records_of(
     parse: Callable[[Node, int], Record],
     *,
     texts: Mapping[str, tuple[str, ...]] | None = None,
+    config: PromptConfig | None = None,
 ) -> Records:
     """Read every record; the broken ones are reported and left out.
+
+    A record may name a ``separator`` and ``chat`` of its own, for its request and all its probes.
 
     Args:
         raw: Decoded JSON values, one per record.
         parse: Makes a record of a value and its position in the file, from 0.
         texts: Texts of the dataset as a whole, by kind.
+        config: How prompts are asked.
 
     Returns:
         The good records in their order, with a digest of their content. Of records with one
@@ -266,7 +272,9 @@ def records_of(
     rejected = []
     for position, value in enumerate(raw):
         try:
-            record = parse(Node(value), position)
+            node = Node(value)
+            record = asked(parse(node, position), own_prompts(node))
+            record = record if config is None else asked(record, config)
             if record.case_id in records:
                 raise BrokenFieldError("case_id", f"{record.case_id} was already used")
         except BrokenFieldError as broken:
@@ -284,6 +292,27 @@ def records_of(
         rejected=tuple(rejected),
         texts=texts or {},
     )
+
+
+def own_prompts(node: Node) -> PromptConfig:
+    """The ``separator`` and ``chat`` that a record names itself.
+
+    Raises:
+        BrokenFieldError: One is of the wrong kind.
+    """
+    given = {name: node.get(name) for name in PromptConfig.model_fields}
+    values: dict[str, Any] = {}
+    for name, child in given.items():
+        if child is None:
+            continue
+        kind, expected = (str, "a text") if name == "separator" else (bool, "true or false")
+        if not isinstance(child.value, kind):
+            raise child.error(f"is {child}, expected {expected}")
+        values[name] = child.value
+    try:
+        return PromptConfig(**values)
+    except ValidationError:
+        raise given["separator"].error("is not valid Unicode") from None  # type: ignore[union-attr]
 
 
 def digest_of_records(records: Iterable[Record]) -> str:

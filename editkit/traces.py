@@ -118,6 +118,8 @@ def trace(
     *,
     locator: str = "causal-tracing",
     preset: str | None = None,
+    separator: str | None = None,
+    chat: bool = False,
     **config: Any,
 ) -> Trace:
     """Ask a locator where a model recalls a fact.
@@ -129,6 +131,8 @@ def trace(
         answer: The answer to follow; None: what the model predicts.
         locator: An installed locator.
         preset: A preset of the locator.
+        separator: What stands between prompt and answer; None: the default rule.
+        chat: Whether the prompt is a user's turn in a chat.
         config: Values of its configuration.
 
     Raises:
@@ -137,7 +141,8 @@ def trace(
         RequestError: The subject is not in the prompt, or is there twice.
         ModelError: The prompt is longer than the model's context.
     """
-    [found] = traces(model, [Fact(prompt, subject, answer)], locator, preset=preset, **config)
+    fact = Fact(prompt, subject, answer, separator=separator, chat=chat)
+    [found] = traces(model, [fact], locator, preset=preset, **config)
     return found
 
 

@@ -23,7 +23,43 @@ FAMILIES = ("gpt2", "llama3", "llama3+eos", "bert", "metaspace", "nfkc", "lower"
 """``llama3`` puts a token in front; ``+eos`` and ``bert`` put one behind, too."""
 
 CHINESE = ("法国的首都是巴黎。", "意大利的首都是罗马。", "日本的首都是东京。")
-_SPECIAL = ["<s>", "</s>", "[CLS]", "[SEP]", "<|user|>", "<|model|>", "<|end|>", "<unk>"]
+_TURNS = [
+    "<|user|>",
+    "<|model|>",
+    "<|end|>",
+    *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+    *("<|im_start|>", "<|im_end|>"),
+    *("<start_of_turn>", "<end_of_turn>"),
+]
+_SPECIAL = ["<s>", "</s>", "[CLS]", "[SEP]", *_TURNS, "<unk>"]
+
+
+TEMPLATES = {
+    "llama3": (
+        "{{ bos_token }}"
+        "<|start_header_id|>system<|end_header_id|>\n\n"
+        "Today: {{ strftime_now('%d %b %Y') }}<|eot_id|>"
+        "{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
+        "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
+        "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    ),
+    "chatml": (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    ),
+    "gemma": (
+        "{{ bos_token }}{% for m in messages %}"
+        "{% set role = 'model' if m['role'] == 'assistant' else m['role'] %}"
+        "<start_of_turn>{{ role }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+        "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    ),
+    "mistral": (
+        "{{ bos_token }}{% for m in messages %}"
+        "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+        "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    ),
+}
+"""Chat templates in the style of four families."""
 
 
 @functools.cache
@@ -79,14 +115,28 @@ def tokenizer_of(family: str, *, chat: str | None = None) -> PreTrainedTokenizer
         unk_token=unknown,
     )
     built.add_special_tokens(
-        {"additional_special_tokens": [AddedToken(t, special=True) for t in _SPECIAL[4:7]]}
+        {"additional_special_tokens": [AddedToken(t, special=True) for t in _TURNS]}
     )
     built.chat_template = chat
     return built
 
 
 @functools.cache
-def model_of(family: str, architecture: str = "llama") -> LanguageModel:
-    """A tiny model with a tokenizer of a family."""
-    hf = tiny(architecture).hf
-    return LanguageModel(hf, tokenizer_of(family), name=f"tiny-{family}")
+def model_of(
+    family: str,
+    architecture: str = "llama",
+    *,
+    template: str | None = None,
+    context_length: int = 64,
+) -> LanguageModel:
+    """A tiny model with a tokenizer of a family, and a chat template if one is named.
+
+    Args:
+        family: One of :data:`FAMILIES`.
+        architecture: Of the model.
+        template: One of :data:`TEMPLATES`, or a template.
+        context_length: Most tokens of one input.
+    """
+    hf = tiny(architecture, context_length=context_length).hf
+    chat = None if template is None else TEMPLATES.get(template, template)
+    return LanguageModel(hf, tokenizer_of(family, chat=chat), name=f"tiny-{family}")

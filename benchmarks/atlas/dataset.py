@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
-from editkit import Config
+from editkit.asked import PromptConfig
 from editkit_benchmarks.atlas import essence_path, records_path, reference_texts_path
 from editkit_plugins.counterfact.config import CounterFactConfig
 from editkit_plugins.counterfact.dataset import CounterFactDataset
 
 
-class AtlasConfig(Config):
+class AtlasConfig(PromptConfig):
     """Configuration of the dataset ``atlas``."""
 
     split: Literal["test", "train"] = "test"
@@ -27,5 +27,7 @@ class AtlasDataset(CounterFactDataset):
                 path=records_path(config.split),
                 reference_texts=reference_texts_path(),
                 essence_texts=essence_path(),
+                separator=config.separator,
+                chat=config.chat,
             )
         )

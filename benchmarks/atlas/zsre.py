@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
-from editkit import Dataset, Probe, Record, Records
+from editkit import Dataset, Record, Records
 from editkit.record_files import digest_of_records
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 
@@ -28,7 +29,7 @@ class AtlasZsreDataset(Dataset[AtlasConfig]):
         while not _unrelated(record, other):
             other = rng.choice(others)
         [fact] = other.probes["rewrite"]
-        kept = Probe(fact.prompt, fact.target_true, record.request.target_new)
+        kept = dataclasses.replace(fact, target_new=record.request.target_new)
         probes = {kind: record.probes[kind] for kind in ("rewrite", "paraphrase")}
         return Record(record.case_id, record.request, {**probes, "neighborhood": (kept,)})
 

@@ -67,6 +67,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="a.b=v",
         help="set one value: editors.rome.layer=2, model.dtype=bfloat16, batch=10",
     )
+    add(
+        "--chat",
+        action="append_const",
+        const="dataset.chat=true",
+        dest="sets",
+        help="short for --set dataset.chat=true: prompts are users' turns in a chat",
+    )
     add("--out", type=Path, default=Path("editkit-results"), metavar="DIR", help="%(default)s")
     add("--fresh", action="store_true", help="compute again what is stored already")
     add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only part I of N parts")

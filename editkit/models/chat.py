@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import functools
+import json
+import re
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -12,8 +14,9 @@ from editkit.errors import ModelError, RequestError
 
 __all__ = ["ChatTemplate", "Rendered"]
 
-_USER, _ANSWER = "Xq7user7qX", "Xq7answer7qX"
+_USER, _ANSWER = "7309517340925173", "8204628162046281"  # digits: no template changes them
 _DAY = datetime.datetime(2024, 7, 26)  # some templates write the day: results must not depend on it
+_FORMATS = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
 
 
 class Rendered(NamedTuple):
@@ -49,6 +52,7 @@ class ChatTemplate:
                 hint="Use an instruction-tuned model, or leave chat out.",
             )
         self._tokenizer, self._name = tokenizer, name
+        self._template = _on_a_fixed_day(self._chosen())
         framed = self._written([{"role": "user", "content": _USER}])
         if framed.count(_USER) != 1:
             raise ModelError(
@@ -105,14 +109,23 @@ class ChatTemplate:
             )
         return Rendered(text, text.index(inside) + inside.index(name) - subject[0])
 
+    def _chosen(self) -> str:
+        try:
+            return str(self._tokenizer.get_chat_template())
+        except ValueError as error:  # several, and none of them is the default
+            raise ModelError(
+                f"the tokenizer of {self._name} has no default chat template: {error}",
+                hint="Name one of its templates 'default'.",
+            ) from error
+
     def _written(self, turns: list[dict[str, str]], *, ask: bool = True) -> str:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
                     turns,
+                    chat_template=self._template,
                     tokenize=False,
                     add_generation_prompt=ask,
-                    strftime_now=_DAY.strftime,
                 )
             )
         except Exception as error:  # templates raise whatever they like
@@ -122,3 +135,14 @@ class ChatTemplate:
                 f"{reason[0] if reason else type(error).__name__}",
                 hint="Check chat_template.jinja, or chat_template in tokenizer_config.json.",
             ) from error
+
+
+def _on_a_fixed_day(template: str) -> str:
+    """A template that writes the same day whenever it is rendered."""
+    formats = {match[2] for match in _FORMATS.finditer(template)}
+    if "strftime_now" not in template:
+        return template
+    days = json.dumps({each: _DAY.strftime(each) for each in formats})
+    other = json.dumps(_DAY.strftime("%d %b %Y"))
+    macro = f"{{{{- {days}.get(format, {other}) -}}}}"
+    return f"{{%- macro strftime_now(format) -%}}{macro}{{%- endmacro %}}{template}"

@@ -27,4 +27,4 @@ class CounterFactDataset(Dataset[CounterFactConfig]):
                 of texts cannot be read.
         """
         texts = read_texts(self.config.reference_texts, self.config.essence_texts)
-        return parse_records(read_source(self.config), texts)
+        return parse_records(read_source(self.config), texts, self.config)

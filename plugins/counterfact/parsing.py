@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from editkit import EditRequest, Probe, Record, Records
+from editkit.asked import PromptConfig
 from editkit.record_files import Node, records_of
 from editkit_plugins.counterfact.reference import RecordTexts
 
@@ -15,12 +16,17 @@ _PROMPT_LISTS = {
 }
 
 
-def parse_records(raw: Iterable[object], texts: RecordTexts | None = None) -> Records:
+def parse_records(
+    raw: Iterable[object],
+    texts: RecordTexts | None = None,
+    config: PromptConfig | None = None,
+) -> Records:
     """Read every record; the broken ones are reported and left out.
 
     Args:
         raw: Decoded JSON values, one per record, in CounterFact's layout.
         texts: Reference and essence texts, where there are some.
+        config: How prompts are asked.
     """
     texts = texts or RecordTexts()
     corpus = texts.all_reference()
@@ -28,6 +34,7 @@ def parse_records(raw: Iterable[object], texts: RecordTexts | None = None) -> Re
         raw,
         lambda node, _: parse_record(node.value, texts),
         texts={"reference": corpus} if corpus else {},
+        config=config,
     )
 
 

@@ -41,6 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--subject", metavar="TEXT", help="what the sentence is about, as it stands in it")
     add("--answer", metavar="TEXT", help="the answer; what the model predicts by default")
     add(
+        "--separator",
+        metavar="TEXT",
+        help="what stands between prompt and answer; by default what script and prompt ask for",
+    )
+    add("--chat", action="store_true", help="the prompt is a user's turn in a chat")
+    add(
         "--facts", metavar="F", help="average over a JSON file of facts, or a dataset such as atlas"
     )
     add("--limit", type=_positive, metavar="N", help="use only the first N facts")
@@ -84,6 +90,7 @@ def run(args: argparse.Namespace) -> int:
         from editkit_plugins.tracing.facts import facts_of
 
         facts = facts_of(args.facts, of_dataset)
+        facts = facts.asked(args.separator, chat=args.chat)
         facts.warn()
     model = load_model(args.model, dtype=args.dtype, device=args.device)
     if facts is None:
@@ -154,12 +161,14 @@ def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any])
     from editkit import Fact, make_locator
     from editkit.traces import Trace
 
-    fact = Fact(args.prompt, args.subject, args.answer)
+    fact = Fact(args.prompt, args.subject, args.answer, separator=args.separator, chat=args.chat)
     locator = make_locator(args.locator, model, preset=args.preset, **values)
     _warn_of_wide_windows(getattr(locator.config, "window", None), model)
     [maps] = locator.maps(model, [fact])
     found = Trace(model.name, args.locator, maps)
     about = [args.prompt, args.subject, args.answer, args.preset, sorted(args.sets), args.model]
+    about += [args.separator] if args.separator is not None else []
+    about += ["chat"] if args.chat else []
     chosen = [args.locator, model.name, args.prompt, args.answer, args.preset, *sorted(args.sets)]
     name = safe_file_name(" ".join(filter(None, chosen)), identity=about)
     files = save_figures({name: found.plot()}, args.out / "traces")

@@ -11,7 +11,7 @@ from typing import Any
 from editkit import DatasetError, EditkitError, Fact, PluginError, UsageError, make_dataset
 from editkit.facts import fact_of
 from editkit.making import check_values, is_offered
-from editkit.record_files import BrokenFieldError, Node, read_json
+from editkit.record_files import BrokenFieldError, Node, own_prompts, read_json
 from editkit.requests import fill
 
 _KNOWN = "known_1000"
@@ -51,6 +51,24 @@ class Facts:
                 len(self.facts),
                 self.source,
             )
+
+    def asked(self, separator: str | None, *, chat: bool) -> Facts:
+        """The same facts with a separator, where they name none, and in a chat.
+
+        Raises:
+            RequestError: The separator cannot be used.
+        """
+        if separator is None and not chat:
+            return self
+        facts = (
+            dataclasses.replace(
+                fact,
+                separator=separator if fact.separator is None else fact.separator,
+                chat=fact.chat or chat,
+            )
+            for fact in self.facts
+        )
+        return dataclasses.replace(self, facts=tuple(facts))
 
     def _counted(self) -> tuple[int, str, str]:
         return len(self.broken), self.source, _first(self.broken)
@@ -161,9 +179,8 @@ def _usable(facts: list[Fact], broken: list[str], source: str, what: str) -> Fac
 
 def _asked(entry: Node, fact: Fact) -> Fact:
     """The fact with the separator and chat of its entry, if it names them."""
-    given = {name: entry.get(name) for name in ("separator", "chat")}
-    values = {name: node.value for name, node in given.items() if node is not None}
-    return dataclasses.replace(fact, **values)
+    own = own_prompts(entry)
+    return dataclasses.replace(fact, separator=own.separator, chat=own.chat)
 
 
 def _facts(entry: Node) -> Iterator[Fact]:

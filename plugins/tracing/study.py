@@ -141,7 +141,7 @@ def identity_of(
         "config": locator.config.model_dump(mode="json"),
         "depends_on": dependencies(locator.config, model.base_fingerprint),
         "version": importlib.metadata.version("editkit"),
-        "facts": key_of({"facts": [dataclasses.astuple(fact) for fact in facts]}),
+        "facts": key_of({"facts": [list(each.to_dict().values()) for each in facts]}),
     }
 
 

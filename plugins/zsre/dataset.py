@@ -19,7 +19,7 @@ class ZsreDataset(Dataset[ZsreConfig]):
         Raises:
             DatasetError: The file or hub dataset is absent or holds no list of records.
         """
-        return records_of(read_source(self.config), self._record)
+        return records_of(read_source(self.config), self._record, config=self.config)
 
     def _record(self, root: Node, position: int) -> Record:
         subject = root["subject"].text().strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from editkit import DatasetError, LanguageModel, Record
 from editkit.models import Completion
@@ -23,12 +24,25 @@ class Item:
         targets: What may be written there.
         outer: Prompts with which the new target must be found, too.
         locality: Prompts and answers that must stay as they are.
+        separator: What stands between prompt and target; None: the default rule.
+        chat: Whether the prompts are users' turns in a chat.
     """
 
     edits: tuple[str, ...]
     targets: tuple[str, ...]
     outer: tuple[str, ...]
-    locality: tuple[tuple[str, str], ...]
+    locality: tuple[Stays, ...]
+    separator: str | None = None
+    chat: bool = False
+
+
+class Stays(NamedTuple):
+    """A prompt whose answer must stay as it is, and how it is asked."""
+
+    prompt: str
+    answer: str
+    separator: str | None
+    chat: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +98,12 @@ def items_of(
                 edits=_distinct([request.sentence, *reworded]),
                 targets=_distinct(targets),
                 outer=_distinct([*rephrased, *reworded]),
-                locality=tuple((p.prompt, p.target_true) for p in record.probes[_LOCAL]),
+                locality=tuple(
+                    Stays(p.prompt, p.target_true, p.separator, p.chat)
+                    for p in record.probes[_LOCAL]
+                ),
+                separator=request.separator,
+                chat=request.chat,
             )
         )
     return items
@@ -129,9 +148,9 @@ def draw(
         stay = [
             generator.choice((item if own else generator.choice(items)).locality) for own in near
         ]
-        asked = [generator.choice(item.edits), generator.choice(item.outer)]
-        prompts = [*asked, *(prompt for prompt, _ in stay)]
-        answers = [target, target, *(answer for _, answer in stay)]
-        edit, outer, *kept = model.complete(prompts, answers)
+        edits, outers = generator.choice(item.edits), generator.choice(item.outer)
+        facts = [Stays(text, target, item.separator, item.chat) for text in (edits, outers)]
+        prompts, answers, separators, chats = zip(*facts, *stay, strict=True)
+        edit, outer, *kept = model.complete(prompts, answers, separators=separators, chat=chats)
         drawn.append(Drawn(edit, outer, tuple(kept)))
     return drawn

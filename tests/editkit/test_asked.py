@@ -1,0 +1,130 @@
+"""Datasets and files of facts whose prompts are asked in their own way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editkit import ConfigError, make_dataset
+from editkit.benchmark.overrides import Flags, apply_flags
+from editkit.benchmark.spec import load_benchmark
+from editkit.cli.main import main
+from editkit.plugins import default_registry
+from editkit_plugins.tracing.facts import facts_of
+
+
+def rewritten(case: int, **more: Any) -> dict[str, Any]:
+    return {
+        "case_id": case,
+        "requested_rewrite": {
+            "prompt": "{}的首都是",
+            "subject": "法国",
+            "target_new": {"str": "罗马"},
+            "target_true": {"str": "巴黎"},
+        },
+        "paraphrase_prompts": ["法国首都："],
+        "neighborhood_prompts": [],
+        "attribute_prompts": [],
+        "generation_prompts": [],
+        **more,
+    }
+
+
+def question(**more: Any) -> dict[str, Any]:
+    texts = {"subject": "Rome", "src": "Where is Rome?", "rephrase": "Rome is where?"}
+    return {**texts, "answers": ["Italy"], "alt": "Spain", "loc": "who", "loc_ans": "me", **more}
+
+
+def written(folder: Path, entries: list[Any]) -> str:
+    path = folder / "records.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "entry"), [("counterfact", rewritten(0)), ("zsre", question())])
+def test_a_dataset_is_asked_as_configured(tmp_path: Path, name: str, entry: Any) -> None:
+    path = written(tmp_path, [entry])
+    plain = make_dataset(name, path=path).load()
+    for config in ({"separator": ""}, {"separator": "\n"}, {"chat": True}):
+        loaded = make_dataset(name, path=path, **config).load()
+        [record] = loaded.records
+        asked = [record.request, *(p for probes in record.probes.values() for p in probes)]
+        for each in asked:
+            assert each.separator == config.get("separator")
+            assert each.chat == config.get("chat", False)
+        assert loaded.digest != plain.digest
+    unset = make_dataset(name, path=path, separator=None, chat=False).load()
+    assert unset.digest == plain.digest
+
+
+@pytest.mark.parametrize("name", ["atlas", "atlas-zsre"])
+def test_the_embedded_records_can_be_asked_in_a_chat(name: str) -> None:
+    records = make_dataset(name, chat=True).load().records
+    for record in records[:20]:
+        assert record.request.chat
+        assert all(p.chat for probes in record.probes.values() for p in probes)
+
+
+def test_a_record_may_name_its_own_separator_and_chat(tmp_path: Path) -> None:
+    path = written(tmp_path, [rewritten(0, separator=" "), rewritten(1, chat=True), rewritten(2)])
+    own, chat, plain = make_dataset("counterfact", path=path, separator="").load().records
+    assert [own.request.separator, chat.request.separator] == [" ", ""]
+    assert (chat.request.chat, plain.request.chat) == (True, False)
+    assert own.probes["paraphrase"][0].separator == " "
+    assert plain.request.statement == "法国的首都是罗马"
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"separator": 3}, "separator: is 3, expected a text"),
+        ({"chat": "yes"}, "chat: is 'yes', expected true or false"),
+        ({"separator": "\ud800"}, "separator: is not valid Unicode"),
+    ],
+)
+def test_a_wrong_separator_or_chat_is_reported(
+    tmp_path: Path, more: dict[str, Any], reason: str
+) -> None:
+    loaded = make_dataset(
+        "counterfact", path=written(tmp_path, [rewritten(0), rewritten(1, **more)])
+    )
+    [rejected] = loaded.load().rejected
+    assert f"{rejected.field}: {rejected.reason}" == reason
+    with pytest.raises(ConfigError, match="separator"):
+        make_dataset("counterfact", path="x.json", separator="\ud800")
+
+
+def test_a_line_break_at_the_end_of_a_prompt_reaches_the_record(tmp_path: Path) -> None:
+    entry = rewritten(0)
+    entry["requested_rewrite"]["prompt"] = "Q: {}?\nA:\n"
+    [record] = make_dataset("counterfact", path=written(tmp_path, [entry])).load().records
+    assert record.request.statement == "Q: 法国?\nA:\n罗马"
+
+
+def test_facts_of_a_file_name_their_separator_and_chat(tmp_path: Path) -> None:
+    base = {"prompt": "Rome is in ", "subject": "Rome", "attribute": " Italy"}
+    entries = [base, {**base, "separator": ""}, {**base, "chat": True}, {**base, "chat": 1}]
+    found = facts_of(written(tmp_path, entries))
+    assert [(f.prompt, f.answer) for f in found.facts] == [("Rome is in", "Italy")] * 3
+    assert [f.separator for f in found.facts] == [None, "", None]
+    assert [f.chat for f in found.facts] == [False, False, True]
+    assert "chat: is 1" in found.broken[0]
+    changed = found.asked("\n", chat=True)
+    assert [f.separator for f in changed.facts] == ["\n", "", "\n"]
+    assert all(f.chat for f in changed.facts)
+
+
+def test_chat_on_the_command_line_is_the_datasets(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark, _ = load_benchmark("atlas", default_registry())
+    _, values = apply_flags(benchmark, Flags(sets=["dataset.chat=true"]))
+    assert values["dataset", "atlas"] == {"chat": True}
+    assert main(["run-benchmark", "--chat", "--limit", "2", "--dry-run", "--json"]) == 0
+    chat = json.loads(capsys.readouterr().out)
+    assert main(["run-benchmark", "--limit", "2", "--dry-run", "--json"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert chat["dataset"]["config"]["chat"] is True
+    assert chat["dataset"]["digest"] != plain["dataset"]["digest"]
+    assert chat["cells"][0]["fingerprint"] != plain["cells"][0]["fingerprint"]
