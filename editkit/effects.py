@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from editkit.deltas import Change, LowRank, check_fits
+from editkit.deltas import Change, Dense, LowRank, Rows, check_fits
 from editkit.errors import DeltaError
 from editkit.layout import input_major
 from editkit.outcomes import ROUNDED_AWAY
@@ -36,6 +35,7 @@ class Effects:
         self._model = model
         self._norms: dict[str, float] = {}
 
+    @torch.no_grad()
     def of(self, delta: WeightDelta) -> dict[str, Any]:
         """Notes about a delta.
 
@@ -93,5 +93,5 @@ def _square_of(change: Change) -> float:
     if isinstance(change, LowRank):
         left, right = change.left.double(), change.right.double()
         return max(0.0, float(((left.T @ left) * (right @ right.T)).sum()))
-    values: Mapping[str, Tensor] = change.tensors()
-    return float(torch.linalg.vector_norm(values["values"], dtype=torch.float64)) ** 2
+    values = change.values if isinstance(change, Rows | Dense) else change.dense()
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) ** 2

@@ -266,10 +266,15 @@ def _warn_of(model: Any, deltas: Any) -> None:
         return  # whoever uses them will refuse them
     if not deltas or deltas[0].editor == BASELINE:
         return
-    effects = Effects(model)
+    try:
+        effects = Effects(model)
+        measured = [effects.of(delta) for delta in deltas]
+    except Exception as error:  # the same will be raised by whoever applies them
+        _log.debug("the deltas could not be measured", exc_info=error)
+        measured = [{} for _ in deltas]
     edits = [
-        Edit(_name_of(delta), {**effects.of(delta), **delta.notes})
-        for delta in deltas
+        Edit(_name_of(delta), {**found, **delta.notes})
+        for delta, found in zip(deltas, measured, strict=True)
         if isinstance(delta.notes, Mapping)
     ]
     found = outcomes_of(edits)

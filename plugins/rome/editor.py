@@ -93,10 +93,10 @@ class RomeEditor(Editor[RomeConfig]):
         for request, solution in zip(requests, self.solve(model, requests), strict=True):
             change = LowRank(solution.u[:, None], solution.right[None])  # (D, 1), (1, H)
             layer = self.layer(model)
-            notes = {
-                **self._stability(solution, typical, layer),
-                **verdict(solution.value, self.config, layer),
-            }
+            unstable = self._stability(solution, typical, layer)
+            notes = {**unstable, **verdict(solution.value, self.config, layer)}
+            if unstable and not notes["converged"]:
+                notes["advice"] = f"{notes['advice']}; and {unstable['advice']}"
             deltas.append(
                 WeightDelta(
                     changes={name: change},

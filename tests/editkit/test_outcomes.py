@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import Config, Dense, Editor, EditRequest, LanguageModel, LowRank, Rows, WeightDelta
+from editkit.deltas import Change
 from editkit.effects import Effects
 from editkit.outcomes import KINDS, ROUNDED_AWAY, Edit, is_probable, outcomes_of, unwatched
 from tests.tiny import tiny
@@ -148,6 +150,33 @@ def test_a_delta_that_does_not_fit_is_left_to_whoever_applies_it() -> None:
     assert Effects(model).of(delta_of(model, Dense(torch.ones(2, 2)))) == {}
     stray = WeightDelta({"no.such": Dense(torch.ones(2))}, None, "t", {}, model.fingerprint)
     assert Effects(model).of(stray) == {}
+
+
+def test_changes_of_a_third_partys_kind_and_with_gradients_are_measured() -> None:
+    model = tiny()
+
+    class Special(Dense):
+        """A kind of its own, by name."""
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Ones(Change):
+        """Adds one to every entry."""
+
+        shape = shape_of(model)
+
+        def dense(self) -> torch.Tensor:
+            return torch.ones(*shape_of(model))
+
+        def tensors(self) -> dict[str, torch.Tensor]:
+            return {}
+
+    entries = shape_of(model)[0] * shape_of(model)[1]
+    assert Effects(model).of(delta_of(model, Ones()))["delta_norm"] == pytest.approx(entries**0.5)
+    trained = torch.ones(*shape_of(model), requires_grad=True)
+    for change in (Dense(trained), Special(trained)):
+        assert Effects(model).of(delta_of(model, change))["delta_norm"] == pytest.approx(
+            entries**0.5
+        )
 
 
 # ---------------------------------------------------------------- editors called from Python
