@@ -222,8 +222,10 @@ def _wide(values: Tensor) -> Tensor:
 
 def moved(change: Change, device: torch.device) -> Change:
     """A change on a device, at least float32 where it is a number."""
+    own = change.tensors()
     tensors = {
-        field: (_wide(t) if t.is_floating_point() else t).to(device)
-        for field, t in change.tensors().items()
+        field: (_wide(t) if t.is_floating_point() else t).to(device) for field, t in own.items()
     }
+    if all(tensors[field] is own[field] for field in own):
+        return change
     return dataclasses.replace(change, **tensors)

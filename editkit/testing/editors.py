@@ -213,12 +213,12 @@ class EditorContract(ModelContract):
         model = self.make_model()
         for delta in self.edit(model, self.requests):
             before = state_of(model)
-            with applied(model, delta):
-                pass
-            with contextlib.suppress(_Planned), applied(model, delta):
-                raise _Planned
-            changed = differences(before, state_of(model))
-            require(not changed, f"after applying: {few(changed)} changed.")
+            for interrupted in (False, True):
+                with contextlib.suppress(_Planned), applied(model, delta):
+                    if interrupted:
+                        raise _Planned
+                changed = differences(before, state_of(model))
+                require(not changed, f"after applying: {few(changed)} changed.")
 
     def test_rows_of_a_batch_see_the_same_edit(self) -> None:
         """The edit does the same to a row of a batch as to the weights themselves.
