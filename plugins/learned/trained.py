@@ -18,13 +18,22 @@ from safetensors.torch import save
 from torch import Tensor
 
 from editkit import CacheError, ConfigError, DeltaError, LanguageModel
-from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
+from editkit.cache import digest_of_tensors, key_of, read_safetensors, write_atomically
+from editkit.strict_json import parse_json
 from editkit_plugins.learned.config import FACTS, FILE, LearnedConfig
 from editkit_plugins.learned.matrices import matrices
 from editkit_plugins.learned.networks import EditNetwork, make_network
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 
 _SCHEMA = 1
+_OWN_DIGEST = "facts_digest"  # of all other facts
+_TYPES: Mapping[str, type] = {
+    "schema": int,
+    "settings": dict,
+    "model_fingerprint": str,
+    "digest": str,
+}
+_WORDS = {int: "an integer", dict: "a mapping", str: "a text"}
 
 Settings = MendSettings | KeSettings
 _SETTINGS: TypeAdapter[Settings] = TypeAdapter(Settings)
@@ -71,6 +80,7 @@ def save_trained(
 
 def save_facts(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write what :func:`read_facts` returns; arguments and errors as for :func:`save_trained`."""
+    facts = {**facts, _OWN_DIGEST: _digest_of(facts)}
     text = json.dumps(facts, sort_keys=True)
     readable = json.dumps(facts, indent=2, sort_keys=True) + "\n"
     try:
@@ -98,16 +108,39 @@ def read_facts(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         )
     try:
         metadata, tensors = read_safetensors(path)
-        facts = dict(json.loads(metadata["editor"]))
-        if facts["digest"] != digest_of_tensors(tensors):
-            raise ValueError("its digest does not fit")
-        if facts["schema"] != _SCHEMA:
-            raise ValueError(f"it has schema {facts['schema']}, expected {_SCHEMA}")
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        facts = parse_json(metadata.get("editor", "null"), allow_nan=True)
+        _check(facts, tensors)
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(
             f"{path} is damaged: {error}.", hint="Train again, or copy the file again."
         ) from None
     return facts, tensors
+
+
+def _check(facts: Any, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what :func:`save_trained` does not write.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    if not isinstance(facts, dict):
+        raise ValueError("it says nothing about an editor")
+    for name, kind in _TYPES.items():
+        if type(facts.get(name)) is not kind:
+            raise ValueError(f"{name} is {facts.get(name)!r:.60}, expected {_WORDS[kind]}")
+    if facts["schema"] != _SCHEMA:
+        raise ValueError(f"it has schema {facts['schema']}, expected {_SCHEMA}")
+    if facts["digest"] != digest_of_tensors(tensors):
+        raise ValueError("its digest does not fit")
+    if _OWN_DIGEST in facts and facts[_OWN_DIGEST] != _digest_of(facts):  # early files have none
+        raise ValueError("the digest of its description does not fit")
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
+            raise ValueError(f"{name[:80]!r} holds other things than finite numbers")
+
+
+def _digest_of(facts: Mapping[str, Any]) -> str:
+    return key_of({name: value for name, value in facts.items() if name != _OWN_DIGEST})
 
 
 def load_trained(folder: Path, model: LanguageModel) -> Trained:
@@ -129,8 +162,8 @@ def load_trained(folder: Path, model: LanguageModel) -> Trained:
         settings = _SETTINGS.validate_python(facts["settings"])
         network = seeded_network(model, settings)  # leaves the global random numbers alone
         network.load_state_dict(tensors)
-    except (ValidationError, RuntimeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (ValidationError, RuntimeError, LookupError, TypeError, ValueError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
             f"the editor in {folder} cannot be used: {reason}.", hint="Train it again."
         ) from None

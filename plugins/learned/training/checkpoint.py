@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from editkit import CacheError, ConfigError
 from editkit.cache import digest_of_tensors, read_safetensors, write_atomically
+from editkit.strict_json import parse_json
 
 FILE = "checkpoint.safetensors"
 
@@ -38,6 +40,10 @@ class Progress:
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     best: int | None = None
     seconds: float = 0.0
+
+
+_PROGRESS: TypeAdapter[Progress] = TypeAdapter(Progress)
+_PARTS = ("network", "best", "optimiser")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +103,16 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
         return None
     try:
         metadata, tensors = read_safetensors(path)
-        content = json.loads(metadata["checkpoint"])
-        if content["digest"] != digest_of_tensors(tensors):
+        content = parse_json(metadata.get("checkpoint", "null"), allow_nan=True)
+        if not isinstance(content, dict) or not isinstance(content.get("identity"), dict):
+            raise ValueError("it says nothing about a training")
+        if content.get("digest") != digest_of_tensors(tensors):
             raise ValueError("its digest does not fit")
-        progress = Progress(**content["progress"])
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        progress = _PROGRESS.validate_python(content.get("progress"))
+        strange = [name for name in tensors if name.partition("/")[0] not in _PARTS]
+        if strange:
+            raise ValueError(f"it holds {strange[0][:80]!r}")
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise ConfigError(
             f"{path} is damaged: {error}.",
             hint="Start again with --fresh, or give another folder with --out.",
@@ -116,7 +127,7 @@ def read_checkpoint(folder: Path, identity: Mapping[str, Any]) -> Checkpoint | N
             f"{folder} holds a training with another {', '.join(other)}.",
             hint="Start again with --fresh, or give another folder with --out.",
         )
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "best": {}, "optimiser": {}}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in _PARTS}
     for name, tensor in tensors.items():
         part, _, inside = name.partition("/")
         parts[part][inside] = tensor

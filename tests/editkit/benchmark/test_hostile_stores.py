@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from editkit import EditRequest, StoreError
+from editkit import EditRequest, RequestError, StoreError
 from editkit.benchmark.merging import TOLERANCE
 from editkit.benchmark.ratings import Rating, keep_rating, ratings_in
 from editkit.benchmark.run import STORE_FILE, Row, runs_in
@@ -609,6 +609,74 @@ def test_any_value_in_any_column_is_an_error_or_changes_no_number(
     for extra in ("-wal", "-shm"):
         store.with_name(f"{STORE_FILE}{extra}").unlink(missing_ok=True)
     store.write_bytes(kept)
+
+
+_WORDS = st.one_of(
+    st.text(min_size=1, max_size=12),
+    st.sampled_from(
+        [
+            *(
+                "\\end{document}",
+                "<script>alert(1)</script>",
+                "a|b",
+                'a,b\n"c',
+                "=1+1",
+                "%s{}$#_^~&",
+            ),
+            *(
+                "\u202e",
+                "\u2028",
+                "\x1b[31m",
+                "🙂",
+                "法国",
+                "عربى",
+                "e\u0301",
+                "\ufeff",
+                "../..",
+                "...",
+            ),
+        ]
+    ),
+)
+
+
+@settings(
+    max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(name=_WORDS, text=_WORDS)
+def test_any_text_in_names_requests_and_results_comes_back_in_every_format(
+    name: str, text: str, out: Path, editkit: Cli, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("any") / "out"
+    [run] = runs_in(out)
+    cell = run.cells[0]
+    changed = dataclasses.replace(
+        run, out=folder, benchmark=name, dataset={**run.dataset, "name": text, "n_records": 1}
+    )
+    written = dataclasses.replace(
+        row(0.5, case=1000),
+        texts={"generation": [text]},
+        notes={text: text},
+        scores={"fake/score": 1},
+    )
+    request = either(lambda: EditRequest("{} lives in", text, text), RequestError)
+    with Store(folder / STORE_FILE) as store:
+        store.put_cell(cell.fingerprint, changed.describe(cell))
+        store.put_rows(cell.fingerprint, [written])
+        if isinstance(request, EditRequest):
+            store.put_requests(str(run.dataset["digest"]), {1000: request})
+    [again] = runs_in(folder)
+    assert (again.benchmark, again.dataset["name"]) == (name, text)
+    assert again.rows(cell)[0].texts == {"generation": [text]}
+    if isinstance(request, EditRequest):
+        assert again.requests() == {1000: request}
+    for form in ("text", "markdown", "latex", "csv", "html"):
+        target = folder / f"report.{form}"
+        code, _, err = editkit("report", folder, "--format", form, "--to", target)
+        assert code == 0, err
+        if form == "html":
+            assert "<script>alert" not in target.read_text(encoding="utf-8")
+    assert editkit("show-generations", 1000, "--out", folder)[0] == 0
 
 
 def table_report(folder: Path) -> dict[str, dict[int, Any]]:
