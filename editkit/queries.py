@@ -12,7 +12,6 @@ from editkit.requests import (
     clean_target,
     without_defaults,
 )
-from editkit.texts import checked_text
 
 __all__ = ["CandidateQuery", "CandidateScore", "GenerationQuery", "Probe", "TextQuery"]
 
@@ -129,4 +128,4 @@ class GenerationQuery:
 
     def __post_init__(self) -> None:
         check_chat(self.chat)
-        checked_text(self.prompt, "prompt")
+        object.__setattr__(self, "prompt", clean_prompt(self.prompt, "prompt", None))

@@ -146,10 +146,10 @@ def _keys(
             places.append(encoding.position(request.subject_span, "subject_last"))
     else:
         texts = [text for text, _ in zip(corpus.texts(), range(_TEXTS), strict=False)]
-        for encoding in model.encode(texts[:: max(1, len(texts) // _KEYS)]):
-            ids = encoding.ids[: min(row_tokens, model.context_length)]
-            rows.append(ids)
-            places.append(len(ids) // 2)
+        for encoding in model.encode(texts[:: max(1, len(texts) // _KEYS)], empty=True):
+            if ids := encoding.ids[: min(row_tokens, model.context_length)]:
+                rows.append(ids)
+                places.append(len(ids) // 2)
     if not rows:
         raise ConfigError("the corpus holds no text.", hint="Give a corpus with text in it.")
     return torch.cat(

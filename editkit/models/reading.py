@@ -13,8 +13,8 @@ from editkit.errors import ModelError, RequestError
 from editkit.models.chat import ChatTemplate, Rendered
 from editkit.models.encoding import Completion, Encoding, Sentence
 from editkit.models.tokenizing import SpecialTokens, check_covered, encoded
-from editkit.requests import EditRequest, token_span
-from editkit.texts import default_separator
+from editkit.requests import EditRequest, clean_prompt, clean_target, token_span
+from editkit.texts import default_separator, trimmed_prompt
 
 __all__ = ["TextReader"]
 
@@ -112,6 +112,7 @@ class TextReader:
         """
         if subject is not None:
             self.special.check(prompt[slice(*subject)], "subject")
+        prompt = trimmed_prompt(prompt)
         if not chat:
             self.special.check_prompt(prompt)
             return Rendered(prompt, 0)
@@ -129,14 +130,14 @@ class TextReader:
     ) -> list[Sentence]:
         """Prompts with their targets, each encoded as one text and cut where the target begins.
 
-        Where the target's first letters share a token with the prompt's end, that token belongs
-        to the target.
+        Spaces at a prompt's end and white space around a target are dropped. Where the target's
+        first letters share a token with the prompt's end, that token belongs to the target.
 
         Args:
             prompts: Texts up to the targets.
-            targets: What follows each, without white space around it.
-            separators: What stands between; None: what the prompt and the target ask for
-                (:func:`editkit.texts.default_separator`), in a chat what the template asks for.
+            targets: What follows each.
+            separators: What stands between; None: what prompt and target, or the template, ask for
+                (:func:`editkit.texts.default_separator`).
             chat: Whether the prompts are users' turns in a chat.
             subjects: Half-open character spans of the subjects in the prompts.
 
@@ -146,6 +147,9 @@ class TextReader:
                 tokenizer does not know.
             ModelError: A chat is asked for, and the tokenizer has no chat template.
         """
+        given = self._each(separators, len(prompts))
+        prompts = [clean_prompt(p, "prompt", s) for p, s in zip(prompts, given, strict=True)]
+        targets = [clean_target(t, "target", s) for t, s in zip(targets, given, strict=True)]
         rendered = self._rendered(prompts, chat, subjects)
         found = self._cut_sentences(prompts, rendered, targets, separators, chat)
         self._check_subjects([each.encoding for each in found], prompts, subjects)
@@ -227,7 +231,7 @@ class TextReader:
 
         Args:
             prompts: Texts up to the targets.
-            targets: What follows each, without white space around it.
+            targets: What follows each.
             crop: Of a text that is longer than the model's context, leave out the beginning of
                 the prompt, and say so, instead of refusing it; never in a chat.
             separators: As for :meth:`sentences`.
@@ -308,11 +312,8 @@ class TextReader:
         subjects: Sequence[tuple[int, int]] | None,
     ) -> list[Rendered]:
         spans: Sequence[tuple[int, int] | None] = subjects or [None] * len(prompts)
-        found = []
-        in_chat = self._each(chat, len(prompts))
-        for prompt, span, as_chat in zip(prompts, spans, in_chat, strict=True):
-            found.append(self.rendered(prompt, chat=as_chat, subject=span))
-        return found
+        rows = zip(prompts, self._each(chat, len(prompts)), spans, strict=True)
+        return [self.rendered(text, chat=as_chat, subject=span) for text, as_chat, span in rows]
 
     def _check_subjects(
         self,

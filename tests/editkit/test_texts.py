@@ -115,6 +115,7 @@ def everywhere(prompt: str, target: str, separator: str | None = None) -> list[t
     query = CandidateQuery(0, prompt, (target,), separator)
     assert request.target_true == request.target_new
     assert probe.target_true == probe.target_new
+    assert GenerationQuery(0, prompt).prompt == probe.prompt
     return [
         (request.prompt.removeprefix("{} "), request.target_new),
         (probe.prompt, probe.target_new),

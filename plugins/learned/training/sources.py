@@ -93,7 +93,9 @@ class TextSource(Source):
     """
 
     def __init__(self, model: LanguageModel, texts: Sequence[str], share: float) -> None:
-        ids = [each.ids[: model.context_length - _TARGET] for each in model.encode(texts)]
+        ids = [
+            each.ids[: model.context_length - _TARGET] for each in model.encode(texts, empty=True)
+        ]
         usable = [each for each in ids if len(each) >= 2 * _SHORTEST]
         kept = max(2, round(share * len(usable)))
         if len(usable) - kept < 2:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,8 +13,9 @@ from tokenizers import models as token_models
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
-from editkit import EditRequest, ModelError, RequestError
+from editkit import EditRequest, ModelError, RequestError, load_model
 from editkit.accumulation import tokenised
+from editkit.cli.main import main
 from editkit.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
 from editkit.models import LanguageModel
 from editkit.requests import SubjectPosition
@@ -211,6 +214,19 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused() -> None:
         LanguageModel(hf, larger, name="larger")
 
 
+def test_double_spaces_are_never_read() -> None:
+    model = model_of("gpt2")
+    wanted = model.complete(["Rome is"], ["Paris"])
+    assert model.complete(["Rome is "], [" Paris "]) == wanted
+    assert model.complete(["Rome is"], ["Paris"], separators=" ") == wanted
+    for prompt, target in (("Rome is ", "Paris"), ("Rome is", " Paris")):
+        with pytest.raises(RequestError, match="not clear"):
+            model.complete([prompt], [target], separators=" ")
+    assert model.read(["Rome is \t"]) == model.read(["Rome is"])
+    with pytest.raises(ValueError, match="zip"):
+        model.complete(["Rome is"], ["Paris", "Oslo"])
+
+
 def test_positions_and_scores_do_not_see_an_end_token() -> None:
     """Losses: the last state that is read is that of the target's last token but one."""
     model = model_of("llama3+eos")
@@ -218,3 +234,17 @@ def test_positions_and_scores_do_not_see_an_end_token() -> None:
     assert tokens(model, completion.prompt + completion.target)[-1] != "</s>"
     with torch.no_grad():
         assert model.hf(torch.tensor([completion.prompt])).logits.shape[1] == len(completion.prompt)
+
+
+def test_a_larger_tokenizer_in_a_folder_is_refused_at_load_and_found_by_doctor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny()
+    model.hf.save_pretrained(tmp_path)
+    larger = tokenizer_of("gpt2")
+    larger.add_tokens([f"<extra{i}>" for i in range(500)])
+    larger.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="token ids up to"):
+        load_model(str(tmp_path))
+    assert main(["doctor", "--model", str(tmp_path), "--editor", "ft"]) != 0
+    assert "has token ids up to" in " ".join(capsys.readouterr().out.split())
