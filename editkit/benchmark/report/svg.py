@@ -156,7 +156,7 @@ def _frame(
 
 
 def _label_places(heights: Sequence[float]) -> list[float]:
-    """Heights for labels, near their points and none upon another."""
+    """Heights for labels, near their points, none upon another or above the picture."""
     places = list(heights)
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     for _ in range(50):
@@ -169,6 +169,10 @@ def _label_places(heights: Sequence[float]) -> list[float]:
                 moved = True
         if not moved:
             break
+    least = _LABEL_HEIGHT / 2
+    for i in order:  # from the top
+        places[i] = max(places[i], least)
+        least = places[i] + _LABEL_HEIGHT - 0.1
     return places
 
 

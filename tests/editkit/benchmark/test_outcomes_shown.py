@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from editkit import Score
+from editkit.benchmark.aggregate import Estimate
+from editkit.benchmark.report.svg import Point, scatter
 from editkit.benchmark.run import Row, Run
 from tests.editkit.benchmark.test_report_command import cell, run_of, write
 
@@ -96,3 +100,13 @@ def test_a_benchmark_ends_with_the_lines_and_its_document_has_the_counts(
     assert two["edits"]["unconverged"] == 23
     assert two["edits"]["advice"] == ["be patient"]
     assert err.count("did not converge") == 1
+
+
+def test_labels_of_points_at_the_top_stay_inside_the_picture() -> None:
+    """Failed edits leave everything as it was: all of them lie in one corner."""
+    one, none = Estimate(1.0, 1.0, 1.0, 5), Estimate(0.0, 0.0, 0.0, 5)
+    plot = scatter([Point(str(i), none, one, False) for i in range(6)], "x", "y", scale=100.0)
+    places = sorted(float(y) for y in re.findall(r'y="([\d.-]+)" class="halo"', plot))
+    assert len(places) == 6
+    assert places[0] >= 10
+    assert min(b - a for a, b in itertools.pairwise(places)) > 10
