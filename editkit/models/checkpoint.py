@@ -13,12 +13,7 @@ from typing import Any
 from editkit.errors import ModelError
 from editkit.models.families import foreign_family
 from editkit.models.finding import config_of, local_folder, refuse_path
-from editkit.models.model_files import (
-    INDEX,
-    WEIGHTS,
-    UnusableFile,
-    read_json,
-)
+from editkit.models.model_files import INDEX, WEIGHTS, UnusableFile, check_present, read_json
 from editkit.models.problems import Problem, ending, gguf_problem
 from editkit.models.weight_files import weight_problems, without_weights
 
@@ -275,10 +270,11 @@ def _tokenizer_files(folder: Path | None, names: set[str], model: str) -> list[P
                 "AutoTokenizer.from_pretrained(...).save_pretrained(folder).",
             )
         ]
-    for file in ("tokenizer.json", "tokenizer_config.json"):
+    # tokenizer.json holds megabytes: its content is looked at where it is loaded.
+    for file, check in (("tokenizer.json", check_present), ("tokenizer_config.json", read_json)):
         if folder is not None and file in names:
             try:
-                read_json(folder / file)
+                check(folder / file)
             except UnusableFile as error:
                 return [Problem("tokenizer", f"{file} of {model} {error.reason}.", error.hint)]
     return []

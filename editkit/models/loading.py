@@ -13,7 +13,7 @@ from editkit.models.checkpoint import refuse
 from editkit.models.completeness import incomplete, quiet, wrong_types
 from editkit.models.devices import check_device, check_device_map, check_dtype
 from editkit.models.finding import digest_of_files, model_folder
-from editkit.models.model_files import headers_of
+from editkit.models.model_files import UnusableFile, headers_of, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -122,6 +122,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
                 folder, trust_remote_code=False, local_files_only=True
             )
     except Exception as error:  # its parsers raise whatever they raise
+        _check_json(folder / "tokenizer.json", name)
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
             f"the tokenizer of model {name!r} could not be read: {reason}",
@@ -130,6 +131,16 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         ) from error
     check_tokenizer(tokenizer, name)
     return cast("PreTrainedTokenizerBase", tokenizer)
+
+
+def _check_json(file: Path, name: str) -> None:
+    try:
+        if file.exists():
+            read_json(file)
+    except UnusableFile as error:
+        raise ModelError(
+            f"{file.name} of model {name!r} {error.reason}.", hint=error.hint
+        ) from error
 
 
 def _report_untied(name: str, hf: PreTrainedModel) -> None:

@@ -17,6 +17,7 @@ __all__ = [
     "WEIGHTS",
     "TensorHeader",
     "UnusableFile",
+    "check_present",
     "header_of",
     "headers_of",
     "read_json",
@@ -102,9 +103,18 @@ def header_of(path: Path) -> dict[str, TensorHeader]:
     return headers
 
 
+def check_present(path: Path) -> None:
+    """Refuse a file that is not there, may not be read, or only stands for one.
+
+    Raises:
+        UnusableFile: It is.
+    """
+    _start(path, len(_LFS))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A file that holds a JSON object."""
-    _start(path, len(_LFS))  # refuses what is not a file, or only stands for one
+    check_present(path)
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError:
