@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -119,6 +120,18 @@ class LanguageModel(TextReader):
             except (ModelError, OSError):  # the folder is gone
                 self._legacy = ""
         return self._legacy or None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
+        """Another model with its own weights: with edits that are applied, for good."""
+        return LanguageModel(
+            copy.deepcopy(self.hf, memo),
+            copy.deepcopy(self.tokenizer, memo),
+            name=self.name,
+            revision=self.revision,
+            fingerprint=None if self.weights.is_edited else self.fingerprint,
+            source=self.source,
+            folder=self._folder,
+        )
 
     def _surroundings(self) -> str:
         """Digest of config and tokenizer, as they are in memory."""

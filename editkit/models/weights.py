@@ -38,6 +38,8 @@ from editkit.models.checksums import (
 __all__ = ["Layer", "Ticket", "Weights"]
 
 _log = logging.getLogger(__name__)
+_editing: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Weights]] = weakref.WeakKeyDictionary()
+_claiming = threading.Lock()
 
 
 # ---------------------------------------------------------------- edits that are applied
@@ -249,6 +251,7 @@ class Weights:
                     hint="Let one thread at a time apply edits to a model, or load it once for "
                     "each thread.",
                 )
+            self._claim()
             if look:
                 self.identity()
             if self._foreign:
@@ -270,6 +273,24 @@ class Weights:
                 raise
             self._warn_infinite(layer)
         return ticket
+
+    def _claim(self) -> None:
+        """Refuse what is edited through another object: the last one would restore its edits."""
+        with _claiming:
+            claimed = _editing.get(self._hf())
+            other = claimed() if claimed else None
+            if other is not None and other is not self and other.is_edited:
+                raise DeltaError(
+                    f"{self._name} is being edited through another LanguageModel of the same "
+                    "network.",
+                    hint="Use one LanguageModel for all edits of a network.",
+                )
+            _editing[self._hf()] = weakref.ref(self)
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether edits are applied."""
+        return bool(self._layers)
 
     def take_back(self, ticket: Ticket) -> None:
         """Remove an edit; the others stay applied. In any order, from any thread."""

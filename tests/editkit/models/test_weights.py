@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import gc
@@ -384,6 +385,35 @@ def test_a_model_belongs_to_one_thread_while_it_is_edited() -> None:
         assert "another thread" in raised[0]
         assert model.weights_digest() == edited
     assert model.weights_digest() == before
+
+
+def test_a_network_is_edited_through_one_object_at_a_time() -> None:
+    model = tiny()
+    before, delta = model.weights_digest(), edit(model, 0)
+    other = LanguageModel(model.hf, model.tokenizer, name="other", fingerprint=model.fingerprint)
+    with (
+        applied(model, delta),
+        pytest.raises(DeltaError, match="through another LanguageModel"),
+        applied(other, delta, force=True),
+    ):
+        pass
+    with applied(other, delta):
+        assert model.fingerprint != other.base_fingerprint
+    assert model.weights_digest() == before
+
+
+def test_a_copy_is_a_model_of_its_own() -> None:
+    model = tiny()
+    base, delta = model.fingerprint, edit(model, 0)
+    twin = copy.deepcopy(model)
+    assert twin.fingerprint == base
+    with applied(model, delta):
+        assert twin.fingerprint == base
+        edited = copy.deepcopy(model)
+        assert edited.fingerprint not in (base, model.fingerprint)
+    with applied(twin, delta):
+        assert model.fingerprint == base
+        assert twin.weights_digest() == edited.weights_digest()
 
 
 def test_threads_that_race_for_a_model_leave_it_as_it_was() -> None:
