@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):  # closed by the shell: ``>&-``
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        _write_anything(stream)
     debug = "--debug" in arguments or os.environ.get(_DEBUG, "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
     with _logging_to_stderr(debug=debug):
@@ -60,6 +62,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _tell_of_system(error, debug=debug)
         except BaseException as error:  # a plugin's command may raise anything
             return _tell_unexpected(error, debug=debug)
+
+
+def _write_anything(stream: Any) -> None:
+    """What a terminal's encoding lacks (C locale) is escaped, ``\\xb1``: a table is no error."""
+    encoding = str(getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-")
+    if encoding not in ("utf-8", "utf8") and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str]) -> int:
