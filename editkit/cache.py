@@ -195,7 +195,10 @@ def _belongs(path: Path, described: Any, wanted: Mapping[str, Any]) -> bool:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a safetensors file.
+    """The metadata and the tensors of a safetensors file, in memory of their own.
+
+    The library maps the file: what is written into it later would change the tensors, and a file
+    that is cut off would end the process.
 
     Raises:
         OSError: The file cannot be read.
@@ -205,7 +208,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
     with safe_open(path, framework="pt") as stream:
         names = stream.keys()
-        return stream.metadata() or {}, {name: stream.get_tensor(name) for name in names}
+        return stream.metadata() or {}, {name: stream.get_tensor(name).clone() for name in names}
 
 
 def digest_of_file(name: str) -> str:
