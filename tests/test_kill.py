@@ -45,6 +45,7 @@ def execute(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
+        cwd=cache.parent,
         start_new_session=True,
     )
     try:
@@ -131,7 +132,7 @@ def test_kills_leave_every_bit_as_it_is(arguments: list[str], result: Any, tmp_p
         """The command with its output folder, the folder with what it makes, and its cache."""
         folder = tmp_path / name
         if arguments is STATISTICS:
-            return arguments, folder, folder
+            return [*arguments, "--out", str(tmp_path / f"report-{name}")], folder, folder
         return [*arguments, "--out", str(folder)], folder, tmp_path / f"cache-{name}"
 
     command, folder, cache = where("whole")
