@@ -19,6 +19,7 @@ from editkit.benchmark.run import Cell, Row, Run
 from editkit.errors import TrackingError
 from editkit.guarding import Raised, call_guarded
 from editkit.plugins import Plugin, Registry
+from editkit.redaction import redacted
 from editkit.reports import FAILED, Report
 
 _log = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ def _words(error: BaseException) -> str:
     except Raised:
         lines = []
     name = "answer refused" if isinstance(error, _BadAnswer) else type(error).__name__
-    return f"{name}: {lines[0][:500]}" if lines else name
+    return redacted(f"{name}: {lines[0][:500]}") if lines else name
 
 
 def copied(value: Any) -> Any:
