@@ -339,8 +339,8 @@ class Weights:
             key = next(iter(self._unsettled))
             touched, generation = self._touched[key], self._generation
             parameter, original = touched.parameter, touched.original
-            update = self._update(touched)
             with torch.no_grad():
+                update = self._update(touched)
                 if update is None:
                     value = original
                 else:
