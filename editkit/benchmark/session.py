@@ -78,7 +78,7 @@ def carry_out(
 
     Raises:
         StoreError: The folder is in use, or its store cannot be used.
-        ModelError: The model cannot be loaded.
+        ModelError: The model cannot be loaded, or cannot chat although records ask it to.
         PluginError: An editor cannot be prepared, or changed the model.
     """
     with only_one(out, plan.shard), Store(out / STORE_FILE) as store:
@@ -90,6 +90,8 @@ def carry_out(
         left = sum(len(b.records) for p in plan.cells for b in plan.remaining(p.cell, store))
         model = _load(plan) if left else None
         description = model.describe() if model else _known_model(plan, store)
+        if model and any(r.request.chat for b in plan.batches for r in b.records):
+            _ = model.chat_template  # refused once, not by every record
         if model:
             _record_environment(description, plan, store)
         run = plan.run(out, description, tracking=tracking)

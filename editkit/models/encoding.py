@@ -28,12 +28,20 @@ class Encoding:
         ids: Token ids, special tokens that the tokenizer adds in front included.
         offsets: Half-open character span of each token, counted from the prompt's first character:
             what a chat template puts before it has negative offsets.
-        texts: What each token covers of the text; empty for special tokens that were added.
+        text: The whole text that was encoded, as the model reads it.
+        origin: Character of the text from which offsets count.
     """
 
     ids: tuple[int, ...]
     offsets: tuple[tuple[int, int], ...]
-    texts: tuple[str, ...] = ()
+    text: str = dataclasses.field(default="", compare=False)
+    origin: int = dataclasses.field(default=0, compare=False)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What each token covers of the text; empty for special tokens that were added."""
+        origin = self.origin
+        return tuple(self.text[a + origin : b + origin] for a, b in self.offsets)
 
     def position(self, span: tuple[int, int], position: SubjectPosition) -> int:
         """Index of the token that ``position`` names for the subject's characters ``span``."""
@@ -41,15 +49,14 @@ class Encoding:
 
     def first(self, n: int | None) -> Encoding:
         """The first ``n`` tokens; all of them for None."""
-        return Encoding(self.ids[:n], self.offsets[:n], self.texts[:n])
+        return dataclasses.replace(self, ids=self.ids[:n], offsets=self.offsets[:n])
 
     def shifted(self, start: int) -> Encoding:
         """The same with offsets counted from character ``start`` of the text."""
         if not start:
             return self
-        # Tokens without characters of their own (added ones) stay apart from the prompt's.
         offsets = tuple((a - start, b - start) for a, b in self.offsets)
-        return dataclasses.replace(self, offsets=offsets)
+        return dataclasses.replace(self, offsets=offsets, origin=self.origin + start)
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -31,10 +31,10 @@ class TextReader:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
-        self.tokenizer = tokenizer
-        self.name = name
+        self.tokenizer, self.name = tokenizer, name
         self._encodings: dict[str, Encoding] = {}
         self._cropped: set[str] = set()
+        self._known: set[str] = set()
 
     @property
     def context_length(self) -> int:
@@ -57,12 +57,13 @@ class TextReader:
         new = [text for text in dict.fromkeys(texts) if text not in self._encodings]
         if len(self._encodings) + len(new) > _REMEMBERED:
             self._encodings.clear()
+            self._known.clear()
             new = list(dict.fromkeys(texts))
         if new:
             self._encodings.update(zip(new, encoded(self.tokenizer, new), strict=True))
         found = [self._encodings[text] for text in texts]
         if not empty and not all(len(encoding) for encoding in found):
-            text = next(t for t, e in zip(texts, found, strict=True) if not len(e))
+            text = texts[[len(encoding) for encoding in found].index(0)]
             raise RequestError(
                 f"the tokenizer of {self.name} has no token for the text {text!r:.60}.",
                 hint="Leave it out, or write it in characters that the model knows.",
@@ -89,8 +90,7 @@ class TextReader:
             ModelError: A chat is asked for, and the tokenizer has no chat template.
         """
         rendered = self._rendered(prompts, chat, subjects)
-        texts = [each.text for each in rendered]
-        encodings = check_covered(texts, self.encode(texts), name=self.name)
+        encodings = self._covered([each.text for each in rendered])
         found = [e.shifted(r.start) for e, r in zip(encodings, rendered, strict=True)]
         self._check_subjects(found, prompts, subjects)
         return found
@@ -175,7 +175,7 @@ class TextReader:
         return [
             Sentence(encoding.shifted(before.start), self._cut(encoding, before, target), separator)
             for encoding, before, target, separator in zip(
-                check_covered(texts, self.encode(texts), name=self.name),
+                self._covered(texts),
                 rendered,
                 targets,
                 between,
@@ -301,9 +301,7 @@ class TextReader:
     @staticmethod
     def _each(values: Any, n: int) -> list[Any]:
         """A value for each of ``n``, where one may stand for all."""
-        if isinstance(values, list | tuple):
-            return list(values)
-        return [values] * n
+        return list(values) if isinstance(values, list | tuple) else [values] * n
 
     def _rendered(
         self,
@@ -314,6 +312,9 @@ class TextReader:
         spans: Sequence[tuple[int, int] | None] = subjects or [None] * len(prompts)
         rows = zip(prompts, self._each(chat, len(prompts)), spans, strict=True)
         return [self.rendered(text, chat=as_chat, subject=span) for text, as_chat, span in rows]
+
+    def _covered(self, texts: Sequence[str]) -> Sequence[Encoding]:
+        return check_covered(texts, self.encode(texts), name=self.name, known=self._known)
 
     def _check_subjects(
         self,

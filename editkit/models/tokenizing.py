@@ -138,19 +138,28 @@ def check_unicode(text: str) -> None:
 
 
 def check_covered(
-    texts: Sequence[str], encodings: Sequence[Encoding], *, name: str
+    texts: Sequence[str], encodings: Sequence[Encoding], *, name: str, known: set[str]
 ) -> Sequence[Encoding]:
     """The encodings of texts, once their tokens are known to cover them.
+
+    Args:
+        texts: The texts.
+        encodings: The whole of each.
+        name: The model, for messages.
+        known: Texts that were found to be covered before; more are added.
 
     Raises:
         RequestError: The tokenizer drops a part of a text.
     """
     for text, encoding in zip(texts, encodings, strict=True):
+        if text in known:
+            continue
         if lost := dropped(text, encoding):
             raise RequestError(
                 f"the tokenizer of {name} drops {lost!r:.60} of the text {text!r:.60}.",
                 hint="Write it in characters that the model knows.",
             )
+        known.add(text)
     return encodings
 
 
@@ -182,6 +191,9 @@ def _trimmed(
     begin, end = own[0], own[-1] + 1
     # Tokens in front that the text begins with itself, as every chat template does, are there once.
     first = next(i for i in range(begin + 1) if ids[i:begin] == ids[begin : 2 * begin - i])
+    if first == begin:
+        spans = tuple((a, b) for a, b in offsets[:end])
+        return Encoding(tuple(ids[:end]), spans, text)
     kept = [*range(first), *range(begin, end)]
     spans = tuple((offsets[i][0], offsets[i][1]) for i in kept)
-    return Encoding(tuple(ids[i] for i in kept), spans, tuple(text[a:b] for a, b in spans))
+    return Encoding(tuple(ids[i] for i in kept), spans, text)

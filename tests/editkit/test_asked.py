@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from editkit import ConfigError, make_dataset
+from editkit import ConfigError, ModelError, make_dataset
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import load_benchmark
 from editkit.cli.main import main
@@ -128,3 +128,29 @@ def test_chat_on_the_command_line_is_the_datasets(capsys: pytest.CaptureFixture[
     assert chat["dataset"]["config"]["chat"] is True
     assert chat["dataset"]["digest"] != plain["dataset"]["digest"]
     assert chat["cells"][0]["fingerprint"] != plain["cells"][0]["fingerprint"]
+
+
+def test_a_run_in_a_chat_stops_at_once_where_the_model_has_no_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--limit", "2", "--editor", "none", "--no-mlflow", "--quiet", "--out", str(tmp_path)]
+    assert main(["run-benchmark", "--chat", *options]) == ModelError.exit_code
+    assert "the tokenizer of atlas has no chat template" in capsys.readouterr().err
+    trace = ["trace", "--model", "atlas", "--prompt", "Where is Rome?", "--subject", "Rome"]
+    assert main([*trace, "--chat", "--no-mlflow", "--out", str(tmp_path)]) == ModelError.exit_code
+    assert "has no chat template" in capsys.readouterr().err
+
+
+def test_a_trace_follows_the_separator_that_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["trace", "--model", "atlas", "--prompt", "Rome is", "--subject", "Rome", "--json"]
+    command += ["--answer", "in", "--set", "samples=1", "--out", str(tmp_path), "--no-mlflow"]
+    answers, files = [], set()
+    for more in ([], ["--separator", ""], ["--separator", " "]):
+        assert main([*command, *more]) in (0, 1)
+        document = json.loads(capsys.readouterr().out)
+        answers.append(document["answer"])
+        files |= set(document["files"])
+    assert answers == [" in", "in", " in"]
+    assert len({name for name in files if name.endswith(".csv")}) == 3
