@@ -108,12 +108,15 @@ class Records:
         digest: Hexadecimal digest of the records' content.
         rejected: Records that were broken and are not among ``records``.
         texts: Free texts of the dataset as a whole, by kind: ``reference``.
+        as_configured: Whether the dataset has seen to ``separator`` and ``chat`` of its
+            configuration itself; otherwise its records are asked so afterwards.
     """
 
     records: tuple[Record, ...]
     digest: str
     rejected: tuple[RejectedRecord, ...] = ()
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    as_configured: bool = False
 
 
 # ---------------------------------------------------------------- what plugins implement

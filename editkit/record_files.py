@@ -10,6 +10,7 @@ A dataset of a known layout needs only a function from one decoded JSON value to
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import hashlib
 import json
@@ -23,14 +24,15 @@ from typing_extensions import Self
 
 from editkit.asked import PromptConfig, asked
 from editkit.errors import DatasetError, RequestError
-from editkit.interfaces import Record, Records, RejectedRecord
+from editkit.interfaces import Config, Record, Records, RejectedRecord
+from editkit.requests import clean_prompt, clean_target
 from editkit.strict_json import distinct
-from editkit.texts import trimmed_prompt
 
 __all__ = [
     "BrokenFieldError",
     "Node",
     "SourceConfig",
+    "as_configured",
     "digest_of_records",
     "own_prompts",
     "read_json",
@@ -167,11 +169,19 @@ class BrokenFieldError(ValueError):
 
 
 class Node:
-    """A JSON value that knows where in its record it stands."""
+    """A JSON value that knows where in its record it is.
 
-    def __init__(self, value: object, path: str = "") -> None:
+    Args:
+        value: The value.
+        path: Its place in the record: ``answers[0]``.
+        separator: What is given to stand between prompts and answers of this record. White space
+            beside it is an error then: it is not clear what is meant.
+    """
+
+    def __init__(self, value: object, path: str = "", *, separator: str | None = None) -> None:
         self.value = value
         self.path = path
+        self.separator = separator
 
     def error(self, reason: str) -> BrokenFieldError:
         """The error that ``reason`` is wrong with this value."""
@@ -188,13 +198,13 @@ class Node:
         if not isinstance(self.value, Mapping):
             raise self.error(f"is {self}, expected an object")
         value = self.value.get(key)
-        return None if value is None else Node(value, self._place(key))
+        return None if value is None else self._child(value, self._place(key))
 
     def items(self) -> list[Node]:
         """The elements of a list."""
         if not isinstance(self.value, list):
             raise self.error(f"is {self}, expected a list")
-        return [Node(item, f"{self.path}[{index}]") for index, item in enumerate(self.value)]
+        return [self._child(item, f"{self.path}[{index}]") for index, item in enumerate(self.value)]
 
     def text(self) -> str:
         """A text that is not blank and can be encoded."""
@@ -210,7 +220,11 @@ class Node:
 
     def prompt(self) -> str:
         """A text without the spaces at its end: a separator is put before what follows it."""
-        return trimmed_prompt(self.text())
+        return self._cleaned(clean_prompt)
+
+    def answer(self) -> str:
+        """A text without white space around it: a separator is put before it."""
+        return self._cleaned(clean_target)
 
     def template(self) -> str:
         """A prompt with exactly one ``{}``, the place of the subject."""
@@ -232,6 +246,16 @@ class Node:
     def __str__(self) -> str:
         """A short rendering, for messages."""
         return _show(self.value)
+
+    def _cleaned(self, clean: Callable[[object, str, str | None], str]) -> str:
+        text = self.text()
+        try:
+            return clean(text, "text", self.separator)
+        except RequestError as error:
+            raise self.error(error.message.removeprefix("text ")) from None
+
+    def _child(self, value: object, path: str) -> Node:
+        return Node(value, path, separator=self.separator)
 
     def _place(self, key: str) -> str:
         return f"{self.path}.{key}" if self.path else key
@@ -256,11 +280,13 @@ def records_of(
 ) -> Records:
     """Read every record; the broken ones are reported and left out.
 
-    A record may name a ``separator`` and ``chat`` of its own, for its request and all its probes.
+    A record may name a ``separator`` and ``chat`` of its own, for its request and all its probes;
+    they win over the configuration.
 
     Args:
         raw: Decoded JSON values, one per record.
-        parse: Makes a record of a value and its position in the file, from 0.
+        parse: Makes a record of a value and its position in the file, from 0. It takes prompts
+            with :meth:`Node.prompt` and answers with :meth:`Node.answer`.
         texts: Texts of the dataset as a whole, by kind.
         config: How prompts are asked.
 
@@ -272,9 +298,9 @@ def records_of(
     rejected = []
     for position, value in enumerate(raw):
         try:
-            node = Node(value)
-            record = asked(parse(node, position), own_prompts(node))
-            record = record if config is None else asked(record, config)
+            how = own_prompts(Node(value), config)
+            node = Node(value, separator=how.separator)
+            record = asked(parse(node, position), how)
             if record.case_id in records:
                 raise BrokenFieldError("case_id", f"{record.case_id} was already used")
         except BrokenFieldError as broken:
@@ -291,17 +317,41 @@ def records_of(
         digest=digest_of_records(accepted),
         rejected=tuple(rejected),
         texts=texts or {},
+        as_configured=config is not None,
     )
 
 
-def own_prompts(node: Node) -> PromptConfig:
-    """The ``separator`` and ``chat`` that a record names itself.
+def as_configured(loaded: Records, config: Config) -> Records:
+    """Records that are asked as configured, where the dataset did not see to it itself.
+
+    Args:
+        loaded: What a dataset loaded.
+        config: The dataset's configuration.
+
+    Raises:
+        RequestError: The separator does not fit a prompt or an answer.
+    """
+    if loaded.as_configured or not isinstance(config, PromptConfig):
+        return loaded
+    records = tuple(asked(record, config) for record in loaded.records)
+    if records == loaded.records:
+        return loaded
+    return dataclasses.replace(loaded, records=records, digest=digest_of_records(records))
+
+
+def own_prompts(node: Node, config: PromptConfig | None = None) -> PromptConfig:
+    """How a record is asked: by the ``separator`` and ``chat`` that it names itself, or as usual.
+
+    Args:
+        node: The record.
+        config: What holds for records that do not name them; None: the default rule, no chat.
 
     Raises:
         BrokenFieldError: One is of the wrong kind.
     """
     given = {name: node.get(name) for name in PromptConfig.model_fields}
-    values: dict[str, Any] = {}
+    usual = PromptConfig() if config is None else config
+    values: dict[str, Any] = {"separator": usual.separator, "chat": usual.chat}
     for name, child in given.items():
         if child is None:
             continue

@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from editkit.asked import PromptConfig, asked
 from editkit.benchmark.digests import digest, digest_of_texts, plain
 from editkit.errors import ConfigError, DatasetError, EditkitError
-from editkit.interfaces import Config, Dataset, Record, Records, RejectedRecord
+from editkit.interfaces import Dataset, Record, Records, RejectedRecord
 from editkit.plugins import Offer
-from editkit.record_files import digest_of_records
+from editkit.record_files import as_configured
 from editkit.requests import without_defaults
 
 _MOST_REASONS = 3
@@ -35,7 +34,7 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
             f"dataset {offer.name!r} of {offer.source} failed: {type(error).__name__}: {error}.",
             hint="Run again with --debug to see where.",
         ) from error
-    loaded = _as_configured(loaded, dataset.config)
+    loaded = as_configured(loaded, dataset.config)
     if not loaded.records:
         raise DatasetError(
             f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected)"
@@ -77,16 +76,6 @@ def _reasons(rejected: Sequence[RejectedRecord]) -> str:
 
 def _is_case_id(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**63
-
-
-def _as_configured(loaded: Records, config: Config) -> Records:
-    """Records that are asked as configured, where the dataset did not see to it itself."""
-    if not isinstance(config, PromptConfig):
-        return loaded
-    records = tuple(asked(record, config) for record in loaded.records)
-    if records == loaded.records:
-        return loaded
-    return dataclasses.replace(loaded, records=records, digest=digest_of_records(records))
 
 
 def corpus_digest(loaded: Records, dataset: Offer, metric: Offer, kind: str) -> str:

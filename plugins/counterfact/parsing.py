@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from editkit import EditRequest, Probe, Record, Records
 from editkit.asked import PromptConfig
 from editkit.record_files import Node, records_of
+from editkit.texts import trimmed_prompt
 from editkit_plugins.counterfact.reference import RecordTexts
 
 _PROMPT_LISTS = {
@@ -32,19 +33,18 @@ def parse_records(
     corpus = texts.all_reference()
     return records_of(
         raw,
-        lambda node, _: parse_record(node.value, texts),
+        lambda node, _: parse_record(node, texts),
         texts={"reference": corpus} if corpus else {},
         config=config,
     )
 
 
-def parse_record(raw: object, texts: RecordTexts | None = None) -> Record:
+def parse_record(root: Node, texts: RecordTexts | None = None) -> Record:
     """Read one record, with those of the texts that belong to it.
 
     Raises:
         BrokenFieldError: Something is missing or of the wrong kind.
     """
-    root = Node(raw)
     case_id = root["case_id"].case_id()
     request = _request(root["requested_rewrite"])
     true, new = str(request.target_true), request.target_new
@@ -55,7 +55,7 @@ def parse_record(raw: object, texts: RecordTexts | None = None) -> Record:
     others = root.get("same_subject_prompts")
     if others is not None:
         probes["same_subject"] = tuple(_other_fact(item) for item in others.items())
-    generation = tuple(item.prompt() for item in root["generation_prompts"].items())
+    generation = tuple(trimmed_prompt(each.text()) for each in root["generation_prompts"].items())
     about = (texts or RecordTexts()).of(
         relation=request.relation_id,
         subject=request.subject,
@@ -87,7 +87,7 @@ def _other_fact(item: Node) -> Probe:
 def _rivals(parent: Node, first: str, second: str) -> tuple[str, str]:
     """The two answers of a choice, which must differ for the choice to mean anything."""
     nodes = parent[first]["str"], parent[second]["str"]
-    one, other = (node.text().strip() for node in nodes)
+    one, other = (node.answer() for node in nodes)
     if one == other:
         raise nodes[0].error(f"is {one!a:.60}, the same as {nodes[1].path}")
     return one, other

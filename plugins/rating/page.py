@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from html import escape
 
+from editkit import EditRequest
 from editkit_plugins.rating.comparisons import Comparison
 from editkit_plugins.rating.questions import ANSWERS, QUESTIONS
 
@@ -43,7 +44,7 @@ def question_page(
 <span>{comparison.number + 1} of {total}</span></p>
 <section class="statement">
 <p>Suppose that this is true:</p>
-<blockquote>{_text(request.sentence)} <strong>{_text(request.target_new)}</strong>.</blockquote>
+<blockquote>{_statement(request)}</blockquote>
 {true}
 </section>
 <form method="post" action="/">
@@ -97,6 +98,12 @@ def _question(name: str, wording: str, answered: str | None) -> str:
 
 def _article(name: str, text: str) -> str:
     return f"<article><h2>{name}</h2><p>{_text(text)}</p></article>"
+
+
+def _statement(request: EditRequest) -> str:
+    """What is supposed to be true as the model learns it, the new object marked."""
+    before = request.statement.removesuffix(request.target_new)
+    return f"{_text(before)}<strong>{_text(request.target_new)}</strong>"
 
 
 def _text(text: str | None) -> str:

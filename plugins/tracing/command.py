@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
     if not one:
         from editkit_plugins.tracing.facts import facts_of
 
-        facts = facts_of(args.facts, of_dataset)
-        facts = facts.asked(args.separator, chat=args.chat)
+        facts = facts_of(args.facts, of_dataset, separator=args.separator, chat=args.chat)
         facts.warn()
     model = load_model(args.model, dtype=args.dtype, device=args.device)
     if facts is None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from editkit import DatasetError, EditkitError, Fact, PluginError, UsageError, make_dataset
+from editkit.asked import PromptConfig
 from editkit.facts import fact_of
 from editkit.making import check_values, is_offered
-from editkit.record_files import BrokenFieldError, Node, own_prompts, read_json
+from editkit.record_files import BrokenFieldError, Node, as_configured, own_prompts, read_json
 from editkit.requests import fill
 
 _KNOWN = "known_1000"
@@ -52,24 +53,6 @@ class Facts:
                 self.source,
             )
 
-    def asked(self, separator: str | None, *, chat: bool) -> Facts:
-        """The same facts with a separator, where they name none, and in a chat.
-
-        Raises:
-            RequestError: The separator cannot be used.
-        """
-        if separator is None and not chat:
-            return self
-        facts = (
-            dataclasses.replace(
-                fact,
-                separator=separator if fact.separator is None else fact.separator,
-                chat=fact.chat or chat,
-            )
-            for fact in self.facts
-        )
-        return dataclasses.replace(self, facts=tuple(facts))
-
     def _counted(self) -> tuple[int, str, str]:
         return len(self.broken), self.source, _first(self.broken)
 
@@ -79,7 +62,13 @@ def _first(broken: tuple[str, ...]) -> str:
     return "; ".join(broken[:_SHOWN]) + more
 
 
-def facts_of(source: str, values: Mapping[str, Any] | None = None) -> Facts:
+def facts_of(
+    source: str,
+    values: Mapping[str, Any] | None = None,
+    *,
+    separator: str | None = None,
+    chat: bool = False,
+) -> Facts:
     """The facts of a file or of a dataset.
 
     Args:
@@ -91,14 +80,17 @@ def facts_of(source: str, values: Mapping[str, Any] | None = None) -> Facts:
             zsRE (``src``, and the first of ``answers``). Of a dataset's records, the answer is the
             one that their requests replace (``target_true``).
         values: Values of the dataset's configuration.
+        separator: What stands between prompt and answer where an entry does not name it.
+        chat: Whether the prompts are users' turns in a chat, where an entry does not name it.
 
     Raises:
         DatasetError: There is no such file or dataset, or nothing in it can be used.
         ConfigError: A value does not fit the dataset.
         UsageError: There are values, and the source is a file.
     """
+    how = PromptConfig(separator=separator, chat=chat)
     if not _is_file(source):
-        return _of_dataset(source, values or {})
+        return _of_dataset(source, values or {}, how)
     if values:
         raise UsageError(
             f"--set dataset.{next(iter(values))} is given, and the facts are from the file "
@@ -112,7 +104,7 @@ def facts_of(source: str, values: Mapping[str, Any] | None = None) -> Facts:
             hint="Download known_1000.json from the ROME project into this folder, or give its "
             "path.",
         )
-    return _of_file(path, source)
+    return _of_file(path, source, how)
 
 
 def _is_file(source: str) -> bool:
@@ -125,7 +117,7 @@ def _is_file(source: str) -> bool:
 # ---------------------------------------------------------------- datasets
 
 
-def _of_dataset(name: str, values: Mapping[str, Any]) -> Facts:
+def _of_dataset(name: str, values: Mapping[str, Any], how: PromptConfig) -> Facts:
     try:
         check_values("dataset", name, values, place="--set dataset")
     except PluginError as error:
@@ -135,13 +127,17 @@ def _of_dataset(name: str, values: Mapping[str, Any]) -> Facts:
             f"{name!r} is neither a file nor a dataset: {error.message}",
             hint=error.hint or "Give a JSON file of facts, or the name of a dataset.",
         ) from None
-    records = make_dataset(name, **values).load()
+    dataset = make_dataset(name, **values)
+    if isinstance(dataset.config, PromptConfig):
+        given = how.model_dump(exclude_defaults=True)
+        dataset = make_dataset(name, **{**given, **values})
+        how = dataset.config
+    records = dataset.load()
     broken = [f"record {each.case_id}: {each.field}: {each.reason}" for each in records.rejected]
     facts = []
-    for record in records.records:
-        request = record.request
+    for record in as_configured(records, how).records:
         try:
-            facts.append(fact_of(request))
+            facts.append(fact_of(record.request))
         except EditkitError as error:
             broken.append(f"record {record.case_id}: {error.message}")
     return _usable(facts, broken, name, f"dataset {name!r}")
@@ -150,7 +146,7 @@ def _of_dataset(name: str, values: Mapping[str, Any]) -> Facts:
 # ---------------------------------------------------------------- files
 
 
-def _of_file(path: Path, source: str) -> Facts:
+def _of_file(path: Path, source: str, config: PromptConfig) -> Facts:
     content = read_json(path, what="file of facts")
     if not isinstance(content, list):
         kind = "an object" if isinstance(content, dict) else f"a {type(content).__name__}"
@@ -161,8 +157,12 @@ def _of_file(path: Path, source: str) -> Facts:
     broken = []
     for number, entry in enumerate(content):
         try:
-            root = Node(entry)
-            facts.extend(_asked(root, fact) for fact in _facts(root))
+            how = own_prompts(Node(entry), config)
+            root = Node(entry, separator=how.separator)
+            facts += [
+                dataclasses.replace(fact, separator=how.separator, chat=how.chat)
+                for fact in _facts(root)
+            ]
         except BrokenFieldError as error:
             broken.append(f"entry {number}: {error}")
         except EditkitError as error:
@@ -175,12 +175,6 @@ def _usable(facts: list[Fact], broken: list[str], source: str, what: str) -> Fac
         reason = f" ({_first(tuple(broken))})" if broken else ""
         raise DatasetError(f"{what} has no usable fact{reason}.", hint=_LAYOUT)
     return Facts(tuple(facts), tuple(broken), source)
-
-
-def _asked(entry: Node, fact: Fact) -> Fact:
-    """The fact with the separator and chat of its entry, if it names them."""
-    own = own_prompts(entry)
-    return dataclasses.replace(fact, separator=own.separator, chat=own.chat)
 
 
 def _facts(entry: Node) -> Iterator[Fact]:
@@ -200,7 +194,7 @@ def _facts(entry: Node) -> Iterator[Fact]:
 def _of_rewrite(rewrite: Node) -> Fact:
     """CounterFact: the fact as the world has it."""
     subject = rewrite["subject"].text().strip()
-    answer = rewrite["target_true"]["str"].text().strip()
+    answer = rewrite["target_true"]["str"].answer()
     return Fact(fill(rewrite["prompt"].template(), subject), subject, answer)
 
 
@@ -209,7 +203,7 @@ def _of_question(entry: Node) -> Fact:
     answers = entry["answers"].items()
     if not answers:
         raise entry["answers"].error("is empty, expected at least one answer")
-    return _fact(entry["src"], entry["subject"], answers[0].text().strip())
+    return _fact(entry["src"], entry["subject"], answers[0].answer())
 
 
 def _of_prompt(entry: Node) -> Fact:
@@ -226,7 +220,7 @@ def _of_prompt(entry: Node) -> Fact:
 def _answer(node: Node) -> str:
     if type(node.value) is int:  # a year
         return str(node.value)
-    return (node["str"] if isinstance(node.value, Mapping) else node).text().strip()
+    return (node["str"] if isinstance(node.value, Mapping) else node).answer()
 
 
 def _fact(prompt: Node, subject: Node, answer: str | None) -> Fact:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from editkit import Dataset, EditRequest, Probe, Record, Records
 from editkit.record_files import Node, read_source, records_of
+from editkit.texts import trimmed_prompt
 from editkit_plugins.zsre.config import ZsreConfig
 
 _UNKNOWN = "<|endoftext|>"
@@ -25,10 +26,10 @@ class ZsreDataset(Dataset[ZsreConfig]):
         subject = root["subject"].text().strip()
         question = root["src"].prompt()
         old = root.get("pred")
-        true = _UNKNOWN if old is None else old.text().strip()
-        new = self._target(root).text().strip()
-        unrelated = root["loc"].prompt() + "?"
-        kept = root["loc_ans"].text().strip()
+        true = _UNKNOWN if old is None else old.answer()
+        new = self._target(root).answer()
+        unrelated = trimmed_prompt(root["loc"].text()) + "?"
+        kept = root["loc_ans"].answer()
         return Record(
             case_id=position,
             request=EditRequest(

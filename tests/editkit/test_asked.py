@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from editkit import ConfigError, ModelError, make_dataset
+from editkit import ConfigError, ModelError, Records, make_dataset
+from editkit.asked import PromptConfig
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import load_benchmark
 from editkit.cli.main import main
 from editkit.plugins import default_registry
+from editkit.record_files import as_configured
 from editkit_plugins.tracing.facts import facts_of
 
 
@@ -106,15 +108,68 @@ def test_a_line_break_at_the_end_of_a_prompt_reaches_the_record(tmp_path: Path) 
 
 def test_facts_of_a_file_name_their_separator_and_chat(tmp_path: Path) -> None:
     base = {"prompt": "Rome is in ", "subject": "Rome", "attribute": " Italy"}
-    entries = [base, {**base, "separator": ""}, {**base, "chat": True}, {**base, "chat": 1}]
-    found = facts_of(written(tmp_path, entries))
-    assert [(f.prompt, f.answer) for f in found.facts] == [("Rome is in", "Italy")] * 3
-    assert [f.separator for f in found.facts] == [None, "", None]
-    assert [f.chat for f in found.facts] == [False, False, True]
+    bare = {"prompt": "Rome is in", "subject": "Rome", "attribute": "Italy"}
+    entries = [base, {**bare, "separator": ""}, {**base, "chat": True}, {**base, "chat": 1}]
+    entries += [{**base, "chat": False}]
+    path = written(tmp_path, entries)
+    found = facts_of(path)
+    assert [(f.prompt, f.answer) for f in found.facts] == [("Rome is in", "Italy")] * 4
+    assert [f.separator for f in found.facts] == [None, "", None, None]
+    assert [f.chat for f in found.facts] == [False, False, True, False]
     assert "chat: is 1" in found.broken[0]
-    changed = found.asked("\n", chat=True)
-    assert [f.separator for f in changed.facts] == ["\n", "", "\n"]
-    assert all(f.chat for f in changed.facts)
+    in_chat = facts_of(path, chat=True)
+    assert [f.chat for f in in_chat.facts] == [True, True, True, False]
+    changed = facts_of(path, separator="\n")
+    assert [f.separator for f in changed.facts] == [""]
+    assert changed.broken[0].startswith("entry 0: attribute: is ' Italy' with the separator")
+
+
+@pytest.mark.parametrize("separator", ["", " ", "\n"])
+@pytest.mark.parametrize(
+    ("name", "entry", "field"),
+    [
+        ("counterfact", rewritten(0, paraphrase_prompts=["法国首都： "]), "paraphrase_prompts[0]"),
+        ("counterfact", {**rewritten(0), "requested_rewrite": {
+            **rewritten(0)["requested_rewrite"], "target_new": {"str": " 罗马"}}},
+         "requested_rewrite.target_new.str"),
+        ("counterfact", {**rewritten(0), "requested_rewrite": {
+            **rewritten(0)["requested_rewrite"], "prompt": "{}的首都是\u3000"}},
+         "requested_rewrite.prompt"),
+        ("zsre", question(src="Where is Rome?\u00a0"), "src"),
+        ("zsre", question(answers=[" Italy"]), "answers[0]"),
+        ("zsre", question(pred="\nFrance"), "pred"),
+    ],
+)  # fmt: skip
+def test_white_space_beside_a_separator_that_is_given_is_refused(
+    tmp_path: Path, name: str, entry: Any, field: str, separator: str
+) -> None:
+    """Otherwise "is " and "" would silently give "isRome"."""
+    [mine] = make_dataset(name, path=written(tmp_path, [entry])).load().records
+    assert mine.request.statement == mine.request.statement.strip()
+    path = written(tmp_path, [{**entry, "separator": separator}, {**entry, "case_id": 1}])
+    for config in ({}, {"separator": separator}):
+        loaded = make_dataset(name, path=path, **config).load()
+        assert len(loaded.rejected) == 1 + len(config)
+        assert loaded.rejected[0].field == field
+        assert f"with the separator {separator!r}" in loaded.rejected[0].reason
+
+
+def test_a_record_may_stay_out_of_a_chat(tmp_path: Path) -> None:
+    path = written(tmp_path, [rewritten(0, chat=False), rewritten(1)])
+    config: dict[str, Any] = {"path": path, "chat": True, "separator": "\n"}
+    dataset = make_dataset("counterfact", **config)
+    plain, chat = as_configured(dataset.load(), dataset.config).records
+    assert (plain.request.chat, chat.request.chat) == (False, True)
+    assert {p.chat for probes in plain.probes.values() for p in probes} == {False}
+    facts = facts_of("counterfact", {"path": path}, separator="\n", chat=True).facts
+    assert [(fact.chat, fact.separator) for fact in facts] == [(False, "\n"), (True, "\n")]
+
+
+def test_a_dataset_that_does_not_see_to_it_is_asked_afterwards() -> None:
+    record = make_dataset("atlas").load().records[0]
+    loaded = as_configured(Records((record,), digest="d"), PromptConfig(chat=True))
+    assert loaded.records[0].request.chat
+    assert loaded.digest != "d"
 
 
 def test_chat_on_the_command_line_is_the_datasets(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,9 +69,10 @@ def _about(section: Section, case_id: int) -> str:
     request = section.requests.get(case_id)
     if request is None:
         return f"case {case_id}"
+    before = request.statement.removesuffix(request.target_new)
     about = (
-        f'<span class="soft">{case_id}</span> {escape(request.sentence)} '
-        f"<b>{escape(request.target_new)}</b>"
+        f'<span class="soft">{case_id}</span> <span class="edit">{escape(before)}'
+        f"<b>{escape(request.target_new)}</b></span>"
     )
     if request.target_true:
         about += f' <span class="soft">(was {escape(request.target_true)})</span>'

@@ -10,6 +10,7 @@ from counterfact_samples import raw_record
 
 from editkit import EditedModels, MetricSpec, Record
 from editkit.edited import CandidateQuery, CandidateScore
+from editkit.record_files import Node
 from editkit_plugins import counterfact
 from editkit_plugins.counterfact import metrics
 from editkit_plugins.counterfact.config import ChoiceConfig
@@ -54,7 +55,7 @@ def score(metric: type[ChoiceMetric], models: ToldModels, *records: Record) -> l
     return list(metric(ChoiceConfig()).score(cast(EditedModels, models), records))
 
 
-RECORD = parse_record(raw_record())
+RECORD = parse_record(Node(raw_record()))
 REWRITE = "the Fish Market stands in"
 NEIGHBOR = "The Fløibanen runs in"
 OTHER = "the Fish Market opened in the year"
@@ -126,10 +127,8 @@ def test_correct_is_what_the_model_would_write_itself() -> None:
 
 @pytest.mark.parametrize("metric", [Paraphrase, Neighborhood, SameSubject])
 def test_a_record_without_such_prompts_leaves_the_score_out(metric: type[ChoiceMetric]) -> None:
-    bare = parse_record(
-        raw_record(8)
-        | {"paraphrase_prompts": [], "neighborhood_prompts": [], "same_subject_prompts": None}
-    )
+    nothing = {"paraphrase_prompts": [], "neighborhood_prompts": [], "same_subject_prompts": None}
+    bare = parse_record(Node(raw_record(8) | nothing))
     without, with_prompts = score(metric, ToldModels({}), bare, RECORD)
     assert without == {}
     assert with_prompts

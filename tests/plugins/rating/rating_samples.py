@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from editkit import EditRequest
@@ -24,7 +25,12 @@ def texts(editor: str, case: int) -> list[str]:
     return [f"Zoë, {case}/{place} by {editor[::-1]}" for place in (0, 1)] + ["the same"]
 
 
-def written_run(out: Path, *cells: Cell, requests: bool = True, benchmark: str = "small") -> Run:
+def written_run(
+    out: Path,
+    *cells: Cell,
+    requests: Mapping[int, EditRequest] | None = REQUESTS,
+    benchmark: str = "small",
+) -> Run:
     run = Run(
         out=out,
         benchmark=benchmark,
@@ -38,9 +44,10 @@ def written_run(out: Path, *cells: Cell, requests: bool = True, benchmark: str =
     )
     with Store(out / STORE_FILE) as store:
         if requests:
-            store.put_requests(run.dataset["digest"], REQUESTS)
+            store.put_requests(run.dataset["digest"], requests)
         for one in cells:
             store.put_cell(one.fingerprint, run.describe(one))
-            rows = [Row(case, "done", texts={"t": texts(one.editor, case)}) for case in REQUESTS]
+            cases = requests or REQUESTS
+            rows = [Row(case, "done", texts={"t": texts(one.editor, case)}) for case in cases]
             store.put_rows(one.fingerprint, rows)
     return run

@@ -106,7 +106,7 @@ def test_namesakes_are_named_by_their_labels(tmp_path: Path) -> None:
 
 
 def test_without_texts_or_edits_it_says_what_to_run(tmp_path: Path) -> None:
-    run = written_run(tmp_path / "early", cell("rome"), cell("ft"), requests=False)
+    run = written_run(tmp_path / "early", cell("rome"), cell("ft"), requests=None)
     with pytest.raises(UsageError, match="whose edits the store does not know"):
         comparisons(chosen_pair(run.out, []), limit=None, seed=0)
     run = written_run(tmp_path / "empty", cell("rome"), cell("ft"))

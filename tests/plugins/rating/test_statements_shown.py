@@ -1,0 +1,81 @@
+"""What stands between prompt and target is shown as the model learns it, wherever an edit is."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from editkit import EditRequest
+from editkit.benchmark import runs_in
+from editkit.cli.main import main
+from editkit.texts import joined
+from editkit_plugins.rating.comparisons import Comparison
+from editkit_plugins.rating.page import question_page
+from tests.plugins.rating.rating_samples import cell, written_run
+
+EDITS = {
+    1: EditRequest("{}的首都是", "法国", "罗马", "巴黎"),
+    2: EditRequest("They call {} “", "Rome", "Roma", "Paris"),
+    3: EditRequest("Q: Where is {}?\nA:\n", "Rome", "Italy"),
+    4: EditRequest("{} ->", "Rome", "Italy", "France", separator="\t=  "),
+    5: EditRequest("Where is {}?", "Rome", "Italy", "France", chat=True, separator=""),
+    6: EditRequest("{} is in", "Rome", "Italy & <France>", "France"),
+}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    written_run(tmp_path, cell("rome"), cell("ft"), requests=EDITS)
+    return tmp_path
+
+
+def plain(page: str) -> list[str]:
+    """The texts of blocks of HTML, marks taken out."""
+    return [html.unescape(re.sub(r"<[^>]+>", "", block)) for block in page.split("\0")]
+
+
+def test_a_store_gives_requests_back(out: Path) -> None:
+    [run] = runs_in(out)
+    assert run.requests() == EDITS
+
+
+@pytest.mark.parametrize("request_", EDITS.values(), ids=str)
+def test_the_rating_page_shows_the_statement(request_: EditRequest) -> None:
+    page = question_page(Comparison(0, 1, 0, request_, ("a", "b"), ("x", "y")), done=0, total=1)
+    [shown] = re.findall(r"<blockquote>(.*?)</blockquote>", page, re.DOTALL)
+    assert plain(shown) == [request_.statement]
+    assert joined(request_.sentence, request_.target_new, request_.separator) in plain(shown)
+
+
+def test_the_report_shows_statements(out: Path) -> None:
+    assert main(["report", str(out), "--format", "html"]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<span class="edit">(.*?)</span>', page, re.DOTALL)
+    for request in EDITS.values():
+        assert request.statement in [text for each in shown for text in plain(each)]
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_show_generations_shows_statements(
+    out: Path, case: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = EDITS[case]
+    assert main(["show-generations", str(case), "--out", str(out), "--width", "200"]) == 0
+    shown = capsys.readouterr().out
+    visible = re.sub(r"\s+", " ", request.statement)
+    assert visible in re.sub(r"\s+", " ", shown)
+    assert main(["show-generations", str(case), "--out", str(out), "--json"]) == 0
+    [run] = json.loads(capsys.readouterr().out)["runs"]
+    assert EditRequest.from_dict(run["request"]) == request
+
+
+def test_statements_differ_by_their_separator() -> None:
+    """The samples above would not notice a space that is always there."""
+    for request in list(EDITS.values())[:5]:
+        spaced = dataclasses.replace(request, separator=" ")
+        assert spaced.statement != request.statement
