@@ -71,14 +71,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
+_TYPE_PROBLEMS = {bool: "bool_type", int: "int_type", float: "float_type"}
+
+
 def strict_values(
     cls: type[BaseModel], values: Any, handler: ModelWrapValidatorHandler[Any]
 ) -> Any:
-    """A wrap validator for what pydantic lets pass: true as 1, and texts that no file can hold.
+    """A wrap validator for what pydantic lets pass: true as 1, "5" as 5, texts that no file holds.
 
     Raises:
-        ValidationError: A boolean where a field holds numbers, or a text with a NUL or a lone
-            surrogate, each with its place.
+        ValidationError: A boolean where a field holds numbers, a text where it holds numbers or
+            booleans, a number where it holds booleans, or a text with a NUL or a lone surrogate,
+            each with its place.
     """
     validated = handler(values)
     if isinstance(values, Mapping):
@@ -96,10 +100,12 @@ def strict_values(
 
 def _surprises(given: Any, kept: Any, place: tuple[str | int, ...]) -> Iterator[InitErrorDetails]:
     """What is wrong with a value, and with the values in it, that validation accepted."""
-    if isinstance(given, bool):
-        if isinstance(kept, int | float) and not isinstance(kept, bool):
-            kind = "int_type" if isinstance(kept, int) else "float_type"
-            yield InitErrorDetails(type=kind, loc=place, input=given)
+    if (
+        isinstance(given, bool | int | float | str)
+        and isinstance(kept, bool | int | float)
+        and (isinstance(given, str) or isinstance(given, bool) is not isinstance(kept, bool))
+    ):
+        yield InitErrorDetails(type=_TYPE_PROBLEMS[type(kept)], loc=place, input=given)
     elif isinstance(given, str | PurePath):
         if problem := text_problem(str(given)):
             custom = PydanticCustomError("text", "Value error, {problem}", {"problem": problem})

@@ -16,26 +16,32 @@ __all__ = ["MASK", "redacted", "redacted_values"]
 
 MASK = "***"
 
-# ``scheme://`` and everything up to a space, a quote or an angle bracket.
+# ``scheme://`` and everything up to a space, a quote or an angle bracket; where an address was
+# taken for a path, ``scheme:/`` is left of it.
 _URL = re.compile(
-    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,40})(?P<slashes>:/{2,4})(?P<rest>[^\s\"'`<>]*)"
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,40})"
+    r"(?P<slashes>:/{2,4}|(?<=[A-Za-z0-9+.-]{2}):/(?=[^\s\"'`<>]{0,500}@))(?P<rest>[^\s\"'`<>]*)"
 )
 _LOCAL = re.compile(r"file|(?:sqlite|dbfs)(?:\+\w+)?", re.IGNORECASE)  # paths, without a host
 _OPEN = re.compile(  # a password with a space or a quote in it
-    r"(?<=://)[^\s/?#@:\[\]]*:(?!\d+(?:[/?#\s]|$|[,;.)\"'<>]+(?:\s|$)))[^@\n]*@", re.MULTILINE
+    r"(?<=://)[^\s/?#@:\[\]]{0,200}:(?!\d+(?:[/?#\s]|$|[,;.)\"'<>]+(?:\s|$)))[^@\n]{0,500}@",
+    re.MULTILINE,
 )
+_ENCODED = re.compile(r"(?<=%3A%2F%2F)[^\s\"'<>]{0,500}%40", re.IGNORECASE)
+_BARE = re.compile(r"(?<![\w:/])//[^\s/@:\"'<>]{0,200}:[^\s\"'<>]{0,500}@")  # without a scheme
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]*(?:%\w+)?\]|[^:/?#@\[\]]*)(?::[0-9]*)?")
 _TRAILING = re.compile(r"[.,;:)\]}!]*$")
 
 _KINDS = "access|api|auth|bearer|csrf|id|oauth|personal|private|refresh|sas|secret|security|session"
 _SERVICES = "hf|hub|huggingface|github|gitlab|aws|azure|databricks|mlflow|tracking|service"
-_SECRET_NAME = (
-    r"(?:[\w.-]*(?:password|passwd|passphrase|pwd|secret|api[_.-]?key|access[_.-]?key|"
-    rf"private[_.-]?key|account[_.-]?key|(?:{_KINDS}|{_SERVICES})[_.-]?token|credentials?)|"
-    r"signature|sig|auth|jwt|x-amz-[\w-]+|x-goog-[\w-]+)"
+_WORDS = (
+    r"(?:password|passwd|passphrase|pwd|secret|api[_.-]?key|access[_.-]?key|"
+    rf"private[_.-]?key|account[_.-]?key|(?:{_KINDS}|{_SERVICES})[_.-]?token|credentials?)"
 )
+_SHORT = r"signature|sig|auth|jwt|x-(?:amz|goog)-[\w-]{1,40}"
+_SECRET_NAME = rf"(?:[\w.-]{{0,60}}{_WORDS}|{_SHORT})"
 _ASSIGNED = re.compile(
-    rf"(?<![A-Za-z])(?P<name>{_SECRET_NAME}|(?<=[?&#;])token|token(?==[\"']?[\w.~+/-]*\d))"
+    rf"(?P<name>{_WORDS}|(?<![A-Za-z])(?:{_SHORT}|(?<=[?&#;])token|token(?==[\"']?[\w.~+/-]*\d)))"
     r"(?P<equals>\s?=\s?)(?P<value>\"[^\"]*\"|'[^']*'|[^\s&;,\"'<>]+)",
     re.IGNORECASE,
 )
@@ -43,10 +49,17 @@ _IN_JSON = re.compile(
     rf"(?P<name>[\"'](?:{_SECRET_NAME}|token)[\"'])(?P<equals>\s*:\s*)(?P<value>\"[^\"]*\"|'[^']*')",
     re.IGNORECASE,
 )
+_NAMED = re.compile(  # ``password: ...``, as YAML and headers have it
+    r"(?P<name>password|passwd|passphrase|secret|(?:api|access|private)[_.-]?key"
+    rf"|(?:{_KINDS}|{_SERVICES})[_.-]?token|cookie)(?P<equals>: ?)"
+    r"(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\s,\"'<>]+)",
+    re.IGNORECASE,
+)
 _SECRET_KEY = re.compile(_SECRET_NAME, re.IGNORECASE)
 _HEADER = re.compile(
     r"\b(?P<name>(?:proxy-)?authorization[\"']?\s*[:=]\s*[\"']?)(?P<value>(?:\w+\s+)?[^\s\"',;]+)"
-    r"|\b(?P<bearer>bearer\s+)(?P<bearer_value>[\w.~+/=-]{8,})",
+    r"|\b(?P<bearer>bearer\s+)(?P<bearer_value>[\w.~+/=-]{8,})"
+    r"|\b(?P<basic>basic\s+)(?P<basic_value>[A-Za-z0-9+/]{6,}={1,2})",
     re.IGNORECASE,
 )
 _TOKENS = re.compile(  # as their issuers write them
@@ -85,9 +98,11 @@ def redacted(text: str) -> str:
     for secret in _from_environment():
         text = text.replace(secret, MASK)
     text = _URL.sub(_without_secrets, _OPEN.sub(f"{MASK}@", text))
+    text = _BARE.sub(f"//{MASK}@", _ENCODED.sub(f"{MASK}%40", text))
     text = _HEADER.sub(_masked_header, text)
     text = _IN_JSON.sub(rf'\g<name>\g<equals>"{MASK}"', text)
     text = _ASSIGNED.sub(rf"\g<name>\g<equals>{MASK}", text)
+    text = _NAMED.sub(rf"\g<name>\g<equals>{MASK}", text)
     return _TOKENS.sub(MASK, text)
 
 
@@ -108,7 +123,7 @@ def redacted_values(value: Any) -> Any:
 
 
 def _masked_header(found: re.Match[str]) -> str:
-    return f"{found['name'] or found['bearer']}{MASK}"
+    return f"{found['name'] or found['bearer'] or found['basic']}{MASK}"
 
 
 def _without_secrets(found: re.Match[str]) -> str:

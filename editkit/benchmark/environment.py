@@ -8,14 +8,22 @@ be explained.
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["environment_of"]
+from editkit.benchmark.merging import environment_changes
+
+if TYPE_CHECKING:
+    from editkit.benchmark.store import Store
+
+__all__ = ["environment_of", "record_environment"]
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = ("torch", "transformers", "numpy", "scipy")
 _VARIABLES = (
@@ -46,6 +54,34 @@ def environment_of(model: Mapping[str, Any]) -> dict[str, Any]:
     if torch is not None and hasattr(torch, "get_num_threads"):
         found.update(_settings_of(torch))
     return {**found, **{name: os.environ[name] for name in _VARIABLES if name in os.environ}}
+
+
+def record_environment(model: Mapping[str, Any], store: Store, fingerprints: Iterable[str]) -> None:
+    """Keep what the coming rows are computed with, and log how earlier rows differ.
+
+    Args:
+        model: The model's description.
+        store: Where the rows are put.
+        fingerprints: The cells that they join.
+    """
+    environment = environment_of(model)
+    own = store.computed_with(environment)
+    rows = [row for fingerprint in fingerprints for row in store.rows(fingerprint)]
+    others = {row.environment for row in rows} - {own}
+    if not others:
+        return
+    known = store.environments()
+    changes = dict.fromkeys(
+        change
+        for other in sorted(others)
+        for change in environment_changes(known.get(other), environment)
+    )
+    _log.warning(
+        "%d stored rows were computed in another environment (then, now: %s); theirs and the new "
+        "ones may differ in the last digits. --fresh computes all of them here.",
+        sum(row.environment != own for row in rows),
+        "; ".join(changes),
+    )
 
 
 def _settings_of(torch: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from editkit.benchmark.run import Cell, Row, Run
 from editkit.errors import TrackingError
 from editkit.guarding import Raised, call_guarded
 from editkit.plugins import Plugin, Registry
-from editkit.redaction import redacted
+from editkit.redaction import redacted, redacted_values
 from editkit.reports import FAILED, Report
 
 _log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class _BadAnswer(Exception):
 
 
 def _plain(answers: Any) -> dict[str, Any]:
-    """The answers of a plugin as one mapping of plain data, copied; None answers nothing.
+    """The answers of a plugin as one mapping of plain data, copied, without secrets.
 
     Raises:
         _BadAnswer: An answer is no mapping, or holds what JSON cannot.
@@ -173,9 +173,10 @@ def _plain(answers: Any) -> dict[str, Any]:
         if not all(isinstance(key, str) for key in answer):
             raise _BadAnswer("it returned a mapping whose keys are not all texts")
         try:
-            joined.update(json.loads(json.dumps(dict(answer), allow_nan=False)))
+            plain = json.loads(json.dumps(dict(answer), allow_nan=False))
         except (TypeError, ValueError) as error:
             raise _BadAnswer(f"it returned what JSON cannot hold: {error}") from error
+        joined.update(redacted_values(plain))
     return joined
 
 

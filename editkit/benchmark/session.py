@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.document import document
-from editkit.benchmark.environment import environment_of
+from editkit.benchmark.environment import record_environment
 from editkit.benchmark.locking import only_one
-from editkit.benchmark.merging import environment_changes
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Plan
 from editkit.benchmark.progress import Progress
@@ -93,7 +92,9 @@ def carry_out(
         if model and any(r.request.chat for b in plan.batches for r in b.records):
             _ = model.chat_template  # refused once, not by every record
         if model:
-            _record_environment(description, plan, store)
+            record_environment(
+                description, store, [planned.cell.fingerprint for planned in plan.cells]
+            )
         run = plan.run(out, description, tracking=tracking)
         for cell in run.cells:
             store.put_cell(cell.fingerprint, run.describe(cell))
@@ -153,28 +154,6 @@ def _load(plan: Plan) -> LanguageModel:
             hint="Run the command again.",
         )
     return model
-
-
-def _record_environment(model: Mapping[str, Any], plan: Plan, store: Store) -> None:
-    """Keep what the coming rows are computed with, and log how earlier rows of the plan differ."""
-    environment = environment_of(model)
-    own = store.computed_with(environment)
-    rows = [row for planned in plan.cells for row in store.rows(planned.cell.fingerprint)]
-    others = {row.environment for row in rows} - {own}
-    if not others:
-        return
-    known = store.environments()
-    changes = dict.fromkeys(
-        change
-        for other in sorted(others)
-        for change in environment_changes(known.get(other), environment)
-    )
-    _log.warning(
-        "%d stored rows were computed in another environment (then, now: %s); theirs and the new "
-        "ones may differ in the last digits. --fresh computes all of them here.",
-        sum(row.environment != own for row in rows),
-        "; ".join(changes),
-    )
 
 
 def _known_model(plan: Plan, store: Store) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
 
 from editkit import ConfigError, Needs
-from editkit_plugins.learned.config import FACTS, LearnedConfig, MendConfig
+from editkit.strict_json import parse_json
+from editkit_plugins.learned.config import FILE, LearnedConfig, MendConfig
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ def _settings(config: LearnedConfig) -> tuple[MendSettings | KeSettings, str]:
     if config.trained is not None:
         adapter: TypeAdapter[MendSettings | KeSettings] = TypeAdapter(own)
         try:
-            facts = json.loads((config.folder("") / FACTS).read_text(encoding="utf-8"))
+            with safe_open(config.folder("") / FILE, framework="np") as file:  # its header
+                facts = parse_json((file.metadata() or {}).get("editor", "null"), allow_nan=True)
             settings = adapter.validate_python(facts["settings"])
             return settings, f"The network is the one in {config.trained}."
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
-            pass  # told by the editor's check
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            pass  # the editor's check says what is wrong with it
     return own(), "Which network was trained is not known: one of published size is assumed."
 
 

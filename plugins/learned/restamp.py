@@ -2,9 +2,10 @@
 
     python -m editkit_plugins.learned.restamp --model atlas benchmarks/atlas/trained/*
 
-Only an editor that names the model by the fingerprint that earlier versions gave to the same files
-is changed, and of it nothing but that fingerprint. An editor in the cache (``trained/OLD/NAME``)
-is found again once its folder is moved to ``trained/NEW/NAME``; both names are printed.
+Only an editor that names the model by the fingerprint that earlier versions gave to the same files,
+or that lacks the digest of its description, is changed, and of it nothing else. An editor in the
+cache (``trained/OLD/NAME``) is found again once its folder is moved to ``trained/NEW/NAME``; both
+names are printed.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from pathlib import Path
 from editkit import DeltaError
 from editkit.models import fingerprint_of, model_folder
 from editkit.models.fingerprints import legacy_fingerprint
-from editkit_plugins.learned.trained import read_facts, save_facts
+from editkit_plugins.learned.trained import OWN_DIGEST, read_facts, save_facts
 
 
 def restamp(folder: Path, old: str, new: str) -> bool:
-    """Replace the model's fingerprint in a trained editor.
+    """Replace the model's fingerprint in a trained editor, and add the digest of its description.
 
     Returns:
-        Whether it was replaced; False where it has the new one already.
+        Whether the file was written; False where it has both fingerprint and digest already.
 
     Raises:
         ConfigError: There is no trained editor, or it is damaged.
         DeltaError: It was trained on another model.
     """
     facts, tensors = read_facts(folder)
-    if facts["model_fingerprint"] == new:
+    if facts["model_fingerprint"] == new and OWN_DIGEST in facts:
         return False
-    if facts["model_fingerprint"] != old:
+    if facts["model_fingerprint"] not in (old, new):
         raise DeltaError(
             f"the editor in {folder} was trained on the model {facts['model_fingerprint'][:12]}, "
             f"expected {old[:12]}.",
@@ -54,7 +55,7 @@ def main() -> int:
     sys.stdout.write(f"{args.model}: {old} is now {new}\n")
     for folder in args.folders:
         done = restamp(folder, old, new)
-        sys.stdout.write(f"{folder}: {'changed' if done else 'has the new one already'}\n")
+        sys.stdout.write(f"{folder}: {'changed' if done else 'is up to date'}\n")
     return 0
 
 

@@ -26,7 +26,9 @@ from editkit_plugins.learned.networks import EditNetwork, make_network
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 
 _SCHEMA = 1
-_OWN_DIGEST = "facts_digest"  # of all other facts
+OWN_DIGEST = "facts_digest"
+"""Name of the digest of all other facts."""
+
 _TYPES: Mapping[str, type] = {
     "schema": int,
     "settings": dict,
@@ -80,7 +82,7 @@ def save_trained(
 
 def save_facts(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Write what :func:`read_facts` returns; arguments and errors as for :func:`save_trained`."""
-    facts = {**facts, _OWN_DIGEST: _digest_of(facts)}
+    facts = {**facts, OWN_DIGEST: _digest_of(facts)}
     text = json.dumps(facts, sort_keys=True)
     readable = json.dumps(facts, indent=2, sort_keys=True) + "\n"
     try:
@@ -132,7 +134,7 @@ def _check(facts: Any, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"it has schema {facts['schema']}, expected {_SCHEMA}")
     if facts["digest"] != digest_of_tensors(tensors):
         raise ValueError("its digest does not fit")
-    if _OWN_DIGEST in facts and facts[_OWN_DIGEST] != _digest_of(facts):  # early files have none
+    if OWN_DIGEST in facts and facts[OWN_DIGEST] != _digest_of(facts):  # early files have none
         raise ValueError("the digest of its description does not fit")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
@@ -140,7 +142,7 @@ def _check(facts: Any, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _digest_of(facts: Mapping[str, Any]) -> str:
-    return key_of({name: value for name, value in facts.items() if name != _OWN_DIGEST})
+    return key_of({name: value for name, value in facts.items() if name != OWN_DIGEST})
 
 
 def load_trained(folder: Path, model: LanguageModel) -> Trained:

@@ -20,6 +20,7 @@ from editkit import (
     WeightDelta,
     applied,
 )
+from editkit.benchmark.environment import record_environment
 from editkit.benchmark.isolation import seeded
 from editkit.benchmark.run import STORE_FILE, Row
 from editkit.benchmark.store import Store
@@ -170,7 +171,8 @@ def study(
     fingerprint = key_of(identity)
     with Store(out / STORE_FILE) as store:
         store.put_cell(fingerprint, identity)
-        stored = {row.case_id for row in store.rows(fingerprint)}
+        record_environment(model.describe(), store, [fingerprint])
+        stored = {row.case_id for row in _sound(store, fingerprint, len(facts), model.n_layers)}
         left = [case for case in range(len(facts)) if case not in stored]
         made: list[Edit] = []
         report(len(facts) - len(left))
@@ -186,7 +188,7 @@ def study(
             report(len(facts) - len(left) + start + len(cases))
         if edits is not None and edits.name != BASELINE and (summary := outcomes_of(made).summary):
             _log.warning("%s: %s", edits.name, summary)
-        return _study(fingerprint, store.rows(fingerprint))
+        return _study(fingerprint, _sound(store, fingerprint, len(facts), model.n_layers))
 
 
 def _edited_row(
@@ -247,14 +249,61 @@ class _Kind:
     corrupted: float | None
 
 
+def _sound(store: Store, fingerprint: str, n_facts: int, n_layers: int) -> list[Row]:
+    """The rows of a study; those that none writes are warned of, left out, and traced anew."""
+    sound, problems = [], []
+    for row in store.rows(fingerprint):
+        if problem := _problem(row, n_facts, n_layers):
+            problems.append(f"fact {row.case_id}: {problem}")
+        else:
+            sound.append(row)
+    if problems:
+        _log.warning(
+            "%s: %d rows of cell %s are no traces and are left out (%s).",
+            *(store.path, len(problems), fingerprint[:12], problems[0]),
+        )
+    return sound
+
+
+def _problem(row: Row, n_facts: int, n_layers: int) -> str | None:
+    """Why a row is not one of a study of so many facts and layers; None where it is."""
+    if not 0 <= row.case_id < n_facts:
+        return f"there are {n_facts} facts"
+    if row.status == "failed":
+        return None
+    predicted = row.scores.get("predicted")
+    if predicted not in (0, 1):
+        return f"predicted is {predicted!r}, expected 0 or 1"
+    if not predicted:
+        return None
+    try:
+        kinds = _kinds(row)
+    except (KeyError, ValueError) as error:
+        return f"its details do not fit together ({type(error).__name__}: {error})"
+    if not kinds:
+        return "it has no effects"
+    widths = {len(each) for kind in kinds.values() for rows in kind.roles.values() for each in rows}
+    if widths != {n_layers}:
+        return f"its effects are of {sorted(widths)} layers, expected {n_layers}"
+    return None
+
+
 def _kinds(row: Row) -> dict[str, _Kind]:
+    """What a row says about each kind of site.
+
+    Raises:
+        KeyError: A part is missing.
+        ValueError: A part has another length.
+    """
     values: dict[str, dict[str, list[float]]] = {}
     for key, numbers in row.details.items():
         kind, _, role = key.partition(_SEPARATOR)
         values.setdefault(kind, {})[role] = list(numbers)
     found = {}
     for kind, roles in values.items():
-        [n] = map(int, roles.pop(_LAYERS))
+        [layers] = roles.pop(_LAYERS)
+        if (n := int(layers)) < 1:
+            raise ValueError(f"it is of {layers} layers")
         of_place = dict(zip(PLACES, roles.pop(_LARGEST), strict=True))
         rows = {
             role: [numbers[i : i + n] for i in range(0, len(numbers), n)]

@@ -147,10 +147,10 @@ def test_a_broken_file_for_the_model_is_told_with_its_place(configs: str) -> Non
     assert resolve_config(offer(configs), model="unheard-of").preset == "published"
 
 
-def test_a_number_that_yaml_takes_for_text_is_a_number() -> None:
-    assert resolve_config(offer(), layers=[flag_layer(optimizer={"lr": "5e-4"})]).to_dict()[
-        "optimizer"
-    ] == {"lr": 5e-4, "steps": 10}
+@pytest.mark.parametrize("given", ["5e-4", "5", "true", True, [1]])
+def test_a_text_is_no_number(given: object) -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.lr: got .*, expected a number"):
+        resolve_config(offer(), layers=[flag_layer(optimizer={"lr": given})])
 
 
 def test_the_names_that_files_know_models_by() -> None:

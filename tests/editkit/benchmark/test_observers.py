@@ -132,6 +132,12 @@ def deeper_hook() -> None:
     deeper()
 
 
+def test_what_observers_add_to_the_document_holds_no_secrets(watched: Any) -> None:
+    added = {"at": ["http://u:SEC@RET@h/?token=SECRET"], "password": "SECRET", "n": 1}
+    shown = {"at": ["http://***@h/?token=***"], "password": "***", "n": 1}
+    watched({"hostile": shown}, run_finished=lambda: {"hostile": added})
+
+
 def test_the_users_ctrl_c_in_a_hook_ends_the_run(
     fake_world: Path, tmp_path: Path, editkit: Cli
 ) -> None:

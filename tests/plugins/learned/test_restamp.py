@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save
 
 import editkit_benchmarks.atlas as atlas
 from editkit import DeltaError, load_model
 from editkit.cache import digest_of_tensors
-from editkit.models import fingerprint_of, model_folder
+from editkit.models import fingerprint_of, model_folder, shape_of
 from editkit.models.fingerprints import legacy_fingerprint
+from editkit_plugins.learned.config import MendConfig
+from editkit_plugins.learned.needs import learned_needs
 from editkit_plugins.learned.restamp import restamp
 from editkit_plugins.learned.trained import load_trained, read_facts, save_facts
 
@@ -43,8 +47,34 @@ def test_restamping_changes_the_fingerprint_and_nothing_else(old_editor: Path) -
         restamp(old_editor, "f" * 32, "e" * 32)
     assert restamp(old_editor, old, new)
     (facts, tensors), (shipped, wanted) = read_facts(old_editor), read_facts(SHIPPED)
-    for each in (facts, shipped):
-        each.pop("facts_digest", None)  # the shipped ones are from before it
     assert facts == shipped
     assert digest_of_tensors(tensors) == digest_of_tensors(wanted)
     assert not restamp(old_editor, old, new)
+
+
+def test_restamping_adds_the_digest_of_the_description(old_editor: Path) -> None:
+    facts, tensors = read_facts(SHIPPED)
+    assert facts.pop("facts_digest")
+    path = old_editor / "editor.safetensors"
+    path.write_bytes(save(tensors, metadata={"editor": json.dumps(facts)}))
+    assert "facts_digest" not in read_facts(old_editor)[0]
+    assert restamp(old_editor, "0" * 32, facts["model_fingerprint"])
+    assert path.read_bytes() == (SHIPPED / "editor.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["ke", "ke-cf", "mend", "mend-cf"])
+def test_shipped_editors_carry_a_digest_of_their_settings(name: str) -> None:
+    assert read_facts(SHIPPED.parent / name)[0]["facts_digest"]
+
+
+def test_memory_is_estimated_from_the_file_that_is_loaded(old_editor: Path) -> None:
+    shape = shape_of(load_model("atlas").hf.config)
+    config = MendConfig(trained=str(old_editor))
+    before = learned_needs(config, shape, requests=2, tokens=20)
+    (old_editor / "editor.json").write_text('{"settings": {"kind": "mend", "rank": 1}}')
+    assert learned_needs(config, shape, requests=2, tokens=20) == before
+    (old_editor / "editor.json").unlink()
+    assert learned_needs(config, shape, requests=2, tokens=20) == before
+    assert str(old_editor) in before.notes[0]
+    (old_editor / "editor.safetensors").write_bytes(b"")
+    assert "not known" in learned_needs(config, shape, requests=2, tokens=20).notes[0]

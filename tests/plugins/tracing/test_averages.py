@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 import editkit
 from editkit import Fact, Localization
+from editkit.benchmark.run import STORE_FILE
+from editkit.benchmark.store import Store
 from editkit.configuration import resolve_config
 from editkit.plugins import default_registry
 from editkit_plugins.tracing.averages import (
@@ -166,3 +169,57 @@ def test_a_study_averages_as_its_locator_says(tmp_path: Path) -> None:
         study(model, "causal-tracing", locators["by_token"], facts, tmp_path)
         == (studies["by_token"])
     )
+
+
+CRAFTED = [
+    ({}, {}),
+    ({"predicted": 2.0}, {}),
+    ({"predicted": 1.0}, {}),
+    ({"predicted": 1.0}, {"state/last token": [0.1] * 6}),
+    ({"predicted": 1.0}, {"state/layers": [0.0], "state/largest": [1.0, 1.0, 1.0]}),
+    ({"predicted": 1.0}, {"state/layers": [], "state/largest": [1.0, 1.0, 1.0]}),
+    ({"predicted": 1.0}, {"state/layers": [6.0], "state/largest": [1.0]}),
+    (
+        {"predicted": 1.0},
+        {"state/layers": [6.0], "state/largest": [1.0] * 3, "state/last token": [0.1] * 7},
+    ),
+]
+
+
+def test_rows_that_no_study_writes_are_traced_anew(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = editkit.load_model("atlas")
+    facts = [Fact("Toyota Corolla is made by", "Toyota Corolla")]
+    locator = editkit.make_locator(
+        "causal-tracing", model, samples=1, kinds=("state",), window=2, noise_level=0.2
+    )
+    expected = study(model, "causal-tracing", locator, facts, tmp_path)
+    for scores, details in CRAFTED:
+        with Store(tmp_path / STORE_FILE) as store:
+            [row] = store.rows(expected.fingerprint)
+            assert store.environments()[row.environment]["torch"]
+            store.put_rows(
+                expected.fingerprint,
+                [dataclasses.replace(row, scores=scores, details=details, completed_at=1.0)],
+            )
+        caplog.clear()
+        found = study(model, "causal-tracing", locator, facts, tmp_path)
+        assert dataclasses.replace(found, finished=expected.finished) == expected
+        assert "are no traces" in caplog.text
+
+
+def test_rows_of_facts_that_a_study_does_not_have_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = editkit.load_model("atlas")
+    facts = [Fact("Toyota Corolla is made by", "Toyota Corolla")]
+    locator = editkit.make_locator(
+        "causal-tracing", model, samples=1, kinds=("state",), window=2, noise_level=0.2
+    )
+    expected = study(model, "causal-tracing", locator, facts, tmp_path)
+    with Store(tmp_path / STORE_FILE) as store:
+        [row] = store.rows(expected.fingerprint)
+        store.put_rows(expected.fingerprint, [dataclasses.replace(row, case_id=1)])
+    assert study(model, "causal-tracing", locator, facts, tmp_path) == expected
+    assert "fact 1: there are 1 facts" in caplog.text
