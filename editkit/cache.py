@@ -34,6 +34,7 @@ __all__ = [
     "digest_of_file",
     "digest_of_tensors",
     "key_of",
+    "path_of",
     "read_safetensors",
     "write_atomically",
     "writing_to_cache",
@@ -211,17 +212,33 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         return stream.metadata() or {}, {name: stream.get_tensor(name).clone() for name in names}
 
 
+def path_of(name: str) -> Path:
+    """The path that a text names: a path, or ``package:file``.
+
+    Raises:
+        ConfigError: The package cannot be imported, or the path names a user who does not exist.
+    """
+    package, colon, inside = name.partition(":")
+    try:
+        if colon and package.replace(".", "").isidentifier():
+            # ModuleNotFoundError: a path with a colon in it; TypeError: a module, no package
+            with contextlib.suppress(ModuleNotFoundError, TypeError):
+                return Path(str(importlib.resources.files(package) / inside))
+        return Path(name).expanduser()
+    except Exception as error:  # at its import a package may raise whatever it likes
+        raise ConfigError(
+            f"the file {name!r} cannot be found: {type(error).__name__}: {error}.",
+            hint="Check its path.",
+        ) from error
+
+
 def digest_of_file(name: str) -> str:
     """Hexadecimal digest of a file's bytes, given as a path or as ``package:file``.
 
     Raises:
         ConfigError: There is no such file, or it cannot be read.
     """
-    package, colon, inside = name.partition(":")
-    path = Path(name).expanduser()
-    if colon and package.replace(".", "").isidentifier():
-        with contextlib.suppress(ModuleNotFoundError):
-            path = Path(str(importlib.resources.files(package) / inside))
+    path = path_of(name)
     digest = hashlib.blake2b(digest_size=16)
     try:
         with path.open("rb") as stream:

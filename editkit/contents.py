@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -58,7 +59,12 @@ def dependencies(config: Config, model_fingerprint: str) -> dict[str, str]:
     Raises:
         ConfigError: A file or corpus that it names does not exist or cannot be read.
     """
-    return {**contents_of(config), **config.depends_on(model_fingerprint)}
+    from editkit.interfaces import Config
+
+    found = config.depends_on(model_fingerprint)
+    if type(config).depends_on is Config.depends_on:  # the same, and corpora take long to read
+        return dict(found)
+    return {**contents_of(config), **found}
 
 
 def contents_of(config: BaseModel) -> dict[str, str]:
@@ -97,7 +103,9 @@ def _inside(
         yield from _values(value, f"{place}.")
     elif isinstance(value, Mapping):
         kinds = typing.get_args(annotation)
+        ignored = tuple(marker for marker in markers if isinstance(marker, NotRead))
         for key, each in value.items():
+            yield from _inside(f"{place} at {key}", key, kinds[0] if kinds else Any, ignored)
             yield from _inside(f"{place}.{key}", each, kinds[-1] if kinds else Any, markers)
     elif isinstance(value, list | tuple | set | frozenset):
         kinds = tuple(kind for kind in typing.get_args(annotation) if kind is not Ellipsis)
@@ -133,7 +141,7 @@ def _digest_of_path(place: str, path: Path) -> str:
         return digest_of_file(str(path))
     digest = hashlib.blake2b(digest_size=16)
     try:
-        for file in sorted(each for each in path.rglob("*") if each.is_file()):
+        for file in sorted(_files_in(path)):
             digest.update(f"{file.relative_to(path)}={digest_of_file(str(file))};".encode())
     except OSError as error:
         raise ConfigError(
@@ -141,3 +149,17 @@ def _digest_of_path(place: str, path: Path) -> str:
             hint="Check its rights.",
         ) from None
     return digest.hexdigest()
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """All files, also below folders that are links; each folder is looked into once."""
+    entered: set[Path] = set()
+    for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        here = Path(root)
+        folders[:] = [name for name in sorted(folders) if (here / name).resolve() not in entered]
+        entered.add(here.resolve())
+        yield from (here / name for name in names if (here / name).is_file())
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -6,15 +6,16 @@ import dataclasses
 import gzip
 import hashlib
 import importlib
-import importlib.resources
 import io
 import itertools
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
+from editkit.cache import digest_of_file, path_of
 from editkit.errors import ConfigError
 from editkit.hub_datasets import commit_of, content_of
 from editkit.texts import joined
@@ -83,10 +84,12 @@ class Corpus:
             return self._records().digest
         if (function := self._function()) is not None:
             digest = hashlib.blake2b(digest_size=16)
-            for text in function():
-                digest.update(text.encode() + b"\n")
+            for text in self._texts_of(function):
+                length = f"{len(text)}:" if "\n" in text else ""  # where one text ends counts
+                digest.update(f"{length}{text}\n".encode())
             return digest.hexdigest()
-        return hashlib.blake2b(self._path().read_bytes(), digest_size=16).hexdigest()
+        self._path()
+        return digest_of_file(self.source)
 
     def texts(self) -> Iterator[str]:
         """The texts in the corpus' order, empty ones left out.
@@ -101,6 +104,11 @@ class Corpus:
         except UnicodeDecodeError as error:
             raise ConfigError(
                 f"corpus {self.source!r} is not UTF-8: {error}.", hint="Convert it to UTF-8."
+            ) from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise ConfigError(
+                f"corpus {self.source!r} cannot be read: {error}.",
+                hint="Check that it is readable and completely downloaded.",
             ) from None
 
     def _lines(self) -> Iterator[str]:
@@ -124,7 +132,7 @@ class Corpus:
         if self.source.startswith(_DATASET):
             return self._facts()
         if (function := self._function()) is not None:
-            return iter(function())
+            return self._texts_of(function)
         return self._file_texts()
 
     def _function(self) -> Callable[[], Iterable[str]] | None:
@@ -134,20 +142,37 @@ class Corpus:
             return None
         try:
             found = getattr(importlib.import_module(module), name, None)
-        except ModuleNotFoundError:
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise self._failed(error) from error  # the module needs another one
             return None
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
         return found if callable(found) else None
 
+    def _texts_of(self, function: Callable[[], Iterable[str]]) -> Iterator[str]:
+        try:
+            for text in function():
+                if not isinstance(text, str):
+                    raise TypeError(f"it yields {text!r:.40}, expected texts")
+                text.encode()  # half of a surrogate pair is not Unicode
+                yield text
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> ConfigError:
+        return ConfigError(
+            f"corpus {self.source!r} failed: {type(error).__name__}: {error}.",
+            hint="It must be a function that can be called without arguments and gives texts.",
+        )
+
     def _path(self) -> Path:
-        package, colon, inside = self.source.partition(":")
-        if colon and package.replace(".", "").isidentifier():
-            try:
-                path = Path(str(importlib.resources.files(package) / inside))
-            except ModuleNotFoundError:
-                path = Path(self.source)
-        else:
-            path = Path(self.source).expanduser()
-        if not path.is_file():
+        path = path_of(self.source)
+        try:
+            is_file = path.is_file()
+        except ValueError:  # NUL in the name
+            is_file = False
+        if not is_file:
             raise ConfigError(
                 f"corpus {self.source!r} is no file.",
                 hint="Give a text file, 'package:file', 'package:function', 'dataset:name', or "
@@ -177,12 +202,16 @@ class Corpus:
         if not as_json:
             return line.rstrip("\n")
         try:
-            return str(json.loads(line)["text"])
-        except (ValueError, KeyError, TypeError):
+            text = json.loads(line)["text"]
+            if not isinstance(text, str):
+                raise TypeError
+            text.encode()  # JSON can spell half of a surrogate pair
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
-                f"line {number} of {self.source} is no JSON object with a key 'text'.",
+                f"line {number} of {self.source} is no JSON object with a text as 'text'.",
                 hint="Write one object a line, or name the file .txt.",
             ) from None
+        return str(text)
 
     def _records(self) -> Records:
         from editkit.making import make_dataset
@@ -226,15 +255,23 @@ class Corpus:
             wanted = int(sliced["rows"]) if sliced["rows"] else None
             if self.shuffled:
                 for i in itertools.islice(self._permutation(len(rows)), wanted):
-                    yield str(rows[i]["text"])
+                    yield _text_in(rows[i])
                 return
             for row in rows if wanted is None else rows.take(wanted):
-                yield str(row["text"])
-        except (OSError, ValueError, KeyError) as error:
+                yield _text_in(row)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"corpus {self.source!r} could not be read: {error}",
                 hint="Check its name, config and split, and that it has a column 'text'.",
             ) from error
+
+
+def _text_in(row: Any) -> str:
+    """The text of a hub dataset's row; empty where it has none."""
+    text = row["text"]
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"a row has {text!r:.40} as 'text', expected a text")
+    return text or ""
 
 
 def _open(path: Path) -> IO[str]:

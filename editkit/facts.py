@@ -60,7 +60,7 @@ class Fact:
 
     def to_dict(self) -> dict[str, Any]:
         """The fact as plain data; ``separator`` and ``chat`` where they are set."""
-        return without_defaults(dataclasses.asdict(self))
+        return without_defaults(vars(self))
 
 
 def fact_of(request: EditRequest, answer: str | None = None) -> Fact:

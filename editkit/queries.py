@@ -47,7 +47,7 @@ class Probe:
 
     def to_dict(self) -> dict[str, Any]:
         """The probe as plain data; ``separator`` and ``chat`` where they are set."""
-        return without_defaults(dataclasses.asdict(self))
+        return without_defaults(vars(self))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ class EditRequest:
         ``separator`` and ``chat`` are there where they are set, so that digests of requests that do
         not use them are those of earlier versions.
         """
-        return without_defaults(dataclasses.asdict(self))
+        return without_defaults(vars(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EditRequest:

@@ -133,6 +133,11 @@ def second_moment(
                 f"the weights of {model.name} changed while a statistic of them was computed.",
                 hint="Let nothing else edit or train the model meanwhile, and compute it again.",
             )
+        if corpus.digest() != description["corpus"]:
+            raise CacheError(
+                f"the corpus {corpus.source!r} changed while a statistic over it was computed.",
+                hint="Compute it again. A function must yield the same texts at every call.",
+            )
         return {"matrix": computed.matrix, "count": torch.tensor(computed.count)}
 
     found = cached_tensors(_KIND, description, make)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 
 import torch
@@ -14,6 +15,8 @@ Checksums = Mapping[str, bytes]
 """By name of the tensor."""
 
 _SWITCHES = " (adapters)"
+_STRUCTURE = "(modules)"  # no name of a tensor
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 _MOVING = ("dynamic", "longrope")  # rotary embeddings that follow the length of the text
 
 _CHUNK = 2**16  # words of 8 bytes: fits into the processor's cache, so it is read once
@@ -88,15 +91,27 @@ def switches_of(hf: nn.Module) -> dict[str, bytes]:
     }
 
 
+def structure_of(hf: nn.Module) -> dict[str, bytes]:
+    """What is computed with the weights: the modules' types and settings (an epsilon, a rate)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, module in hf.named_modules(remove_duplicate=False):
+        settings = _ADDRESS.sub("", module.extra_repr())
+        digest.update(f"{name}:{type(module).__qualname__}({settings});".encode())
+    return {_STRUCTURE: digest.digest()}
+
+
 def checksums_of(hf: nn.Module) -> Checksums:
-    """Of all weights as they are now; each tensor is read once, however many names it has."""
+    """Of all weights as they are now; each tensor is read once, however many names it has.
+
+    How the modules are built and set counts, too.
+    """
     by_id: dict[int, bytes] = {}
     found = {}
     for name, tensor in tensors_of(hf).items():
         if id(tensor) not in by_id:
             by_id[id(tensor)] = checksum(tensor)
         found[name] = by_id[id(tensor)]
-    return {**found, **switches_of(hf)}
+    return {**found, **structure_of(hf), **switches_of(hf)}
 
 
 def marks_of(hf: nn.Module) -> dict[str, tuple[int, int, int]]:

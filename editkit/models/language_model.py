@@ -73,7 +73,11 @@ class LanguageModel(TextReader):
         self._folder, self._loaded = folder, fingerprint
         self._legacy: str | None = None
         self.weights = Weights(
-            lambda: self.hf, name=name, fingerprint=fingerprint, surroundings=self._surroundings
+            lambda: self.hf,
+            name=name,
+            fingerprint=fingerprint,
+            surroundings=self._surroundings,
+            settings=self._settings,
         )
         longest = int(hf.config.max_position_embeddings)
         if self.context_length < longest:
@@ -92,8 +96,8 @@ class LanguageModel(TextReader):
         """Hexadecimal digest of what the model is now: weights, config and tokenizer.
 
         With edits applied, it is derived from that of the base and from the edits in their order;
-        where weights were changed in memory, from the weights themselves. Every use looks at all
-        weights (some 0.12 s per GB on one core), so a loop asks once.
+        where weights, modules, config or tokenizer were changed in memory, from what they are now.
+        Every use looks at all weights (some 0.12 s per GB on one core), so a loop asks once.
 
         Raises:
             ModelError: The weights were changed in memory, and are not finite.
@@ -133,9 +137,38 @@ class LanguageModel(TextReader):
             folder=self._folder,
         )
 
+    def __copy__(self) -> LanguageModel:
+        """Another name for the same weights, edits included."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
+    def __getstate__(self) -> Any:
+        """Refuse pickles.
+
+        Raises:
+            ModelError: Always.
+        """
+        raise ModelError(
+            f"{self.name} cannot be pickled or sent to another process.",
+            hint="Load the model there by its name or folder, or save it with "
+            "model.hf.save_pretrained(FOLDER) and model.tokenizer.save_pretrained(FOLDER) first.",
+        )
+
+    def _config(self) -> dict[str, Any]:
+        return {k: v for k, v in self.hf.config.to_dict().items() if k not in VOLATILE}
+
+    def _settings(self) -> bytes:
+        """Digest of config and tokenizer but for its vocabulary, which takes long to write."""
+        tokenizer = self.tokenizer
+        added = tokenizer.added_tokens_encoder
+        parts = [self._config(), tokenizer.chat_template, tokenizer.special_tokens_map, added]
+        text = json.dumps(parts, sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+
     def _surroundings(self) -> str:
         """Digest of config and tokenizer, as they are in memory."""
-        config = {k: v for k, v in self.hf.config.to_dict().items() if k not in VOLATILE}
+        config = self._config()
         backend = self.tokenizer.backend_tokenizer.to_str()
         template = self.tokenizer.chat_template
         special = self.tokenizer.special_tokens_map

@@ -35,6 +35,7 @@ class TextReader:
         self._encodings: dict[str, Encoding] = {}
         self._cropped: set[str] = set()
         self._known: set[str] = set()
+        self._template: tuple[object, ChatTemplate] | None = None
 
     @property
     def context_length(self) -> int:
@@ -284,14 +285,17 @@ class TextReader:
         """The tokenizer's special tokens."""
         return SpecialTokens(self.tokenizer)
 
-    @functools.cached_property
+    @property
     def chat_template(self) -> ChatTemplate:
-        """The tokenizer's chat template.
+        """The tokenizer's chat template, as it is now.
 
         Raises:
             ModelError: There is none, or it cannot be used.
         """
-        return ChatTemplate(self.tokenizer, name=self.name)
+        given = self.tokenizer.chat_template
+        if self._template is None or self._template[0] != given:
+            self._template = given, ChatTemplate(self.tokenizer, name=self.name)
+        return self._template[1]
 
     def _separator(self, prompt: str, target: str, given: str | None, chat: bool) -> str:
         if given is not None:

@@ -2,9 +2,10 @@
 
 A model's *identity* decides which cache entries and which deltas belong to it. It is the
 fingerprint of the model as it was loaded; with edits applied, a digest of that fingerprint and of
-the edits in their order; and where the weights were changed in any other way (in place, also
-through ``.data``, by a new tensor, by an adapter), a digest of the weights themselves. Changes are
-noticed by checksums over all bytes, which take as long as reading the weights from memory once.
+the edits in their order; and where the model was changed in any other way (weights in place, also
+through ``.data``, by a new tensor or an adapter; modules, config or tokenizer), a digest of what
+it is now. Changes of weights are noticed by checksums over all bytes, which take as long as reading
+them from memory once.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from editkit.models.checksums import (
     checksums_of,
     is_finite,
     marks_of,
+    structure_of,
     switches_of,
     tensors_of,
     total_of,
@@ -37,6 +39,7 @@ from editkit.models.checksums import (
 
 __all__ = ["Layer", "Ticket", "Weights"]
 
+_SETTINGS = "(config and tokenizer)"  # no name of a tensor
 _log = logging.getLogger(__name__)
 _editing: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Weights]] = weakref.WeakKeyDictionary()
 _claiming = threading.Lock()
@@ -91,6 +94,7 @@ class Weights:
         fingerprint: Of the model as it is now; None: computed from the weights when first needed.
         surroundings: Digest of what belongs to an identity besides the weights (config,
             tokenizer), for identities that are computed from the weights.
+        settings: Digest of the part of it that is changed in memory now and then; cheap.
 
     Raises:
         ModelError: A weight is not finite.
@@ -103,8 +107,10 @@ class Weights:
         name: str,
         fingerprint: str | None,
         surroundings: Callable[[], str],
+        settings: Callable[[], bytes] = bytes,
     ) -> None:
-        self._hf, self._name, self._surroundings = hf, name, surroundings
+        self._hf, self._name = hf, name
+        self._surroundings, self._settings = surroundings, settings
         self._lock = threading.RLock()
         self._layers: dict[int, tuple[Layer, weakref.ref[Ticket]]] = {}
         self._serials = itertools.count()
@@ -124,8 +130,8 @@ class Weights:
     # ------------------------------------------------------------ identity
 
     def checksums(self) -> Checksums:
-        """Of all weights as they are now."""
-        return checksums_of(self._hf())
+        """Of all weights as they are now, and of what is computed with them."""
+        return {**checksums_of(self._hf()), _SETTINGS: self._settings()}
 
     def identity(self) -> str:
         """What the weights are now.
@@ -194,35 +200,41 @@ class Weights:
         return identity
 
     def _content(self) -> str:
-        switches = switches_of(self._hf())
-        more = repr(sorted(switches.items())) if switches else ""
+        more = repr(sorted({**structure_of(self._hf()), **switches_of(self._hf())}.items()))
         return digest_of_tensors(tensors_of(self._hf()), self._surroundings() + more)
 
     def _refuse_infinite(self, names: Mapping[str, bytes]) -> None:
+        tensors = {n: tensor for n, tensor in tensors_of(self._hf()).items() if n in names}
         bad = [
             n
-            for n, tensor in tensors_of(self._hf()).items()
-            if n in names and isinstance(tensor, nn.Parameter) and not is_finite(tensor)
+            for n, tensor in tensors.items()
+            if isinstance(tensor, nn.Parameter) and not is_finite(tensor)
         ]
         if bad:
             raise ModelError(
-                f"{len(bad)} of {len(names)} weights of {self._name!r} hold NaN or infinity "
+                f"{len(bad)} of {len(tensors)} weights of {self._name!r} hold NaN or infinity "
                 f"({bad[0]} first).",
                 hint="Download or save the model again. Values beyond the range of float16 "
                 "overflow where a model is stored or loaded as float16: use bfloat16 or float32.",
             )
 
     def _warn(self, changed: Mapping[str, bytes], found: Checksums) -> None:
-        first = next(iter(changed or set(self._expected) - set(found)), "none")
+        names = list(changed) or sorted(self._expected.keys() - found.keys())
+        weights = [name for name in names if not name.startswith("(")]
         inside = " while edits are applied" if self._layers else ""
+        if weights:
+            n_tensors = sum(not name.startswith("(") for name in found)
+            what = "the weights of"
+            where = f"{len(weights)} of {n_tensors} tensors, {weights[0]} first"
+        else:
+            what, where = "settings of", ", ".join(name.strip("()") for name in names)
         _log.warning(
-            "the weights of %s were changed in memory%s (%d of %d tensors, %s first): from now on "
-            "results, cache entries and edits belong to these weights, not to the model as loaded",
+            "%s %s were changed in memory%s (%s): from now on results, cache entries and edits "
+            "belong to the model as it is now, not to the model as loaded",
+            what,
             self._name,
             inside,
-            max(len(changed), 1),
-            len(found),
-            first,
+            where,
         )
 
     # ------------------------------------------------------------ applying and taking back

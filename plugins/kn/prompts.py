@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from editkit import ConfigError, EditRequest
+from editkit.cache import path_of
 from editkit.generation import sampled_contexts
 from editkit.models import LanguageModel
 from editkit.requests import fill
@@ -41,13 +40,7 @@ def read_templates(config: KnConfig) -> Templates:
     """
     if config.templates is None:
         return {}
-    package, colon, inside = config.templates.partition(":")
-    path = Path(config.templates).expanduser()
-    if colon and package.replace(".", "").isidentifier():
-        try:
-            path = Path(str(importlib.resources.files(package) / inside))
-        except ModuleNotFoundError:
-            path = Path(config.templates)
+    path = path_of(config.templates)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

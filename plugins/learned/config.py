@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -10,7 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from editkit import Config
-from editkit.cache import cache_folder, digest_of_file
+from editkit.cache import cache_folder, digest_of_file, path_of
 
 FILE = "editor.safetensors"
 """File of a trained editor; it holds everything."""
@@ -37,13 +36,7 @@ class LearnedConfig(Config):
         """Where the trained editor for a model is, or would be."""
         if self.trained is None:
             return kept_folder(self.editor_name, model_fingerprint)
-        package, colon, inside = self.trained.partition(":")
-        if colon and package.replace(".", "").isidentifier():
-            try:
-                return Path(str(importlib.resources.files(package) / inside))
-            except ModuleNotFoundError:
-                pass  # a path with a colon in it
-        return Path(self.trained).expanduser()
+        return path_of(self.trained)
 
     def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
         """The digest of the file that will be loaded; ``none`` where nothing was trained yet.

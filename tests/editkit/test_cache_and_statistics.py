@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from editkit.cache import (
     key_of,
     write_atomically,
 )
-from editkit.corpora import Corpus
+from editkit.corpora import Corpus, Order
 from editkit.generation import sample, sampled_contexts
 from editkit.models.running import recording
 from editkit.statistics import compute_second_moment, read_published, second_moment
@@ -195,6 +196,91 @@ def test_corpora_of_every_kind(tmp_path: Path) -> None:
         list(Corpus(str(tmp_path / "d.jsonl")).texts())
     with pytest.raises(ConfigError, match="is no file"):
         list(Corpus("nowhere.pkg:file.txt").texts())
+
+
+FUNCTIONS = """
+import itertools
+counter = itertools.count()
+def counting(): return [f"The number is {next(counter)}."]
+def good(): return ["one", "", "two"]
+def broken(): return ["one\\ntwo"]
+def split(): return ["one", "two"]
+def raising():
+    yield "one"
+    raise RuntimeError("boom")
+def leaving(): raise SystemExit(3)
+def number(): return 5
+def numbers(): return [1, 2]
+def asking(what): return [what]
+def halved(): return ["a\\ud800"]
+"""
+
+
+@pytest.fixture
+def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    name = f"corpus_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(FUNCTIONS, encoding="utf-8")
+    (tmp_path / f"{name}_sick.py").write_text("raise ValueError('at import')", encoding="utf-8")
+    (tmp_path / f"{name}_poor.py").write_text("import not_there_at_all", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return name
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (":raising", "failed: RuntimeError: boom"),
+        (":leaving", "failed: SystemExit: 3"),
+        (":number", "failed: TypeError: 'int' object is not iterable"),
+        (":numbers", "failed: TypeError: it yields 1, expected texts"),
+        (":asking", "failed: TypeError: asking() missing 1"),
+        (":halved", "failed: UnicodeEncodeError"),
+        (":absent", "is no file"),
+        ("_sick:good", "failed: ValueError: at import"),
+        ("_poor:good", "failed: ModuleNotFoundError: No module named 'not_there_at_all'"),
+    ],
+)
+def test_a_function_that_gives_no_texts_is_an_error(
+    functions: str, function: str, message: str
+) -> None:
+    corpus = Corpus(f"{functions}{function}")
+    for use in (corpus.digest, lambda: list(corpus.texts())):
+        with pytest.raises(ConfigError, match=re.escape(message)):
+            use()
+
+
+def test_where_texts_of_a_function_end_is_part_of_its_digest(functions: str) -> None:
+    assert list(Corpus(f"{functions}:good").texts()) == ["one", "two"]
+    assert Corpus(f"{functions}:broken").digest() != Corpus(f"{functions}:split").digest()
+
+
+@pytest.mark.parametrize("order", ["stored", "random"])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt.gz", b"no gzip", "cannot be read"),
+        ("b.txt.gz", gzip.compress(b"one\n" * 999)[:-9], "cannot be read"),
+        ("c.jsonl", b'{"text": 5}', "line 1 of"),
+        ("d.jsonl", b'{"text": "\\ud800"}', "line 1 of"),
+        ("e.jsonl", b"[" * 100_000, "line 1 of"),
+        ("f.txt", b"\xe9", "is not UTF-8"),
+    ],
+)
+def test_a_damaged_corpus_is_an_error(
+    tmp_path: Path, name: str, content: bytes, message: str, order: Order
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        list(Corpus(str(tmp_path / name), order=order).texts())
+
+
+def test_a_statistic_over_texts_that_change_meanwhile_is_not_kept(
+    cache: Path, functions: str
+) -> None:
+    model = tiny()
+    with pytest.raises(CacheError, match="changed while a statistic over it was computed"):
+        second_moment(model, model.path(1, "mlp_out"), Corpus(f"{functions}:counting"))
+    assert not list(cache.rglob("*.safetensors"))
 
 
 def test_samples_are_seeded_and_from_the_top_k() -> None:

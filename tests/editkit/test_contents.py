@@ -15,6 +15,7 @@ from editkit import Config, ConfigError
 from editkit.cache import digest_of_file
 from editkit.cli.main import main
 from editkit.contents import CorpusName, FileName, NotRead, contents_of, dependencies
+from editkit.corpora import Corpus
 
 
 class Section(BaseModel):
@@ -29,6 +30,8 @@ class Everything(Config):
     pair: tuple[int, Path] | None = None
     by_name: dict[str, Path] = {}
     either: str | Path | None = None
+    keyed: dict[Path, int] = {}
+    unread: Annotated[dict[Path, int], NotRead()] = {}
     corpus: CorpusName | None = None
     corpora: list[CorpusName] = []
     section: Section = Section()
@@ -37,9 +40,19 @@ class Everything(Config):
     number: int = 3
 
 
+def linked(folder: Path) -> Path:
+    """A folder that holds nothing but a link to another folder, and a link to itself."""
+    around = folder.parent / "around"
+    around.mkdir()
+    (around / "inside").symlink_to(folder, target_is_directory=True)
+    (around / "around").symlink_to(around, target_is_directory=True)
+    return around / "inside"
+
+
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "a.txt"
+    path = tmp_path / "folder" / "a.txt"
+    path.parent.mkdir()
     path.write_text("one\n", encoding="utf-8")
     return path
 
@@ -56,6 +69,8 @@ def file(tmp_path: Path) -> Path:
         (lambda file: {"corpora": [str(file)]}, "corpora.0"),
         (lambda file: {"section": {"table": str(file)}}, "section.table"),
         (lambda file: {"path": file.parent}, "path"),
+        (lambda file: {"path": linked(file.parent)}, "path"),
+        (lambda file: {"path": linked(file.parent).parent}, "path"),
     ],
 )
 def test_every_file_that_a_configuration_names_counts(file: Path, values: Any, place: str) -> None:
@@ -68,9 +83,18 @@ def test_every_file_that_a_configuration_names_counts(file: Path, values: Any, p
     assert after != before
     file.write_text("one\n", encoding="utf-8")
     assert contents_of(config) == before
-    shutil.rmtree(file.parent)
-    with pytest.raises(ConfigError):
-        contents_of(config)
+    if config.path is None or config.path == file.parent:
+        shutil.rmtree(file.parent)
+        with pytest.raises(ConfigError):
+            contents_of(config)
+
+
+def test_files_that_are_keys_count(file: Path) -> None:
+    config = Everything(keyed={file: 1}, unread={file.parent / "not there": 1})
+    before = contents_of(config)
+    assert list(before) == [f"keyed at {file}"]
+    file.write_text("two\n", encoding="utf-8")
+    assert contents_of(config) != before
 
 
 def test_what_names_no_file_does_not_count(tmp_path: Path) -> None:
@@ -90,10 +114,20 @@ def test_a_class_that_forgets_its_base_still_has_its_files(file: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["nowhere.txt", "editkit:nowhere.txt", "a\0b", "."])
+@pytest.mark.parametrize(
+    "name",
+    ["nowhere.txt", "editkit:nowhere.txt", "editkit.cache:a", "a\0b", ".", "~nobody-here/a.txt"],
+)
 def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_digest(name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be (read|found)"):
         digest_of_file(name)
+
+
+def test_a_corpus_is_read_once_for_a_key(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    calls = []
+    monkeypatch.setattr(Corpus, "digest", lambda corpus: str(calls.append(corpus)))
+    assert dependencies(Everything(corpus=str(file)), "f") == {"corpus": "None"}
+    assert len(calls) == 1
 
 
 def fingerprint(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

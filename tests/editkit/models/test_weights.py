@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import gc
+import pickle
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,65 @@ def test_weights_that_were_changed_in_memory_are_another_model(
         pass
     with pytest.raises(DeltaError, match="made for the model"):
         EditedModels(model, [delta])
+
+
+def epsilon(model: LanguageModel) -> None:
+    model.module("transformer.h.0.ln_1").eps = 0.5
+
+
+def activation(model: LanguageModel) -> None:
+    model.module("transformer.h.0.mlp").act = torch.nn.ReLU()
+
+
+def scale(model: LanguageModel) -> None:
+    model.hf.config.scale_attn_weights = False
+
+
+def template(model: LanguageModel) -> None:
+    model.tokenizer.chat_template = "{{ messages[0].content }}"
+
+
+def token(model: LanguageModel) -> None:
+    model.tokenizer.add_tokens(["<new>"])
+
+
+@pytest.mark.parametrize("change", [epsilon, activation, scale, template, token])
+@pytest.mark.parametrize("loaded", [True, False])
+def test_modules_config_and_tokenizer_that_were_changed_in_memory_are_another_model(
+    change: Callable[[LanguageModel], None], loaded: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny()
+    if loaded:
+        model = LanguageModel(model.hf, model.tokenizer, name="loaded", fingerprint="f" * 32)
+    before, delta = model.fingerprint, edit(model, 0, layer=2)
+    with applied(model, delta):
+        edited = model.fingerprint
+    change(model)
+    assert model.fingerprint != before
+    assert [r.message.startswith("settings of") for r in caplog.records] == [True]
+    with pytest.raises(DeltaError, match="made for the model"), applied(model, delta):
+        pass
+    again = LanguageModel(model.hf, model.tokenizer, name="again")
+    assert again.fingerprint == model.fingerprint != edited
+
+
+def test_a_chat_follows_the_template_that_the_tokenizer_has_now() -> None:
+    model = tiny()
+    for begin in ("Q: ", "User: "):
+        model.tokenizer.chat_template = (
+            begin + "{{ messages[0].content }}{% if add_generation_prompt %} A:{% endif %}"
+        )
+        assert model.rendered("Who?", chat=True).text == f"{begin}Who? A:"
+
+
+def test_a_model_is_not_pickled_and_says_what_to_do() -> None:
+    model = tiny()
+    with pytest.raises(ModelError, match=r"cannot be pickled.*save_pretrained"):
+        pickle.dumps(model)
+    other = copy.copy(model)
+    with applied(model, edit(model, 0, layer=2)):
+        assert other.fingerprint == model.fingerprint
+    assert other.fingerprint == model.fingerprint
 
 
 def test_weights_that_are_put_back_are_the_model_again() -> None:
