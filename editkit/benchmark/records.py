@@ -34,7 +34,7 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
             f"dataset {offer.name!r} of {offer.source} failed: {type(error).__name__}: {error}.",
             hint="Run again with --debug to see where.",
         ) from error
-    loaded = as_configured(loaded, dataset.config)
+    loaded = as_configured(loaded, getattr(dataset, "config", None))
     if not loaded.records:
         raise DatasetError(
             f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected)"

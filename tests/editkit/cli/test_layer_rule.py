@@ -51,6 +51,6 @@ def test_describe_shows_where_the_papers_values_come_from(
     assert main(["describe", "rome", "--model", "openai-community/gpt2-xl"]) == 0
     out = capsys.readouterr().out
     assert "  layer = 17  (int >= 0 | None)  [editkit_configs/rome/models.yaml]" in out
-    assert "  clamp = 4.0  (float, > 0)  [default]" in out
+    assert "  clamp = 4.0  (float > 0 | None)  [default]" in out
     assert "  note: as published" in out
     assert "fallback rule" not in out
