@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Checksums", "chained", "checksum", "checksums_of", "is_finite", "lineage", "tensors_of"]
+from editkit.errors import ModelError
+
+__all__ = [
+    "Checksums",
+    "chained",
+    "check_finite",
+    "checksum",
+    "checksums_of",
+    "is_finite",
+    "lineage",
+    "tensors_of",
+]
 
 Checksums = Mapping[str, bytes]
 """By name of the tensor."""
@@ -130,6 +141,28 @@ def total_of(checksums: Checksums) -> bytes:
     for name in sorted(checksums):
         digest.update(f"{name}=".encode() + checksums[name] + b";")
     return digest.digest()
+
+
+def check_finite(hf: nn.Module, names: Container[str], model: str) -> None:
+    """Refuse weights that are not finite.
+
+    Args:
+        hf: The network.
+        names: Those of its tensors that are looked at.
+        model: The model, for messages.
+
+    Raises:
+        ModelError: There are some.
+    """
+    tensors = {name: tensor for name, tensor in tensors_of(hf).items() if name in names}
+    bad = [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not is_finite(t)]
+    if bad:
+        raise ModelError(
+            f"{len(bad)} of {len(tensors)} weights of {model!r} hold NaN or infinity "
+            f"({bad[0]} first).",
+            hint="Download or save the model again. Values beyond the range of float16 overflow "
+            "where a model is stored or loaded as float16: use bfloat16 or float32.",
+        )
 
 
 # ---------------------------------------------------------------- identities

@@ -175,7 +175,9 @@ def _in_plain_words(name: str) -> Iterator[None]:
     except EditkitError:
         raise
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = next(iter(str(error).strip().splitlines()), "")
+        if not isinstance(error, OSError | ValueError | RuntimeError):  # a bare key, say
+            reason = f"{type(error).__name__}: {reason}"
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             raise ModelError(
                 f"model {name!r} does not fit into memory: {reason}",

@@ -176,11 +176,7 @@ class TextReader:
         return [
             Sentence(encoding.shifted(before.start), self._cut(encoding, before, target), separator)
             for encoding, before, target, separator in zip(
-                self._covered(texts),
-                rendered,
-                targets,
-                between,
-                strict=True,
+                self._covered(texts), rendered, targets, between, strict=True
             )
         ]
 

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from editkit.cache import digest_of_tensors
-from editkit.errors import DeltaError, ModelError
+from editkit.errors import DeltaError
 from editkit.models.checksums import (
     Checksums,
     chained,
+    check_finite,
     checksum,
     checksums_of,
     is_finite,
@@ -120,7 +121,7 @@ class Weights:
         self._generation = 0
         self._expected = self.checksums()
         self._marks = marks_of(self._hf())
-        self._refuse_infinite(self._expected)
+        check_finite(self._hf(), self._expected, self._name)
         self._root = fingerprint
         self._known: dict[bytes, str] = {}
         if fingerprint is not None:
@@ -148,7 +149,7 @@ class Weights:
             total = total_of(found)
             if total not in self._known:
                 changed = {n: c for n, c in found.items() if self._expected.get(n) != c}
-                self._refuse_infinite(changed)
+                check_finite(self._hf(), changed, self._name)
                 self._known[total] = self._content()
                 if self._root is not None:  # somebody may have been told another one
                     self._warn(changed, found)
@@ -202,21 +203,6 @@ class Weights:
     def _content(self) -> str:
         more = repr(sorted({**structure_of(self._hf()), **switches_of(self._hf())}.items()))
         return digest_of_tensors(tensors_of(self._hf()), self._surroundings() + more)
-
-    def _refuse_infinite(self, names: Mapping[str, bytes]) -> None:
-        tensors = {n: tensor for n, tensor in tensors_of(self._hf()).items() if n in names}
-        bad = [
-            n
-            for n, tensor in tensors.items()
-            if isinstance(tensor, nn.Parameter) and not is_finite(tensor)
-        ]
-        if bad:
-            raise ModelError(
-                f"{len(bad)} of {len(tensors)} weights of {self._name!r} hold NaN or infinity "
-                f"({bad[0]} first).",
-                hint="Download or save the model again. Values beyond the range of float16 "
-                "overflow where a model is stored or loaded as float16: use bfloat16 or float32.",
-            )
 
     def _warn(self, changed: Mapping[str, bytes], found: Checksums) -> None:
         names = list(changed) or sorted(self._expected.keys() - found.keys())
