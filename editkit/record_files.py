@@ -321,7 +321,7 @@ def records_of(
     )
 
 
-def as_configured(loaded: Records, config: Config) -> Records:
+def as_configured(loaded: Records, config: Config | None) -> Records:
     """Records that are asked as configured, where the dataset did not see to it itself.
 
     Args:

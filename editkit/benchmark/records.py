@@ -13,7 +13,7 @@ from editkit.errors import ConfigError, DatasetError, EditkitError
 from editkit.interfaces import Dataset, Record, Records, RejectedRecord
 from editkit.plugins import Offer
 from editkit.record_files import as_configured
-from editkit.requests import without_defaults
+from editkit.requests import EditRequest, without_defaults
 
 _MOST_REASONS = 3
 _LONGEST_REASON = 160
@@ -34,6 +34,11 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
             f"dataset {offer.name!r} of {offer.source} failed: {type(error).__name__}: {error}.",
             hint="Run again with --debug to see where.",
         ) from error
+    if problem := _no_records(loaded):
+        raise DatasetError(
+            f"dataset {offer.name!r} of {offer.source} loaded {problem}.",
+            hint=f"'editkit check-plugin {offer.name}' says what else a dataset must do.",
+        )
     loaded = as_configured(loaded, getattr(dataset, "config", None))
     if not loaded.records:
         raise DatasetError(
@@ -56,6 +61,16 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
             hint="Give each record a case id of its own.",
         )
     return loaded
+
+
+def _no_records(loaded: object) -> str | None:
+    """What a plugin's dataset loaded instead of records."""
+    if not isinstance(loaded, Records) or not isinstance(loaded.records, tuple | list):
+        return f"{loaded!r:.80}, expected editkit.Records with a tuple of records"
+    for record in loaded.records:
+        if not isinstance(record, Record) or not isinstance(record.request, EditRequest):
+            return f"{record!r:.80} as a record, expected an editkit.Record with an EditRequest"
+    return None
 
 
 def _reasons(rejected: Sequence[RejectedRecord]) -> str:

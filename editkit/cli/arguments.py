@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ __all__ = ["check_texts", "guard_paths"]
 
 _LONGEST_NAME = 255  # bytes of one part of a path, on every common file system
 _LONGEST_PATH = 4096
+_ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def guard_paths(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,8 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError("expected a path, got an empty text")
     if problem := text_problem(text):
         raise argparse.ArgumentTypeError(f"{text[:80]!r} is no path: {problem}")
+    if _ADDRESS.match(text):  # as a path it would lose a slash, and its password would be shown
+        raise argparse.ArgumentTypeError(f"{text!r} is an address, expected a path")
     size = len(text.encode())
     longest = max(len(part.encode()) for part in text.split("/"))
     if longest > _LONGEST_NAME or size > _LONGEST_PATH:

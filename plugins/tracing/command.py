@@ -19,6 +19,7 @@ from editkit import ConfigError, TrackingError, UsageError
 from editkit.benchmark.progress import counting
 from editkit.file_names import safe_file_name
 from editkit.making import check_values
+from editkit.shown_texts import cell_text
 from editkit.yaml_values import parse_yaml
 from editkit_plugins.tracing.shown import Shown, save_figures
 
@@ -172,7 +173,10 @@ def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any])
     name = safe_file_name(" ".join(filter(None, chosen)), identity=about)
     files = save_figures({name: found.plot()}, args.out / "traces")
     table = args.out / "traces" / f"{name}.csv"
-    found.to_frame().to_csv(table, index=False)
+    frame = found.to_frame()
+    texts = frame.select_dtypes(exclude="number").columns
+    frame[texts] = frame[texts].map(lambda each: cell_text(each) if isinstance(each, str) else each)
+    frame.to_csv(table, index=False)
     if args.json:
         _print_json(_document(found), [*files, table])
     else:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from editkit.benchmark.report.grid import Entry, Grid, Line
 from editkit.benchmark.report.sections import Section
+from editkit.shown_texts import one_line
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -33,7 +34,7 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
     """Every run's tables, one table environment each."""
     parts = [_HEAD]
     for section in sections:
-        parts += [f"% warning: {' '.join(warning.split())}\n" for warning in section.warnings]
+        parts += [f"% warning: {one_line(warning)}\n" for warning in section.warnings]
         for grid in section.grids(against):
             parts.append(_environment(section, grid))
     return "\n".join(parts)
@@ -63,8 +64,8 @@ def _environment(section: Section, grid: Grid) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX sets as it is."""
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    """Text that LaTeX sets as it is, in one paragraph."""
+    return "".join(_SPECIAL.get(character, character) for character in one_line(text))
 
 
 def _line(texts: Sequence[str]) -> str:

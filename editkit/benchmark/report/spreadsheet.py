@@ -15,6 +15,7 @@ from typing import Any
 from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.benchmark.comparison import by_group, paired_differences
 from editkit.benchmark.report.sections import Section
+from editkit.shown_texts import cell_text
 
 COLUMNS = (
     "table",
@@ -53,9 +54,16 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
     writer.writeheader()
     for section in sections:
         for place, estimates in _estimates(section, against):
-            writer.writerows(_lines(section, place, estimates))
-        writer.writerows(_edits(section))
+            writer.writerows(map(_safe, _lines(section, place, estimates)))
+        writer.writerows(map(_safe, _edits(section)))
     return text.getvalue()
+
+
+def _safe(line: Mapping[str, Any]) -> dict[str, Any]:
+    """A line whose texts no spreadsheet takes for formulas."""
+    return {
+        key: cell_text(value) if isinstance(value, str) else value for key, value in line.items()
+    }
 
 
 def _estimates(

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 
 from editkit.benchmark.report.grid import Entry, Grid, Line
 from editkit.benchmark.report.sections import Section
+from editkit.shown_texts import one_line, shortened
 
 _BOLD, _FAINT, _RED, _END = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[0m"
 _WIDTH = 100
+_WIDEST = 60  # characters of a label or a relation
 
 
 def report(sections: Sequence[Section], *, against: str | None, terminal: bool) -> str:
@@ -22,7 +24,7 @@ def report(sections: Sequence[Section], *, against: str | None, terminal: bool) 
     """
     parts = []
     for section in sections:
-        parts.append(f"{section.title}\n")
+        parts.append(f"{one_line(section.title)}\n")
         parts += [wrapped(f"warning: {warning}") for warning in section.warnings]
         for grid in section.grids(against):
             title = "" if grid.name == "scores" else f"{grid.title}\n"
@@ -64,7 +66,8 @@ def aligned(grid: Grid, *, terminal: bool, starred: bool | None = None) -> str:
 
 def _text(entry: Entry, is_marked: bool, starred: bool) -> str:
     """The entry, with room for a mark where some number of the table has one."""
-    text = f"*{entry.plain}" if entry.bold and starred else entry.plain
+    text = shortened(one_line(entry.plain), _WIDEST)
+    text = f"*{text}" if entry.bold and starred else text
     if not is_marked or not entry.half:
         return f"{text}!" if entry.failed else text
     return text + ("!" if entry.failed else " ")
@@ -77,4 +80,5 @@ def _dressed(word: str, entry: Entry, line: Line) -> str:
 
 def wrapped(text: str) -> str:
     """A sentence over as many lines as it needs."""
+    text = one_line(text)
     return textwrap.fill(text, _WIDTH, subsequent_indent="  ", break_on_hyphens=False) + "\n"

@@ -20,7 +20,16 @@ from editkit.interfaces import RejectedRecord
 from editkit.record_files import read_json
 
 Cli = Callable[..., tuple[int, str, str]]
-BAD_PATHS = ["", "nul\0", "x" * 5000, "a/" + "y" * 256, "a/" * 3000, "\udce9"]
+BAD_PATHS = [
+    "",
+    "https://u:p@h/x",
+    "s3:/a/b",
+    "nul\0",
+    "x" * 5000,
+    "a/" + "y" * 256,
+    "a/" * 3000,
+    "\udce9",
+]
 
 
 @pytest.mark.parametrize("path", BAD_PATHS, ids=lambda path: repr(path[:6]))
@@ -187,6 +196,12 @@ class _Given(Dataset[None]):
 
     def load(self) -> Records:
         return self.records
+
+
+@pytest.mark.parametrize("loaded", [None, [], 5, "x", Records(("x",), "d"), Records(5, "d")])
+def test_datasets_that_load_something_else(loaded: object) -> None:
+    with pytest.raises(DatasetError, match="dataset 'mine' of test loaded .*, expected"):
+        load_records(_Given(loaded), _Offer())
 
 
 class _Offer:
