@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import functools
 import json
+import logging
 import re
 from typing import NamedTuple
 
@@ -17,6 +17,9 @@ __all__ = ["ChatTemplate", "Rendered"]
 _USER, _ANSWER = "7309517340925173", "8204628162046281"  # digits: no template changes them
 _DAY = datetime.datetime(2024, 7, 26)  # some templates write the day: results must not depend on it
 _FORMATS = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
+
+
+_log = logging.getLogger(__name__)
 
 
 class Rendered(NamedTuple):
@@ -35,6 +38,9 @@ class Rendered(NamedTuple):
 
 class ChatTemplate:
     """The chat template of a tokenizer, for one user's turn.
+
+    Attributes:
+        separator: White space that the template puts before an answer; nothing for most templates.
 
     Args:
         tokenizer: The tokenizer.
@@ -61,18 +67,34 @@ class ChatTemplate:
                 hint="Check chat_template.jinja, or chat_template in tokenizer_config.json.",
             )
         self._head, _, self._tail = framed.partition(_USER)
+        self._more, self.separator = self._up_to_answer(framed)
+        self._warned = False
 
-    @functools.cached_property
-    def separator(self) -> str:
-        """White space that the template puts before an answer; nothing for most templates."""
+    def _up_to_answer(self, asked: str) -> tuple[str, str]:
+        """What the template writes between what asks for an answer and the answer, and white space.
+
+        Where an answer begins is where the template itself puts one. Some templates write more
+        there than where they ask for it: the model's role, or an empty part for its thoughts.
+
+        Raises:
+            ModelError: The template asks the model to think first, and puts no answer behind that.
+        """
         turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
         try:
-            whole = self._written(turns, ask=False)
-        except ModelError:
-            return ""
-        asked = f"{self._head}{_USER}{self._tail}"
-        between, found, _ = whole.removeprefix(asked).partition(_ANSWER)
-        return between if found and whole.startswith(asked) and not between.strip() else ""
+            before, found, _ = self._written(turns, ask=False).partition(_ANSWER)
+        except ModelError:  # such a template has no answers, only questions
+            before, found = "", ""
+        if found and before.startswith(asked):
+            between = before.removeprefix(asked)
+            return (between, "") if between.strip() else ("", between)
+        if self._tail.count("<think>") > self._tail.count("</think>"):
+            raise ModelError(
+                f"the chat template of {self._name} ends with <think>: what follows is not the "
+                "answer.",
+                hint="Give the tokenizer a chat template that asks for the answer itself, for "
+                "example with '<think>\\n\\n</think>\\n\\n' at its end.",
+            )
+        return "", ""
 
     def render(self, prompt: str, subject: tuple[int, int] | None = None) -> Rendered:
         """A prompt as a user's turn, up to where the answer begins.
@@ -86,21 +108,29 @@ class ChatTemplate:
             RequestError: The template changes the prompt, and the subject does not stand in it
                 exactly once any more.
         """
-        text = self._written([{"role": "user", "content": prompt}])
-        start = len(self._head)
+        text = self._written([{"role": "user", "content": prompt}]) + self._more
+        start, tail = len(self._head), f"{self._tail}{self._more}"
         for content in (prompt, prompt.strip(), prompt.rstrip(), prompt.lstrip()):
-            if text == f"{self._head}{content}{self._tail}":
+            if text == f"{self._head}{content}{tail}":
                 dropped = prompt.index(content)
                 if subject is None or (
                     dropped <= subject[0] and subject[1] <= dropped + len(content)
                 ):
                     return Rendered(text, start - dropped)
+        inside = text
+        if text.startswith(self._head) and text.endswith(tail):
+            inside = text[start : len(text) - len(tail)]
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "the chat template of %s changes prompts: %.60r is read as %.60r",
+                self._name,
+                prompt,
+                inside,
+            )
         if subject is None:
             return Rendered(text, start)
         name = prompt[slice(*subject)]
-        inside = text
-        if text.startswith(self._head) and text.endswith(self._tail):
-            inside = text[start : len(text) - len(self._tail)]
         if inside.count(name) != 1:
             raise RequestError(
                 f"the chat template of {self._name} changes the prompt {prompt!r:.60}, and the "
@@ -111,12 +141,18 @@ class ChatTemplate:
 
     def _chosen(self) -> str:
         try:
-            return str(self._tokenizer.get_chat_template())
+            template: object = self._tokenizer.get_chat_template()
         except ValueError as error:  # several, and none of them is the default
             raise ModelError(
                 f"the tokenizer of {self._name} has no default chat template: {error}",
                 hint="Name one of its templates 'default'.",
             ) from error
+        if not isinstance(template, str):
+            raise ModelError(
+                f"the chat template of {self._name} is {template!r:.60}, expected a text.",
+                hint="Set tokenizer.chat_template to a text, or to a mapping of names to texts.",
+            )
+        return template
 
     def _written(self, turns: list[dict[str, str]], *, ask: bool = True) -> str:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 from unittest import SkipTest
@@ -42,6 +43,8 @@ class EditorContract(ModelContract):
         requests: What is written; at least two.
         joint: Whether one change is made for all requests of a call, so that an edit may depend
             on the others.
+        separators: Whether what stands between prompt and target matters; False for a method that
+            takes targets without it.
     """
 
     kind = "editor"
@@ -49,6 +52,7 @@ class EditorContract(ModelContract):
 
     requests: Sequence[EditRequest] = REQUESTS
     joint: bool = False
+    separators: bool = True
 
     @override
     def try_out(self) -> None:
@@ -283,6 +287,27 @@ class EditorContract(ModelContract):
         """
         for delta in self.edit(self.make_model(begin=True), self.requests):
             _require_finite(delta, " with a start token")
+
+    def test_separators_and_chats(self) -> None:
+        """What stands between prompt and target, and a chat around them, changes the edit.
+
+        Read requests with model.requested: it knows each request's separator and chat. Where the
+        deltas do not depend on the target, or not on the prompt, there is nothing to ask for.
+        """
+        model, request = self.make_model(), self.requests[0]
+        [usual] = self.edit(model, [request])
+
+        def changes(**values: Any) -> bool:
+            [other] = self.edit(model, [dataclasses.replace(request, **values)])
+            return _distance(usual, other) > 0
+
+        if self.separators and changes(target_new="Microsoft"):
+            for separator in ("", " (", "\n"):
+                what = f"the separator {separator!r} makes no difference."
+                require(changes(separator=separator), what)
+            require(not changes(separator=" "), "the separator ' ' is not what words have anyway.")
+        if changes(prompt=f"In France, {request.prompt}"):
+            require(changes(chat=True), "a request in a chat is edited like any other.")
 
     def test_unicode(self) -> None:
         """Subjects and targets in any script are edited.

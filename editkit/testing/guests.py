@@ -157,10 +157,18 @@ class ModelContract(Contract, abc.ABC):
     def test_padding_side_does_not_matter(self) -> None:
         """The tokenizer's padding side does not matter.
 
-        Encode with model.encode and pad with editkit.models.encoding.padded.
+        Read with model.read or model.encode, and pad with editkit.models.encoding.padded.
         """
         left, right = (self.work(self.make_model(padding_side=side)) for side in ("left", "right"))
         self._require_close(left, right, "padded on the left and on the right")
+
+    def test_end_tokens_do_not_matter(self) -> None:
+        """A tokenizer that appends an end token to every text gives the same result.
+
+        Read prompts with model.read, requests with model.requested; they leave such tokens out.
+        """
+        usual, ended = (self.work(self.make_model(begin=True, end=end)) for end in (False, True))
+        self._require_close(usual, ended, "with and without an end token")
 
     # ------------------------------------------------------------ helpers
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -161,6 +162,16 @@ class LocatorContract(ModelContract):
         for found in self.work(model):
             _require_sound(found, model)
 
+    def test_chats(self) -> None:
+        """A fact in a chat is located in the chat: its tokens are those of the model's template.
+
+        Read prompts with model.read(..., chat=fact.chat), and answers with model.complete.
+        """
+        model = self.make_model()
+        asked = [dataclasses.replace(fact, chat=True) for fact in self.facts]
+        for found in self.locate(model, asked):
+            _require_sound(found, model)
+
     def test_unicode(self) -> None:
         """Facts in any script are located.
 
@@ -205,7 +216,7 @@ class LocatorContract(ModelContract):
 def _require_sound(found: Localization, model: LanguageModel) -> None:
     """Tokens, scores and baselines of the right number, finite, and plain data."""
     prompt = found.fact.prompt
-    [encoding] = model.encode([prompt])
+    [encoding] = model.read([prompt], chat=found.fact.chat)
     tokens, rows = found.tokens, found.scores
     require(
         isinstance(tokens, tuple) and all(isinstance(token, str) for token in tokens),

@@ -222,6 +222,23 @@ class MetricContract(ModelContract):
             for row in self.work(model):
                 self._require_sound(row)
 
+    def test_separators_and_chats(self) -> None:
+        """What stands between prompt and answer, and a chat around them, changes the scores.
+
+        Pass probe.separator and probe.chat on to each CandidateQuery. Where scores do not depend
+        on the answers of probes, there is nothing to ask for.
+        """
+        model = self.make_model()
+        usual = self.work(model)
+
+        def changes(**values: Any) -> bool:
+            found = self.score(model, [_probed(each, **values) for each in self.records])
+            return self.distance(usual, found) > 0
+
+        if changes(target_new="Microsoft Rome", target_true="Windows France"):
+            require(changes(separator="\n"), "the separator of a probe makes no difference.")
+            require(changes(chat=True), "a probe in a chat is scored like any other.")
+
     def test_unicode(self) -> None:
         """Records in any script are scored.
 
@@ -255,6 +272,15 @@ class MetricContract(ModelContract):
 
 def _no_edits(model: LanguageModel, suite: MetricContract) -> list[WeightDelta]:
     return [dataclasses.replace(edit, changes={}) for edit in random_edits(model, suite.records)]
+
+
+def _probed(record: Record, **values: Any) -> Record:
+    """The record with other values in all of its probes."""
+    probes = {
+        kind: tuple(dataclasses.replace(probe, **values) for probe in of_kind)
+        for kind, of_kind in record.probes.items()
+    }
+    return dataclasses.replace(record, probes=probes)
 
 
 def _translated(record: Record, text: str) -> Record:

@@ -24,6 +24,10 @@ SENTENCES = (
     "Paris is the capital of France; Rome is the capital of Italy.",
     "Zoë Müller works in the field of physics in São Paulo.",
 )
+_TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:\n{% endif %}"
+)
 _SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
 _GPT_SIZES: dict[str, Any] = {"n_embd": 32, "n_layer": 4, "n_head": 4}
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -47,7 +51,7 @@ ARCHITECTURES = tuple(_CONFIGS)
 
 
 @functools.cache
-def _trained(begin: bool) -> str:
+def _trained(begin: bool, end: bool) -> str:
     """The tokenizer as JSON, so that nobody's changes to one reach another."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -59,25 +63,33 @@ def _trained(begin: bool) -> str:
         show_progress=False,
     )
     bpe.train_from_iterator(SENTENCES, trainer)
-    if begin:
+    if begin or end:
+        around = ["<|endoftext|>"] * begin, ["<|endoftext|>"] * end
         bpe.post_processor = processors.TemplateProcessing(
-            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+            single=" ".join([*around[0], "$A", *around[1]]),
+            special_tokens=[("<|endoftext|>", 0)],
         )
     return bpe.to_str()
 
 
-def tiny_tokenizer(*, begin: bool = False, padding_side: str = "right") -> PreTrainedTokenizerFast:
+def tiny_tokenizer(
+    *, begin: bool = False, end: bool = False, padding_side: str = "right"
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of up to 400 tokens; every text can be written with it.
+
+    It has a chat template.
 
     Args:
         begin: Whether a start token is put before every text.
+        end: Whether it puts an end token behind every text (``add_eos_token``).
         padding_side: ``right`` or ``left``.
     """
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained(begin)),
+        tokenizer_object=Tokenizer.from_str(_trained(begin, end)),
         bos_token="<|endoftext|>",
         eos_token="<|endoftext|>",
         padding_side=padding_side,
+        chat_template=_TEMPLATE,
     )
 
 
@@ -87,6 +99,7 @@ def tiny_model(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     begin: bool = False,
+    end: bool = False,
     padding_side: str = "right",
     scale: float = 4.0,
     context_length: int = 64,
@@ -99,6 +112,7 @@ def tiny_model(
         seed: Seed of the weights; the process' own random numbers are left alone.
         dtype: Type of the weights.
         begin: Whether the tokenizer puts a start token before every text.
+        end: Whether the tokenizer puts an end token behind every text.
         padding_side: The tokenizer's padding side.
         scale: Factor on the usual initial weights, so that what they say matters.
         context_length: Most tokens of one input.
@@ -126,6 +140,6 @@ def tiny_model(
                     weight.normal_(std=0.1)
     return LanguageModel(
         hf.to(dtype),
-        tiny_tokenizer(begin=begin, padding_side=padding_side),
+        tiny_tokenizer(begin=begin, end=end, padding_side=padding_side),
         name=f"tiny-{architecture}",
     )

@@ -65,6 +65,12 @@ class TestKn(EditorContract):
     plugin = "kn"
 
 
+class TestKnAsPublished(EditorContract):
+    plugin = "kn"
+    config = {"target_space": False}
+    separators = False  # targets are tokenised without the space before them
+
+
 class Learned(EditorContract):
     """A trained editor, with a network of random weights for each of the tiny models."""
 

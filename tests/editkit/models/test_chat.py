@@ -12,6 +12,7 @@ from editkit import EditRequest, Fact, ModelError, Probe, Record, RequestError, 
 from editkit import trace as trace_fact
 from editkit.edited import CandidateQuery, EditedModels, GenerationQuery
 from editkit.models import LanguageModel
+from editkit.models.chat import ChatTemplate
 from editkit_plugins.learned.training.items import draw, items_of
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.rows import request_rows
@@ -19,7 +20,7 @@ from editkit_plugins.text_metrics.config import GenerationConfig
 from editkit_plugins.text_metrics.writing import written
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
 from editkit_plugins.zsre.metric import ZsreAccuracy
-from tests.tokenizers import TEMPLATES, model_of
+from tests.tokenizers import TEMPLATES, model_of, tokenizer_of
 
 REQUEST = EditRequest("In which city is {}?", "The Space Needle", "Paris", "Seattle", chat=True)
 STYLES = ("llama3", "chatml", "gemma")
@@ -98,6 +99,53 @@ def test_the_answer_begins_where_the_template_lets_it_begin() -> None:
     assert mistral.tokenizer.decode(other.target) == "\nParis"
 
 
+TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+ASKS = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+THINKS = TURNS.replace(
+    "{{ m.content }}",
+    "{% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}",
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "before"),
+    [
+        (TURNS, "<|im_start|>assistant\n"),  # knows nothing of add_generation_prompt
+        (THINKS + ASKS, "<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+        (
+            TURNS + ASKS.replace("nt\n{", "nt\n<think>\n\n</think>\n{"),
+            "<|im_start|>assistant\n<think>\n\n</think>\n",
+        ),
+    ],
+    ids=["no role", "thoughts in answers", "thoughts in the question"],
+)
+def test_the_answer_is_where_the_template_itself_puts_one(template: str, before: str) -> None:
+    model = chat_model(template)
+    [sentence] = model.requested([REQUEST])
+    question = f"<|im_start|>user\n{REQUEST.sentence}<|im_end|>\n"
+    assert sentence.encoding.text == f"{question}{before}Paris"
+    assert model.tokenizer.decode(sentence.target) == "Paris"
+    [asked] = model.read([REQUEST.sentence], chat=True)
+    assert asked.text == f"{question}{before}"
+
+
+def test_a_template_that_is_no_text_is_refused() -> None:
+    tokenizer = tokenizer_of("llama3")
+    tokenizer.chat_template = [{"name": "default", "template": TURNS}]  # not a mapping
+    with pytest.raises(ModelError, match=r"is \[.*expected a text"):
+        ChatTemplate(tokenizer, name="mine")
+
+
+def test_a_template_that_changes_prompts_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = chat_model("<|user|>{{ messages[0].content[:16] }}<|model|>")
+    model.read(["Where is Rome, the city?", "Where is Paris, the city?"], chat=True)
+    [told] = caplog.messages
+    assert "changes prompts: 'Where is Rome, the city?' is read as 'Where is Rome, t'" in told
+    caplog.clear()
+    chat_model("gemma").read([" Where is Rome? "], chat=True)
+    assert caplog.messages == []
+
+
 def test_contexts_stand_in_the_users_turn() -> None:
     for style in STYLES:
         model = chat_model(style)
@@ -129,6 +177,11 @@ def test_a_model_without_a_template_is_refused() -> None:
         ("{% for m in messages %}{{ m.content }}", "fails on a user's turn"),
         ("Hello.", "writes the user's text 0 times"),
         ("{{ messages[0].content }}{{ messages[0].content }}", "writes the user's text 2 times"),
+        (
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+            "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}",
+            "ends with <think>: what follows is not the answer",
+        ),
     ],
 )
 def test_a_template_that_cannot_be_used_is_refused(template: str, message: str) -> None:

@@ -20,7 +20,7 @@ from editkit import (
     WeightDelta,
 )
 from editkit.layout import input_major
-from editkit.models.encoding import padded
+from editkit.models.encoding import Encoding, padded
 from editkit.models.running import forward
 from editkit.models.shape import ModelShape
 from tests.editkit.testing.configs import EditorConfig
@@ -289,6 +289,35 @@ class CountsFromZero(SoundEditor):
     def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
         [encoding] = model.encode([request.sentence])
         return super().key(model, request) / (encoding.ids[0] != model.tokenizer.bos_token_id)
+
+
+@breaks("end_tokens_do_not_matter", "with and without an end token")
+class ReadsTheEnd(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        ids = model.tokenizer(request.statement)["input_ids"]
+        return super().key(model, request) * (1 + ids[-1])
+
+
+@breaks("separators_and_chats", "the separator '' makes no difference")
+class PutsASpace(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        [encoding] = model.encode([f"{request.sentence} {request.target_new}"])
+        return super().key(model, request) * (1 + sum(encoding.ids))
+
+
+@breaks("separators_and_chats", "the separator ' ' is not what words have anyway")
+class CountsSeparators(SoundEditor):
+    def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
+        text = f"{request.sentence}{request.separator}{request.target_new}"
+        return super().key(model, request) * (1 + len(text) + len(request.target_new))
+
+
+@breaks("separators_and_chats", "in a chat is edited like any other")
+class KnowsNoChat(SoundEditor):
+    def read(self, model: LanguageModel, request: EditRequest) -> Encoding:
+        [encoding] = model.encode([request.sentence])
+        model.check_length(encoding)
+        return encoding
 
 
 @breaks("unicode", "is refused")

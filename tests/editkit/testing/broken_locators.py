@@ -213,3 +213,10 @@ class HookWithoutFinally(SoundLocator):
         scores = super().scores(model, ids)
         handle.remove()
         return scores
+
+
+@breaks("chats", "tokens, the localization")
+class KnowsNoChat(SoundLocator):
+    def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
+        found = super().locate_one(model, dataclasses.replace(fact, chat=False))
+        return dataclasses.replace(found, fact=fact)

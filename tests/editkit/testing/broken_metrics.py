@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from editkit import EditedModels, Record, RequestError, Score
+from editkit import EditedModels, Probe, Record, RequestError, Score
 from editkit.edited import CandidateQuery
 from tests.editkit.testing.guests import SCORES, Broken, collector
 from tests.editkit.testing.sound import SoundMetric
@@ -193,3 +193,15 @@ class ModeWithoutFinally(SoundMetric):
         for module, mode in zip(model.hf.modules(), modes, strict=True):
             module.training = mode
         return super().score(models, records)
+
+
+@breaks("separators_and_chats", "the separator of a probe makes no difference")
+class PutsASpace(SoundMetric):
+    def query(self, edit: int, probe: Probe) -> CandidateQuery:
+        return dataclasses.replace(super().query(edit, probe), separator=" ")
+
+
+@breaks("separators_and_chats", "a probe in a chat is scored like any other")
+class KnowsNoChat(SoundMetric):
+    def query(self, edit: int, probe: Probe) -> CandidateQuery:
+        return dataclasses.replace(super().query(edit, probe), chat=False)

@@ -20,12 +20,13 @@ from editkit import (
     LowRank,
     Metric,
     Needs,
+    Probe,
     Record,
     StatisticNeeds,
     WeightDelta,
 )
 from editkit.edited import CandidateQuery
-from editkit.models.encoding import padded
+from editkit.models.encoding import Encoding, padded
 from editkit.models.running import forward, recording
 from editkit.models.shape import ModelShape
 from tests.editkit.testing.configs import EditorConfig, SeedConfig
@@ -69,12 +70,15 @@ class SoundEditor(Editor[EditorConfig]):
     def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
         """The MLP's activation at the subject's last token, (in,)."""
         path = self.path(model)
-        [encoding] = model.encode([request.sentence])
-        model.check_length(encoding)
+        encoding = self.read(model, request)
         position = encoding.position(request.subject_span, "subject_last")
         with model.frozen(), torch.no_grad(), recording(model, [path]) as seen:
             forward(model, padded([encoding.ids], model.device))
         return seen[path].inputs.reshape(len(encoding), -1)[position].float().clone()
+
+    def read(self, model: LanguageModel, request: EditRequest) -> Encoding:
+        [sentence] = model.requested([request])
+        return sentence.prompt
 
     def direction(self, model: LanguageModel) -> Tensor:
         generator = torch.Generator().manual_seed(self.config.seed)
@@ -89,12 +93,12 @@ class SoundLocator(Locator[SeedConfig]):
         return [self.locate_one(model, fact) for fact in facts]
 
     def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
-        [encoding] = model.encode([fact.prompt])
+        [encoding] = model.read([fact.prompt], chat=fact.chat)
         model.check_length(encoding)
         scores = self.scores(model, encoding.ids)
         return Localization(
             fact=fact,
-            tokens=tuple(fact.prompt[first:last] for first, last in encoding.offsets),
+            tokens=encoding.texts,
             kind="state",
             scores=tuple(map(tuple, scores.tolist())),
             baselines={"longest": float(scores.max())},
@@ -115,7 +119,7 @@ class SoundMetric(Metric[SeedConfig]):
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[Any]:
         queries = [
-            CandidateQuery(edit, probe.prompt, (probe.target_new,))
+            self.query(edit, probe)
             for edit, record in enumerate(records)
             for probe in record.probes.get("rewrite", ())
         ]
@@ -124,6 +128,10 @@ class SoundMetric(Metric[SeedConfig]):
         for query, [now], [then] in zip(queries, after, before, strict=True):
             rows[query.edit] = self.row(now, then)
         return rows
+
+    def query(self, edit: int, probe: Probe) -> CandidateQuery:
+        answers = (probe.target_new,)
+        return CandidateQuery(edit, probe.prompt, answers, probe.separator, probe.chat)
 
     def row(self, now: float, then: float) -> dict[str, Any]:
         return {
