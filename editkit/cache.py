@@ -92,7 +92,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part of it.
 
     Raises:
-        OSError: It cannot be written: a folder has that name, say.
+        OSError: It cannot be written: a folder has that name, the disk is full, ...; the error
+            names the file, and an earlier file is as it was.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -104,9 +105,19 @@ def write_atomically(path: Path, content: bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except OSError as error:
+        _remove(temporary)
+        # What the system refuses while it writes (disk full, quota) names no file by itself.
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def _remove(temporary: Path) -> None:
+    """Remove what was begun; that it cannot be is not the error to report."""
+    with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def cached_tensors(

@@ -16,6 +16,13 @@ import pytest
 
 from editkit.cache import read_safetensors
 
+_TRAINING = """
+import sys
+from pathlib import Path
+from editkit_benchmarks.atlas.train import TrainingConfig, train
+config = TrainingConfig(steps=120, layers=2, hidden=16, heads=2, rows=4, row_tokens=32)
+train(Path(sys.argv[1]), Path(sys.argv[2]), config, checkpoint_every=5, quiet=True)
+"""
 ATLAS = ("--model", "atlas")
 QUIET = ("--no-mlflow", "--quiet")
 RUN = [
@@ -23,15 +30,15 @@ RUN = [
     *("--editor", "ft", "--editor", "ft+l", "--editor", "rome"),
     *("--limit", "16", "--set", "batch=4"),
 ]
-TRACE = ["trace", *ATLAS, "--facts", "atlas", "--limit", "30", "--set", "window=2", *QUIET]
-EXPERIMENT = ["run-experiment", "average-causal-effects", "--limit", "20", *QUIET]
+TRACE = ["trace", *ATLAS, "--facts", "atlas", "--limit", "8", "--set", "window=2", *QUIET]
+EXPERIMENT = ["run-experiment", "average-causal-effects", "--limit", "6", *QUIET]
 TRAIN = [
     *("train", "mend", *ATLAS, "--dataset", "atlas", "--set", "dataset.split=train", *QUIET),
-    *("--set", "steps=60", "--set", "validate_every=10", "--limit", "60"),
+    *("--set", "steps=20", "--set", "validate_every=4", "--limit", "20"),
 ]
 STATISTICS = [
     *("statistics", "atlas", "--layer", "0", "--corpus", "editkit_benchmarks.atlas:corpus_texts"),
-    *("--tokens", "60000", "--ridge", "1e-3", "--quiet"),
+    *("--tokens", "40000", "--ridge", "1e-3", "--quiet"),
 ]
 
 
@@ -143,8 +150,45 @@ def test_kills_leave_every_bit_as_it_is(arguments: list[str], result: Any, tmp_p
     assert whole
     command, folder, cache = where("killed")
     killed = 0
-    for _ in range(4):
+    for _ in range(3):
         killed += execute(command, cache, kill_after=rng.uniform(0.5, 0.9) * seconds) is None
+        if killed == 2:
+            break
     assert execute(command, cache) is not None
     assert killed >= 1
     assert result(folder) == whole
+
+
+@pytest.mark.slow
+def test_kills_leave_the_embedded_model_as_it_is(tmp_path: Path) -> None:
+    from editkit_benchmarks.atlas.tokenizer import save_tokenizer
+
+    save_tokenizer(tmp_path / "tokenizer")
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        arguments = [str(tmp_path / name), str(tmp_path / "tokenizer")]
+        return subprocess.Popen(
+            [sys.executable, "-c", _TRAINING, *arguments],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def content(name: str) -> dict[str, bytes]:
+        files = [path for path in (tmp_path / name).iterdir() if not path.name.startswith(".")]
+        return {path.name: path.read_bytes() for path in files}
+
+    assert start("whole").wait() == 0
+    checkpoint = tmp_path / "killed" / "checkpoint.safetensors"
+    rng = random.Random(0)
+    seen = b""
+    for _ in range(3):
+        process = start("killed")
+        while process.poll() is None:  # killed some steps after it has come further
+            if checkpoint.exists() and (now := checkpoint.read_bytes()) != seen:
+                time.sleep(rng.uniform(0, 0.2))
+                seen = now
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        assert process.wait() == -signal.SIGKILL
+    assert start("killed").wait() == 0
+    assert content("killed") == content("whole")

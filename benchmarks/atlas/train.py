@@ -6,20 +6,23 @@ that was killed and resumed gives the same weights as one that was not.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import random
-import shutil
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
+
+from editkit.cache import write_atomically
 
 from .text import TextGenerator
 from .tokenizer import POSITIONS, TOKENIZER_FILES
@@ -143,9 +146,7 @@ def _save_checkpoint(
         for moment in ("exp_avg", "exp_avg_sq"):
             tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
     metadata = {"step": str(step), "config": json.dumps(asdict(config))}
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, str(temporary), metadata=metadata)
-    temporary.replace(path)
+    write_atomically(path, save(tensors, metadata=metadata))
 
 
 def _load_checkpoint(
@@ -199,6 +200,7 @@ def train(
 
     Raises:
         ValueError: The checkpoint was written with other settings.
+        OSError: A file cannot be written; the same call goes on from the last checkpoint.
     """
     config = config or TrainingConfig()
     if minutes is not None and not minutes > 0:
@@ -238,11 +240,25 @@ def train(
                 _save_checkpoint(checkpoint, model, optimizer, done, config)
             if (done == stop_after or out_of_time) and done < config.steps:
                 return False
-    model.eval().save_pretrained(out)
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(tokenizer_folder / name, out / name)
-    (out / "model.safetensors").chmod(0o644)
-    record = json.dumps(asdict(config), indent=2) + "\n"
-    (out / "training.json").write_text(record, encoding="utf-8")
+    _save(out, model.eval(), tokenizer_folder, config)
     checkpoint.unlink(missing_ok=True)
     return True
+
+
+def _save(
+    out: Path, model: GPT2LMHeadModel, tokenizer_folder: Path, config: TrainingConfig
+) -> None:
+    """Write the model and its tokenizer: every file whole or not at all, the weights last."""
+    for name in TOKENIZER_FILES:
+        write_atomically(out / name, (tokenizer_folder / name).read_bytes())
+    record = json.dumps(asdict(config), indent=2) + "\n"
+    write_atomically(out / "training.json", record.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:  # how its writer reports a full disk
+            raise OSError(errno.EIO, str(error), folder) from error
+        written = sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".safetensors")
+        for file in written:
+            write_atomically(out / file.name, file.read_bytes())
+    (out / "model.safetensors").chmod(0o644)

@@ -85,15 +85,29 @@ def _text(content: bytes) -> str | bytes:
 def create(path: Path) -> None:
     """An empty store, complete from the moment that it can be seen."""
     unfinished = path.with_name(f".{path.name}.unfinished")
-    for leftover in path.parent.glob(f"{unfinished.name}*"):  # with SQLite's journals
-        leftover.unlink()
-    with contextlib.closing(connect(unfinished)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        for table, columns in _COLUMNS.items():
-            connection.execute(f"CREATE TABLE {table} ({columns})")
-        connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+    _remove(unfinished)
+    try:
+        with contextlib.closing(connect(unfinished)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for table, columns in _COLUMNS.items():
+                connection.execute(f"CREATE TABLE {table} ({columns})")
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("COMMIT")
+            # Only now: closing a WAL file on a full disk fails in silence and leaves the tables in
+            # the journal, which would not move with the file.
+            connection.execute("PRAGMA journal_mode = WAL")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove(unfinished)
+        raise
     unfinished.replace(path)
+
+
+def _remove(unfinished: Path) -> None:
+    """Remove an unfinished file with SQLite's journals."""
+    for leftover in unfinished.parent.glob(f"{unfinished.name}*"):
+        leftover.unlink()
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -159,10 +173,11 @@ def upgrade(connection: sqlite3.Connection) -> None:
     try:
         if version_of(connection) < VERSION:  # another process may have been faster
             _upgrade(connection)
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # on a full disk SQLite may have rolled back itself
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:

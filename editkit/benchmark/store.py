@@ -33,6 +33,7 @@ from editkit.benchmark.stored import (
     read_row,
     write_row,
 )
+from editkit.disks import space_left
 from editkit.errors import StoreError
 from editkit.requests import EditRequest
 
@@ -352,10 +353,11 @@ class Store:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # on a full disk SQLite may have rolled back itself
+                    connection.execute("ROLLBACK")
                 raise
-            connection.execute("COMMIT")
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -364,7 +366,7 @@ class Store:
             yield
         except (OSError, sqlite3.OperationalError) as error:  # locked, full disk, no permission
             raise StoreError(
-                f"the result store {self.path} cannot be used: {error}.",
+                f"the result store {self.path} cannot be used: {error}{space_left(self.path)}.",
                 hint="Check the disk's space and permissions, and what else uses the folder.",
             ) from error
         except (sqlite3.Error, ValueError, OverflowError) as error:

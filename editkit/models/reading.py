@@ -18,7 +18,7 @@ from editkit.texts import default_separator, trimmed_prompt
 
 __all__ = ["TextReader"]
 
-_REMEMBERED = 50_000  # encodings, some 50 MB
+_REMEMBERED = 10_000  # encodings, some 20 MB
 _log = logging.getLogger(__name__)
 
 

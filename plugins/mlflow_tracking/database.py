@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -76,11 +77,23 @@ def ensure_database(database: Path) -> None:
     with lock(database):
         if database.exists():
             return
-        unfinished = database.with_name(f".{database.name}.unfinished")
-        for leftover in database.parent.glob(f"{unfinished.name}*"):  # with SQLite's journals
-            leftover.unlink()
-        _create(unfinished, artifact_folder(database))
+        _remove_unfinished(database)
+        # A name of its own for every attempt: MLflow keeps connections by name, and would go on
+        # with those of one that failed (a full disk), though its file is gone.
+        unfinished = database.with_name(f".{database.name}.unfinished-{uuid.uuid4().hex}")
+        try:
+            _create(unfinished, artifact_folder(database))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                _remove_unfinished(database)
+            raise
         unfinished.replace(database)
+
+
+def _remove_unfinished(database: Path) -> None:
+    """Remove what earlier attempts left, with SQLite's journals."""
+    for leftover in database.parent.glob(f".{database.name}.unfinished*"):
+        leftover.unlink()
 
 
 def _create(file: Path, artifacts: Path) -> None:

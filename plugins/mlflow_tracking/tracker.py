@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from editkit import EditkitError, TrackingError
+from editkit.disks import is_about_space, space_left
 from editkit_plugins.mlflow_tracking.database import (
     artifact_folder,
     database_file,
@@ -270,10 +271,14 @@ def speaking_to(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow lets its database's, its network's and its own errors out
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        reason = reason.replace(uri, shown(uri))
+        reason = reason.replace(uri, shown(uri)).rstrip(".")
+        file = database_file(uri)
+        space = "" if file is None else space_left(file)
+        full = bool(space) or is_about_space(error)
         raise TrackingError(
-            f"MLflow at {shown(uri)} could not be written or read: {reason}",
-            hint="All results are safe in the store; when it answers again, run "
+            f"MLflow at {shown(uri)} could not be written or read: {reason}{space}.",
+            hint="All results are safe in the store; "
+            f"{'make room on the disk and' if full else 'when it answers again,'} run "
             "`editkit export-mlflow`.",
         ) from error
 

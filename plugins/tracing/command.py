@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import ConfigError, TrackingError, UsageError
 from editkit.benchmark.progress import counting
+from editkit.cache import write_atomically
 from editkit.file_names import safe_file_name
 from editkit.making import check_values
 from editkit.shown_texts import cell_text
@@ -176,7 +177,7 @@ def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any])
     frame = found.to_frame()
     texts = frame.select_dtypes(exclude="number").columns
     frame[texts] = frame[texts].map(lambda each: cell_text(each) if isinstance(each, str) else each)
-    frame.to_csv(table, index=False)
+    write_atomically(table, frame.to_csv(index=False).encode())
     if args.json:
         _print_json(_document(found), [*files, table])
     else:

@@ -96,7 +96,7 @@ class Shown:
         pictures = {f"{name}-maps": self.maps(), f"{name}-lines": self.lines()}
         files = save_figures(pictures, folder)
         files.append(folder / f"{name}.csv")
-        self.table().to_csv(files[-1], index=False)
+        write_atomically(files[-1], self.table().to_csv(index=False).encode())
         return files
 
     def tell(self, out: Path, files: list[Path]) -> bool:
@@ -112,7 +112,9 @@ class Shown:
         folder, name = files[-1].parent, files[-1].stem
         panels = {kind: folder / f"{name}-{kind}.png" for kind in found.kinds}
         for kind, file in panels.items():
-            self.maps(kind).savefig(file)
+            content = io.BytesIO()
+            self.maps(kind).savefig(content, format="png")
+            write_atomically(file, content.getvalue())
         metrics = {f"baseline/{key}": mean.mean for key, mean in found.baselines.items()}
         for kind, roles in found.kinds.items():
             for role, layers in roles.items():
