@@ -128,11 +128,14 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
             saved = _saved_bytes(model, architecture) // int(config.num_hidden_layers)
-    except (AttributeError, TypeError, ValueError, RuntimeError, KeyError) as error:
+        if min(weight.numel() for weight in model.parameters()) == 0:
+            raise ValueError("a weight has no entries; is one of its sizes 0?")
+    except (AttributeError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as e:
+        error = f"{type(e).__name__}: {e}" if isinstance(e, LookupError | ArithmeticError) else e
         raise ModelError(
             f"the config describes no model that can be built: {error}",
             hint="Check config.json against the one that the model's authors published.",
-        ) from error
+        ) from e
     parameters = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     hidden = int(config.hidden_size)
     inner = f"{architecture.path(0, architecture.mlp_out)}.weight"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from editkit import Editor, EditRequest, LanguageModel, Needs, WeightDelta
+from editkit import ConfigError, Editor, EditRequest, LanguageModel, Needs, WeightDelta
 from editkit.models import Completion, ModelShape
 from editkit_plugins.learned.below import Below
 from editkit_plugins.learned.config import LearnedConfig, MendConfig
@@ -14,6 +16,7 @@ from editkit_plugins.learned.needs import learned_needs
 from editkit_plugins.learned.signals import Edit, signals
 from editkit_plugins.learned.trained import Trained, folder_of, load_trained
 
+_log = logging.getLogger(__name__)
 _ADVICE = (
     "train the editor for longer, or on facts and prompts like these (editkit train); a trained "
     "network has no steps or layers to change"
@@ -40,8 +43,28 @@ class LearnedEditor(Editor[LearnedConfig]):
         """The trained network for a model, read once."""
         base = model.base_fingerprint
         if self._trained is None or self._trained[0] != base:
-            self._trained = (base, load_trained(folder_of(self.config, model), model))
+            folder = folder_of(self.config, model)
+            trained = load_trained(folder, model)
+            self._check_kind(trained, folder)
+            self._trained = (base, trained)
         return self._trained[1]
+
+    def _check_kind(self, trained: Trained, folder: Path) -> None:
+        """Refuse the network of another method, and report one that was trained for other data.
+
+        Raises:
+            ConfigError: It is of another method.
+        """
+        name, made_for = self.config.editor_name, trained.facts.get("editor")
+        kind = "mend" if isinstance(self.config, MendConfig) else "ke"
+        if trained.settings.kind != kind:
+            raise ConfigError(
+                f"the editor in {folder} is a network of {trained.settings.kind}, and {name} "
+                f"needs one of {kind}.",
+                hint=f"Use it with --editor {made_for or trained.settings.kind}.",
+            )
+        if made_for is not None and made_for != name:
+            _log.warning("%s edits with the network in %s, which is %s's", name, folder, made_for)
 
     def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
         """Memory for the network, one backward pass, and the deltas."""

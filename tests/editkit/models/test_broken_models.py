@@ -703,3 +703,32 @@ def test_doctor_looks_into_the_hubs_cache(
     code, out, _ = plain(capsys, *given)
     assert code == 1
     assert "pointer of git-lfs" in out
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_embd": 0}, "no model that can be built"),
+        ({"n_layer": 0}, "no model that can be built"),
+        ({"n_head": 0}, "no model that can be built"),
+        ({"activation_function": "nope"}, "KeyError: 'nope'"),
+        ({"hidden_size": 0}, "a weight has no entries"),
+    ],
+)
+def test_a_config_of_no_possible_model_is_a_problem_for_doctor(
+    values: dict[str, Any],
+    message: str,
+    whole: dict[str, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(whole["llama" if "hidden_size" in values else "gpt2"], folder)
+    config(folder, **values)
+    code, out, _ = plain(capsys, "doctor", "--model", str(folder), "--editor", "none", "--json")
+    assert code != 0
+    problems = [c for c in json.loads(out)["checks"] if c["verdict"] == "problem"]
+    assert re.search(message, json.dumps(problems)), problems
+    with pytest.raises(ModelError):
+        load_model(str(folder))

@@ -13,8 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from editkit import ConfigError, DeltaError, LanguageModel
+import editkit_benchmarks.atlas
+from editkit import ConfigError, DeltaError, LanguageModel, load_model
 from editkit.cache import digest_of_tensors
+from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
+from editkit_plugins.learned.editor import LearnedEditor
 from editkit_plugins.learned.published import convert, read_checkpoint
 from editkit_plugins.learned.trained import (
     FILE,
@@ -202,3 +205,22 @@ def test_a_checkpoint_with_parts_of_no_training_is_refused(tmp_path: Path) -> No
     save_file(tensors, tmp_path / checkpoint.FILE, metadata={"checkpoint": json.dumps(content)})
     with pytest.raises(ConfigError, match="elsewhere"):
         checkpoint.read_checkpoint(tmp_path, {})
+
+
+SHIPPED = Path(editkit_benchmarks.atlas.__file__).parent / "trained"
+
+
+@pytest.mark.parametrize(("config", "name"), [(MendConfig, "ke"), (KeConfig, "mend-cf")])
+def test_the_network_of_another_method_is_refused(config: type[LearnedConfig], name: str) -> None:
+    editor = LearnedEditor(config(trained=str(SHIPPED / name)))
+    with pytest.raises(ConfigError, match=f"is a network of {name[:4].strip('-')}") as caught:
+        editor.check(load_model("atlas"))
+    assert f"--editor {name}." in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["mend", "mend-cf"])
+def test_the_network_of_another_editor_is_reported(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    LearnedEditor(MendConfig(trained=str(SHIPPED / name))).check(load_model("atlas"))
+    assert ["which is mend-cf's" in r.message for r in caplog.records] == [True] * (name != "mend")
