@@ -17,8 +17,12 @@ def heading(run: Run) -> str:
     """One line about a run."""
     records = f"{run.dataset['n_records']} records of {run.dataset['name']}"
     part = f", part {run.shard[0]} of {run.shard[1]}" if run.shard[1] > 1 else ""
+    config = run.dataset.get("config") or {}
+    asked = ", asked in a chat" if config.get("chat") is True else ""
+    if isinstance(separator := config.get("separator"), str):
+        asked += f", with the separator {separator!r}"
     return (
-        f"{run.benchmark}: {records}{part}, on {run.model['name']} ({run.model['dtype']}); "
+        f"{run.benchmark}: {records}{part}{asked}, on {run.model['name']} ({run.model['dtype']}); "
         "means x 100 ± 95%"
     )
 

@@ -12,6 +12,7 @@ import pytest
 
 from editkit import EditRequest
 from editkit.benchmark import runs_in
+from editkit.benchmark.report.labels import heading
 from editkit.cli.main import main
 from editkit.texts import joined
 from editkit_plugins.rating.comparisons import Comparison
@@ -72,6 +73,15 @@ def test_show_generations_shows_statements(
     assert main(["show-generations", str(case), "--out", str(out), "--json"]) == 0
     [run] = json.loads(capsys.readouterr().out)["runs"]
     assert EditRequest.from_dict(run["request"]) == request
+
+
+def test_tables_say_how_prompts_are_asked(out: Path) -> None:
+    [run] = runs_in(out)
+    config = {"chat": True, "separator": "\n"}
+    asked = dataclasses.replace(run, dataset={**run.dataset, "config": config})
+    assert "3 records of facts, on tiny" in heading(run)
+    expected = "3 records of facts, asked in a chat, with the separator '\\n', on tiny"
+    assert expected in heading(asked)
 
 
 def test_statements_differ_by_their_separator() -> None:
