@@ -91,12 +91,20 @@ def difference(found: Any, wanted: Any) -> str | None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that readers see the old content or the new, never a part of it.
 
+    A device or a pipe (``/dev/stdout``, ``/dev/null``) is written to, not replaced.
+
     Raises:
-        OSError: It cannot be written: a folder has that name, the disk is full, ...; the error
-            names the file, and an earlier file is as it was.
+        OSError: It cannot be written: a folder or a database has that name, the disk is full, ...;
+            the error names the file, and an earlier file is as it was.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:
+            stream.write(content)
+        return
+    if path.exists() and _is_database(path):  # a result store, whose results would be lost
+        raise FileExistsError(errno.EEXIST, "a database is there, and is kept", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -118,6 +126,12 @@ def _remove(temporary: Path) -> None:
     """Remove what was begun; that it cannot be is not the error to report."""
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
+
+
+def _is_database(path: Path) -> bool:
+    magic = b"SQLite format 3\0"
+    with path.open("rb") as stream:
+        return stream.read(len(magic)) == magic
 
 
 def cached_tensors(

@@ -13,7 +13,16 @@ from pathlib import Path
 from editkit.benchmark.stored import checksum_of
 from editkit.errors import StoreError
 
-__all__ = ["BUSY_SECONDS", "VERSION", "connect", "create", "has_table", "open_checked", "upgrade"]
+__all__ = [
+    "BUSY_SECONDS",
+    "VERSION",
+    "check_file",
+    "connect",
+    "create",
+    "has_table",
+    "open_checked",
+    "upgrade",
+]
 
 VERSION = 2
 BUSY_SECONDS = 60
@@ -56,13 +65,29 @@ UPSERT_ENVIRONMENT = _UPSERT.format("environments", "digest")
 _LATER = ("requests", "ratings", "environments")  # early files of version 1 lack them
 
 
+def check_file(path: Path) -> None:
+    """Refuse what SQLite would wait for (a pipe), or call a broken disk (a folder).
+
+    Raises:
+        StoreError: Something else than a file has the store's name.
+    """
+    if path.exists() and not path.is_file():
+        raise StoreError(
+            f"{path} is {'a folder' if path.is_dir() else 'a device or a pipe'}, expected the "
+            "file of a result store.",
+            hint="Move it away, or choose another --out folder.",
+        )
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A connection that may write."""
+    check_file(path)
     return _prepared(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None))
 
 
 def open_checked(path: Path, *, immutable: bool) -> sqlite3.Connection:
     """A connection that only reads, to a file that is a store."""
+    check_file(path)
     uri = f"{path.resolve().as_uri()}?{'immutable=1' if immutable else 'mode=ro'}"
     connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     check(_prepared(connection), path)

@@ -70,6 +70,13 @@ def run(args: argparse.Namespace) -> int:
     from editkit_plugins.counterfact.compiling.layouts import read_facts, read_openings
     from editkit_plugins.counterfact.parsing import parse_records
 
+    out = args.out or Path("compiled.json")
+    for given in (args.facts.expanduser(), args.generation):
+        if given is not None and out.exists() and given.exists() and out.samefile(given):
+            raise UsageError(
+                f"the records would be written over {str(given)!r}, which they are made of.",
+                hint="Choose another file with --out.",
+            )
     facts = read_facts(
         args.facts.expanduser(),
         only=tuple(args.relations.split(",")) if args.relations else (),
@@ -93,7 +100,6 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.records is not None and len(compiled) < args.records:
         _log.warning("only %d of %d records could be made.", len(compiled), args.records)
-    out = args.out or Path("compiled.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, _dump(compiled).encode())
     _tell(args, parse_records(compiled), out)

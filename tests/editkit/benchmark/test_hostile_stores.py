@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import sqlite3
 import struct
@@ -685,3 +686,12 @@ def table_report(folder: Path) -> dict[str, dict[int, Any]]:
         for run in runs_in(folder)
         for cell in run.cells
     }
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_what_is_no_file_is_no_store(kind: str, read_only: bool, tmp_path: Path) -> None:
+    path = tmp_path / STORE_FILE
+    path.mkdir() if kind == "folder" else os.mkfifo(path)
+    with pytest.raises(StoreError, match=f"is a .*{kind}, expected the file of a result store"):
+        Store(path, read_only=read_only)

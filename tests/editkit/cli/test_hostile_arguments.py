@@ -95,6 +95,30 @@ def test_a_report_is_not_written_over_a_folder(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out", "site"]
 
 
+def test_a_report_replaces_neither_results_nor_devices(
+    fake_world: Path, editkit: Cli, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert editkit("run-benchmark", "small", "--out", out, "--no-mlflow", "--limit", 3)[0] == 0
+    store = out / "results.sqlite"
+    before = store.read_bytes()
+    (tmp_path / "link").symlink_to(store)
+    for target in (store, tmp_path / "link"):
+        code, text, err = editkit("report", out, "--to", target)
+        assert (code, text) == (2, "")
+        assert "a database is there, and is kept" in err
+    assert store.read_bytes() == before
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert editkit("report", out, "--to", pipe)[0] == 0
+        assert b"3 records of" in os.read(reader, 4000)
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_a_file_where_a_folder_belongs_is_a_store_error(
     fake_world: Path, editkit: Cli, tmp_path: Path
 ) -> None:

@@ -154,3 +154,14 @@ def test_broken_records_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFi
     path.write_text('[{"case_id": 1}]', encoding="utf-8")
     assert compile_dataset("--count", path) == 2
     assert "no usable record" in capsys.readouterr().err
+
+
+def test_records_are_not_written_over_the_facts(
+    facts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = facts.read_bytes()
+    (tmp_path / "link.json").symlink_to(facts)
+    for out in (facts, tmp_path / "link.json"):
+        assert compile_dataset("--facts", facts, "--out", out, *FEW) == 2
+        assert "which they are made of" in capsys.readouterr().err
+    assert facts.read_bytes() == before
