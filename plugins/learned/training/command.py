@@ -185,6 +185,12 @@ def _records(args: argparse.Namespace, values: Mapping[str, Any]) -> list[Record
     from editkit_plugins.learned.training.sources import flat_records
 
     if args.data is not None:
+        if values:
+            raise UsageError(
+                f"--set dataset.{next(iter(values))} is given, and --data is a file that takes no "
+                "values.",
+                hint="Write separator and chat into its entries, or name a dataset.",
+            )
         return flat_records(args.data)
     if args.dataset == "zsre" and not values:
         raise UsageError(

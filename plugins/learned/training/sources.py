@@ -12,7 +12,9 @@ from typing import Any
 from typing_extensions import override
 
 from editkit import DatasetError, EditkitError, EditRequest, LanguageModel, Probe, Record
+from editkit.asked import asked
 from editkit.models import Completion
+from editkit.record_files import BrokenFieldError, Node, own_prompts
 from editkit_plugins.learned.training.items import Drawn, draw, items_of
 
 _SHORTEST = 4
@@ -139,7 +141,8 @@ def flat_records(path: Path) -> list[Record]:
     """Records of a flat training file: the papers' CounterFact or zsRE split for KE and MEND.
 
     Each entry has a prompt, a target, a rephrased prompt, and a prompt with an answer that must
-    stay. What is broken is left out; a file of broken entries only is refused.
+    stay; it may name its own separator and chat. What is broken is left out; a file of broken
+    entries only is refused.
 
     Raises:
         DatasetError: The file is missing, no JSON list, or without a usable entry.
@@ -160,7 +163,7 @@ def flat_records(path: Path) -> list[Record]:
     for number, entry in enumerate(entries):
         try:
             records.append(_flat(number, entry))
-        except (KeyError, TypeError, EditkitError) as error:
+        except (KeyError, TypeError, BrokenFieldError, EditkitError) as error:
             reasons.append(f"entry {number}: {type(error).__name__} {error}")
     if not records:
         raise DatasetError(
@@ -188,7 +191,7 @@ def _flat(number: int, entry: Mapping[str, Any]) -> Record:
         subject = prompt.split()[0]
     before, _, after = prompt.partition(subject)
     request = EditRequest(f"{before}{{}}{after}", subject, new, true)
-    return Record(
+    record = Record(
         case_id=number,
         request=request,
         probes={
@@ -197,6 +200,7 @@ def _flat(number: int, entry: Mapping[str, Any]) -> Record:
             "neighborhood": (Probe(locality, answer, new),),
         },
     )
+    return asked(record, own_prompts(Node(entry)))
 
 
 def _field(name: str) -> Callable[[Mapping[str, Any]], str]:

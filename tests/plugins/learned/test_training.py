@@ -299,3 +299,15 @@ def test_flat_files_that_hold_nothing_are_refused(content: str, tmp_path: Path) 
     (tmp_path / "flat.json").write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=r"flat\.json"):
         flat_records(tmp_path / "flat.json")
+
+
+def test_an_entry_of_a_flat_file_names_its_separator_and_chat(tmp_path: Path) -> None:
+    entry = {"subject": "Rome", "src": "Where is Rome?", "alt": "Spain", "pred": "Italy"}
+    entry |= {"rephrase": "Rome is where?", "loc": "who", "loc_ans": "me"}
+    entries = [entry, {**entry, "separator": "\n", "chat": True}, {**entry, "chat": "yes"}]
+    path = tmp_path / "flat.json"
+    path.write_text(json.dumps(entries), encoding="utf-8")
+    plain, asked = flat_records(path)
+    assert (plain.request.separator, plain.request.chat) == (None, False)
+    assert (asked.request.separator, asked.request.chat) == ("\n", True)
+    assert all(probe.chat for probes in asked.probes.values() for probe in probes)
