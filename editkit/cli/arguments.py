@@ -1,4 +1,4 @@
-"""What no argument of any command may be, whoever declared it."""
+"""What no argument of any command may be, whoever declared it, and types that commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from editkit.complaints import text_problem
 from editkit.errors import UsageError
 
-__all__ = ["check_texts", "guard_paths"]
+__all__ = ["check_texts", "guard_paths", "positive"]
 
 _LONGEST_NAME = 255  # bytes of one part of a path, on every common file system
 _LONGEST_PATH = 4096
@@ -66,3 +66,18 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [text for item in value for text in _texts(item)]
     return []
+
+
+def positive(text: str) -> int:
+    """A whole number above 0; digits may be grouped, as in ``100_000`` or ``100,000``.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    try:
+        number = int(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
+    return number

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import load_benchmark
+from editkit.cli.arguments import positive
 from editkit.cli.text import aligned
 from editkit.configuration import Layer, resolve_config
 from editkit.models import identity_of, n_layers_of
@@ -33,8 +34,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--editor", action="append", default=[], metavar="E", help="repeatable")
     add("--dtype", metavar="T", help="float32, bfloat16, float16 (the benchmark's: float32)")
     add("--device", metavar="D", help="cpu, cuda, cuda:1 ... (the benchmark's: cpu)")
-    add("--batch", type=_count, default=None, metavar="N", help="requests edited together")
-    add("--tokens", type=_count, default=20, metavar="T", help="of the longest prompt and target")
+    add("--batch", type=positive, default=None, metavar="N", help="requests edited together")
+    add("--tokens", type=positive, default=20, metavar="T", help="of the longest prompt and target")
     add("--set", dest="sets", action="append", default=[], metavar="A.B=V", help="as run-benchmark")
     add("--json", action="store_true", help="print one JSON document")
 
@@ -114,10 +115,3 @@ def _document(model: str, found: Diagnosis) -> dict[str, Any]:
             for name, memory in found.memory.items()
         },
     }
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number

@@ -19,6 +19,14 @@ from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.plugins import default_registry
 
 FORMATS = ("text", "markdown", "latex", "html", "csv")
+_ENDINGS = {
+    ".txt": "text",
+    ".md": "markdown",
+    ".tex": "latex",
+    ".html": "html",
+    ".htm": "html",
+    ".csv": "csv",
+}
 _PAGE = "report.html"
 
 
@@ -33,7 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="output folder of benchmark runs, %(default)s by default",
     )
-    add("--format", choices=FORMATS, default="text", help="default: %(default)s")
+    add("--format", choices=FORMATS, help="by default what the ending of FILE says, or text")
     add("--against", metavar="E", help="compare with this editor; the best one by default")
     add("--to", type=Path, metavar="FILE", help=f"write there; html goes to OUT/{_PAGE} by default")
 
@@ -57,16 +65,30 @@ def run(args: argparse.Namespace) -> int:
     sections = sections_of(runs, [published_for(run, registry) for run in runs])
     _check_against(args.against, sections)
     target = args.to
-    if target is None and args.format == "html":
+    form = args.format or _format_of(target)
+    if target is None and form == "html":
         target = args.out / _PAGE
     terminal = target is None and sys.stdout.isatty()
-    text = _written(sections, args.format, args.against, terminal=terminal)
+    text = _written(sections, form, args.against, terminal=terminal)
     if target is None:
         sys.stdout.write(text)
     else:
         _write(target, text)
         sys.stdout.write(f"{target}\n")
     return 0
+
+
+def _format_of(target: Path | None) -> str:
+    """The format that a file's ending stands for."""
+    if target is None or not target.suffix:
+        return "text"
+    form = _ENDINGS.get(target.suffix.lower())
+    if form is None:
+        raise UsageError(
+            f"--to is {str(target)!r}, and {target.suffix!r} is the ending of no format.",
+            hint=f"Use one of {', '.join(_ENDINGS)}, or name the format with --format.",
+        )
+    return form
 
 
 def _written(sections: Sequence[Section], form: str, against: str | None, *, terminal: bool) -> str:

@@ -30,6 +30,7 @@ from editkit.benchmark.session import (
 )
 from editkit.benchmark.spec import load_benchmark
 from editkit.benchmark.store import Store
+from editkit.cli.arguments import positive
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
 from editkit.errors import TrackingError, UsageError
@@ -46,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--editor", action="append", default=[], metavar="E", help="only this editor; repeatable")
     add("--model", metavar="M", help="registered name, folder or hub id")
     add("--dataset", metavar="D", help="name of a dataset")
-    add("--limit", type=_positive, metavar="N", help="use only the first N records")
+    add("--limit", type=positive, metavar="N", help="use only the first N records")
     add("--metrics", type=_names, default=[], metavar="M,...", help="names of metrics")
     add("--seed", type=int, action="append", default=[], metavar="S", help="repeatable")
     for name, metavar in (("device", "cpu|cuda"), ("dtype", "T")):
@@ -238,13 +239,6 @@ def _tell_interrupted(args: argparse.Namespace, plan: Plan) -> None:
 
 
 # ---------------------------------------------------------------- arguments
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
 
 
 def _names(text: str) -> list[str]:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from editkit.cli.arguments import positive
 from editkit.cli.signals import terminable
 from editkit.cli.text import aligned
 from editkit.corpora import Order
@@ -43,8 +44,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="a registered name, a folder, or a hub id")
     add("--layer", type=int, required=True, metavar="N", help="block, from 0")
     add("--corpus", required=True, metavar="CORPUS", help="texts; see above")
-    add("--tokens", type=_positive, metavar="N", help="use the first N tokens (all)")
-    add("--row-tokens", type=_positive, metavar="N", help="run the first N tokens of a text (2048)")
+    add("--tokens", type=positive, metavar="N", help="use the first N tokens (all)")
+    add("--row-tokens", type=positive, metavar="N", help="run the first N tokens of a text (2048)")
     add(
         "--order",
         choices=get_args(Order),
@@ -247,10 +248,3 @@ def _tell(
         text += f"\n{report.verdict()}\n"
     text += "".join(f"{path}\n" for path in written)
     sys.stdout.write(text)
-
-
-def _positive(text: str) -> int:
-    number = int(text.replace("_", "").replace(",", ""))
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number

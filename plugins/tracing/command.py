@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from editkit import ConfigError, TrackingError, UsageError
 from editkit.benchmark.progress import counting
 from editkit.cache import write_atomically
+from editkit.cli.arguments import positive
 from editkit.file_names import safe_file_name
 from editkit.making import check_values
 from editkit.shown_texts import cell_text
@@ -51,7 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add(
         "--facts", metavar="F", help="average over a JSON file of facts, or a dataset such as atlas"
     )
-    add("--limit", type=_positive, metavar="N", help="use only the first N facts")
+    add("--limit", type=positive, metavar="N", help="use only the first N facts")
     add("--locator", default="causal-tracing", metavar="L", help="%(default)s")
     add("--preset", metavar="P", help="a preset of the locator")
     add(
@@ -97,16 +98,6 @@ def run(args: argparse.Namespace) -> int:
     if facts is None:
         return _one(args, model, values)
     return _many(args, model, values, facts)
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return number
 
 
 def _values(sets: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

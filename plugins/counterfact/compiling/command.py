@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit import DatasetError, Records, UsageError
+from editkit.cli.arguments import positive
 
 if TYPE_CHECKING:
     from editkit import LanguageModel
@@ -39,18 +40,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--count", type=Path, metavar="RECORDS", help="only count what a file of records holds"
     )
     add("--out", type=Path, metavar="FILE", help="where the records go (compiled.json)")
-    add("--records", type=_positive, metavar="N", help="at most so many, drawn by chance (all)")
+    add("--records", type=positive, metavar="N", help="at most so many, drawn by chance (all)")
     add("--relations", metavar="R,...", help="only these relations")
     add("--seed", type=int, default=0, metavar="S", help="of everything drawn (%(default)s)")
     add("--model", metavar="M", help="its texts stand before paraphrases; see --known")
     add("--known", action="store_true", help="only facts of which --model gives the object itself")
     add("--prefixes", metavar="C", help="texts for paraphrases: a corpus, as for statistics")
     add("--generation", type=Path, metavar="FILE", help="generation prompts by relation")
-    add("--paraphrases", type=_positive, default=2, metavar="N", help="of a record (%(default)s)")
-    add("--neighbors", type=_positive, default=10, metavar="N", help="of a record (%(default)s)")
+    add("--paraphrases", type=positive, default=2, metavar="N", help="of a record (%(default)s)")
+    add("--neighbors", type=positive, default=10, metavar="N", help="of a record (%(default)s)")
     add(
         "--fewest-neighbors",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="leave out records with fewer (as many as --neighbors)",
     )
@@ -104,13 +105,6 @@ def run(args: argparse.Namespace) -> int:
     write_atomically(out, _dump(compiled).encode())
     _tell(args, parse_records(compiled), out)
     return 0
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
 
 
 def _count(args: argparse.Namespace) -> int:

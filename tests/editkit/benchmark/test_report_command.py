@@ -393,3 +393,23 @@ def test_a_wrong_file_of_published_numbers_is_told(
 
 def test_markdown_shows_text_as_it_is() -> None:
     assert markdown.escaped("a|b *c* <d>\n_e_") == "a\\|b \\*c\\* \\<d\\> \\_e\\_"
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("r.html", "<!doctype html>"), ("r.CSV", "table,"), ("r.md", "## b: 12"), ("r.txt", "b: 12")],
+)
+def test_the_ending_of_the_file_says_the_format(
+    out: Path, editkit: Cli, tmp_path: Path, name: str, begins: str
+) -> None:
+    target = tmp_path / name
+    assert editkit("report", out, "--to", target)[0] == 0
+    assert target.read_text(encoding="utf-8").lower().startswith(begins), target.read_text()[:80]
+
+
+def test_an_ending_of_no_format_is_refused(out: Path, editkit: Cli, tmp_path: Path) -> None:
+    code, _, err = editkit("report", out, "--to", tmp_path / "r.pdf")
+    assert code == 2
+    assert "'.pdf' is the ending of no format" in err
+    assert not (tmp_path / "r.pdf").exists()
+    assert editkit("report", out, "--format", "text", "--to", tmp_path / "r.pdf")[0] == 0
