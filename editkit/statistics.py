@@ -197,7 +197,15 @@ def read_published(path: str | Path) -> SecondMoment:
         with np.load(Path(path).expanduser(), allow_pickle=False) as arrays:
             count = int(arrays["mom2.count"])
             matrix = torch.from_numpy(np.asarray(arrays["mom2.mom2"], dtype=np.float64))
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise CacheError(
             f"{path} holds no published second moment: {error}",
             hint="Give a .npz file with the keys mom2.mom2 and mom2.count.",
@@ -207,7 +215,12 @@ def read_published(path: str | Path) -> SecondMoment:
             f"{path} holds a second moment of shape {tuple(matrix.shape)} over {count} tokens.",
             hint="Give a square matrix and a positive count.",
         )
-    return SecondMoment((matrix / count).float(), count)
+    found = (matrix / count).float()
+    if not bool(torch.isfinite(found).all()):
+        raise CacheError(
+            f"{path} holds a second moment with NaN or infinity.", hint="Download it again."
+        )
+    return SecondMoment(found, count)
 
 
 def _description(

@@ -182,6 +182,18 @@ def test_published_statistics_are_read(tmp_path: Path) -> None:
         read_published(tmp_path / "t.npz")
 
 
+@pytest.mark.parametrize(
+    ("count", "matrix"),
+    [(5, np.full((3, 3), np.nan)), (5, np.full((3, 3), 1e300)), (np.array([1, 2]), np.eye(3))],
+)
+def test_published_statistics_that_cannot_be_are_refused(
+    tmp_path: Path, count: object, matrix: object
+) -> None:
+    np.savez(tmp_path / "a.npz", **{"mom2.count": count, "mom2.mom2": matrix})
+    with pytest.raises(CacheError, match="a.npz holds"):
+        read_published(tmp_path / "a.npz")
+
+
 def test_corpora_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\n two \n", encoding="utf-8")
     (tmp_path / "b.jsonl").write_text('{"text": "é"}\n', encoding="utf-8")
