@@ -20,6 +20,7 @@ from editkit.models.language_model import LanguageModel
 from editkit.models.shape import shape_of
 from editkit.requests import EditRequest
 from editkit.testing.contract import ContractError, few, require
+from editkit.testing.edits import bytes_of, distance_of
 from editkit.testing.guests import UNICODE, ModelContract
 from editkit.testing.state import differences, state_of
 
@@ -66,7 +67,7 @@ class EditorContract(ModelContract):
 
     @override
     def distance(self, first: Sequence[WeightDelta], second: Sequence[WeightDelta]) -> float:
-        return max(_distance(a, b) for a, b in zip(first, second, strict=True))
+        return max(distance_of(a, b) for a, b in zip(first, second, strict=True))
 
     def edit(
         self,
@@ -187,7 +188,7 @@ class EditorContract(ModelContract):
             for what in ("request", "editor", "config", "model_fingerprint", "notes"):
                 found, wanted = getattr(again, what), getattr(delta, what)
                 require(found == wanted, f"{what} was {wanted!r} and is read as {found!r}.")
-            require(_distance(delta, again) == 0, "the changes differ after loading.")
+            require(distance_of(delta, again) == 0, "the changes differ after loading.")
 
     def test_prepare_can_be_repeated(self) -> None:
         """prepare() leaves the model alone, and doing it twice changes nothing.
@@ -299,7 +300,7 @@ class EditorContract(ModelContract):
 
         def changes(**values: Any) -> bool:
             [other] = self.edit(model, [dataclasses.replace(request, **values)])
-            return _distance(usual, other) > 0
+            return distance_of(usual, other) > 0
 
         if self.separators and changes(target_new="Microsoft"):
             for separator in ("", " (", "\n"):
@@ -377,7 +378,7 @@ class EditorContract(ModelContract):
                     f"a statistic of width {statistic.width} is named at {statistic.path!r}, "
                     f"whose weight has the shape {tuple(weight)} on {architecture}.",
                 )
-            actual = _bytes(self.edit(model, self.requests))
+            actual = bytes_of(self.edit(model, self.requests))
             require(
                 needs.deltas + _SLACK * shape.weight_bytes >= _LEAST_TOLD * actual,
                 f"deltas are said to take {needs.deltas} bytes for {requests} requests, and take "
@@ -401,23 +402,3 @@ class _Planned(Exception):
 def _require_finite(delta: WeightDelta, where: str = "") -> None:
     for name, change in delta.changes.items():
         require(change.is_finite(), f"the change of {name} is not finite{where}.")
-
-
-def _bytes(deltas: Sequence[WeightDelta]) -> int:
-    """Memory of all changes; those that several deltas share are counted once."""
-    changes = {id(change): change for delta in deltas for change in delta.changes.values()}
-    return sum(t.nbytes for change in changes.values() for t in change.tensors().values())
-
-
-def _distance(first: WeightDelta, second: WeightDelta) -> float:
-    """Norm of the difference, in units of the larger norm; infinite for other parameters."""
-    if first.changes.keys() != second.changes.keys():
-        return float("inf")
-    squares = 0.0
-    for name, change in first.changes.items():
-        other = second.changes[name]
-        if change.shape != other.shape:
-            return float("inf")
-        squares += float((change.dense().double() - other.dense().double()).norm()) ** 2
-    largest = max(first.norm(), second.norm())
-    return float(squares**0.5 / largest) if largest else 0.0
