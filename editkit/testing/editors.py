@@ -20,7 +20,7 @@ from editkit.models.language_model import LanguageModel
 from editkit.models.shape import shape_of
 from editkit.requests import EditRequest
 from editkit.testing.contract import ContractError, few, require
-from editkit.testing.edits import bytes_of, distance_of
+from editkit.testing.edits import bytes_of, distance_of, require_finite
 from editkit.testing.guests import UNICODE, ModelContract
 from editkit.testing.state import differences, state_of
 
@@ -119,7 +119,7 @@ class EditorContract(ModelContract):
         Look for divisions by zero, overflow in half precision, and too large a learning rate.
         """
         for delta in self.edit(self.make_model(), self.requests):
-            _require_finite(delta)
+            require_finite(delta)
 
     def test_deltas_fit_the_model(self) -> None:
         """Each delta names parameters of the model and fits their shapes, on each architecture.
@@ -134,7 +134,7 @@ class EditorContract(ModelContract):
                     check_fits(model, delta)
                 except DeltaError as error:
                     raise ContractError(f"on {architecture}: {error.message}") from None
-                _require_finite(delta, f" on {architecture}")
+                require_finite(delta, f" on {architecture}")
 
     def test_deltas_say_where_they_come_from(self) -> None:
         """Each delta names its editor, its configuration and the model it was made on.
@@ -275,7 +275,7 @@ class EditorContract(ModelContract):
         deltas = self.edit(model, self.requests)
         before = state_of(model)
         for delta in deltas:
-            _require_finite(delta, " in bfloat16")
+            require_finite(delta, " in bfloat16")
             with applied(model, delta):
                 pass
         changed = differences(before, state_of(model))
@@ -287,7 +287,7 @@ class EditorContract(ModelContract):
         Take positions from Encoding.position, which counts such tokens.
         """
         for delta in self.edit(self.make_model(begin=True), self.requests):
-            _require_finite(delta, " with a start token")
+            require_finite(delta, " with a start token")
 
     def test_separators_and_chats(self) -> None:
         """What stands between prompt and target, and a chat around them, changes the edit.
@@ -322,7 +322,7 @@ class EditorContract(ModelContract):
                 [delta] = self.edit(model, [request])
             except EditkitError as error:
                 raise ContractError(f"the subject {text!r} is refused: {error}") from error
-            _require_finite(delta, f" for the subject {text!r}")
+            require_finite(delta, f" for the subject {text!r}")
 
     def test_subject_anywhere(self) -> None:
         """A subject at the start, at the end or after a quote is edited, or refused in words.
@@ -388,7 +388,7 @@ class EditorContract(ModelContract):
     def _edited_or_refused(self, model: LanguageModel, requests: Sequence[EditRequest]) -> None:
         def work() -> None:
             for delta in self.edit(model, requests):
-                _require_finite(delta)
+                require_finite(delta)
 
         last = requests[-1]
         what = f"the request {last.prompt!r:.60} with the subject {last.subject!r}"
@@ -397,8 +397,3 @@ class EditorContract(ModelContract):
 
 class _Planned(Exception):
     """Raised by a rule itself."""
-
-
-def _require_finite(delta: WeightDelta, where: str = "") -> None:
-    for name, change in delta.changes.items():
-        require(change.is_finite(), f"the change of {name} is not finite{where}.")

@@ -1,12 +1,13 @@
-"""Sizes of deltas and distances between them."""
+"""What is asked of deltas: their size, their distance, and that they are finite."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from editkit.deltas import WeightDelta
+from editkit.testing.contract import require
 
-__all__ = ["bytes_of", "distance_of"]
+__all__ = ["bytes_of", "distance_of", "require_finite"]
 
 
 def bytes_of(deltas: Sequence[WeightDelta]) -> int:
@@ -27,3 +28,13 @@ def distance_of(first: WeightDelta, second: WeightDelta) -> float:
         squares += float((change.dense().double() - other.dense().double()).norm()) ** 2
     largest = max(first.norm(), second.norm())
     return float(squares**0.5 / largest) if largest else 0.0
+
+
+def require_finite(delta: WeightDelta, where: str = "") -> None:
+    """Refuse a delta with a number that is not finite.
+
+    Raises:
+        ContractError: There is one.
+    """
+    for name, change in delta.changes.items():
+        require(change.is_finite(), f"the change of {name} is not finite{where}.")
