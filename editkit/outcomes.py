@@ -155,8 +155,8 @@ KINDS = {
     "unstable": "{n} {are} unstable",
     "unchanged": "{n} changed nothing",
     "rounded": "{n} {are} mostly lost when the weights are rounded to the model's dtype",
-    "contradicted": "{n} {are} not there at the edited prompt although they count as converged",
-    "untaken": "{n} {are} not there at the edited prompt",
+    "contradicted": "{n} did not take effect at the edited prompt although they count as converged",
+    "untaken": "{n} did not take effect at the edited prompt",
 }
 
 
