@@ -155,7 +155,7 @@ KINDS = {
     "unstable": "{n} {are} unstable",
     "unchanged": "{n} changed nothing",
     "rounded": "{n} {are} mostly lost when the weights are rounded to the model's dtype",
-    "contradicted": "{n} did not take effect at the edited prompt although they count as converged",
+    "contradicted": "{n} did not take effect at the edited prompt although counted as converged",
     "untaken": "{n} did not take effect at the edited prompt",
 }
 
