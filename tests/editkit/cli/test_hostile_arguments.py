@@ -88,7 +88,7 @@ def test_a_report_is_not_written_over_a_folder(
     assert editkit("run-benchmark", "small", "--out", out, "--no-mlflow", "--limit", 3)[0] == 0
     (tmp_path / "file").write_text("kept", encoding="utf-8")
     for target in (".", "..", "/", "out", "./", "file/x"):
-        code, text, err = editkit("report", out, "--to", target)
+        code, text, err = editkit("report", out, "--format", "text", "--to", target)
         assert (code, text) == (2, "")
         assert "the report cannot be written to" in err
     assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
@@ -104,7 +104,7 @@ def test_a_report_replaces_neither_results_nor_devices(
     before = store.read_bytes()
     (tmp_path / "link").symlink_to(store)
     for target in (store, tmp_path / "link"):
-        code, text, err = editkit("report", out, "--to", target)
+        code, text, err = editkit("report", out, "--format", "text", "--to", target)
         assert (code, text) == (2, "")
         assert "a database is there, and is kept" in err
     assert store.read_bytes() == before

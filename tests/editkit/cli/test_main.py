@@ -135,7 +135,7 @@ def test_an_unknown_command_is_answered_with_the_closest(editkit: Cli) -> None:
     [
         (("--nonsense",), 2, "unrecognized arguments"),
         (("run-benchmark", "--nonsense"), 2, "unrecognized arguments"),
-        (("run-benchmark", "small", "--limit", "0"), 2, "0 is not above 0"),
+        (("run-benchmark", "small", "--limit", "0"), 2, "got '0', expected a whole number above 0"),
         (("run-benchmark", "small", "--shard", "3/2"), 2, "expected I/N"),
         (("run-benchmark", "small", "--set", "editors.one.strength=x"), 2, "expected a number"),
         (("run-benchmark", "no/such.yaml"), 2, "there is no benchmark file"),

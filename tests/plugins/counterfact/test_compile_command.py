@@ -125,7 +125,7 @@ def test_a_model_writes_prefixes_and_says_what_it_knows(
         ([], "no record can be made of the 24 facts", 2),
         (["--prefixes", "absent.txt"], "absent.txt", 2),
         (["--generation", "absent.json"], "absent.json", 2),
-        (["--records", "0"], "not above 0", 2),
+        (["--records", "0"], "expected a whole number above 0", 2),
     ],
 )
 def test_bad_input_is_told(
