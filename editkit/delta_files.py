@@ -94,7 +94,7 @@ def load_delta(path: str | Path) -> WeightDelta:
             raise FileNotFoundError
     except OSError:  # a name that no file can have, too
         raise DeltaError(
-            f"{str(path)[:200]!r} does not exist, or is no file.", hint="Check its path."
+            f"{str(path)[:200]!r} does not exist, or is not a file.", hint="Check its path."
         ) from None
     try:
         metadata, tensors = read_safetensors(path)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from editkit import EditedModels, EditRequest, Fact, LanguageModel, applied
+from editkit import EditedModels, Fact, LanguageModel, applied
 from editkit.edited import CandidateQuery, GenerationQuery, TextQuery
 from editkit.models.running import forward
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
-from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor
 from tests.editkit.test_deltas import delta_for
 from tests.parity import difference
+from tests.plugins.test_windows import REQUESTS, ROME
 from tests.plugins.tracing.test_tracing import assert_close, both_ways
 from tests.windowed import FAMILIES, WINDOWED, windowed
 
@@ -24,22 +24,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU"),
 ]
-
-REQUESTS = [
-    EditRequest("{} is in the city of", "The Space Needle", "Paris"),
-    EditRequest("They say that the mother tongue of {} is", "Danielle Darrieux", "Italian words"),
-    EditRequest("{}", "Nintendo", "Microsoft"),
-]
-ROME = RomeConfig(
-    contexts=("Mario Kart was created by Nintendo. ", "The city. "),
-    second_moment=False,
-    layer=1,
-    steps=5,
-    lr=0.1,
-    stop_loss=0.0,
-    weight_decay=1e-3,
-    clamp=40.0,
-)
 
 
 @pytest.fixture(autouse=True)

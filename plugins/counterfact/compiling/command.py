@@ -40,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--count", type=Path, metavar="RECORDS", help="only count what a file of records holds"
     )
     add("--out", type=Path, metavar="FILE", help="where the records go (compiled.json)")
-    add("--records", type=positive, metavar="N", help="at most so many, drawn by chance (all)")
+    add("--records", type=positive, metavar="N", help="at most so many, drawn at random (all)")
     add("--relations", metavar="R,...", help="only these relations")
     add("--seed", type=int, default=0, metavar="S", help="of everything drawn (%(default)s)")
     add("--model", metavar="M", help="its texts stand before paraphrases; see --known")
