@@ -73,7 +73,10 @@ class Environment:
         return [(offer["kind"], offer["name"]) for offer in document["offers"]]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [kind if kind == "editor" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
+)
 def test_a_new_plugin_lives_its_whole_life(kind: str, tmp_path: Path) -> None:
     for needed in ("setuptools", "pip"):
         if importlib.util.find_spec(needed) is None:
