@@ -62,7 +62,9 @@ def test_a_sweep_has_a_line_for_every_combination() -> None:
     assert len(benchmark.editors) == 1 + 4 * 6
 
 
-@pytest.mark.parametrize("name", ["prefix-ablation", "layer-token-sweep"])
+@pytest.mark.parametrize(
+    "name", ["prefix-ablation", pytest.param("layer-token-sweep", marks=pytest.mark.slow)]
+)
 @pytest.mark.usefixtures("elsewhere")
 def test_figures_come_out_as_png_and_svg(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run-experiment", name, "--limit", "2", "--no-mlflow", "--quiet", "--out", "out"]
