@@ -174,7 +174,7 @@ class Corpus:
             is_file = False
         if not is_file:
             raise ConfigError(
-                f"corpus {self.source!r} is no file.",
+                f"corpus {self.source!r} is not a file.",
                 hint="Give a text file, 'package:file', 'package:function', 'dataset:name', or "
                 "'hub:name:config'.",
             )

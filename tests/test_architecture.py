@@ -22,7 +22,7 @@ FOLDERS = {
     "editkit_configs": "configs",
 }
 OUTSIDE = [package for package in FOLDERS if package != CORE]
-LONGEST_MODULE = 600  # modules are split by idea, not by size
+LONGEST_MODULE = 400
 PICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 

@@ -400,7 +400,7 @@ def test_a_short_corpus_is_told(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--corpus", "nowhere.txt"], "corpus 'nowhere.txt' is no file"),
+        (["--corpus", "nowhere.txt"], "corpus 'nowhere.txt' is not a file"),
         (["--corpus", "empty.txt"], "holds no text"),
         (["--corpus", "texts.txt", "--layer", "99"], "layer 99 does not exist"),
         (["--corpus", "texts.txt", "--ridge", "-1"], "--ridge is -1"),
