@@ -8,6 +8,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from editkit.data_types import (
+    EditRequest,
+    Fact,
+    Failure,
+    Localization,
+    Needs,
+    Probe,
+    Record,
+    Records,
+    RejectedRecord,
+    Score,
+    StatisticNeeds,
+)
 from editkit.errors import (
     CacheError,
     ConfigError,
@@ -21,61 +34,48 @@ from editkit.errors import (
     TrackingError,
     UsageError,
 )
-from editkit.hookspecs import hookimpl
-from editkit.interfaces import (
+from editkit.interfaces import Config, Dataset, Editor, Locator, Metric, MetricRow
+from editkit.registry.hookspecs import hookimpl
+from editkit.registry.specs import (
     BenchmarkSpec,
     CommandSpec,
-    Config,
-    Dataset,
     DatasetSpec,
-    Editor,
     EditorSpec,
-    Fact,
     LayerRule,
-    Localization,
-    Locator,
     LocatorSpec,
-    Metric,
-    MetricRow,
     MetricSpec,
     ModelSpec,
-    Probe,
     PublishedTableSpec,
-    Record,
-    Records,
-    RejectedRecord,
 )
-from editkit.needs import Needs, StatisticNeeds
-from editkit.requests import EditRequest
-from editkit.scores import Failure, Score
 
 if TYPE_CHECKING:
-    from editkit.delta_files import load_delta, save_delta
-    from editkit.deltas import Dense, LowRank, Rows, WeightDelta, applied
-    from editkit.edited import EditedModels
-    from editkit.making import make_dataset, make_editor, make_locator, make_metric
-    from editkit.models import LanguageModel, load_model
-    from editkit.traces import Trace, trace
+    from editkit.editing.deltas import Dense, LowRank, Rows, WeightDelta, applied
+    from editkit.editing.edited import EditedModels
+    from editkit.editing.files import load_delta, save_delta
+    from editkit.models import LanguageModel
+    from editkit.registry.factories import make_dataset, make_editor, make_locator, make_metric
+    from editkit.registry.models import load_model
+    from editkit.tracing.trace import Trace, trace
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Dense": "editkit.deltas",
-    "EditedModels": "editkit.edited",
+    "Dense": "editkit.editing.deltas",
+    "EditedModels": "editkit.editing.edited",
     "LanguageModel": "editkit.models",
-    "LowRank": "editkit.deltas",
-    "Rows": "editkit.deltas",
-    "WeightDelta": "editkit.deltas",
-    "applied": "editkit.deltas",
-    "load_delta": "editkit.delta_files",
-    "load_model": "editkit.models",
-    "make_dataset": "editkit.making",
-    "make_editor": "editkit.making",
-    "make_locator": "editkit.making",
-    "make_metric": "editkit.making",
-    "save_delta": "editkit.delta_files",
-    "Trace": "editkit.traces",
-    "trace": "editkit.traces",
+    "LowRank": "editkit.editing.deltas",
+    "Rows": "editkit.editing.deltas",
+    "WeightDelta": "editkit.editing.deltas",
+    "applied": "editkit.editing.deltas",
+    "load_delta": "editkit.editing.files",
+    "load_model": "editkit.registry.models",
+    "make_dataset": "editkit.registry.factories",
+    "make_editor": "editkit.registry.factories",
+    "make_locator": "editkit.registry.factories",
+    "make_metric": "editkit.registry.factories",
+    "save_delta": "editkit.editing.files",
+    "Trace": "editkit.tracing.trace",
+    "trace": "editkit.tracing.trace",
 }
 
 

@@ -10,25 +10,42 @@ import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from editkit.complaints import strict_values
-from editkit.contents import contents_of
-from editkit.facts import Fact as Fact
-from editkit.facts import Localization as Localization
-from editkit.needs import Needs
-from editkit.outcomes import watched
-from editkit.queries import Probe as Probe
-from editkit.requests import EditRequest
-from editkit.scores import Score
+from editkit.data_types import EditRequest, Fact, Localization, Needs, Record, Records
+from editkit.editing.outcomes import watched
+from editkit.validation import strict_values
 
 if TYPE_CHECKING:
-    from editkit.deltas import WeightDelta
-    from editkit.edited import EditedModels
+    from editkit.editing.deltas import WeightDelta
+    from editkit.editing.edited import EditedModels
     from editkit.models import LanguageModel
     from editkit.models.shape import ModelShape
+
+
+@dataclasses.dataclass(frozen=True)
+class NamesFile:
+    """Marks a text that names a file: a path, or ``package:file``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NamesCorpus:
+    """Marks a text that names a :class:`~editkit.covariance.corpora.Corpus`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NotRead:
+    """Marks a path, or a text, whose content results do not depend on."""
+
+
+FileName = Annotated[str, NamesFile()]
+"""A path, or ``package:file``, as the type of a field."""
+
+
+CorpusName = Annotated[str, NamesCorpus()]
+"""The source of a :class:`~editkit.covariance.corpora.Corpus`, as the type of a field."""
 
 
 class Config(BaseModel):
@@ -51,8 +68,8 @@ class Config(BaseModel):
         """What results depend on besides the values: digests by field.
 
         Files, folders and corpora that fields name are always among them, as long as their types
-        say so: :class:`~pathlib.Path`, :data:`editkit.contents.FileName` and
-        :data:`editkit.contents.CorpusName`. Override it for what no field names, such as weights
+        say so: :class:`~pathlib.Path`, :data:`editkit.interfaces.FileName` and
+        :data:`editkit.interfaces.CorpusName`. Override it for what no field names, such as weights
         that are found by the model's fingerprint.
 
         Args:
@@ -61,7 +78,7 @@ class Config(BaseModel):
         Raises:
             ConfigError: A file that a field names does not exist or cannot be read.
         """
-        return contents_of(self)
+        return {}
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -70,53 +87,6 @@ MetricRow = Mapping[str, float | list[float] | list[str]]
 """What a metric says of one record, by key."""
 
 # ---------------------------------------------------------------- data that metrics and editors see
-
-
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """One case of a benchmark: an edit, and the prompts that measure what the edit did.
-
-    Attributes:
-        case_id: Unique within its dataset.
-        request: The edit.
-        probes: Prompts by kind: ``rewrite``, ``paraphrase``, ``neighborhood``, ``attribute``,
-            ``same_subject``, or kinds of a dataset's own.
-        texts: Free texts by kind: ``generation`` (prompts), ``reference``, ``essence``.
-    """
-
-    case_id: int
-    request: EditRequest
-    probes: Mapping[str, tuple[Probe, ...]] = dataclasses.field(default_factory=dict)
-    texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-
-
-@dataclasses.dataclass(frozen=True)
-class RejectedRecord:
-    """A record that could not be read: which, where in it, and why."""
-
-    case_id: str
-    field: str
-    reason: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Records:
-    """The content of a dataset.
-
-    Attributes:
-        records: The records, in the dataset's own order.
-        digest: Hexadecimal digest of the records' content.
-        rejected: Records that were broken and are not among ``records``.
-        texts: Free texts of the dataset as a whole, by kind: ``reference``.
-        as_configured: Whether the dataset has seen to ``separator`` and ``chat`` of its
-            configuration itself; otherwise its records are asked so afterwards.
-    """
-
-    records: tuple[Record, ...]
-    digest: str
-    rejected: tuple[RejectedRecord, ...] = ()
-    texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
-    as_configured: bool = False
 
 
 # ---------------------------------------------------------------- what plugins implement
@@ -133,7 +103,7 @@ class Editor(Configurable[ConfigT], ABC):
     """Turns edit requests into weight deltas, and leaves the model as it was.
 
     Each call of :meth:`edit` logs one warning where edits did not work, as far as their notes say
-    (see :mod:`editkit.outcomes`).
+    (see :mod:`editkit.editing.outcomes`).
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -174,8 +144,9 @@ class Editor(Configurable[ConfigT], ABC):
             requests: Any number of requests; an empty sequence gives an empty list.
 
         Returns:
-            The deltas. Their notes say how each edit went, under the keys of
-            :mod:`editkit.outcomes`: ``converged``, ``unstable``, ``warning``, ``advice``, ``loss``.
+            The deltas. Their notes say how each edit went, under the keys that
+            :mod:`editkit.editing.outcomes` reads: ``converged``, ``unstable``, ``warning``,
+            ``advice``, ``loss``.
         """
 
 
@@ -229,140 +200,3 @@ class Dataset(Configurable[ConfigT], ABC):
 
 
 # ---------------------------------------------------------------- specs: what hooks return
-
-
-@dataclasses.dataclass(frozen=True)
-class _Spec:
-    name: str
-    """Name that users type: lower case, ``ft+l``."""
-    factory: str
-    """The class, as ``"package.module:Name"``; called with a config."""
-    config: str
-    """The config class, as ``"package.module:Name"``; importing it must not load torch."""
-    summary: str
-    """One line for listings."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerRule:
-    """Which layer to take for a model that no file of values knows.
-
-    Attributes:
-        depth: Where in the model, as a share of its depth, from 0 up to 1.
-        why: Reason that is printed whenever the rule is used: ``"a third of the depth, where..."``.
-        field: Config field that it fills.
-    """
-
-    depth: float
-    why: str
-    field: str = "layer"
-
-    def layer_of(self, n_layers: int) -> int:
-        """The layer, counted from 0, in a model of so many."""
-        return min(n_layers - 1, int(self.depth * n_layers))
-
-
-@dataclasses.dataclass(frozen=True)
-class EditorSpec(_Spec):
-    """An editor on offer."""
-
-    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """Named sets of config values; the first is the default."""
-    configs: str | None = None
-    """Folder of YAML files of values for models, as ``"package:folder"``: ``gpt2-xl.yaml``."""
-    layer_rule: LayerRule | None = None
-    """Chooses the layer where neither a file nor the user does."""
-    model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
-        default_factory=dict
-    )
-    """What a preset sets for single models only, on top of its other values: preset, model, values.
-    A model is named as in ``configs``: ``{"paper": {"gpt2-xl": {"layer": 18}}}``."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LocatorSpec(_Spec):
-    """A locator on offer."""
-
-    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """Named sets of config values; the first is the default."""
-    model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
-        default_factory=dict
-    )
-    """As for editors: what a preset sets for single models only."""
-    configs: str | None = None
-    """As for editors: folder of YAML files of values for models."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MetricSpec(_Spec):
-    """A metric on offer."""
-
-    scores: tuple[Score, ...] = ()
-    protocol: str = ""
-    """Name of the exact procedure; results of unlike protocols are never put together."""
-    corpus: str = ""
-    """Kind of the dataset's own texts (``Records.texts``) that scores depend on, if they do: the
-    texts' digest becomes a part of the protocol's name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetSpec(_Spec):
-    """A dataset on offer."""
-
-    training: Mapping[str, Any] | None = None
-    """Config values that give records apart from those that results are reported on, if any."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelSpec:
-    """A model that ships with a package: its name and folder, as ``"package:folder"``."""
-
-    name: str
-    folder: str
-    summary: str
-
-
-@dataclasses.dataclass(frozen=True)
-class BenchmarkSpec:
-    """A benchmark file that ships with a package, as ``"package:file.yaml"``."""
-
-    name: str
-    file: str
-    summary: str
-
-
-@dataclasses.dataclass(frozen=True)
-class PublishedTableSpec:
-    """Published results in a file ``"package:file.yaml"``, which reports show beside our own."""
-
-    name: str
-    file: str
-    summary: str
-
-
-@dataclasses.dataclass(frozen=True)
-class CommandSpec:
-    """A command ``editkit NAME``.
-
-    ``module`` is imported when the command is used and has ``configure(parser)`` and
-    ``run(args) -> int``.
-    """
-
-    name: str
-    module: str
-    summary: str
-
-
-Kind = Literal[
-    "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command"
-]
-Spec = (
-    EditorSpec
-    | LocatorSpec
-    | MetricSpec
-    | DatasetSpec
-    | ModelSpec
-    | BenchmarkSpec
-    | PublishedTableSpec
-    | CommandSpec
-)

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from editkit import EditRequest
-from editkit.models import LanguageModel, load_model
+from editkit.models import LanguageModel
+from editkit.registry.models import load_model
 
 
 class Parity:

@@ -22,7 +22,7 @@ FOLDERS = {
     "editkit_configs": "configs",
 }
 OUTSIDE = [package for package in FOLDERS if package != CORE]
-LONGEST_MODULE = 400
+LONGEST_MODULE = 600
 PICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 

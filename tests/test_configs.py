@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from editkit import EditorSpec
-from editkit.configuration import Resolved, resolve_config
-from editkit.plugins import default_registry
+from editkit.registry.config import Resolved, resolve_config
+from editkit.registry.plugins import default_registry
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 EDITORS = ("rome", "ft", "ft+l", "attnedit", "kn")

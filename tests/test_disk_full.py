@@ -18,11 +18,11 @@ import pytest
 import torch
 
 from editkit import CacheError, StoreError, TrackingError
-from editkit.benchmark.run import STORE_FILE, Row
 from editkit.benchmark.store import Store
-from editkit.cache import cached_tensors, cached_texts, write_atomically
 from editkit.cli.main import main
-from editkit.disks import is_about_space, space_left
+from editkit.results import STORE_FILE, Row
+from editkit.storage.cache import cached_tensors, cached_texts, write_atomically
+from editkit.storage.disks import is_about_space, space_left
 from editkit_benchmarks.atlas import train as atlas_training
 from editkit_benchmarks.atlas.tokenizer import save_tokenizer
 from editkit_plugins.learned.settings import MendSettings

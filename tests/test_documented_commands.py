@@ -22,8 +22,8 @@ from editkit.cli import run_benchmark
 from editkit.cli.commands import command_module
 from editkit.cli.main import main
 from editkit.errors import UsageError
-from editkit.models.identity import ModelIdentity
-from editkit.yaml_values import parse_yaml
+from editkit.registry.model_identity import ModelIdentity
+from editkit.storage.strict_yaml import parse_yaml
 from editkit_benchmarks.experiments import cli as experiments
 from editkit_benchmarks.experiments import tracing
 from editkit_benchmarks.experiments.spec import parse_experiment

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from editkit import EditedModels, Fact, LanguageModel, applied
-from editkit.edited import CandidateQuery, GenerationQuery, TextQuery
+from editkit.editing.edited import CandidateQuery, GenerationQuery, TextQuery
 from editkit.models.running import forward
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
 from editkit_plugins.rome.editor import RomeEditor
-from tests.editkit.test_deltas import delta_for
+from tests.editkit.editing.test_deltas import delta_for
 from tests.parity import difference
 from tests.plugins.test_windows import REQUESTS, ROME
 from tests.plugins.tracing.test_tracing import assert_close, both_ways

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from editkit.cache import read_safetensors
+from editkit.storage.cache import read_safetensors
 
 _TRAINING = """
 import sys

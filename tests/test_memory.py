@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from editkit.benchmark.run import STORE_FILE
 from editkit.benchmark.store import Store
+from editkit.results import STORE_FILE
 
 _GROWTH_MB = 12  # two batches differ by as much
 

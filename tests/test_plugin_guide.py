@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from editkit import EditedModels, EditRequest, ModelError, load_model
-from editkit.configuration import Layer, resolve_config
-from editkit.edited import CandidateQuery
+from editkit.editing.edited import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
-from editkit.plugins import Registry
+from editkit.registry.config import Layer, resolve_config
+from editkit.registry.plugins import Registry
 from editkit.testing import tiny_model
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"

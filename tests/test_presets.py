@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from editkit.configuration import config_class, resolve_config
-from editkit.plugins import Offer, default_registry
+from editkit.registry.config import config_class, resolve_config
+from editkit.registry.plugins import Offer, default_registry
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "editors.md"
 PRESETS = ("published", "paper", "paper-v1")

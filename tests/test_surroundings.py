@@ -145,8 +145,8 @@ def test_ctrl_c_any_number_of_times_loses_nothing(times: int, tmp_path: Path) ->
 
 
 def rows(out: Path) -> list[Any]:
-    from editkit.benchmark.run import STORE_FILE
     from editkit.benchmark.store import Store
+    from editkit.results import STORE_FILE
 
     if not (out / STORE_FILE).exists():
         return []

@@ -22,7 +22,7 @@ from safetensors.torch import save
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
-from editkit.cache import write_atomically
+from editkit.storage.cache import write_atomically
 
 from .text import TextGenerator
 from .tokenizer import POSITIONS, TOKENIZER_FILES

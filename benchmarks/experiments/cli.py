@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.auto_layer import choose_layers
+from editkit.benchmark.observers import tell
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
-from editkit.benchmark.report import Section, run_table, sections_of
 from editkit.benchmark.session import (
     Finished,
     carry_out,
@@ -27,14 +27,15 @@ from editkit.benchmark.session import (
     identity_of,
     n_layers_of,
 )
-from editkit.cache import key_of
 from editkit.cli.signals import terminable
-from editkit.cli.text import aligned
+from editkit.data_types import Report
 from editkit.errors import ConfigError, TrackingError, UsageError, did_you_mean
-from editkit.file_names import distinct_file_names, safe_file_name
-from editkit.plugins import Registry, default_registry
-from editkit.reports import Report, tell
-from editkit.yaml_values import parse_yaml
+from editkit.registry.plugins import Registry, default_registry
+from editkit.report import Section, run_table, sections_of
+from editkit.report.terminal_text import aligned
+from editkit.storage.cache import key_of
+from editkit.storage.file_names import distinct_file_names, safe_file_name
+from editkit.storage.strict_yaml import parse_yaml
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
 
 _log = logging.getLogger("editkit.experiments")

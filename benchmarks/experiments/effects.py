@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from editkit.benchmark.report import Section
-from editkit.shown_figure import ShownFigure
-from editkit.trace_plots import TITLES
+from editkit.report import Section
+from editkit.tracing.plots import TITLES
+from editkit.tracing.shown_figure import ShownFigure
 from editkit_benchmarks.experiments.figures import COLORS, MARKERS, STYLES, keep_percent
 from editkit_benchmarks.experiments.spec import FigureSpec
 

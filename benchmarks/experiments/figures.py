@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
-from editkit.benchmark.report import Section
-from editkit.benchmark.report.judging import BASELINE
-from editkit.scores import Score
+from editkit.data_types import Score
+from editkit.report import Section
+from editkit.report.judging import BASELINE
 from editkit_benchmarks.experiments.spec import FigureSpec
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from pydantic import (
 
 from editkit import ConfigError, UsageError
 from editkit.benchmark.spec import Benchmark, ModelChoice, checked
-from editkit.complaints import problems_of, strict_values
 from editkit.errors import did_you_mean
-from editkit.file_names import why_unsafe
-from editkit.yaml_values import parse_yaml, read_yaml_text
+from editkit.storage.file_names import why_unsafe
+from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
+from editkit.validation import problems_of, strict_values
 from editkit_plugins.tracing.averages import ROLES
 
 EVERY_LAYER = "every"

@@ -13,12 +13,12 @@ from editkit.benchmark.isolation import seeded
 from editkit.benchmark.overrides import PluginValues
 from editkit.benchmark.plan import Plan, PlannedCell
 from editkit.benchmark.progress import counting
-from editkit.benchmark.report.labels import labels_of
 from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
+from editkit.data_types import fact_of
 from editkit.errors import UsageError, did_you_mean
-from editkit.facts import fact_of
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
+from editkit.report.labels import labels_of
 from editkit_benchmarks.experiments.spec import Tracing
 from editkit_plugins.tracing.facts import facts_of
 from editkit_plugins.tracing.shown import Shown

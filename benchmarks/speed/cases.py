@@ -22,9 +22,9 @@ from editkit import (
     applied,
     load_model,
 )
-from editkit.edited import CandidateQuery, GenerationQuery
-from editkit.generation import continued, draws
-from editkit.layout import input_major
+from editkit.editing.edited import CandidateQuery, GenerationQuery
+from editkit.editing.generation import continued, draws
+from editkit.models.orientation import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed import learning
 from editkit_benchmarks.speed.plain import probe_nll

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from editkit import LanguageModel
-from editkit.layout import as_stored
 from editkit.models import Completion
 from editkit.models.encoding import padded
+from editkit.models.orientation import as_stored
 from editkit_plugins.learned.below import Below, Remembered
 from editkit_plugins.learned.networks import EditNetwork
 from editkit_plugins.learned.settings import KeSettings, MendSettings

@@ -10,11 +10,11 @@ from typing import Any
 
 from editkit.benchmark.aggregate import SUMMARY, Estimate, estimate
 from editkit.benchmark.comparison import paired_differences
-from editkit.benchmark.report import Section, sections_of
-from editkit.benchmark.report.judging import is_failure
-from editkit.benchmark.run import STORE_FILE, Row, runs_in
-from editkit.benchmark.store import Store
-from editkit.scores import Score
+from editkit.benchmark.store import Store, runs_in
+from editkit.data_types import Score
+from editkit.report import Section, sections_of
+from editkit.report.judging import is_failure
+from editkit.results import STORE_FILE, Row
 
 _SEPARATOR = "/"
 

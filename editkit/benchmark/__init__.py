@@ -1,5 +1,1 @@
-"""Benchmarks: what to run, running it so that it survives anything, and what came out."""
-
-from editkit.benchmark.run import Cell, Row, Run, runs_in
-
-__all__ = ["Cell", "Row", "Run", "runs_in"]
+"""Benchmarks: the file, the plan, running it so that it survives anything, and the results."""

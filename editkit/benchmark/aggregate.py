@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from editkit.benchmark.run import Row
-from editkit.outcomes import BASELINE, Edit, Outcomes, outcomes_of
-from editkit.scores import Score
+from editkit.data_types import Score
+from editkit.editing.outcomes import BASELINE, Edit, Outcomes, outcomes_of
+from editkit.results import Row
 
 __all__ = ["SUMMARY", "Estimate"]
 

@@ -12,16 +12,16 @@ import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from editkit.benchmark.dependencies import dependencies
 from editkit.benchmark.overrides import PluginValues
 from editkit.benchmark.records import load_records
 from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
-from editkit.cache import cached_texts
-from editkit.configuration import Layer, config_class, resolve_config
-from editkit.contents import dependencies
+from editkit.data_types import Fact, Localization, fact_of
 from editkit.errors import ConfigError
-from editkit.facts import Fact, Localization, fact_of
-from editkit.plugins import Registry
+from editkit.registry.config import Layer, config_class, resolve_config
+from editkit.registry.plugins import Registry
+from editkit.storage.cache import cached_texts
 
 if TYPE_CHECKING:
     from editkit.interfaces import Locator

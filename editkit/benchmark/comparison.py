@@ -11,8 +11,8 @@ from editkit.benchmark.aggregate import (
     metrics_of,
     summary_difference,
 )
-from editkit.benchmark.run import Row
-from editkit.scores import Score
+from editkit.data_types import Score
+from editkit.results import Row
 
 
 def paired_differences(

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from editkit.benchmark.aggregate import metrics_of, outcomes, plain_estimates, times_of
-from editkit.benchmark.run import Cell, Run
+from editkit.benchmark.store import rows_of
+from editkit.results import Cell, Run
 
 SCHEMA = 1
 KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells"})
@@ -32,7 +33,7 @@ def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]
 
 def cell_entry(run: Run, cell: Cell) -> dict[str, Any]:
     """One cell with its numbers; scores are fractions."""
-    rows = run.rows(cell)
+    rows = rows_of(run, cell)
     failed = sum(row.status == "failed" for row in rows)
     return {
         "editor": cell.editor,

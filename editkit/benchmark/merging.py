@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.run import Row
 from editkit.errors import StoreError
+from editkit.results import Row
 
 if TYPE_CHECKING:
     from editkit.benchmark.store import Store

@@ -1,7 +1,7 @@
 """Observers see a run and cannot change it: copies go in, plain data comes out, one at a time.
 
-What a plugin does in a hook stays in the hook (:mod:`editkit.guarding`). Each plugin has its own
-copies of what it is given, and what it answers is checked before it joins a document.
+Hooks run guarded (:mod:`editkit.registry.guarding`). Each plugin receives its own copies, and its
+answer is checked before it joins a document.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from editkit.benchmark.document import KEYS
-from editkit.benchmark.run import Cell, Row, Run
+from editkit.data_types import Report
 from editkit.errors import TrackingError
-from editkit.guarding import Raised, call_guarded
-from editkit.plugins import Plugin, Registry
 from editkit.redaction import redacted, redacted_values
-from editkit.reports import FAILED, Report
+from editkit.registry.guarding import Raised, call_guarded
+from editkit.registry.plugins import Plugin, Registry, default_registry
+from editkit.results import Cell, Row, Run
 
 _log = logging.getLogger(__name__)
+
+FAILED = "failed"
+"""Key of the answer of :func:`tell` that says which tracking service could not be told."""
+
 _inside: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
     "_inside", default=frozenset()
 )
@@ -221,3 +225,18 @@ def _structure_copied(value: Any) -> Any:
     if isinstance(value, list):
         return [copied(item) for item in value]
     return value
+
+
+def tell(report: Report) -> dict[str, Any]:
+    """Tell all observers; trouble is logged and never raised.
+
+    Returns:
+        What observers answer, such as ``{"mlflow": {...}}``; ``{"failed": message}`` besides where
+        a tracking service could not be told.
+    """
+    observers = Observers(default_registry())
+    answer = observers.reported(report)
+    for error in observers.tracking_errors:
+        _log.error("%s\n  see: docs/errors/%s.md", error, TrackingError.page)
+        answer[FAILED] = error.message
+    return answer

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from editkit.benchmark.spec import Benchmark, EditorChoice, PluginChoice, checked
 from editkit.errors import ConfigError, UsageError, did_you_mean
-from editkit.yaml_values import parse_yaml
+from editkit.storage.strict_yaml import parse_yaml
 
 ChoiceT = TypeVar("ChoiceT", bound=PluginChoice)
 PluginValues = dict[tuple[str, str], dict[str, Any]]

@@ -11,20 +11,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from editkit.benchmark.digests import canonical_json, digest
+from editkit.benchmark.dependencies import dependencies
 from editkit.benchmark.overrides import PluginValues
 from editkit.benchmark.records import corpus_digest, load_records, slice_digest
-from editkit.benchmark.run import Cell, Run
 from editkit.benchmark.spec import Benchmark, EditorChoice, ModelChoice, PluginChoice
 from editkit.benchmark.store import Store
-from editkit.configuration import Layer, Resolved, resolve_config
-from editkit.contents import dependencies
+from editkit.data_types import Record, Records, RejectedRecord, Score
 from editkit.errors import ConfigError, PluginError
-from editkit.interfaces import Config, MetricSpec, Record, Records, RejectedRecord
-from editkit.model_values import NO_MATCH, Match, ModelIdentity
-from editkit.plugins import Offer, Registry
+from editkit.interfaces import Config
 from editkit.redaction import redacted_values
-from editkit.scores import Score
+from editkit.registry.config import Layer, Resolved, resolve_config
+from editkit.registry.hparams import NO_MATCH, Match, ModelIdentity
+from editkit.registry.plugins import Offer, Registry
+from editkit.registry.specs import MetricSpec
+from editkit.results import Cell, Run
+from editkit.storage.digests import canonical_json, digest
 
 _RESERVED = "summary/score"
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from editkit.benchmark.packaged import packaged_text
-from editkit.benchmark.run import Run
-from editkit.complaints import problems_of, strict_values
 from editkit.errors import ConfigError
-from editkit.model_values import short_name
-from editkit.plugins import Registry
-from editkit.yaml_values import parse_yaml
+from editkit.registry.hparams import short_name
+from editkit.registry.plugins import Registry
+from editkit.results import Run
+from editkit.storage.resources import packaged_text
+from editkit.storage.strict_yaml import parse_yaml
+from editkit.validation import problems_of, strict_values
 
 _RESIZED = 0.02  # a few tokens may have been added to a vocabulary
 

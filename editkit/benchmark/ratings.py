@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from editkit.benchmark.digests import digest
-from editkit.benchmark.run import STORE_FILE
 from editkit.benchmark.store import Store
+from editkit.results import STORE_FILE
+from editkit.storage.digests import digest
 
 __all__ = ["Answer", "Rating", "keep_rating", "ratings_in"]
 

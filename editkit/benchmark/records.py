@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from editkit.benchmark.digests import digest, digest_of_texts, plain
+from editkit.data_types import EditRequest, Record, Records, RejectedRecord, without_defaults
 from editkit.errors import ConfigError, DatasetError, EditkitError
-from editkit.interfaces import Dataset, Record, Records, RejectedRecord
-from editkit.plugins import Offer
-from editkit.record_files import as_configured
-from editkit.requests import EditRequest, without_defaults
+from editkit.interfaces import Dataset
+from editkit.records.files import as_configured
+from editkit.registry.plugins import Offer
+from editkit.storage.digests import digest, digest_of_texts, plain
 
 _MOST_REASONS = 3
 _LONGEST_REASON = 160

@@ -12,23 +12,24 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.digests import plain
 from editkit.benchmark.isolation import WeightGuard, seeded
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Batch, Plan, PlannedCell
 from editkit.benchmark.progress import Progress
-from editkit.benchmark.run import Row, Run
 from editkit.benchmark.scoring import BadScores, collect
-from editkit.benchmark.store import Store
+from editkit.benchmark.store import Store, is_complete
+from editkit.data_types import Record
+from editkit.editing.outcomes import unwatched
 from editkit.errors import EditkitError, PluginError
-from editkit.interfaces import Editor, Metric, Record
-from editkit.memory import peak_memory_of_this_process
-from editkit.outcomes import unwatched
-from editkit.plugins import Registry
+from editkit.interfaces import Editor, Metric
+from editkit.models.memory import peak_memory_of_this_process
 from editkit.redaction import redacted
+from editkit.registry.plugins import Registry
+from editkit.results import Row, Run
+from editkit.storage.digests import plain
 
 if TYPE_CHECKING:
-    from editkit.deltas import WeightDelta
+    from editkit.editing.deltas import WeightDelta
     from editkit.models import LanguageModel
 
 _log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Runner:
             fingerprint = planned.cell.fingerprint
             if fingerprint in workers:
                 workers.pop(fingerprint).execute(left[fingerprint])
-            if self.run.is_complete(planned.cell):
+            if is_complete(self.run, planned.cell):
                 self.observers.cell_finished(self.run, planned.cell)
 
     def _prepared_metrics(self) -> list[tuple[str, Metric[Any]]]:
@@ -110,7 +111,7 @@ class _CellRunner:
     def __init__(
         self, runner: Runner, planned: PlannedCell, model: LanguageModel, guard: WeightGuard
     ) -> None:
-        from editkit.effects import Effects
+        from editkit.editing.effects import Effects
 
         self.runner, self.cell = runner, planned.cell
         self.model, self.guard = model, guard
@@ -210,7 +211,7 @@ class _CellRunner:
         self, deltas: list[WeightDelta], records: list[Record]
     ) -> list[list[tuple[str, Mapping[str, Any]]]]:
         """Per record, the name and answer of each metric."""
-        from editkit.edited import EditedModels
+        from editkit.editing.edited import EditedModels
 
         if not records:
             return []

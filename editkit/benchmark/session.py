@@ -14,16 +14,16 @@ from editkit.benchmark.locking import only_one
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Plan
 from editkit.benchmark.progress import Progress
-from editkit.benchmark.run import STORE_FILE, Cell, Row, Run
 from editkit.benchmark.runner import Runner, discard_earlier
 from editkit.benchmark.spec import ModelChoice
-from editkit.benchmark.store import Store
+from editkit.benchmark.store import Store, rows_of
 from editkit.errors import ModelError, TrackingError
-from editkit.plugins import Registry
+from editkit.registry.plugins import Registry
+from editkit.results import STORE_FILE, Cell, Row, Run
 
 if TYPE_CHECKING:
-    from editkit.model_values import ModelIdentity
     from editkit.models import LanguageModel
+    from editkit.registry.hparams import ModelIdentity
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Finished:
         """The cells that have failed rows, with those."""
         found = []
         for cell in self.run.cells:
-            failed = [row for row in self.run.rows(cell) if row.status == "failed"]
+            failed = [row for row in rows_of(self.run, cell) if row.status == "failed"]
             if failed:
                 found.append((cell, failed))
         return found
@@ -111,28 +111,28 @@ def carry_out(
 
 def fingerprint_of(choice: ModelChoice) -> str:
     """The fingerprint of the chosen model, without loading it."""
-    from editkit.models import fingerprint_of
+    from editkit.registry.models import fingerprint_of
 
     return fingerprint_of(choice.name, revision=choice.revision)
 
 
 def n_layers_of(choice: ModelChoice) -> int | None:
     """The number of layers of the chosen model, from its config; None where it cannot be had."""
-    from editkit.models import n_layers_of
+    from editkit.registry.models import n_layers_of
 
     return n_layers_of(choice.name, revision=choice.revision, download=True)
 
 
 def identity_of(choice: ModelChoice) -> ModelIdentity:
     """What files of values know the chosen model by, without loading it."""
-    from editkit.models import identity_of
+    from editkit.registry.model_identity import identity_of
 
     return identity_of(choice.name, revision=choice.revision, download=True)
 
 
 def load_chosen(choice: ModelChoice) -> LanguageModel:
     """The chosen model, loaded as the choice says."""
-    from editkit.models import load_model
+    from editkit.registry.models import load_model
 
     return load_model(
         choice.name,

@@ -15,11 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from editkit.benchmark.packaged import packaged_text
-from editkit.complaints import problems_of, strict_values
 from editkit.errors import ConfigError, did_you_mean
-from editkit.plugins import Registry
-from editkit.yaml_values import parse_yaml, read_yaml_text
+from editkit.registry.plugins import Registry
+from editkit.storage.resources import packaged_text
+from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
+from editkit.validation import problems_of, strict_values
 
 
 class _Section(BaseModel):

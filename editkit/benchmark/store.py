@@ -20,9 +20,7 @@ from typing import Any, TypeVar
 from filelock import FileLock
 
 from editkit.benchmark import schema
-from editkit.benchmark.digests import canonical_json, digest
 from editkit.benchmark.merging import Merged, merge
-from editkit.benchmark.run import Row
 from editkit.benchmark.stored import (
     DamagedError,
     checksum_of,
@@ -33,11 +31,13 @@ from editkit.benchmark.stored import (
     read_row,
     write_row,
 )
-from editkit.disks import space_left
+from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import StoreError
-from editkit.requests import EditRequest
+from editkit.results import STORE_FILE, Cell, Row, Run
+from editkit.storage.digests import canonical_json, digest
+from editkit.storage.disks import space_left
 
-__all__ = ["Store"]
+__all__ = ["Store", "is_complete", "requests_of", "rows_of", "runs_in"]
 
 T = TypeVar("T")
 
@@ -397,3 +397,71 @@ def _damage(path: Path, fingerprint: str, damaged: Sequence[_Damaged]) -> str:
         f"{path}: rows of cell {str(fingerprint)[:12]} are damaged ({damaged[0].problem}): "
         f"case {cases}{more}."
     )
+
+
+def runs_in(out: Path) -> list[Run]:
+    """The runs whose cells are in the store of an output folder.
+
+    Cells of one benchmark, model, slice and set of metrics make one run.
+
+    Raises:
+        StoreError: There is no store, or it cannot be read.
+    """
+    with Store(out / STORE_FILE, read_only=True) as store:
+        described = {k: d for k, d in store.cells().items() if "benchmark" in d}
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for description in described.values():
+        identity = {
+            "benchmark": description["benchmark"],
+            "model": [description["model"][key] for key in ("fingerprint", "dtype")],
+            "dataset": description["dataset"]["digest"],
+            "metrics": description["metrics"],
+        }
+        groups.setdefault(canonical_json(identity), []).append(description)
+    return [_run_of(out, descriptions) for descriptions in groups.values()]
+
+
+def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
+    latest = descriptions[-1]
+    cells = tuple(Cell(**description["cell"]) for description in descriptions)
+    return Run(
+        out=out,
+        benchmark=latest["benchmark"],
+        model=latest["model"],
+        dataset=latest["dataset"],
+        metrics=tuple(latest["metrics"]),
+        scores=tuple(_score(score) for score in latest["scores"]),
+        seeds=tuple(sorted({cell.seed for cell in cells})),
+        cells=cells,
+        batch=latest["batch"],
+    )
+
+
+def _score(described: Mapping[str, Any]) -> Score:
+    failure = described.get("failure")
+    return Score(**{**described, "failure": Failure(**failure) if failure else None})
+
+
+def rows_of(run: Run, cell: Cell) -> list[Row]:
+    """The rows of a cell that are stored by now, by case id.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    with Store(run.store, read_only=True) as store:
+        return store.rows(cell.fingerprint)
+
+
+def requests_of(run: Run) -> dict[int, EditRequest]:
+    """The edits of a run's records by case id; stores of early versions have none.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    with Store(run.store, read_only=True) as store:
+        return store.requests(str(run.dataset["digest"]))
+
+
+def is_complete(run: Run, cell: Cell) -> bool:
+    """Whether every record of the run has its row."""
+    return len(rows_of(run, cell)) == int(run.dataset["n_records"])

@@ -11,13 +11,12 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from editkit.benchmark.digests import canonical_json
-from editkit.benchmark.run import Cell, Row
+from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import EditkitError
 from editkit.redaction import redacted, redacted_values
-from editkit.requests import EditRequest
-from editkit.scores import Failure, Score
-from editkit.strict_json import parse_json
+from editkit.results import Cell, Row
+from editkit.storage.digests import canonical_json
+from editkit.storage.strict_json import parse_json
 
 __all__ = [
     "LARGEST",

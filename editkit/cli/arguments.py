@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from editkit.complaints import text_problem
 from editkit.errors import UsageError
+from editkit.validation import text_problem
 
 __all__ = ["check_texts", "guard_paths", "positive"]
 

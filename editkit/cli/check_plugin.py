@@ -13,11 +13,11 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.configuration import config_class
 from editkit.errors import ConfigError, PluginError, UsageError, did_you_mean
-from editkit.interfaces import Kind
-from editkit.plugins import Offer, Registry, default_registry
-from editkit.yaml_values import parse_yaml
+from editkit.registry.config import config_class
+from editkit.registry.plugins import Offer, Registry, default_registry
+from editkit.registry.specs import Kind
+from editkit.storage.strict_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from editkit.testing.checking import Outcome

@@ -7,8 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from editkit.errors import UsageError, did_you_mean
-from editkit.interfaces import CommandSpec
-from editkit.plugins import default_registry, import_module
+from editkit.registry.plugins import default_registry, import_module
+from editkit.registry.specs import CommandSpec
 
 CORE = tuple(
     CommandSpec(name, f"editkit.cli.{module}", summary)

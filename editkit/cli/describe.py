@@ -19,10 +19,10 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from editkit.benchmark.digests import plain
-from editkit.configuration import Stack, config_class, stack_of
 from editkit.errors import PluginError, UsageError, did_you_mean
-from editkit.plugins import KINDS, Offer, Registry, default_registry
+from editkit.registry.config import Stack, config_class, stack_of
+from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
+from editkit.storage.digests import plain
 
 _REQUIRED = "(required)"
 
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the description of everything that has the name."""
     offers = _find(default_registry(), args.name, args.kind)
     if args.model is not None:
-        from editkit.models.checkpoint import refuse_config
+        from editkit.registry.models import refuse_config
 
         refuse_config(args.model)
     if args.json:
@@ -89,7 +89,7 @@ class _Field:
 
 def _stack(offer: Offer, args: argparse.Namespace) -> Stack | None:
     """The layers of its configuration; None for what takes none."""
-    from editkit.models import n_layers_of
+    from editkit.registry.models import n_layers_of
 
     if getattr(offer.spec, "config", None) is None:
         return None

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import load_benchmark
 from editkit.cli.arguments import positive
-from editkit.cli.text import aligned
-from editkit.configuration import Layer, resolve_config
-from editkit.models import identity_of, n_layers_of
-from editkit.plugins import Registry, default_registry
+from editkit.registry.config import Layer, resolve_config
+from editkit.registry.model_identity import identity_of
+from editkit.registry.models import n_layers_of
+from editkit.registry.plugins import Registry, default_registry
+from editkit.report.terminal_text import aligned
 
 if TYPE_CHECKING:
-    from editkit.doctor import Diagnosis, PlannedEditor
+    from editkit.doctor.diagnose import Diagnosis, PlannedEditor
 
 EXIT_PROBLEM = 1
 _DEFAULT = "atlas"
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     benchmark, values = apply_flags(benchmark, flags)
     model = benchmark.model.name
     editors = _editors(registry, benchmark, values, place)
-    from editkit.doctor import diagnose
+    from editkit.doctor.diagnose import diagnose
 
     found = diagnose(
         registry,
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> list[PlannedEditor]:
     """The chosen editors with the configuration that a benchmark would give them."""
-    from editkit.doctor import PlannedEditor
+    from editkit.doctor.diagnose import PlannedEditor
 
     model = benchmark.model.name
     identity = identity_of(model, download=True)

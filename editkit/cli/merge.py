@@ -12,8 +12,8 @@ from pathlib import Path
 
 from editkit.benchmark.locking import only_one
 from editkit.benchmark.merging import Merged
-from editkit.benchmark.run import STORE_FILE
 from editkit.benchmark.store import Store
+from editkit.results import STORE_FILE
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.errors import UsageError
-from editkit.hookspecs import HOOKS_VERSION
-from editkit.plugins import Registry, default_registry
+from editkit.registry.hookspecs import HOOKS_VERSION
+from editkit.registry.plugins import Registry, default_registry
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -13,9 +13,9 @@ import sys
 from typing import Any
 
 from editkit.cli.commands import reserved_clashes
-from editkit.cli.text import aligned
 from editkit.errors import PluginError
-from editkit.plugins import Registry, clash_line, default_registry
+from editkit.registry.plugins import Registry, clash_line, default_registry
+from editkit.report.terminal_text import aligned
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from editkit.benchmark.published import published_for
-from editkit.benchmark.report import Section, sections_of
-from editkit.benchmark.run import STORE_FILE, runs_in
+from editkit.benchmark.store import runs_in
 from editkit.errors import StoreError, UsageError, did_you_mean
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
+from editkit.report import Section, sections_of
+from editkit.results import STORE_FILE
 
 FORMATS = ("text", "markdown", "latex", "html", "csv")
 _ENDINGS = {
@@ -93,22 +94,22 @@ def _format_of(target: Path | None) -> str:
 
 def _written(sections: Sequence[Section], form: str, against: str | None, *, terminal: bool) -> str:
     if form == "text":
-        from editkit.benchmark.report import text
+        from editkit.report import text
 
         return text.report(sections, against=against, terminal=terminal)
     if form == "csv":
-        from editkit.benchmark.report import spreadsheet
+        from editkit.report import csv_table as spreadsheet
 
         return spreadsheet.report(sections, against=against)
     if form == "markdown":
-        from editkit.benchmark.report import markdown
+        from editkit.report import markdown
 
         return markdown.report(sections, against=against)
     if form == "latex":
-        from editkit.benchmark.report import latex
+        from editkit.report import latex
 
         return latex.report(sections, against=against)
-    from editkit.benchmark.report import page
+    from editkit.report import page
 
     return page.report(sections, against=against)
 
@@ -126,7 +127,7 @@ def _check_against(against: str | None, sections: Sequence[Section]) -> None:
 
 
 def _write(target: Path, text: str) -> None:
-    from editkit.cache import write_atomically
+    from editkit.storage.cache import write_atomically
 
     try:
         write_atomically(target, text.encode())

@@ -18,9 +18,6 @@ from editkit.benchmark.auto_layer import choose_layers
 from editkit.benchmark.document import SCHEMA
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
-from editkit.benchmark.report import run_table
-from editkit.benchmark.report.labels import labels_of
-from editkit.benchmark.run import STORE_FILE
 from editkit.benchmark.session import (
     Finished,
     carry_out,
@@ -32,9 +29,12 @@ from editkit.benchmark.spec import load_benchmark
 from editkit.benchmark.store import Store
 from editkit.cli.arguments import positive
 from editkit.cli.signals import terminable
-from editkit.cli.text import aligned
 from editkit.errors import TrackingError, UsageError
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
+from editkit.report import run_table
+from editkit.report.labels import labels_of
+from editkit.report.terminal_text import aligned
+from editkit.results import STORE_FILE
 
 EXIT_FAILED_RECORDS = 1
 _log = logging.getLogger(__name__)

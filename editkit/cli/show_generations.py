@@ -12,9 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from editkit.benchmark.generations import Written, written
 from editkit.cli.wrapping import column_width, columns, wrapped
-from editkit.requests import EditRequest
+from editkit.data_types import EditRequest
+from editkit.report.generations import Written, written
 
 _NEW, _TRUE, _BOLD, _END = "\x1b[1;32m", "\x1b[4m", "\x1b[1m", "\x1b[0m"
 _NARROWEST = 24  # columns; narrower ones are hard to read

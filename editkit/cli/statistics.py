@@ -19,23 +19,23 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from editkit.cli.arguments import positive
 from editkit.cli.signals import terminable
-from editkit.cli.text import aligned
-from editkit.corpora import Order
+from editkit.covariance.corpora import Order
 from editkit.errors import ConfigError, UsageError
+from editkit.report.terminal_text import aligned
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.convergence import Health, Report
-    from editkit.corpora import Corpus
+    from editkit.covariance.convergence import Health, Report
+    from editkit.covariance.corpora import Corpus
+    from editkit.covariance.second_moment import SecondMoment
     from editkit.models import LanguageModel
-    from editkit.statistics import SecondMoment
 
 EXIT_SINGULAR = 1
 _KEYS = 16
 _TEXTS = 256
 _LINE_SECONDS = 15.0
-_log = logging.getLogger("editkit.statistics")
+_log = logging.getLogger("editkit.covariance.second_moment")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -66,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
     """Compute, keep, and report."""
     if args.ridge < 0:
         raise UsageError(f"--ridge is {args.ridge:g}, expected 0 or more.")
-    from editkit.accumulation import ROW_TOKENS
-    from editkit.convergence import Convergence, health_of
-    from editkit.models import load_model
-    from editkit.statistics import cached_second_moment, second_moment
+    from editkit.covariance.accumulation import ROW_TOKENS
+    from editkit.covariance.convergence import Convergence, health_of
+    from editkit.covariance.second_moment import cached_second_moment, second_moment
+    from editkit.registry.models import load_model
 
     model = load_model(args.model, dtype=args.dtype, device=args.device)
     path = model.path(args.layer, "mlp_out")
@@ -117,8 +117,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _corpus(source: str) -> Corpus:
     """The corpus; the bare name of an installed dataset stands for its facts."""
-    from editkit.corpora import Corpus
-    from editkit.plugins import default_registry
+    from editkit.covariance.corpora import Corpus
+    from editkit.registry.plugins import default_registry
 
     if not Path(source).exists() and default_registry().has("dataset", source):
         return Corpus(f"dataset:{source}")
@@ -131,8 +131,8 @@ def _keys(
     """The keys to watch: of subjects at their last token, or in the middle of some texts."""
     import torch
 
-    from editkit.accumulation import keys_of
-    from editkit.making import make_dataset
+    from editkit.covariance.accumulation import keys_of
+    from editkit.registry.factories import make_dataset
 
     rows: list[tuple[int, ...]] = []
     places: list[int] = []
@@ -202,7 +202,7 @@ def _write(
     args: argparse.Namespace, report: Report | None, health: Health, facts: dict[str, Any]
 ) -> list[Path]:
     """The files of the report; without a report only those that were asked for."""
-    from editkit.convergence import document, draw, write_document
+    from editkit.covariance.convergence import document, draw, write_document
 
     if report is None and args.out is None:
         return []
@@ -224,7 +224,7 @@ def _tell(
     facts: dict[str, Any],
     written: list[Path],
 ) -> None:
-    from editkit.convergence import document, table
+    from editkit.covariance.convergence import document, table
 
     if args.json:
         sys.stdout.write(json.dumps(document(report, health, facts), indent=2) + "\n")

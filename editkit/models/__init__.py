@@ -1,4 +1,4 @@
-"""Language models: loading them, and naming their parts."""
+"""Language models: loading a folder, naming its parts, running it, reading what it reads."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from editkit.models.architectures import ARCHITECTURES, Architecture, architecture_of
-from editkit.models.finding import fingerprint_of, model_folder, n_layers_of
-from editkit.models.identity import identity_of, identity_of_loaded
-from editkit.models.loading import load_model
 from editkit.models.shape import ModelShape, shape_of
 
 if TYPE_CHECKING:
@@ -36,11 +33,5 @@ __all__ = [
     "LanguageModel",
     "ModelShape",
     "architecture_of",
-    "fingerprint_of",
-    "identity_of",
-    "identity_of_loaded",
-    "load_model",
-    "model_folder",
-    "n_layers_of",
     "shape_of",
 ]

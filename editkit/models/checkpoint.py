@@ -12,7 +12,6 @@ from typing import Any
 
 from editkit.errors import ModelError
 from editkit.models.families import foreign_family
-from editkit.models.finding import config_of, local_folder, refuse_path
 from editkit.models.model_files import INDEX, WEIGHTS, UnusableFile, check_present, read_json
 from editkit.models.problems import Problem, ending, gguf_problem
 from editkit.models.weight_files import weight_problems, without_weights
@@ -22,7 +21,6 @@ __all__ = [
     "listed_problems",
     "problems_of",
     "refuse",
-    "refuse_config",
 ]
 
 ADAPTER = "adapter_config.json"
@@ -60,27 +58,6 @@ def refuse(folder: Path, shown: str) -> list[Problem]:
         if problem.verdict == "problem":
             raise ModelError(problem.message, hint=problem.hint)
     return found
-
-
-def refuse_config(name: str) -> None:
-    """Refuse what cannot be a model, as far as its config says; weights and tokenizer may lack.
-
-    Args:
-        name: A registered name, a folder, or a hub id, of which the config is not downloaded.
-
-    Raises:
-        ModelError: It is a path to nothing, or its config describes no model that can be edited.
-    """
-    folder = local_folder(name)
-    if folder is None:
-        refuse_path(name)
-        config = config_of(name)
-        found = config_problems(config, name) if config is not None else []
-    else:
-        found = [p for p in problems_of(folder, name) if p.topic not in ("weights", "tokenizer")]
-    for problem in found:
-        if problem.verdict == "problem":
-            raise ModelError(problem.message, hint=problem.hint)
 
 
 def problems_of(folder: Path, shown: str) -> list[Problem]:

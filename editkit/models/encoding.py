@@ -9,15 +9,32 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from editkit.requests import SubjectPosition, token_position
+from editkit.errors import RequestError
 
-__all__ = ["Completion", "Encoding", "Sentence", "chunks_by_tokens", "padded"]
+__all__ = [
+    "Completion",
+    "Encoding",
+    "Offsets",
+    "Sentence",
+    "SubjectPosition",
+    "chunks_by_tokens",
+    "padded",
+    "token_position",
+    "token_span",
+]
 
 _TOKENS_PER_CALL = 96
+
+SubjectPosition = Literal["subject_first", "subject_last", "subject_first_after_last", "last"]
+"""Names of the token positions that editors and locators may ask for."""
+
+Offsets = Sequence[tuple[int, int]]
+"""Half-open character spans of the tokens of one sentence, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,3 +181,50 @@ def _longer(lengths: Sequence[int], order: Sequence[int], i: int) -> bool:
 def _cost(tokens: int, budget: int) -> float:
     """Cost of a batch in tokens; every forward pass costs as much as some dozens of them."""
     return tokens + _TOKENS_PER_CALL * -(-tokens // budget)
+
+
+def token_span(offsets: Offsets, span: tuple[int, int]) -> tuple[int, int]:
+    """Half-open token span of the characters ``span``.
+
+    A token belongs to the span when it covers at least one of its non-space characters, so a
+    token that carries the space before a word counts by its word.
+
+    Args:
+        offsets: Character spans of the tokens of the whole sentence, padding excluded.
+        span: Half-open character span.
+
+    Raises:
+        RequestError: No token covers any of these characters.
+    """
+    start, end = span
+    inside = [i for i, (first, last) in enumerate(offsets) if first < end and last > start]
+    if not inside:
+        raise RequestError(
+            f"no token covers characters {start} to {end}.",
+            hint="Check that the subject was not cut off by the model's context length, and that "
+            "the tokenizer does not drop its characters.",
+        )
+    return inside[0], inside[-1] + 1
+
+
+def token_position(offsets: Offsets, span: tuple[int, int], position: SubjectPosition) -> int:
+    """Index of the token that ``position`` names, counted from the sentence's first real token.
+
+    ``subject_first_after_last`` is the subject's last token where nothing follows it.
+
+    Args:
+        offsets: Character spans of the tokens of the whole sentence, padding excluded.
+        span: Half-open character span of the subject.
+        position: Which token is asked for.
+
+    Raises:
+        RequestError: No token covers the subject.
+    """
+    if position == "last":
+        return len(offsets) - 1
+    first, end = token_span(offsets, span)
+    if position == "subject_first":
+        return first
+    if position == "subject_last":
+        return end - 1
+    return min(end, len(offsets) - 1)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editkit.cache import digest_of_tensors
 from editkit.errors import ModelError
 from editkit.models.architectures import Architecture, Part, architecture_of
 from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_fingerprint
@@ -25,6 +24,7 @@ from editkit.models.reading import TextReader
 from editkit.models.shape import context_length_of
 from editkit.models.tokenizing import check_vocabulary
 from editkit.models.weights import Weights
+from editkit.storage.cache import digest_of_tensors
 
 _LOGITS = 4096  # per state, held at once
 _log = logging.getLogger(__name__)

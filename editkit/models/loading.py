@@ -12,7 +12,7 @@ from editkit.errors import EditkitError, ModelError
 from editkit.models.checkpoint import refuse
 from editkit.models.completeness import incomplete, quiet, wrong_types
 from editkit.models.devices import check_device, check_device_map, check_dtype
-from editkit.models.finding import digest_of_files, model_folder
+from editkit.models.fingerprints import fingerprint_of_folder
 from editkit.models.model_files import UnusableFile, headers_of, read_json
 
 if TYPE_CHECKING:
@@ -24,51 +24,57 @@ ATTENTIONS = ("sdpa", "eager")
 _log = logging.getLogger(__name__)
 
 
-def load_model(
-    name: str,
+def check_options(
+    dtype: str,
+    device: str,
+    device_map: str | Mapping[str, int | str] | None,
+    attention: str | None,
+) -> None:
+    """Refuse options of :func:`editkit.load_model` that cannot work, before any file is read.
+
+    Raises:
+        ModelError: There is no such type, device or attention.
+    """
+    check_dtype(dtype)
+    if attention not in (None, *ATTENTIONS):
+        raise ModelError(
+            f"attention is {attention!r}.", hint=f"Use one of: {', '.join(ATTENTIONS)}."
+        )
+    if device_map is None:
+        check_device(device)
+    else:
+        check_device_map(device_map, device)
+
+
+def load_folder(
+    folder: Path,
     *,
+    name: str,
     dtype: str = "float32",
     device: str = "cpu",
     device_map: str | Mapping[str, int | str] | None = None,
     attention: str | None = None,
     revision: str | None = None,
 ) -> LanguageModel:
-    """Load a model and its tokenizer.
+    """Load a model and its tokenizer from a folder.
 
     Args:
-        name: A model that a plugin ships (``atlas``), a folder, or a hub id (``gpt2-xl``).
-        dtype: ``float32``, ``bfloat16`` or ``float16``.
-        device: Where the model goes, as torch names it.
-        device_map: Spreads the model over several devices, instead of ``device``: ``auto`` or
-            another way of accelerate's, or devices by name of module.
-        attention: ``sdpa`` or ``eager``, which differ in the last digits; None: the library's
-            choice.
-        revision: Branch, tag or commit of a hub model.
+        folder: The folder.
+        name: The model as the user typed it.
+        revision: Branch, tag or commit that the folder holds.
 
-    Raises:
-        ModelError: It cannot be found or read, is not a causal language model of a known family,
-            its weights are not stored as safetensors, are quantised, incomplete or not finite, or
-            it does not fit onto the devices.
+    The other arguments and the errors are those of :func:`editkit.load_model`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from editkit.models.language_model import LanguageModel
 
-    check_dtype(dtype)
-    if attention not in (None, *ATTENTIONS):
-        raise ModelError(
-            f"attention is {attention!r}.", hint=f"Use one of: {', '.join(ATTENTIONS)}."
-        )
     options: dict[str, Any] = {}
-    if device_map is None:
-        check_device(device)
-    else:
-        check_device_map(device_map, device)
+    if device_map is not None:
         options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
     if attention is not None:
         options["attn_implementation"] = attention
-    folder = model_folder(name, revision=revision)
     warnings = refuse(folder, name)
     tokenizer = read_tokenizer(folder, name)
     with _in_plain_words(name), quiet():
@@ -96,7 +102,7 @@ def load_model(
         tokenizer,
         name=name if not Path(name).is_dir() else Path(name).resolve().name,
         revision=revision,
-        fingerprint=digest_of_files(folder),
+        fingerprint=fingerprint_of_folder(folder),
         source=name,
         folder=folder,
     )

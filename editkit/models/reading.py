@@ -9,12 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from editkit.data_types import EditRequest
 from editkit.errors import ModelError, RequestError
 from editkit.models.chat import ChatTemplate, Rendered
-from editkit.models.encoding import Completion, Encoding, Sentence
+from editkit.models.encoding import Completion, Encoding, Sentence, token_span
 from editkit.models.tokenizing import SpecialTokens, check_covered, encoded
-from editkit.requests import EditRequest, clean_prompt, clean_target, token_span
-from editkit.texts import default_separator, trimmed_prompt
+from editkit.prompts import clean_prompt, clean_target, default_separator, trimmed_prompt
 
 __all__ = ["TextReader"]
 
@@ -138,7 +138,7 @@ class TextReader:
             prompts: Texts up to the targets.
             targets: What follows each.
             separators: What stands between; None: what prompt and target, or the template, ask for
-                (:func:`editkit.texts.default_separator`).
+                (:func:`editkit.prompts.default_separator`).
             chat: Whether the prompts are users' turns in a chat.
             subjects: Half-open character spans of the subjects in the prompts.
 

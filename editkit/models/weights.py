@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from editkit.cache import digest_of_tensors
 from editkit.errors import DeltaError
 from editkit.models.checksums import (
     Checksums,
@@ -37,6 +36,7 @@ from editkit.models.checksums import (
     total_of,
     version_of,
 )
+from editkit.storage.cache import digest_of_tensors
 
 __all__ = ["Layer", "Ticket", "Weights"]
 

@@ -15,8 +15,8 @@ import transformers
 
 import editkit
 from editkit.errors import EditkitError
-from editkit.interfaces import Kind
-from editkit.plugins import Offer
+from editkit.registry.plugins import Offer
+from editkit.registry.specs import Kind
 from editkit.testing.contract import Contract, ContractError, Rule, rules_of
 from editkit.testing.datasets import DatasetContract
 from editkit.testing.editors import EditorContract

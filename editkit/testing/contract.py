@@ -23,11 +23,12 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ValidationError
 
-from editkit.complaints import problems_of
-from editkit.configuration import Layer, config_class, resolve_config
-from editkit.interfaces import Config, Kind
-from editkit.model_values import KnownAs, ModelIdentity
-from editkit.plugins import GROUP, Offer, Registry, default_registry
+from editkit.interfaces import Config
+from editkit.registry.config import Layer, config_class, resolve_config
+from editkit.registry.hparams import KnownAs, ModelIdentity
+from editkit.registry.plugins import GROUP, Offer, Registry, default_registry
+from editkit.registry.specs import Kind
+from editkit.validation import problems_of
 
 _CACHE = "EDITKIT_CACHE"
 _HEAVY = ("torch", "transformers", "tensorflow", "jax")

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 from unittest import SkipTest
 
+from editkit.data_types import EditRequest, Record, Records, RejectedRecord
 from editkit.errors import DatasetError
-from editkit.interfaces import Dataset, Record, Records, RejectedRecord
-from editkit.requests import EditRequest
+from editkit.interfaces import Dataset
 from editkit.testing.contract import Contract, ContractError, require
 
 __all__ = ["DatasetContract"]
@@ -23,7 +23,7 @@ __all__ = ["DatasetContract"]
 _DIGEST = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from editkit.plugins import resolve
+from editkit.registry.plugins import resolve
 made = resolve(sys.argv[2])(resolve(sys.argv[3]).model_validate_json(sys.argv[4]))
 print(made.load().digest)
 """

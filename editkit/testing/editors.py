@@ -11,14 +11,14 @@ from unittest import SkipTest
 import torch
 from typing_extensions import override
 
-from editkit.delta_files import load_delta, save_delta
-from editkit.deltas import WeightDelta, applied, check_fits
-from editkit.edited import CandidateQuery, EditedModels
+from editkit.data_types import EditRequest
+from editkit.editing.deltas import WeightDelta, applied, check_fits
+from editkit.editing.edited import CandidateQuery, EditedModels
+from editkit.editing.files import load_delta, save_delta
 from editkit.errors import DeltaError, EditkitError
 from editkit.interfaces import Editor
 from editkit.models.language_model import LanguageModel
 from editkit.models.shape import shape_of
-from editkit.requests import EditRequest
 from editkit.testing.contract import ContractError, few, require
 from editkit.testing.edits import bytes_of, distance_of, require_finite
 from editkit.testing.guests import UNICODE, ModelContract
@@ -125,7 +125,7 @@ class EditorContract(ModelContract):
         """Each delta names parameters of the model and fits their shapes, on each architecture.
 
         Changes are written input-major, (in, out), however the model stores its weights:
-        editkit.layout.input_major turns a stored weight around.
+        editkit.models.orientation.input_major turns a stored weight around.
         """
         for architecture in self.architectures:
             model = self.make_model(architecture)

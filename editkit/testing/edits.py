@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from editkit.deltas import WeightDelta
+from editkit.editing.deltas import WeightDelta
 from editkit.testing.contract import require
 
 __all__ = ["bytes_of", "distance_of", "require_finite"]

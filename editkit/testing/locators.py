@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import torch
 from typing_extensions import override
 
+from editkit.data_types import Fact, Localization
 from editkit.errors import EditkitError
-from editkit.interfaces import Fact, Localization, Locator
-from editkit.layout import input_major
+from editkit.interfaces import Locator
 from editkit.models.language_model import LanguageModel
+from editkit.models.orientation import input_major
 from editkit.testing.contract import ContractError, require
 from editkit.testing.guests import UNICODE, ModelContract
 

@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from editkit.deltas import LowRank, WeightDelta
-from editkit.edited import EditedModels
+from editkit.data_types import EditRequest, Probe, Record, Score
+from editkit.editing.deltas import LowRank, WeightDelta
+from editkit.editing.edited import EditedModels
 from editkit.errors import EditkitError
-from editkit.interfaces import Metric, MetricRow, Probe, Record
+from editkit.interfaces import Metric, MetricRow
 from editkit.models.language_model import LanguageModel
-from editkit.requests import EditRequest
-from editkit.scores import Score
 from editkit.testing.contract import ContractError, require
 from editkit.testing.guests import UNICODE, ModelContract
 from editkit.testing.samples import RECORDS, random_edits

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from editkit.deltas import LowRank, WeightDelta
-from editkit.interfaces import Probe, Record
+from editkit.data_types import EditRequest, Probe, Record
+from editkit.editing.deltas import LowRank, WeightDelta
 from editkit.models.language_model import LanguageModel
-from editkit.requests import EditRequest
 
 __all__ = ["RECORDS", "random_edits"]
 

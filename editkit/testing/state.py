@@ -12,8 +12,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from editkit.cache import digest_of_tensors
 from editkit.models.language_model import LanguageModel
+from editkit.storage.cache import digest_of_tensors
 
 Area = Literal["weights", "gradients", "mode", "modules", "random numbers", "surroundings"]
 State = Mapping[Area, Mapping[str, Any]]

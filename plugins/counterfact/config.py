@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from editkit import Config
-from editkit.record_files import SourceConfig
+from editkit.records.files import SourceConfig
 
 
 class CounterFactConfig(SourceConfig):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from editkit import EditRequest, Probe, Record, Records
-from editkit.asked import PromptConfig
-from editkit.record_files import Node, records_of
-from editkit.texts import trimmed_prompt
+from editkit.prompts import trimmed_prompt
+from editkit.records.files import Node, records_of
+from editkit.records.prompts import PromptConfig
 from editkit_plugins.counterfact.reference import RecordTexts
 
 _PROMPT_LISTS = {

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from editkit import Dense, Editor, EditRequest, Needs, WeightDelta
-from editkit.layout import input_major
+from editkit.editing.outcomes import is_probable
 from editkit.models import Completion, LanguageModel, ModelShape
 from editkit.models.encoding import padded
+from editkit.models.orientation import input_major
 from editkit.models.running import Tail, replacing
-from editkit.outcomes import is_probable
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.needs import fine_tune_needs
 

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from editkit.layout import input_major
 from editkit.models import LanguageModel
 from editkit.models.encoding import padded
+from editkit.models.orientation import input_major
 from editkit.models.running import Activation, Tail, forward, recording, replacing, run_prefix
 from editkit_plugins.kn.config import AttributionConfig
 from editkit_plugins.kn.memory import point_bytes, prompts_together

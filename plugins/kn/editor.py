@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from editkit import Editor, EditRequest, Needs, Rows, WeightDelta
-from editkit.layout import input_major
 from editkit.models import LanguageModel, ModelShape
+from editkit.models.orientation import input_major
 from editkit_plugins.kn.attribution import Query, attribute, predictions
 from editkit_plugins.kn.config import KnConfig
 from editkit_plugins.kn.memory import needs

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 
 from editkit import ConfigError, EditRequest
-from editkit.cache import path_of
-from editkit.generation import sampled_contexts
+from editkit.editing.generation import sampled_contexts
 from editkit.models import LanguageModel
-from editkit.requests import fill
+from editkit.prompts import fill
+from editkit.storage.cache import path_of
 from editkit_plugins.kn.config import KnConfig
 
 _TOP_K = 5

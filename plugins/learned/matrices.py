@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from editkit import ConfigError, LanguageModel
-from editkit.layout import input_major
+from editkit.models.orientation import input_major
 
 
 @dataclasses.dataclass(frozen=True)

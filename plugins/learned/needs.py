@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 
 from editkit import ConfigError, Needs
-from editkit.strict_json import parse_json
+from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FILE, LearnedConfig, MendConfig
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from editkit import ConfigError, LanguageModel
-from editkit.layout import is_input_major
+from editkit.models.orientation import is_input_major
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, seeded_network
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from editkit import DeltaError
-from editkit.models import fingerprint_of, model_folder
 from editkit.models.fingerprints import legacy_fingerprint
+from editkit.registry.models import fingerprint_of, model_folder
 from editkit_plugins.learned.trained import OWN_DIGEST, read_facts, save_facts
 
 

@@ -18,8 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from editkit import CacheError, ConfigError, DeltaError, LanguageModel
-from editkit.cache import digest_of_tensors, key_of, read_safetensors, write_atomically
-from editkit.strict_json import parse_json
+from editkit.storage.cache import digest_of_tensors, key_of, read_safetensors, write_atomically
+from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FACTS, FILE, LearnedConfig
 from editkit_plugins.learned.matrices import matrices
 from editkit_plugins.learned.networks import EditNetwork, make_network

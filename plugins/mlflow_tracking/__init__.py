@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from editkit import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
-    from editkit.benchmark.run import Cell, Run
-    from editkit.reports import Report
+    from editkit.data_types import Report
+    from editkit.results import Cell, Run
 
 
 @hookimpl

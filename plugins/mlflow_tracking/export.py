@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from editkit.benchmark.run import runs_in
+from editkit.benchmark.store import runs_in
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

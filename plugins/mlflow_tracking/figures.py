@@ -12,7 +12,7 @@ from editkit_plugins.mlflow_tracking.observer import experiment_name
 from editkit_plugins.mlflow_tracking.tracker import Tracker, speaking_to
 
 if TYPE_CHECKING:
-    from editkit.benchmark.run import Run
+    from editkit.results import Run
 
 _TAG = "editkit.figures"
 

@@ -16,10 +16,11 @@ import yaml
 from editkit import TrackingError
 from editkit.benchmark.aggregate import SUMMARY as TOTAL
 from editkit.benchmark.aggregate import Estimate
-from editkit.benchmark.report.grid import number
-from editkit.benchmark.report.labels import labels_of, records, run_key, told_seconds
-from editkit.benchmark.run import runs_in
-from editkit.outcomes import KINDS
+from editkit.benchmark.document import cell_entry
+from editkit.benchmark.store import is_complete, rows_of, runs_in
+from editkit.editing.outcomes import KINDS
+from editkit.report.grid import number
+from editkit.report.labels import labels_of, records, run_key, told_seconds
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
 from editkit_plugins.mlflow_tracking.page import Page, entity_name, finite, parameters
@@ -28,7 +29,7 @@ from editkit_plugins.mlflow_tracking.tracker import Tracker
 from editkit_plugins.mlflow_tracking.view import SUMMARY
 
 if TYPE_CHECKING:
-    from editkit.benchmark.run import Cell, Row, Run
+    from editkit.results import Cell, Row, Run
 
 _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
 """What a run's name does not mention."""
@@ -77,7 +78,7 @@ def publish(run: Run, cells: Sequence[Cell], *, anew: bool = False) -> tuple[Tra
         note=_note(run),
         tags={view.TAG: view.shared_view(run.scores)},
     )
-    complete = [cell for cell in cells if run.dataset["n_records"] and run.is_complete(cell)]
+    complete = [cell for cell in cells if run.dataset["n_records"] and is_complete(run, cell)]
     return tracker, [
         tracker.publish(page_of(run, cell), anew=anew, environment=environment())
         for cell in complete
@@ -91,7 +92,7 @@ def experiment_name(benchmark: str) -> str:
 
 def page_of(run: Run, cell: Cell) -> Page:
     """What MLflow is told about a cell: the same by the run itself and by its replay."""
-    rows, summary = run.rows(cell), run.summary(cell)
+    rows, summary = rows_of(run, cell), cell_entry(run, cell)
     finished = max(row.completed_at for row in rows)
     # Rows of one batch are stored together and a run may pause for days between two: only the
     # seconds that were spent tell how long a cell takes.

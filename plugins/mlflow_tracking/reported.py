@@ -15,7 +15,7 @@ from editkit_plugins.mlflow_tracking.tracker import Tracker
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from editkit.reports import Point, Report
+    from editkit.data_types import Point, Report
 
 
 def reported(report: Report) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import EditRequest, Score
 from editkit.benchmark.aggregate import Estimate
-from editkit.benchmark.report.grid import number
+from editkit.benchmark.store import requests_of
+from editkit.report.grid import number
 from editkit_plugins.mlflow_tracking.page import table
 
 if TYPE_CHECKING:
-    from editkit.benchmark.run import Row, Run
+    from editkit.results import Row, Run
 
 RECORDS = "records.json"
 GENERATIONS = "generations.json"
@@ -34,7 +35,7 @@ def tables(run: Run, rows: Sequence[Row]) -> dict[str, str]:
         run: The run.
         rows: The rows of one of its cells.
     """
-    requests = run.requests()
+    requests = requests_of(run)
     records = [_record(run, row, requests) for row in rows[:_MOST_RECORDS]]
     found = {RECORDS: table(records)}
     writers = [row for row in rows if row.texts][:_MOST_WRITERS]

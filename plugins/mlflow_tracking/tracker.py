@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from editkit import EditkitError, TrackingError
-from editkit.disks import is_about_space, space_left
+from editkit.storage.disks import is_about_space, space_left
 from editkit_plugins.mlflow_tracking.database import (
     artifact_folder,
     database_file,

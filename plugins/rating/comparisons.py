@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from editkit import EditRequest, UsageError
-from editkit.benchmark import Cell, Run, runs_in
-from editkit.benchmark.generations import chosen_cells, texts_of
+from editkit.benchmark.store import requests_of, rows_of, runs_in
+from editkit.report.generations import chosen_cells, texts_of
+from editkit.results import Cell, Run
 
 _BASELINE = "none"
 
@@ -65,7 +66,7 @@ def chosen_pair(out: Path, editors: Sequence[str]) -> Pair:
         wrote = {
             label: cell
             for label, cell in chosen_cells(run, editors).items()
-            if any(row.texts for row in run.rows(cell))
+            if any(row.texts for row in rows_of(run, cell))
         }
         if not editors and len(wrote) > 2:
             wrote = {label: cell for label, cell in wrote.items() if cell.editor != _BASELINE}
@@ -103,9 +104,9 @@ def comparisons(pair: Pair, *, limit: int | None, seed: int) -> list[Comparison]
     Raises:
         UsageError: The store does not know the edits, as early versions wrote them.
     """
-    requests = pair.run.requests()
+    requests = requests_of(pair.run)
     first, second = (
-        {row.case_id: texts_of(row) for row in pair.run.rows(cell) if row.texts}
+        {row.case_id: texts_of(row) for row in rows_of(pair.run, cell) if row.texts}
         for cell in pair.cells
     )
     turns: list[tuple[int, float, int, int]] = []

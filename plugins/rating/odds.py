@@ -6,9 +6,9 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-from editkit.benchmark import Run
-from editkit.benchmark.generations import chosen_cells
 from editkit.benchmark.ratings import Rating
+from editkit.report.generations import chosen_cells
+from editkit.results import Run
 from editkit_plugins.rating.questions import QUESTIONS
 
 _Z95 = 1.96

@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from editkit import Config
-from editkit.contents import CorpusName, FileName
-from editkit.corpora import Order
+from editkit.covariance.corpora import Order
+from editkit.interfaces import CorpusName, FileName
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editkit.generation import sampled_contexts
+from editkit.editing.generation import sampled_contexts
 from editkit.models import LanguageModel
 from editkit_plugins.rome.config import RomeConfig
 

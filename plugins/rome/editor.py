@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from editkit import ConfigError, Editor, EditRequest, LowRank, Needs, WeightDelta
-from editkit.corpora import Corpus
+from editkit.covariance.corpora import Corpus
+from editkit.covariance.second_moment import SecondMoment, Whitening, read_published, second_moment
 from editkit.models import LanguageModel, ModelShape
 from editkit.models.encoding import chunks_by_tokens
-from editkit.statistics import SecondMoment, Whitening, read_published, second_moment
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.needs import rome_needs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from editkit import EditRequest
 from editkit.models import LanguageModel
-from editkit.requests import fill, subject_span
+from editkit.prompts import fill, subject_span
 from editkit_plugins.rome.config import RomeConfig
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from editkit.outcomes import is_probable
+from editkit.editing.outcomes import is_probable
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.value import Value
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from editkit import EditedModels, Metric, MetricRow, Record
-from editkit.edited import TextQuery
+from editkit.editing.edited import TextQuery
 from editkit_plugins.text_metrics.config import EssenceConfig
 
 _LARGEST_EXPONENT = 700.0  # exp of more is infinite in double precision

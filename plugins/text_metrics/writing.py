@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editkit import EditedModels, Record
-from editkit.edited import GenerationQuery
-from editkit.generation import in_published_form
+from editkit.editing.edited import GenerationQuery
+from editkit.editing.generation import in_published_form
 from editkit_plugins.text_metrics.config import GenerationConfig
 
 KEY = "generation"

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import ConfigError, TrackingError, UsageError
 from editkit.benchmark.progress import counting
-from editkit.cache import write_atomically
 from editkit.cli.arguments import positive
-from editkit.file_names import safe_file_name
-from editkit.making import check_values
-from editkit.shown_texts import cell_text
-from editkit.yaml_values import parse_yaml
+from editkit.registry.factories import check_values
+from editkit.report.display import cell_text
+from editkit.storage.cache import write_atomically
+from editkit.storage.file_names import safe_file_name
+from editkit.storage.strict_yaml import parse_yaml
 from editkit_plugins.tracing.shown import Shown, save_figures
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _warn_of_wide_windows(window: object, model: LanguageModel) -> None:
 
 def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any]) -> int:
     from editkit import Fact, make_locator
-    from editkit.traces import Trace
+    from editkit.tracing.trace import Trace
 
     fact = Fact(args.prompt, args.subject, args.answer, separator=args.separator, chat=args.chat)
     locator = make_locator(args.locator, model, preset=args.preset, **values)

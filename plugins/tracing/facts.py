@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from editkit import DatasetError, EditkitError, Fact, PluginError, UsageError, make_dataset
-from editkit.asked import PromptConfig
-from editkit.facts import fact_of
-from editkit.making import check_values, is_offered
-from editkit.record_files import BrokenFieldError, Node, as_configured, own_prompts, read_json
-from editkit.requests import fill
+from editkit.data_types import fact_of
+from editkit.prompts import fill
+from editkit.records.files import BrokenFieldError, Node, as_configured, own_prompts, read_json
+from editkit.records.prompts import PromptConfig
+from editkit.registry.factories import check_values, is_offered
 
 _KNOWN = "known_1000"
 _SHOWN = 5  # broken facts in a message

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from editkit import Fact, RequestError
 from editkit.models import LanguageModel
-from editkit.models.encoding import padded
+from editkit.models.encoding import padded, token_span
 from editkit.models.running import forward
-from editkit.requests import token_span
 
 _FACTS_PER_PASS = 64
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.cache import write_atomically
+from editkit.storage.cache import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +55,7 @@ class Shown:
 
     def maps(self, only: str | None = None) -> Figure:
         """A heat map for each kind of site, or for one alone: roles of tokens by layers."""
-        from editkit.trace_plots import average_maps
+        from editkit.tracing.plots import average_maps
 
         kinds = {kind: m for kind, m in self.study.kinds.items() if only in (None, kind)}
         roles = list(dict.fromkeys(role for means in kinds.values() for role in means))
@@ -68,7 +68,7 @@ class Shown:
 
     def lines(self) -> Figure:
         """A panel for each kind of site, a line with its 95% area for each role of a token."""
-        from editkit.trace_plots import average_lines
+        from editkit.tracing.plots import average_lines
 
         lines = {
             kind: {
@@ -106,7 +106,8 @@ class Shown:
             out: The output folder.
             files: What :meth:`save` has written.
         """
-        from editkit.reports import Report, tell
+        from editkit.benchmark.observers import tell
+        from editkit.data_types import Report
 
         found = self.study
         folder, name = files[-1].parent, files[-1].stem

@@ -20,15 +20,15 @@ from editkit import (
     WeightDelta,
     applied,
 )
+from editkit.benchmark.dependencies import dependencies
 from editkit.benchmark.environment import record_environment
 from editkit.benchmark.isolation import seeded
-from editkit.benchmark.run import STORE_FILE, Row
 from editkit.benchmark.store import Store
-from editkit.cache import key_of
-from editkit.contents import dependencies
-from editkit.effects import Effects
+from editkit.editing.effects import Effects
+from editkit.editing.outcomes import BASELINE, Edit, outcomes_of, unwatched
 from editkit.models import LanguageModel
-from editkit.outcomes import BASELINE, Edit, outcomes_of, unwatched
+from editkit.results import STORE_FILE, Row
+from editkit.storage.cache import key_of
 from editkit_plugins.tracing.averages import (
     PLACES,
     Largest,

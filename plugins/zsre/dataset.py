@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from editkit import Dataset, EditRequest, Probe, Record, Records
-from editkit.record_files import Node, read_source, records_of
-from editkit.texts import trimmed_prompt
+from editkit.prompts import trimmed_prompt
+from editkit.records.files import Node, read_source, records_of
 from editkit_plugins.zsre.config import ZsreConfig
 
 _UNKNOWN = "<|endoftext|>"

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from editkit import EditedModels, LanguageModel, Metric, Probe, Record
+from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
 from editkit.models.encoding import Sentence
-from editkit.next_tokens import NextTokenQuery, most_likely_tokens
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
 
 KINDS = {"efficacy": "rewrite", "paraphrase": "paraphrase", "specificity": "neighborhood"}

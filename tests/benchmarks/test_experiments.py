@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from editkit import ConfigError, Score
 from editkit.benchmark.spec import ModelChoice
 from editkit.cli.main import main
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 from editkit_benchmarks.experiments.figures import keep_percent
 from editkit_benchmarks.experiments.spec import (
     known_experiments,

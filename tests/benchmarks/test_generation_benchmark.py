@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from editkit.cli.main import main
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 
 
 def test_every_metric_scores_the_embedded_world(

@@ -9,9 +9,9 @@ import pytest
 
 from editkit.benchmark.aggregate import Estimate, harmonic_mean
 from editkit.benchmark.published import Published, published_for
-from editkit.benchmark.report.judging import is_failure
-from editkit.benchmark.run import Run
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
+from editkit.report.judging import is_failure
+from editkit.results import Run
 from editkit_plugins.counterfact import editkit_metrics
 
 METRICS = editkit_metrics()

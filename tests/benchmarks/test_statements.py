@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from editkit import Failure, Score
-from editkit.benchmark.run import STORE_FILE, Cell, Row, Run
 from editkit.benchmark.store import Store
+from editkit.results import STORE_FILE, Cell, Row, Run
 from editkit_benchmarks.experiments.spec import known_experiments
 from editkit_benchmarks.statements.__main__ import main
 from editkit_benchmarks.statements.checks import (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from editkit import LanguageModel
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 from editkit.testing import (
     Contract,
     DatasetContract,

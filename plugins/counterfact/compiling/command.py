@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         return _count(args)
     if args.known and args.model is None:
         raise UsageError("--known needs a model.", hint="Name it with --model.")
-    from editkit.cache import write_atomically
+    from editkit.storage.cache import write_atomically
     from editkit_plugins.counterfact.compiling.compiler import Compiler, Recipe
     from editkit_plugins.counterfact.compiling.layouts import read_facts, read_openings
     from editkit_plugins.counterfact.parsing import parse_records
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _count(args: argparse.Namespace) -> int:
-    from editkit.record_files import read_json_list
+    from editkit.records.files import read_json_list
     from editkit_plugins.counterfact.parsing import parse_records
 
     loaded = parse_records(read_json_list(args.count.expanduser()))
@@ -138,7 +138,7 @@ def _model(args: argparse.Namespace) -> LanguageModel | None:
 def _prefixes(args: argparse.Namespace, model: LanguageModel | None) -> tuple[str, ...]:
     """Texts to stand before paraphrases: of a corpus, or what the model writes."""
     if args.prefixes is not None:
-        from editkit.corpora import Corpus
+        from editkit.covariance.corpora import Corpus
 
         texts = [text.strip() for text in Corpus(args.prefixes).texts()]
         usable = sorted({text for text in texts if 0 < len(text) <= _LONGEST_PREFIX})

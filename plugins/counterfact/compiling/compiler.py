@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from editkit.requests import fill
+from editkit.prompts import fill
 from editkit_plugins.counterfact.compiling.facts import Fact, FactTable
 
 RawRecord = dict[str, Any]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from editkit import EditedModels, EditRequest, LanguageModel, WeightDelta
-from editkit.generation import sampled_contexts
-from editkit.next_tokens import NextTokenQuery, most_likely_tokens
+from editkit.editing.generation import sampled_contexts
+from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
 from editkit_plugins.counterfact.compiling.compiler import RawRecord
 
 _LENGTHS = ((100, 9), (100, 19))

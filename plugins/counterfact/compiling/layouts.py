@@ -23,7 +23,7 @@ from importlib import resources
 from pathlib import Path
 
 from editkit import DatasetError, RejectedRecord
-from editkit.record_files import BrokenFieldError, Node, read_json
+from editkit.records.files import BrokenFieldError, Node, read_json
 from editkit_plugins.counterfact.compiling.facts import Fact, FactTable, Relation
 
 _SUBJECT, _OBJECT = "[X]", "[Y]"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from editkit import ConfigError, DatasetError, TrackingError, UsageError
-from editkit.yaml_values import parse_yaml
+from editkit.storage.strict_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from editkit import LanguageModel, Record
@@ -161,7 +161,7 @@ def _source(
     dataset_values: Mapping[str, Any],
 ) -> tuple[Source, str]:
     """The training data and its digest."""
-    from editkit.corpora import Corpus
+    from editkit.covariance.corpora import Corpus
     from editkit_plugins.learned.training.sources import RecordSource, TextSource, some
 
     if args.dataset == "text":
@@ -215,7 +215,7 @@ def _digest(texts: list[str]) -> str:
 
 def _tracking(training: Training, results: Path | None) -> Callable[..., bool]:
     """Tells tracking services of new validations; where they fail, once more when told to."""
-    from editkit.reports import tell
+    from editkit.benchmark.observers import tell
     from editkit_plugins.learned.training.reporting import report_of
 
     told: int | None = None  # validations; after resuming, earlier ones are told again

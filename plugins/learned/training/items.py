@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from editkit import DatasetError, LanguageModel, Record
 from editkit.models import Completion
-from editkit.requests import fill
+from editkit.prompts import fill
 
 _OUTER = "paraphrase"
 _LOCAL = "neighborhood"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from editkit.cache import key_of
-from editkit.reports import Point, Report
+from editkit.data_types import Point, Report
+from editkit.storage.cache import key_of
 from editkit_plugins.learned.training.loop import Training
 
 CURVES = {

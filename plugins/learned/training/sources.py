@@ -12,9 +12,9 @@ from typing import Any
 from typing_extensions import override
 
 from editkit import DatasetError, EditkitError, EditRequest, LanguageModel, Probe, Record
-from editkit.asked import asked
 from editkit.models import Completion
-from editkit.record_files import BrokenFieldError, Node, own_prompts
+from editkit.records.files import BrokenFieldError, Node, own_prompts
+from editkit.records.prompts import asked
 from editkit_plugins.learned.training.items import Drawn, draw, items_of
 
 _SHORTEST = 4

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from editkit import EditedModels, Record, WeightDelta
-from editkit.edited import CandidateQuery
+from editkit.editing.edited import CandidateQuery
 from editkit_plugins.learned.below import Below, Remembered
 from editkit_plugins.learned.networks import EditNetwork
 from editkit_plugins.learned.signals import signals

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark import fakes
 
 

@@ -28,7 +28,7 @@ from editkit import (
     Score,
     hookimpl,
 )
-from editkit.model_values import ModelIdentity
+from editkit.registry.hparams import ModelIdentity
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = "tests.editkit.benchmark.fakes"
@@ -273,18 +273,24 @@ loaded: list[str] = []
 
 def fake_modules() -> dict[str, types.ModuleType]:
     """What stands in for the modules that need torch."""
-    models = types.ModuleType("editkit.models")
-    edited = types.ModuleType("editkit.edited")
+    models = types.ModuleType("editkit.registry.models")
+    identity = types.ModuleType("editkit.registry.model_identity")
+    edited = types.ModuleType("editkit.editing.edited")
     vars(models).update(
         load_model=load_model,
         fingerprint_of=fingerprint_of,
         n_layers_of=n_layers_of,
-        identity_of=identity_of,
     )
-    effects = types.ModuleType("editkit.effects")
+    vars(identity).update(identity_of=identity_of)
+    effects = types.ModuleType("editkit.editing.effects")
     vars(edited).update(EditedModels=FakeEditedModels)
     vars(effects).update(Effects=FakeEffects)
-    return {"editkit.models": models, "editkit.edited": edited, "editkit.effects": effects}
+    return {
+        "editkit.registry.models": models,
+        "editkit.registry.model_identity": identity,
+        "editkit.editing.edited": edited,
+        "editkit.editing.effects": effects,
+    }
 
 
 # ---------------------------------------------------------------- distributions

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from editkit import Score
 from editkit.benchmark.aggregate import estimate, harmonic_mean, metrics_of, summary_score, times_of
-from editkit.benchmark.run import Row
 from editkit.benchmark.scoring import BadScores, Collected, collect
+from editkit.results import Row
 
 fractions = st.just(0.0) | st.floats(min_value=1e-9, max_value=1)
 SCORES = (Score("a/score", "A", summary=True), Score("b/score", "B", summary=True), Score("c", "C"))

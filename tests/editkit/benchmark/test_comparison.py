@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from editkit import Failure, Score
 from editkit.benchmark.aggregate import Estimate, metrics_of
 from editkit.benchmark.comparison import by_group, is_clear, paired_differences
-from editkit.benchmark.report.judging import is_failure, rules
-from editkit.benchmark.run import Row
+from editkit.report.judging import is_failure, rules
+from editkit.results import Row
 
 SCORES = (Score("a/score", "A", summary=True), Score("b/score", "B", summary=True), Score("c", "C"))
 fractions = st.floats(min_value=0.01, max_value=1)

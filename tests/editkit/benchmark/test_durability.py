@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from editkit.benchmark import runs_in
+from editkit.benchmark.store import rows_of, runs_in
 from tests.editkit.benchmark import fakes
 
 SLOW = ("--set", "editors.one.sleep=0.004", "--set", "editors.two.sleep=0.004")
@@ -66,7 +66,7 @@ def wait_for_rows(out: Path, process: subprocess.Popen[str]) -> None:
     while time.monotonic() < deadline and process.poll() is None:
         if (out / "results.sqlite").exists():
             runs = runs_in(out)
-            if runs and runs[0].rows(runs[0].cells[0]):
+            if runs and rows_of(runs[0], runs[0].cells[0]):
                 return
         time.sleep(0.01)
     raise TimeoutError("no rows appeared")

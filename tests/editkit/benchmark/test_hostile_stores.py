@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from editkit import EditRequest, RequestError, StoreError
 from editkit.benchmark.merging import TOLERANCE
 from editkit.benchmark.ratings import Rating, keep_rating, ratings_in
-from editkit.benchmark.run import STORE_FILE, Row, runs_in
-from editkit.benchmark.store import Store
+from editkit.benchmark.store import Store, requests_of, rows_of, runs_in
 from editkit.benchmark.stored import checksum_of
+from editkit.results import STORE_FILE, Row
 from tests.hostile import either
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -275,9 +275,9 @@ def test_damaged_requests_are_warned_of_and_written_again(out: Path, editkit: Cl
     [run] = runs_in(out)
     with opened(out) as connection:
         connection.execute("UPDATE requests SET request = replace(request, 'Rome', 'Oslo')")
-    assert run.requests() == {}
+    assert requests_of(run) == {}
     editkit("run-benchmark", "small", "--out", out, "--no-mlflow")
-    assert {request.target_new for request in run.requests().values()} == {"Rome"}
+    assert {request.target_new for request in requests_of(run).values()} == {"Rome"}
 
 
 @pytest.mark.parametrize(
@@ -295,7 +295,7 @@ def test_crafted_requests_are_left_out(
             (request_text, checksum_of("request", digest, 1000, request_text)),
         )
     with caplog.at_level(logging.WARNING, "editkit"):
-        assert len(run.requests()) == len(CASES) - 1
+        assert len(requests_of(run)) == len(CASES) - 1
     assert "1 damaged requests are left out" in caplog.text
 
 
@@ -682,7 +682,7 @@ def test_any_text_in_names_requests_and_results_comes_back_in_every_format(
 
 def table_report(folder: Path) -> dict[str, dict[int, Any]]:
     return {
-        cell.fingerprint: {each.case_id: each.scores for each in run.rows(cell)}
+        cell.fingerprint: {each.case_id: each.scores for each in rows_of(run, cell)}
         for run in runs_in(folder)
         for cell in run.cells
     }

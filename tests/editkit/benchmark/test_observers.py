@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from editkit import TrackingError
-from editkit.benchmark import runs_in
 from editkit.benchmark.document import KEYS
 from editkit.benchmark.observers import Observers, copied
-from editkit.plugins import default_registry
-from editkit.reports import Point, Report
+from editkit.benchmark.store import is_complete, requests_of, rows_of, runs_in
+from editkit.data_types import Point, Report
+from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark.test_runner import Cli, observer
 
 HOOKS = ("run_started", "record_finished", "cell_finished", "run_finished")
@@ -43,10 +43,10 @@ def stored(out: Path) -> list[Any]:
     return [
         (
             run.describe(cell),
-            run.requests(),
+            requests_of(run),
             [
                 (row.case_id, row.status, row.scores, row.details, row.notes, row.texts, row.error)
-                for row in run.rows(cell)
+                for row in rows_of(run, cell)
             ],
         )
         for run in runs_in(out)
@@ -260,7 +260,7 @@ def test_changing_what_a_hook_is_given_changes_nothing(watched: Any) -> None:
         record_finished=lambda run, cell, row: seen.append(
             (run.benchmark, cell.editor, row.case_id)
         ),
-        cell_finished=lambda run, cell: seen.append((run.model["name"], run.is_complete(cell))),
+        cell_finished=lambda run, cell: seen.append((run.model["name"], is_complete(run, cell))),
     )
     default_registry().register(other, name="a later plugin")
     watched(
@@ -300,7 +300,7 @@ def report(out: Path) -> Report:
 def test_reports_are_copies_and_answers_are_checked(
     fake_world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from editkit.reports import tell
+    from editkit.benchmark.observers import tell
 
     seen: list[Any] = []
 
@@ -319,7 +319,7 @@ def test_reports_are_copies_and_answers_are_checked(
 
 
 def test_a_hook_that_reports_again_is_not_asked_for_ever(fake_world: Path, tmp_path: Path) -> None:
-    from editkit.reports import tell
+    from editkit.benchmark.observers import tell
 
     calls: list[str] = []
 

@@ -14,9 +14,9 @@ import pytest
 
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
-from editkit.benchmark.report.svg import Point, scatter
-from editkit.benchmark.run import Row, Run
-from tests.editkit.benchmark.test_report_command import cell, run_of, write
+from editkit.report.svg import Point, scatter
+from editkit.results import Row, Run
+from tests.editkit.cli.test_report_command import cell, run_of, write
 
 Cli = Callable[..., tuple[int, str, str]]
 SCORES = (Score("e/score", "ES", summary=True, at_edit=True),)

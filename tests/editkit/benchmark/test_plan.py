@@ -10,7 +10,7 @@ from editkit import ConfigError, DatasetError, PluginError
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, cut, make_plan
 from editkit.benchmark.spec import parse_benchmark
-from editkit.plugins import Registry
+from editkit.registry.plugins import Registry
 from tests.editkit.benchmark import fakes
 from tests.editkit.benchmark.test_benchmark_file import SMALL
 

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from editkit import TrackingError, hookimpl
-from editkit.benchmark import Row, runs_in
-from editkit.benchmark.run import STORE_FILE
-from editkit.plugins import default_registry
+from editkit.benchmark.document import cell_entry
+from editkit.benchmark.store import rows_of, runs_in
+from editkit.registry.plugins import default_registry
+from editkit.results import STORE_FILE, Row
 from tests.editkit.benchmark import fakes
 
 pytestmark = pytest.mark.usefixtures("fake_world")
@@ -45,7 +46,7 @@ def results(document: Any) -> Any:
 
 def rows(out: Path, cell: int = 0) -> list[Row]:
     run = runs_in(out)[0]
-    return run.rows(run.cells[cell])
+    return rows_of(run, run.cells[cell])
 
 
 def observer(**hooks: Any) -> types.SimpleNamespace:
@@ -210,7 +211,7 @@ def test_observers_see_the_run_and_add_to_the_document(bench: Any) -> None:
     plugin = observer(
         run_started=lambda run: seen.append(("started", run.tracking)),
         record_finished=lambda row: seen.append(row.case_id),
-        cell_finished=lambda run, cell: seen.append(run.summary(cell)["records"]),
+        cell_finished=lambda run, cell: seen.append(cell_entry(run, cell)["records"]),
         run_finished=lambda run: {"mlflow": {"run_ids": ["1"]}},
     )
     default_registry().register(plugin, name="watcher")

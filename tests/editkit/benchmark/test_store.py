@@ -10,8 +10,8 @@ import pytest
 
 from editkit import StoreError
 from editkit.benchmark.locking import only_one
-from editkit.benchmark.run import Row
 from editkit.benchmark.store import Store
+from editkit.results import Row
 
 
 def row(case_id: int, score: float = 0.5) -> Row:

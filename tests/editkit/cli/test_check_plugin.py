@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark import fakes
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark import fakes
 
 Cli = Callable[..., tuple[int, str, str]]

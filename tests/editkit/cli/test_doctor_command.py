@@ -110,7 +110,7 @@ def test_a_layer_that_is_not_there_is_a_problem(capsys: pytest.CaptureFixture[st
 def test_a_model_that_fits_nowhere_is_a_problem(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("editkit.doctor.available_memory", lambda device: 2**20)
+    monkeypatch.setattr("editkit.doctor.diagnose.available_memory", lambda device: 2**20)
     code, document = doctor(capsys, "--editor", "none")
     assert code == 1
     assert checks(document, "memory of none")[0]["verdict"] == "problem"

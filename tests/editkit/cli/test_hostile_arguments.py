@@ -14,10 +14,10 @@ import pytest
 
 from editkit import CacheError, Dataset, DatasetError, EditRequest, Record, Records
 from editkit.benchmark.records import load_records
-from editkit.cache import cache_folder, cached_tensors, cached_texts
 from editkit.cli import main as command_line
-from editkit.interfaces import RejectedRecord
-from editkit.record_files import read_json
+from editkit.data_types import RejectedRecord
+from editkit.records.files import read_json
+from editkit.storage.cache import cache_folder, cached_tensors, cached_texts
 
 Cli = Callable[..., tuple[int, str, str]]
 BAD_PATHS = [
@@ -284,7 +284,7 @@ BAD_CASE_IDS = ['"1"', "1.0", "true", "NaN", "-1", "1e3", str(2**63), "null", "[
 
 @pytest.mark.parametrize("case_id", BAD_CASE_IDS)
 def test_case_ids_in_a_file_are_whole_numbers(case_id: str, tmp_path: Path) -> None:
-    from editkit.record_files import BrokenFieldError, Node
+    from editkit.records.files import BrokenFieldError, Node
 
     (tmp_path / "r.json").write_text(f'[{{"case_id": {case_id}}}]', encoding="utf-8")
     [raw] = read_json(tmp_path / "r.json")  # type: ignore[misc]

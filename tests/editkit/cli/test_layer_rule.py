@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from editkit.cli.main import main
-from editkit.models import model_folder
+from editkit.registry.models import model_folder
 
 SAID = "no file of values for '{}': layer 2 of 6, a third of the depth"
 

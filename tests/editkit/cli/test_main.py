@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from editkit import CommandSpec, __version__, hookimpl
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark import fakes
 
 Cli = Callable[..., tuple[int, str, str]]

@@ -5,10 +5,10 @@ import torch
 from transformers import BertConfig, OPTConfig
 
 from editkit import ModelError
-from editkit.layout import is_matrix_module
 from editkit.models import architecture_of, language_model
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
+from editkit.models.orientation import is_matrix_module
 from editkit.models.running import (
     Tail,
     forward,

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from editkit import ModelError, load_model
 from editkit.cli.main import main
-from editkit.models import fingerprint_of
+from editkit.registry.models import fingerprint_of
 from tests.tiny import tiny
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 548105171\n"

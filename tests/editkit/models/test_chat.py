@@ -10,7 +10,7 @@ import pytest
 
 from editkit import EditRequest, Fact, ModelError, Probe, Record, RequestError, make_editor
 from editkit import trace as trace_fact
-from editkit.edited import CandidateQuery, EditedModels, GenerationQuery
+from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery
 from editkit.models import LanguageModel
 from editkit.models.chat import ChatTemplate
 from editkit_plugins.learned.training.items import draw, items_of

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from editkit import EditRequest, LanguageModel, applied, make_editor
-from editkit.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
-from editkit.generation import sampled_contexts
+from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
+from editkit.editing.generation import sampled_contexts
 from editkit.models.running import forward, replacing
 from tests.devices import FIRST, SECOND, pretended_devices
 from tests.parity import difference

@@ -12,8 +12,8 @@ import torch
 
 from editkit import ModelError, load_model
 from editkit.cli.main import main
-from editkit.models import model_folder
 from editkit.models.devices import check_device
+from editkit.registry.models import model_folder
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import errors as hub
 
 from editkit import ModelError, load_model
-from editkit.models import n_layers_of
+from editkit.registry.models import n_layers_of
 
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer"])

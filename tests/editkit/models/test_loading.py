@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from editkit import ModelError, load_model
-from editkit.models import fingerprint_of
+from editkit.registry.models import fingerprint_of
 from tests.tiny import tiny
 
 

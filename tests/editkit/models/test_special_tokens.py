@@ -14,11 +14,11 @@ from tokenizers.pre_tokenizers import Whitespace
 from transformers import PreTrainedTokenizerFast
 
 from editkit import EditRequest, ModelError, RequestError, load_model
-from editkit.accumulation import tokenised
 from editkit.cli.main import main
-from editkit.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
+from editkit.covariance.accumulation import tokenised
+from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
 from editkit.models import LanguageModel
-from editkit.requests import SubjectPosition
+from editkit.models.encoding import SubjectPosition
 from tests.tiny import tiny
 from tests.tokenizers import FAMILIES, model_of, tokenizer_of
 

@@ -19,8 +19,8 @@ from editkit import (
     StatisticNeeds,
     WeightDelta,
 )
-from editkit.layout import input_major
 from editkit.models.encoding import Encoding, padded
+from editkit.models.orientation import input_major
 from editkit.models.running import forward
 from editkit.models.shape import ModelShape
 from tests.editkit.testing.configs import EditorConfig

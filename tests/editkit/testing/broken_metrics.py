@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from editkit import EditedModels, Probe, Record, RequestError, Score
-from editkit.edited import CandidateQuery
+from editkit.editing.edited import CandidateQuery
 from tests.editkit.testing.guests import SCORES, Broken, collector
 from tests.editkit.testing.sound import SoundMetric
 

@@ -14,7 +14,7 @@ from editkit import (
     Score,
     hookimpl,
 )
-from editkit.plugins import Registry
+from editkit.registry.plugins import Registry
 from editkit.testing import Contract
 from editkit.testing.checking import CONTRACTS, Outcome, outcome_of
 from editkit.testing.contract import rules_of

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import DatasetError
-from editkit.requests import fill
+from editkit.prompts import fill
 from editkit_plugins.counterfact.compiling.compiler import Compiler, RawRecord, Recipe
 from editkit_plugins.counterfact.compiling.composition import composition
 from editkit_plugins.counterfact.compiling.facts import Fact, FactTable, Relation

@@ -9,8 +9,8 @@ import pytest
 from counterfact_samples import raw_record
 
 from editkit import EditedModels, MetricSpec, Record
-from editkit.edited import CandidateQuery, CandidateScore
-from editkit.record_files import Node
+from editkit.editing.edited import CandidateQuery, CandidateScore
+from editkit.records.files import Node
 from editkit_plugins import counterfact
 from editkit_plugins.counterfact import metrics
 from editkit_plugins.counterfact.config import ChoiceConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from editkit import Dense, applied
-from editkit.outcomes import unwatched
+from editkit.editing.outcomes import unwatched
 from editkit_plugins.finetune.config import (
     AttentionFineTuneConfig,
     ConstrainedFineTuneConfig,

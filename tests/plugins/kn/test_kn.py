@@ -22,7 +22,7 @@ from editkit import (
     make_editor,
     save_delta,
 )
-from editkit.edited import CandidateQuery
+from editkit.editing.edited import CandidateQuery
 from editkit.models.running import forward, recording
 from editkit_plugins.kn.attribution import Query, alphas, attribute
 from editkit_plugins.kn.config import AttributionConfig, KnConfig, KnowledgeNeuronsConfig

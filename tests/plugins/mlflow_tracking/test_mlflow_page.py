@@ -8,8 +8,7 @@ import pytest
 from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, store_rows
 
 from editkit import EditRequest
-from editkit.benchmark.run import runs_in
-from editkit.benchmark.store import Store
+from editkit.benchmark.store import Store, runs_in
 from editkit_plugins.mlflow_tracking.observer import page_of
 from editkit_plugins.mlflow_tracking.page import finite, parameters, table
 

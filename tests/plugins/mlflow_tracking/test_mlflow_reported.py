@@ -13,7 +13,8 @@ from test_mlflow_view import SHORTEST_TAG_LIMIT
 from tracking_samples import NOON
 
 from editkit import TrackingError
-from editkit.reports import Point, Report, tell
+from editkit.benchmark.observers import tell
+from editkit.data_types import Point, Report
 from editkit_plugins.mlflow_tracking import editkit_reported
 from editkit_plugins.mlflow_tracking.database import quiet
 from editkit_plugins.mlflow_tracking.tracker import experiments_with_runs

@@ -12,7 +12,8 @@ import pytest
 from tracking_samples import cell, finished_run, row, run_in, store_rows
 
 from editkit import StoreError, TrackingError
-from editkit.benchmark.run import Run
+from editkit.benchmark.store import rows_of
+from editkit.results import Run
 from editkit_plugins import mlflow_tracking
 from editkit_plugins.mlflow_tracking import export, view
 from editkit_plugins.mlflow_tracking.database import quiet
@@ -220,7 +221,7 @@ def test_a_service_that_is_down_harms_no_row(
     assert caught.value.exit_code == 4
     assert "secret" not in caught.value.message + caplog.text
     assert "safe in the store" in str(caught.value.hint)
-    assert len(run.rows(run.cells[0])) == 3
+    assert len(rows_of(run, run.cells[0])) == 3
 
 
 def test_a_damaged_database_is_a_clear_error(out: Path) -> None:

@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 from test_mlflow_ui import free_port
 
-from editkit.benchmark.run import Cell, Row, Run, runs_in
+from editkit.benchmark.document import cell_entry
+from editkit.benchmark.store import requests_of, rows_of, runs_in
+from editkit.results import Cell, Row, Run
 from tests.browser import Browser, browsing
 
 pytestmark = pytest.mark.slow
@@ -111,11 +113,11 @@ class Site:
         return {cell.editor: cell for cell in self.run.cells}
 
     def means(self, editor: str) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = self.run.summary(self.cells[editor])["metrics"]
+        found: dict[str, dict[str, float]] = cell_entry(self.run, self.cells[editor])["metrics"]
         return found
 
     def rows(self, editor: str) -> list[Row]:
-        return self.run.rows(self.cells[editor])
+        return rows_of(self.run, self.cells[editor])
 
     def show(self, address: str) -> None:
         """Load a page anew: its links differ in their fragments only."""
@@ -237,7 +239,7 @@ def test_a_run_shows_its_records_as_a_table(site: Site) -> None:
     site.done("records")
     rows = site.rows("rome")
     assert len(lines) == len(rows) == LIMIT
-    requests = site.run.requests()
+    requests = requests_of(site.run)
     for line, row in zip(lines, rows, strict=True):
         shown = dict(zip(head, line, strict=True))
         request = requests[row.case_id]

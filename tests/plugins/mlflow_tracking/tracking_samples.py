@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from editkit import Score
-from editkit.benchmark.run import STORE_FILE, Cell, Row, Run
 from editkit.benchmark.store import Store
+from editkit.results import STORE_FILE, Cell, Row, Run
 
 SCORES = (
     Score("efficacy/score", "ES", summary=True),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from editkit import EditRequest
-from editkit.benchmark.run import STORE_FILE, Cell, Row, Run
 from editkit.benchmark.store import Store
+from editkit.results import STORE_FILE, Cell, Row, Run
 
 REQUESTS = {
     case: EditRequest("{} is <made> by", f"Thing {case}", "Ferrari & Sons", "Fiat")

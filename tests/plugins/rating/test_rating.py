@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from editkit import UsageError
 from editkit.benchmark.ratings import Answer, Rating, keep_rating, ratings_in
-from editkit.benchmark.run import STORE_FILE, runs_in
-from editkit.benchmark.store import Store
+from editkit.benchmark.store import Store, runs_in
+from editkit.results import STORE_FILE
 from editkit_plugins.rating import command
 from editkit_plugins.rating.comparisons import chosen_pair, comparisons
 from editkit_plugins.rating.odds import judgements, odds_of, report

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from editkit import EditRequest
-from editkit.benchmark import runs_in
-from editkit.benchmark.report.labels import heading
+from editkit.benchmark.store import requests_of, runs_in
 from editkit.cli.main import main
-from editkit.texts import joined
+from editkit.prompts import joined
+from editkit.report.labels import heading
 from editkit_plugins.rating.comparisons import Comparison
 from editkit_plugins.rating.page import question_page
 from tests.plugins.rating.rating_samples import cell, written_run
@@ -42,7 +42,7 @@ def plain(page: str) -> list[str]:
 
 def test_a_store_gives_requests_back(out: Path) -> None:
     [run] = runs_in(out)
-    assert run.requests() == EDITS
+    assert requests_of(run) == EDITS
 
 
 @pytest.mark.parametrize("request_", EDITS.values(), ids=str)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from editkit.covariance.second_moment import SecondMoment, compute_second_moment
 from editkit.models import LanguageModel
-from editkit.statistics import SecondMoment, compute_second_moment
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor, Solution
 from tests.parity import Parity, difference

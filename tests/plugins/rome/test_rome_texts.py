@@ -10,13 +10,14 @@ import torch
 from pydantic import ValidationError
 
 from editkit import EditRequest, LowRank, make_dataset, make_editor
-from editkit.configuration import resolve_config
-from editkit.corpora import Corpus
-from editkit.models import LanguageModel, load_model
+from editkit.covariance.corpora import Corpus
+from editkit.covariance.second_moment import compute_second_moment
+from editkit.models import LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
-from editkit.plugins import default_registry
-from editkit.statistics import compute_second_moment
+from editkit.registry.config import resolve_config
+from editkit.registry.models import load_model
+from editkit.registry.plugins import default_registry
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor, Solution

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import EditedModels, EditRequest, Metric, PluginError, Record
-from editkit.edited import GenerationQuery
+from editkit.editing.edited import GenerationQuery
 from editkit_plugins.text_metrics.config import EssenceConfig, GenerationConfig
 from editkit_plugins.text_metrics.consistency import Consistency
 from editkit_plugins.text_metrics.essence import Essence
 from editkit_plugins.text_metrics.fluency import Fluency, combined_entropy, ngram_entropy, words
-from tests.editkit.test_deltas import delta_for
+from tests.editkit.editing.test_deltas import delta_for
 from tests.tiny import tiny
 
 REQUEST = EditRequest("{} is in", "The Space Needle", "Paris", "Seattle")

@@ -11,10 +11,10 @@ import pytest
 
 import editkit
 from editkit import Fact, Localization
-from editkit.benchmark.run import STORE_FILE
 from editkit.benchmark.store import Store
-from editkit.configuration import resolve_config
-from editkit.plugins import default_registry
+from editkit.registry.config import resolve_config
+from editkit.registry.plugins import default_registry
+from editkit.results import STORE_FILE
 from editkit_plugins.tracing.averages import (
     PLACES,
     ROLES,

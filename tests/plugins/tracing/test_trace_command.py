@@ -23,10 +23,10 @@ from editkit import (
     RequestError,
     WeightDelta,
 )
-from editkit.benchmark.run import STORE_FILE, runs_in
-from editkit.benchmark.store import Store
+from editkit.benchmark.store import Store, runs_in
 from editkit.cli.main import main
-from editkit.file_names import safe_file_name
+from editkit.results import STORE_FILE
+from editkit.storage.file_names import safe_file_name
 from editkit_plugins.tracing import study
 from editkit_plugins.tracing.averages import ROLES, averaged, mean_of, roles_of
 from editkit_plugins.tracing.facts import facts_of

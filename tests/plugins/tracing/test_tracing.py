@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import ConfigError, Fact, ModelError, RequestError
-from editkit.plugins import default_registry
+from editkit.registry.plugins import default_registry
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.corruption import draws, embedding_std, noise_level
 from editkit_plugins.tracing.engine import Finding, trace

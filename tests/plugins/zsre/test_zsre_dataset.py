@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import DatasetError, Records, make_dataset
-from editkit.record_files import records_of
+from editkit.records.files import records_of
 from editkit_plugins.zsre.config import ZsreConfig
 from editkit_plugins.zsre.dataset import ZsreDataset
 from tests.plugins.zsre.zsre_samples import raw_question

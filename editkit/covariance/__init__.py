@@ -1,0 +1,1 @@
+"""Second moments of a layer's inputs: the corpora, the sums, and their convergence."""

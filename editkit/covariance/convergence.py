@@ -1,0 +1,256 @@
+"""How much a key's whitened direction still moves while its second moment grows.
+
+What an editor takes from C is the direction u = C⁻¹ k / |C⁻¹ k| of some keys. A sample is large
+enough when more tokens no longer turn it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from editkit.covariance.second_moment import SecondMoment, Whitening
+from editkit.errors import ConfigError
+from editkit.storage.cache import digest_of_tensors, write_atomically
+
+__all__ = ["Convergence", "Health", "Report", "draw", "health_of"]
+
+ENOUGH = 0.99
+"""Mean cosine above which a sample counts as large enough."""
+_FIRST_SAMPLE = 4096
+_LARGEST_FOR_EIGENVALUES = 8192
+_SILENT = 1e-12
+
+
+class Convergence:
+    """Watches a second moment grow, and keeps the directions of some keys at doubling sizes.
+
+    Args:
+        keys: (n, D)
+        ridge: Added to the diagonal, in units of its mean.
+        first: Tokens of the first sample.
+    """
+
+    def __init__(self, keys: Tensor, ridge: float, *, first: int = _FIRST_SAMPLE) -> None:
+        self.keys = keys.float().cpu()
+        self.ridge = ridge
+        self._next = first
+        self.directions: dict[int, Tensor] = {}
+
+    @property
+    def identity(self) -> str:
+        """Digest of the keys and the ridge."""
+        return digest_of_tensors({"keys": self.keys}, f"ridge {self.ridge!r}")
+
+    def look(self, total: Tensor, count: int) -> None:
+        """Keep the directions each time that the number of tokens has doubled."""
+        if count < self._next:
+            return
+        while count >= self._next:
+            self._next *= 2
+        directions = self._directions(SecondMoment((total / count).float().cpu(), count))
+        if directions is not None:
+            self.directions[count] = directions
+
+    def state(self) -> dict[str, Tensor]:
+        """The directions, and when the next are due."""
+        kept = {str(count): directions for count, directions in self.directions.items()}
+        return {"next": torch.tensor(self._next), **kept}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`state` gave."""
+        self._next = int(state["next"])
+        self.directions = {int(name): t for name, t in state.items() if name != "next"}
+
+    def report(self, statistic: SecondMoment) -> Report | None:
+        """How the directions came to where they are; None where C is singular to the end."""
+        final = self._directions(statistic)
+        if final is None:
+            return None
+        samples = []
+        for count, directions in sorted(self.directions.items()):
+            if count < statistic.count:
+                cosines = (directions * final).sum(dim=1)  # (n,)
+                samples.append(Sample(count, float(cosines.mean()), float(cosines.min())))
+        return Report(statistic.count, len(self.keys), self.ridge, tuple(samples))
+
+    def _directions(self, statistic: SecondMoment) -> Tensor | None:
+        try:
+            solved = Whitening.of(statistic, self.ridge).solve(self.keys)  # (n, D)
+        except ConfigError:  # singular: too few tokens yet
+            return None
+        directions: Tensor = solved / solved.norm(dim=1, keepdim=True)
+        return directions
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A part of the tokens, and the cosine of its directions with the final ones."""
+
+    tokens: int
+    mean: float
+    least: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """How directions moved while the sample grew.
+
+    Attributes:
+        tokens: All tokens.
+        keys: Number of keys watched.
+        ridge: The ridge.
+        samples: Smaller samples, ascending.
+    """
+
+    tokens: int
+    keys: int
+    ridge: float
+    samples: tuple[Sample, ...]
+
+    @property
+    def enough(self) -> bool:
+        """Whether the last doubling hardly turned the directions."""
+        return bool(self.samples) and self.samples[-1].mean >= ENOUGH
+
+    def verdict(self) -> str:
+        """What it means, in a sentence."""
+        if not self.samples:
+            return "too few tokens to tell whether u has settled: use more."
+        last = self.samples[-1]
+        moved = 100 * (1 - last.mean)
+        if not self.enough:
+            return (
+                f"u still moves: its cosine between {last.tokens:,} and {self.tokens:,} tokens "
+                f"is {last.mean:.4f} on average. Use more tokens, or a larger ridge."
+            )
+        first = next(sample for sample in self.samples if sample.mean >= ENOUGH)
+        return (
+            f"u has settled: from {first.tokens:,} tokens on its cosine with the final one is "
+            f"above {ENOUGH:g} on average; the last doubling moved it by {moved:.2g}%."
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Health:
+    """What a second moment is like.
+
+    Attributes:
+        neurons: D.
+        silent: Neurons that never fired.
+        condition: Largest over smallest eigenvalue with the ridge; infinite where singular, None
+            where the matrix is too large to ask.
+        invertible: Whether it can be inverted with the ridge.
+    """
+
+    neurons: int
+    silent: int
+    condition: float | None
+    invertible: bool
+
+
+def health_of(statistic: SecondMoment, ridge: float) -> Health:
+    """Silent neurons, and whether C can be inverted with a ridge."""
+    diagonal = statistic.matrix.diagonal().double()
+    silent = int((diagonal <= _SILENT * diagonal.mean()).sum())
+    try:
+        Whitening.of(statistic, ridge)
+        invertible = True
+    except ConfigError:
+        invertible = False
+    condition: float | None = None
+    if not invertible:
+        condition = float("inf")
+    elif len(diagonal) <= _LARGEST_FOR_EIGENVALUES:
+        matrix = statistic.matrix.to(torch.float64, copy=True)
+        matrix.diagonal().add_(ridge * diagonal.mean())
+        values = torch.linalg.eigvalsh(matrix)
+        condition = float(values[-1] / values[0]) if float(values[0]) > 0 else float("inf")
+    return Health(len(diagonal), silent, condition, invertible)
+
+
+def draw(report: Report, title: str, path: Path) -> None:
+    """Write the report as a picture.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ConfigError(
+            "the plot needs matplotlib, which is not installed.",
+            hint="pip install 'editkit[docs]'",
+        ) from None
+    import io
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    sizes = [*(sample.tokens for sample in report.samples), report.tokens]
+    for label, style, values in (
+        ("mean of the keys", "o-", [*(s.mean for s in report.samples), 1.0]),
+        ("least of the keys", "v--", [*(s.least for s in report.samples), 1.0]),
+    ):
+        axes.plot(sizes, values, style, label=label, markersize=5)
+    axes.axhline(ENOUGH, color="grey", linewidth=0.8, linestyle=":")
+    axes.annotate(
+        f"{ENOUGH:g}", (0.01, ENOUGH), xycoords=("axes fraction", "data"), va="bottom", color="grey"
+    )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [_short(size) for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("tokens in the sample")
+    axes.set_ylabel(f"cosine of u with that of {_short(report.tokens)} tokens")
+    axes.set_title(title, fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    write_atomically(path, stream.getvalue())
+
+
+def document(report: Report | None, health: Health, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything as plain data, for JSON; numbers that are not finite become None."""
+    condition = health.condition
+    finite = condition is not None and condition != float("inf")
+    return {
+        "schema": 1,
+        **facts,
+        "neurons": health.neurons,
+        "silent_neurons": health.silent,
+        "invertible": health.invertible,
+        "condition": condition if finite else None,
+        "convergence": None
+        if report is None
+        else {
+            **dataclasses.asdict(report),
+            "enough": report.enough,
+            "verdict": report.verdict(),
+        },
+    }
+
+
+def write_document(content: Mapping[str, Any], path: Path) -> None:
+    """Write a JSON document, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def table(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
+    """Rows for people."""
+    head = ("tokens", "mean cosine", "least cosine")
+    return [head, *((f"{s.tokens:,}", f"{s.mean:.4f}", f"{s.least:.4f}") for s in samples)]
+
+
+def _short(number: int) -> str:
+    for size, letter in ((1_000_000, "M"), (1_000, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number)

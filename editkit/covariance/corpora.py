@@ -1,0 +1,287 @@
+"""Sources of plain text for statistics: a file, something of a package, or a dataset."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import importlib
+import io
+import itertools
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from editkit.errors import ConfigError
+from editkit.prompts import joined
+from editkit.records.hub import commit_of, content_of
+from editkit.storage.cache import digest_of_file, path_of
+
+if TYPE_CHECKING:
+    from editkit.data_types import Records
+
+__all__ = ["Corpus", "Order"]
+
+Order = Literal["stored", "random"]
+"""Order of a corpus' texts: as they are stored, or a seeded random one."""
+
+_DATASET = "dataset:"
+_FIRST_ROWS = re.compile(r"(?P<name>[\w.-]+)(\[:(?P<rows>\d+)\])?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A named source of texts.
+
+    Attributes:
+        source: A file (``texts.txt``, one text a line; ``texts.jsonl`` with a key ``text``; either
+            may end in ``.gz``), such a file of an installed package (``package:file.txt``), a
+            function of a package that yields texts (``package.module:function``),
+            ``dataset:name``, the facts of an installed dataset's records, or
+            ``hub:name[:config[:split]]``, a dataset that ``datasets`` can load; a split such as
+            ``train[:1000]`` takes only so many rows, in the order of the corpus.
+        order: In a random order each text comes once, so that the first N texts or tokens are a
+            random sample without replacement. None: random for a hub dataset, which is often
+            sorted by age or subject; as stored for others. A hub dataset in its stored order is
+            streamed; in a random one it is downloaded first.
+        seed: Seed of the random order.
+    """
+
+    source: str
+    order: Order | None = None
+    seed: int = 0
+
+    @property
+    def shuffled(self) -> bool:
+        """Whether texts come in a random order."""
+        return self._hub if self.order is None else self.order == "random"
+
+    @property
+    def _hub(self) -> bool:
+        return self.source.startswith("hub:")
+
+    def digest(self) -> str:
+        """Digest of the content (for a hub dataset, of its name and commit) and of the order.
+
+        Raises:
+            ConfigError: The source does not exist.
+        """
+        content = self._content_digest()
+        if not self.shuffled:
+            return content
+        order = f"{content} in random order {self.seed}"
+        return hashlib.blake2b(order.encode(), digest_size=16).hexdigest()
+
+    def _content_digest(self) -> str:
+        if self._hub:
+            name = self.source.removeprefix("hub:").partition(":")[0]
+            content = f"{self.source} with {content_of(name)}"
+            return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+        if self.source.startswith(_DATASET):
+            return self._records().digest
+        if (function := self._function()) is not None:
+            digest = hashlib.blake2b(digest_size=16)
+            for text in self._texts_of(function):
+                length = f"{len(text)}:" if "\n" in text else ""  # where one text ends counts
+                digest.update(f"{length}{text}\n".encode())
+            return digest.hexdigest()
+        self._path()
+        return digest_of_file(self.source)
+
+    def texts(self) -> Iterator[str]:
+        """The texts in the corpus' order, empty ones left out.
+
+        Raises:
+            ConfigError: The source does not exist or cannot be read.
+        """
+        try:
+            for text in self._lines():
+                if text.strip():
+                    yield text
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"corpus {self.source!r} is not UTF-8: {error}.", hint="Convert it to UTF-8."
+            ) from None
+        except (OSError, EOFError, zlib.error) as error:
+            raise ConfigError(
+                f"corpus {self.source!r} cannot be read: {error}.",
+                hint="Check that it is readable and completely downloaded.",
+            ) from None
+
+    def _lines(self) -> Iterator[str]:
+        if self._hub:
+            return self._hub_texts()
+        if not self.shuffled:
+            return self._stored()
+        if not self.source.startswith(_DATASET) and self._function() is None:
+            return self._file_texts_at_random()
+        texts = list(self._stored())
+        return (texts[i] for i in self._permutation(len(texts)))
+
+    def _permutation(self, n: int) -> Iterator[int]:
+        """Numbers below ``n`` in random order; the same for all versions of NumPy."""
+        import numpy as np
+
+        return map(int, np.random.RandomState(self.seed % 2**32).permutation(n))
+
+    def _stored(self) -> Iterator[str]:
+        """The texts of what is no hub dataset, in stored order."""
+        if self.source.startswith(_DATASET):
+            return self._facts()
+        if (function := self._function()) is not None:
+            return self._texts_of(function)
+        return self._file_texts()
+
+    def _function(self) -> Callable[[], Iterable[str]] | None:
+        """The function that the source names, if it names one."""
+        module, colon, name = self.source.partition(":")
+        if not (colon and name.isidentifier() and module.replace(".", "").isidentifier()):
+            return None
+        try:
+            found = getattr(importlib.import_module(module), name, None)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise self._failed(error) from error  # the module needs another one
+            return None
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+        return found if callable(found) else None
+
+    def _texts_of(self, function: Callable[[], Iterable[str]]) -> Iterator[str]:
+        try:
+            for text in function():
+                if not isinstance(text, str):
+                    raise TypeError(f"it yields {text!r:.40}, expected texts")
+                text.encode()  # half of a surrogate pair is not Unicode
+                yield text
+        except (Exception, SystemExit) as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: BaseException) -> ConfigError:
+        return ConfigError(
+            f"corpus {self.source!r} failed: {type(error).__name__}: {error}.",
+            hint="It must be a function that can be called without arguments and gives texts.",
+        )
+
+    def _path(self) -> Path:
+        path = path_of(self.source)
+        try:
+            is_file = path.is_file()
+        except ValueError:  # NUL in the name
+            is_file = False
+        if not is_file:
+            raise ConfigError(
+                f"corpus {self.source!r} is not a file.",
+                hint="Give a text file, 'package:file', 'package:function', 'dataset:name', or "
+                "'hub:name:config'.",
+            )
+        return path
+
+    def _file_texts(self) -> Iterator[str]:
+        path = self._path()
+        with _open(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                yield self._text_of(line, number, as_json=".jsonl" in path.suffixes)
+
+    def _file_texts_at_random(self) -> Iterator[str]:
+        """Lines in random order; only where each begins is kept in memory."""
+        path = self._path()
+        as_json = ".jsonl" in path.suffixes
+        with _open_bytes(path) as stream:
+            starts = [0]
+            starts += [stream.tell() for _ in iter(stream.readline, b"")]
+            for i in self._permutation(len(starts) - 1):
+                stream.seek(starts[i])
+                line = stream.readline().decode("utf-8")
+                yield self._text_of(line.replace("\r\n", "\n"), i + 1, as_json=as_json)
+
+    def _text_of(self, line: str, number: int, *, as_json: bool) -> str:
+        if not as_json:
+            return line.rstrip("\n")
+        try:
+            text = json.loads(line)["text"]
+            if not isinstance(text, str):
+                raise TypeError
+            text.encode()  # JSON can spell half of a surrogate pair
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise ConfigError(
+                f"line {number} of {self.source} is no JSON object with a text as 'text'.",
+                hint="Write one object a line, or name the file .txt.",
+            ) from None
+        return str(text)
+
+    def _records(self) -> Records:
+        from editkit.registry.factories import make_dataset
+
+        return make_dataset(self.source.removeprefix(_DATASET)).load()
+
+    def _facts(self) -> Iterator[str]:
+        """What the unedited world holds, as sentences, each once."""
+        probes = (
+            probe
+            for record in self._records().records
+            for kind in sorted(record.probes)
+            for probe in record.probes[kind]
+        )
+        return iter(
+            dict.fromkeys(
+                f"{joined(probe.prompt, probe.target_true, probe.separator)}." for probe in probes
+            )
+        )
+
+    def _hub_texts(self) -> Iterator[str]:
+        from datasets import load_dataset
+
+        name, _, rest = self.source.removeprefix("hub:").partition(":")
+        config, _, split = rest.partition(":")
+        sliced = _FIRST_ROWS.fullmatch(split or "train")
+        if sliced is None:
+            raise ConfigError(
+                f"corpus {self.source!r} has the split {split!r}, expected a name, or a name and "
+                "so many rows.",
+                hint="For example train, or train[:1000].",
+            )
+        try:
+            rows = load_dataset(
+                name,
+                config or None,
+                split=sliced["name"],
+                streaming=not self.shuffled,
+                revision=commit_of(name),
+            )
+            wanted = int(sliced["rows"]) if sliced["rows"] else None
+            if self.shuffled:
+                for i in itertools.islice(self._permutation(len(rows)), wanted):
+                    yield _text_in(rows[i])
+                return
+            for row in rows if wanted is None else rows.take(wanted):
+                yield _text_in(row)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"corpus {self.source!r} could not be read: {error}",
+                hint="Check its name, config and split, and that it has a column 'text'.",
+            ) from error
+
+
+def _text_in(row: Any) -> str:
+    """The text of a hub dataset's row; empty where it has none."""
+    text = row["text"]
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"a row has {text!r:.40} as 'text', expected a text")
+    return text or ""
+
+
+def _open(path: Path) -> IO[str]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
+
+
+def _open_bytes(path: Path) -> IO[bytes]:
+    """The uncompressed bytes, in which any place can be found again."""
+    if path.suffix == ".gz":
+        return io.BytesIO(gzip.decompress(path.read_bytes()))
+    return path.open("rb")

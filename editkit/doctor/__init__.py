@@ -1,0 +1,1 @@
+"""Checks of what a run needs, made before any weights are loaded."""

@@ -1,0 +1,382 @@
+"""What a run would need, checked before any weights are loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from editkit import __version__
+from editkit.covariance.corpora import Corpus
+from editkit.data_types import Needs, StatisticNeeds
+from editkit.doctor.forecast import Estimate, estimate
+from editkit.errors import ConfigError, EditkitError, ModelError
+from editkit.interfaces import Config
+from editkit.models.checkpoint import config_problems, listed_problems, problems_of
+from editkit.models.completeness import incomplete, report_of_headers, wrong_types
+from editkit.models.devices import check_device, check_dtype
+from editkit.models.fingerprints import fingerprint_of_folder
+from editkit.models.hub import cached_snapshot, hub_files, refuse_path
+from editkit.models.loading import read_tokenizer
+from editkit.models.memory import available_memory, memory_of_this_process
+from editkit.models.model_files import headers_of
+from editkit.models.shape import ModelShape, shape_of
+from editkit.registry.hparams import NO_MATCH, Match
+from editkit.registry.models import config_of, known_models, model_folder
+from editkit.registry.plugins import Offer, Registry
+from editkit.storage.cache import cache_folder
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+__all__ = ["Check", "Diagnosis", "PlannedEditor", "diagnose"]
+
+Verdict = Literal["ok", "warning", "problem"]
+MB = 2**20
+_NO_CONFIG = ("config", "model")
+_DELTA_DISK_MB = 50  # results of a run: a store, a table, tracking
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        topic: What: ``architecture``, ``memory of rome``.
+        verdict: ``problem`` if it would stop the run.
+        text: What was found, in plain words.
+    """
+
+    topic: str
+    verdict: Verdict
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """Everything that was found.
+
+    Attributes:
+        checks: In the order in which they are shown.
+        memory: Estimates by editor, where the editor says what it needs.
+        needs: What the editors say.
+        shape: The model's shape; None where its config could not be read.
+    """
+
+    checks: tuple[Check, ...]
+    memory: dict[str, Estimate]
+    needs: dict[str, Needs]
+    shape: ModelShape | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing would stop the run."""
+        return all(check.verdict != "problem" for check in self.checks)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedEditor:
+    """An editor with the configuration that it would run with."""
+
+    offer: Offer
+    config: Config
+    rule: str | None = None
+    matched: Match = NO_MATCH
+    overridden: tuple[str, ...] = ()
+
+
+def diagnose(
+    registry: Registry,
+    model: str,
+    editors: Sequence[PlannedEditor],
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    requests: int = 20,
+    tokens: int = 20,
+) -> Diagnosis:
+    """Look at everything that a run would need; no weights are loaded.
+
+    Args:
+        registry: Where editors are built.
+        model: A registered name, a folder, or a hub id; estimates need only its ``config.json``.
+        editors: The editors.
+        dtype: Type of the weights.
+        device: Where the model would go.
+        requests: Requests that are edited together.
+        tokens: Tokens of the longest prompt and target.
+    """
+    checks = [_versions(editors), _device(device)]
+    try:
+        check_dtype(dtype)
+    except ModelError as error:
+        checks.append(Check("dtype", "problem", str(error)))
+        dtype = "float32"  # estimates are made all the same
+    files, folder, config = _files_and_config(registry, model)
+    checks += files
+    if config is None:
+        return Diagnosis(tuple(checks), {}, {}, None)
+    try:
+        shape = shape_of(config, dtype=dtype)
+    except ModelError as error:
+        checks.append(Check("architecture", "problem", str(error)))
+        return Diagnosis(tuple(checks), {}, {}, None)
+    base = memory_of_this_process()
+    checks += [_architecture(shape), *_weights(shape, folder, config, model, files)]
+    if not any(check.topic == "tokenizer" for check in files):
+        checks.append(_tokenizer(folder, model, shape.vocabulary))
+    if any(check.topic == "device" and check.verdict == "problem" for check in checks):
+        device = "cpu"  # estimates are made all the same
+    memory: dict[str, Estimate] = {}
+    said: dict[str, Needs] = {}
+    to_write = 0
+    for planned in editors:
+        name = planned.offer.name
+        if planned.matched.report:
+            used: Verdict = "warning" if planned.matched.refused else "ok"
+            checks.append(Check(f"values of {name}", used, planned.matched.report))
+        if planned.overridden:
+            text = f"the named preset wins: {'; '.join(planned.overridden)}"
+            checks.append(Check(f"preset of {name}", "ok", text))
+        if planned.rule:
+            checks.append(Check(name, "warning", planned.rule))
+        try:
+            editor = registry.build("editor", name, planned.config)
+            needs = editor.needs(shape, requests=requests, tokens=tokens)
+        except EditkitError as error:
+            checks.append(Check(name, "problem", str(error)))
+            continue
+        if needs is None:
+            checks.append(Check(name, "warning", "the editor does not say what it needs"))
+            continue
+        checks += [Check(name, "ok", note.rstrip(".")) for note in needs.notes]
+        missing: list[StatisticNeeds] = []
+        for statistic in needs.statistics:
+            check, cached = _statistic(name, statistic, folder, dtype)
+            checks.append(check)
+            if not cached:
+                missing.append(statistic)
+                to_write += 4 * statistic.width**2
+        said[name] = needs
+        memory[name] = estimate(
+            shape, needs, requests=requests, tokens=tokens, missing=missing, base=base
+        )
+        checks.append(_memory(name, memory[name], device))
+    checks.append(_disk(shape, folder, to_write))
+    return Diagnosis(tuple(checks), memory, said, shape)
+
+
+def size(n: int) -> str:
+    """A number of bytes as people say it."""
+    return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / MB:.0f} MiB"
+
+
+def _files_and_config(
+    registry: Registry, model: str
+) -> tuple[list[Check], Path | None, PretrainedConfig | None]:
+    """What is wrong with the model's files, its folder if it is on this disk, and its config.
+
+    The config is None where it cannot be read, or describes no model that can be edited. Weights
+    are never downloaded.
+    """
+    from transformers import AutoConfig
+
+    local = (bool(model) and Path(model).is_dir()) or model in registry.names("model")
+    try:
+        if local:
+            folder: Path | None = model_folder(model)
+        else:
+            refuse_path(model, known_models())
+            folder = cached_snapshot(model)
+    except ModelError as error:
+        return [Check("model", "problem", str(error))], None, None
+    if folder is not None:
+        found = problems_of(folder, model)
+    else:
+        content, names = config_of(model, download=True), hub_files(model)
+        found = config_problems(content, model) if content is not None else []
+        found += listed_problems(names, model) if names is not None else []
+    checks = [Check(problem.topic, problem.verdict, str(problem)) for problem in found]
+    if any(check.verdict == "problem" and check.topic in _NO_CONFIG for check in checks):
+        return checks, folder, None
+    try:
+        config = AutoConfig.from_pretrained(folder or model, trust_remote_code=False)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        text = f"the config of {model!r} could not be read: {first}"
+        hint = "Give a registered model, a folder with a config.json, or a hub id."
+        return [*checks, Check("config", "problem", f"{text} {hint}")], folder, None
+    return checks, folder, config
+
+
+def _versions(editors: Sequence[PlannedEditor]) -> Check:
+    names = ("torch", "transformers", "tokenizers", "safetensors")
+    found = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    sources = dict.fromkeys(str(planned.offer.source) for planned in editors)
+    parts = [f"editkit {__version__}", f"python {platform.python_version()}", *found, *sources]
+    return Check("versions", "ok", ", ".join(dict.fromkeys(parts)))
+
+
+def _architecture(shape: ModelShape) -> Check:
+    return Check(
+        "architecture",
+        "ok",
+        f"{shape.model_type} is known: {shape.n_layers} layers (0 to {shape.n_layers - 1}), hidden "
+        f"{shape.hidden_size}, inner {shape.inner_size}, {shape.n_parameters:,} weights",
+    )
+
+
+def _files(folder: Path | None) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) if folder else []
+
+
+def _weights(
+    shape: ModelShape,
+    folder: Path | None,
+    config: PretrainedConfig,
+    model: str,
+    found: Sequence[Check],
+) -> list[Check]:
+    """The memory that they need, and whether the checkpoint holds all of them and no others."""
+    need = f"{size(shape.weight_bytes)} of memory as {shape.dtype}"
+    if folder is None:
+        text = f"{need}; {model} would be downloaded"
+        return [Check("weights", "warning", text)]
+    if any(check.topic == "weights" and check.verdict == "problem" for check in found):
+        return [Check("weights", "ok", need)]
+    files = _files(folder)
+    here = size(sum(file.stat().st_size for file in files))
+    checks = [Check("weights", "ok", f"{need}; {here} on disk in {len(files)} file(s)")]
+    try:
+        empty, report = report_of_headers(folder, config)
+    except Exception as error:  # the library raises whatever it meets
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        text = f"the checkpoint of {model!r} does not fit its config: {first}"
+        return [*checks, Check("weights", "problem", text)]
+    problems = [
+        *incomplete(empty, report, model),
+        *wrong_types(empty, headers_of(folder), model),
+    ]
+    return [*checks, *(Check("weights", each.verdict, str(each)) for each in problems)]
+
+
+def _tokenizer(folder: Path | None, model: str, rows: int) -> Check:
+    from transformers import AutoTokenizer
+
+    if folder is not None:
+        try:
+            tokenizer: Any = read_tokenizer(folder, model)
+        except ModelError as error:
+            return Check("tokenizer", "problem", str(error))
+    else:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        except Exception as error:  # transformers raises whatever its parsers raise
+            return Check(
+                "tokenizer",
+                "warning",
+                f"none could be read here ({type(error).__name__}): a run needs a tokenizer.json",
+            )
+    side = (
+        f"pads on the {tokenizer.padding_side}, which does not matter: editkit pads by itself, "
+        "always on the right"
+    )
+    if not tokenizer.is_fast:
+        return Check("tokenizer", "problem", f"it is a slow one, without offsets; it {side}")
+    from editkit.models.tokenizing import check_vocabulary
+
+    try:
+        check_vocabulary(tokenizer, rows, name=model)
+    except ModelError as error:
+        return Check("tokenizer", "problem", str(error))
+    return Check("tokenizer", "ok", side)
+
+
+def _device(device: str) -> Check:
+    try:
+        check_device(device)
+    except ModelError as error:
+        return Check("device", "problem", str(error))
+    return Check("device", "ok", device)
+
+
+def _statistic(
+    name: str, statistic: StatisticNeeds, folder: Path | None, dtype: str
+) -> tuple[Check, bool]:
+    """Whether a statistic is there already."""
+    topic = f"statistic of {name}"
+    what = f"{statistic.width} x {statistic.width} for {statistic.path}"
+    if statistic.file is not None:
+        there = Path(statistic.file).expanduser().is_file()
+        found = "is there" if there else "is not there"
+        verdict: Verdict = "ok" if there else "problem"
+        return Check(topic, verdict, f"{what}: {statistic.file} {found}"), True
+    if statistic.corpus is None:
+        return Check(
+            topic, "problem", f"{what}: no corpus is named (set editors.{name}.corpus)"
+        ), False
+    tokens = f"{statistic.tokens:,} tokens" if statistic.tokens else "all tokens"
+    source = f"{what}, {tokens} of {statistic.corpus}"
+    try:
+        corpus = Corpus(statistic.corpus, statistic.order, statistic.seed)
+        corpus.digest()
+    except ConfigError as error:
+        return Check(topic, "problem", f"{source}: {error}"), False
+    if folder is None or not _files(folder):
+        return Check(
+            topic,
+            "warning",
+            f"{source}: whether it is cached is unknown until the weights are here",
+        ), False
+    from editkit.covariance.accumulation import ROW_TOKENS  # loads torch
+    from editkit.covariance.second_moment import cached_second_moment
+
+    row_tokens = statistic.row_tokens or ROW_TOKENS
+    fingerprint = fingerprint_of_folder(folder)
+    if cached_second_moment(
+        fingerprint, statistic.path, corpus, statistic.tokens, dtype, row_tokens
+    ):
+        return Check(topic, "ok", f"{source}: cached"), True
+    return Check(topic, "warning", f"{source}: must be computed"), False
+
+
+def _memory(name: str, memory: Estimate, device: str) -> Check:
+    parts = {
+        "process": memory.base,
+        "weights": memory.weights,
+        "computing statistics": memory.statistics,
+        "preparing": memory.prepare,
+        "editing": memory.edit,
+        "scoring": memory.score,
+    }
+    needed = memory.peak if device == "cpu" else memory.beyond
+    free = available_memory(device)
+    more = memory.beyond  # this process holds its base already
+    verdict: Verdict = "ok"
+    if free is not None and more > free:
+        verdict = "problem"
+    elif free is not None and more > 0.8 * free:
+        verdict = "warning"
+    listed = ", ".join(f"{part} {size(value)}" for part, value in parts.items() if value)
+    left = "unknown" if free is None else size(free)
+    return Check(
+        f"memory of {name}", verdict, f"about {size(needed)} at most ({listed}); free: {left}"
+    )
+
+
+def _disk(shape: ModelShape, folder: Path | None, statistics: int) -> Check:
+    place = cache_folder()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    download = 0 if folder else shape.weight_bytes
+    need = statistics + download + _DELTA_DISK_MB * MB
+    verdict: Verdict = "problem" if need > free else "ok"
+    told = f"statistics {size(statistics)}, results {_DELTA_DISK_MB} MiB"
+    if download:
+        told += f", download about {size(download)}"
+    return Check("disk", verdict, f"{told}; free at {place}: {size(free)}")

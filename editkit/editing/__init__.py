@@ -1,0 +1,1 @@
+"""Edits as values: deltas and their files, many edited models at once, and generation."""

@@ -1,0 +1,251 @@
+"""Text that a model writes: top-k, seeded, in batches; and the contexts that editors use."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import re
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from editkit.errors import ModelError
+from editkit.models.encoding import padded
+from editkit.models.language_model import LanguageModel
+from editkit.models.running import forward
+from editkit.storage.cache import cached_texts
+
+__all__ = ["continued", "draws", "in_published_form", "sample", "sampled_contexts", "text_of"]
+
+_log = logging.getLogger(__name__)
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
+_REDRAWS = 10
+
+
+def draws(names: Sequence[tuple[int | str, ...]], n: int) -> Tensor:
+    """Random numbers from 0 up to 1 for each name: the same name, the same numbers.
+
+    Args:
+        names: One per row.
+        n: Numbers of each row.
+
+    Returns:
+        (rows, n), on the CPU.
+    """
+    rows = []
+    for name in names:
+        seed = int.from_bytes(hashlib.sha256(repr(name).encode()).digest()[:8], "big", signed=True)
+        generator = torch.Generator().manual_seed(seed)
+        rows.append(torch.rand(n, generator=generator))
+    return torch.stack(rows)
+
+
+def continued(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: Tensor,
+    *,
+    top_k: int,
+) -> list[list[int]]:
+    """Continue prompts of different length, all in one batch, to texts of one length.
+
+    All rows start behind the shortest prompt; one that is still within its prompt takes the
+    prompt's token instead of a drawn one. So no row is ever padded in front of what it writes.
+
+    Args:
+        model: The model, inside its :meth:`~editkit.models.LanguageModel.frozen`.
+        prompts: Token ids; none may be empty.
+        uniform: Numbers from 0 up to 1, (B, N) for texts of N tokens: the one in column n decides
+            which token stands there.
+        top_k: Only the k most likely tokens are drawn.
+
+    Returns:
+        Token ids of each text; a prompt of N tokens or more is returned as it is.
+    """
+    texts = padded(prompts, model.device)  # (B, longest prompt)
+    n, start = uniform.shape[1], min(len(prompt) for prompt in prompts)
+    if start >= n:
+        return [list(prompt) for prompt in prompts]
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=texts.device)  # (B,)
+    room = n - texts.shape[1]
+    texts = torch.cat([texts, texts[:, -1:].expand(-1, room)], dim=1) if room > 0 else texts
+    uniform = uniform.to(texts.device)
+    cache = DynamicCache()
+    hidden = forward(model, texts[:, :start], cache=cache)
+    for column in range(start, n):
+        drawn = _drawn(model.head(hidden[:, -1]), uniform[:, column], top_k)  # (B,)
+        texts[:, column] = torch.where(column < lengths, texts[:, column], drawn)
+        if column + 1 < n:
+            here = torch.full_like(texts[:, :1], column)  # (B, 1)
+            hidden = forward(model, texts[:, column : column + 1], positions=here, cache=cache)
+    sizes = [max(n, len(prompt)) for prompt in prompts]
+    return [row[:size] for row, size in zip(texts.tolist(), sizes, strict=True)]
+
+
+def _drawn(logits: Tensor, uniform: Tensor, top_k: int) -> Tensor:
+    """One token of each row, (B, V) and (B,) to (B,).
+
+    Tokens stand in the order of their ids, not of their likelihood: equally likely ones then keep
+    their place, whatever rounding does to their likelihood.
+    """
+    ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1).indices.sort(dim=-1).values  # (B, k)
+    weights = torch.softmax(logits.gather(1, ids), dim=-1)  # (B, k)
+    place = (weights.cumsum(dim=-1) <= uniform[:, None]).sum(dim=-1)  # (B,)
+    return ids.gather(1, place.clamp(max=ids.shape[1] - 1)[:, None])[:, 0]
+
+
+def sample(
+    model: LanguageModel,
+    prompt: Sequence[int],
+    *,
+    n: int,
+    new_tokens: int,
+    top_k: int,
+    generator: torch.Generator,
+) -> list[list[int]]:
+    """Continue one prompt ``n`` times.
+
+    Args:
+        model: The model.
+        prompt: Token ids; at least one.
+        n: Number of samples.
+        new_tokens: Length of each sample; an end-of-text token does not end it.
+        top_k: Only the k most likely tokens are drawn.
+        generator: A CPU generator; the only source of randomness.
+
+    Returns:
+        The new tokens of each sample.
+    """
+    ids = torch.tensor([list(prompt)] * n, device=model.device)  # (n, P)
+    drawn: list[Tensor] = []
+    cache = DynamicCache()
+    start = 0
+    with torch.no_grad(), model.frozen():
+        for _ in range(new_tokens):
+            positions = start + torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+            hidden = forward(model, ids, positions=positions, cache=cache)
+            start += ids.shape[1]
+            top = model.head(hidden[:, -1]).topk(top_k, dim=-1)  # (n, k)
+            weights = torch.softmax(top.values, dim=-1).cpu()
+            choice = torch.multinomial(weights, 1, generator=generator).to(ids.device)  # (n, 1)
+            ids = top.indices.gather(1, choice)  # (n, 1)
+            drawn.append(ids)
+    return [[int(token) for token in row] for row in torch.cat(drawn, dim=1)]
+
+
+def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids, without any of the tokenizer's special tokens.
+
+    That holds for special tokens themselves and for texts such as ``<|endoftext|>`` that the model
+    spells out in ordinary tokens. What came before one and what comes after it are other texts: if
+    nothing else is between them, a space is.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        ids: Token ids.
+    """
+    added = [(i, t.content) for i, t in tokenizer.added_tokens_decoder.items() if t.special]
+    special = {*tokenizer.all_special_ids, *(token for token, _ in added)}
+    runs = itertools.groupby(ids, key=lambda token: token in special)
+    pieces = [tokenizer.decode(list(run)) for is_special, run in runs if not is_special]
+    names = {*map(str, tokenizer.all_special_tokens), *(name for _, name in added)}
+    # A token such as "!" may serve for padding: only what no text contains by itself is cut out.
+    spelled = sorted((name for name in names if len(name) > 2 and not name.isalnum()), key=len)
+    if spelled:
+        pattern = "|".join(map(re.escape, reversed(spelled)))  # the longest first
+        pieces = [part for piece in pieces for part in re.split(pattern, piece)]
+    text = ""
+    for piece in pieces:
+        apart = not text or not piece or text[-1].isspace() or piece[0].isspace()
+        text += piece if apart else f" {piece}"
+    return text
+
+
+def in_published_form(text: str, *, form: str | None = "NFKD") -> str:
+    """A generated text as the published generator returns it: blank lines are spaces.
+
+    Args:
+        text: The text.
+        form: Unicode form of the text; None: as it is.
+    """
+    if form == "NFKD":
+        text = unicodedata.normalize("NFKD", text)
+    return _BLANK_LINE.sub(" ", text)
+
+
+def sampled_contexts(
+    model: LanguageModel, lengths: Sequence[tuple[int, int]], *, top_k: int, seed: int
+) -> list[str]:
+    """Short texts ``"x. "`` that the model writes by itself, to stand before a prompt.
+
+    Samples start at the model's start (or end) of text token. Special tokens are not part of a
+    text; as in the published generator it is in Unicode form NFKD, with spaces for blank lines. A
+    sample that is empty then is drawn anew up to ten times, and otherwise left out with a warning.
+    Texts are kept in the cache by model, lengths and seed.
+
+    Args:
+        model: The model.
+        lengths: How many, and the new tokens of each.
+        top_k: Only the k most likely tokens are drawn.
+        seed: Seed of the samples.
+
+    Raises:
+        ModelError: The tokenizer has no token that starts or ends a text, or no sample has a text.
+    """
+    start = model.tokenizer.bos_token_id
+    if start is None:
+        start = model.tokenizer.eos_token_id
+    if start is None:
+        raise ModelError(
+            f"the tokenizer of {model.name} has no token that starts or ends a text, so no "
+            "contexts can be sampled.",
+            hint="Set bos_token or eos_token in its tokenizer_config.json.",
+        )
+    description = {
+        "form": "special tokens left out, NFKD, no blank lines, no empty texts",
+        "model": model.fingerprint,
+        "dtype": str(model.dtype),
+        "lengths": list(lengths),
+        "top_k": top_k,
+        "seed": seed,
+    }
+
+    def make() -> list[str]:
+        generator = torch.Generator().manual_seed(seed)
+
+        def drawn(n: int, length: int) -> list[str]:
+            samples = sample(
+                model, [start], n=n, new_tokens=length, top_k=top_k, generator=generator
+            )
+            return [in_published_form(text_of(model.tokenizer, ids)) for ids in samples]
+
+        texts = [(length, text) for n, length in lengths for text in drawn(n, length)]
+        for _ in range(_REDRAWS):
+            empty = [place for place, (_, text) in enumerate(texts) if not text.strip()]
+            if not empty:
+                break
+            for place in empty:
+                length = texts[place][0]
+                texts[place] = (length, drawn(1, length)[0])
+        kept = [text for _, text in texts if text.strip()]
+        if texts and not kept:
+            raise ModelError(
+                f"{model.name} writes nothing but special tokens and white space, so there are no "
+                "contexts.",
+                hint="Name texts in the editor's contexts instead of sampling them.",
+            )
+        if len(kept) < len(texts):
+            _log.warning(
+                "%d of %d contexts that %s wrote are empty and left out.",
+                len(texts) - len(kept),
+                len(texts),
+                model.name,
+            )
+        return [f"{text}. " for text in kept]
+
+    return cached_texts("contexts", description, make)

@@ -1,0 +1,290 @@
+"""Which edits did not work, and what to change: read from notes and scores, for any editor.
+
+An editor states its own verdict in the notes of each delta, under standard keys:
+
+- ``converged`` (bool): whether its own criterion is met; absent where the method has none;
+- ``unstable`` (text): why the edit should not be trusted;
+- ``warning`` (text): what the method cannot do for this request;
+- ``advice`` (text): what to change where the edit did not converge or is unstable;
+- ``loss``, ``steps``, ``delta_norm`` (numbers): shown and kept, never judged.
+
+The core adds what it can check without knowing the method: whether the change is there at all,
+whether it survives rounding (:mod:`editkit.editing.effects`), and whether the prompt shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from editkit.editing.deltas import WeightDelta
+
+__all__ = [
+    "BASELINE",
+    "KINDS",
+    "ROUNDED_AWAY",
+    "Edit",
+    "Outcomes",
+    "is_probable",
+    "outcomes_of",
+    "unwatched",
+]
+
+BASELINE = "none"
+"""The editor that does nothing, on purpose: it neither competes nor fails."""
+
+IMPROBABLE = math.log(2)
+"""Nats per token at which a target is as probable as everything else together."""
+
+MOSTLY_LOST, WHOLLY_LOST = 0.5, 0.99
+"""Shares of a change, lost to rounding, that are worth a word, and that leave nothing of it."""
+
+ROUNDED_AWAY = "rounded_away"
+"""Note of the core: the share of the change that is lost when weights are rounded to their type."""
+
+_MOST_TEXTS = 2
+_MOST_NAMES = 3
+_log = logging.getLogger(__name__)
+
+
+def is_probable(nll: float) -> bool:
+    """Whether a target is more probable than not, token by token on average.
+
+    Editors that raise the probability of a target use it beside their own criterion to stop: a
+    loss may hold terms that never vanish while the target is long what the model would write.
+
+    Args:
+        nll: Mean negative log likelihood of the target's tokens, in nats.
+    """
+    return nll < IMPROBABLE
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """What is known of one edit.
+
+    Attributes:
+        name: What to call it: ``case 17``.
+        notes: The notes of its delta.
+        taken: Score at the edited prompt itself, where there is one: 0 where the edit is not there.
+    """
+
+    name: str
+    notes: Mapping[str, Any]
+    taken: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcomes:
+    """How many edits did not work, in which way, and what to change.
+
+    Attributes:
+        n: Edits that were looked at.
+        unconverged: The editor's own criterion is not met.
+        unstable: The editor says that they should not be trusted.
+        unchanged: The change is zero, or rounding leaves nothing of it, and the editor does not
+            call that done.
+        rounded: Most of the change is lost when the weights are rounded to their type.
+        contradicted: The editor reports convergence, and the edited prompt does not show the edit.
+        untaken: The editor reports nothing, and the edited prompt does not show the edit.
+        example: The first reason for which an edit is unstable.
+        warnings: What editors warn of, with the number of edits.
+        advice: What to change, the most frequent first.
+    """
+
+    n: int
+    unconverged: int = 0
+    unstable: int = 0
+    unchanged: int = 0
+    rounded: int = 0
+    contradicted: int = 0
+    untaken: int = 0
+    example: str = ""
+    warnings: tuple[tuple[str, int], ...] = ()
+    advice: tuple[str, ...] = ()
+
+    def counts(self) -> dict[str, int]:
+        """The number of edits of each kind."""
+        return {kind: getattr(self, kind) for kind in KINDS}
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to report."""
+        return any(self.counts().values()) or bool(self.warnings)
+
+    @property
+    def summary(self) -> str:
+        """One line, to be put behind the editor's name; empty where every edit worked."""
+        parts = [
+            KINDS[kind].format(n=n, are="is" if n == 1 else "are")
+            for kind, n in self.counts().items()
+            if n
+        ]
+        if self.example:
+            parts = [f"{p} ({self.example})" if p.endswith("unstable") else p for p in parts]
+        edits = "1 edit" if self.n == 1 else f"{self.n} edits"
+        sentences = [f"of {edits}, {_listed(parts)}"] if parts else []
+        for warning, n in self.warnings[:_MOST_TEXTS]:
+            sentences.append(f"{n} of {self.n}: {warning}")
+        if len(self.warnings) > _MOST_TEXTS:
+            sentences.append(f"there are {len(self.warnings) - _MOST_TEXTS} other warnings")
+        if self.advice:
+            sentences.append(f"What to change: {'; or '.join(self.advice)}")
+        return "".join(f"{sentence}. " for sentence in sentences).rstrip()
+
+    def document(self) -> dict[str, Any]:
+        """The same as plain data, for the ``--json`` document."""
+        return {
+            "n": self.n,
+            **self.counts(),
+            "warnings": dict(self.warnings),
+            "advice": list(self.advice),
+            "summary": self.summary,
+        }
+
+
+KINDS = {
+    "unconverged": "{n} did not converge",
+    "unstable": "{n} {are} unstable",
+    "unchanged": "{n} changed nothing",
+    "rounded": "{n} {are} mostly lost when the weights are rounded to the model's dtype",
+    "contradicted": "{n} did not take effect at the edited prompt although counted as converged",
+    "untaken": "{n} did not take effect at the edited prompt",
+}
+
+
+def outcomes_of(edits: Iterable[Edit]) -> Outcomes:
+    """Count what did not work.
+
+    Notes of the wrong type count as absent: a verdict is a verdict only where it is clear.
+    """
+    n = 0
+    counts = dict.fromkeys(KINDS, 0)
+    examples: list[str] = []
+    warnings: Counter[str] = Counter()
+    advice: Counter[str] = Counter()
+    for edit in edits:
+        n += 1
+        kinds = _kinds_of(edit)
+        for kind in kinds:
+            counts[kind] += 1
+        if "unstable" in kinds and not examples:
+            reason = edit.notes["unstable"]
+            examples.append(f"{edit.name}: {reason}" if isinstance(reason, str) else edit.name)
+        warning = edit.notes.get("warning")
+        if isinstance(warning, str) and warning.strip():
+            warnings[_line(warning).rstrip(".")] += 1
+        if kinds:
+            own = edit.notes.get("advice")
+            if isinstance(own, str) and own.strip():
+                advice[_line(own).rstrip(".")] += 1
+            if (_number(edit.notes.get(ROUNDED_AWAY)) or 0.0) > MOSTLY_LOST:
+                advice["load the model in float32 (--dtype float32)"] += 1
+    return Outcomes(
+        n=n,
+        **counts,
+        example=_line(examples[0]) if examples else "",
+        warnings=tuple(warnings.most_common()),
+        advice=tuple(text for text, _ in advice.most_common(_MOST_TEXTS)),
+    )
+
+
+def _kinds_of(edit: Edit) -> list[str]:
+    notes = edit.notes
+    converged = notes.get("converged")
+    converged = converged if isinstance(converged, bool) else None
+    kinds = []
+    if converged is False:
+        kinds.append("unconverged")
+    if notes.get("unstable"):
+        kinds.append("unstable")
+    lost, norm = _number(notes.get(ROUNDED_AWAY)) or 0.0, _number(notes.get("delta_norm"))
+    if (norm == 0 or lost >= WHOLLY_LOST) and converged is not True:
+        kinds.append("unchanged")
+    elif lost > MOSTLY_LOST:
+        kinds.append("rounded")
+    if edit.taken == 0 and converged is not False and "unchanged" not in kinds:
+        kinds.append("untaken" if converged is None else "contradicted")
+    return kinds
+
+
+def _number(value: Any) -> float | None:
+    return None if isinstance(value, bool) or not isinstance(value, int | float) else float(value)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(parts[:-1]) + (" and " if len(parts) > 1 else "") + parts[-1]
+
+
+# ---------------------------------------------------------------- editors called from Python
+
+_unwatched = contextvars.ContextVar("_unwatched", default=False)
+_Edit = Callable[..., "list[WeightDelta]"]
+
+
+@contextlib.contextmanager
+def unwatched() -> Iterator[None]:
+    """Inside, editors log nothing about edits that did not work: the caller reports them itself."""
+    token = _unwatched.set(True)
+    try:
+        yield
+    finally:
+        _unwatched.reset(token)
+
+
+def watched(edit: _Edit) -> _Edit:
+    """An editor's ``edit`` that logs one warning per call where edits did not work."""
+
+    @functools.wraps(edit)
+    def run(self: Any, *arguments: Any, **named: Any) -> list[WeightDelta]:
+        if _unwatched.get():
+            return edit(self, *arguments, **named)
+        with unwatched():  # an edit() that calls that of its base class reports once
+            deltas = edit(self, *arguments, **named)
+        _warn_of(arguments[0] if arguments else named.get("model"), deltas)
+        return deltas
+
+    return run
+
+
+def _warn_of(model: Any, deltas: Any) -> None:
+    from editkit.editing.deltas import WeightDelta
+    from editkit.editing.effects import Effects
+
+    if not isinstance(deltas, list) or not all(isinstance(each, WeightDelta) for each in deltas):
+        return  # whoever uses them will refuse them
+    if not deltas or deltas[0].editor == BASELINE:
+        return
+    try:
+        effects = Effects(model)
+        measured = [effects.of(delta) for delta in deltas]
+    except Exception as error:  # the same will be raised by whoever applies them
+        _log.debug("the deltas could not be measured", exc_info=error)
+        measured = [{} for _ in deltas]
+    edits = [
+        Edit(_name_of(delta), {**found, **delta.notes})
+        for delta, found in zip(deltas, measured, strict=True)
+        if isinstance(delta.notes, Mapping)
+    ]
+    found = outcomes_of(edits)
+    if found:
+        which = [edit.name for edit in edits if outcomes_of([edit])]
+        more = f" and {len(which) - _MOST_NAMES} more" if len(which) > _MOST_NAMES else ""
+        names = "; ".join(which[:_MOST_NAMES])
+        _log.warning("%s: %s The requests: %s%s.", deltas[0].editor, found.summary, names, more)
+
+
+def _name_of(delta: WeightDelta) -> str:
+    first = next(iter(delta.requests), None)
+    return "a request" if first is None else f"{first.sentence!r} -> {first.target_new!r}"

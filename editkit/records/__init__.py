@@ -1,0 +1,1 @@
+"""Records of datasets: JSON files, hub datasets, and how their prompts are completed."""

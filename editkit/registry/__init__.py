@@ -1,0 +1,1 @@
+"""Plugins: their specs and hooks, discovery, configuration, per-model values and factories."""

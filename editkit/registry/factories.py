@@ -1,0 +1,134 @@
+"""Making a plugin's editor, metric, dataset or locator by name, for use from Python."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from editkit.interfaces import Dataset, Editor, Locator, Metric
+from editkit.registry.config import Layer, resolve_config
+from editkit.registry.model_identity import identity_of_loaded
+from editkit.registry.models import n_layers_of
+from editkit.registry.plugins import default_registry
+
+if TYPE_CHECKING:
+    from editkit.models import LanguageModel
+    from editkit.registry.specs import Kind
+
+__all__ = [
+    "check_values",
+    "is_offered",
+    "make_dataset",
+    "make_editor",
+    "make_locator",
+    "make_metric",
+]
+
+_log = logging.getLogger(__name__)
+
+
+def make_editor(
+    name: str, model: LanguageModel | str, *, preset: str | None = None, **config: Any
+) -> Editor[Any]:
+    """An editor with the configuration that suits a model, as a benchmark would make it.
+
+    Args:
+        name: An installed editor: ``rome``, ``ft``, ``ft+l``.
+        model: The model that will be edited, or its name. The log names the file of values that is
+            used for it, and what the editor's rule chose where no file sets the layer.
+        preset: A preset of the editor, which wins over the file of values in the fields that it
+            sets, and the log lists them; None: its default, over which the file wins.
+        config: Values that win over the preset's and the file's.
+
+    Raises:
+        PluginError: There is no such editor.
+        ConfigError: A value or preset is wrong.
+    """
+    return cast("Editor[Any]", _make("editor", name, config, model=model, preset=preset))
+
+
+def make_dataset(name: str, **config: Any) -> Dataset[Any]:
+    """A dataset by name; errors as for :func:`make_editor`."""
+    return cast("Dataset[Any]", _make("dataset", name, config))
+
+
+def make_metric(name: str, **config: Any) -> Metric[Any]:
+    """A metric by name; errors as for :func:`make_editor`."""
+    return cast("Metric[Any]", _make("metric", name, config))
+
+
+def make_locator(
+    name: str,
+    model: LanguageModel | str | None = None,
+    *,
+    preset: str | None = None,
+    **config: Any,
+) -> Locator[Any]:
+    """A locator by name; arguments and errors as for :func:`make_editor`."""
+    return cast("Locator[Any]", _make("locator", name, config, model=model, preset=preset))
+
+
+def is_offered(kind: Kind, name: str) -> bool:
+    """Whether an installed plugin offers this name."""
+    return default_registry().has(kind, name)
+
+
+def check_values(
+    kind: Kind,
+    name: str,
+    values: Mapping[str, Any],
+    *,
+    place: str,
+    preset: str | None = None,
+    preset_place: str = "--preset",
+) -> None:
+    """Refuse wrong values before any model is loaded; what a model's file says is left out.
+
+    Args:
+        kind: What they configure.
+        name: Its name.
+        values: Values by field.
+        place: How a message points at them, such as ``--set``.
+        preset: A preset; None: the default.
+        preset_place: How a message points at the preset.
+
+    Raises:
+        PluginError: Nobody offers the name.
+        ConfigError: A field or preset is unknown, or a value does not fit.
+    """
+    layers = [Layer(values, place, place)] if values else []
+    offer = default_registry().get(kind, name)
+    resolve_config(offer, preset=preset, layers=layers, place=preset_place)
+
+
+def _make(
+    kind: Kind,
+    name: str,
+    values: dict[str, Any],
+    *,
+    model: LanguageModel | str | None = None,
+    preset: str | None = None,
+) -> Any:
+    registry = default_registry()
+    offer = registry.get(kind, name)
+    given = Layer(values, "argument", name)
+    resolved = resolve_config(
+        offer,
+        model=model if model is None or isinstance(model, str) else identity_of_loaded(model),
+        preset=preset,
+        layers=[given],
+        n_layers=lambda: _n_layers(model),
+    )
+    if resolved.matched.refused:
+        _log.warning("%s: %s", name, resolved.matched.refused)
+    for report in (resolved.matched.used, *resolved.remarks):
+        if report:
+            _log.info("%s: %s", name, report)
+    return registry.build(kind, name, resolved.config)
+
+
+def _n_layers(model: LanguageModel | str | None) -> int | None:
+    if model is None or isinstance(model, str):
+        return n_layers_of(model) if model else None
+    return model.n_layers

@@ -1,0 +1,105 @@
+"""What a model is known as, from its name, its place and its config; loads no weights.
+
+Files of values are looked up by these names; see :mod:`editkit.registry.hparams`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from editkit.registry.hparams import RESERVED, KnownAs, ModelIdentity, Sizes, short_name
+from editkit.registry.models import config_of, is_registered, local_folder
+
+if TYPE_CHECKING:
+    from editkit.models.language_model import LanguageModel
+
+_HUB_CACHE = re.compile(r"^models--(?P<owner>.+?)--(?P<name>.+)$")
+_HUB_ID = re.compile(r"^(?:\w[\w.-]*/)?\w[\w.-]*$")
+_LAYERS = ("num_hidden_layers", "n_layer")
+_HIDDEN = ("hidden_size", "n_embd")
+
+
+def identity_of(name: str, *, revision: str | None = None, download: bool = False) -> ModelIdentity:
+    """What is known of a model that has not been loaded.
+
+    Args:
+        name: A registered name, a folder, or a hub id.
+        revision: Branch, tag or commit of a hub model.
+        download: Whether to ask the hub for the config, if the hub's cache does not have it.
+    """
+    config = config_of(name, revision=revision, download=download)
+    return ModelIdentity(name, _names(name, config), _sizes(config))
+
+
+def identity_of_loaded(model: LanguageModel) -> ModelIdentity:
+    """What is known of a model in memory."""
+    config = model.hf.config
+    values = {"_name_or_path": getattr(config, "_name_or_path", None)}
+    if model.source is None:
+        given = _known(short_name(model.name), f"it is called {model.name!r}")
+        names = (*_names_in_config(values), *given)
+    else:
+        names = _names(model.source, values)
+    sizes = Sizes(str(config.model_type), model.n_layers, model.hidden_size)
+    return ModelIdentity(model.source or model.name, names, sizes)
+
+
+def _names(name: str, config: Mapping[str, Any] | None) -> tuple[KnownAs, ...]:
+    """Registered names and hub ids identify a model; what a folder is called does not."""
+    if is_registered(name):
+        return _known(name.lower(), "its registered name", proven=True)
+    folder = local_folder(name)
+    if folder is None:
+        if not _HUB_ID.match(name):
+            return ()
+        return _known(short_name(name), f"its hub id {name!r}", proven=True)
+    cached = _hub_id_of(folder) or _hub_id_of(folder.resolve())
+    if cached is not None:
+        why = f"its hub id {cached!r}, by its place in the hub's cache"
+        return _known(short_name(cached), why, proven=True)
+    found = {known.name: known for known in _names_in_config(config or {})}
+    for called in (folder.absolute().name, folder.resolve().name):  # a link has a name of its own
+        for known in _known(called.lower(), f"its folder is called {called!r}"):
+            found.setdefault(known.name, known)
+    return tuple(found.values())
+
+
+def _names_in_config(config: Mapping[str, Any]) -> tuple[KnownAs, ...]:
+    """What the config says about where the weights came from, if that can be a hub id."""
+    written = config.get("_name_or_path")
+    if not isinstance(written, str):
+        return ()
+    cached = _hub_id_of(Path(written))
+    if cached is None and not _HUB_ID.match(written):
+        return ()
+    return _known(short_name(cached or written), f"its config names {cached or written!r}")
+
+
+def _known(name: str, why: str, *, proven: bool = False) -> tuple[KnownAs, ...]:
+    return () if not name or name in RESERVED else (KnownAs(name, why, proven),)
+
+
+def _hub_id_of(folder: Path) -> str | None:
+    """The hub id of a folder in the hub's cache: .../models--OWNER--NAME/snapshots/COMMIT."""
+    parts = folder.absolute().parts
+    if len(parts) < 3 or parts[-2] != "snapshots":
+        return None
+    match = _HUB_CACHE.match(parts[-3])
+    if match:
+        return f"{match['owner']}/{match['name']}"
+    return parts[-3].removeprefix("models--") if parts[-3].startswith("models--") else None
+
+
+def _sizes(config: Mapping[str, Any] | None) -> Sizes | None:
+    """None where the config does not state all of them."""
+    if not config:
+        return None
+    model_type = config.get("model_type")
+    layers = next((config[k] for k in _LAYERS if type(config.get(k)) is int), None)
+    hidden = next((config[k] for k in _HIDDEN if type(config.get(k)) is int), None)
+    if not isinstance(model_type, str) or layers is None or hidden is None:
+        return None
+    return Sizes(model_type, layers, hidden)

@@ -1,0 +1,174 @@
+"""Models by name: one that a plugin ships, a folder, or a hub id. Loads no weights by itself."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from editkit.errors import ModelError, PluginError
+from editkit.models.checkpoint import config_problems, problems_of, refuse
+from editkit.models.fingerprints import fingerprint_of_folder
+from editkit.models.hub import hub_config, hub_folder, refuse_path
+from editkit.models.loading import check_options, load_folder
+from editkit.registry.plugins import default_registry
+
+if TYPE_CHECKING:
+    from editkit.models.language_model import LanguageModel
+    from editkit.registry.specs import ModelSpec
+
+__all__ = [
+    "config_of",
+    "fingerprint_of",
+    "is_registered",
+    "known_models",
+    "load_model",
+    "local_folder",
+    "model_folder",
+    "n_layers_of",
+    "refuse_config",
+]
+
+_LAYERS = ("num_hidden_layers", "n_layer")
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    device_map: str | Mapping[str, int | str] | None = None,
+    attention: str | None = None,
+    revision: str | None = None,
+) -> LanguageModel:
+    """Load a model and its tokenizer.
+
+    Args:
+        name: A model that a plugin ships (``atlas``), a folder, or a hub id (``gpt2-xl``).
+        dtype: ``float32``, ``bfloat16`` or ``float16``.
+        device: Where the model goes, as torch names it.
+        device_map: Spreads the model over several devices, instead of ``device``: ``auto`` or
+            another way of accelerate's, or devices by name of module.
+        attention: ``sdpa`` or ``eager``, which differ in the last digits; None: the library's
+            choice.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        ModelError: It cannot be found or read, is not a causal language model of a known family,
+            its weights are not stored as safetensors, are quantised, incomplete or not finite, or
+            it does not fit onto the devices.
+    """
+    check_options(dtype, device, device_map, attention)
+    return load_folder(
+        model_folder(name, revision=revision),
+        name=name,
+        dtype=dtype,
+        device=device,
+        device_map=device_map,
+        attention=attention,
+        revision=revision,
+    )
+
+
+def fingerprint_of(name: str, *, revision: str | None = None) -> str:
+    """The fingerprint that the model would have once loaded, read from its files.
+
+    Raises:
+        ModelError: The model cannot be found, or its files are not those of a model that can be
+            used.
+    """
+    folder = model_folder(name, revision=revision)
+    refuse(folder, name)
+    return fingerprint_of_folder(folder)
+
+
+def model_folder(name: str, *, revision: str | None = None) -> Path:
+    """The folder with the model's files; a hub model is downloaded, or found in the hub's cache.
+
+    Raises:
+        ModelError: The model cannot be found.
+    """
+    folder = local_folder(name)
+    if folder is not None:
+        return folder
+    known = known_models()
+    refuse_path(name, known)
+    return hub_folder(name, revision, known)
+
+
+def n_layers_of(name: str, *, revision: str | None = None, download: bool = False) -> int | None:
+    """The number of layers that a model's ``config.json`` tells; no weights are looked at.
+
+    Args:
+        name: A registered name, a folder, or a hub id.
+        revision: Branch, tag or commit of a hub model.
+        download: Whether to ask the hub for this one file, if the hub's cache has it not.
+
+    Returns:
+        None where there is no such model, the file is not at hand, or it does not tell.
+    """
+    config = config_of(name, revision=revision, download=download) or {}
+    found = [config[key] for key in _LAYERS if isinstance(config.get(key), int)]
+    return found[0] if found else None
+
+
+def config_of(
+    name: str, *, revision: str | None = None, download: bool = False
+) -> dict[str, Any] | None:
+    """What a model's ``config.json`` holds; None where there is none, or it cannot be read.
+
+    Arguments as for :func:`n_layers_of`.
+    """
+    folder = local_folder(name)
+    file = folder / "config.json" if folder else hub_config(name, revision, download)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def is_registered(name: str) -> bool:
+    """Whether a plugin ships a model under that name."""
+    return name in default_registry().names("model")
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of a registered model, or the folder that the name is the path of, if any."""
+    if is_registered(name):
+        spec = cast("ModelSpec", default_registry().get("model", name).spec)
+        package, _, inside = spec.folder.partition(":")
+        return Path(str(importlib.resources.files(package) / inside))
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def known_models() -> str:
+    """The names of registered models, for hints."""
+    try:
+        names = ", ".join(default_registry().names("model"))
+    except PluginError:
+        names = ""
+    return f"Registered models: {names or 'none'}."
+
+
+def refuse_config(name: str) -> None:
+    """Refuse what cannot be a model, as far as its config says; weights and tokenizer may lack.
+
+    Args:
+        name: A registered name, a folder, or a hub id, of which the config is not downloaded.
+
+    Raises:
+        ModelError: It is a path to nothing, or its config describes no model that can be edited.
+    """
+    folder = local_folder(name)
+    if folder is None:
+        refuse_path(name, known_models())
+        config = config_of(name)
+        found = config_problems(config, name) if config is not None else []
+    else:
+        found = [p for p in problems_of(folder, name) if p.topic not in ("weights", "tokenizer")]
+    for problem in found:
+        if problem.verdict == "problem":
+            raise ModelError(problem.message, hint=problem.hint)

@@ -1,0 +1,152 @@
+"""Specs: how a plugin describes what it offers, without importing it.
+
+Classes are named as ``"package.module:Name"`` and files as ``"package:folder/file"``; both are
+loaded when they are first used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from editkit.data_types import Score
+
+
+@dataclasses.dataclass(frozen=True)
+class _Spec:
+    name: str
+    """Name that users type: lower case, ``ft+l``."""
+    factory: str
+    """The class, as ``"package.module:Name"``; called with a config."""
+    config: str
+    """The config class, as ``"package.module:Name"``; importing it must not load torch."""
+    summary: str
+    """One line for listings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerRule:
+    """Which layer to take for a model that no file of values knows.
+
+    Attributes:
+        depth: Where in the model, as a share of its depth, from 0 up to 1.
+        why: Reason that is printed whenever the rule is used: ``"a third of the depth, where..."``.
+        field: Config field that it fills.
+    """
+
+    depth: float
+    why: str
+    field: str = "layer"
+
+    def layer_of(self, n_layers: int) -> int:
+        """The layer, counted from 0, in a model of so many."""
+        return min(n_layers - 1, int(self.depth * n_layers))
+
+
+@dataclasses.dataclass(frozen=True)
+class EditorSpec(_Spec):
+    """An editor on offer."""
+
+    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Named sets of config values; the first is the default."""
+    configs: str | None = None
+    """Folder of YAML files of values for models, as ``"package:folder"``: ``gpt2-xl.yaml``."""
+    layer_rule: LayerRule | None = None
+    """Chooses the layer where neither a file nor the user does."""
+    model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """What a preset sets for single models only, on top of its other values: preset, model, values.
+    A model is named as in ``configs``: ``{"paper": {"gpt2-xl": {"layer": 18}}}``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LocatorSpec(_Spec):
+    """A locator on offer."""
+
+    presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Named sets of config values; the first is the default."""
+    model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
+        default_factory=dict
+    )
+    """As for editors: what a preset sets for single models only."""
+    configs: str | None = None
+    """As for editors: folder of YAML files of values for models."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricSpec(_Spec):
+    """A metric on offer."""
+
+    scores: tuple[Score, ...] = ()
+    protocol: str = ""
+    """Name of the exact procedure; results of unlike protocols are never put together."""
+    corpus: str = ""
+    """Kind of the dataset's own texts (``Records.texts``) that scores depend on, if they do: the
+    texts' digest becomes a part of the protocol's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec(_Spec):
+    """A dataset on offer."""
+
+    training: Mapping[str, Any] | None = None
+    """Config values that give records apart from those that results are reported on, if any."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSpec:
+    """A model that ships with a package: its name and folder, as ``"package:folder"``."""
+
+    name: str
+    folder: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkSpec:
+    """A benchmark file that ships with a package, as ``"package:file.yaml"``."""
+
+    name: str
+    file: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedTableSpec:
+    """Published results in a file ``"package:file.yaml"``, which reports show beside our own."""
+
+    name: str
+    file: str
+    summary: str
+
+
+@dataclasses.dataclass(frozen=True)
+class CommandSpec:
+    """A command ``editkit NAME``.
+
+    ``module`` is imported when the command is used and has ``configure(parser)`` and
+    ``run(args) -> int``.
+    """
+
+    name: str
+    module: str
+    summary: str
+
+
+Kind = Literal[
+    "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command"
+]
+
+
+Spec = (
+    EditorSpec
+    | LocatorSpec
+    | MetricSpec
+    | DatasetSpec
+    | ModelSpec
+    | BenchmarkSpec
+    | PublishedTableSpec
+    | CommandSpec
+)

@@ -1,0 +1,103 @@
+"""What edited models wrote on a case, read from a store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from editkit.benchmark.store import requests_of, rows_of, runs_in
+from editkit.data_types import EditRequest
+from editkit.errors import UsageError, did_you_mean
+from editkit.report.labels import labels_of
+from editkit.results import Cell, Row, Run
+
+__all__ = ["Written", "chosen_cells", "texts_of", "written"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The texts of several editors on one case of one run.
+
+    Attributes:
+        run: The run.
+        case_id: The case.
+        request: The edit, where the store knows it.
+        texts: Texts by label of the editor; as many for each.
+    """
+
+    run: Run
+    case_id: int
+    request: EditRequest | None
+    texts: dict[str, list[str]]
+
+
+def texts_of(row: Row) -> list[str]:
+    """All texts of a row, in the order of their keys."""
+    return [text for key in sorted(row.texts) for text in row.texts[key]]
+
+
+def chosen_cells(run: Run, editors: Sequence[str]) -> dict[str, Cell]:
+    """The run's cells by label: those of the named editors in the order named, or all of them."""
+    cells = dict(zip(labels_of(run), run.cells, strict=True))
+    if not editors:
+        return cells
+    names = dict.fromkeys(editors)
+    return {
+        label: cell
+        for name in names
+        for label, cell in cells.items()
+        if name in (label, cell.editor)
+    }
+
+
+def written(out: Path, case_id: int, editors: Sequence[str]) -> list[Written]:
+    """The texts on a case, run by run.
+
+    Args:
+        out: Output folder of the runs.
+        case_id: The case.
+        editors: Names or labels of editors; none: all that wrote something.
+
+    Raises:
+        UsageError: An editor or the case wrote nothing that is stored.
+        StoreError: There is no store, or it cannot be read.
+    """
+    runs = runs_in(out)
+    _check_editors(runs, editors, out)
+    found = []
+    cases: set[int] = set()
+    for run in runs:
+        texts: dict[str, list[str]] = {}
+        for label, cell in chosen_cells(run, editors).items():
+            rows = {row.case_id: texts_of(row) for row in rows_of(run, cell) if row.texts}
+            cases |= rows.keys()
+            if case_id in rows:
+                texts[label] = rows[case_id]
+        if texts:
+            found.append(Written(run, case_id, requests_of(run).get(case_id), texts))
+    if not found:
+        raise _nothing(out, case_id, sorted(cases))
+    return found
+
+
+def _check_editors(runs: Sequence[Run], editors: Sequence[str], out: Path) -> None:
+    known = {name for run in runs for name in labels_of(run)}
+    known |= {cell.editor for run in runs for cell in run.cells}
+    for name in editors:
+        if name not in known:
+            raise UsageError(
+                f"{out} has no results of an editor {name!r}.",
+                hint=did_you_mean(name, sorted(known)) or f"It has: {', '.join(sorted(known))}.",
+            )
+
+
+def _nothing(out: Path, case_id: int, cases: Sequence[int]) -> UsageError:
+    if not cases:
+        return UsageError(
+            f"{out} has no texts.",
+            hint="Run a benchmark whose metrics let the model write, such as "
+            "'editkit run-benchmark --metrics fluency'.",
+        )
+    some = ", ".join(str(case) for case in cases[:8]) + (", ..." if len(cases) > 8 else "")
+    return UsageError(f"{out} has no texts of case {case_id}.", hint=f"It has those of: {some}.")

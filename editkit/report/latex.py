@@ -1,0 +1,92 @@
+"""Tables in LaTeX, for the packages booktabs and xcolor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from editkit.report.display import one_line
+from editkit.report.grid import Entry, Grid, Line
+from editkit.report.sections import Section
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "±": r"$\pm$",
+    "→": r"$\rightarrow$",
+    "·": r"$\cdot$",
+}
+_HEAD = r"""% In the preamble: \usepackage{booktabs} \usepackage{xcolor} \usepackage[T1]{fontenc}
+"""
+
+
+def report(sections: Sequence[Section], *, against: str | None) -> str:
+    """Every run's tables, one table environment each."""
+    parts = [_HEAD]
+    for section in sections:
+        parts += [f"% warning: {one_line(warning)}\n" for warning in section.warnings]
+        for grid in section.grids(against):
+            parts.append(_environment(section, grid))
+    return "\n".join(parts)
+
+
+def _environment(section: Section, grid: Grid) -> str:
+    about = section.title if grid.name == "scores" else f"{grid.title}. {section.title}"
+    caption = " ".join([f"{about}.", *grid.warnings, *grid.notes])
+    columns = "l" + "r" * (len(grid.head) - 1)
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering\small",
+            rf"\caption{{{escaped(caption)}}}",
+            rf"\label{{tab:{_label(section.run.benchmark)}-{grid.name}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _line([escaped(head) for head in grid.head]),
+            r"\midrule",
+            *(_line([_text(entry, line) for entry in line.entries]) for line in grid.lines),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escaped(text: str) -> str:
+    """Text that LaTeX sets as it is, in one paragraph."""
+    return "".join(_SPECIAL.get(character, character) for character in one_line(text))
+
+
+def _line(texts: Sequence[str]) -> str:
+    return " & ".join(texts) + r" \\"
+
+
+def _text(entry: Entry, line: Line) -> str:
+    text = escaped(entry.text.strip())
+    indent = r"\quad " if line.faint and entry is line.entries[0] else ""
+    if entry.half:
+        text = rf"{text}\,{{\scriptsize($\pm${entry.half})}}"
+    if text.startswith(("-", "+")) and len(entry.text) > 1:
+        text = f"${text[0]}${text[1:]}"
+    if entry.bold:
+        text = rf"\textbf{{{text}}}"
+    if entry.failed:
+        text = rf"\textcolor{{red}}{{{text}}}!"
+    elif line.faint:
+        text = rf"\textcolor{{gray}}{{{text}}}"
+    return indent + text
+
+
+def _label(name: str) -> str:
+    return "".join(c if c.isalnum() and c.isascii() else "-" for c in name.lower())

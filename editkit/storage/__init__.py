@@ -1,0 +1,1 @@
+"""Files: the cache, digests, packaged resources, strict JSON and YAML, safe names."""

@@ -1,0 +1,1 @@
+"""Traces of facts, and their plots."""

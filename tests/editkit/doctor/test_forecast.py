@@ -1,0 +1,119 @@
+"""What ``editkit doctor`` says is held against what a fresh process really holds at its peak."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOLERANCE = 0.3
+_SLOW = ("none", "ft", "ft+l", "attnedit", "kn", "mend-cf", "ke-cf")
+_ON_ATLAS = ["rome", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
+_RUN = """
+import json, sys
+model, editor, n, values = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
+from editkit import EditedModels, load_model, make_editor
+from editkit.editing.edited import CandidateQuery
+from editkit.models.memory import peak_memory_of_this_process
+from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
+records = AtlasDataset(AtlasConfig()).load().records[:n]
+loaded = load_model(model)
+made = make_editor(editor, loaded, **values)
+made.prepare(loaded)
+deltas = made.edit(loaded, [record.request for record in records])
+EditedModels(loaded, deltas).candidate_nll([
+    CandidateQuery(i, probe.prompt, (probe.target_new, probe.target_true))
+    for i, record in enumerate(records)
+    for kind in ("rewrite", "paraphrase", "neighborhood")
+    for probe in record.probes[kind]
+])
+print(peak_memory_of_this_process())
+"""
+
+_PEAK = """
+from editkit.models.memory import peak_memory_of_this_process
+print(peak_memory_of_this_process())
+kept = bytearray(100 * 2**20)
+print(peak_memory_of_this_process())
+"""
+
+
+def measured_and_told(
+    model: str, editor: str, n: int, values: dict[str, Any], cache: Path
+) -> tuple[int, dict[str, int]]:
+    """The measured peak in bytes, and what the doctor said of it before."""
+    environment = {**os.environ, "EDITKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
+
+    def python(*arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env=environment, check=True, capture_output=True, text=True,
+        )  # fmt: skip
+        return done.stdout
+
+    sets = [f"editors.{editor}.{field}={json.dumps(value)}" for field, value in values.items()]
+    flags = [part for each in sets for part in ("--set", each)]
+    told = python(
+        "-m", "editkit", "doctor", "--model", model, "--editor", editor, "--batch", str(n),
+        "--tokens", "17", "--json", *flags,
+    )  # fmt: skip
+    peak = int(python("-c", _RUN, model, editor, str(n), json.dumps(values)))
+    memory = json.loads(told)["memory"][editor]
+    print(
+        f"{editor}: told {memory['peak'] >> 20} MiB, measured {peak >> 20} MiB; beyond the "
+        f"process {memory['beyond_base'] >> 20}, {(peak - memory['base']) >> 20}"
+    )
+    return peak, memory
+
+
+@pytest.mark.parametrize("editor", _ON_ATLAS)
+def test_peak_on_atlas(editor: str, tmp_path: Path) -> None:
+    values = {"corpus_tokens": 5000} if editor == "rome" else {}
+    peak, told = measured_and_told("atlas", editor, 20, values, tmp_path)
+    assert told["peak"] == pytest.approx(peak, rel=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def gpt2_small(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """GPT-2 small's shape with random weights and the embedded tokenizer, as a folder."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from editkit import load_model
+
+    folder = tmp_path_factory.mktemp("models") / "gpt2-small-random"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
+    load_model("atlas").tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("editor", ["none", "rome", "ft", "ft+l", "attnedit", "kn"])
+def test_peak_on_gpt2_smalls_shape(editor: str, gpt2_small: str, tmp_path: Path) -> None:
+    values: dict[str, Any] = {}
+    if editor == "rome":
+        corpus = "editkit_benchmarks.atlas:corpus_texts"
+        values = {"corpus": corpus, "corpus_tokens": 2000, "ridge": 1e-3, "steps": 3, "layer": 4}
+    elif editor not in ("none", "kn"):
+        values = {"steps": 3, "layer": 4}
+    n = 4 if editor in ("rome", "kn") else 20
+    peak, told = measured_and_told(gpt2_small, editor, n, values, tmp_path)
+    assert told["peak"] == pytest.approx(peak, rel=TOLERANCE)
+    assert told["beyond_base"] == pytest.approx(peak - told["base"], rel=TOLERANCE)
+
+
+def test_the_peak_is_this_process_alone(tmp_path: Path) -> None:
+    ballast = bytearray(300 * 2**20)  # ru_maxrss of a child would count it
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True, cwd=tmp_path
+    )
+    before, after = map(int, done.stdout.split())
+    assert len(ballast) > after - before > 90 * 2**20
+    assert before < len(ballast)

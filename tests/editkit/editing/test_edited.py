@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from editkit import Dense, EditedModels, applied
+from editkit.editing.edited import CandidateQuery
+from editkit.models.encoding import padded
+from editkit.models.running import forward
+from tests.editkit.editing.test_deltas import delta_for
+from tests.tiny import ARCHITECTURES, tiny
+
+TEXTS = ["The Space Needle is in the city of", "Paris is", "Zoë Müller works in the field of"]
+CANDIDATES = ("Seattle", "physics and São Paulo", "x")
+
+
+def plain_nll(model, prompt: str, candidate: str) -> float:
+    """Whole text, unpadded, alone: the definition."""
+    completion = model.complete([prompt], [candidate])[0]
+    ids = torch.tensor([completion.prompt + completion.target])
+    with torch.no_grad():
+        log_p = torch.log_softmax(model.hf(input_ids=ids).logits.float(), dim=-1)[0]
+    start = len(completion.prompt) - 1
+    return -sum(float(log_p[start + j, t]) for j, t in enumerate(completion.target)) / len(
+        completion.target
+    )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_see_their_own_delta(name: str) -> None:
+    model = tiny(name)
+    deltas = [delta_for(model, s, kinds=k) for s, k in enumerate(["l", "r", "d", "", "lrd"])]
+    edits = [4, 0, 3, 1, 2, 0, 4]
+    rows = [model.encode([TEXTS[i % 3]])[0].ids for i in range(len(edits))]
+    ids = padded(rows, "cpu")
+    before = model.weights_digest()
+    with torch.no_grad():
+        with EditedModels(model, deltas).rows(edits):
+            together = model.head(forward(model, ids))
+        for b, edit in enumerate(edits):
+            with applied(model, deltas[edit]):
+                alone = model.head(forward(model, ids[b : b + 1, : len(rows[b])]))
+            torch.testing.assert_close(together[b, : len(rows[b])], alone[0], rtol=1e-4, atol=1e-4)
+    assert model.weights_digest() == before
+    assert not any(module._forward_hooks for module in model.hf.modules())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])
+@pytest.mark.parametrize("budget", [8, 64, 16384])
+def test_candidates_score_as_by_definition(name: str, budget: int) -> None:
+    """Every batching gives what each text alone gives under really changed weights."""
+    model = tiny(name, begin=name == "llama")
+    deltas = [delta_for(model, 1), delta_for(model, 2, kinds="l"), delta_for(model, kinds="")]
+    queries = [
+        CandidateQuery(edit, prompt, CANDIDATES[: 1 + (edit + i) % 3])
+        for edit in (2, 0, 1)
+        for i, prompt in enumerate(TEXTS)
+    ]
+    found = EditedModels(model, deltas, token_budget=budget).candidate_nll(queries)
+    for query, row in zip(queries, found, strict=True):
+        assert len(row) == len(query.candidates)
+        with applied(model, deltas[query.edit]):
+            for candidate, value in zip(query.candidates, row, strict=True):
+                assert math.isclose(
+                    value, plain_nll(model, query.prompt, candidate), rel_tol=1e-4, abs_tol=1e-4
+                )
+
+
+def test_changes_of_tied_embeddings_are_scored_one_model_at_a_time() -> None:
+    model = tiny()
+    values = torch.randn(400, 32, generator=torch.Generator().manual_seed(3)) / 4
+    delta = dataclasses.replace(
+        delta_for(model, kinds=""), changes={"transformer.wte.weight": Dense(values)}
+    )
+    models = EditedModels(model, [delta_for(model, 1), delta])
+    queries = [CandidateQuery(e, TEXTS[0], CANDIDATES) for e in (1, 0)]
+    found = models.candidate_nll(queries)
+    for query, row in zip(queries, found, strict=True):
+        with applied(model, models.deltas[query.edit]):
+            expected = [plain_nll(model, query.prompt, c) for c in CANDIDATES]
+        assert row == pytest.approx(expected, rel=1e-4)
+
+
+def test_unedited_is_the_model_itself() -> None:
+    model = tiny()
+    models = EditedModels(model, [delta_for(model, 1)] * 2)
+    [[value]] = models.unedited().candidate_nll([CandidateQuery(1, TEXTS[0], ("Seattle",))])
+    assert value == pytest.approx(plain_nll(model, TEXTS[0], "Seattle"), rel=1e-5)
+    assert len(models.unedited()) == 2
+
+
+def test_no_queries_no_answers() -> None:
+    model = tiny()
+    assert EditedModels(model, []).candidate_nll([]) == []

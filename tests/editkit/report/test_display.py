@@ -1,0 +1,72 @@
+"""Texts of unknown origin where they are shown."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from editkit.report import latex
+from editkit.report.display import cell_text, one_line, shortened
+from editkit.report.grid import Entry, Grid, Line
+from editkit.report.text import aligned
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain, as it is", "plain, as it is"),
+        ("  indented ±1.0", "  indented ±1.0"),
+        ("a\r\n\tb\u2028c\x85d", "a b c d"),
+        ("\x1b[2Jgone\x07\x9b", "\\x1b[2Jgone\\x07\\x9b"),
+        ("\u202eabc\u2069", "\\u202eabc\\u2069"),
+        ("אבג 漢字 💥 👩\u200d🔬", "אבג 漢字 💥 👩\u200d🔬"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_one_line(text: str, shown: str) -> None:
+    assert one_line(text) == shown
+
+
+@settings(max_examples=300, derandomize=True)
+@given(st.text())
+def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: str) -> None:
+    shown = one_line(text)
+    assert len(shown.splitlines()) <= 1
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert one_line(shown) == shown
+    assert len(shortened(shown, 10)) <= 10
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=cmd|' /C calc'!A0", "'=cmd|' /C calc'!A0"),
+        ("+1+cmd()", "'+1+cmd()"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-2+3", "'-2+3"),
+        ("\t=1", "'\t=1"),
+        ("-1.5e-07", "-1.5e-07"),
+        ("+3", "+3"),
+        ("-", "-"),
+        ("=", "="),
+        ("ft+l", "ft+l"),
+        ("", ""),
+    ],
+)
+def test_a_cell_holds_no_formula(text: str, cell: str) -> None:
+    assert cell_text(text) == cell
+
+
+BAD = ["a\nb", "x" * 400, "\x1b[31mred", "\u202eback", "one\n\ntwo", "50% \\input{x}"]
+
+
+def test_tables_keep_their_lines_whatever_is_in_them() -> None:
+    lines = tuple(Line((Entry(bad), Entry("1.0"))) for bad in BAD)
+    table = aligned(Grid("scores", "t", ("relation", "S"), lines), terminal=False).splitlines()
+    assert len(table) == 2 + len(BAD)
+    assert len({len(line) for line in table}) == 1
+    assert max(map(len, table)) < 80
+    for bad in BAD:
+        assert "\n" not in latex.escaped(bad)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editkit import Score
+from editkit.benchmark.aggregate import Estimate
+from editkit.report import run_table as table
+from editkit.report.grid import number
+from editkit.results import Cell, Run
+
+SCORES = (
+    Score("x/score", "XS", summary=True),
+    Score("x/magnitude", "XM", signed=True),
+    Score("x/loss", "XL", higher_is_better=False),
+    Score("x/hidden", ""),
+    Score("x/absent", "XA"),
+)
+
+
+def cell(editor: str, preset: str | None = None, seed: int = 0) -> Cell:
+    return Cell(editor, preset, {}, {}, "d", "1", seed, f"{editor}{preset}{seed}", {})
+
+
+def entry(editor: str, score: float, loss: float, failed: int = 0) -> dict[str, Any]:
+    def estimate(mean: float) -> dict[str, float]:
+        return {"mean": mean, "ci_low": mean - 0.02, "ci_high": mean + 0.02, "n": 10}
+
+    metrics = {"x/score": score, "x/magnitude": -0.0001, "x/loss": loss, "x/hidden": 1.0}
+    return {
+        "editor": editor,
+        "metrics": {key: estimate(mean) for key, mean in metrics.items()},
+        "time": {"edit_s_mean": score / 1000},
+        "records": {"done": 10, "failed": failed},
+        "edits": {"summary": ""},
+    }
+
+
+def run(*cells: Cell) -> Run:
+    model = {"name": "m", "dtype": "float32"}
+    dataset = {"name": "d", "n_records": 10}
+    return Run(Path("out"), "b", model, dataset, (), SCORES, (0,), cells, 5)
+
+
+ENTRIES = [entry("none", 1.0, 0.0), entry("ft", 0.5, 0.3, failed=2), entry("rome", 0.9, 0.4)]
+RUN = run(cell("none"), cell("ft"), cell("rome"))
+
+
+def test_the_table_reads_as_the_papers_do() -> None:
+    lines = table(RUN, ENTRIES, terminal=False).splitlines()
+    assert lines[2].split() == ["editor", "XS", "XM", "XL", "s/edit", "records"]
+    assert lines[5].split() == [
+        "ft", "50.0", "±2.0", "+0.0", "±2.0", "30.0", "±2.0", "<0.001", "10", "(2", "failed)",
+    ]  # fmt: skip
+
+
+def test_the_best_is_bold_on_a_terminal_and_doing_nothing_is_not_best() -> None:
+    plain, bold = (table(RUN, ENTRIES, terminal=terminal) for terminal in (False, True))
+    assert "\x1b" not in plain
+    assert bold.count("\x1b[1m") == 4  # two of them tie
+    assert "\x1b[1m 90.0 ±2.0" in bold
+    assert "\x1b[1m30.0 ±2.0" in bold
+    assert bold.replace("\x1b[1m", "").replace("\x1b[0m", "") == plain
+
+
+def test_namesakes_are_told_apart_and_shards_named() -> None:
+    made = run(cell("rome", "published"), cell("rome", "paper", 1))
+    text = table(
+        dataclasses.replace(made, shard=(2, 3)), [entry("rome", 0.5, 0.5)] * 2, terminal=False
+    )
+    assert "rome (published, seed 0)" in text
+    assert "rome (paper, seed 1)" in text
+    assert "part 2 of 3" in text
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "shown"),
+    [
+        (0.5, 0.25, "0.5 ±0.2"),
+        (99_999.0, 1.0, "99999.0 ±1.0"),
+        (8_363_078.6, 6_795_596.0, "8.4e+06 ±6.8e+06"),
+    ],
+)
+def test_numbers_beyond_all_measure_are_short(mean: float, half: float, shown: str) -> None:
+    perplexity = Score("essence/perplexity", "perplexity", scale=1.0)
+    assert number(perplexity, Estimate(mean, mean - half, mean + half, 3)).plain == shown
