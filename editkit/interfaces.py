@@ -24,6 +24,22 @@ if TYPE_CHECKING:
     from editkit.models import LanguageModel
     from editkit.models.shape import ModelShape
 
+__all__ = [
+    "Config",
+    "ConfigT",
+    "Configurable",
+    "CorpusName",
+    "Dataset",
+    "Editor",
+    "FileName",
+    "Locator",
+    "Metric",
+    "MetricRow",
+    "NamesCorpus",
+    "NamesFile",
+    "NotRead",
+]
+
 
 @dataclasses.dataclass(frozen=True)
 class NamesFile:

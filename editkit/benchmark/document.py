@@ -9,6 +9,8 @@ from editkit.benchmark.aggregate import metrics_of, outcomes, plain_estimates, t
 from editkit.benchmark.store import rows_of
 from editkit.results import Cell, Run
 
+__all__ = ["KEYS", "SCHEMA", "cell_entry", "document"]
+
 SCHEMA = 1
 KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells"})
 """Keys of the document that are ours: no observer can claim them."""

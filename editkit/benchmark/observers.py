@@ -22,6 +22,8 @@ from editkit.registry.guarding import Raised, call_guarded
 from editkit.registry.plugins import Plugin, Registry, default_registry
 from editkit.results import Cell, Row, Run
 
+__all__ = ["FAILED", "Observers", "tell"]
+
 _log = logging.getLogger(__name__)
 
 FAILED = "failed"

@@ -78,7 +78,7 @@ def test_every_file_that_a_configuration_names_counts(file: Path, values: Any, p
     config = Everything(**values(file))
     before = contents_of(config)
     assert list(before) == [place]
-    assert config.depends_on("f") == dependencies(config, "f") == before
+    assert contents_of(config) == dependencies(config, "f") == before
     file.write_text("two\n", encoding="utf-8")
     after = contents_of(config)
     assert after != before

@@ -393,7 +393,7 @@ def test_a_store_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(
     make_version_1(out)
     before = (out / STORE_FILE).read_bytes()
     assert editkit("report", out, "--format", "csv")[1] == sound
-    assert len(runs_in(out)[0].requests()) == len(CASES)
+    assert len(requests_of(runs_in(out)[0])) == len(CASES)
     assert (out / STORE_FILE).read_bytes() == before
     assert editkit("merge", tmp_path / "all", out)[0] == 0
     assert editkit("report", tmp_path / "all", "--format", "csv")[1] == sound
@@ -411,7 +411,7 @@ def test_what_could_not_be_read_before_the_upgrade_is_damaged_after_it(out: Path
     with opened(out) as connection:
         connection.execute("UPDATE requests SET request = x'ff' WHERE case_id = 1000")
     Store(out / STORE_FILE).close()
-    assert len(runs_in(out)[0].requests()) == len(CASES) - 1
+    assert len(requests_of(runs_in(out)[0])) == len(CASES) - 1
 
 
 # ---------------------------------------------------------------- environments and merging
@@ -668,9 +668,9 @@ def test_any_text_in_names_requests_and_results_comes_back_in_every_format(
             store.put_requests(str(run.dataset["digest"]), {1000: request})
     [again] = runs_in(folder)
     assert (again.benchmark, again.dataset["name"]) == (name, text)
-    assert again.rows(cell)[0].texts == {"generation": [text]}
+    assert rows_of(again, cell)[0].texts == {"generation": [text]}
     if isinstance(request, EditRequest):
-        assert again.requests() == {1000: request}
+        assert requests_of(again) == {1000: request}
     for form in ("text", "markdown", "latex", "csv", "html"):
         target = folder / f"report.{form}"
         code, _, err = editkit("report", folder, "--format", form, "--to", target)

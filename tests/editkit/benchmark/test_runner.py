@@ -14,7 +14,7 @@ import pytest
 
 from editkit import TrackingError, hookimpl
 from editkit.benchmark.document import cell_entry
-from editkit.benchmark.store import rows_of, runs_in
+from editkit.benchmark.store import is_complete, rows_of, runs_in
 from editkit.registry.plugins import default_registry
 from editkit.results import STORE_FILE, Row
 from tests.editkit.benchmark import fakes
@@ -249,9 +249,9 @@ def test_stored_runs_can_be_read_back(bench: Any, tmp_path: Path) -> None:
     bench("--limit", 7)
     runs = runs_in(tmp_path / "out")
     assert [found.dataset["n_records"] for found in runs] == [23, 7]
-    assert [runs[0].summary(cell) for cell in runs[0].cells] == document["cells"]
+    assert [cell_entry(runs[0], cell) for cell in runs[0].cells] == document["cells"]
     assert runs[0].seeds == (0, 1)
-    assert all(runs[0].is_complete(cell) for cell in runs[0].cells)
+    assert all(is_complete(runs[0], cell) for cell in runs[0].cells)
 
 
 def test_the_table_and_the_dry_run(editkit: Cli, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import ConfigError, Fact, ModelError, RequestError
+from editkit.benchmark.dependencies import dependencies
 from editkit.registry.plugins import default_registry
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.corruption import draws, embedding_std, noise_level
@@ -211,7 +212,7 @@ def test_level_of_the_noise(tmp_path: Path) -> None:
     file = tmp_path / "subjects.json"
     file.write_text(json.dumps(names), encoding="utf-8")
     named = CausalTracingConfig(subjects=file, samples=2)
-    assert named.depends_on("")["subjects"]
+    assert dependencies(named, "")["subjects"]
     a = CausalTracingLocator(named).locate(model, [DARRIEUX])
     b = CausalTracingLocator(shared.model_copy(update={"samples": 2})).locate(model, [DARRIEUX])
     assert a[0].scores == b[0].scores
