@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.auto_layer import choose_layers
-from editkit.benchmark.observers import tell
+from editkit.benchmark.observers import publish
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
@@ -198,7 +198,7 @@ def _tell(name: str, traced: Sequence[Shown], out: Path, files: Sequence[Path]) 
         tags={"model": traced[0].model, "locator": traced[0].locator},
         files={f"figures/{file.name}": file for file in files},
     )
-    return "failed" not in tell(report)
+    return "failed" not in publish(report)
 
 
 def _draw(

@@ -22,12 +22,12 @@ from editkit.registry.guarding import Raised, call_guarded
 from editkit.registry.plugins import Plugin, Registry, default_registry
 from editkit.results import Cell, Row, Run
 
-__all__ = ["FAILED", "Observers", "tell"]
+__all__ = ["FAILED", "Observers", "publish"]
 
 _log = logging.getLogger(__name__)
 
 FAILED = "failed"
-"""Key of the answer of :func:`tell` that says which tracking service could not be told."""
+"""Key in the result of :func:`publish` for the message of a tracking service that failed."""
 
 _inside: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
     "_inside", default=frozenset()
@@ -229,12 +229,12 @@ def _structure_copied(value: Any) -> Any:
     return value
 
 
-def tell(report: Report) -> dict[str, Any]:
-    """Tell all observers; trouble is logged and never raised.
+def publish(report: Report) -> dict[str, Any]:
+    """Send a report to every observer, such as MLflow. Errors are logged, never raised.
 
     Returns:
-        What observers answer, such as ``{"mlflow": {...}}``; ``{"failed": message}`` besides where
-        a tracking service could not be told.
+        The observers' answers, such as ``{"mlflow": {...}}``. If a tracking service fails, the
+        error message is added under :data:`FAILED`.
     """
     observers = Observers(default_registry())
     answer = observers.reported(report)

@@ -106,7 +106,7 @@ class Shown:
             out: The output folder.
             files: What :meth:`save` has written.
         """
-        from editkit.benchmark.observers import tell
+        from editkit.benchmark.observers import publish
         from editkit.data_types import Report
 
         found = self.study
@@ -124,7 +124,7 @@ class Shown:
                 metrics[f"{kind}/largest/{place}"] = each.effect.mean
         names = [self.locator, self.model, Path(self.facts).stem, self.setting]
         params = {"model": self.model, "locator": self.locator, "facts": self.facts}
-        answer = tell(
+        answer = publish(
             Report(
                 out=out,
                 kind="traces",

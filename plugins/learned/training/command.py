@@ -215,7 +215,7 @@ def _digest(texts: list[str]) -> str:
 
 def _tracking(training: Training, results: Path | None) -> Callable[..., bool]:
     """Tells tracking services of new validations; where they fail, once more when told to."""
-    from editkit.benchmark.observers import tell
+    from editkit.benchmark.observers import publish
     from editkit_plugins.learned.training.reporting import report_of
 
     told: int | None = None  # validations; after resuming, earlier ones are told again
@@ -226,7 +226,7 @@ def _tracking(training: Training, results: Path | None) -> Callable[..., bool]:
         new = bool(progress.history) and len(progress.history) != told
         if results is not None and ((new and shown) or (again and not shown)):
             told = len(progress.history)
-            shown = "failed" not in tell(report_of(training, results))
+            shown = "failed" not in publish(report_of(training, results))
         return shown
 
     return track

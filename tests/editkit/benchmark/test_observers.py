@@ -300,7 +300,7 @@ def report(out: Path) -> Report:
 def test_reports_are_copies_and_answers_are_checked(
     fake_world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from editkit.benchmark.observers import tell
+    from editkit.benchmark.observers import publish
 
     seen: list[Any] = []
 
@@ -313,24 +313,24 @@ def test_reports_are_copies_and_answers_are_checked(
     registry.register(observer(reported=hostile), name="hostile")
     registry.register(observer(reported=lambda report: {"lr": report.params["lr"]}), name="other")
     original = report(tmp_path)
-    assert tell(original) == {"x": 1, "lr": [0.1]}
+    assert publish(original) == {"x": 1, "lr": [0.1]}
     assert original == report(tmp_path)
     assert "answers 'failed' in editkit_reported, which is editkit's" in caplog.text
 
 
 def test_a_hook_that_reports_again_is_not_asked_for_ever(fake_world: Path, tmp_path: Path) -> None:
-    from editkit.benchmark.observers import tell
+    from editkit.benchmark.observers import publish
 
     calls: list[str] = []
 
     def again(report: Report) -> None:
         calls.append("again")
-        tell(report)
+        publish(report)
 
     registry = default_registry()
     registry.register(observer(reported=again), name="again")
     registry.register(observer(reported=lambda: calls.append("other")), name="other")
-    tell(report(tmp_path))
+    publish(report(tmp_path))
     assert calls == ["again", "other", "other"]
 
 

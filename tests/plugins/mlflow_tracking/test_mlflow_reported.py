@@ -13,7 +13,7 @@ from test_mlflow_view import SHORTEST_TAG_LIMIT
 from tracking_samples import NOON
 
 from editkit import TrackingError
-from editkit.benchmark.observers import tell
+from editkit.benchmark.observers import publish
 from editkit.data_types import Point, Report
 from editkit_plugins.mlflow_tracking import editkit_reported
 from editkit_plugins.mlflow_tracking.database import quiet
@@ -92,9 +92,9 @@ def test_files_are_kept_with_it_and_tables_are_shown(out: Path, tmp_path: Path) 
 def test_whoever_tells_is_not_harmed(
     out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert tell(report(out, points=1))["mlflow"]["run_ids"]
+    assert publish(report(out, points=1))["mlflow"]["run_ids"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there
-    assert "could not be written" in tell(report(out, points=1))["failed"]
+    assert "could not be written" in publish(report(out, points=1))["failed"]
     assert "docs/errors/tracking.md" in caplog.text
 
 
