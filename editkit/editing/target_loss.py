@@ -1,0 +1,165 @@
+"""The loss of targets: how improbable a model finds what edits want it to write.
+
+For each edit e with its facts f and the tokens t_1 ... t_n of each fact's target,
+
+    L_e = sum over f and i of  w_fi · -log P[t_i | prompt_f, t_1 ... t_(i-1)]
+
+Many edits share one forward pass; logits are formed only where a target's token is predicted. In
+this order:
+
+    loss = TargetLoss.of(edits, device=model.device)
+    ids = padded(target_rows(edits), model.device)              # (B, T)
+    hidden = ...                                                # (B, T, H), after the last block
+    log_p = log_probabilities(model, loss.states(hidden))       # (N, V)
+    loss.per_edit(log_p)                                        # (E,), differentiable
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from editkit.models.encoding import Completion
+from editkit.models.language_model import LanguageModel
+
+__all__ = ["Positions", "Reduction", "TargetLoss", "log_probabilities", "target_rows"]
+
+Positions = Literal["teacher_forced", "last_prompt"]
+"""Where a target's tokens are predicted: each after the true tokens before it, or all of them at
+the prompt's last token."""
+
+Reduction = Literal["token_mean", "sum", "edit_mean"]
+"""How the tokens of an edit's targets are weighted in its loss.
+
+- ``token_mean``: the mean over each target's tokens, then the mean over the edit's facts;
+- ``sum``: their sum, -log of the probability of the whole target, then the mean over the facts;
+- ``edit_mean``: one mean over all target tokens of the edit.
+"""
+
+
+def target_rows(
+    edits: Sequence[Sequence[Completion]], positions: Positions = "teacher_forced"
+) -> list[tuple[int, ...]]:
+    """The tokens to run for each fact, edit by edit: the prompt, and the target but for its end."""
+    forced = positions == "teacher_forced"
+    return [f.prompt + f.target[:-1] if forced else f.prompt for facts in edits for f in facts]
+
+
+def log_probabilities(model: LanguageModel, states: Tensor) -> Tensor:
+    """Log probabilities of all tokens after some states.
+
+    Args:
+        model: The model.
+        states: States after the last block, before the final norm, (N, H).
+
+    Returns:
+        (N, V), float32.
+    """
+    return torch.log_softmax(model.head(model.final_hidden(states)), dim=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetLoss:
+    """The N target tokens of many edits: where each is predicted and what it weighs.
+
+    Attributes:
+        row: Row of the batch that predicts each token, (N,).
+        column: Token of the row that predicts it, (N,).
+        token: Id of the target's token, (N,).
+        edit: The edit that it belongs to, (N,), ascending.
+        weight: Its weight in the edit's loss, (N,), float32.
+        n_edits: Number of edits E.
+    """
+
+    row: Tensor
+    column: Tensor
+    token: Tensor
+    edit: Tensor
+    weight: Tensor
+    n_edits: int
+
+    @classmethod
+    def of(
+        cls,
+        edits: Sequence[Sequence[Completion]],
+        *,
+        device: torch.device | str,
+        positions: Positions = "teacher_forced",
+        reduction: Reduction = "token_mean",
+    ) -> TargetLoss:
+        """The loss of edits whose facts are the rows of a batch, in order, as in `target_rows`.
+
+        Args:
+            edits: The facts of each edit; every edit has at least one.
+            device: Where the model's hidden states are.
+            positions: Where the targets' tokens are predicted.
+            reduction: How they are weighted.
+        """
+        step = 1 if positions == "teacher_forced" else 0
+        entries: list[tuple[int, int, int, int, float]] = []
+        row = 0
+        for edit, facts in enumerate(edits):
+            for fact in facts:
+                size = {
+                    "token_mean": len(fact.target) * len(facts),
+                    "sum": len(facts),
+                    "edit_mean": sum(len(each.target) for each in facts),
+                }[reduction]
+                last = len(fact.prompt) - 1
+                entries += [
+                    (row, last + step * i, token, edit, 1 / size)
+                    for i, token in enumerate(fact.target)
+                ]
+                row += 1
+        *whole, weight = zip(*entries, strict=True)
+        columns = [torch.tensor(column, device=device) for column in whole]
+        return cls(*columns, weight=torch.tensor(weight, device=device), n_edits=len(edits))
+
+    def states(self, hidden: Tensor) -> Tensor:
+        """The states that predict the tokens: from (B, T, H) to (N, H)."""
+        return hidden[self.row, self.column]
+
+    def weighted(self, table: Tensor, *, by_row: bool = False) -> Tensor:
+        """The entries of a table at the targets' tokens, each times its weight, (N,).
+
+        Args:
+            table: Log probabilities, say: (N, V), one line per target token.
+            by_row: The table has one line per row of the batch instead, (B, V): for targets that
+                are read at one place of each row.
+        """
+        line = self.row if by_row else torch.arange(len(self.token), device=table.device)
+        chosen = table[line.to(table.device), self.token.to(table.device)]
+        return chosen * self.weight.to(table.device)
+
+    def per_edit(self, log_p: Tensor) -> Tensor:
+        """The loss of each edit in nats, (E,), from log probabilities (N, V)."""
+        nll = -self.weighted(log_p)  # (N,)
+        total = torch.zeros(self.n_edits, device=nll.device)
+        return total.index_add(0, self.edit, nll)
+
+    def select(self, edits: Sequence[int], rows: Tensor) -> TargetLoss:
+        """The loss of some of the edits.
+
+        Args:
+            edits: Their numbers, ascending.
+            rows: The old number of each row of the new batch, (B',); all rows of these edits are
+                among them.
+        """
+        chosen = torch.tensor(edits, device=self.edit.device)
+        new_edit = torch.full((self.n_edits,), -1, device=chosen.device)
+        new_edit[chosen] = torch.arange(len(edits), device=chosen.device)
+        new_row = torch.full((int(rows.max()) + 1,), -1, device=rows.device)
+        new_row[rows] = torch.arange(len(rows), device=rows.device)
+        kept = new_edit[self.edit] >= 0  # (N,)
+        return TargetLoss(
+            row=new_row[self.row[kept]],
+            column=self.column[kept],
+            token=self.token[kept],
+            edit=new_edit[self.edit[kept]],
+            weight=self.weight[kept],
+            n_edits=len(edits),
+        )

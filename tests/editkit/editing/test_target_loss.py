@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
+from editkit.models import Completion
+from editkit.models.encoding import padded
+from editkit.models.running import Tail
+from tests.tiny import tiny
+
+EDITS = [
+    [Completion((5, 6, 7), (11, 12)), Completion((8,), (13,))],
+    [Completion((9, 10), (14, 15, 16))],
+    [Completion((3, 4), (17,))],
+]
+
+
+def tail_of(model, edits, positions="teacher_forced") -> Tail:
+    ids = padded(target_rows(edits, positions), model.device)
+    starts = torch.zeros(len(ids), dtype=torch.long)
+    return Tail.record(model, None, ids, starts, start=1)
+
+
+def by_definition(model, facts, positions: str, reduction: str) -> float:
+    """One fact at a time, the whole model, logits everywhere."""
+    per_fact = []
+    for fact in facts:
+        ids = torch.tensor([fact.prompt + fact.target])
+        with torch.no_grad():
+            log_p = torch.log_softmax(model.hf(input_ids=ids).logits[0].float(), dim=-1)
+        last = len(fact.prompt) - 1
+        step = 1 if positions == "teacher_forced" else 0
+        per_fact.append([-float(log_p[last + step * i, t]) for i, t in enumerate(fact.target)])
+    if reduction == "edit_mean":
+        return sum(map(sum, per_fact)) / sum(map(len, per_fact))
+    sizes = [len(nll) if reduction == "token_mean" else 1 for nll in per_fact]
+    return sum(sum(nll) / n for nll, n in zip(per_fact, sizes, strict=True)) / len(facts)
+
+
+@pytest.mark.parametrize("positions", ["teacher_forced", "last_prompt"])
+@pytest.mark.parametrize("reduction", ["token_mean", "sum", "edit_mean"])
+def test_the_loss_of_each_edit_is_its_definition(positions: str, reduction: str) -> None:
+    model = tiny()
+    loss = TargetLoss.of(EDITS, device="cpu", positions=positions, reduction=reduction)
+    tail = tail_of(model, EDITS, positions)
+    log_p = log_probabilities(model, loss.states(tail.run(tail.hidden)))
+    expected = [by_definition(model, facts, positions, reduction) for facts in EDITS]
+    assert loss.per_edit(log_p).tolist() == pytest.approx(expected, rel=1e-5)
+
+
+def test_edits_that_leave_take_their_rows_along() -> None:
+    model = tiny()
+    loss = TargetLoss.of(EDITS, device="cpu")
+    tail = tail_of(model, EDITS)
+    whole = loss.per_edit(log_probabilities(model, loss.states(tail.run(tail.hidden))))
+    rows = torch.tensor([0, 1, 3])
+    some, fewer = loss.select([0, 2], rows), tail.select(rows)
+    found = some.per_edit(log_probabilities(model, some.states(fewer.run(fewer.hidden))))
+    assert found.tolist() == pytest.approx(whole[[0, 2]].tolist(), rel=1e-5)
+    assert some.n_edits == 2
+
+
+def test_a_table_with_one_line_per_row_serves_targets_that_are_read_at_one_place() -> None:
+    loss = TargetLoss.of(EDITS, device="cpu", positions="last_prompt")
+    table = torch.rand(4, 20)
+    expected = [
+        float(table[row, token]) / (len(fact.target) * len(facts))
+        for row, (facts, fact) in enumerate((facts, fact) for facts in EDITS for fact in facts)
+        for token in fact.target
+    ]
+    assert loss.weighted(table, by_row=True).tolist() == pytest.approx(expected)
