@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from editkit.benchmark.aggregate import Estimate, estimate
+from editkit.benchmark.aggregate import Estimate, mean_with_interval
 from editkit_benchmarks.statements.results import MissingResultsError, Results, Traces
 
 UNEDITED = "none"
@@ -182,7 +182,7 @@ def grows_after(editor: str, kind: str, role: str) -> Check:
         layer = means.index(max(means))
         ours, theirs = after.effects(kind, role), before.effects(kind, role)
         both = sorted(ours.keys() & theirs.keys())
-        found = estimate([ours[case][layer] - theirs[case][layer] for case in both])
+        found = mean_with_interval([ours[case][layer] - theirs[case][layer] for case in both])
         return _verdict(found, f"{kind} at the {role}, layer {layer}: {_signed(found)}")
 
     return check

@@ -8,8 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from editkit.benchmark.aggregate import SUMMARY, Estimate, estimate
-from editkit.benchmark.comparison import paired_differences
+from editkit.benchmark.aggregate import (
+    SUMMARY,
+    Estimate,
+    mean_with_interval,
+    paired_differences,
+)
 from editkit.benchmark.store import Store, runs_in
 from editkit.data_types import Score
 from editkit.report import Section, sections_of
@@ -55,7 +59,7 @@ class Traces:
         rows = list(self.effects(kind, role).values())
         if not rows:
             raise MissingResultsError(f"{kind} at the {role}")
-        return [estimate(column) for column in zip(*rows, strict=True)]
+        return [mean_with_interval(column) for column in zip(*rows, strict=True)]
 
     def compared(
         self, first: tuple[str, str, int], second: tuple[str, str, int]
@@ -72,7 +76,7 @@ class Traces:
             raise MissingResultsError(f"{first[0]} and {second[0]}")
         pairs = [(ours[case][first[2]], theirs[case][second[2]]) for case in both]
         means = [sum(side) / len(both) for side in zip(*pairs, strict=True)]
-        return means[0], means[1], estimate([a - b for a, b in pairs])
+        return means[0], means[1], mean_with_interval([a - b for a, b in pairs])
 
 
 class Results:

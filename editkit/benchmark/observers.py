@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from editkit.benchmark.document import KEYS
+from editkit.benchmark.aggregate import DOCUMENT_KEYS
 from editkit.data_types import Report
 from editkit.errors import TrackingError
 from editkit.redaction import redacted, redacted_values
@@ -76,7 +76,9 @@ class Observers:
     def run_finished(self, run: Run) -> dict[str, Any]:
         """The run ended; what observers add to the ``--json`` document."""
         return self._tell(
-            "editkit_run_finished", lambda plugin: {"run": self._run(plugin, run)}, reserved=KEYS
+            "editkit_run_finished",
+            lambda plugin: {"run": self._run(plugin, run)},
+            reserved=DOCUMENT_KEYS,
         )
 
     def reported(self, report: Report) -> dict[str, Any]:

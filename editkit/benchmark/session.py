@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.document import document
+from editkit.benchmark.aggregate import document
 from editkit.benchmark.environment import record_environment
 from editkit.benchmark.locking import only_one
 from editkit.benchmark.observers import Observers

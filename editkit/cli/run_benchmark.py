@@ -14,8 +14,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from editkit.benchmark.aggregate import SCHEMA
 from editkit.benchmark.auto_layer import choose_layers
-from editkit.benchmark.document import SCHEMA
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.session import (

@@ -12,8 +12,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from editkit.benchmark.aggregate import SUMMARY, Estimate
-from editkit.benchmark.comparison import by_group, paired_differences
+from editkit.benchmark.aggregate import SUMMARY, Estimate, by_group, paired_differences
 from editkit.report.display import cell_text
 from editkit.report.sections import Section
 

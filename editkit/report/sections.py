@@ -5,8 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from editkit.benchmark.aggregate import SUMMARY, Estimate, metrics_of, outcomes
-from editkit.benchmark.comparison import by_group, is_clear, paired_differences
+from editkit.benchmark.aggregate import (
+    SUMMARY,
+    Estimate,
+    by_group,
+    excludes_zero,
+    metrics_of,
+    outcomes,
+    paired_differences,
+)
 from editkit.benchmark.published import Published
 from editkit.benchmark.store import requests_of, rows_of
 from editkit.data_types import EditRequest, Score
@@ -271,7 +278,7 @@ def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
 
 def _difference(score: Score, difference: Estimate) -> Entry:
     level = 0.5 + difference.mean / 2
-    entry = number(score, difference, signed=True, bold=is_clear(difference))
+    entry = number(score, difference, signed=True, bold=excludes_zero(difference))
     return dataclasses.replace(entry, level=min(max(level, 0.0), 1.0))
 
 

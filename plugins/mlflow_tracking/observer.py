@@ -15,8 +15,7 @@ import yaml
 
 from editkit import TrackingError
 from editkit.benchmark.aggregate import SUMMARY as TOTAL
-from editkit.benchmark.aggregate import Estimate
-from editkit.benchmark.document import cell_entry
+from editkit.benchmark.aggregate import Estimate, cell_document
 from editkit.benchmark.store import is_complete, rows_of, runs_in
 from editkit.editing.outcomes import KINDS
 from editkit.report.grid import number
@@ -92,7 +91,7 @@ def experiment_name(benchmark: str) -> str:
 
 def page_of(run: Run, cell: Cell) -> Page:
     """What MLflow is told about a cell: the same by the run itself and by its replay."""
-    rows, summary = rows_of(run, cell), cell_entry(run, cell)
+    rows, summary = rows_of(run, cell), cell_document(run, cell)
     finished = max(row.completed_at for row in rows)
     # Rows of one batch are stored together and a run may pause for days between two: only the
     # seconds that were spent tell how long a cell takes.

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import Score
-from editkit.benchmark.aggregate import estimate, harmonic_mean, metrics_of, summary_score, times_of
+from editkit.benchmark.aggregate import (
+    harmonic_mean,
+    mean_with_interval,
+    metrics_of,
+    summary_score,
+    times_of,
+)
 from editkit.benchmark.scoring import BadScores, Collected, collect
 from editkit.results import Row
 
@@ -22,7 +28,7 @@ def row(case_id: int, **scores: float) -> Row:
 
 
 def test_the_interval_is_the_papers() -> None:
-    found = estimate([0.0, 1.0, 1.0, 1.0])
+    found = mean_with_interval([0.0, 1.0, 1.0, 1.0])
     half = 1.96 * math.sqrt(0.1875) / 2
     assert found.mean == 0.75
     assert found.n == 4
@@ -32,7 +38,7 @@ def test_the_interval_is_the_papers() -> None:
 
 @given(st.lists(fractions, min_size=1, max_size=50))
 def test_a_mean_lies_in_its_interval_and_among_the_values(values: list[float]) -> None:
-    found = estimate(values)
+    found = mean_with_interval(values)
     assert found.ci_low <= found.mean <= found.ci_high
     assert min(values) - 1e-9 <= found.mean <= max(values) + 1e-9
 

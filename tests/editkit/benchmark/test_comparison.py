@@ -5,8 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import Failure, Score
-from editkit.benchmark.aggregate import Estimate, metrics_of
-from editkit.benchmark.comparison import by_group, is_clear, paired_differences
+from editkit.benchmark.aggregate import (
+    Estimate,
+    by_group,
+    excludes_zero,
+    metrics_of,
+    paired_differences,
+)
 from editkit.report.judging import is_failure, rules
 from editkit.results import Row
 
@@ -37,7 +42,7 @@ def test_nothing_differs_from_itself(values: list[tuple[float, float]]) -> None:
     found = paired_differences(rows(values), rows(values), SCORES)
     for key in ("summary/score", "a/score", "b/score"):
         assert (found[key].mean, found[key].ci_low, found[key].ci_high) == (0, 0, 0)
-        assert not is_clear(found[key])
+        assert not excludes_zero(found[key])
 
 
 @given(cases, st.floats(min_value=0, max_value=0.5))
@@ -61,7 +66,7 @@ def test_what_makes_a_record_hard_for_both_cancels_out() -> None:
     found = paired_differences(ours, theirs, SCORES)
     alone = [metrics_of(side, SCORES) for side in (ours, theirs)]
     for key in ("summary/score", "a/score"):
-        assert is_clear(found[key])
+        assert excludes_zero(found[key])
         assert found[key].half_width < 0.2 * alone[0][key].half_width
         assert alone[0][key].ci_low < alone[1][key].ci_high  # their own intervals overlap
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from editkit import TrackingError
-from editkit.benchmark.document import KEYS
+from editkit.benchmark.aggregate import DOCUMENT_KEYS
 from editkit.benchmark.observers import Observers, copied
 from editkit.benchmark.store import is_complete, requests_of, rows_of, runs_in
 from editkit.data_types import Point, Report
@@ -72,7 +72,7 @@ def watched(
         default_registry().register(observer(**hooks), name="hostile", distribution="evil")
         code, text, err = editkit(*FLAGS, "--json", "--out", out)
         document = json.loads(text)
-        extra = {key: document.pop(key) for key in list(document) if key not in KEYS}
+        extra = {key: document.pop(key) for key in list(document) if key not in DOCUMENT_KEYS}
         assert extra == (added or {})
         assert (code, json.dumps(of_no_clock(document)), stored(out)) == alone
         return document, err
@@ -206,7 +206,7 @@ def test_an_answer_that_no_document_can_hold_is_refused(watched: Any, answer: An
     assert len(err) < 1000
 
 
-@pytest.mark.parametrize("key", sorted(KEYS))
+@pytest.mark.parametrize("key", sorted(DOCUMENT_KEYS))
 def test_no_answer_claims_what_is_ours(watched: Any, key: str) -> None:
     _, err = watched({"mine": [1, 2]}, run_finished=lambda: {key: "changed", "mine": (1, 2)})
     assert f"answers '{key}' in editkit_run_finished, which is editkit's; it is left out" in err
@@ -214,7 +214,7 @@ def test_no_answer_claims_what_is_ours(watched: Any, key: str) -> None:
 
 def test_our_keys_are_all_of_the_document(watched: Any) -> None:
     document, _ = watched()
-    assert set(document) == KEYS
+    assert set(document) == DOCUMENT_KEYS
 
 
 def test_an_answer_is_copied_when_it_is_given(watched: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from editkit import TrackingError, hookimpl
-from editkit.benchmark.document import cell_entry
+from editkit.benchmark.aggregate import cell_document
 from editkit.benchmark.store import is_complete, rows_of, runs_in
 from editkit.registry.plugins import default_registry
 from editkit.results import STORE_FILE, Row
@@ -211,7 +211,7 @@ def test_observers_see_the_run_and_add_to_the_document(bench: Any) -> None:
     plugin = observer(
         run_started=lambda run: seen.append(("started", run.tracking)),
         record_finished=lambda row: seen.append(row.case_id),
-        cell_finished=lambda run, cell: seen.append(cell_entry(run, cell)["records"]),
+        cell_finished=lambda run, cell: seen.append(cell_document(run, cell)["records"]),
         run_finished=lambda run: {"mlflow": {"run_ids": ["1"]}},
     )
     default_registry().register(plugin, name="watcher")
@@ -249,7 +249,7 @@ def test_stored_runs_can_be_read_back(bench: Any, tmp_path: Path) -> None:
     bench("--limit", 7)
     runs = runs_in(tmp_path / "out")
     assert [found.dataset["n_records"] for found in runs] == [23, 7]
-    assert [cell_entry(runs[0], cell) for cell in runs[0].cells] == document["cells"]
+    assert [cell_document(runs[0], cell) for cell in runs[0].cells] == document["cells"]
     assert runs[0].seeds == (0, 1)
     assert all(is_complete(runs[0], cell) for cell in runs[0].cells)
 

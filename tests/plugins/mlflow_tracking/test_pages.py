@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from test_mlflow_ui import free_port
 
-from editkit.benchmark.document import cell_entry
+from editkit.benchmark.aggregate import cell_document
 from editkit.benchmark.store import requests_of, rows_of, runs_in
 from editkit.results import Cell, Row, Run
 from tests.browser import Browser, browsing
@@ -113,7 +113,7 @@ class Site:
         return {cell.editor: cell for cell in self.run.cells}
 
     def means(self, editor: str) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = cell_entry(self.run, self.cells[editor])["metrics"]
+        found: dict[str, dict[str, float]] = cell_document(self.run, self.cells[editor])["metrics"]
         return found
 
     def rows(self, editor: str) -> list[Row]:
