@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 import pytest
 
 import editkit
-from editkit import models
 from editkit.benchmark.spec import parse_benchmark
 from editkit.cli import run_benchmark
 from editkit.cli.commands import command_module
 from editkit.cli.main import main
 from editkit.errors import UsageError
+from editkit.registry import models
 from editkit.registry.model_identity import ModelIdentity
 from editkit.storage.strict_yaml import parse_yaml
 from editkit_benchmarks.experiments import cli as experiments

@@ -56,7 +56,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(*_: Any, **__: Any) -> Path:
         raise AssertionError("the model was looked for first")
 
-    monkeypatch.setattr("editkit.models.loading.model_folder", look)
+    monkeypatch.setattr("editkit.registry.models.model_folder", look)
 
 
 @pytest.mark.parametrize(("device", "message", "hint"), DEVICES)
