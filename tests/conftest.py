@@ -1,16 +1,21 @@
-"""What every test gets: no network, the shared test data, and a guard against leaks."""
+"""Set-up for every test: no network, one thread, a cache of the run's own, a guard against leaks.
+
+Tests run in parallel, each worker of pytest-xdist in a process and a temporary folder of its own.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +27,7 @@ os.environ.update(
     MLFLOW_DISABLE_TELEMETRY="true",
     DO_NOT_TRACK="true",
     TOKENIZERS_PARALLELISM="false",
+    OMP_NUM_THREADS="1",
 )
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job
@@ -33,6 +39,38 @@ settings.load_profile("editkit")
 _TEST_THREADS = 1
 _SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_")
 """How the names of variables begin that pytest, and torch once imported, write themselves."""
+
+
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Temporary folder of the whole run, which all workers share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def built_once(run_folder: Path) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Builds a folder once for all workers: ``built_once("wheel", build)`` returns it."""
+
+    def folder_of(name: str, build: Callable[[Path], None]) -> Path:
+        folder, unfinished = run_folder / name, run_folder / f"{name}.unfinished"
+        with FileLock(run_folder / f"{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                build(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_run(run_folder: Path) -> Iterator[None]:
+    """Start with an empty cache, shared by all workers; leave the user's alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDITKIT_CACHE", str(run_folder / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

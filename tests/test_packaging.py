@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -109,28 +110,33 @@ def test_entry_points_resolve() -> None:
         point.load()
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
+@pytest.fixture
+def wheel(
+    tmp_path: Path, built_once: Callable[[str, Callable[[Path], None]], Path]
+) -> zipfile.Path:
     """A wheel built from a copy of the tree, so that no build folder is left in it."""
     for needed in ("setuptools", "pip"):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed, no wheel can be built here")
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    for name in MAPPED.values():
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [sys.executable, "-m", "pip", "wheel", str(source), "--wheel-dir", str(target)]
-    done = subprocess.run(
-        [*command, "--no-deps", "--no-build-isolation", "--no-index", "--quiet"],
-        cwd=target,
-        env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (built,) = target.glob("*.whl")
+
+    def build(target: Path) -> None:
+        for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, tmp_path)
+        for name in MAPPED.values():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=ignored)
+        command = [sys.executable, "-m", "pip", "wheel", str(tmp_path), "--wheel-dir", str(target)]
+        done = subprocess.run(
+            [*command, "--no-deps", "--no-build-isolation", "--no-index", "--quiet"],
+            cwd=target,
+            env={**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    (built,) = built_once("wheel", build).glob("*.whl")
     return zipfile.Path(built)
 
 

@@ -1,6 +1,7 @@
 """Every shipped plugin keeps the contract that third parties are held to.
 
-Editors are tried with their values for tiny models, ``configs/*/tiny.yaml``.
+Editors are tried with their values for tiny models, ``configs/*/tiny.yaml``. One preset of each
+method and one metric of each family run by default; ``pytest -m slow`` runs the others.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class TestFt(EditorContract):
     plugin = "ft"
 
 
+@pytest.mark.slow
 class TestFtL(EditorContract):
     plugin = "ft+l"
 
@@ -53,6 +55,7 @@ class TestAttnedit(EditorContract):
     plugin = "attnedit"
 
 
+@pytest.mark.slow
 class TestAttneditWithBias(EditorContract):
     plugin = "attnedit"
     config = {"layer": 1, "steps": 4}
@@ -65,6 +68,7 @@ class TestKn(EditorContract):
     plugin = "kn"
 
 
+@pytest.mark.slow
 class TestKnAsPublished(EditorContract):
     plugin = "kn"
     config = {"target_space": False}
@@ -101,11 +105,13 @@ class TestMend(Learned):
     settings = MEND
 
 
+@pytest.mark.slow
 class TestMendCounterfact(Learned):
     plugin = "mend-cf"
     settings = MEND
 
 
+@pytest.mark.slow
 class TestMendZsre(Learned):
     plugin = "mend-zsre"
     settings = MEND
@@ -116,11 +122,13 @@ class TestKe(Learned):
     settings = KE
 
 
+@pytest.mark.slow
 class TestKeCounterfact(Learned):
     plugin = "ke-cf"
     settings = KE
 
 
+@pytest.mark.slow
 class TestKeZsre(Learned):
     plugin = "ke-zsre"
     settings = KE
@@ -149,18 +157,22 @@ class TestEfficacy(MetricContract):
     plugin = "efficacy"
 
 
+@pytest.mark.slow
 class TestParaphrase(MetricContract):
     plugin = "paraphrase"
 
 
+@pytest.mark.slow
 class TestNeighborhood(MetricContract):
     plugin = "neighborhood"
 
 
+@pytest.mark.slow
 class TestSameSubject(MetricContract):
     plugin = "same-subject"
 
 
+@pytest.mark.slow
 class TestAttribute(MetricContract):
     plugin = "attribute"
 
@@ -174,6 +186,7 @@ class TestFluency(MetricContract):
     config = {"tokens": 24}
 
 
+@pytest.mark.slow
 class TestConsistency(MetricContract):
     plugin = "consistency"
     config = {"tokens": 24}
@@ -192,6 +205,7 @@ class TestAtlas(DatasetContract):
     other_config = {"split": "train"}
 
 
+@pytest.mark.slow
 class TestAtlasZsre(DatasetContract):
     plugin = "atlas-zsre"
     other_config = {"split": "train"}
@@ -244,7 +258,12 @@ def test_every_shipped_plugin_is_held_to_its_contract() -> None:
 
 
 @pytest.mark.parametrize(
-    "suite", [s for s in SUITES if issubclass(s, EditorContract) and s.plugin != "none"]
+    "suite",
+    [
+        pytest.param(suite, marks=getattr(suite, "pytestmark", ()))
+        for suite in SUITES
+        if issubclass(suite, EditorContract) and suite.plugin != "none"
+    ],
 )
 def test_there_is_something_to_hold(suite: type[EditorContract]) -> None:
     """An editor that changes nothing keeps most rules without effort."""

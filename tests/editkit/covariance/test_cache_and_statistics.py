@@ -277,6 +277,7 @@ def test_where_texts_of_a_function_end_is_part_of_its_digest(functions: str) -> 
         ("e.jsonl", b"[" * 100_000, "line 1 of"),
         ("f.txt", b"\xe9", "is not UTF-8"),
     ],
+    ids=["no-gzip", "cut-gzip", "number", "surrogate", "deep", "latin-1"],
 )
 def test_a_damaged_corpus_is_an_error(
     tmp_path: Path, name: str, content: bytes, message: str, order: Order

@@ -40,6 +40,7 @@ def test_plain_and_compressed_files_say_the_same(tmp_path: Path) -> None:
         (b"[]", "holds an empty list"),
         (gzip.compress(b"[{}]" * 1000)[:-10], "cannot be read"),
     ],
+    ids=["absent", "empty", "cut", "utf-16", "deep", "object", "empty-list", "cut-gzip"],
 )
 def test_a_file_without_records_is_an_error(
     tmp_path: Path, content: bytes | None, message: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from editkit_plugins.kn.editor import KnEditor, scaled
 from editkit_plugins.kn.locator import KnowledgeNeuronsLocator
 from editkit_plugins.kn.prompts import prompts_of, read_templates
 from editkit_plugins.kn.selection import coarse, refined, shared
+from tests.selection import by_default
 from tests.tiny import ARCHITECTURES, tiny
 
 REQUESTS = [
@@ -47,8 +49,14 @@ def asked(model: LanguageModel) -> list[Query]:
     ]
 
 
-@pytest.mark.parametrize("site", ["pre_activation", "post_activation"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("architecture", "site"),
+    by_default(
+        itertools.product(ARCHITECTURES, ["pre_activation", "post_activation"]),
+        *((architecture, "pre_activation") for architecture in ARCHITECTURES),
+        ("gpt2", "post_activation"),
+    ),
+)
 def test_batched_is_one_step_at_a_time(architecture: str, site: str) -> None:
     model = tiny(architecture)
     values = {"site": site, "steps": 5}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,14 @@ from editkit_plugins.mlflow_tracking.database import ensure_database, quiet
 
 
 @pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database, made once: its migrations take a second or two."""
-    database = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    with quiet():
-        ensure_database(database)
-    return database
+def empty_database(built_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
+    """A new MLflow database: its migrations take a second or two."""
+
+    def build(folder: Path) -> None:
+        with quiet():
+            ensure_database(folder / "mlflow.db")
+
+    return built_once("mlflow", build) / "mlflow.db"
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from editkit_plugins.tracing.locator import CausalTracingLocator
 from editkit_plugins.tracing.plain import trace_plainly
 from editkit_plugins.tracing.questions import questions
 from editkit_plugins.tracing.tracks import SEVERED, families, in_portions, window_of
+from tests.selection import by_default
 from tests.tiny import ARCHITECTURES, tiny
 
 SPACE_NEEDLE = Fact("The Space Needle is in the city of", "The Space Needle", "Seattle")
@@ -48,7 +49,7 @@ def test_reuse_changes_nothing_for_answers_of_several_tokens() -> None:
     assert_close(*both_ways(tiny(), fact, window=3))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", by_default(ARCHITECTURES, "gpt2"))
 @pytest.mark.parametrize(
     "prompt",
     ["Rome", "They all live in Rome", "Rome is", "They say that Rome lies"],
