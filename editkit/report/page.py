@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from collections.abc import Iterator, Sequence
 from html import escape
 
@@ -13,6 +12,7 @@ from editkit.report.grid import Entry, Grid
 from editkit.report.judging import BASELINE
 from editkit.report.page_records import hardest, texts
 from editkit.report.sections import MOST_CELLS, Section
+from editkit.storage.resources import resource_text
 
 
 def report(sections: Sequence[Section], *, against: str | None) -> str:
@@ -38,8 +38,7 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
 
 
 def _file(name: str) -> str:
-    folder = importlib.resources.files("editkit.report")
-    return folder.joinpath(name).read_text(encoding="utf-8")
+    return resource_text(f"editkit.report:{name}")
 
 
 def _section(i: int, section: Section, against: str | None) -> str:
