@@ -32,7 +32,7 @@ from editkit.data_types import Report
 from editkit.errors import ConfigError, TrackingError, UsageError, did_you_mean
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report import Section, run_table, sections_of
-from editkit.report.terminal_text import aligned
+from editkit.report.terminal import aligned
 from editkit.storage.cache import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
 from editkit.storage.strict_yaml import parse_yaml

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.data_types import Score
+from editkit.editing.outcomes import BASELINE
 from editkit.report import Section
-from editkit.report.judging import BASELINE
 from editkit_benchmarks.experiments.spec import FigureSpec
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from editkit.registry.config import Layer, resolve_config
 from editkit.registry.model_identity import identity_of
 from editkit.registry.models import n_layers_of
 from editkit.registry.plugins import Registry, default_registry
-from editkit.report.terminal_text import aligned
+from editkit.report.terminal import aligned
 
 if TYPE_CHECKING:
     from editkit.doctor.diagnose import Diagnosis, PlannedEditor

@@ -15,7 +15,7 @@ from typing import Any
 from editkit.cli.commands import reserved_clashes
 from editkit.errors import PluginError
 from editkit.registry.plugins import Registry, clash_line, default_registry
-from editkit.report.terminal_text import aligned
+from editkit.report.terminal import aligned
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

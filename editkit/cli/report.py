@@ -94,9 +94,9 @@ def _format_of(target: Path | None) -> str:
 
 def _written(sections: Sequence[Section], form: str, against: str | None, *, terminal: bool) -> str:
     if form == "text":
-        from editkit.report import text
+        from editkit.report import terminal as text_report
 
-        return text.report(sections, against=against, terminal=terminal)
+        return text_report.report(sections, against=against, terminal=terminal)
     if form == "csv":
         from editkit.report import csv_table as spreadsheet
 
@@ -109,9 +109,9 @@ def _written(sections: Sequence[Section], form: str, against: str | None, *, ter
         from editkit.report import latex
 
         return latex.report(sections, against=against)
-    from editkit.report import page
+    from editkit.report import html_page
 
-    return page.report(sections, against=against)
+    return html_page.report(sections, against=against)
 
 
 def _check_against(against: str | None, sections: Sequence[Section]) -> None:

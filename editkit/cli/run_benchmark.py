@@ -33,7 +33,7 @@ from editkit.errors import TrackingError, UsageError
 from editkit.registry.plugins import default_registry
 from editkit.report import run_table
 from editkit.report.labels import labels_of
-from editkit.report.terminal_text import aligned
+from editkit.report.terminal import aligned
 from editkit.results import STORE_FILE
 
 EXIT_FAILED_RECORDS = 1

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from editkit.cli.wrapping import column_width, columns, wrapped
 from editkit.data_types import EditRequest
-from editkit.report.generations import Written, written
+from editkit.report.generations import CaseTexts, texts_on_case
 
 _NEW, _TRUE, _BOLD, _END = "\x1b[1;32m", "\x1b[4m", "\x1b[1m", "\x1b[0m"
 _NARROWEST = 24  # columns; narrower ones are hard to read
@@ -33,17 +33,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the texts."""
-    found = written(args.out, args.case, args.editor)
+    cases = texts_on_case(args.out, args.case, args.editor)
     if args.json:
-        sys.stdout.write(json.dumps(_document(args.case, found), indent=2) + "\n")
+        sys.stdout.write(json.dumps(_document(args.case, cases), indent=2) + "\n")
         return 0
     width = args.width or shutil.get_terminal_size(_FALLBACK).columns
     terminal = sys.stdout.isatty()
-    sys.stdout.write("\n".join(_section(each, width, terminal=terminal) for each in found))
+    sys.stdout.write("\n".join(_section(each, width, terminal=terminal) for each in cases))
     return 0
 
 
-def _section(found: Written, width: int, *, terminal: bool) -> str:
+def _section(found: CaseTexts, width: int, *, terminal: bool) -> str:
     """The texts of one run."""
     marks = _marks(found.request) if terminal else {}
     lines = [*_heading(found, width, marks), ""]
@@ -64,7 +64,7 @@ def _section(found: Written, width: int, *, terminal: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _heading(found: Written, width: int, marks: dict[str, str]) -> list[str]:
+def _heading(found: CaseTexts, width: int, marks: dict[str, str]) -> list[str]:
     run = found.run
     place = f"case {found.case_id} of {run.dataset['name']}, {run.benchmark} on {run.model['name']}"
     if found.request is None:
@@ -82,7 +82,7 @@ def _marks(request: EditRequest | None) -> dict[str, str]:
     return {**true, request.target_new: _NEW}
 
 
-def _document(case_id: int, found: list[Written]) -> dict[str, object]:
+def _document(case_id: int, found: list[CaseTexts]) -> dict[str, object]:
     return {
         "schema": 1,
         "case_id": case_id,

@@ -21,7 +21,7 @@ from editkit.cli.arguments import positive
 from editkit.cli.signals import terminable
 from editkit.covariance.corpora import Order
 from editkit.errors import ConfigError, UsageError
-from editkit.report.terminal_text import aligned
+from editkit.report.terminal import aligned
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,8 +1,8 @@
 """Every number of a report as one long CSV table, in full precision.
 
 A line is one number: a score of an editor, over all records or one relation; a paired difference;
-a published number; or the share of an editor's edits that did not work in some way, with the
-sentence about them as its note. Numbers are as stores have them: fractions, not times 100.
+a published number; or the share of an editor's edits that failed in some way, explained in the
+column ``note``. Scores are fractions, as in the store.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.aggregate import SUMMARY, Estimate, by_group, paired_differences
-from editkit.report.display import cell_text
+from editkit.report.safe_text import spreadsheet_text
 from editkit.report.sections import Section
 
 COLUMNS = (
@@ -39,49 +39,53 @@ COLUMNS = (
     "note",
 )
 
-Place = Mapping[str, Any]
+Key = Mapping[str, Any]
+"""The columns that say what the numbers of a line are about."""
 
 
 def report(sections: Sequence[Section], *, against: str | None) -> str:
     """All numbers of all runs.
 
-    The column ``table`` is one of ``scores``, ``relations``, ``differences`` (to one cell),
-    ``published`` and ``edits``.
+    The column ``table`` is ``scores``, ``relations``, ``differences``, ``published`` or ``edits``.
+
+    Args:
+        sections: The runs.
+        against: Editor that the others are compared with; by default the best one.
     """
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
     for section in sections:
-        for place, estimates in _estimates(section, against):
-            writer.writerows(map(_safe, _lines(section, place, estimates)))
+        for key, estimates in _estimates(section, against):
+            writer.writerows(map(_safe, _lines(section, key, estimates)))
         writer.writerows(map(_safe, _edits(section)))
     return text.getvalue()
 
 
 def _safe(line: Mapping[str, Any]) -> dict[str, Any]:
-    """A line whose texts no spreadsheet takes for formulas."""
     return {
-        key: cell_text(value) if isinstance(value, str) else value for key, value in line.items()
+        key: spreadsheet_text(value) if isinstance(value, str) else value
+        for key, value in line.items()
     }
 
 
 def _estimates(
     section: Section, against: str | None
-) -> Iterator[tuple[Place, Mapping[str, Estimate]]]:
+) -> Iterator[tuple[Key, Mapping[str, Estimate]]]:
     run = section.run
     cells = range(len(run.cells))
     for i in cells:
         yield {"table": "scores", **_cell(section, i)}, section.estimates[i]
     for i in cells:
         groups = by_group(section.rows[i], section.relations, run.scores)
-        for relation, found in groups.items():
-            yield {"table": "relations", **_cell(section, i), "relation": relation}, found
+        for relation, estimates in groups.items():
+            yield {"table": "relations", **_cell(section, i), "relation": relation}, estimates
     other = section.reference(against)
     for i in cells:
         if other is not None and i != other:
-            found = paired_differences(section.rows[i], section.rows[other], run.scores)
+            minus = paired_differences(section.rows[i], section.rows[other], run.scores)
             label = section.labels[other]
-            yield {"table": "differences", **_cell(section, i), "against": label}, found
+            yield {"table": "differences", **_cell(section, i), "against": label}, minus
     for published in section.published:
         for editor, row in published.rows.items():
             exact = {
@@ -91,16 +95,16 @@ def _estimates(
 
 
 def _edits(section: Section) -> Iterator[dict[str, Any]]:
-    for i, found in enumerate(section.outcomes):
-        for kind, count in found.counts().items():
+    for i, outcome in enumerate(section.outcomes):
+        for kind, count in outcome.counts().items():
             yield {
                 **_run(section),
                 "table": "edits",
                 **_cell(section, i),
                 "score": f"edits/{kind}",
-                "mean": count / found.n if found.n else 0.0,
-                "n": found.n,
-                "note": found.summary if count else "",
+                "mean": count / outcome.n if outcome.n else 0.0,
+                "n": outcome.n,
+                "note": outcome.summary if count else "",
             }
 
 
@@ -127,19 +131,18 @@ def _cell(section: Section, i: int) -> dict[str, Any]:
 
 
 def _lines(
-    section: Section, place: Place, estimates: Mapping[str, Estimate]
+    section: Section, key: Key, estimates: Mapping[str, Estimate]
 ) -> Iterator[dict[str, Any]]:
-    run = section.run
-    labels = {score.key: score.label for score in (SUMMARY, *run.scores)}
-    for key, found in estimates.items():
-        published = place["table"] == "published"
+    labels = {score.key: score.label for score in (SUMMARY, *section.run.scores)}
+    published = key["table"] == "published"
+    for score, estimate in estimates.items():
         yield {
             **_run(section),
-            **place,
-            "score": key,
-            "column": labels.get(key, ""),
-            "mean": found.mean,
-            "ci_low": "" if published else found.ci_low,
-            "ci_high": "" if published else found.ci_high,
-            "n": found.n,
+            **key,
+            "score": score,
+            "column": labels.get(score, ""),
+            "mean": estimate.mean,
+            "ci_low": "" if published else estimate.ci_low,
+            "ci_high": "" if published else estimate.ci_high,
+            "n": estimate.n,
         }

@@ -1,4 +1,4 @@
-"""What edited models wrote on a case, read from a store."""
+"""Texts that edited models wrote, read from a store."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from editkit.errors import UsageError, did_you_mean
 from editkit.report.labels import labels_of
 from editkit.results import Cell, Row, Run
 
-__all__ = ["Written", "chosen_cells", "texts_of", "written"]
+__all__ = ["CaseTexts", "cells_by_label", "texts_of", "texts_on_case"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class CaseTexts:
     """The texts of several editors on one case of one run.
 
     Attributes:
         run: The run.
         case_id: The case.
-        request: The edit, where the store knows it.
-        texts: Texts by label of the editor; as many for each.
+        request: The edit, if the store has it.
+        texts: Texts by label of the editor, the same number for each.
     """
 
     run: Run
@@ -33,12 +33,17 @@ class Written:
 
 
 def texts_of(row: Row) -> list[str]:
-    """All texts of a row, in the order of their keys."""
+    """All texts of a row, sorted by their keys."""
     return [text for key in sorted(row.texts) for text in row.texts[key]]
 
 
-def chosen_cells(run: Run, editors: Sequence[str]) -> dict[str, Cell]:
-    """The run's cells by label: those of the named editors in the order named, or all of them."""
+def cells_by_label(run: Run, editors: Sequence[str]) -> dict[str, Cell]:
+    """The run's cells by label.
+
+    Args:
+        run: The run.
+        editors: Names or labels to select, in this order; empty selects all cells.
+    """
     cells = dict(zip(labels_of(run), run.cells, strict=True))
     if not editors:
         return cells
@@ -51,34 +56,34 @@ def chosen_cells(run: Run, editors: Sequence[str]) -> dict[str, Cell]:
     }
 
 
-def written(out: Path, case_id: int, editors: Sequence[str]) -> list[Written]:
-    """The texts on a case, run by run.
+def texts_on_case(out: Path, case_id: int, editors: Sequence[str]) -> list[CaseTexts]:
+    """The texts on one case, one entry per run.
 
     Args:
         out: Output folder of the runs.
         case_id: The case.
-        editors: Names or labels of editors; none: all that wrote something.
+        editors: Names or labels of editors; empty selects all that wrote something.
 
     Raises:
-        UsageError: An editor or the case wrote nothing that is stored.
+        UsageError: The store has no texts of an editor or of the case.
         StoreError: There is no store, or it cannot be read.
     """
     runs = runs_in(out)
     _check_editors(runs, editors, out)
-    found = []
+    by_run = []
     cases: set[int] = set()
     for run in runs:
         texts: dict[str, list[str]] = {}
-        for label, cell in chosen_cells(run, editors).items():
+        for label, cell in cells_by_label(run, editors).items():
             rows = {row.case_id: texts_of(row) for row in rows_of(run, cell) if row.texts}
             cases |= rows.keys()
             if case_id in rows:
                 texts[label] = rows[case_id]
         if texts:
-            found.append(Written(run, case_id, requests_of(run).get(case_id), texts))
-    if not found:
-        raise _nothing(out, case_id, sorted(cases))
-    return found
+            by_run.append(CaseTexts(run, case_id, requests_of(run).get(case_id), texts))
+    if not by_run:
+        raise _no_texts(out, case_id, sorted(cases))
+    return by_run
 
 
 def _check_editors(runs: Sequence[Run], editors: Sequence[str], out: Path) -> None:
@@ -92,12 +97,12 @@ def _check_editors(runs: Sequence[Run], editors: Sequence[str], out: Path) -> No
             )
 
 
-def _nothing(out: Path, case_id: int, cases: Sequence[int]) -> UsageError:
+def _no_texts(out: Path, case_id: int, cases: Sequence[int]) -> UsageError:
     if not cases:
         return UsageError(
             f"{out} has no texts.",
-            hint="Run a benchmark whose metrics let the model write, such as "
+            hint="Run a benchmark with a metric that generates text, such as "
             "'editkit run-benchmark --metrics fluency'.",
         )
     some = ", ".join(str(case) for case in cases[:8]) + (", ..." if len(cases) > 8 else "")
-    return UsageError(f"{out} has no texts of case {case_id}.", hint=f"It has those of: {some}.")
+    return UsageError(f"{out} has no texts of case {case_id}.", hint=f"Cases with texts: {some}.")

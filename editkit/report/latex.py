@@ -1,12 +1,12 @@
-"""Tables in LaTeX, for the packages booktabs and xcolor."""
+"""Tables in LaTeX; they use the packages booktabs and xcolor."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from editkit.report.display import one_line
-from editkit.report.grid import Entry, Grid, Line
+from editkit.report.safe_text import one_line
 from editkit.report.sections import Section
+from editkit.report.tables import Entry, Line, Table
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -31,30 +31,35 @@ _HEAD = r"""% In the preamble: \usepackage{booktabs} \usepackage{xcolor} \usepac
 
 
 def report(sections: Sequence[Section], *, against: str | None) -> str:
-    """Every run's tables, one table environment each."""
+    """The tables of every run, each in a table environment.
+
+    Args:
+        sections: The runs.
+        against: Editor that the others are compared with; by default the best one.
+    """
     parts = [_HEAD]
     for section in sections:
         parts += [f"% warning: {one_line(warning)}\n" for warning in section.warnings]
-        for grid in section.grids(against):
-            parts.append(_environment(section, grid))
+        for table in section.tables(against):
+            parts.append(_environment(section, table))
     return "\n".join(parts)
 
 
-def _environment(section: Section, grid: Grid) -> str:
-    about = section.title if grid.name == "scores" else f"{grid.title}. {section.title}"
-    caption = " ".join([f"{about}.", *grid.warnings, *grid.notes])
-    columns = "l" + "r" * (len(grid.head) - 1)
+def _environment(section: Section, table: Table) -> str:
+    about = section.title if table.name == "scores" else f"{table.title}. {section.title}"
+    caption = " ".join([f"{about}.", *table.warnings, *table.legend()])
+    columns = "l" + "r" * (len(table.head) - 1)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small",
             rf"\caption{{{escaped(caption)}}}",
-            rf"\label{{tab:{_label(section.run.benchmark)}-{grid.name}}}",
+            rf"\label{{tab:{_label(section.run.benchmark)}-{table.name}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
-            _line([escaped(head) for head in grid.head]),
+            _line([escaped(head) for head in table.head]),
             r"\midrule",
-            *(_line([_text(entry, line) for entry in line.entries]) for line in grid.lines),
+            *(_line([_text(entry, line) for entry in line.entries]) for line in table.lines),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -64,7 +69,7 @@ def _environment(section: Section, grid: Grid) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that LaTeX sets as it is, in one paragraph."""
+    """Text that LaTeX typesets literally, in one paragraph."""
     return "".join(_SPECIAL.get(character, character) for character in one_line(text))
 
 

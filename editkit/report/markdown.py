@@ -5,37 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from editkit.report.grid import Entry, Grid
 from editkit.report.sections import Section
+from editkit.report.tables import Entry, Table
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|~#])")
 
 
 def report(sections: Sequence[Section], *, against: str | None) -> str:
-    """Every run with its tables."""
+    """The tables of every run.
+
+    Args:
+        sections: The runs.
+        against: Editor that the others are compared with; by default the best one.
+    """
     parts = []
     for section in sections:
         parts.append(f"## {escaped(section.title)}\n")
         parts += [f"> **Warning:** {escaped(warning)}\n" for warning in section.warnings]
-        for grid in section.grids(against):
-            if grid.name != "scores":
-                parts.append(f"### {escaped(grid.title)}\n")
-            parts.append(table(grid))
-            parts += [f"> **Warning:** {escaped(warning)}\n" for warning in grid.warnings]
-            parts += [f"{escaped(note)}\n" for note in grid.notes]
+        for table in section.tables(against):
+            if table.name != "scores":
+                parts.append(f"### {escaped(table.title)}\n")
+            parts.append(_table(table))
+            parts += [f"> **Warning:** {escaped(warning)}\n" for warning in table.warnings]
+            parts += [f"{escaped(note)}\n" for note in table.legend()]
     return "\n".join(parts)
 
 
-def table(grid: Grid) -> str:
-    """One table; its first column is left-aligned, numbers are right-aligned."""
-    lines = [[escaped(head) for head in grid.head]]
-    lines.append(["---"] + ["---:"] * (len(grid.head) - 1))
-    lines += [[_text(entry, faint=line.faint) for entry in line.entries] for line in grid.lines]
+def _table(table: Table) -> str:
+    lines = [[escaped(head) for head in table.head]]
+    lines.append(["---"] + ["---:"] * (len(table.head) - 1))
+    lines += [[_text(entry, faint=line.faint) for entry in line.entries] for line in table.lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
+    """Text that Markdown renders literally."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 

@@ -1,9 +1,10 @@
-"""From a run in the store to the tables of its report."""
+"""One run of a store as the section of a report: its numbers, warnings and tables."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from editkit.benchmark.aggregate import (
     SUMMARY,
@@ -13,35 +14,137 @@ from editkit.benchmark.aggregate import (
     metrics_of,
     outcomes,
     paired_differences,
+    times_of,
 )
 from editkit.benchmark.published import Published
 from editkit.benchmark.store import requests_of, rows_of
-from editkit.data_types import EditRequest, Score
-from editkit.editing.outcomes import Outcomes
-from editkit.report.grid import Entry, Grid, Line, number
-from editkit.report.judging import BASELINE, best_of, is_failure, rules
-from editkit.report.labels import heading, labels_of, run_key, seconds
+from editkit.data_types import EditRequest, Failure, Score
+from editkit.editing.outcomes import BASELINE, Outcomes
+from editkit.report.labels import labels_of, run_key, run_title
+from editkit.report.tables import CELL_COLUMNS, Entry, Line, Table, score_entry
 from editkit.results import Cell, Row, Run
 
+__all__ = ["MOST_CELLS", "Section", "is_failure", "sections_of"]
+
 MOST_CELLS = 16
-"""Tables with a column for each cell are left out where there are more."""
+"""Tables with one column per cell are omitted if there are more cells."""
 
 Estimates = Mapping[str, Estimate]
+"""Estimates by score key."""
+
+
+# ---------------------------------------------------------------- columns and marks
+
+
+def score_columns(scores: Sequence[Score], cells: Iterable[Estimates]) -> tuple[Score, ...]:
+    """The summary score and all labelled scores that at least one cell has."""
+    present = {key for estimates in cells for key in estimates}
+    return tuple(score for score in (SUMMARY, *scores) if score.label and score.key in present)
+
+
+def best_means(
+    columns: Sequence[Score], cells: Iterable[tuple[Cell, Estimates]]
+) -> dict[str, float]:
+    """The best mean of each column over at least two editors, the unedited model excluded."""
+    ranked = [estimates for cell, estimates in cells if cell.editor != BASELINE]
+    best = {}
+    for score in columns:
+        means = [estimates[score.key].mean for estimates in ranked if score.key in estimates]
+        if len(means) > 1 and score.higher_is_better is not None:
+            best[score.key] = max(means) if score.higher_is_better else min(means)
+    return best
+
+
+def cell_line(
+    label: str,
+    editor: str,
+    estimates: Estimates,
+    columns: Sequence[Score],
+    document: Mapping[str, Any],
+    *,
+    best: Mapping[str, float],
+    failed: Iterable[str] = (),
+) -> Line:
+    """A cell as a line of the table of scores.
+
+    Args:
+        label: First entry.
+        editor: The cell's editor; the unedited model gets no marks.
+        estimates: Its scores.
+        columns: The scores to print.
+        document: Its entry in the ``--json`` document, for the columns after the scores.
+        best: Best mean by score key; equal means are bold.
+        failed: Keys of the scores that are marked as clear failures.
+    """
+    entries = []
+    for score in columns:
+        estimate, ranked = estimates.get(score.key), editor != BASELINE
+        bold = ranked and estimate is not None and estimate.mean == best.get(score.key)
+        entries.append(
+            score_entry(score, estimate, bold=bold, failed=ranked and score.key in failed)
+        )
+    rest = (Entry(column(document)) for column in CELL_COLUMNS.values())
+    return Line((Entry(label), *entries, *rest))
+
+
+def score_heads(columns: Sequence[Score]) -> tuple[str, ...]:
+    """Column heads that fit :func:`cell_line`."""
+    return ("editor", *(score.label for score in columns), *CELL_COLUMNS)
+
+
+def is_failure(score: Score, estimates: Estimates, unedited: Estimates | None) -> bool:
+    """Whether the whole 95% interval of a mean is below the bound that its score declares.
+
+    Args:
+        score: The score.
+        estimates: All scores of the editor.
+        unedited: All scores of the unedited model, if the run has it.
+    """
+    if score.failure is None or score.key not in estimates:
+        return False
+    bound = _bound(score, score.failure, estimates, unedited or {})
+    return bound is not None and estimates[score.key].ci_high < bound
+
+
+def _bound(score: Score, failure: Failure, own: Estimates, unedited: Estimates) -> float | None:
+    reference = own.get(failure.of) if failure.of else unedited.get(score.key)
+    bounds = [] if reference is None else [failure.share * reference.mean]
+    if failure.floor is not None:
+        bounds.append(failure.floor)
+    return max(bounds, default=None)
+
+
+def failure_rules(scores: Sequence[Score]) -> list[str]:
+    """The bounds of :func:`is_failure` in words, one sentence per kind of failure."""
+    labels = {score.key: score.label for score in scores}
+    bounds: dict[str, list[str]] = {}
+    for score in scores:
+        if score.label and (failure := score.failure):
+            of = labels.get(failure.of) or failure.of
+            reference = f"the editor's own {of}" if failure.of else "the unedited model's"
+            floor = "" if failure.floor is None else f" or below {score.scale * failure.floor:g}"
+            bounds.setdefault(failure.name, []).append(
+                f"{score.label} below {100 * failure.share:.0f}% of {reference}{floor}"
+            )
+    return [f"{name} fails with {', or '.join(each)}" for name, each in bounds.items()]
+
+
+# ---------------------------------------------------------------- a run
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One run: what is told about it, and what it is told from.
+    """A run, with all data that its report needs.
 
     Attributes:
         run: The run.
-        title: What it is a run of.
-        labels: Name of each cell.
+        title: One line that describes it.
+        labels: Label of each cell.
         rows: Rows of each cell.
         estimates: Scores of each cell.
-        requests: The edits by case, as far as they are known.
+        requests: The edits by case id, if the store has them.
         published: Published results to compare with.
-        warnings: What a reader must know before the tables.
+        warnings: Warnings about missing and failed records.
     """
 
     run: Run
@@ -55,12 +158,8 @@ class Section:
 
     @property
     def columns(self) -> tuple[Score, ...]:
-        """The scores that tables show: those with a label that some cell has."""
-        return tuple(
-            score
-            for score in (SUMMARY, *self.run.scores)
-            if score.label and any(score.key in found for found in self.estimates)
-        )
+        """The scores that tables show."""
+        return score_columns(self.run.scores, self.estimates)
 
     @property
     def outcomes(self) -> tuple[Outcomes, ...]:
@@ -69,20 +168,14 @@ class Section:
         return tuple(outcomes(cell.editor, rows, self.run.scores) for cell, rows in cells)
 
     @property
-    def troubles(self) -> tuple[str, ...]:
-        """One line for each cell of which some edits did not work."""
-        cells = zip(self.labels, self.outcomes, strict=True)
-        return tuple(f"{label}: {found.summary}" for label, found in cells if found)
-
-    @property
     def unedited(self) -> Estimates | None:
-        """The scores of the unedited model, where the run has it."""
+        """The scores of the unedited model, if the run has it."""
         cells = zip(self.run.cells, self.estimates, strict=True)
-        return next((found for cell, found in cells if cell.editor == BASELINE), None)
+        return next((scores for cell, scores in cells if cell.editor == BASELINE), None)
 
     @property
     def relations(self) -> dict[int, str]:
-        """The relation of each case, where it is known."""
+        """The relation of each case that has one."""
         return {
             case: request.relation_id
             for case, request in self.requests.items()
@@ -90,175 +183,179 @@ class Section:
         }
 
     def reference(self, against: str | None = None) -> int | None:
-        """The place of the cell that others are compared with.
+        """Index of the cell that the others are compared with.
 
         Args:
-            against: Its label or editor; by default the one with the best first column.
+            against: Its label or editor; by default the best cell in the first column.
         """
         if against is not None:
             for names in (self.labels, tuple(cell.editor for cell in self.run.cells)):
                 if against in names:
                     return names.index(against)
             return None
-        rivals = [i for i, cell in enumerate(self.run.cells) if cell.editor != BASELINE]
+        ranked = [i for i, cell in enumerate(self.run.cells) if cell.editor != BASELINE]
         for score in self.columns:
-            having = [i for i in rivals if score.key in self.estimates[i]]
+            having = [i for i in ranked if score.key in self.estimates[i]]
             if having:
                 return max(having, key=lambda i: self.estimates[i][score.key].mean)
         return None
 
-    def grids(self, against: str | None = None) -> list[Grid]:
-        """All tables that the run has matter for.
+    def tables(self, against: str | None = None) -> list[Table]:
+        """The tables of all formats; tables without lines are omitted.
 
         Args:
-            against: Editor that the others are compared with; the best one by default.
+            against: Editor that the others are compared with; by default the best one.
         """
-        grids = [self.scores(), self.differences(against), self.by_relation()]
-        return [grid for grid in grids if grid.lines]
+        tables = [self.scores(), self.differences(against), self.by_relation()]
+        return [table for table in tables if table.lines]
 
-    def scores(self) -> Grid:
-        """The papers' table, with published numbers below our own."""
-        competing = [
-            found
-            for cell, found in zip(self.run.cells, self.estimates, strict=True)
-            if cell.editor != BASELINE
-        ]
-        best = {score.key: best_of(score, competing) for score in self.columns}
+    def scores(self) -> Table:
+        """The papers' table, with published numbers below ours."""
+        columns, unedited = self.columns, self.unedited
+        best = best_means(columns, zip(self.run.cells, self.estimates, strict=True))
         lines: list[Line] = []
         for i, cell in enumerate(self.run.cells):
-            entries = [Entry(self.labels[i])]
-            entries += self._numbers(cell, self.estimates[i], self.unedited, best)
-            entries += [Entry(seconds(self.rows[i])), Entry(self._records(i))]
-            lines.append(Line(tuple(entries)))
-            if cell.editor not in {later.editor for later in self.run.cells[i + 1 :]}:
-                lines += self._published(cell)
-        head = ("editor", *(score.label for score in self.columns), "s/edit", "records")
-        return Grid("scores", "Scores", head, tuple(lines), self._notes(), self.troubles)
-
-    def _numbers(
-        self,
-        cell: Cell,
-        estimates: Estimates,
-        unedited: Estimates | None,
-        best: Mapping[str, float | None],
-    ) -> list[Entry]:
-        own = cell.editor != BASELINE
-        return [
-            number(
-                score,
-                estimates.get(score.key),
-                bold=own
-                and score.key in estimates
-                and estimates[score.key].mean == best[score.key],
-                failed=own and is_failure(score, estimates, unedited),
+            estimates = self.estimates[i]
+            failed = [score.key for score in columns if is_failure(score, estimates, unedited)]
+            lines.append(
+                cell_line(
+                    self.labels[i],
+                    cell.editor,
+                    estimates,
+                    columns,
+                    self._document(i),
+                    best=best,
+                    failed=failed,
+                )
             )
-            for score in self.columns
-        ]
+            if cell.editor not in {later.editor for later in self.run.cells[i + 1 :]}:
+                lines += self._published(cell.editor)
+        notes = [f"Published: {published.source}." for published in self.published]
+        if rules := failure_rules(columns):
+            meaning = "a clear failure (the whole 95% interval is below a bound)"
+            notes.insert(0, f"!: {meaning}: {'; '.join(rules)}.")
+        return Table(
+            name="scores",
+            title="Scores",
+            head=score_heads(columns),
+            lines=tuple(lines),
+            bold="best of its column; the unedited model is not ranked",
+            notes=tuple(notes),
+            warnings=tuple(
+                f"{label}: {outcome.summary}"
+                for label, outcome in zip(self.labels, self.outcomes, strict=True)
+                if outcome
+            ),
+        )
 
-    def _published(self, cell: Cell) -> list[Line]:
+    def _document(self, i: int) -> dict[str, Any]:
+        """What :data:`CELL_COLUMNS` needs of a cell, with the number of records it should have."""
+        failed = sum(row.status == "failed" for row in self.rows[i])
+        counts = {
+            "done": len(self.rows[i]) - failed,
+            "failed": failed,
+            "wanted": int(self.run.dataset["n_records"]),
+        }
+        return {"time": times_of(self.rows[i]), "records": counts}
+
+    def _published(self, editor: str) -> list[Line]:
         lines = []
         for published in self.published:
-            if cell.editor in published.rows:
+            if editor in published.rows:
                 exact = {
-                    editor: {key: Estimate(mean, mean, mean, 0) for key, mean in row.items()}
-                    for editor, row in published.rows.items()
+                    name: {key: Estimate(mean, mean, mean, 0) for key, mean in row.items()}
+                    for name, row in published.rows.items()
                 }
-                unmarked = dict.fromkeys((score.key for score in self.columns), None)
-                numbers = self._numbers(cell, exact[cell.editor], exact.get(BASELINE), unmarked)
-                entries = [Entry(f"  {cell.editor}, published"), *numbers]
-                entries += [Entry("-"), Entry(f"{published.n_records}")]
-                lines.append(Line(tuple(entries), faint=True))
+                own, unedited = exact[editor], exact.get(BASELINE)
+                line = cell_line(
+                    f"  {editor}, published",
+                    editor,
+                    own,
+                    self.columns,
+                    {"time": {}, "records": {"done": published.n_records, "failed": 0}},
+                    best={},
+                    failed=[s.key for s in self.columns if is_failure(s, own, unedited)],
+                )
+                lines.append(dataclasses.replace(line, faint=True))
         return lines
 
-    def _notes(self) -> tuple[str, ...]:
-        notes = [
-            "Bold (* in plain text): the best of its column; the unedited model does not compete."
-        ]
-        if judged := rules(self.columns):
-            notes.append(
-                f"!: a clear failure, its whole 95% interval below a bound: {'; '.join(judged)}."
-            )
-        notes += [f"Published: {published.source}." for published in self.published]
-        return tuple(notes)
-
-    def _records(self, i: int) -> str:
-        rows, wanted = self.rows[i], int(self.run.dataset["n_records"])
-        failed = sum(row.status == "failed" for row in rows)
-        of = f" of {wanted}" if len(rows) < wanted else ""
-        return f"{len(rows) - failed}{of}" + (f" ({failed} failed)" if failed else "")
-
-    def differences(self, against: str | None = None) -> Grid:
-        """Every cell against one of them, over the records that both have."""
+    def differences(self, against: str | None = None) -> Table:
+        """Each cell minus the reference, over the records that both have."""
         title, head = "Paired differences", ("editor", *(score.label for score in self.columns))
         i = self.reference(against)
         if i is None or len(self.run.cells) < 2:
-            return Grid("differences", title, head, ())
+            return Table("differences", title, head, ())
         lines = []
         for j in range(len(self.run.cells)):
             if j != i:
-                found = paired_differences(self.rows[j], self.rows[i], self.run.scores)
-                lines.append(Line((Entry(self.labels[j]), *self._differences(found))))
-        note = (
-            f"Each editor minus {self.labels[i]}, on the records that both have; bold (* in "
-            "plain text) where the 95% interval leaves out zero. S by a paired bootstrap."
+                minus = paired_differences(self.rows[j], self.rows[i], self.run.scores)
+                entries = (
+                    _difference(score, minus[score.key]) if score.key in minus else Entry("-")
+                    for score in self.columns
+                )
+                lines.append(Line((Entry(self.labels[j]), *entries)))
+        return Table(
+            name="differences",
+            title=f"{title} to {self.labels[i]}",
+            head=head,
+            lines=tuple(lines),
+            bold="the 95% interval excludes zero",
+            notes=(
+                f"Each editor minus {self.labels[i]}, over the records that both have. The "
+                "interval of S comes from a paired bootstrap.",
+            ),
         )
-        return Grid("differences", f"{title} to {self.labels[i]}", head, tuple(lines), (note,))
 
-    def matrix(self) -> Grid:
-        """The summary score of each cell minus that of each other one."""
+    def matrix(self) -> Table:
+        """The summary score of each cell minus that of each other cell."""
         head, lines = ("minus →", *self.labels), []
         if self.columns and self.columns[0] == SUMMARY and 1 < len(self.labels) <= MOST_CELLS:
             for i, label in enumerate(self.labels):
                 entries = [Entry(label)]
                 for j in range(len(self.labels)):
-                    found = paired_differences(self.rows[i], self.rows[j], self.run.scores)
-                    same = i == j or SUMMARY.key not in found
-                    entries.append(Entry("") if same else _difference(SUMMARY, found[SUMMARY.key]))
+                    minus = paired_differences(self.rows[i], self.rows[j], self.run.scores)
+                    empty = i == j or SUMMARY.key not in minus
+                    entries.append(Entry("") if empty else _difference(SUMMARY, minus[SUMMARY.key]))
                 lines.append(Line(tuple(entries)))
-        note = "S of the line's editor minus S of the column's, on the records that both have."
-        return Grid("matrix", "Paired differences of S", head, tuple(lines), (note,))
+        note = "S of the row's editor minus S of the column's, over the records that both have."
+        return Table("matrix", "Paired differences of S", head, tuple(lines), notes=(note,))
 
-    def _differences(self, found: Estimates) -> list[Entry]:
-        return [
-            _difference(score, found[score.key]) if score.key in found else Entry("-")
-            for score in self.columns
-        ]
-
-    def by_relation(self) -> Grid:
+    def by_relation(self) -> Table:
         """The first score of the table, by relation and cell."""
         title, columns = "By relation", self.columns
         if not self.relations or not columns or len(self.labels) > MOST_CELLS:
-            return Grid("relations", title, ("relation", *self.labels), ())
+            return Table("relations", title, ("relation", *self.labels), ())
         score = columns[0]
-        broken = [by_group(rows, self.relations, self.run.scores) for rows in self.rows]
+        groups = [by_group(rows, self.relations, self.run.scores) for rows in self.rows]
         lines = []
-        for relation in sorted({relation for found in broken for relation in found}):
-            here = [found.get(relation, {}) for found in broken]
+        for relation in sorted({relation for cell in groups for relation in cell}):
             cases = sum(other == relation for other in self.relations.values())
-            numbers = [number(score, found.get(score.key), shaded=True) for found in here]
+            numbers = [
+                score_entry(score, cell.get(relation, {}).get(score.key), shaded=True)
+                for cell in groups
+            ]
             lines.append(Line((Entry(relation), *numbers, Entry(str(cases)))))
         note = f"{score.label} of each editor over the records of a relation."
         head = ("relation", *self.labels, "records")
-        return Grid("relations", f"{score.label} by relation", head, tuple(lines), (note,))
+        return Table("relations", f"{score.label} by relation", head, tuple(lines), notes=(note,))
 
 
 def sections_of(runs: Sequence[Run], published: Sequence[Sequence[Published]]) -> list[Section]:
-    """Runs with everything that their report is made from.
+    """Read everything that the report of some runs needs.
 
     Args:
-        runs: The runs; those that their titles do not tell apart get the start of a digest.
-        published: For each run, what it may be compared with.
+        runs: The runs; runs with the same title get the start of a digest appended.
+        published: Published results to compare each run with.
 
     Raises:
         StoreError: The store cannot be read.
     """
-    titles = [heading(run) for run in runs]
-    keys = [run_key(run) for run in runs]
-    told = [
-        f"{title} [{key}]" if titles.count(title) > 1 else title
-        for title, key in zip(titles, keys, strict=True)
+    titles = [run_title(run) for run in runs]
+    distinct = [
+        f"{title} [{run_key(run)}]" if titles.count(title) > 1 else title
+        for title, run in zip(titles, runs, strict=True)
     ]
-    return [_section(*each) for each in zip(runs, told, published, strict=True)]
+    return [_section(*each) for each in zip(runs, distinct, published, strict=True)]
 
 
 def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
@@ -269,7 +366,7 @@ def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
         title=title,
         labels=labels,
         rows=rows,
-        estimates=tuple(metrics_of(found, run.scores) for found in rows),
+        estimates=tuple(metrics_of(cell, run.scores) for cell in rows),
         requests=requests_of(run),
         published=tuple(published),
         warnings=tuple(_warnings(run, labels, rows)),
@@ -278,23 +375,23 @@ def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
 
 def _difference(score: Score, difference: Estimate) -> Entry:
     level = 0.5 + difference.mean / 2
-    entry = number(score, difference, signed=True, bold=excludes_zero(difference))
+    entry = score_entry(score, difference, signed=True, bold=excludes_zero(difference))
     return dataclasses.replace(entry, level=min(max(level, 0.0), 1.0))
 
 
 def _warnings(run: Run, labels: Sequence[str], rows: Sequence[Sequence[Row]]) -> list[str]:
     wanted = int(run.dataset["n_records"])
     warnings = []
-    for label, found in zip(labels, rows, strict=True):
-        if len(found) < wanted:
+    for label, own in zip(labels, rows, strict=True):
+        if len(own) < wanted:
             warnings.append(
-                f"{label}: {wanted - len(found)} of {wanted} records are missing; the same "
-                "run-benchmark command goes on with them."
+                f"{label}: {wanted - len(own)} of {wanted} records are missing; run the same "
+                "run-benchmark command again to resume."
             )
-        failed = [row for row in found if row.status == "failed"]
+        failed = [row for row in own if row.status == "failed"]
         if failed:
             warnings.append(
-                f"{label}: {len(failed)} of {wanted} records failed and are in no mean; the first "
-                f"is case {failed[0].case_id}: {failed[0].error}"
+                f"{label}: {len(failed)} of {wanted} records failed and are excluded from all "
+                f"means; the first is case {failed[0].case_id}: {failed[0].error}"
             )
     return warnings

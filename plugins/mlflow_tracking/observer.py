@@ -18,8 +18,8 @@ from editkit.benchmark.aggregate import SUMMARY as TOTAL
 from editkit.benchmark.aggregate import Estimate, cell_document
 from editkit.benchmark.store import is_complete, rows_of, runs_in
 from editkit.editing.outcomes import KINDS
-from editkit.report.grid import number
-from editkit.report.labels import labels_of, records, run_key, told_seconds
+from editkit.report.labels import labels_of, run_key
+from editkit.report.tables import CELL_COLUMNS, score_entry
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import shown, tracking_uri
 from editkit_plugins.mlflow_tracking.page import Page, entity_name, finite, parameters
@@ -181,14 +181,13 @@ def _told(run: Run, summary: Mapping[str, Any]) -> dict[str, str]:
     """The cell's line of the table, by column: ``{"S": "94.2 ±1.7", ...}``."""
     estimates = summary["metrics"]
     numbers = {
-        entity_name(score.label): number(score, Estimate(**estimates[score.key])).plain
+        entity_name(score.label): score_entry(score, Estimate(**estimates[score.key])).plain
         for score in (TOTAL, *run.scores)
         if score.label and score.key in estimates
     }
     return {
         **numbers,
-        view.SECONDS: told_seconds(summary["time"].get("edit_s_mean")),
-        view.RECORDS: records(summary["records"]),
+        **{head: column(summary) for head, column in CELL_COLUMNS.items()},
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from editkit import EditRequest, Score
 from editkit.benchmark.aggregate import Estimate
 from editkit.benchmark.store import requests_of
-from editkit.report.grid import number
+from editkit.report.tables import score_entry
 from editkit_plugins.mlflow_tracking.page import table
 
 if TYPE_CHECKING:
@@ -101,4 +101,4 @@ def _result(run: Run, row: Row) -> str:
 
 
 def _told(score: Score, value: float) -> str:
-    return number(score, Estimate(value, value, value, 0)).plain
+    return score_entry(score, Estimate(value, value, value, 0)).plain

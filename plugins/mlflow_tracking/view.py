@@ -13,14 +13,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from editkit import Score
+from editkit.report.tables import CELL_COLUMNS
 from editkit_plugins.mlflow_tracking.page import entity_name
 
 KEY = "editkit"
 BENCHMARK = "benchmark"
 TAG = f"mlflow.sharedViewState.{KEY}"
 SUMMARY = "summary/score"
-SECONDS, RECORDS = "s/edit", "records"
-"""The table's last columns."""
 _SECONDS = "time/edit_s_mean"
 _OVERVIEW, _SCORES, _PANELS = "editkit-overview", "editkit-scores", "editkit-panels"
 _COLUMN_WIDTH = 112  # pixels: a number with its interval fits
@@ -73,7 +72,7 @@ def shared_view(scores: Sequence[Score]) -> str:
         scores: What the benchmark's metrics declare; those with a label are shown.
     """
     labelled = [score for score in scores if score.label]
-    heads = ["S", *(entity_name(score.label) for score in labelled), SECONDS, RECORDS]
+    heads = ["S", *(entity_name(score.label) for score in labelled), *CELL_COLUMNS]
     columns = [f"tags.`{head}`" for head in heads]
     overview = _overview(scores)
     bars = [SUMMARY, *(score.key for score in labelled), _SECONDS]

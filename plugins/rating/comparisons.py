@@ -9,7 +9,7 @@ from pathlib import Path
 
 from editkit import EditRequest, UsageError
 from editkit.benchmark.store import requests_of, rows_of, runs_in
-from editkit.report.generations import chosen_cells, texts_of
+from editkit.report.generations import cells_by_label, texts_of
 from editkit.results import Cell, Run
 
 _BASELINE = "none"
@@ -65,7 +65,7 @@ def chosen_pair(out: Path, editors: Sequence[str]) -> Pair:
     for run in reversed(runs_in(out)):
         wrote = {
             label: cell
-            for label, cell in chosen_cells(run, editors).items()
+            for label, cell in cells_by_label(run, editors).items()
             if any(row.texts for row in rows_of(run, cell))
         }
         if not editors and len(wrote) > 2:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 from editkit.benchmark.ratings import Rating
-from editkit.report.generations import chosen_cells
+from editkit.report.generations import cells_by_label
 from editkit.results import Run
 from editkit_plugins.rating.questions import QUESTIONS
 
@@ -66,7 +66,7 @@ def judgements(runs: Iterable[Run], ratings: Iterable[Rating]) -> list[Judgement
     ratings = list(ratings)
     found = []
     for run in runs:
-        label_of = {cell.fingerprint: label for label, cell in chosen_cells(run, ()).items()}
+        label_of = {cell.fingerprint: label for label, cell in cells_by_label(run, ()).items()}
         order = list(label_of)
         groups: dict[tuple[str, str], list[Rating]] = {}
         for rating in ratings:

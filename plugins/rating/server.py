@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import io
 import logging
 import socket
@@ -16,7 +17,6 @@ from urllib.parse import parse_qs, urlsplit
 
 from editkit import EditkitError
 from editkit.benchmark.ratings import Rating
-from editkit.storage.resources import resource_text
 from editkit_plugins.rating.comparisons import Comparison
 from editkit_plugins.rating.page import finished_page, message_page, question_page
 from editkit_plugins.rating.questions import ANSWERS, QUESTIONS
@@ -183,7 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.BAD_REQUEST, message_page("That is no address."))
             return
         if url.path in _FILES:
-            content = resource_text(f"editkit_plugins.rating:{url.path[1:]}")
+            package = importlib.resources.files("editkit_plugins.rating")
+            content = (package / url.path[1:]).read_text(encoding="utf-8")
             self._send(HTTPStatus.OK, content, _FILES[url.path])
         elif url.path == "/":
             self._show(parse_qs(url.query).get("number", [""])[0])

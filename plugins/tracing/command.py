@@ -19,7 +19,7 @@ from editkit import ConfigError, TrackingError, UsageError
 from editkit.benchmark.progress import counting
 from editkit.cli.arguments import positive
 from editkit.registry.factories import check_values
-from editkit.report.display import cell_text
+from editkit.report.safe_text import spreadsheet_text
 from editkit.storage.cache import write_atomically
 from editkit.storage.file_names import safe_file_name
 from editkit.storage.strict_yaml import parse_yaml
@@ -167,7 +167,9 @@ def _one(args: argparse.Namespace, model: LanguageModel, values: dict[str, Any])
     table = args.out / "traces" / f"{name}.csv"
     frame = found.to_frame()
     texts = frame.select_dtypes(exclude="number").columns
-    frame[texts] = frame[texts].map(lambda each: cell_text(each) if isinstance(each, str) else each)
+    frame[texts] = frame[texts].map(
+        lambda each: spreadsheet_text(each) if isinstance(each, str) else each
+    )
     write_atomically(table, frame.to_csv(index=False).encode())
     if args.json:
         _print_json(_document(found), [*files, table])

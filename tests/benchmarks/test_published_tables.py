@@ -10,7 +10,7 @@ import pytest
 from editkit.benchmark.aggregate import Estimate, harmonic_mean
 from editkit.benchmark.published import Published, published_for
 from editkit.registry.plugins import default_registry
-from editkit.report.judging import is_failure
+from editkit.report.sections import is_failure
 from editkit.results import Run
 from editkit_plugins.counterfact import editkit_metrics
 

@@ -12,7 +12,7 @@ from editkit.benchmark.aggregate import (
     metrics_of,
     paired_differences,
 )
-from editkit.report.judging import is_failure, rules
+from editkit.report.sections import failure_rules, is_failure
 from editkit.results import Row
 
 SCORES = (Score("a/score", "A", summary=True), Score("b/score", "B", summary=True), Score("c", "C"))
@@ -116,7 +116,7 @@ def test_a_failure_is_clear_or_none(
 
 
 def test_rules_are_told_in_words() -> None:
-    assert rules([Score("e", "E"), OWN, OTHER]) == [
+    assert failure_rules([Score("e", "E"), OWN, OTHER]) == [
         "generalization fails with P below 75% of the editor's own E or below 50",
         "specificity fails with N below 50% of the unedited model's",
     ]

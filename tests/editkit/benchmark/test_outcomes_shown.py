@@ -78,9 +78,10 @@ def test_the_spreadsheet_counts_every_kind(stored: Run, editkit: Cli) -> None:
     assert sum(found[key] for key in found if key[0] != "bad") == 0
 
 
-def test_the_line_stands_below_the_table_not_before_it(stored: Run, editkit: Cli) -> None:
+def test_warnings_about_edits_are_directly_below_the_table(stored: Run, editkit: Cli) -> None:
     text = editkit("report", stored.out)[1]
-    assert text.index("\nbad ") < text.index("warning: bad: of 12 edits") < text.index("Bold")
+    table, warning, legend = "\nbad ", "warning: bad: of 12 edits", "\n*: best of its column"
+    assert text.index(table) < text.index(warning) < text.index(legend)
 
 
 def test_a_benchmark_ends_with_the_lines_and_its_document_has_the_counts(

@@ -9,7 +9,7 @@ import pytest
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
 from editkit.report import run_table as table
-from editkit.report.grid import number
+from editkit.report.tables import score_entry
 from editkit.results import Cell, Run
 
 SCORES = (
@@ -86,4 +86,4 @@ def test_namesakes_are_told_apart_and_shards_named() -> None:
 )
 def test_numbers_beyond_all_measure_are_short(mean: float, half: float, shown: str) -> None:
     perplexity = Score("essence/perplexity", "perplexity", scale=1.0)
-    assert number(perplexity, Estimate(mean, mean - half, mean + half, 3)).plain == shown
+    assert score_entry(perplexity, Estimate(mean, mean - half, mean + half, 3)).plain == shown

@@ -14,7 +14,7 @@ from editkit import EditRequest
 from editkit.benchmark.store import requests_of, runs_in
 from editkit.cli.main import main
 from editkit.prompts import joined
-from editkit.report.labels import heading
+from editkit.report.labels import run_title
 from editkit_plugins.rating.comparisons import Comparison
 from editkit_plugins.rating.page import question_page
 from tests.plugins.rating.rating_samples import cell, written_run
@@ -79,9 +79,9 @@ def test_tables_say_how_prompts_are_asked(out: Path) -> None:
     [run] = runs_in(out)
     config = {"chat": True, "separator": "\n"}
     asked = dataclasses.replace(run, dataset={**run.dataset, "config": config})
-    assert "3 records of facts, on tiny" in heading(run)
+    assert "3 records of facts, on tiny" in run_title(run)
     expected = "3 records of facts, asked in a chat, with the separator '\\n', on tiny"
-    assert expected in heading(asked)
+    assert expected in run_title(asked)
 
 
 def test_statements_differ_by_their_separator() -> None:

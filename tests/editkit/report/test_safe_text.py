@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit.report import latex
-from editkit.report.display import cell_text, one_line, shortened
-from editkit.report.grid import Entry, Grid, Line
-from editkit.report.text import aligned
+from editkit.report.safe_text import one_line, shortened, spreadsheet_text
+from editkit.report.tables import Entry, Line, Table
+from editkit.report.terminal import score_table
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: str) -> None:
     ],
 )
 def test_a_cell_holds_no_formula(text: str, cell: str) -> None:
-    assert cell_text(text) == cell
+    assert spreadsheet_text(text) == cell
 
 
 BAD = ["a\nb", "x" * 400, "\x1b[31mred", "\u202eback", "one\n\ntwo", "50% \\input{x}"]
@@ -64,7 +64,7 @@ BAD = ["a\nb", "x" * 400, "\x1b[31mred", "\u202eback", "one\n\ntwo", "50% \\inpu
 
 def test_tables_keep_their_lines_whatever_is_in_them() -> None:
     lines = tuple(Line((Entry(bad), Entry("1.0"))) for bad in BAD)
-    table = aligned(Grid("scores", "t", ("relation", "S"), lines), terminal=False).splitlines()
+    table = score_table(Table("scores", "t", ("relation", "S"), lines), terminal=False).splitlines()
     assert len(table) == 2 + len(BAD)
     assert len({len(line) for line in table}) == 1
     assert max(map(len, table)) < 80

@@ -1,0 +1,216 @@
+"""The report as one HTML file: tables, plots, hard records and texts. It needs no network.
+
+The markup is in ``templates/report.html``, which escapes every value; this module chooses what the
+page shows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from editkit.benchmark.aggregate import SUMMARY
+from editkit.data_types import EditRequest, Score
+from editkit.editing.outcomes import BASELINE
+from editkit.report import svg
+from editkit.report.sections import MOST_CELLS, Section
+from editkit.results import Row
+
+_HARDEST = 5
+_MOST_TEXTS = 20
+
+
+def report(sections: Sequence[Section], *, against: str | None) -> str:
+    """The whole page.
+
+    Args:
+        sections: The runs.
+        against: Editor that the others are compared with; by default the best one.
+    """
+    templates = Environment(
+        loader=PackageLoader("editkit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["shade"] = _shade
+    templates.filters["highlighted"] = _highlighted
+    names = ", ".join(dict.fromkeys(section.run.benchmark for section in sections))
+    return templates.get_template("report.html").render(
+        title=f"editkit report: {names}",
+        against=against,
+        sections=sections,
+        provenance=_provenance,
+        figures=_figures,
+        histograms=_histograms,
+        hardest_records=_hardest_records,
+        generations=_generations,
+        color_class=svg.color_class,
+    )
+
+
+def _provenance(section: Section) -> str:
+    """Model, records and metrics of a run, with the digests that identify them."""
+    metrics = ", ".join(
+        f"{metric['name']} ({metric['protocol']})" if metric["protocol"] else metric["name"]
+        for metric in section.run.metrics
+    )
+    model, dataset = section.run.model, section.run.dataset
+    facts = [f"Model {model['name']}, fingerprint {str(model['fingerprint'])[:12]}"]
+    facts.append(f"records {str(dataset['digest'])[:12]}")
+    facts += [f"metrics {metrics}"] if metrics else []
+    return "; ".join(facts)
+
+
+def _shade(level: float | None, *, diverging: bool) -> str | None:
+    """CSS colour of a background: one hue for 0 to 1, or two hues that fade towards 0.5."""
+    if level is None:
+        return None
+    color, strength = "shade", level
+    if diverging:
+        color, strength = ("shade", 2 * level - 1) if level >= 0.5 else ("warm", 1 - 2 * level)
+    return f"rgba(var(--{color}),{0.55 * strength:.2f})"
+
+
+# ---------------------------------------------------------------- plots
+
+
+def _figures(section: Section) -> Iterator[tuple[Markup, str]]:
+    """Plots with their captions."""
+    cells = list(zip(section.run.cells, section.labels, section.estimates, strict=True))
+    if len(cells) > 2 * MOST_CELLS:
+        return
+    means = [
+        (label, estimates[SUMMARY.key], cell.editor == BASELINE)
+        for cell, label, estimates in cells
+        if SUMMARY.key in estimates
+    ]
+    if means:
+        plot = svg.intervals(means, SUMMARY.label, scale=SUMMARY.scale)
+        yield plot, "The summary score of each editor, with its 95% interval."
+    pair = [score for score in section.columns if score.summary][-2:]
+    if len(pair) == 2:
+        x, y = pair
+        points = [
+            svg.Point(label, estimates[x.key], estimates[y.key], cell.editor == BASELINE)
+            for cell, label, estimates in cells
+            if x.key in estimates and y.key in estimates
+        ]
+        plot = svg.scatter(points, x.label, y.label, scale=x.scale)
+        yield (
+            plot,
+            (
+                f"{y.label} against {x.label}: good edits are at the upper right. Crosses are "
+                "95% intervals."
+            ),
+        )
+
+
+def _histograms(section: Section) -> tuple[list[Score], list[list[Markup | None]], str]:
+    """The scores, a histogram per cell and score, and the range of each score in words."""
+    scores = [score for score in section.columns if score != SUMMARY]
+    if not scores or len(section.labels) > 2 * MOST_CELLS:
+        return [], [], ""
+    ranges = {score.key: _range(section, score) for score in scores}
+    plots = []
+    for i, label in enumerate(section.labels):
+        line: list[Markup | None] = []
+        for score in scores:
+            values = _values(section, i, score)
+            name = f"{score.label} of {label}: distribution over {len(values)} records"
+            line.append(svg.histogram(values, *ranges[score.key], i, name) if values else None)
+        plots.append(line)
+    words = [
+        f"{score.label} {score.scale * low:g} to {score.scale * high:g}"
+        for score, (low, high) in zip(scores, ranges.values(), strict=True)
+    ]
+    return scores, plots, ", ".join(words)
+
+
+def _range(section: Section, score: Score) -> tuple[float, float]:
+    """The whole range of fractions and of their differences; of other scores, that of the data."""
+    every = [v for i in range(len(section.labels)) for v in _values(section, i, score)]
+    low, high = min(every, default=0.0), max(every, default=1.0)
+    if low >= -1 and high <= 1:
+        return (-1.0, 1.0) if score.signed else (0.0, 1.0)
+    return low, high
+
+
+def _values(section: Section, i: int, score: Score) -> list[float]:
+    return [
+        row.scores[score.key]
+        for row in section.rows[i]
+        if row.status == "done" and score.key in row.scores
+    ]
+
+
+# ---------------------------------------------------------------- single records
+
+
+def _hardest_records(section: Section) -> list[tuple[str, list[tuple[int, list[str]]]]]:
+    """By editor, the case ids of the worst records and their scores as printed."""
+    scores = [score for score in section.run.scores if score.label]
+    cells = zip(section.run.cells, section.labels, section.rows, strict=True)
+    hardest = [
+        (label, [(row.case_id, [_printed(score, row) for score in scores]) for row in worst])
+        for cell, label, rows in cells
+        if cell.editor != BASELINE and (worst := _worst(section, rows))
+    ]
+    return hardest
+
+
+def _worst(section: Section, rows: Sequence[Row]) -> list[Row]:
+    summary = [score.key for score in section.run.scores if score.summary]
+    margins = [score.key for score in section.columns if score.signed and not score.summary]
+
+    def quality(row: Row) -> tuple[float, float, int]:
+        main = [row.scores[key] for key in summary if key in row.scores]
+        ties = [row.scores[key] for key in margins if key in row.scores]
+        return sum(main) / len(main), sum(ties), row.case_id
+
+    scored = [
+        row for row in rows if row.status == "done" and any(key in row.scores for key in summary)
+    ]
+    return sorted(scored, key=quality)[:_HARDEST]
+
+
+def _printed(score: Score, row: Row) -> str:
+    value = row.scores.get(score.key)
+    sign = "+" if score.signed else ""
+    return "-" if value is None else f"{score.scale * value + 0.0:{sign}.1f}"
+
+
+def _generations(section: Section) -> tuple[list[tuple[int, list[tuple[str, list[str]]]]], int]:
+    """The first cases with what each edited model wrote, by label; and the number of cases."""
+    cases = sorted({row.case_id for rows in section.rows for row in rows if row.texts})
+    cells = [{row.case_id: row for row in rows if row.texts} for rows in section.rows]
+    shown = [
+        (
+            case_id,
+            [
+                (label, [text for texts in rows[case_id].texts.values() for text in texts])
+                for label, rows in zip(section.labels, cells, strict=True)
+                if case_id in rows
+            ],
+        )
+        for case_id in cases[:_MOST_TEXTS]
+    ]
+    return shown, len(cases)
+
+
+def _highlighted(text: str, request: EditRequest | None) -> Iterator[tuple[str, str]]:
+    """Pieces of a text, each with its mark: ``new``, ``true`` or none."""
+    marks = {} if request is None else {request.target_new: "new", request.target_true: "true"}
+    words = [word for word in marks if word]
+    end = 0
+    if words:
+        pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words))
+        for match in pattern.finditer(text):
+            yield text[end : match.start()], ""
+            yield match[0], marks[match[0]]
+            end = match.end()
+    yield text[end:], ""

@@ -1,0 +1,118 @@
+"""Tables without a format; text, Markdown, LaTeX and HTML are written from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from editkit.benchmark.aggregate import Estimate
+from editkit.data_types import Score
+from editkit.report.labels import format_records, format_seconds
+
+__all__ = ["CELL_COLUMNS", "Entry", "Line", "Table", "score_entry"]
+
+_LONG = 1e5
+
+CELL_COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "s/edit": lambda entry: format_seconds(entry["time"].get("edit_s_mean")),
+    "records": lambda entry: format_records(entry["records"]),
+}
+"""The columns after the scores, in every table and in MLflow: how each one is printed from a cell's
+entry in the ``--json`` document, by column head."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One entry of a table: a text or a number.
+
+    Attributes:
+        text: The text, or the number as printed.
+        half: Half-width of the number's 95% interval as printed; empty for none.
+        bold: Whether it is highlighted: the best of its column, or a clear difference.
+        failed: Whether it is marked as a clear failure.
+        level: Strength of its background, from 0 to 1; None for no background.
+    """
+
+    text: str
+    half: str = ""
+    bold: bool = False
+    failed: bool = False
+    level: float | None = None
+
+    @property
+    def plain(self) -> str:
+        """Number and interval: ``94.2 ±1.7``."""
+        return f"{self.text} ±{self.half}" if self.half else self.text
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One line of a table; ``faint`` for published numbers."""
+
+    entries: tuple[Entry, ...]
+    faint: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table with text in its first column and numbers in the others.
+
+    Attributes:
+        name: Identifier, used in LaTeX labels and CSS classes: ``scores``.
+        title: Heading above the table.
+        head: Column heads.
+        lines: The lines; a table without lines is not shown.
+        bold: What bold entries mean; empty if there are none.
+        notes: Sentences below the table.
+        warnings: Warnings about its numbers, directly below the table.
+    """
+
+    name: str
+    title: str
+    head: tuple[str, ...]
+    lines: tuple[Line, ...]
+    bold: str = ""
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    def legend(self, bold_mark: str = "Bold") -> tuple[str, ...]:
+        """The notes, with the meaning of bold first.
+
+        Args:
+            bold_mark: How the format marks bold entries.
+        """
+        return (f"{bold_mark}: {self.bold}.", *self.notes) if self.bold else self.notes
+
+
+def score_entry(
+    score: Score,
+    estimate: Estimate | None,
+    *,
+    signed: bool | None = None,
+    bold: bool = False,
+    failed: bool = False,
+    shaded: bool = False,
+) -> Entry:
+    """A mean with its interval.
+
+    Args:
+        score: The score; its ``scale`` multiplies the mean.
+        estimate: The mean; None prints a dash.
+        signed: Whether a plus sign is printed; by default if the score is signed.
+        bold: Whether it is highlighted.
+        failed: Whether it is marked as a clear failure.
+        shaded: Whether its background shows the mean.
+    """
+    if estimate is None:
+        return Entry("-")
+    mean = round(score.scale * estimate.mean, 1) + 0.0  # turns -0.0 into 0.0
+    sign = "+" if (score.signed if signed is None else signed) else ""
+    half = _short(score.scale * estimate.half_width) if estimate.n else ""
+    level = min(max(estimate.mean, 0.0), 1.0) if shaded else None
+    return Entry(_short(mean, sign), half, bold, failed, level)
+
+
+def _short(value: float, sign: str = "") -> str:
+    """One decimal; scientific notation from 100,000."""
+    return f"{value:{sign}.1f}" if abs(value) < _LONG else f"{value:{sign}.1e}"
