@@ -1,6 +1,7 @@
-"""What a benchmark run is made of: data that the store reads and writes, and observers receive.
+"""The data of a benchmark run, as the store keeps it and observers receive it.
 
-Its rows are read with :func:`editkit.benchmark.store.rows_of`.
+A run has cells (an editor, its configuration and a seed), and a cell has one row per record. Read
+rows with :func:`editkit.benchmark.store.rows_of`.
 """
 
 from __future__ import annotations
@@ -11,29 +12,31 @@ from pathlib import Path
 from typing import Any, Literal
 
 from editkit.data_types import Score
+from editkit.storage.digests import digest
 
-__all__ = ["STORE_FILE", "Cell", "Row", "Run"]
+__all__ = ["STORE_FILE", "Answer", "Cell", "Rating", "Row", "Run"]
 
 STORE_FILE = "results.sqlite"
+Answer = Literal["left", "same", "right"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one editor did on one record.
+    """The result of one editor on one record.
 
     Attributes:
         case_id: The record.
-        status: ``failed`` rows carry a reason in ``error`` and no scores.
+        status: ``failed`` rows have an ``error`` and no scores.
         scores: One number per score key (``efficacy/score``), as fractions.
-        details: One number per prompt, by key of the metric's choice.
-        times: Seconds by what they were spent on: ``edit_s``, ``score_s``, ``prepare_s``.
-        notes: What the editor says about the edit.
-        error: Why it failed.
+        details: One number per prompt, by a key that the metric chooses.
+        times: Seconds per step: ``edit_s``, ``score_s``, ``prepare_s``.
+        notes: The notes of the editor's delta.
+        error: Why the record failed.
         completed_at: Seconds since the epoch.
-        peak_rss_mb: Peak memory of the process until then.
-        texts: What the edited model wrote, by key of the metric's choice: ``generation``.
-        environment: Digest of what it was computed with (``Store.environments``); empty where
-            that was not recorded.
+        peak_rss_mb: Peak memory of the process so far, in MiB.
+        texts: Texts that the edited model wrote, by a key that the metric chooses: ``generation``.
+        environment: Digest of the environment it was computed in (``Store.environments``); empty
+            if none was recorded.
     """
 
     case_id: int
@@ -55,10 +58,10 @@ class Cell:
 
     Attributes:
         editor: Name of the editor.
-        preset: Its preset, if it has any.
-        config: Its whole configuration as plain data.
-        sources: Where each value of ``config`` came from.
-        distribution: Distribution that the editor comes from.
+        preset: Its preset, if any.
+        config: Its complete configuration as plain data.
+        sources: Where each value of ``config`` comes from.
+        distribution: The Python distribution that provides the editor.
         version: Version of that distribution.
         seed: The run's seed.
         fingerprint: Digest of everything that the results depend on.
@@ -89,9 +92,9 @@ class Run:
         scores: All scores that the metrics declare, in order.
         seeds: The run's seeds.
         cells: The lines of the table.
-        batch: Records edited and scored together.
-        shard: Which part of the records this process does, as (I, N) with I from 1.
-        tracking: Whether tracking services should be told.
+        batch: Records that are edited and scored together.
+        shard: (I, N): this process runs part I of N, from 1.
+        tracking: Whether to send results to tracking services.
     """
 
     out: Path
@@ -108,11 +111,11 @@ class Run:
 
     @property
     def store(self) -> Path:
-        """The file with all rows."""
+        """Path of the result store."""
         return self.out / STORE_FILE
 
     def describe(self, cell: Cell) -> dict[str, Any]:
-        """Everything about a cell except its rows, as plain data; a store keeps it."""
+        """Everything about a cell except its rows, as plain data for the store."""
         return {
             "benchmark": self.benchmark,
             "model": dict(self.model),
@@ -123,3 +126,38 @@ class Run:
             "batch": self.batch,
             "cell": dataclasses.asdict(cell),
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Rating:
+    """A person's answers about the texts of two editors on one prompt.
+
+    Attributes:
+        case_id: The case.
+        place: Index of the prompt within the case, from 0.
+        cells: Fingerprints of the two cells, left and right as shown.
+        rater: Name of the person.
+        answers: The better side, by question.
+        rated_at: Seconds since the epoch.
+    """
+
+    case_id: int
+    place: int
+    cells: tuple[str, str]
+    rater: str
+    answers: Mapping[str, Answer]
+    rated_at: float
+
+    @property
+    def name(self) -> str:
+        """Digest of the pair of texts and the rater: a later rating replaces an earlier one."""
+        return digest([self.case_id, self.place, sorted(self.cells), self.rater])
+
+    def better(self, question: str) -> str | None:
+        """Fingerprint of the cell with the better text; None for a tie.
+
+        Raises:
+            KeyError: The question was not answered.
+        """
+        answer = self.answers[question]
+        return None if answer == "same" else self.cells[answer == "right"]

@@ -1,8 +1,8 @@
-"""What numbers depend on besides the cell's key: the machine, its threads, and the libraries.
+"""The environment of a computation: the machine, its threads, and the libraries.
 
-None of it enters the key: results of two machines are results of one cell, and agree within
-:data:`editkit.benchmark.merging.TOLERANCE`. It is recorded with every row, so that a difference can
-be explained.
+It is not part of a cell's fingerprint: two machines compute the same cell, and their numbers agree
+within :data:`editkit.benchmark.merge.TOLERANCE`. Each row records its environment, so that
+differences can be explained.
 """
 
 from __future__ import annotations
@@ -16,12 +16,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.merging import environment_changes
-
 if TYPE_CHECKING:
     from editkit.benchmark.store import Store
 
-__all__ = ["environment_of", "record_environment"]
+__all__ = ["environment_changes", "environment_of", "record_environment"]
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +31,12 @@ _VARIABLES = (
 
 
 def environment_of(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What results that this process computes now depend on, as plain data.
+    """The current environment, as plain data.
 
     Args:
         model: The model's description, with ``device`` and ``attention``.
     """
-    found: dict[str, Any] = {
+    environment: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
@@ -47,22 +45,35 @@ def environment_of(model: Mapping[str, Any]) -> dict[str, Any]:
     }
     for package in _PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            environment[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = None
+            environment[package] = None
     torch: Any = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
-        found.update(_settings_of(torch))
-    return {**found, **{name: os.environ[name] for name in _VARIABLES if name in os.environ}}
+        environment.update(_settings_of(torch))
+    return {**environment, **{name: os.environ[name] for name in _VARIABLES if name in os.environ}}
+
+
+def environment_changes(
+    first: Mapping[str, Any] | None, second: Mapping[str, Any] | None
+) -> list[str]:
+    """How two environments differ: ``torch_threads: 1, 4``."""
+    if first is None or second is None:
+        return ["the environment of some rows is not recorded"]
+    return [
+        f"{key}: {first.get(key)}, {second.get(key)}"
+        for key in sorted({*first, *second})
+        if first.get(key) != second.get(key)
+    ]
 
 
 def record_environment(model: Mapping[str, Any], store: Store, fingerprints: Iterable[str]) -> None:
-    """Keep what the coming rows are computed with, and log how earlier rows differ.
+    """Record the environment of the rows to come, and warn if earlier rows have another one.
 
     Args:
         model: The model's description.
-        store: Where the rows are put.
-        fingerprints: The cells that they join.
+        store: The store that the rows are put into.
+        fingerprints: Their cells.
     """
     environment = environment_of(model)
     own = store.computed_with(environment)
@@ -77,8 +88,8 @@ def record_environment(model: Mapping[str, Any], store: Store, fingerprints: Ite
         for change in environment_changes(known.get(other), environment)
     )
     _log.warning(
-        "%d stored rows were computed in another environment (then, now: %s); theirs and the new "
-        "ones may differ in the last digits. --fresh computes all of them here.",
+        "%d stored rows were computed in another environment (then, now: %s). They may differ from "
+        "new rows in the last digits. --fresh recomputes all of them here.",
         sum(row.environment != own for row in rows),
         "; ".join(changes),
     )
@@ -106,7 +117,7 @@ def _settings_of(torch: Any) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's model, as exactly as the system says it."""
+    """The processor's model name."""
     try:
         for line in (
             Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import document
 from editkit.benchmark.environment import record_environment
-from editkit.benchmark.locking import only_one
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Plan
 from editkit.benchmark.progress import Progress
 from editkit.benchmark.runner import Runner, discard_earlier
 from editkit.benchmark.spec import ModelChoice
-from editkit.benchmark.store import Store, rows_of
+from editkit.benchmark.store import Store, exclusive, rows_of
 from editkit.errors import ModelError, TrackingError
 from editkit.registry.plugins import Registry
 from editkit.results import STORE_FILE, Cell, Row, Run
@@ -80,7 +79,7 @@ def carry_out(
         ModelError: The model cannot be loaded, or cannot chat although records ask it to.
         PluginError: An editor cannot be prepared, or changed the model.
     """
-    with only_one(out, plan.shard), Store(out / STORE_FILE) as store:
+    with exclusive(out, plan.shard), Store(out / STORE_FILE) as store:
         if fresh:
             discard_earlier(plan, store)
         store.drop_damaged_descriptions({planned.cell.fingerprint for planned in plan.cells})

@@ -1,8 +1,8 @@
-"""The store: one SQLite file with every row, written batch by batch, read at any time.
+"""The result store: one SQLite file with every row, written batch by batch, readable at any time.
 
-Everything in it carries a checksum over its key and content, and is checked when it is read. A
-damaged row counts as missing and is computed again. The file is in WAL mode, so readers and several
-writers do not disturb each other.
+Entries are checked when they are read (:mod:`editkit.benchmark.store_format`). A damaged row counts
+as missing, and the next run recomputes it. The file is in WAL mode: readers and several writers can
+work at once.
 """
 
 from __future__ import annotations
@@ -12,47 +12,44 @@ import dataclasses
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from editkit.benchmark import schema
-from editkit.benchmark.merging import Merged, merge
-from editkit.benchmark.stored import (
-    DamagedError,
-    checksum_of,
-    read_cell,
-    read_environment,
-    read_rating,
-    read_request,
-    read_row,
-    write_row,
-)
+from editkit.benchmark import store_format
+from editkit.benchmark.store_format import DamagedError
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import StoreError
-from editkit.results import STORE_FILE, Cell, Row, Run
+from editkit.results import STORE_FILE, Cell, Rating, Row, Run
 from editkit.storage.digests import canonical_json, digest
 from editkit.storage.disks import space_left
 
-__all__ = ["Store", "is_complete", "requests_of", "rows_of", "runs_in"]
-
-T = TypeVar("T")
+__all__ = [
+    "Store",
+    "exclusive",
+    "is_complete",
+    "keep_rating",
+    "ratings_in",
+    "requests_of",
+    "rows_of",
+    "runs_in",
+]
 
 _log = logging.getLogger(__name__)
 
 
 class Store:
-    """Rows by cell fingerprint and case id.
+    """Rows by cell fingerprint and case id, with what belongs to them.
 
     Args:
-        path: The file; made with its folder unless ``read_only``.
-        read_only: Only look, which is safe while a run writes.
+        path: The file. It is created, with its folder, unless ``read_only``.
+        read_only: Open for reading only, which is safe while a run writes.
 
     Raises:
-        StoreError: The file is missing, damaged, not a store, or of a newer editkit.
+        StoreError: The file is missing, damaged, not a store, or written by a newer editkit.
     """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
@@ -64,7 +61,7 @@ class Store:
                 f"there is no result store at {path}.",
                 hint="Give the --out folder of an earlier 'editkit run-benchmark'.",
             )
-        with self._told():
+        with self._sqlite_errors():
             self._connection = self._read_only() if read_only else self._writable()
 
     def __enter__(self) -> Store:
@@ -79,170 +76,129 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Close the file; everything that was put is already on disk."""
+        """Close the file. Every entry is on disk already."""
         self._connection.close()
 
     # ------------------------------------------------------------ cells
 
     def put_cell(self, fingerprint: str, description: Mapping[str, Any]) -> None:
-        """Keep a cell's description, in place of an earlier one."""
-        text = canonical_json(description)
-        with self._transaction() as connection:
-            values = (fingerprint, text, checksum_of("cell", fingerprint, text))
-            connection.execute(schema.UPSERT_CELL, values)
+        """Write a cell's description, replacing an earlier one."""
+        self._put("cells", [(fingerprint, canonical_json(description))])
 
     def cells(self) -> dict[str, dict[str, Any]]:
-        """Descriptions by fingerprint, in the order of their first appearance.
+        """Descriptions by fingerprint, in insertion order.
 
         Raises:
             StoreError: One is damaged.
         """
-        found: dict[str, dict[str, Any]] = {}
-        for fingerprint, text, checksum in self._select("cells", "fingerprint, description"):
-            try:
-                found[fingerprint] = read_cell(fingerprint, text, checksum)
-            except DamagedError as error:
-                raise StoreError(
-                    f"{self.path}: the description of cell {str(fingerprint)[:12]} is damaged: "
-                    f"{error}.",
-                    hint="Run the same 'editkit run-benchmark' with this --out again: it writes "
-                    "the description anew and keeps all sound rows.",
-                ) from None
-        self._warn_of_strays()
-        return found
+        sound, damaged = self._read("cells")
+        if damaged:
+            raise StoreError(
+                f"{self.path}: the description of cell {damaged[0].key[:12]} is damaged: "
+                f"{damaged[0].problem}.",
+                hint="Run the same 'editkit run-benchmark' with this --out again: it rewrites the "
+                "description and keeps all valid rows.",
+            )
+        self._warn_of_rows_without_cell()
+        return {fingerprint: description for (fingerprint,), description in sound}
 
     def known_cell(self, fingerprint: str) -> dict[str, Any] | None:
-        """The description of one cell; None where there is none, or it is damaged."""
-        for key, text, checksum in self._select("cells", "fingerprint, description"):
-            if key == fingerprint:
-                with contextlib.suppress(DamagedError):
-                    return read_cell(key, text, checksum)
-                _log.warning("%s: the description of cell %s is damaged.", self.path, key[:12])
-        return None
+        """The description of one cell; None if it is missing or damaged."""
+        sound, damaged = self._read("cells", "fingerprint = ?", (fingerprint,))
+        if damaged:
+            _log.warning("%s: the description of cell %s is damaged.", self.path, fingerprint[:12])
+        return sound[0][1] if sound else None
 
     def drop_damaged_descriptions(self, keep: Collection[str] = ()) -> None:
-        """Remove damaged cells, requests and environments; the runs they belong to write them anew.
+        """Remove damaged cells, requests and environments; the next run of each rewrites them.
 
         Args:
-            keep: Cells that are written over in any case, and keep their place.
+            keep: Fingerprints of cells that the caller overwrites, so that they keep their place.
         """
-        readers: dict[str, tuple[str, Callable[..., Any]]] = {
-            "cells": ("fingerprint, description", read_cell),
-            "requests": ("dataset, case_id, request", read_request),
-            "environments": ("digest, payload", read_environment),
-        }
-        for table, (names, read) in readers.items():
-            damaged = []
-            for rowid, *row in self._select(table, f"rowid, {names}"):
-                try:
-                    read(*row)
-                except DamagedError as error:
-                    if table != "cells" or row[0] not in keep:
-                        damaged.append((rowid, str(error)))
+        for table in ("cells", "requests", "environments"):
+            damaged = [
+                entry for entry in self._read(table)[1] if table != "cells" or entry.key not in keep
+            ]
             if damaged:
-                what = "%s: %d damaged %s are removed (%s); the runs that made them do so again."
-                _log.warning(what, self.path, len(damaged), table, damaged[0][1])
-                with self._transaction() as connection:
-                    rowids = [(rowid,) for rowid, _ in damaged]
-                    connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", rowids)
+                _log.warning(
+                    "%s: removed %d damaged %s (%s). The next run adds them again.",
+                    *(self.path, len(damaged), table, damaged[0].problem),
+                )
+                self._delete(table, damaged)
 
-    def _warn_of_strays(self) -> None:
-        """Rows whose cell is unknown are in no table: that must not go unnoticed."""
+    def _warn_of_rows_without_cell(self) -> None:
+        """Such rows appear in no table."""
         query = "SELECT count(*) FROM rows WHERE fingerprint NOT IN (SELECT fingerprint FROM cells)"
-        with self._told():
+        with self._sqlite_errors():
             strays = self._connection.execute(query).fetchone()[0]
         if strays:
-            _log.warning("%s: %d rows belong to no known cell and are left out.", self.path, strays)
+            _log.warning("%s: skipped %d rows that belong to no known cell.", self.path, strays)
 
-    # ------------------------------------------------------------ requests
+    # ------------------------------------------------------------ requests, ratings, environments
 
     def put_requests(self, dataset: str, requests: Mapping[int, EditRequest]) -> None:
-        """Keep the edits of a slice by case id, so that reports can say what a case was about.
+        """Write the edit requests of a slice, for reports.
 
         Args:
             dataset: Digest of the slice.
-            requests: Those of its records that are worked on.
+            requests: Requests by case id.
         """
-        values = []
-        for case_id, request in requests.items():
-            text = canonical_json(request.to_dict())
-            values.append((dataset, case_id, text, checksum_of("request", dataset, case_id, text)))
-        with self._transaction() as connection:
-            connection.executemany(schema.UPSERT_REQUEST, values)
+        self._put(
+            "requests",
+            [
+                (dataset, case_id, canonical_json(request.to_dict()))
+                for case_id, request in requests.items()
+            ],
+        )
 
     def requests(self, dataset: str) -> dict[int, EditRequest]:
-        """The sound edits of a slice by case id; none where an early version wrote the store."""
-        found = self._select("requests", "dataset, case_id, request", "dataset = ?", (dataset,))
-        sound = self._sound(found, read_request, "requests")
-        return {row[1]: request for row, request in sound}
+        """The edit requests of a slice by case id; damaged ones are skipped with a warning.
 
-    # ------------------------------------------------------------ ratings
+        Stores of early versions have none.
+        """
+        sound = self._sound("requests", "dataset = ?", (dataset,))
+        return {case_id: request for (_, case_id), request in sound}
 
-    def put_rating(self, name: str, rating: Mapping[str, Any]) -> None:
-        """Keep what somebody said about texts, in place of what was said under this name before."""
-        payload = canonical_json(rating)
-        with self._transaction() as connection:
-            connection.execute(
-                schema.UPSERT_RATING, (name, payload, checksum_of("rating", name, payload))
-            )
+    def put_rating(self, rating: Rating) -> None:
+        """Write a rating, replacing an earlier one of the same person and texts."""
+        self._put("ratings", [(rating.name, canonical_json(dataclasses.asdict(rating)))])
 
-    def ratings(self) -> dict[str, dict[str, Any]]:
-        """All sound ratings by name, in the order of their first appearance."""
-        found = self._select("ratings", "name, payload")
-        return {row[0]: rating for row, rating in self._sound(found, read_rating, "ratings")}
-
-    # ------------------------------------------------------------ environments
+    def ratings(self) -> list[Rating]:
+        """All ratings in insertion order; damaged ones are skipped with a warning."""
+        return [rating for _, rating in self._sound("ratings")]
 
     def computed_with(self, environment: Mapping[str, Any]) -> str:
-        """Keep what the rows that are put from now on are computed with; gives its digest."""
-        payload = canonical_json(environment)
+        """Write the environment of all rows that are put from now on; returns its digest."""
         self._environment = digest(environment)
-        values = (
-            self._environment,
-            payload,
-            checksum_of("environment", self._environment, payload),
-        )
-        with self._transaction() as connection:
-            connection.execute(schema.UPSERT_ENVIRONMENT, values)
+        self._put("environments", [(self._environment, canonical_json(environment))])
         return self._environment
 
     def environments(self) -> dict[str, dict[str, Any]]:
-        """What rows were computed with, by the digest that they name (``Row.environment``)."""
-        found = self._select("environments", "digest, payload")
-        sound = self._sound(found, read_environment, "environments")
-        return {row[0]: environment for row, environment in sound}
+        """Environments by the digest in ``Row.environment``; damaged ones are skipped."""
+        return {key: environment for (key,), environment in self._sound("environments")}
 
     # ------------------------------------------------------------ rows
 
     def put_rows(self, fingerprint: str, rows: Iterable[Row]) -> None:
-        """Keep rows in one transaction: all of them or none. Repeating it changes nothing."""
-        values = [
-            write_row(fingerprint, dataclasses.replace(row, environment=self._environment))
-            if self._environment
-            else write_row(fingerprint, row)
-            for row in rows
-        ]
-        with self._transaction() as connection:
-            connection.executemany(schema.UPSERT_ROW, values)
+        """Write rows in one transaction: all or none. Existing rows are replaced."""
+        if self._environment:
+            rows = [dataclasses.replace(row, environment=self._environment) for row in rows]
+        self._put("rows", [_row_values(fingerprint, row) for row in rows])
 
     def rows(self, fingerprint: str) -> list[Row]:
-        """The sound rows of a cell, by case id; damaged ones are warned of and left out."""
-        rows, damaged = self._read(fingerprint)
+        """The rows of a cell by case id; damaged ones are skipped with a warning."""
+        rows, damaged = self._rows(fingerprint)
         if damaged:
             _log.warning("%s", _damage(self.path, fingerprint, damaged))
         return rows
 
     def drop_damaged(self, fingerprint: str) -> list[Any]:
-        """Remove the damaged rows of a cell and name their cases; they will be computed again."""
-        damaged = self._read(fingerprint)[1]
+        """Remove the damaged rows of a cell, so that they are recomputed; returns their cases."""
+        damaged = self._rows(fingerprint)[1]
         if damaged:
-            _log.warning(
-                "%s They will be computed again.", _damage(self.path, fingerprint, damaged)
-            )
-            with self._transaction() as connection:
-                rowids = [(each.rowid,) for each in damaged]
-                connection.executemany("DELETE FROM rows WHERE rowid = ?", rowids)
-        return [each.case_id for each in damaged]
+            _log.warning("%s They will be recomputed.", _damage(self.path, fingerprint, damaged))
+            self._delete("rows", damaged)
+        return [entry.case_id for entry in damaged]
 
     def discard(self, fingerprint: str, case_ids: Sequence[int]) -> None:
         """Remove rows of a cell."""
@@ -252,165 +208,218 @@ class Store:
                 [(fingerprint, case_id) for case_id in case_ids],
             )
 
-    def merge(self, other: Store) -> Merged:
-        """Take all cells and rows of another store.
+    def copy_from(self, other: Store, rows: Iterable[tuple[str, Row]]) -> None:
+        """Copy all cells, requests, ratings and environments of another store, and some rows.
 
-        Rows that both have must agree: exactly where they were computed in one environment, else
-        within :data:`editkit.benchmark.merging.TOLERANCE`.
+        Entries that this store has already are kept. One transaction: all or nothing.
 
-        Raises:
-            StoreError: Both have a row of the same cell and case with different results, or the
-                other one is damaged; nothing is taken.
+        Args:
+            other: The other store.
+            rows: Rows to add, with their cells' fingerprints.
         """
-        merged = merge(self, other)
+        added = _with_checksums("rows", (_row_values(key, row) for key, row in rows))
         with self._transaction() as connection:
-            for table, names in (
-                ("cells", "fingerprint, description"),
-                ("requests", "dataset, case_id, request"),
-                ("ratings", "name, payload"),
-                ("environments", "digest, payload"),
-            ):
-                found = [_with_checksum(table, row) for row in other._select(table, names)]
-                marks = ", ".join("?" * (names.count(",") + 2))
-                connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", found)
-            new = [write_row(fingerprint, row) for fingerprint, row in merged.rows]
-            connection.executemany(schema.UPSERT_ROW, new)
-        return merged
+            for table in ("cells", "requests", "ratings", "environments"):
+                entries = [entry for _, *entry in other._select(table)]
+                for entry in entries:
+                    if entry[-1] is None:  # the other file is of version 1
+                        entry[-1] = store_format.checksum(table, *entry[:-1])
+                marks = ", ".join("?" * len(store_format.columns_of(table)))
+                connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", entries)
+            connection.executemany(store_format.upsert("rows"), added)
 
-    def _read(self, fingerprint: str) -> tuple[list[Row], list[_Damaged]]:
-        with self._told():
-            found = self._connection.execute(
-                "SELECT rowid, case_id, payload, checksum FROM rows "
-                "WHERE fingerprint = ? ORDER BY case_id",
-                (fingerprint,),
-            ).fetchall()
-        rows: list[Row] = []
-        damaged: list[_Damaged] = []
-        for rowid, case_id, payload, checksum in found:
-            try:
-                rows.append(read_row(fingerprint, case_id, payload, checksum or ""))
-            except DamagedError as error:
-                damaged.append(_Damaged(rowid, case_id, str(error)))
-        return rows, damaged
+    def _rows(self, fingerprint: str) -> tuple[list[Row], list[_Damaged]]:
+        sound, damaged = self._read("rows", "fingerprint = ?", (fingerprint,), order="case_id")
+        return [row for _, row in sound], damaged
 
     # ------------------------------------------------------------ SQLite
 
+    def _put(self, table: str, values: Iterable[tuple[Any, ...]]) -> None:
+        """Insert or replace entries, each the columns of its key and its content."""
+        entries = _with_checksums(table, values)
+        with self._transaction() as connection:
+            connection.executemany(store_format.upsert(table), entries)
+
+    def _delete(self, table: str, entries: Iterable[_Damaged]) -> None:
+        with self._transaction() as connection:
+            rowids = [(entry.rowid,) for entry in entries]
+            connection.executemany(f"DELETE FROM {table} WHERE rowid = ?", rowids)
+
     def _select(
-        self, table: str, names: str, where: str = "", values: tuple[str, ...] = ()
+        self, table: str, where: str = "", values: tuple[str, ...] = (), order: str = "rowid"
     ) -> list[tuple[Any, ...]]:
-        """Columns of a table and its checksum, which is None in a file of version 1."""
-        with self._told():
-            if not schema.has_table(self._connection, table):
+        """The row id and all columns of entries; a checksum of None in a file without checksums."""
+        with self._sqlite_errors():
+            if not store_format.has_table(self._connection, table):
                 return []
-            early = self._version == 1 and table in ("cells", "requests")
-            checksum = "NULL" if early else "coalesce(checksum, '')"
-            query = f"SELECT {names}, {checksum} FROM {table}"
+            *names, _ = store_format.columns_of(table)
+            without = store_format.lacks_checksums(self._version, table)
+            checksum = "NULL" if without else "coalesce(checksum, '')"
+            query = f"SELECT rowid, {', '.join(names)}, {checksum} FROM {table}"
             query += f" WHERE {where}" if where else ""
-            return self._connection.execute(f"{query} ORDER BY rowid", values).fetchall()
+            return self._connection.execute(f"{query} ORDER BY {order}", values).fetchall()
+
+    def _read(
+        self, table: str, where: str = "", values: tuple[str, ...] = (), order: str = "rowid"
+    ) -> tuple[list[tuple[tuple[Any, ...], Any]], list[_Damaged]]:
+        """Sound entries as (key, content), and damaged ones."""
+        sound: list[tuple[tuple[Any, ...], Any]] = []
+        damaged: list[_Damaged] = []
+        for rowid, *columns in self._select(table, where, values, order):
+            key = tuple(columns[:-2])
+            try:
+                sound.append((key, store_format.READERS[table](*columns)))
+            except DamagedError as error:
+                damaged.append(_Damaged(rowid, str(key[0]), key[-1], str(error)))
+        return sound, damaged
 
     def _sound(
-        self, found: Iterable[tuple[Any, ...]], read: Callable[..., T], what: str
-    ) -> list[tuple[tuple[Any, ...], T]]:
-        """What can be read; what cannot is warned of and left out."""
-        sound: list[tuple[tuple[Any, ...], T]] = []
-        problems = []
-        for row in found:
-            try:
-                sound.append((row, read(*row)))
-            except DamagedError as error:
-                problems.append(str(error))
-        if problems:
+        self, table: str, where: str = "", values: tuple[str, ...] = ()
+    ) -> list[tuple[tuple[Any, ...], Any]]:
+        sound, damaged = self._read(table, where, values)
+        if damaged:
             _log.warning(
-                "%s: %d damaged %s are left out (%s).",
-                *(self.path, len(problems), what, problems[0]),
+                "%s: skipped %d damaged %s (%s).",
+                *(self.path, len(damaged), table, damaged[0].problem),
             )
         return sound
 
     def _read_only(self) -> sqlite3.Connection:
-        # SQLite wants to write beside a WAL file even to read it, unless told that nobody writes.
         immutable = not os.access(self.path.parent, os.W_OK)
-        connection = schema.open_checked(self.path, immutable=immutable)
-        self._version = schema.version_of(connection)
+        connection = store_format.open_read_only(self.path, immutable=immutable)
+        self._version = store_format.version_of(connection)
         return connection
 
     def _writable(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=schema.BUSY_SECONDS):
+        lock = self.path.with_name(f".{self.path.name}.lock")
+        with FileLock(lock, timeout=store_format.BUSY_SECONDS):
             if not self.path.exists():
-                schema.create(self.path)
-            connection = schema.connect(self.path)
-            schema.check(connection, self.path)
+                store_format.create(self.path)
+            connection = store_format.connect(self.path)
+            store_format.check(connection, self.path)
             connection.execute("PRAGMA synchronous = FULL")
-            if schema.version_of(connection) < schema.VERSION:
-                schema.upgrade(connection)
-        self._version = schema.VERSION
+            if store_format.version_of(connection) < store_format.VERSION:
+                store_format.upgrade(connection)
+        self._version = store_format.VERSION
         return connection
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         connection = self._connection
-        with self._told():
+        with self._sqlite_errors():
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:  # on a full disk SQLite may have rolled back itself
+                if connection.in_transaction:  # on a full disk SQLite may have rolled back already
                     connection.execute("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """SQLite's troubles as one clear error."""
+    def _sqlite_errors(self) -> Iterator[None]:
+        """Raise SQLite's errors as StoreError."""
         try:
             yield
         except (OSError, sqlite3.OperationalError) as error:  # locked, full disk, no permission
             raise StoreError(
                 f"the result store {self.path} cannot be used: {error}{space_left(self.path)}.",
-                hint="Check the disk's space and permissions, and what else uses the folder.",
+                hint="Check the disk's space and permissions, and which other process uses the "
+                "folder.",
             ) from error
         except (sqlite3.Error, ValueError, OverflowError) as error:
             raise StoreError(
                 f"the result store {self.path} is damaged: {error}.",
-                hint="Move it away, with its -wal and -shm files, and run the command again.",
+                hint="Move it away together with its -wal and -shm files, and run the command "
+                "again.",
             ) from error
 
 
 @dataclasses.dataclass(frozen=True)
 class _Damaged:
-    """A row that cannot be read."""
+    """A damaged entry: its row id, the first column of its key, the last one, and the problem."""
 
     rowid: int
+    key: str
     case_id: Any
     problem: str
 
 
-def _with_checksum(table: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A value of another store, which may be of version 1 and lack the checksum."""
-    return row if row[-1] is not None else (*row[:-1], checksum_of(table[:-1], *row[:-1]))
+def _row_values(fingerprint: str, row: Row) -> tuple[str, int, str]:
+    return fingerprint, row.case_id, store_format.row_content(row)
+
+
+def _with_checksums(table: str, values: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return [(*value, store_format.checksum(table, *value)) for value in values]
 
 
 def _damage(path: Path, fingerprint: str, damaged: Sequence[_Damaged]) -> str:
-    cases = ", ".join(str(each.case_id)[:20] for each in damaged[:8])
+    cases = ", ".join(str(entry.case_id)[:20] for entry in damaged[:8])
     more = f" and {len(damaged) - 8} more" if len(damaged) > 8 else ""
     return (
-        f"{path}: rows of cell {str(fingerprint)[:12]} are damaged ({damaged[0].problem}): "
-        f"case {cases}{more}."
+        f"{path}: skipped {len(damaged)} damaged rows of cell {str(fingerprint)[:12]} "
+        f"({damaged[0].problem}): case {cases}{more}."
     )
 
 
-def runs_in(out: Path) -> list[Run]:
-    """The runs whose cells are in the store of an output folder.
+# ---------------------------------------------------------------- one process per folder
 
-    Cells of one benchmark, model, slice and set of metrics make one run.
+
+@contextlib.contextmanager
+def exclusive(out: Path, shard: tuple[int, int]) -> Iterator[None]:
+    """Keep other processes from running this shard in this folder. A killed process leaves no lock.
+
+    Args:
+        out: The output folder.
+        shard: (I, N): part I of N.
+
+    Raises:
+        StoreError: Another process is running, or the folder is not writable.
+    """
+    name = ".run" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
+    owner = out / f"{name}.pid"
+    lock = FileLock(out / f"{name}.lock", timeout=0)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        try:
+            pid = owner.read_text(encoding="utf-8") or "unknown"
+        except OSError:
+            pid = "unknown"
+        raise StoreError(
+            f"process {pid} is running a benchmark in {out}.",
+            hint="Wait for it, stop it, or choose another --out folder.",
+        ) from None
+    except OSError as error:
+        raise StoreError(
+            f"the output folder {out} is not writable: {error}.",
+            hint="Check its permissions, or choose another --out folder.",
+        ) from error
+    try:
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+# ---------------------------------------------------------------- reading an output folder
+
+
+def runs_in(out: Path) -> list[Run]:
+    """The runs in an output folder.
+
+    Cells with the same benchmark, model, slice and metrics form one run.
 
     Raises:
         StoreError: There is no store, or it cannot be read.
     """
     with Store(out / STORE_FILE, read_only=True) as store:
-        described = {k: d for k, d in store.cells().items() if "benchmark" in d}
+        descriptions = [d for d in store.cells().values() if "benchmark" in d]
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for description in described.values():
+    for description in descriptions:
         identity = {
             "benchmark": description["benchmark"],
             "model": [description["model"][key] for key in ("fingerprint", "dtype")],
@@ -418,7 +427,7 @@ def runs_in(out: Path) -> list[Run]:
             "metrics": description["metrics"],
         }
         groups.setdefault(canonical_json(identity), []).append(description)
-    return [_run_of(out, descriptions) for descriptions in groups.values()]
+    return [_run_of(out, group) for group in groups.values()]
 
 
 def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
@@ -443,7 +452,7 @@ def _score(described: Mapping[str, Any]) -> Score:
 
 
 def rows_of(run: Run, cell: Cell) -> list[Row]:
-    """The rows of a cell that are stored by now, by case id.
+    """The stored rows of a cell, by case id.
 
     Raises:
         StoreError: The store cannot be read.
@@ -453,7 +462,7 @@ def rows_of(run: Run, cell: Cell) -> list[Row]:
 
 
 def requests_of(run: Run) -> dict[int, EditRequest]:
-    """The edits of a run's records by case id; stores of early versions have none.
+    """The edit requests of a run by case id; stores of early versions have none.
 
     Raises:
         StoreError: The store cannot be read.
@@ -463,5 +472,25 @@ def requests_of(run: Run) -> dict[int, EditRequest]:
 
 
 def is_complete(run: Run, cell: Cell) -> bool:
-    """Whether every record of the run has its row."""
+    """Whether every record of the run has a row."""
     return len(rows_of(run, cell)) == int(run.dataset["n_records"])
+
+
+def keep_rating(out: Path, rating: Rating) -> None:
+    """Write a rating to the store of an output folder; returns when it is on disk.
+
+    Raises:
+        StoreError: The store cannot be used.
+    """
+    with Store(out / STORE_FILE) as store:
+        store.put_rating(rating)
+
+
+def ratings_in(out: Path) -> list[Rating]:
+    """All ratings in the store of an output folder.
+
+    Raises:
+        StoreError: There is no store, or it cannot be read.
+    """
+    with Store(out / STORE_FILE, read_only=True) as store:
+        return store.ratings()

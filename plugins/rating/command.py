@@ -20,8 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from editkit import UsageError
-from editkit.benchmark.ratings import keep_rating, ratings_in
-from editkit.benchmark.store import runs_in
+from editkit.benchmark.store import keep_rating, ratings_in, runs_in
 from editkit_plugins.rating.comparisons import chosen_pair, comparisons
 from editkit_plugins.rating.odds import Judgement, judgements, report
 from editkit_plugins.rating.server import HOST, RatingServer

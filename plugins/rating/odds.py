@@ -6,12 +6,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 
-from editkit.benchmark.ratings import Rating
+from editkit.benchmark.aggregate import Z95
 from editkit.report.generations import cells_by_label
-from editkit.results import Run
+from editkit.results import Rating, Run
 from editkit_plugins.rating.questions import QUESTIONS
-
-_Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Odds:
 def odds_of(first: int, second: int, ties: int = 0) -> Odds:
     """The odds from counts; the added halves (Haldane 1956) keep them finite for any counts."""
     a, b = first + 0.5, second + 0.5
-    half = _Z95 * math.sqrt(1 / a + 1 / b)
+    half = Z95 * math.sqrt(1 / a + 1 / b)
     center = math.log(a / b)
     return Odds((first, second), ties, a / b, math.exp(center - half), math.exp(center + half))
 

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from editkit import EditkitError
-from editkit.benchmark.ratings import Rating
+from editkit.results import Rating
 from editkit_plugins.rating.comparisons import Comparison
 from editkit_plugins.rating.page import finished_page, message_page, question_page
 from editkit_plugins.rating.questions import ANSWERS, QUESTIONS

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from editkit import StoreError
-from editkit.benchmark.locking import only_one
-from editkit.benchmark.store import Store
+from editkit.benchmark.merge import merge
+from editkit.benchmark.store import Store, exclusive
 from editkit.results import Row
 
 
@@ -127,8 +127,8 @@ def test_merging_joins_and_repeats_without_harm(path: Path, tmp_path: Path) -> N
         ours.put_rows("f", [row(1)])
         theirs.put_cell("f", {"cell": {"editor": "one"}})
         theirs.put_rows("f", [row(1), row(2)])
-        assert len(ours.merge(theirs).rows) == 1
-        assert not ours.merge(theirs).rows
+        assert len(merge(ours, theirs).rows) == 1
+        assert not merge(ours, theirs).rows
         assert [r.case_id for r in ours.rows("f")] == [1, 2]
         assert "f" in ours.cells()
 
@@ -139,7 +139,7 @@ def test_a_conflict_names_the_case_and_merges_nothing(path: Path, tmp_path: Path
         theirs.put_cell("f", {"cell": {"editor": "one"}})
         theirs.put_rows("f", [row(1), row(7, 0.75)])
         with pytest.raises(StoreError, match=r"case 7 .* x/score 0\.5 against 0\.75"):
-            ours.merge(theirs)
+            merge(ours, theirs)
         assert [r.case_id for r in ours.rows("f")] == [7]
 
 
@@ -153,9 +153,9 @@ def test_texts_come_back_and_are_a_part_of_the_result(path: Path, tmp_path: Path
         theirs.put_cell("f", {"cell": {"editor": "one"}})
         theirs.put_rows("f", [written("Zoë wrote", "\n")])
         with pytest.raises(StoreError, match=r"case 7 .*: generation;"):
-            ours.merge(theirs)
+            merge(ours, theirs)
         theirs.put_rows("f", [written("Zoë writes", "\n")])
-        assert not ours.merge(theirs).rows
+        assert not merge(ours, theirs).rows
 
 
 def test_rows_of_before_texts_were_kept_are_read(path: Path) -> None:
@@ -175,10 +175,13 @@ def test_rows_of_before_texts_were_kept_are_read(path: Path) -> None:
 
 
 def test_one_process_per_folder_and_shard(tmp_path: Path) -> None:
-    with only_one(tmp_path, (1, 1)):
-        with pytest.raises(StoreError, match=r"process \d+ is running"), only_one(tmp_path, (1, 1)):
+    with exclusive(tmp_path, (1, 1)):
+        with (
+            pytest.raises(StoreError, match=r"process \d+ is running"),
+            exclusive(tmp_path, (1, 1)),
+        ):
             pass
-        with only_one(tmp_path, (1, 2)), only_one(tmp_path, (2, 2)):
+        with exclusive(tmp_path, (1, 2)), exclusive(tmp_path, (2, 2)):
             pass
-    with only_one(tmp_path, (1, 1)):
+    with exclusive(tmp_path, (1, 1)):
         pass

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import UsageError
-from editkit.benchmark.ratings import Answer, Rating, keep_rating, ratings_in
-from editkit.benchmark.store import Store, runs_in
-from editkit.results import STORE_FILE
+from editkit.benchmark.merge import merge
+from editkit.benchmark.store import Store, keep_rating, ratings_in, runs_in
+from editkit.results import STORE_FILE, Answer, Rating
 from editkit_plugins.rating import command
 from editkit_plugins.rating.comparisons import chosen_pair, comparisons
 from editkit_plugins.rating.odds import judgements, odds_of, report
@@ -140,7 +140,9 @@ def test_sides_do_not_matter_to_what_a_rating_is_about() -> None:
     assert one.better("fluent") is None
 
 
-def test_damaged_ratings_are_told_and_left_out(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_ratings_are_skipped_with_a_warning(
+    out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     keep_rating(out, rating(1, "left"))
     keep_rating(out, rating(2, "left"))
     with sqlite3.connect(out / STORE_FILE) as connection:
@@ -149,7 +151,7 @@ def test_damaged_ratings_are_told_and_left_out(out: Path, caplog: pytest.LogCapt
         )
     connection.close()
     assert [r.case_id for r in ratings_in(out)] == [2]
-    assert "1 damaged ratings are left out" in caplog.text
+    assert "skipped 1 damaged ratings" in caplog.text
 
 
 def test_merging_takes_over_ratings_and_keeps_ones_own(out: Path, tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_merging_takes_over_ratings_and_keeps_ones_own(out: Path, tmp_path: Path
     keep_rating(theirs, rating(1, "right"))
     keep_rating(theirs, rating(2, "right"))
     with Store(out / STORE_FILE) as store, Store(theirs / STORE_FILE, read_only=True) as other:
-        store.merge(other)
+        merge(store, other)
     assert [r.answers["consistent"] for r in ratings_in(out)] == ["left", "right"]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from editkit import StoreError, UsageError
-from editkit.benchmark.ratings import keep_rating, ratings_in
+from editkit.benchmark.store import keep_rating, ratings_in
 from editkit_plugins.rating import command
 from editkit_plugins.rating.comparisons import Comparison, chosen_pair, comparisons
 from editkit_plugins.rating.server import RatingServer

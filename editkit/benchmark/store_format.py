@@ -1,0 +1,513 @@
+"""The format of ``results.sqlite``: its tables and versions, and the content of every column.
+
+Each entry has a key, a content in JSON and a checksum over both. An entry is *damaged* if its
+checksum is wrong or if this version would never write its content. Readers return whole entries or
+raise :class:`DamagedError`.
+
+Version 1 had no checksums of cells and requests, and no environments. Its files are read as they
+are, and upgraded to version 2 on the first write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import sqlite3
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from editkit.data_types import EditRequest, Failure, Score
+from editkit.errors import EditkitError, StoreError
+from editkit.redaction import redacted, redacted_values
+from editkit.results import Answer, Cell, Rating, Row
+from editkit.storage.digests import canonical_json
+from editkit.storage.strict_json import parse_json
+
+__all__ = [
+    "BUSY_SECONDS",
+    "LARGEST",
+    "READERS",
+    "VERSION",
+    "DamagedError",
+    "check",
+    "checksum",
+    "checksum_of",
+    "columns_of",
+    "connect",
+    "create",
+    "has_table",
+    "lacks_checksums",
+    "open_read_only",
+    "row_content",
+    "upgrade",
+    "upsert",
+    "version_of",
+]
+
+VERSION = 2
+BUSY_SECONDS = 60
+"""How long to wait for another process that is writing."""
+
+LARGEST = 1e150
+"""Largest absolute number in a row: means and variances of such numbers are finite."""
+
+_OLDEST = 1
+_APPLICATION = 0x65646B74
+_TABLES = {  # name: the columns of its key, and the column of its content
+    "cells": ({"fingerprint": "TEXT"}, "description"),
+    "rows": ({"fingerprint": "TEXT", "case_id": "INTEGER"}, "payload"),
+    "requests": ({"dataset": "TEXT", "case_id": "INTEGER"}, "request"),
+    "ratings": ({"name": "TEXT"}, "payload"),
+    "environments": ({"digest": "TEXT"}, "payload"),
+}
+_LATER = ("requests", "ratings", "environments")  # missing in early files of version 1
+_WITHOUT_CHECKSUM = ("cells", "requests")  # in version 1
+
+_ROW_FIELDS = {field.name for field in dataclasses.fields(Row)}
+_CELL_FIELDS = {field.name for field in dataclasses.fields(Cell)}
+_SCORE_FIELDS = {field.name for field in dataclasses.fields(Score)}
+_FAILURE_FIELDS = {field.name for field in dataclasses.fields(Failure)}
+_RATING_FIELDS = {field.name for field in dataclasses.fields(Rating)}
+_RUN_FIELDS = {"benchmark", "model", "dataset", "metrics", "scores", "seeds", "batch", "cell"}
+_LAST_TIME = 1e11  # seconds since 1970
+_ANSWERS = get_args(Answer)
+
+
+class DamagedError(ValueError):
+    """A stored entry is damaged; the message says how."""
+
+
+# ---------------------------------------------------------------- tables
+
+
+def columns_of(table: str) -> list[str]:
+    """Names of a table's columns in the current version, the checksum last."""
+    key, content = _TABLES[table]
+    return [*key, content, "checksum"]
+
+
+def _create_table(table: str) -> str:
+    key, content = _TABLES[table]
+    columns = [f"{name} {kind} NOT NULL" for name, kind in key.items()]
+    columns += [f"{content} TEXT NOT NULL", "checksum TEXT NOT NULL"]
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table} ({', '.join(columns)}, PRIMARY KEY ({', '.join(key)}))"
+    )
+
+
+def upsert(table: str) -> str:
+    """The statement that inserts an entry, or replaces the one with the same key."""
+    key, content = _TABLES[table]
+    return (
+        f"INSERT INTO {table} VALUES ({', '.join('?' * (len(key) + 2))}) "
+        f"ON CONFLICT ({', '.join(key)}) "
+        f"DO UPDATE SET {content} = excluded.{content}, checksum = excluded.checksum"
+    )
+
+
+def checksum(table: str, *parts: int | str) -> str:
+    """The checksum of an entry: its key and content."""
+    return checksum_of(*parts) if table == "rows" else checksum_of(table[:-1], *parts)
+
+
+def checksum_of(*parts: int | str) -> str:
+    """SHA-256 of the parts, one per line."""
+    return hashlib.sha256("\n".join(str(part) for part in parts).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- the file
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a store for writing.
+
+    Raises:
+        StoreError: The path is not a regular file.
+    """
+    _check_regular(path)
+    return _prepared(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None))
+
+
+def open_read_only(path: Path, *, immutable: bool) -> sqlite3.Connection:
+    """Open a store for reading and check it.
+
+    Args:
+        path: The file.
+        immutable: The folder is not writable, so SQLite cannot keep its shared memory file there.
+
+    Raises:
+        StoreError: The file is not a store that this version reads.
+    """
+    _check_regular(path)
+    uri = f"{path.resolve().as_uri()}?{'immutable=1' if immutable else 'mode=ro'}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    check(_prepared(connection), path)
+    return connection
+
+
+def _check_regular(path: Path) -> None:
+    """SQLite would wait for a pipe forever, and report a folder as a disk error."""
+    if path.exists() and not path.is_file():
+        raise StoreError(
+            f"{path} is {'a folder' if path.is_dir() else 'a device or a pipe'}, expected the "
+            "file of a result store.",
+            hint="Move it away, or choose another --out folder.",
+        )
+
+
+def _prepared(connection: sqlite3.Connection) -> sqlite3.Connection:
+    connection.text_factory = _decoded
+    return connection
+
+
+def _decoded(content: bytes) -> str | bytes:
+    """Invalid UTF-8 stays bytes: the entry is damaged, but the query goes through."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content
+
+
+def create(path: Path) -> None:
+    """Create an empty store. The file appears complete or not at all."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    _remove(unfinished)
+    try:
+        with contextlib.closing(connect(unfinished)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for table in _TABLES:
+                connection.execute(_create_table(table))
+            connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("COMMIT")
+            # Only now: closing a WAL file on a full disk fails silently and leaves the tables in
+            # the journal, which would not be renamed with the file.
+            connection.execute("PRAGMA journal_mode = WAL")
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove(unfinished)
+        raise
+    unfinished.replace(path)
+
+
+def _remove(unfinished: Path) -> None:
+    """Remove an unfinished file and SQLite's journals of it."""
+    for leftover in unfinished.parent.glob(f"{unfinished.name}*"):
+        leftover.unlink()
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """The file's schema version."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that a file is a store with the expected tables; close the connection if not.
+
+    Raises:
+        StoreError: It is another database, it is too new, or its tables are damaged.
+    """
+    try:
+        _check(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION:
+        raise StoreError(
+            f"{path} is a database, but not a result store of editkit.",
+            hint="Choose another --out folder.",
+        )
+    version = version_of(connection)
+    if not _OLDEST <= version <= VERSION:
+        raise StoreError(
+            f"{path} has schema version {version}, expected {_OLDEST} to {VERSION}.",
+            hint="Use the version of editkit that wrote it, or choose another --out folder.",
+        )
+    kinds = dict(connection.execute("SELECT name, type FROM sqlite_master ORDER BY name"))
+    if triggers := [name for name, kind in kinds.items() if kind == "trigger"]:
+        raise _damaged(path, f"it has the trigger {triggers[0]!r}, which editkit never creates")
+    for table in _TABLES:
+        if table not in kinds:
+            if version < VERSION and table in _LATER:
+                continue
+            raise _damaged(path, f"the table {table} is missing")
+        if kinds[table] != "table":
+            raise _damaged(path, f"{table} is a {kinds[table]}, expected a table")
+        expected = columns_of(table)[: -1 if lacks_checksums(version, table) else None]
+        columns = [column[1] for column in connection.execute(f"PRAGMA table_info({table})")]
+        if columns != expected:
+            raise _damaged(
+                path, f"{table} has the columns {_listed(columns)}, expected {_listed(expected)}"
+            )
+
+
+def lacks_checksums(version: int, table: str) -> bool:
+    """Whether a table of a file of this version has no checksums."""
+    return version == 1 and table in _WITHOUT_CHECKSUM
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether the file has a table; early files of version 1 lack some."""
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return connection.execute(query, (name,)).fetchone() is not None
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Upgrade a file of version 1 in one transaction.
+
+    Existing entries get the checksum of their current content: earlier damage stays undetected.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if version_of(connection) < VERSION:  # another process may have upgraded it meanwhile
+            _upgrade(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # on a full disk SQLite may have rolled back already
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    for table in _WITHOUT_CHECKSUM:
+        if not has_table(connection, table):
+            continue
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum TEXT NOT NULL DEFAULT ''")
+        names = ", ".join(columns_of(table)[:-1])
+        entries = connection.execute(f"SELECT rowid, {names} FROM {table}").fetchall()
+        checksums = [
+            (checksum(table, *parts), rowid)
+            for rowid, *parts in entries
+            if not any(part is None or isinstance(part, bytes) for part in parts)
+        ]
+        connection.executemany(f"UPDATE {table} SET checksum = ? WHERE rowid = ?", checksums)
+    for table in _LATER:
+        connection.execute(_create_table(table))
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(name[:40] for name in names) or "none"
+
+
+def _damaged(path: Path, problem: str) -> StoreError:
+    return StoreError(
+        f"the result store {path} is damaged: {problem}.",
+        hint="Move it away together with its -wal and -shm files, and run the command again.",
+    )
+
+
+# ---------------------------------------------------------------- contents
+
+
+def row_content(row: Row) -> str:
+    """A row as JSON.
+
+    Raises:
+        ValueError: A number is not finite.
+    """
+    content = canonical_json(dataclasses.asdict(row))
+    # An error message may quote a lone surrogate from a broken text; UTF-8 cannot encode it.
+    return content.encode(errors="replace").decode()
+
+
+def _read_row(fingerprint: object, case_id: object, payload: object, stored: object) -> Row:
+    _check_that(_is_int(case_id), "its case id is not an integer")
+    content = _content("rows", payload, stored, (fingerprint, case_id))
+    _check_keys(content, _ROW_FIELDS, required={"case_id", "status"})
+    row = Row(**content)
+    _check_that(_is_int(row.case_id) and row.case_id == case_id, "case_id differs from its key")
+    _check_that(row.status in ("done", "failed"), "status is neither done nor failed")
+    _check_that(_is_mapping(row.scores, _is_number), "scores are not numbers")
+    _check_that(_is_mapping(row.details, _is_numbers), "details are not lists of numbers")
+    _check_that(_is_mapping(row.texts, _is_strings), "texts are not lists of strings")
+    _check_that(_is_mapping(row.times, _is_number), "times are not numbers")
+    _check_that(isinstance(row.notes, dict), "notes are not a mapping")
+    _check_that(_is_number(row.completed_at), "completed_at is not a number")
+    _check_that(_is_number(row.peak_rss_mb), "peak_rss_mb is not a number")
+    _check_that(0 <= row.completed_at < _LAST_TIME, "completed_at is out of range")
+    _check_that(isinstance(row.environment, str), "environment is not a string")
+    if row.status == "failed":
+        _check_that(isinstance(row.error, str), "it failed without an error message")
+        _check_that(not row.scores, "it failed and has scores")
+    else:
+        _check_that(row.error is None, "it is done and has an error")
+    return dataclasses.replace(row, error=None if row.error is None else redacted(row.error))
+
+
+def _read_cell(fingerprint: object, description: object, stored: object) -> dict[str, Any]:
+    """The description of a benchmark's cell, or any mapping of another study."""
+    _check_that(isinstance(fingerprint, str), "its fingerprint is not a string")
+    content = _content("cells", description, stored, (fingerprint,))
+    if "benchmark" in content:
+        _check_run(content)
+        same = content["cell"]["fingerprint"] == fingerprint
+        _check_that(same, "it describes another cell")
+    shown: dict[str, Any] = redacted_values(content)
+    return shown
+
+
+def _read_request(dataset: object, case_id: object, request: object, stored: object) -> EditRequest:
+    _check_that(isinstance(dataset, str) and _is_int(case_id), "its key is damaged")
+    content = _content("requests", request, stored, (dataset, case_id))
+    try:
+        return EditRequest.from_dict(content)
+    except (EditkitError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(f"it is not an edit request: {error}") from None
+
+
+def _read_rating(name: object, payload: object, stored: object) -> Rating:
+    _check_that(isinstance(name, str), "its name is not a string")
+    content = _content("ratings", payload, stored, (name,))
+    _check_keys(content, _RATING_FIELDS, required=_RATING_FIELDS)
+    case, place, cells = content["case_id"], content["place"], content["cells"]
+    _check_that(_is_int(case) and _is_int(place), "case_id or place is not an integer")
+    _check_that(_is_strings(cells) and len(cells) == 2, "cells are not two strings")
+    _check_that(isinstance(content["rater"], str), "rater is not a string")
+    _check_that(_is_mapping(content["answers"], _ANSWERS.__contains__), "it has unknown answers")
+    _check_that(_is_number(content["rated_at"]), "rated_at is not a number")
+    return Rating(**{**content, "cells": tuple(cells)})
+
+
+def _read_environment(digest: object, payload: object, stored: object) -> dict[str, Any]:
+    _check_that(isinstance(digest, str), "its digest is not a string")
+    return _content("environments", payload, stored, (digest,))
+
+
+READERS: Mapping[str, Callable[..., Any]] = {
+    "cells": _read_cell,
+    "rows": _read_row,
+    "requests": _read_request,
+    "ratings": _read_rating,
+    "environments": _read_environment,
+}
+"""By table: from the columns of an entry to its content.
+
+A checksum of None is not checked: files of version 1 lack some.
+"""
+
+
+def _content(table: str, text: object, stored: object, key: tuple[Any, ...]) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise DamagedError("its content is not a string")
+    if stored is not None and checksum(table, *key, text) != stored:
+        raise DamagedError("its checksum is wrong")
+    try:
+        content = parse_json(text)
+    except ValueError as error:
+        raise DamagedError(f"it is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise DamagedError("it is not a mapping")
+    return content
+
+
+def _check_that(sound: bool, problem: str) -> None:
+    if not sound:
+        raise DamagedError(problem)
+
+
+def _check_keys(content: Mapping[str, Any], known: set[str], *, required: set[str]) -> None:
+    if unknown := sorted(content.keys() - known):
+        raise DamagedError(f"it has the unknown key {unknown[0][:40]!r}")
+    if missing := sorted(required - content.keys()):
+        raise DamagedError(f"it lacks {missing[0]!r}")
+
+
+def _check_run(content: Mapping[str, Any]) -> None:
+    """A description as :meth:`editkit.results.Run.describe` writes it."""
+    _check_keys(content, _RUN_FIELDS, required=_RUN_FIELDS)
+    _check_that(isinstance(content["benchmark"], str), "benchmark is not a string")
+    model, dataset = content["model"], content["dataset"]
+    described = _has(model, str, "name", "fingerprint", "dtype")
+    _check_that(described, "model lacks a name, fingerprint or dtype")
+    _check_that(_has(dataset, str, "name", "digest"), "dataset lacks a name or digest")
+    _check_that(_is_count(dataset.get("n_records")), "n_records is not a count")
+    _check_that(_is_count(dataset.get("rejected", 0)), "rejected is not a count")
+    _check_that(
+        isinstance(dataset.get("config", {}), dict), "the dataset's config is not a mapping"
+    )
+    metrics, scores, seeds = content["metrics"], content["scores"], content["seeds"]
+    _check_that(isinstance(metrics, list), "metrics are not a list")
+    for metric in metrics:
+        _check_that(_has(metric, str, "name", "protocol"), "a metric lacks a name or protocol")
+        _check_that(
+            isinstance(metric.get("config", {}), dict), "a metric's config is not a mapping"
+        )
+    _check_that(isinstance(scores, list), "scores are not a list")
+    for score in scores:
+        _check_score(score)
+    integers = isinstance(seeds, list) and all(_is_int(seed) for seed in seeds)
+    _check_that(integers, "seeds are not a list of integers")
+    _check_that(_is_count(content["batch"]), "batch is not a count")
+    _check_cell(content["cell"])
+
+
+def _check_score(score: object) -> None:
+    if not isinstance(score, dict):
+        raise DamagedError("a score is not a mapping")
+    _check_keys(score, _SCORE_FIELDS, required={"key"})
+    _check_that(_has(score, str, "key"), "a score's key is not a string")
+    _check_that(isinstance(score.get("label", ""), str), "a score's label is not a string")
+    _check_that(_is_number(score.get("scale", 1.0)), "a score's scale is not a number")
+    flags = [score.get(name, False) for name in ("summary", "signed", "at_edit")]
+    if (direction := score.get("higher_is_better")) is not None:
+        flags.append(direction)
+    booleans = all(isinstance(flag, bool) for flag in flags)
+    _check_that(booleans, "a score's flag is not a boolean")
+    failure = score.get("failure")
+    if failure is not None:
+        _check_that(_has(failure, str, "name"), "a score's failure has no name")
+        _check_keys(failure, _FAILURE_FIELDS, required={"name", "share"})
+        _check_that(_is_number(failure["share"]), "a failure's share is not a number")
+        _check_that(isinstance(failure.get("of", ""), str), "a failure's score is not a string")
+        _check_that(_is_number(failure.get("floor") or 0.0), "a failure's floor is not a number")
+
+
+def _check_cell(cell: object) -> None:
+    if not isinstance(cell, dict):
+        raise DamagedError("cell is not a mapping")
+    _check_keys(cell, _CELL_FIELDS, required=_CELL_FIELDS)
+    named = _has(cell, str, "editor", "distribution", "version", "fingerprint")
+    _check_that(named, "the cell's editor, distribution, version or fingerprint is not a string")
+    preset, sources = cell["preset"], cell["sources"]
+    _check_that(preset is None or isinstance(preset, str), "the cell's preset is not a string")
+    _check_that(_is_int(cell["seed"]), "the cell's seed is not an integer")
+    _check_that(isinstance(cell["config"], dict), "the cell's config is not a mapping")
+    strings = _is_mapping(sources, lambda value: isinstance(value, str))
+    _check_that(strings, "the cell's sources are not strings")
+    plain = (str, int, float, bool, type(None))
+    flat = _is_mapping(cell["params"], lambda value: isinstance(value, plain))
+    _check_that(flat, "the cell's params are not flat")
+
+
+def _has(value: object, kind: type, *names: str) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(name), kind) for name in names)
+
+
+def _is_int(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and abs(value) <= LARGEST
+
+
+def _is_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(_is_number(item) for item in value)
+
+
+def _is_strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_mapping(value: object, sound: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(sound(item) for item in value.values())
