@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import itertools
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from editkit import ConfigError, UsageError
 from editkit.benchmark.spec import Benchmark, ModelChoice, checked
 from editkit.errors import did_you_mean
 from editkit.storage.file_names import why_unsafe
+from editkit.storage.resources import resource
 from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
 from editkit.validation import problems_of, strict_values
 from editkit_plugins.tracing.averages import ROLES
@@ -250,7 +250,7 @@ def _hint(error: ValidationError) -> str:
 
 def known_experiments() -> dict[str, Experiment]:
     """The experiments that ship with the package, by name."""
-    folder = importlib.resources.files("editkit_benchmarks.experiments")
+    folder = resource("editkit_benchmarks.experiments")
     files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda f: f.name
     )

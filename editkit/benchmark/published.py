@@ -14,7 +14,7 @@ from editkit.errors import ConfigError
 from editkit.registry.hparams import short_name
 from editkit.registry.plugins import Registry
 from editkit.results import Run
-from editkit.storage.resources import packaged_text
+from editkit.storage.resources import resource_text
 from editkit.storage.strict_yaml import parse_yaml
 from editkit.validation import problems_of, strict_values
 
@@ -114,7 +114,7 @@ def _same_protocols(wanted: Mapping[str, str], protocols: Mapping[str, str]) -> 
 
 def _read(reference: str, *, what: str) -> _File:
     place = Path(reference.partition(":")[2]).name
-    content = parse_yaml(packaged_text(reference, what=what), place=place)
+    content = parse_yaml(resource_text(reference, owner=what), place=place)
     try:
         return _File.model_validate(content)
     except ValidationError as error:

@@ -17,7 +17,7 @@ from pydantic import (
 
 from editkit.errors import ConfigError, did_you_mean
 from editkit.registry.plugins import Registry
-from editkit.storage.resources import packaged_text
+from editkit.storage.resources import resource_text
 from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
 from editkit.validation import problems_of, strict_values
 
@@ -105,7 +105,7 @@ def load_benchmark(name: str, registry: Registry) -> tuple[Benchmark, str]:
         return parse_benchmark(read_yaml_text(path), place=name), name
     spec: Any = registry.get("benchmark", name).spec
     place = Path(spec.file.partition(":")[2]).name
-    text = packaged_text(spec.file, what=f"benchmark {name!r}")
+    text = resource_text(spec.file, owner=f"benchmark {name!r}")
     return parse_benchmark(text, place=place), place
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.resources
 import importlib.util
 import keyword
 import re
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 from editkit.errors import UsageError
 from editkit.registry.hookspecs import HOOKS_VERSION
 from editkit.registry.plugins import Registry, default_registry
+from editkit.storage.resources import resource
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
@@ -187,7 +187,7 @@ def _fields(name: str, kind: str) -> dict[str, str]:
 
 def _files(kind: str, fields: dict[str, str]) -> Iterator[tuple[Path, str]]:
     """The files of a new plugin with their texts, from the templates."""
-    templates = importlib.resources.files("editkit") / "templates"
+    templates = resource("editkit:templates")
     for folder in ("common", kind):
         for path, template in _templates(templates / folder, Path()):
             text = template.read_text(encoding="utf-8")

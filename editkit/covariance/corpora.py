@@ -18,7 +18,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from editkit.errors import ConfigError
 from editkit.prompts import joined
 from editkit.records.hub import commit_of, content_of
-from editkit.storage.cache import digest_of_file, path_of
+from editkit.storage.cache import digest_of_file
+from editkit.storage.resources import path_of
 
 if TYPE_CHECKING:
     from editkit.data_types import Records

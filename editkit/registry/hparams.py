@@ -8,13 +8,13 @@ name alone, such as that of a folder, does not make a model the one that the val
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
-from editkit.errors import ConfigError, PluginError, did_you_mean
+from editkit.errors import ConfigError, did_you_mean
 from editkit.registry.plugins import Offer
 from editkit.registry.specs import LayerRule
+from editkit.storage.resources import resource
 from editkit.storage.strict_yaml import decode_yaml, parse_yaml
 
 if TYPE_CHECKING:
@@ -265,18 +265,7 @@ def values_by_rule(
 
 
 def _folder(offer: Offer, configs: str) -> Traversable:
-    package, _, inside = configs.partition(":")
-    try:
-        folder = importlib.resources.files(package)
-    except ModuleNotFoundError:
-        raise PluginError(
-            f"{offer.kind} {offer.name!r} of {offer.source} names {configs!r} for its files of "
-            f"values, but there is no package {package!r}.",
-            hint="Install the plugin again, or tell its author.",
-        ) from None
-    for part in inside.split("/"):
-        folder = folder / part if part else folder
-    return folder
+    return resource(configs, owner=f"{offer.kind} {offer.name!r} of {offer.source}")
 
 
 def _own_values(content: Any, file: str, name: str) -> ModelValues:

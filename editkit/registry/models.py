@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from editkit.models.fingerprints import fingerprint_of_folder
 from editkit.models.hub import hub_config, hub_folder, refuse_path
 from editkit.models.loading import check_options, load_folder
 from editkit.registry.plugins import default_registry
+from editkit.storage.resources import resource_path
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
@@ -139,8 +139,7 @@ def local_folder(name: str) -> Path | None:
     """The folder of a registered model, or the folder that the name is the path of, if any."""
     if is_registered(name):
         spec = cast("ModelSpec", default_registry().get("model", name).spec)
-        package, _, inside = spec.folder.partition(":")
-        return Path(str(importlib.resources.files(package) / inside))
+        return resource_path(spec.folder, owner=f"model {name!r}")
     return Path(name) if name and Path(name).is_dir() else None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import importlib.resources
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from editkit.errors import CacheError, ConfigError
+from editkit.storage.resources import path_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,6 @@ __all__ = [
     "digest_of_file",
     "digest_of_tensors",
     "key_of",
-    "path_of",
     "read_safetensors",
     "write_atomically",
     "writing_to_cache",
@@ -235,26 +234,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as stream:
         names = stream.keys()
         return stream.metadata() or {}, {name: stream.get_tensor(name).clone() for name in names}
-
-
-def path_of(name: str) -> Path:
-    """The path that a text names: a path, or ``package:file``.
-
-    Raises:
-        ConfigError: The package cannot be imported, or the path names a user who does not exist.
-    """
-    package, colon, inside = name.partition(":")
-    try:
-        if colon and package.replace(".", "").isidentifier():
-            # ModuleNotFoundError: a path with a colon in it; TypeError: a module, no package
-            with contextlib.suppress(ModuleNotFoundError, TypeError):
-                return Path(str(importlib.resources.files(package) / inside))
-        return Path(name).expanduser()
-    except Exception as error:  # at its import a package may raise whatever it likes
-        raise ConfigError(
-            f"the file {name!r} cannot be found: {type(error).__name__}: {error}.",
-            hint="Check its path.",
-        ) from error
 
 
 def digest_of_file(name: str) -> str:

@@ -9,7 +9,7 @@ from editkit import ConfigError, EditRequest
 from editkit.editing.generation import sampled_contexts
 from editkit.models import LanguageModel
 from editkit.prompts import fill
-from editkit.storage.cache import path_of
+from editkit.storage.resources import path_of
 from editkit_plugins.kn.config import KnConfig
 
 _TOP_K = 5

@@ -11,7 +11,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from editkit import Config
-from editkit.storage.cache import cache_folder, digest_of_file, path_of
+from editkit.storage.cache import cache_folder, digest_of_file
+from editkit.storage.resources import path_of
 
 FILE = "editor.safetensors"
 """File of a trained editor; it holds everything."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import io
 import logging
 import socket
@@ -17,6 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from editkit import EditkitError
 from editkit.results import Rating
+from editkit.storage.resources import resource_text
 from editkit_plugins.rating.comparisons import Comparison
 from editkit_plugins.rating.page import finished_page, message_page, question_page
 from editkit_plugins.rating.questions import ANSWERS, QUESTIONS
@@ -183,8 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.BAD_REQUEST, message_page("That is no address."))
             return
         if url.path in _FILES:
-            package = importlib.resources.files("editkit_plugins.rating")
-            content = (package / url.path[1:]).read_text(encoding="utf-8")
+            content = resource_text(f"editkit_plugins.rating:{url.path[1:]}")
             self._send(HTTPStatus.OK, content, _FILES[url.path])
         elif url.path == "/":
             self._show(parse_qs(url.query).get("number", [""])[0])

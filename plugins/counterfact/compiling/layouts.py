@@ -19,11 +19,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
 from editkit import DatasetError, RejectedRecord
 from editkit.records.files import BrokenFieldError, Node, read_json
+from editkit.storage.resources import resource_text
 from editkit_plugins.counterfact.compiling.facts import Fact, FactTable, Relation
 
 _SUBJECT, _OBJECT = "[X]", "[Y]"
@@ -147,8 +147,8 @@ def read_openings(path: Path) -> dict[str, tuple[str, ...]]:
 @cache
 def shipped_openings() -> Mapping[str, tuple[str, ...]]:
     """Generation prompts for the relations of ParaRel, in our own words."""
-    file = resources.files("editkit_plugins.counterfact.compiling") / "generation.json"
-    return dict(_openings(Node(json.loads(file.read_text(encoding="utf-8")))))
+    text = resource_text("editkit_plugins.counterfact.compiling:generation.json")
+    return dict(_openings(Node(json.loads(text))))
 
 
 def _openings(root: Node) -> Iterator[tuple[str, tuple[str, ...]]]:

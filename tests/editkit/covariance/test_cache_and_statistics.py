@@ -206,7 +206,7 @@ def test_corpora_of_every_kind(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text(json.dumps([1]), encoding="utf-8")
     with pytest.raises(ConfigError, match="line 1"):
         list(Corpus(str(tmp_path / "d.jsonl")).texts())
-    with pytest.raises(ConfigError, match="is not a file"):
+    with pytest.raises(ConfigError, match="there is no package"):
         list(Corpus("nowhere.pkg:file.txt").texts())
 
 
@@ -247,7 +247,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         (":numbers", "failed: TypeError: it yields 1, expected texts"),
         (":asking", "failed: TypeError: asking() missing 1"),
         (":halved", "failed: UnicodeEncodeError"),
-        (":absent", "is not a file"),
+        (":absent", "is a module, not a package"),
         ("_sick:good", "failed: ValueError: at import"),
         ("_poor:good", "failed: ModuleNotFoundError: No module named 'not_there_at_all'"),
     ],
