@@ -23,6 +23,23 @@ FOLDERS = {
 }
 OUTSIDE = [package for package in FOLDERS if package != CORE]
 LONGEST_MODULE = 600
+LAYERS = [
+    {"redaction"},
+    {"errors", "validation"},
+    {"prompts", "storage"},
+    {"data_types"},
+    {"results", "models"},
+    {"editing"},
+    {"interfaces"},
+    {"registry"},
+    {"records"},
+    {"covariance", "tracing"},
+    {"benchmark"},
+    {"report", "doctor", "testing"},
+    {"cli"},
+    {"__main__"},
+]
+"""The packages and modules of the core, lowest first; each imports from lower layers only."""
 PICKLING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 
@@ -88,6 +105,40 @@ def test_the_core_imports_and_names_no_plugin(path: Path) -> None:
         and any(package in node.value for package in OUTSIDE)
     ]
     assert not found
+
+
+def core_imports(*, modules_of: bool) -> dict[str, set[str]]:
+    """Who imports whom in the core, imports in functions and for type checkers included.
+
+    Args:
+        modules_of: Whether to name modules; otherwise the packages at the top of the core.
+    """
+    names = {dotted_name(CORE, path): path for path in modules(CORE)}
+
+    def shown(module: str) -> str:
+        return module if modules_of else [*module.split("."), "__init__"][1]
+
+    graph: dict[str, set[str]] = {shown(name): set() for name in names}
+    for name, path in names.items():
+        for _, module, imported in imports(CORE, path):
+            target = f"{module}.{imported}" if f"{module}.{imported}" in names else module
+            if target in names and shown(target) != shown(name):
+                graph[shown(name)].add(shown(target))
+    return graph
+
+
+def test_imports_between_packages_run_downwards() -> None:
+    graph = core_imports(modules_of=False)
+    del graph["__init__"]  # the public names of all layers
+    assert set(graph) == set().union(*LAYERS)
+    height = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+    upward = [
+        f"{name} imports {target}"
+        for name, targets in graph.items()
+        for target in targets - {"__init__"}
+        if height[target] >= height[name]
+    ]
+    assert not upward
 
 
 def test_plugins_import_only_public_names_of_the_core() -> None:
