@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from editkit.errors import ConfigError
+
 _EXPECTED = {
     "int_type": "an integer",
     "int_parsing": "an integer",
@@ -44,6 +46,32 @@ def problems_of(error: ValidationError, place: str = "") -> str:
 def dotted(location: Sequence[str | int]) -> str:
     """A place in nested values: ``optimizer.lr``."""
     return ".".join(str(part) for part in location) or "values"
+
+
+def nested_values(values: Mapping[str, Any], *, place: str = "--set ") -> dict[str, Any]:
+    """Nested mappings from values by dotted name: ``{"a.b": 1}`` becomes ``{"a": {"b": 1}}``.
+
+    Args:
+        values: The values; of two with one name the later wins.
+        place: What messages put before a name.
+
+    Raises:
+        ConfigError: A value is set inside another that is not a mapping.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, field = name.split(".")
+        target = nested
+        for section in sections:
+            inner = target.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ConfigError(
+                    f"{place}{name}: {section} is {inner!r}, which has no fields.",
+                    hint=f"Set either {section} or its fields.",
+                )
+            target = inner
+        target[field] = value
+    return nested
 
 
 def complaint(problem: Any) -> str:

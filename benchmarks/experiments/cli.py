@@ -27,15 +27,16 @@ from editkit.benchmark.session import (
     identity_of,
     n_layers_of,
 )
+from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
 from editkit.cli.signals import terminable
 from editkit.data_types import Report
-from editkit.errors import ConfigError, TrackingError, UsageError, did_you_mean
+from editkit.errors import ConfigError, TrackingError, did_you_mean
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report import Section, run_table, sections_of
 from editkit.report.terminal import aligned
 from editkit.storage.cache import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
-from editkit.storage.strict_yaml import parse_yaml
+from editkit.validation import nested_values
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
 
 _log = logging.getLogger("editkit.experiments")
@@ -44,20 +45,18 @@ if TYPE_CHECKING:
     from editkit_plugins.tracing.shown import Shown
 
 EXIT_FAILED_RECORDS = 1
-_TRACING = "tracing."
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("name", nargs="?", metavar="NAME|FILE", help="the experiment; all are listed without it")
-    add("--model", metavar="M", help="another model; the file says what changes with it")
-    add("--dataset", metavar="D", help="another dataset")
-    add("--limit", type=int, metavar="N", help="use only the first N records")
-    add("--set", action="append", default=[], dest="sets", metavar="a.b=v", help="set one value")
-    add("--out", type=Path, metavar="DIR", help="editkit-results/NAME by default")
-    add("--no-mlflow", action="store_true", help="tell no tracking service")
-    add("--quiet", action="store_true", help="no progress")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME|FILE", help="experiment to run (default: list all)"
+    )
+    add_flags(parser, "--model", "--dataset", "--limit", "--set")
+    add_flag(
+        parser, "--out", default=None, help="folder of results (default: editkit-results/NAME)"
+    )
+    add_flags(parser, "--no-mlflow", "--quiet")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,10 +66,10 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(aligned([("experiment", "what it shows"), *rows]))
         return 0
     registry = default_registry()
-    of_tracing = [text for text in args.sets if text.startswith(_TRACING)]
-    experiment = load_experiment(args.name).on(args.model).tracing_with(_values(of_tracing))
+    sets, tracing_sets = split_section(parse_sets(args.sets), "tracing")
+    tracing_values = nested_values(tracing_sets, place="--set tracing.")
+    experiment = load_experiment(args.name).on(args.model).tracing_with(tracing_values)
     out = args.out or Path("editkit-results") / experiment.name
-    sets = [text for text in args.sets if text not in of_tracing]
     flags = Flags(dataset=args.dataset, limit=args.limit, sets=sets)
     _check_scores(experiment, registry)
     benchmark, values = apply_flags(experiment.to_benchmark(n_layers_of), flags)
@@ -125,22 +124,6 @@ def _check_scores(experiment: Experiment, registry: Registry) -> None:
                     f"figure {figure.name!r} shows {key!r}, a score that no metric has.",
                     hint=did_you_mean(key, known) or "'editkit describe METRIC' lists scores.",
                 )
-
-
-def _values(sets: Sequence[str]) -> dict[str, Any]:
-    """What ``--set tracing.NAME=v`` and ``--set tracing.config.NAME=v`` change."""
-    found: dict[str, Any] = {}
-    for text in sets:
-        key, equals, value = text.removeprefix(_TRACING).partition("=")
-        if not equals or not key:
-            raise UsageError(
-                f"--set {text!r} is no assignment, expected {_TRACING}NAME=value.",
-                hint="For example --set tracing.config.window=4.",
-            )
-        section, _, field = key.rpartition(".")
-        target = found.setdefault(section, {}) if section else found
-        target[field] = parse_yaml(value, place=f"--set {_TRACING}{key}")
-    return found
 
 
 def _show(

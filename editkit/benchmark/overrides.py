@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from editkit.benchmark.spec import Benchmark, EditorChoice, PluginChoice, checked
-from editkit.errors import ConfigError, UsageError, did_you_mean
-from editkit.storage.strict_yaml import parse_yaml
+from editkit.errors import ConfigError, did_you_mean
+from editkit.validation import nested_values
 
 ChoiceT = TypeVar("ChoiceT", bound=PluginChoice)
 PluginValues = dict[tuple[str, str], dict[str, Any]]
@@ -27,7 +27,10 @@ class Flags:
     limit: int | None = None
     metrics: Sequence[str] = ()
     seeds: Sequence[int] = ()
-    sets: Sequence[str] = ()
+    dtype: str | None = None
+    device: str | None = None
+    sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values by dotted name, as ``--set`` gives them: ``{"editors.rome.layer": 2}``."""
 
 
 def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginValues]:
@@ -35,7 +38,6 @@ def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginVa
 
     Raises:
         ConfigError: A value does not fit, with the flag named.
-        UsageError: A ``--set`` cannot be understood.
     """
     changes: dict[str, Any] = {}
     if flags.editors:
@@ -44,9 +46,12 @@ def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginVa
         changes["metrics"] = _chosen(flags.metrics, benchmark.metrics, PluginChoice)
     if flags.dataset is not None:
         changes["dataset"] = _chosen([flags.dataset], (benchmark.dataset,), PluginChoice)[0]
+    model: dict[str, Any] = {"dtype": flags.dtype, "device": flags.device}
+    model = {field: value for field, value in model.items() if value is not None}
     if flags.model is not None and flags.model != benchmark.model.name:
-        update = {"name": flags.model, "revision": None}
-        changes["model"] = benchmark.model.model_copy(update=update)
+        model |= {"name": flags.model, "revision": None}
+    if model:
+        changes["model"] = benchmark.model.model_copy(update=model)
     if flags.limit is not None:
         changes["limit"] = flags.limit
     if flags.seeds:
@@ -64,37 +69,29 @@ def _chosen(
     return tuple(chosen)
 
 
-def _apply_sets(benchmark: Benchmark, sets: Sequence[str]) -> tuple[Benchmark, PluginValues]:
+def _apply_sets(benchmark: Benchmark, sets: Mapping[str, Any]) -> tuple[Benchmark, PluginValues]:
     content = benchmark.model_dump(mode="json")
-    values: PluginValues = {}
-    for assignment in sets:
-        key, equals, text = assignment.partition("=")
-        path = key.strip().split(".")
-        if not equals or not all(path):
-            raise UsageError(
-                f"--set {assignment!r} is no assignment, expected a.b=value.",
-                hint="For example --set editors.rome.layer=2.",
-            )
-        value = parse_yaml(text, place=f"--set {key}")
-        _assign(content, values, path, value)
+    by_plugin: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, value in sets.items():
+        _assign(content, by_plugin, name, value)
+    values = {plugin: nested_values(own) for plugin, own in by_plugin.items()}
     return checked(content, place="benchmark with the flags applied"), values
 
 
-def _assign(content: dict[str, Any], values: PluginValues, path: list[str], value: Any) -> None:
-    """Carry out one ``--set``."""
-    head, rest = path[0], path[1:]
-    dotted = ".".join(path)
+def _assign(content: dict[str, Any], by_plugin: PluginValues, name: str, value: Any) -> None:
+    """Carry out one ``--set``: in the benchmark's content, or among the values of a plugin."""
+    head, *rest = name.split(".")
     if head in _TOP and not rest:
         content[head] = [value] if head == "seeds" and not isinstance(value, list) else value
     elif head == "model" and len(rest) <= 1:
         content["model"][rest[0] if rest else "name"] = value
     elif head == "dataset" and rest:
-        _put(values, ("dataset", content["dataset"]["name"]), rest, value)
+        _put(by_plugin, ("dataset", content["dataset"]["name"]), rest, value)
     elif head in ("editors", "metrics") and len(rest) >= 2:
         known = [choice["name"] for choice in content[head]]
         if rest[0] not in known:
             raise ConfigError(
-                f"--set {dotted}: no {head[:-1]} {rest[0]!r} in this benchmark; "
+                f"--set {name}: no {head[:-1]} {rest[0]!r} in this benchmark; "
                 f"it has {', '.join(known)}.",
                 hint=did_you_mean(rest[0], known),
             )
@@ -102,22 +99,16 @@ def _assign(content: dict[str, Any], values: PluginValues, path: list[str], valu
             for choice in content["editors"]:
                 choice["preset"] = value if choice["name"] == rest[0] else choice["preset"]
         else:
-            _put(values, (head[:-1], rest[0]), rest[1:], value)
+            _put(by_plugin, (head[:-1], rest[0]), rest[1:], value)
     else:
         known = [*_TOP, "model.FIELD", "dataset.FIELD", "editors.NAME.FIELD", "metrics.NAME.FIELD"]
         raise ConfigError(
-            f"--set {dotted}: there is no such value; expected one of {', '.join(known)}.",
+            f"--set {name}: there is no such value; expected one of {', '.join(known)}.",
             hint=did_you_mean(head, [*_TOP, "model", "dataset", "editors", "metrics"]),
         )
 
 
-def _put(values: PluginValues, key: tuple[str, str], path: list[str], value: Any) -> None:
+def _put(by_plugin: PluginValues, plugin: tuple[str, str], path: list[str], value: Any) -> None:
     if path[0] == "config" and len(path) > 1:
         path = path[1:]
-    target = values.setdefault(key, {})
-    for part in path[:-1]:
-        inner = target.setdefault(part, {})
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {'.'.join(path)}: {part!r} was set to {inner!r} before.")
-        target = inner
-    target[path[-1]] = value
+    by_plugin.setdefault(plugin, {})[".".join(path)] = value

@@ -1,48 +1,249 @@
-"""What no argument of any command may be, whoever declared it, and types that commands share."""
+"""The flags of all commands: how each is spelled, what it accepts, and what its errors say.
+
+A command, ours or a plugin's, adds a flag that others have too by its name alone::
+
+    add_flag(parser, "--model", required=True)
+
+and its own flags the same way, with a help text. :data:`SHARED` lists the shared ones.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
+
+from typing_extensions import override
 
 from editkit.errors import UsageError
 from editkit.validation import text_problem
 
-__all__ = ["check_texts", "guard_paths", "positive"]
+__all__ = [
+    "SHARED",
+    "Parser",
+    "add_flag",
+    "add_flags",
+    "at_least",
+    "names",
+    "parse_sets",
+    "path",
+    "port",
+    "positive",
+    "split_section",
+]
 
 _LONGEST_NAME = 255  # bytes of one part of a path, on every common file system
 _LONGEST_PATH = 4096
+_LONGEST_SHOWN = 80
+_CHOICE = re.compile(r"invalid choice: (.*) \(choose from (.*)\)", re.DOTALL)
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
-def guard_paths(parser: argparse.ArgumentParser) -> None:
-    """Make every argument that is a path refuse what can be none."""
-    for action in parser._actions:
-        if action.type is Path:
-            action.type = path
+# ---------------------------------------------------------------- types
+
+
+def whole(text: str) -> int:
+    """A whole number; digits may be grouped, as in ``100_000`` or ``100,000``.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    try:
+        return int(text.replace("_", "").replace(",", ""))
+    except ValueError:
+        raise _expected("a whole number", text) from None
+
+
+def at_least(least: float) -> Callable[[str], float]:
+    """The type of numbers from ``least`` up."""
+
+    def number_at_least(text: str) -> float:
+        value = number(text)
+        if value < least:
+            raise _expected(f"{least:g} or more", text)
+        return value
+
+    return number_at_least
+
+
+def number(text: str) -> float:
+    """A finite number.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _expected("a number", text)
+    return value
+
+
+def positive(text: str) -> int:
+    """A whole number above 0; digits may be grouped, as in ``100_000`` or ``100,000``.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    try:
+        value = whole(text)
+    except argparse.ArgumentTypeError:
+        value = 0
+    if value < 1:
+        raise _expected("a whole number above 0", text)
+    return value
+
+
+def port(text: str) -> int:
+    """A TCP port, 0 for any free one.
+
+    Raises:
+        ArgumentTypeError: It is something else.
+    """
+    try:
+        value = whole(text)
+    except argparse.ArgumentTypeError:
+        value = -1
+    if not 0 <= value < 2**16:
+        raise _expected("a port from 0 to 65535", text)
+    return value
+
+
+def names(text: str) -> list[str]:
+    """Names separated by commas.
+
+    Raises:
+        ArgumentTypeError: There are none.
+    """
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise _expected("names separated by commas", text)
+    return found
 
 
 def path(text: str) -> Path:
-    """A path that a file may have.
+    """A path that a file can have.
 
     Raises:
-        argparse.ArgumentTypeError: It is empty, too long, or holds what no path holds.
+        ArgumentTypeError: It is empty, too long, an address, or holds a character that no path can.
     """
     if not text:
-        raise argparse.ArgumentTypeError("expected a path, got an empty text")
+        raise _expected("a path", text)
     if problem := text_problem(text):
-        raise argparse.ArgumentTypeError(f"{text[:80]!r} is no path: {problem}")
+        raise argparse.ArgumentTypeError(f"{text[:_LONGEST_SHOWN]!r} is not a path: {problem}")
     if _ADDRESS.match(text):  # as a path it would lose a slash, and its password would be shown
         raise argparse.ArgumentTypeError(f"{text!r} is an address, expected a path")
     size = len(text.encode())
     longest = max(len(part.encode()) for part in text.split("/"))
     if longest > _LONGEST_NAME or size > _LONGEST_PATH:
         raise argparse.ArgumentTypeError(
-            f"{text[:40]!r}... is no path: it has {size} bytes, and its longest part {longest}"
+            f"{text[:40]!r}... is not a path: it has {size} bytes, and its longest part {longest}"
         )
     return Path(text)
+
+
+def _expected(what: str, text: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"got {text[:_LONGEST_SHOWN]!r}, expected {what}")
+
+
+# ---------------------------------------------------------------- flags
+
+
+class _Flags(Protocol):
+    """A parser, or a group of its arguments."""
+
+    def add_argument(self, *name_or_flags: str, **options: Any) -> argparse.Action: ...
+
+
+_RESULTS = Path("editkit-results")
+
+SHARED: Mapping[str, Mapping[str, Any]] = {
+    "--chat": {"action": "store_true", "help": "send prompts as a user's turns in a chat"},
+    "--dataset": {"metavar": "D", "help": "name of a dataset"},
+    "--device": {"default": "cpu", "metavar": "D", "help": "device of the model, such as cuda:1"},
+    "--dtype": {
+        "default": "float32",
+        "metavar": "T",
+        "help": "type of the model's weights: float32, bfloat16 or float16",
+    },
+    "--editor": {
+        "action": "append",
+        "default": [],
+        "metavar": "E",
+        "help": "only this editor; repeatable",
+    },
+    "--fresh": {"action": "store_true", "help": "recompute what is already stored"},
+    "--json": {"action": "store_true", "help": "print one JSON document"},
+    "--limit": {"type": positive, "metavar": "N", "help": "use only the first N records"},
+    "--model": {"metavar": "M", "help": "a registered name, a folder, or a hub id"},
+    "--no-mlflow": {"action": "store_true", "help": "do not log to MLflow"},
+    "--out": {"type": path, "default": _RESULTS, "metavar": "DIR", "help": "folder of results"},
+    "--port": {"type": port, "metavar": "N", "help": "port to listen on"},
+    "--preset": {"metavar": "P", "help": "named set of values to start from"},
+    "--quiet": {"action": "store_true", "help": "show no progress"},
+    "--seed": {"type": whole, "default": 0, "metavar": "S", "help": "seed of everything random"},
+    "--separator": {
+        "metavar": "TEXT",
+        "help": "text between prompt and answer (default: chosen from the script and the prompt)",
+    },
+    "--set": {
+        "action": "append",
+        "default": [],
+        "dest": "sets",
+        "metavar": "A.B=V",
+        "help": "set one value; repeatable",
+    },
+}
+"""The flags that several commands have, with the options of ``add_argument``."""
+
+
+def add_flag(parser: _Flags, name: str, **options: Any) -> None:
+    """Add a flag; its default is appended to its help.
+
+    Args:
+        parser: The command's parser, or a group in it.
+        name: The flag. One of :data:`SHARED` needs nothing else.
+        options: Options of ``add_argument``, which win over the shared ones.
+    """
+    options = {**SHARED.get(name, {}), **options}
+    if options.get("default") not in (None, False, []) and "%(default)" not in options["help"]:
+        options["help"] += " (default: %(default)s)"
+    parser.add_argument(name, **options)
+
+
+def add_flags(parser: _Flags, *flags: str) -> None:
+    """Add several of the :data:`SHARED` flags as they are."""
+    for name in flags:
+        add_flag(parser, name)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser with our types and errors.
+
+    ``type=int``, ``type=float`` and ``type=Path`` mean :func:`whole`, :func:`number` and
+    :func:`path`, whoever declares the argument.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for given, ours in ((int, whole), (float, number), (Path, path)):
+            self.register("type", given, ours)
+
+    @override
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the arguments, in the form that all our errors have.
+
+        Raises:
+            UsageError: Always.
+        """
+        message = message.removeprefix("argument ")
+        message = _CHOICE.sub(r"got \1, expected one of \2", message)
+        raise UsageError(f"{message}.", hint=f"'{self.prog} --help' lists the arguments.")
 
 
 def check_texts(args: argparse.Namespace) -> None:
@@ -55,7 +256,7 @@ def check_texts(args: argparse.Namespace) -> None:
         for text in _texts(value):
             if problem := text_problem(text):
                 raise UsageError(
-                    f"--{name.replace('_', '-')}: {text[:80]!r}: {problem}.",
+                    f"--{name.replace('_', '-')}: {text[:_LONGEST_SHOWN]!r}: {problem}.",
                     hint="Write it as plain UTF-8 text.",
                 )
 
@@ -68,16 +269,42 @@ def _texts(value: Any) -> list[str]:
     return []
 
 
-def positive(text: str) -> int:
-    """A whole number above 0; digits may be grouped, as in ``100_000`` or ``100,000``.
+# ---------------------------------------------------------------- --set
+
+
+def parse_sets(assignments: Sequence[str]) -> dict[str, Any]:
+    """The values that ``--set a.b=v`` gives, by dotted name; a later one wins.
+
+    Args:
+        assignments: What follows each ``--set``. The value is YAML: ``2``, ``true``, ``[1, 2]``.
 
     Raises:
-        ArgumentTypeError: It is something else.
+        UsageError: There is no ``=``, or part of the name is empty.
+        ConfigError: The value is not YAML.
     """
-    try:
-        number = int(text.replace("_", "").replace(",", ""))
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number above 0")
-    return number
+    from editkit.storage.strict_yaml import parse_yaml
+
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        name = name.strip()
+        if not equals or not all(name.split(".")):
+            raise UsageError(
+                f"--set: got {assignment[:_LONGEST_SHOWN]!r}, expected a.b=value.",
+                hint="For example --set layer=2; 'editkit describe NAME' lists the names.",
+            )
+        values.pop(name, None)
+        values[name] = parse_yaml(text, place=f"--set {name}")
+    return values
+
+
+def split_section(values: Mapping[str, Any], section: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values by dotted name, those of a section apart.
+
+    Returns:
+        The other values, and those whose names begin with ``section.``, without it.
+    """
+    prefix = f"{section}."
+    inside = {name: value for name, value in values.items() if name.startswith(prefix)}
+    others = {name: value for name, value in values.items() if name not in inside}
+    return others, {name.removeprefix(prefix): value for name, value in inside.items()}

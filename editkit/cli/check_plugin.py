@@ -13,11 +13,12 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.errors import ConfigError, PluginError, UsageError, did_you_mean
+from editkit.cli.arguments import add_flags, parse_sets
+from editkit.errors import ConfigError, PluginError, did_you_mean
 from editkit.registry.config import config_class
 from editkit.registry.plugins import Offer, Registry, default_registry
 from editkit.registry.specs import Kind
-from editkit.storage.strict_yaml import parse_yaml
+from editkit.validation import nested_values
 
 if TYPE_CHECKING:
     from editkit.testing.checking import Outcome
@@ -29,13 +30,8 @@ EXIT_BROKEN = 1
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="what to check")
-    parser.add_argument("--kind", choices=_KINDS, help="check only what is of this kind")
-    parser.add_argument("--preset", metavar="P", help="try this preset")
-    parser.add_argument(
-        "--set", dest="sets", action="append", default=[], metavar="FIELD=VALUE",
-        help="try it with this value; repeatable",
-    )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--kind", choices=_KINDS, help="check only offers of this kind")
+    add_flags(parser, "--preset", "--set", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -109,18 +105,11 @@ def _find(registry: Registry, name: str, kind: Kind | None) -> list[Offer]:
 def _values(sets: Sequence[str], offers: Sequence[Offer]) -> dict[str, Any]:
     """The values given with ``--set``, by field; each is a field of something that is checked."""
     known = sorted({field for offer in offers for field in config_class(offer).model_fields})
-    values: dict[str, Any] = {}
-    for assignment in sets:
-        field, equals, text = assignment.partition("=")
-        if not equals:
-            raise UsageError(
-                f"--set {assignment!r} is no assignment, expected FIELD=VALUE.",
-                hint="For example --set layer=1.",
-            )
+    values = nested_values(parse_sets(sets))
+    for field in values:
         if field not in known:
             hint = did_you_mean(field, known) or f"Known: {', '.join(known) or 'no fields'}."
             raise ConfigError(f"--set {field}: unknown field.", hint=hint)
-        values[field] = parse_yaml(text, place=f"--set {field}")
     return values
 
 

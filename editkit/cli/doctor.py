@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import load_benchmark
-from editkit.cli.arguments import positive
+from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
 from editkit.registry.config import Layer, resolve_config
 from editkit.registry.model_identity import identity_of
 from editkit.registry.models import n_layers_of
@@ -30,22 +30,32 @@ _DEFAULT = "atlas"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("--model", metavar="M", help="a registered name, a folder, or a hub id")
-    add("--editor", action="append", default=[], metavar="E", help="repeatable")
-    add("--dtype", metavar="T", help="float32, bfloat16, float16 (the benchmark's: float32)")
-    add("--device", metavar="D", help="cpu, cuda, cuda:1 ... (the benchmark's: cpu)")
-    add("--batch", type=positive, default=None, metavar="N", help="requests edited together")
-    add("--tokens", type=positive, default=20, metavar="T", help="of the longest prompt and target")
-    add("--set", dest="sets", action="append", default=[], metavar="A.B=V", help="as run-benchmark")
-    add("--json", action="store_true", help="print one JSON document")
+    add_flags(parser, "--model", "--editor")
+    add_flag(parser, "--dtype", default=None)
+    add_flag(parser, "--device", default=None)
+    add_flag(parser, "--batch", type=positive, metavar="N", help="requests edited together")
+    add_flag(
+        parser,
+        "--tokens",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="length of the longest prompt with its target",
+    )
+    add_flags(parser, "--set", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print a verdict per check."""
     registry = default_registry()
     benchmark, place = load_benchmark(_DEFAULT, registry)
-    flags = Flags(editors=args.editor, model=args.model, sets=args.sets)
+    flags = Flags(
+        editors=args.editor,
+        model=args.model,
+        dtype=args.dtype,
+        device=args.device,
+        sets=parse_sets(args.sets),
+    )
     benchmark, values = apply_flags(benchmark, flags)
     model = benchmark.model.name
     editors = _editors(registry, benchmark, values, place)
@@ -55,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
         registry,
         model,
         editors,
-        dtype=args.dtype or benchmark.model.dtype,
-        device=args.device or benchmark.model.device,
+        dtype=benchmark.model.dtype,
+        device=benchmark.model.device,
         requests=args.batch or benchmark.batch,
         tokens=args.tokens,
     )

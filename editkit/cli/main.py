@@ -10,10 +10,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from editkit import __version__
-from editkit.cli.arguments import check_texts, guard_paths
+from editkit.cli.arguments import Parser, check_texts
 from editkit.cli.commands import command_module, listing
 from editkit.cli.signals import Terminated
 from editkit.errors import EditkitError, UsageError
@@ -83,28 +83,20 @@ def _run(arguments: list[str]) -> int:
         )
     name, rest = arguments[0], arguments[1:]
     module: Any = command_module(name)
-    command = _Parser(
+    command = Parser(
         prog=f"editkit {name}",
         description=(module.__doc__ or "").strip() or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--debug", action="store_true", help="show where an error came from")
     module.configure(command)
-    guard_paths(command)
     args = command.parse_args(rest)
     check_texts(args)
     return int(module.run(args))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Shows no secrets of what it refuses."""
-
-    def error(self, message: str) -> NoReturn:
-        super().error(redacted(message))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="editkit",
         usage="editkit [--version] [--debug] COMMAND ...",
         description="Edit single facts in language models, find where they live, and measure "

@@ -12,7 +12,6 @@ import json
 import logging
 import shlex
 import sys
-from pathlib import Path
 
 from editkit.benchmark.aggregate import SCHEMA
 from editkit.benchmark.auto_layer import choose_layers
@@ -27,9 +26,9 @@ from editkit.benchmark.session import (
 )
 from editkit.benchmark.spec import load_benchmark
 from editkit.benchmark.store import Store
-from editkit.cli.arguments import positive
+from editkit.cli.arguments import add_flag, add_flags, names, parse_sets
 from editkit.cli.signals import terminable
-from editkit.errors import TrackingError, UsageError
+from editkit.errors import TrackingError
 from editkit.registry.plugins import default_registry
 from editkit.report import run_table
 from editkit.report.labels import labels_of
@@ -42,54 +41,36 @@ _log = logging.getLogger(__name__)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("benchmark", nargs="?", default="atlas", metavar="NAME|FILE", help="default: atlas")
-    add("--editor", action="append", default=[], metavar="E", help="only this editor; repeatable")
-    add("--model", metavar="M", help="registered name, folder or hub id")
-    add("--dataset", metavar="D", help="name of a dataset")
-    add("--limit", type=positive, metavar="N", help="use only the first N records")
-    add("--metrics", type=_names, default=[], metavar="M,...", help="names of metrics")
-    add("--seed", type=int, action="append", default=[], metavar="S", help="repeatable")
-    for name, metavar in (("device", "cpu|cuda"), ("dtype", "T")):
-        add(
-            f"--{name}",
-            action="append",
-            default=[],
-            dest="sets",
-            type=f"model.{name}={{}}".format,
-            metavar=metavar,
-            help=f"short for --set model.{name}=...",
-        )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        dest="sets",
-        metavar="a.b=v",
-        help="set one value: editors.rome.layer=2, model.dtype=bfloat16, batch=10",
+    add_flag(
+        parser, "benchmark", nargs="?", default="atlas", metavar="NAME|FILE", help="what to run"
     )
-    add(
-        "--chat",
-        action="append_const",
-        const="dataset.chat=true",
-        dest="sets",
-        help="short for --set dataset.chat=true: prompts are users' turns in a chat",
-    )
-    add("--out", type=Path, default=Path("editkit-results"), metavar="DIR", help="%(default)s")
-    add("--fresh", action="store_true", help="compute again what is stored already")
-    add("--shard", type=_shard, default=(1, 1), metavar="I/N", help="only part I of N parts")
-    add("--no-mlflow", action="store_true", help="tell no tracking service")
-    add("--json", action="store_true", help="print one JSON document instead of the table")
-    add("--dry-run", action="store_true", help="print what would be done")
-    add("--quiet", action="store_true", help="no progress")
+    add_flags(parser, "--editor", "--model", "--dataset", "--limit")
+    add_flag(parser, "--metrics", type=names, default=[], metavar="M,...", help="names of metrics")
+    add_flag(parser, "--seed", action="append", default=[], help="random seed; repeatable")
+    add_flag(parser, "--device", default=None)
+    add_flag(parser, "--dtype", default=None)
+    add_flags(parser, "--set", "--chat", "--out", "--fresh")
+    add_flag(parser, "--shard", type=_shard, metavar="I/N", help="run only part I of N")
+    add_flags(parser, "--no-mlflow", "--json")
+    add_flag(parser, "--dry-run", action="store_true", help="print the plan and run nothing")
+    add_flag(parser, "--quiet")
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the benchmark."""
     registry = default_registry()
     benchmark, place = load_benchmark(args.benchmark, registry)
+    chat = {"dataset.chat": True} if args.chat else {}
     flags = Flags(
-        args.editor, args.model, args.dataset, args.limit, args.metrics, args.seed, args.sets
+        editors=args.editor,
+        model=args.model,
+        dataset=args.dataset,
+        limit=args.limit,
+        metrics=args.metrics,
+        seeds=args.seed,
+        dtype=args.dtype,
+        device=args.device,
+        sets={**chat, **parse_sets(args.sets)},
     )
     benchmark, values, chosen = choose_layers(*apply_flags(benchmark, flags), registry)
     plan = make_plan(
@@ -97,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         registry,
         place=place,
         values=values,
-        shard=args.shard,
+        shard=args.shard or (1, 1),
         fingerprint_of=fingerprint_of,
         n_layers_of=n_layers_of,
         identity_of=identity_of,
@@ -241,13 +222,6 @@ def _tell_interrupted(args: argparse.Namespace, plan: Plan) -> None:
 # ---------------------------------------------------------------- arguments
 
 
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise argparse.ArgumentTypeError("expected names separated by commas")
-    return names
-
-
 def _shard(text: str) -> tuple[int, int]:
     part, _, parts = text.partition("/")
     try:
@@ -255,7 +229,5 @@ def _shard(text: str) -> tuple[int, int]:
     except ValueError:
         shard = 0, 0
     if not 1 <= shard[0] <= shard[1]:
-        raise UsageError(
-            f"--shard is {text!r}, expected I/N with I from 1 to N.", hint="For example 1/4."
-        )
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected I/N with I from 1 to N: 1/4")
     return shard

@@ -228,7 +228,7 @@ def test_effects_beside_a_score(capsys: pytest.CaptureFixture[str]) -> None:
         (["knowing-vs-saying", "--set", "tracing.after=[ft]"], "'ft', which is no editor of"),
         (["noise-robustness", "--set", "tracing.setings={}"], "Did you mean 'settings'?"),
         (["counterfact"], "traces nothing"),
-        (["noise-robustness", "--set", "tracing.limit"], "is no assignment"),
+        (["noise-robustness", "--set", "tracing.limit"], "expected a.b=value"),
     ],
 )
 def test_wrong_tracing_is_told(

@@ -8,6 +8,7 @@ import yaml
 from editkit import ConfigError, UsageError
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import Benchmark, parse_benchmark
+from editkit.cli.arguments import parse_sets
 from tests.editkit.benchmark.fakes import ROOT
 
 SMALL = Path(__file__).with_name("small.yaml").read_text(encoding="utf-8")
@@ -76,7 +77,7 @@ def test_set_reaches_every_part() -> None:
         "editors.one.preset=paper",
         "metrics.fake.scale=2",
     ]
-    benchmark, values = apply_flags(small(), Flags(sets=sets))
+    benchmark, values = apply_flags(small(), Flags(sets=parse_sets(sets)))
     assert (benchmark.limit, benchmark.model.dtype, benchmark.seeds) == (10, "bfloat16", (1, 2))
     assert [editor.preset for editor in benchmark.editors] == ["paper", "paper"]
     assert values == {
@@ -100,7 +101,7 @@ def test_set_reaches_every_part() -> None:
 )
 def test_a_wrong_set_is_told(assignment: str, said: str) -> None:
     with pytest.raises((ConfigError, UsageError), match=said):
-        changed(sets=[assignment])
+        changed(sets=parse_sets([assignment]))
 
 
 def test_the_default_benchmark_is_sound() -> None:

@@ -10,6 +10,7 @@ from editkit import ConfigError, DatasetError, PluginError
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, cut, make_plan
 from editkit.benchmark.spec import parse_benchmark
+from editkit.cli.arguments import parse_sets
 from editkit.registry.plugins import Registry
 from tests.editkit.benchmark import fakes
 from tests.editkit.benchmark.test_benchmark_file import SMALL
@@ -29,7 +30,7 @@ def plan(
     **flags: Any,
 ) -> Plan:
     benchmark, values = apply_flags(
-        parse_benchmark(SMALL, place="small.yaml"), Flags(sets=sets, **flags)
+        parse_benchmark(SMALL, place="small.yaml"), Flags(sets=parse_sets(sets), **flags)
     )
     return make_plan(
         benchmark,

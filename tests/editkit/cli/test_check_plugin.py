@@ -145,7 +145,7 @@ def test_values_are_set(editkit: Cli) -> None:
         (("whole", "--kind", "metric"), 3, "no metric is called 'whole'."),
         (("gests",), 3, "Did you mean 'guests'?"),
         (("twice", "--set", "sauce=some"), 2, "Did you mean 'source'?"),
-        (("twice", "--set", "source"), 2, "is no assignment"),
+        (("twice", "--set", "source"), 2, "expected a.b=value"),
     ],
 )
 def test_what_cannot_be_found(

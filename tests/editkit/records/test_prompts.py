@@ -174,7 +174,7 @@ def test_a_dataset_that_does_not_see_to_it_is_asked_afterwards() -> None:
 
 def test_chat_on_the_command_line_is_the_datasets(capsys: pytest.CaptureFixture[str]) -> None:
     benchmark, _ = load_benchmark("atlas", default_registry())
-    _, values = apply_flags(benchmark, Flags(sets=["dataset.chat=true"]))
+    _, values = apply_flags(benchmark, Flags(sets={"dataset.chat": True}))
     assert values["dataset", "atlas"] == {"chat": True}
     assert main(["run-benchmark", "--chat", "--limit", "2", "--dry-run", "--json"]) == 0
     chat = json.loads(capsys.readouterr().out)
