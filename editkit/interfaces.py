@@ -1,25 +1,24 @@
-"""What plugins implement (Editor, Locator, Metric, Dataset) and the frozen specs they hand over.
+"""What plugins implement: editors, locators, metrics and datasets, and their configurations.
 
-Importing this module loads no machine-learning library: specs name their classes lazily, as
-``"package.module:Name"``, and everything heavy is loaded when a plugin is used.
+Read this page first. The data that they exchange is in :mod:`editkit.data_types`; the specs by
+which a plugin offers them are in :mod:`editkit.registry.specs`. Importing this module loads no
+machine-learning library.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
-
-from pydantic import BaseModel, ConfigDict, model_validator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from editkit.data_types import EditRequest, Fact, Localization, Needs, Record, Records
 from editkit.editing.outcomes import watched
-from editkit.validation import strict_values
+from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
 
 if TYPE_CHECKING:
-    from editkit.editing.deltas import WeightDelta
+    from editkit.editing.deltas import Change, WeightDelta
     from editkit.editing.edited import EditedModels
     from editkit.models import LanguageModel
     from editkit.models.shape import ModelShape
@@ -40,114 +39,63 @@ __all__ = [
     "NotRead",
 ]
 
-
-@dataclasses.dataclass(frozen=True)
-class NamesFile:
-    """Marks a text that names a file: a path, or ``package:file``."""
-
-
-@dataclasses.dataclass(frozen=True)
-class NamesCorpus:
-    """Marks a text that names a :class:`~editkit.covariance.corpora.Corpus`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class NotRead:
-    """Marks a path, or a text, whose content results do not depend on."""
-
-
-FileName = Annotated[str, NamesFile()]
-"""A path, or ``package:file``, as the type of a field."""
-
-
-CorpusName = Annotated[str, NamesCorpus()]
-"""The source of a :class:`~editkit.covariance.corpora.Corpus`, as the type of a field."""
-
-
-class Config(BaseModel):
-    """Base of every plugin's configuration: immutable, no unknown keys, finite numbers only.
-
-    The docstring under each field is its documentation (``editkit describe NAME``).
-    """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-        validate_default=True,
-    )
-
-    _strict = model_validator(mode="wrap")(strict_values)
-
-    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
-        """What results depend on besides the values: digests by field.
-
-        Files, folders and corpora that fields name are always among them, as long as their types
-        say so: :class:`~pathlib.Path`, :data:`editkit.interfaces.FileName` and
-        :data:`editkit.interfaces.CorpusName`. Override it for what no field names, such as weights
-        that are found by the model's fingerprint.
-
-        Args:
-            model_fingerprint: Of the model that is worked on, without edits applied to it.
-
-        Raises:
-            ConfigError: A file that a field names does not exist or cannot be read.
-        """
-        return {}
-
-
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 MetricRow = Mapping[str, float | list[float] | list[str]]
-"""What a metric says of one record, by key."""
-
-# ---------------------------------------------------------------- data that metrics and editors see
-
-
-# ---------------------------------------------------------------- what plugins implement
+"""What a metric measured on one record, by key."""
 
 
 class Configurable(Generic[ConfigT]):
-    """Something made from a validated configuration."""
+    """Base of everything that a plugin offers under a name, with a validated configuration.
+
+    Attributes:
+        name: The name that users type and results carry: ``ft+l``. The registry sets it from the
+            spec, so that one class can serve several names; a class may set the name that its
+            instances have without a registry.
+        config: The configuration.
+    """
+
+    name: str = ""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
 
 class Editor(Configurable[ConfigT], ABC):
-    """Turns edit requests into weight deltas, and leaves the model as it was.
+    """Turns edit requests into weight deltas and leaves the model as it was.
 
-    Each call of :meth:`edit` logs one warning where edits did not work, as far as their notes say
-    (see :mod:`editkit.editing.outcomes`).
+    After each call of :meth:`edit` from Python, one warning is logged if edits did not work, as
+    far as their notes show (:mod:`editkit.editing.outcomes`).
     """
+
+    _fingerprint: Callable[[LanguageModel], str] | None = None  # inside a call of edit
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         own = vars(cls).get("edit")
         if inspect.isfunction(own) and not getattr(own, "__isabstractmethod__", False):
-            cls.edit = watched(own)  # type: ignore[method-assign]
+            cls.edit = _fingerprinting_once(watched(own))  # type: ignore[method-assign]
 
     def check(self, model: LanguageModel) -> None:
         """Refuse a model that this configuration does not fit; quick, before any work is done.
 
         Raises:
-            EditkitError: A layer that the model does not have, say.
+            EditkitError: The model does not have the configured layer, for example.
         """
 
     def prepare(self, model: LanguageModel) -> None:
         """Get what the method needs for this model (statistics, trained networks); idempotent."""
 
     def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs | None:
-        """What preparing and editing will need, told before any weights are loaded.
+        """Estimate the memory of preparing and editing, before any weights are loaded.
 
         Args:
-            shape: The model's shape, as its config tells.
-            requests: Requests that are edited together.
-            tokens: Tokens of the longest request, its prompt and target.
+            shape: The model's shape, read from its config.
+            requests: Number of requests that are edited together.
+            tokens: Tokens of the longest request, prompt and target together.
 
         Returns:
-            None where the editor does not say.
+            None if the editor gives no estimate.
         """
         return None
 
@@ -156,14 +104,70 @@ class Editor(Configurable[ConfigT], ABC):
         """One delta per request, each made from the unedited model.
 
         Args:
-            model: Left bit-identical, with its mode, gradients flags, hooks and RNG as they were.
+            model: Left bit-identical, with its mode, gradient flags, hooks and RNG as they were.
             requests: Any number of requests; an empty sequence gives an empty list.
 
         Returns:
-            The deltas. Their notes say how each edit went, under the keys that
-            :mod:`editkit.editing.outcomes` reads: ``converged``, ``unstable``, ``warning``,
-            ``advice``, ``loss``.
+            The deltas, built with :meth:`delta`.
         """
+
+    def delta(
+        self,
+        model: LanguageModel,
+        requests: EditRequest | Sequence[EditRequest],
+        changes: Mapping[str, Change],
+        *,
+        notes: Mapping[str, Any] | None = None,
+    ) -> WeightDelta:
+        """A delta of this editor, with its name and configuration and the model's fingerprint.
+
+        Within one call of :meth:`edit` the fingerprint is computed once, when the first delta is
+        built: build deltas while no edit of your own is applied to the model.
+
+        Args:
+            model: The model that the edit was made on.
+            requests: The request that the delta writes, or all requests of a joint edit.
+            changes: What is added to each parameter, by name.
+            notes: How the edit went, under the keys that :mod:`editkit.editing.outcomes` reads:
+                ``converged``, ``unstable``, ``warning``, ``advice``, ``loss``.
+        """
+        from editkit.editing.deltas import WeightDelta
+
+        fingerprint = self._fingerprint or _fingerprint_of
+        return WeightDelta(
+            changes=changes,
+            request=requests if isinstance(requests, EditRequest) else tuple(requests),
+            editor=self.name or type(self).__name__,
+            config=self.config.model_dump(mode="json"),
+            model_fingerprint=fingerprint(model),
+            notes=notes or {},
+        )
+
+
+def _fingerprint_of(model: LanguageModel) -> str:
+    return model.fingerprint
+
+
+def _fingerprinting_once(edit: Callable[..., Any]) -> Callable[..., Any]:
+    """An editor's ``edit`` during which the model's fingerprint, which is slow, is read once."""
+
+    @functools.wraps(edit)
+    def run(self: Editor[Any], *arguments: Any, **named: Any) -> Any:
+        known: dict[int, str] = {}
+
+        def once(model: LanguageModel) -> str:
+            if id(model) not in known:
+                known[id(model)] = model.fingerprint
+            return known[id(model)]
+
+        outer = self._fingerprint
+        self._fingerprint = outer or once
+        try:
+            return edit(self, *arguments, **named)
+        finally:
+            self._fingerprint = outer
+
+    return run
 
 
 class Locator(Configurable[ConfigT], ABC):
@@ -174,32 +178,32 @@ class Locator(Configurable[ConfigT], ABC):
         """One localization per fact, in order."""
 
     def for_facts(self, model: LanguageModel, facts: Sequence[Fact]) -> Locator[ConfigT]:
-        """The locator for averages over many facts, of which all are known before."""
+        """A locator for a study of these facts, for locators that depend on all of them."""
         return self
 
     def maps(self, model: LanguageModel, facts: Sequence[Fact]) -> list[tuple[Localization, ...]]:
-        """All that the locator can show of each fact, in order; by default what it locates."""
-        return [(found,) for found in self.locate(model, facts)]
+        """Every kind of localization of each fact, in order; by default the one of `locate`."""
+        return [(localization,) for localization in self.locate(model, facts)]
 
 
 class Metric(Configurable[ConfigT], ABC):
     """Measures what edits did, record by record."""
 
     def prepare(self, texts: Mapping[str, Sequence[str]]) -> None:
-        """Get what the metric needs of the dataset as a whole, before any record is scored.
+        """Fit the metric to the dataset as a whole, before any record is scored.
 
         Args:
-            texts: ``Records.texts`` of all the dataset, whichever of its records are scored. The
-                kind that the spec names as ``corpus`` is among them.
+            texts: ``Records.texts`` of the whole dataset, whichever records are scored. It
+                includes the kind that the spec names as ``corpus``.
         """
 
     @abstractmethod
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Row ``i`` measures edited model ``i`` on record ``i``.
 
-        A float is a score of the record and is aggregated over records; a list of numbers is kept
-        as detail (one number per prompt), a list of texts as what the edited model wrote. A score
-        that a record cannot have (it lacks such prompts) is left out of its row.
+        A float is a score of the record and is averaged over records; a list of numbers is kept as
+        detail (one number per prompt), a list of texts as what the edited model wrote. Leave out a
+        score for which the record has no prompts.
         """
 
 
@@ -213,6 +217,3 @@ class Dataset(Configurable[ConfigT], ABC):
         Raises:
             DatasetError: Nothing could be read at all.
         """
-
-
-# ---------------------------------------------------------------- specs: what hooks return

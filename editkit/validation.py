@@ -1,12 +1,19 @@
-"""What is wrong with a value, in plain words and with its place."""
+"""Validated values: the base of every configuration, and errors that name the field and value."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ModelWrapValidatorHandler, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from editkit.errors import ConfigError
@@ -157,3 +164,63 @@ def text_problem(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"it holds the lone surrogate U+{ord(text[error.start]):04X}"
     return None
+
+
+# ---------------------------------------------------------------- configurations of plugins
+
+
+@dataclasses.dataclass(frozen=True)
+class NamesFile:
+    """Marks a text that names a file: a path, or ``package:file``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NamesCorpus:
+    """Marks a text that names a :class:`~editkit.covariance.corpora.Corpus`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NotRead:
+    """Marks a path or a text that names content on which results do not depend."""
+
+
+FileName = Annotated[str, NamesFile()]
+"""Type of a field that holds a path, or ``package:file``."""
+
+
+CorpusName = Annotated[str, NamesCorpus()]
+"""Type of a field that holds the source of a :class:`~editkit.covariance.corpora.Corpus`."""
+
+
+class Config(BaseModel):
+    """Base of every plugin's configuration: immutable, no unknown keys, finite numbers only.
+
+    The docstring under each field is its documentation (``editkit describe NAME``).
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+    _strict = model_validator(mode="wrap")(strict_values)
+
+    def depends_on(self, model_fingerprint: str, name: str) -> Mapping[str, str]:
+        """Digests of what results depend on besides the values, by field.
+
+        The content of files, folders and corpora that fields name always counts, if the fields have
+        the types :class:`~pathlib.Path`, :data:`~editkit.interfaces.FileName` and
+        :data:`~editkit.interfaces.CorpusName`. Override this for anything that no field names, such
+        as trained weights that are found by the model's fingerprint.
+
+        Args:
+            model_fingerprint: Fingerprint of the model that is used, without edits applied to it.
+            name: The name that the configuration was given under: ``mend-cf``.
+
+        Raises:
+            ConfigError: A file that a field names does not exist or cannot be read.
+        """
+        return {}

@@ -87,7 +87,7 @@ def _choose(
         "config": resolved.to_dict(),
         "version": offer.source.version,
         "facts": [list(fact.to_dict().values()) for fact in facts],
-        "depends_on": dependencies(resolved.config, model.fingerprint),
+        "depends_on": dependencies(resolved.config, model.fingerprint, name=name),
     }
 
     def effects() -> list[str]:

@@ -25,17 +25,18 @@ from editkit.storage.cache import digest_of_file
 __all__ = ["contents_of", "dependencies"]
 
 
-def dependencies(config: Config, model_fingerprint: str) -> dict[str, str]:
+def dependencies(config: Config, model_fingerprint: str, *, name: str) -> dict[str, str]:
     """What results depend on besides a configuration's values, by field.
 
     Args:
         config: The configuration.
-        model_fingerprint: Of the model that is worked on, without edits applied to it.
+        model_fingerprint: Fingerprint of the model that is used, without edits applied to it.
+        name: The name that the configuration was given under: ``mend-cf``.
 
     Raises:
         ConfigError: A file or corpus that it names does not exist or cannot be read.
     """
-    return {**contents_of(config), **config.depends_on(model_fingerprint)}
+    return {**contents_of(config), **config.depends_on(model_fingerprint, name)}
 
 
 def contents_of(config: BaseModel) -> dict[str, str]:

@@ -218,7 +218,9 @@ def make_plan(
     }
     model_fingerprint = fingerprint_of(benchmark.model)
     metrics = tuple(
-        dataclasses.replace(m, depends_on=dependencies(m.resolved.config, model_fingerprint))
+        dataclasses.replace(
+            m, depends_on=dependencies(m.resolved.config, model_fingerprint, name=m.spec.name)
+        )
         for m in metrics
     )
     common = {
@@ -347,7 +349,7 @@ def _cell(
         "config": config,
         "seed": seed,
     }
-    if depends_on := dependencies(resolved.config, common["model"]):
+    if depends_on := dependencies(resolved.config, common["model"], name=offer.name):
         identity["depends_on"] = dict(depends_on)
     params = {
         "editor": offer.name,

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import pluggy
 
 from editkit.errors import PluginError, did_you_mean
+from editkit.interfaces import Configurable
 from editkit.registry import hookspecs
 from editkit.registry.origin import elsewhere, hidden_by_folder
 from editkit.registry.plugin_checks import (
@@ -237,6 +238,8 @@ class Registry:
                 hint="Run again with --debug to see where, and tell the plugin's author.",
             ) from failure.__cause__
         _warn_of_changes(_describe(offer), guard)
+        if isinstance(built, Configurable):
+            built.name = name
         return built
 
     def check_strict(self) -> None:

@@ -95,7 +95,7 @@ class EditorContract(ModelContract):
     def test_one_delta_per_request(self) -> None:
         """edit() returns one delta per request, in order, each with its request.
 
-        Give WeightDelta(request=...) the request itself, or the tuple of all in a joint edit.
+        Give self.delta() the request itself, or all requests of a joint edit.
         """
         deltas = self.edit(self.make_model(), self.requests)
         for request, delta in zip(self.requests, deltas, strict=True):
@@ -139,8 +139,7 @@ class EditorContract(ModelContract):
     def test_deltas_say_where_they_come_from(self) -> None:
         """Each delta names its editor, its configuration and the model it was made on.
 
-        Set editor to the installed name, config to self.config.model_dump(mode="json") and
-        model_fingerprint to model.fingerprint: with an edit applied, that is another one.
+        Build deltas with self.delta(model, request, changes), which fills in all three.
         """
         model, editor = self.make_model(), self.make()
         for delta in self.edit(model, self.requests, editor):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,8 +15,6 @@ Count = Annotated[int, Field(ge=1)]
 
 class FineTuneConfig(Config):
     """Configuration of the editor ``ft``."""
-
-    editor_name: ClassVar[str] = "ft"
 
     layer: Annotated[int, Field(ge=0)] = 1
     """Block of which a module is trained, from 0."""
@@ -60,8 +58,6 @@ class FineTuneConfig(Config):
 class ConstrainedFineTuneConfig(FineTuneConfig):
     """Configuration of the editor ``ft+l``."""
 
-    editor_name: ClassVar[str] = "ft+l"
-
     layer: Annotated[int, Field(ge=0)] = 0
     """Block of which a module is trained, from 0."""
 
@@ -71,8 +67,6 @@ class ConstrainedFineTuneConfig(FineTuneConfig):
 
 class AttentionFineTuneConfig(ConstrainedFineTuneConfig):
     """Configuration of the editor ``attnedit``."""
-
-    editor_name: ClassVar[str] = "attnedit"
 
     layer: Annotated[int, Field(ge=0)] = 33
     """Block of which a module is trained, from 0."""

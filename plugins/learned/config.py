@@ -41,7 +41,7 @@ class LearnedConfig(Config):
             return kept_folder(self.editor_name, model_fingerprint)
         return path_of(self.trained)
 
-    def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
+    def depends_on(self, model_fingerprint: str, name: str) -> Mapping[str, str]:
         """The digest of the weights and settings that will be loaded; ``none`` if there are none.
 
         Raises:

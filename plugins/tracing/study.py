@@ -109,7 +109,7 @@ class Edits:
         return {
             "editor": self.name,
             "config": config.model_dump(mode="json"),
-            "depends_on": dependencies(config, model_fingerprint),
+            "depends_on": dependencies(config, model_fingerprint, name=self.name),
             "requests": key_of({"requests": [each.to_dict() for each in self.requests]}),
         }
 
@@ -140,7 +140,7 @@ def identity_of(
         "model": {"name": model.name, **model.describe()},
         "locator": name,
         "config": locator.config.model_dump(mode="json"),
-        "depends_on": dependencies(locator.config, model.base_fingerprint),
+        "depends_on": dependencies(locator.config, model.base_fingerprint, name=name),
         "version": importlib.metadata.version("editkit"),
         "facts": key_of({"facts": [list(each.to_dict().values()) for each in facts]}),
     }

@@ -16,20 +16,12 @@ if TYPE_CHECKING:
 class NoEditor(Editor[NoEditorConfig]):
     """Answers every request with a delta that changes no parameter."""
 
+    name = "none"
+
     def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
-        """Nothing."""
+        """No memory beyond the model's own."""
         return Needs()
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One empty delta per request."""
-        fingerprint = model.fingerprint if requests else ""
-        return [
-            WeightDelta(
-                changes={},
-                request=request,
-                editor="none",
-                config=self.config.model_dump(mode="json"),
-                model_fingerprint=fingerprint,
-            )
-            for request in requests
-        ]
+        return [self.delta(model, request, {}) for request in requests]

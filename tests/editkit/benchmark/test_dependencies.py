@@ -78,7 +78,7 @@ def test_every_file_that_a_configuration_names_counts(file: Path, values: Any, p
     config = Everything(**values(file))
     before = contents_of(config)
     assert list(before) == [place]
-    assert contents_of(config) == dependencies(config, "f") == before
+    assert contents_of(config) == dependencies(config, "f", name="x") == before
     file.write_text("two\n", encoding="utf-8")
     after = contents_of(config)
     assert after != before
@@ -106,12 +106,12 @@ def test_a_class_that_forgets_its_base_still_has_its_files(file: Path) -> None:
     class Forgetful(Config):
         table: Path
 
-        def depends_on(self, model_fingerprint: str) -> Mapping[str, str]:
-            return {"more": model_fingerprint}
+        def depends_on(self, model_fingerprint: str, name: str) -> Mapping[str, str]:
+            return {"more": f"{model_fingerprint} {name}"}
 
-    assert dependencies(Forgetful(table=file), "f") == {
+    assert dependencies(Forgetful(table=file), "f", name="x") == {
         "table": digest_of_file(str(file)),
-        "more": "f",
+        "more": "f x",
     }
 
 
@@ -134,7 +134,7 @@ def test_a_file_that_cannot_be_read_is_an_error_not_an_empty_digest(name: str) -
 def test_a_corpus_is_read_once_for_a_key(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     calls = []
     monkeypatch.setattr(Corpus, "digest", lambda corpus: str(calls.append(corpus)))
-    assert dependencies(Everything(corpus=str(file)), "f") == {"corpus": "None"}
+    assert dependencies(Everything(corpus=str(file)), "f", name="x") == {"corpus": "None"}
     assert len(calls) == 1
 
 

@@ -109,14 +109,14 @@ class NotFinite(SoundEditor):
 
 @breaks("deltas_fit_the_model", "which does not fit")
 class TurnedAround(SoundEditor):
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
-        return super().delta(model, request, LowRank(change.right.T, change.left.T))
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return super().delta_of(model, request, LowRank(change.right.T, change.left.T))
 
 
 @breaks("deltas_fit_the_model", "on gpt_neox: ")
 class OnlyGpt2(SoundEditor):
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
-        delta = super().delta(model, request, change)
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        delta = super().delta_of(model, request, change)
         name = f"transformer.h.{self.config.layer}.mlp.c_proj.weight"
         return dataclasses.replace(delta, changes={name: change})
 
@@ -130,8 +130,8 @@ class NotFiniteOnLlama(SoundEditor):
 class _Relabelled(SoundEditor):
     changes: dict[str, Any]
 
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
-        return dataclasses.replace(super().delta(model, request, change), **self.changes)
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return dataclasses.replace(super().delta_of(model, request, change), **self.changes)
 
 
 @breaks("deltas_say_where_they_come_from", "editor is 'another'")
@@ -153,9 +153,9 @@ class NoModel(_Relabelled):
 class RemembersTheModel(SoundEditor):
     fingerprint = ""
 
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
         self.fingerprint = self.fingerprint or model.fingerprint
-        made = super().delta(model, request, change)
+        made = super().delta_of(model, request, change)
         return dataclasses.replace(made, model_fingerprint=self.fingerprint)
 
 
@@ -171,9 +171,9 @@ class TensorInNotes(_Relabelled):
 
 @breaks("deltas_stand_on_their_own", "is a view of the model's own memory")
 class Aliased(SoundEditor):
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
         module = model.module(self.path(model))
-        return super().delta(model, request, Dense(input_major(module, module.weight.detach())))
+        return super().delta_of(model, request, Dense(input_major(module, module.weight.detach())))
 
 
 @breaks("deltas_stand_on_their_own", "requires a gradient")
@@ -246,7 +246,7 @@ class Averages(SoundEditor):
     def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
         keys = [self.key(model, request) for request in requests]
         mean = torch.stack(keys).mean(dim=0) if keys else None
-        return [self.delta(model, r, LowRank(mean[:, None], self.direction(model)[None]))
+        return [self.delta_of(model, r, LowRank(mean[:, None], self.direction(model)[None]))
                 for r in requests]  # fmt: skip
 
 
@@ -265,7 +265,7 @@ class CountsAlong(SoundEditor):
         if request.subject == "The Space Needle":
             return delta
         [change] = delta.changes.values()
-        return self.delta(model, request, LowRank(change.left, 2 * change.right))
+        return self.delta_of(model, request, LowRank(change.left, 2 * change.right))
 
 
 # ---------------------------------------------------------------- all sorts of models and requests
@@ -386,8 +386,8 @@ class NeedsLessThanNothing(_Misjudged):
 class NeedsTooLittle(_Misjudged):
     changes = {"deltas": 400}
 
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
-        return super().delta(model, request, Dense(change.dense()))
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return super().delta_of(model, request, Dense(change.dense()))
 
 
 @breaks("needs_are_told", "a statistic of width 7")

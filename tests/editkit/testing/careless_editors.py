@@ -223,10 +223,10 @@ class _Sneaky(Dense):
 
 @breaks("applying_is_taken_back", "after applying: the values of")
 class SneaksIn(SoundEditor):
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
         sneaky = _Sneaky(change.dense())
         object.__setattr__(sneaky, "victim", model.module(model.architecture.final_norm).weight)
-        return super().delta(model, request, sneaky)
+        return super().delta_of(model, request, sneaky)
 
 
 class _TwoFaced(LowRank):
@@ -238,5 +238,5 @@ class _TwoFaced(LowRank):
 
 @breaks("rows_of_a_batch_see_the_same_edit", "the edited weights")
 class SaysTwoThings(SoundEditor):
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
-        return super().delta(model, request, _TwoFaced(change.left, change.right))
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        return super().delta_of(model, request, _TwoFaced(change.left, change.right))

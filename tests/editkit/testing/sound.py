@@ -35,6 +35,8 @@ from tests.editkit.testing.configs import EditorConfig, SeedConfig
 class SoundEditor(Editor[EditorConfig]):
     """Pushes the MLP's output at the subject in a seeded direction."""
 
+    name = "guest"
+
     def check(self, model: LanguageModel) -> None:
         model.check_layer(self.config.layer)
 
@@ -52,17 +54,11 @@ class SoundEditor(Editor[EditorConfig]):
         key = self.key(model, request)
         left = (key / (key @ key))[:, None]  # (in, 1)
         right = self.config.strength * self.direction(model)[None]  # (1, out)
-        return self.delta(model, request, LowRank(left, right))
+        return self.delta_of(model, request, LowRank(left, right))
 
-    def delta(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
-        return WeightDelta(
-            changes={f"{self.path(model)}.weight": change},
-            request=request,
-            editor="guest",
-            config=self.config.model_dump(mode="json"),
-            model_fingerprint=model.fingerprint,
-            notes={"layer": self.config.layer},
-        )
+    def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
+        changes = {f"{self.path(model)}.weight": change}
+        return self.delta(model, request, changes, notes={"layer": self.config.layer})
 
     def path(self, model: LanguageModel) -> str:
         return model.path(self.config.layer, "mlp_out")

@@ -213,7 +213,7 @@ def test_level_of_the_noise(tmp_path: Path) -> None:
     file = tmp_path / "subjects.json"
     file.write_text(json.dumps(names), encoding="utf-8")
     named = CausalTracingConfig(subjects=file, samples=2)
-    assert dependencies(named, "")["subjects"]
+    assert dependencies(named, "", name="causal-tracing")["subjects"]
     a = CausalTracingLocator(named).locate(model, [DARRIEUX])
     b = CausalTracingLocator(shared.model_copy(update={"samples": 2})).locate(model, [DARRIEUX])
     assert a[0].scores == b[0].scores

@@ -1,0 +1,86 @@
+"""Adam over many requests side by side, each leaving when its loss is small enough.
+
+A request's result does not depend on the others: it has variables, an Adam state and a stopping
+point of its own. Only the forward and backward passes are shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+__all__ = ["Objective", "minimise"]
+
+
+class Objective(Protocol):
+    """What :func:`minimise` minimises, for the requests that have not stopped yet."""
+
+    def evaluate(self, variables: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+        """The loss of each request, (R,), and then any terms of it that should be recorded.
+
+        Args:
+            variables: The variables of each request.
+        """
+
+    def select(self, requests: Sequence[int]) -> Self:
+        """The objective of some of the requests, by their numbers here, ascending."""
+
+
+def minimise(
+    variables: Sequence[Sequence[Tensor]],
+    objective: Objective,
+    *,
+    lr: float,
+    evaluations: int,
+    stop_loss: float,
+    weight_decay: float = 0.0,
+    project: Callable[[int, Sequence[Tensor]], None] | None = None,
+) -> list[list[tuple[float, ...]]]:
+    """Minimise the loss of every request with Adam.
+
+    Args:
+        variables: The variables of each request: leaves that require gradients, changed in place.
+        objective: The losses.
+        lr: Adam's learning rate.
+        evaluations: Most evaluations of the loss. No update follows the last one, so there are at
+            most ``evaluations - 1`` updates.
+        stop_loss: A request stops, without another update, once its loss is below this.
+        weight_decay: Adam's weight decay.
+        project: Called without gradients after each update, with a request's number and its
+            variables, to move them back into an allowed set.
+
+    Returns:
+        For each request every evaluation, in order: its loss and the terms.
+    """
+    optimiser = torch.optim.Adam(
+        [each for own in variables for each in own], lr=lr, weight_decay=weight_decay
+    )
+    history: list[list[tuple[float, ...]]] = [[] for _ in variables]
+    active = list(range(len(variables)))
+    for evaluation in range(evaluations):
+        last = evaluation == evaluations - 1
+        with torch.set_grad_enabled(not last):
+            loss, *terms = objective.evaluate([variables[r] for r in active])  # (R,) each
+        for r, row in zip(active, torch.stack([loss, *terms], dim=1).tolist(), strict=True):
+            history[r].append(tuple(row))
+        going = [place for place, r in enumerate(active) if history[r][-1][0] >= stop_loss]
+        if last or not going:
+            break
+        moving = [each for place in going for each in variables[active[place]]]
+        optimiser.zero_grad()
+        gradients = torch.autograd.grad(loss[going].sum(), moving)
+        for each, gradient in zip(moving, gradients, strict=True):
+            each.grad = gradient
+        optimiser.step()
+        if project is not None:
+            with torch.no_grad():
+                for place in going:
+                    project(active[place], variables[active[place]])
+        if len(going) < len(active):
+            active = [active[place] for place in going]
+            objective = objective.select(going)
+    return history
