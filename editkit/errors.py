@@ -11,6 +11,22 @@ from typing import ClassVar
 
 from editkit.redaction import redacted
 
+__all__ = [
+    "CacheError",
+    "ConfigError",
+    "DatasetError",
+    "DeltaError",
+    "EditkitError",
+    "ModelError",
+    "PluginError",
+    "RequestError",
+    "StoreError",
+    "TrackingError",
+    "UsageError",
+    "did_you_mean",
+    "first_line",
+]
+
 
 class EditkitError(Exception):
     """Base of all errors raised on purpose by editkit and its plugins.
@@ -102,6 +118,19 @@ class TrackingError(EditkitError):
 
     exit_code = 4
     page = "tracking"
+
+
+def first_line(error: BaseException, *, named: bool = False) -> str:
+    """The first line of an error's message; the name of its class if there is no message.
+
+    Args:
+        error: Any error, ours or a library's.
+        named: Put the name of its class in front: ``"ValueError: expected 3 layers"``.
+    """
+    message = error.message if isinstance(error, EditkitError) else str(error)
+    line = next(iter(message.strip().splitlines()), "")
+    name = type(error).__name__
+    return f"{name}: {line}" if named and line else line or name
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -25,7 +25,8 @@ OUTSIDE = [package for package in FOLDERS if package != CORE]
 LONGEST_MODULE = 600
 LAYERS = [
     {"redaction"},
-    {"errors", "validation"},
+    {"errors"},
+    {"validation"},
     {"prompts", "storage"},
     {"data_types"},
     {"results", "models"},

@@ -16,7 +16,7 @@ from typing import Any
 
 from editkit.benchmark.aggregate import DOCUMENT_KEYS
 from editkit.data_types import Report
-from editkit.errors import TrackingError
+from editkit.errors import TrackingError, first_line
 from editkit.redaction import redacted, redacted_values
 from editkit.registry.guarding import Raised, call_guarded
 from editkit.registry.plugins import Plugin, Registry, default_registry
@@ -199,12 +199,12 @@ def _sound(error: TrackingError) -> TrackingError:
 
 def _words(error: BaseException) -> str:
     """One line about an error of a plugin, whose own text may be anything."""
+    if isinstance(error, _BadAnswer):
+        return redacted(f"answer refused: {first_line(error)[:500]}")
     try:
-        lines = call_guarded(lambda: str(error)).strip().splitlines()
+        return redacted(call_guarded(lambda: first_line(error, named=True))[:500])
     except Raised:
-        lines = []
-    name = "answer refused" if isinstance(error, _BadAnswer) else type(error).__name__
-    return redacted(f"{name}: {lines[0][:500]}") if lines else name
+        return type(error).__name__
 
 
 def copied(value: Any) -> Any:

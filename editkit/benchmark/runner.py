@@ -20,7 +20,7 @@ from editkit.benchmark.scoring import BadScores, collect
 from editkit.benchmark.store import Store, is_complete
 from editkit.data_types import Record
 from editkit.editing.outcomes import unwatched
-from editkit.errors import EditkitError, PluginError
+from editkit.errors import EditkitError, PluginError, first_line
 from editkit.interfaces import Editor, Metric
 from editkit.models.memory import peak_memory_of_this_process
 from editkit.redaction import redacted
@@ -269,9 +269,7 @@ def _ends_the_run(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    text = error.message if isinstance(error, EditkitError) else str(error)
-    lines = text.strip().splitlines()
-    return redacted(f"{type(error).__name__}: {lines[0]}") if lines else type(error).__name__
+    return redacted(first_line(error, named=True))
 
 
 def discard_earlier(plan: Plan, store: Store) -> None:

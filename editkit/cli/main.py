@@ -16,7 +16,7 @@ from editkit import __version__
 from editkit.cli.arguments import Parser, check_texts
 from editkit.cli.commands import command_module, listing
 from editkit.cli.signals import Terminated
-from editkit.errors import EditkitError, UsageError
+from editkit.errors import EditkitError, UsageError, first_line
 from editkit.redaction import redacted
 
 EXIT_UNEXPECTED = 1
@@ -144,9 +144,8 @@ def _show_traceback(error: BaseException) -> None:
 def _tell_unexpected(error: BaseException, *, debug: bool) -> int:
     if debug:
         _show_traceback(error)
-    first = next(iter(str(error).strip().splitlines()), "")
     sys.stderr.write(
-        f"error: unexpected {type(error).__name__}: {redacted(first)}\n"
+        f"error: unexpected {redacted(first_line(error, named=True))}\n"
         "  try: the same command with --debug, which shows where it came from\n"
         "  see: docs/errors/index.md\n"
     )

@@ -14,7 +14,7 @@ from editkit import __version__
 from editkit.covariance.corpora import Corpus
 from editkit.data_types import Needs, StatisticNeeds
 from editkit.doctor.forecast import Estimate, estimate
-from editkit.errors import ConfigError, EditkitError, ModelError
+from editkit.errors import ConfigError, EditkitError, ModelError, first_line
 from editkit.interfaces import Config
 from editkit.models.checkpoint import config_problems, listed_problems, problems_of
 from editkit.models.completeness import incomplete, report_of_headers, wrong_types
@@ -206,8 +206,7 @@ def _files_and_config(
     try:
         config = AutoConfig.from_pretrained(folder or model, trust_remote_code=False)
     except Exception as error:  # transformers raises whatever its parsers raise
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        text = f"the config of {model!r} could not be read: {first}"
+        text = f"the config of {model!r} could not be read: {first_line(error)}"
         hint = "Give a registered model, a folder with a config.json, or a hub id."
         return [*checks, Check("config", "problem", f"{text} {hint}")], folder, None
     return checks, folder, config
@@ -254,8 +253,7 @@ def _weights(
     try:
         empty, report = report_of_headers(folder, config)
     except Exception as error:  # the library raises whatever it meets
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        text = f"the checkpoint of {model!r} does not fit its config: {first}"
+        text = f"the checkpoint of {model!r} does not fit its config: {first_line(error)}"
         return [*checks, Check("weights", "problem", text)]
     problems = [
         *incomplete(empty, report, model),

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from editkit.errors import ModelError, RequestError
+from editkit.errors import ModelError, RequestError, first_line
 
 __all__ = ["ChatTemplate", "Rendered"]
 
@@ -165,10 +165,8 @@ class ChatTemplate:
                 )
             )
         except Exception as error:  # templates raise whatever they like
-            reason = str(error).strip().splitlines()
             raise ModelError(
-                f"the chat template of {self._name} fails on a user's turn: "
-                f"{reason[0] if reason else type(error).__name__}",
+                f"the chat template of {self._name} fails on a user's turn: {first_line(error)}",
                 hint="Check chat_template.jinja, or chat_template in tokenizer_config.json.",
             ) from error
 

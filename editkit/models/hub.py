@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from editkit.errors import ModelError
+from editkit.errors import ModelError, first_line
 
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model")
 _ADDRESSES = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://")
@@ -164,5 +164,4 @@ def _reason(error: OSError) -> str:
 
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return "the hub could not be reached, or HF_HUB_OFFLINE is set"
-    first = next(iter(str(error).strip().splitlines()), "").rstrip(" .")
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    return first_line(error, named=True).rstrip(" .")

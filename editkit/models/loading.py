@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from editkit.errors import EditkitError, ModelError
+from editkit.errors import EditkitError, ModelError, first_line
 from editkit.models.checkpoint import refuse
 from editkit.models.completeness import incomplete, quiet, wrong_types
 from editkit.models.devices import check_device, check_device_map, check_dtype
@@ -129,9 +129,8 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
             )
     except Exception as error:  # its parsers raise whatever they raise
         _check_json(folder / "tokenizer.json", name)
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelError(
-            f"the tokenizer of model {name!r} could not be read: {reason}",
+            f"the tokenizer of model {name!r} could not be read: {first_line(error)}",
             hint="Save it into the folder as tokenizer.json, with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(folder) where it can be read.",
         ) from error
@@ -181,9 +180,8 @@ def _in_plain_words(name: str) -> Iterator[None]:
     except EditkitError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), "")
-        if not isinstance(error, OSError | ValueError | RuntimeError):  # a bare key, say
-            reason = f"{type(error).__name__}: {reason}"
+        clear = isinstance(error, OSError | ValueError | RuntimeError)  # others: a bare key, say
+        reason = first_line(error, named=not clear)
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             raise ModelError(
                 f"model {name!r} does not fit into memory: {reason}",

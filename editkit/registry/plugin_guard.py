@@ -27,6 +27,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from editkit.errors import first_line
 from editkit.redaction import redacted
 
 __all__ = ["Guarded", "PluginFailure", "reason_of"]
@@ -48,16 +49,11 @@ def reason_of(error: BaseException, moment: str) -> str:
     try:
         if isinstance(error, SystemExit):
             return f"called sys.exit({error.code!r:.80}) while {moment}"
-        lines = str(error).strip().splitlines()
+        text = first_line(error, named=not isinstance(error, Unsound | PluginFailure))
     except BaseException:  # an error that cannot even be shown
-        lines = []
-    name = type(error).__name__
+        text = type(error).__name__
     if isinstance(error, KeyboardInterrupt):
-        return f"raised {name} while {moment}, without Ctrl-C"
-    if not lines:
-        text = name
-    else:
-        text = lines[0] if isinstance(error, (Unsound, PluginFailure)) else f"{name}: {lines[0]}"
+        return f"raised KeyboardInterrupt while {moment}, without Ctrl-C"
     if len(text) > _LONGEST_REASON:
         text = f"{text[:_LONGEST_REASON]}..."
     shown = redacted(text)

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from typing_extensions import override
 
-from editkit.errors import ConfigError
+from editkit.errors import ConfigError, first_line
 
 __all__ = ["decode_yaml", "parse_yaml", "read_yaml_text"]
 
@@ -112,9 +112,8 @@ def parse_yaml(text: str, *, place: str) -> Any:
             hint="Check quotes and indentation there.",
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
         raise ConfigError(
-            f"{place}: {reason}; expected YAML.", hint="Check quotes and indentation."
+            f"{place}: {first_line(error)}; expected YAML.", hint="Check quotes and indentation."
         ) from None
 
 

@@ -14,7 +14,7 @@ import torch
 import transformers
 
 import editkit
-from editkit.errors import EditkitError
+from editkit.errors import EditkitError, first_line
 from editkit.registry.plugins import Offer
 from editkit.registry.specs import Kind
 from editkit.testing.contract import Contract, ContractError, Rule, rules_of
@@ -98,11 +98,10 @@ def _reason(error: BaseException) -> str:
     """What went wrong; where nobody foresaw it, with its last place in the plugin's own code."""
     if isinstance(error, (ContractError, EditkitError)):
         return str(error)
-    first = next(iter(str(error).strip().splitlines()), "")
     frames = traceback.extract_tb(error.__traceback__)
     guests = [frame for frame in frames if not _is_library(Path(frame.filename))]
     place = (guests or frames)[-1]
-    return f"{type(error).__name__}: {first} ({place.filename}, line {place.lineno})"
+    return f"{first_line(error, named=True)} ({place.filename}, line {place.lineno})"
 
 
 def _is_library(file: Path) -> bool:

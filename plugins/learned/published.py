@@ -19,6 +19,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from editkit import ConfigError, LanguageModel
+from editkit.errors import first_line
 from editkit.models.orientation import is_input_major
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, seeded_network
@@ -72,9 +73,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             path, map_location="cpu", pickle_module=_TensorsOnly, weights_only=False
         )
     except Exception as error:  # a damaged pickle may end in any of them
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ConfigError(
-            f"{path} cannot be read as a pickled checkpoint: {reason}.",
+            f"{path} cannot be read as a pickled checkpoint: {first_line(error)}.",
             hint="Give a .pt file that the published KE or MEND wrote.",
         ) from None
     state = content.get("model", content) if isinstance(content, Mapping) else None

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from editkit import CacheError, ConfigError, DeltaError, LanguageModel
+from editkit.errors import first_line
 from editkit.storage.cache import digest_of_tensors, key_of, read_safetensors, write_atomically
 from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FACTS, FILE, LearnedConfig
@@ -165,9 +166,8 @@ def load_trained(folder: Path, model: LanguageModel) -> Trained:
         network = seeded_network(model, settings)  # leaves the global random numbers alone
         network.load_state_dict(tensors)
     except (ValidationError, RuntimeError, LookupError, TypeError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(
-            f"the editor in {folder} cannot be used: {reason}.", hint="Train it again."
+            f"the editor in {folder} cannot be used: {first_line(error)}.", hint="Train it again."
         ) from None
     return Trained(network.requires_grad_(False).eval(), settings, facts)
 

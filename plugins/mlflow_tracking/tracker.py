@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from editkit import EditkitError, TrackingError
+from editkit.errors import first_line
 from editkit.storage.disks import is_about_space, space_left
 from editkit_plugins.mlflow_tracking.database import (
     artifact_folder,
@@ -270,8 +271,7 @@ def speaking_to(uri: str) -> Iterator[None]:
     except EditkitError:
         raise
     except Exception as error:  # MLflow lets its database's, its network's and its own errors out
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        reason = reason.replace(uri, shown(uri)).rstrip(".")
+        reason = first_line(error).replace(uri, shown(uri)).rstrip(".")
         file = database_file(uri)
         space = "" if file is None else space_left(file)
         full = bool(space) or is_about_space(error)
