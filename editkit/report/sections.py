@@ -32,6 +32,8 @@ MOST_CELLS = 16
 Estimates = Mapping[str, Estimate]
 """Estimates by score key."""
 
+_CLEAR = "the 95% interval excludes zero"
+
 
 # ---------------------------------------------------------------- columns and marks
 
@@ -299,7 +301,7 @@ class Section:
             title=f"{title} to {self.labels[i]}",
             head=head,
             lines=tuple(lines),
-            bold="the 95% interval excludes zero",
+            bold=_CLEAR,
             notes=(
                 f"Each editor minus {self.labels[i]}, over the records that both have. The "
                 "interval of S comes from a paired bootstrap.",
@@ -318,7 +320,14 @@ class Section:
                     entries.append(Entry("") if empty else _difference(SUMMARY, minus[SUMMARY.key]))
                 lines.append(Line(tuple(entries)))
         note = "S of the row's editor minus S of the column's, over the records that both have."
-        return Table("matrix", "Paired differences of S", head, tuple(lines), notes=(note,))
+        return Table(
+            name="matrix",
+            title="Paired differences of S",
+            head=head,
+            lines=tuple(lines),
+            bold=_CLEAR,
+            notes=(note,),
+        )
 
     def by_relation(self) -> Table:
         """The first score of the table, by relation and cell."""

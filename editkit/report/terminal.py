@@ -23,7 +23,7 @@ from editkit.results import Run
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["aligned", "report", "run_table", "wrapped"]
+__all__ = ["aligned", "report", "run_table", "text_table", "wrapped"]
 
 _PIPED_WIDTH = 80  # of sentences
 _WIDEST_SENTENCE = 100
@@ -48,7 +48,7 @@ def report(sections: Sequence[Section], *, against: str | None, terminal: bool) 
             title = "" if table.name == "scores" else f"{table.title}\n"
             below = [wrapped(f"warning: {warning}") for warning in table.warnings]
             below += [wrapped(note) for note in table.legend("Bold" if terminal else "*")]
-            rows = score_table(table, terminal=terminal, starred=not terminal)
+            rows = text_table(table, terminal=terminal, starred=not terminal)
             parts.append(f"\n{title}{rows}{''.join(below)}")
         parts.append("\n\n")
     return "".join(parts).rstrip("\n") + "\n"
@@ -75,11 +75,11 @@ def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool)
     table = Table("scores", "", score_heads(columns), lines)
     summaries = zip(labels, (entry["edits"]["summary"] for entry in entries), strict=True)
     below = "".join(wrapped(f"warning: {label}: {text}") for label, text in summaries if text)
-    rows = score_table(table, terminal=terminal)
+    rows = text_table(table, terminal=terminal)
     return f"{run_title(run)}\n\n{rows}" + (f"\n{below}" if below else "")
 
 
-def score_table(
+def text_table(
     table: Table, *, terminal: bool, starred: bool = False, width: int | None = None
 ) -> str:
     """A table with a rule below its head and aligned columns.

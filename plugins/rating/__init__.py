@@ -1,4 +1,4 @@
-"""Human evaluation: people say which of two texts is better, without knowing whose they are."""
+"""Human evaluation: people choose the better of two texts, without knowing who wrote which."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def editkit_commands() -> list[CommandSpec]:
         CommandSpec(
             name="rate",
             module="editkit_plugins.rating.command",
-            summary="let people judge what two editors' models wrote, blind, in a browser",
+            summary="compare the texts of two editors' models, blind, in a browser",
         )
     ]

@@ -1,8 +1,8 @@
-"""Let people judge what two editors' models wrote, in a browser on this machine.
+"""Compare the texts of two editors' models in a browser on this machine.
 
-Two texts at a time are shown, blind and in random order: which one agrees better with the edited
-fact, and which one is more fluent? Answers are kept in the store one by one. Ctrl-C ends it and
-shows the odds, as --report does.
+The page shows two texts at a time, blind and in random order, and asks which one agrees better with
+the edited fact and which one is more fluent. Every answer is saved at once. Ctrl-C stops the server
+and prints the odds, as --report does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from editkit_plugins.rating.server import HOST, RatingServer
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
+    """Declare the options of ``editkit rate``."""
     add = parser.add_argument
     add(
         "out",
@@ -38,29 +38,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="output folder of the benchmark runs (default: %(default)s)",
     )
     add("--editor", action="append", default=[], metavar="E", help="one of the two; give it twice")
-    add("--limit", type=int, default=50, metavar="N", help="texts to compare (default: 50)")
-    add("--seed", type=int, default=0, metavar="S", help="of the order and the sides (default: 0)")
-    add("--rater", default="anonymous", metavar="NAME", help="who answers (default: anonymous)")
-    add("--port", type=int, default=0, help="port to listen on (default: any free one)")
-    add("--report", action="store_true", help="only show what came out so far")
-    add("--json", action="store_true", help="show it as one JSON document")
+    add("--limit", type=int, default=50, metavar="N", help="pairs of texts (default: 50)")
+    add("--seed", type=int, default=0, metavar="S", help="seed of order and sides (default: 0)")
+    add(
+        "--rater",
+        default="anonymous",
+        metavar="NAME",
+        help="rater (default: anonymous)",
+    )
+    add("--port", type=int, default=0, help="port to listen on (default: any free port)")
+    add("--report", action="store_true", help="only print the odds so far")
+    add("--json", action="store_true", help="print the odds as one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve the page until Ctrl-C, then show what came out.
+    """Serve the page until Ctrl-C, then print the odds.
 
     Raises:
-        UsageError: There is nothing to compare, or the port is taken.
+        UsageError: There is nothing to compare, or the port is in use.
         StoreError: The store cannot be used.
     """
     if not args.report:
         _serve(args)
-    found = judgements(runs_in(args.out), ratings_in(args.out))
+    results = judgements(runs_in(args.out), ratings_in(args.out))
     if args.json:
-        document = {"schema": 1, "judgements": [_plain(judgement) for judgement in found]}
+        document = {"schema": 1, "judgements": [_plain(judgement) for judgement in results]}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
-        sys.stdout.write(report(found))
+        sys.stdout.write(report(results))
     return 0
 
 
@@ -80,14 +85,14 @@ def _serve(args: argparse.Namespace) -> None:
     except (OSError, OverflowError) as error:
         raise UsageError(
             f"cannot listen on port {args.port} of {HOST}: {error}.",
-            hint="Choose another one with --port, or leave it out.",
+            hint="Choose another port with --port, or omit it.",
         ) from error
-    with server, _until_told_to_stop() as stopped:
+    with server, _stop_signals() as stopped:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         sys.stderr.write(
-            f"{len(chosen)} pairs of texts, {server.done} rated by {args.rater} already. "
-            "Ctrl-C ends it; answers are kept one by one.\n"
+            f"{len(chosen)} pairs of texts, {server.done} already rated by {args.rater}. "
+            "Answers are saved at once; press Ctrl-C to stop.\n"
         )
         sys.stdout.write(f"{server.url}\n")
         sys.stdout.flush()
@@ -97,7 +102,7 @@ def _serve(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _until_told_to_stop() -> Iterator[threading.Event]:
+def _stop_signals() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set."""
     stopped = threading.Event()
 

@@ -1,4 +1,7 @@
-"""Which texts are compared, in which order, and which of the two stands on the left."""
+"""The questions, and which texts are compared: in which order, and on which side.
+
+The questions follow the human evaluation of Meng et al. 2022.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,15 @@ from editkit.benchmark.store import requests_of, rows_of, runs_in
 from editkit.report.generations import cells_by_label, texts_of
 from editkit.results import Cell, Run
 
+QUESTIONS = {
+    "consistent": "Which text agrees better with the statement?",
+    "fluent": "Which text is more fluent, regardless of its content?",
+}
+"""Wording by the key of the answers in the store."""
+
+CHOICES = {"left": "A", "same": "about the same", "right": "B"}
+"""Label by answer."""
+
 _BASELINE = "none"
 
 
@@ -20,11 +32,11 @@ class Comparison:
     """Two texts on one prompt.
 
     Attributes:
-        number: Place in the order, from 0: all that a browser is told of what this is.
+        number: Index in the order, from 0; nothing else identifies the comparison in the browser.
         case_id: The case.
-        place: Which of the case's texts.
+        place: Index of the texts within the case.
         request: The edit that both editors made.
-        cells: Fingerprints, left and right.
+        cells: Fingerprints of the cells, left and right.
         texts: The texts, left and right.
     """
 
@@ -38,7 +50,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two cells of one run, by label."""
+    """Two cells of one run, with their labels."""
 
     run: Run
     labels: tuple[str, str]
@@ -46,14 +58,14 @@ class Pair:
 
 
 def chosen_pair(out: Path, editors: Sequence[str]) -> Pair:
-    """The two editors whose texts are compared, in the latest run that has both.
+    """The two editors to compare, in the latest run that has texts of both.
 
     Args:
         out: Output folder of the runs.
-        editors: Two names or labels; none: the only two that there are, but for the unedited model.
+        editors: Two names or labels; empty if the run has only two besides the unedited model.
 
     Raises:
-        UsageError: It is not clear which two.
+        UsageError: The choice is ambiguous, or there are no texts.
         StoreError: There is no store, or it cannot be read.
     """
     if len(editors) not in (0, 2) or len(set(editors)) != len(editors):
@@ -61,90 +73,90 @@ def chosen_pair(out: Path, editors: Sequence[str]) -> Pair:
             f"got {len(editors)} editors to compare ({', '.join(editors)}), expected two.",
             hint="Name two: --editor rome --editor ft.",
         )
-    seen: list[str] = []
+    with_texts: list[str] = []
     for run in reversed(runs_in(out)):
-        wrote = {
+        cells = {
             label: cell
             for label, cell in cells_by_label(run, editors).items()
             if any(row.texts for row in rows_of(run, cell))
         }
-        if not editors and len(wrote) > 2:
-            wrote = {label: cell for label, cell in wrote.items() if cell.editor != _BASELINE}
-        if len(wrote) == 2:
-            (first, one), (second, other) = wrote.items()
+        if not editors and len(cells) > 2:
+            cells = {label: cell for label, cell in cells.items() if cell.editor != _BASELINE}
+        if len(cells) == 2:
+            (first, one), (second, other) = cells.items()
             return Pair(run, (first, second), (one, other))
-        seen += wrote
-    raise _unclear(out, editors, seen)
+        with_texts += cells
+    raise _no_pair(out, editors, with_texts)
 
 
-def _unclear(out: Path, editors: Sequence[str], seen: Sequence[str]) -> UsageError:
-    if not seen:
-        what = f"no texts of {' and '.join(editors)}" if editors else "no texts"
+def _no_pair(out: Path, editors: Sequence[str], with_texts: Sequence[str]) -> UsageError:
+    if not with_texts:
+        of = f" of {' and '.join(editors)}" if editors else ""
         return UsageError(
-            f"{out} has {what}.",
-            hint="Run a benchmark whose metrics let the model write, such as "
+            f"{out} has no texts{of}.",
+            hint="Run a benchmark with a metric that generates text, such as "
             "'editkit run-benchmark atlas-generation'.",
         )
+    labels = ", ".join(dict.fromkeys(with_texts))
     return UsageError(
-        f"{out} has texts of {', '.join(dict.fromkeys(seen))}; expected two editors to compare.",
-        hint="Name two of these with --editor, once each, as they stand here.",
+        f"{out} has texts of {labels}; expected two editors to compare.",
+        hint="Choose two of these labels with --editor, given twice.",
     )
 
 
 def comparisons(pair: Pair, *, limit: int | None, seed: int) -> list[Comparison]:
-    """What is compared: one text of each case, then another of each, in a seeded order.
+    """One text of each case in a random order, then another text of each, and so on.
 
-    Texts that are the same, letter by letter, are left out: nobody can tell them apart.
+    Identical texts are skipped.
 
     Args:
-        pair: Whose texts.
-        limit: Most comparisons; None: all.
-        seed: Of the order of cases and texts, and of who stands on the left.
+        pair: The two cells.
+        limit: Maximum number of comparisons; None for all.
+        seed: Seed of the order of cases and texts, and of the sides.
 
     Raises:
-        UsageError: The store does not know the edits, as early versions wrote them.
+        UsageError: There is nothing to compare, or the store has no edits (early versions).
     """
     requests = requests_of(pair.run)
     first, second = (
         {row.case_id: texts_of(row) for row in rows_of(pair.run, cell) if row.texts}
         for cell in pair.cells
     )
-    turns: list[tuple[int, float, int, int]] = []
+    order: list[tuple[int, float, int, int]] = []  # round, random number, case, place
     for case_id in sorted(first.keys() & second.keys() & requests.keys()):
         places = [
             place
             for place, (a, b) in enumerate(zip(first[case_id], second[case_id], strict=False))
             if a != b
         ]
-        places.sort(key=lambda place: _chance(seed, case_id, place))
-        turns += [
-            (turn, _chance(seed, "order", case_id, turn), case_id, place)
+        places.sort(key=lambda place: _random(seed, case_id, place))
+        order += [
+            (turn, _random(seed, "order", case_id, turn), case_id, place)
             for turn, place in enumerate(places)
         ]
-    if not turns:
+    if not order:
         raise UsageError(
-            f"{' and '.join(pair.labels)} have no texts to compare: none in common, none that "
-            "differ, or of cases whose edits the store does not know.",
+            f"{' and '.join(pair.labels)} have no texts to compare: they share no case with "
+            "different texts whose edit is in the store.",
             hint="Run the benchmark again with the same --out.",
         )
-    found = []
-    for number, (_, _, case_id, place) in enumerate(sorted(turns)[:limit]):
-        swapped = _chance(seed, "side", case_id, place) < 0.5
-        sides = (1, 0) if swapped else (0, 1)
+    compared = []
+    for number, (_, _, case_id, place) in enumerate(sorted(order)[:limit]):
+        left, right = (1, 0) if _random(seed, "side", case_id, place) < 0.5 else (0, 1)
         texts = (first[case_id][place], second[case_id][place])
-        found.append(
+        compared.append(
             Comparison(
-                number,
-                case_id,
-                place,
-                requests[case_id],
-                (pair.cells[sides[0]].fingerprint, pair.cells[sides[1]].fingerprint),
-                (texts[sides[0]], texts[sides[1]]),
+                number=number,
+                case_id=case_id,
+                place=place,
+                request=requests[case_id],
+                cells=(pair.cells[left].fingerprint, pair.cells[right].fingerprint),
+                texts=(texts[left], texts[right]),
             )
         )
-    return found
+    return compared
 
 
-def _chance(*key: int | str) -> float:
-    """A number from 0 up to 1 that depends on the key alone."""
+def _random(*key: int | str) -> float:
+    """A pseudo-random number in [0, 1) that depends only on the key."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6], "big") / 2**48

@@ -1,26 +1,30 @@
-"""From answers to odds: how much more often is one editor's text the better one?"""
+"""From answers to odds: how many times as often is one editor's text the better one?"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Iterable, Mapping
 
 from editkit.benchmark.aggregate import Z95
 from editkit.report.generations import cells_by_label
+from editkit.report.safe_text import one_line
+from editkit.report.tables import Entry, Line, Table
+from editkit.report.terminal import text_table
 from editkit.results import Rating, Run
-from editkit_plugins.rating.questions import QUESTIONS
+from editkit_plugins.rating.comparisons import QUESTIONS
 
 
 @dataclasses.dataclass(frozen=True)
 class Odds:
-    """How often each of two was the better one, and the odds for the first.
+    """How often each of two editors was better, and the odds for the first.
 
     Attributes:
-        wins: For the first and for the second.
-        ties: Neither was better; they are in no odds.
+        wins: Wins of the first and of the second.
+        ties: How often neither was better; the odds ignore ties.
         odds: ``(wins of the first + 1/2) / (wins of the second + 1/2)``.
-        ci_low, ci_high: 95% interval: 1.96 standard errors of the odds' logarithm.
+        ci_low, ci_high: 95% interval: 1.96 standard errors of the logarithm of the odds.
     """
 
     wins: tuple[int, int]
@@ -31,7 +35,7 @@ class Odds:
 
 
 def odds_of(first: int, second: int, ties: int = 0) -> Odds:
-    """The odds from counts; the added halves (Haldane 1956) keep them finite for any counts."""
+    """Odds from counts; adding 1/2 to each (Haldane 1956) keeps them finite for all counts."""
     a, b = first + 0.5, second + 0.5
     half = Z95 * math.sqrt(1 / a + 1 / b)
     center = math.log(a / b)
@@ -40,15 +44,15 @@ def odds_of(first: int, second: int, ties: int = 0) -> Odds:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """What people said about two editors of one run.
+    """The ratings of two editors of one run.
 
     Attributes:
         run: The run.
         labels: The two editors, in the run's order.
         ratings: Number of ratings.
-        texts: Number of prompts that they are about.
+        texts: Number of distinct pairs of texts.
         raters: Number of people.
-        odds: By question, for the first editor.
+        odds: By question, the odds for the first editor.
     """
 
     run: Run
@@ -60,9 +64,14 @@ class Judgement:
 
 
 def judgements(runs: Iterable[Run], ratings: Iterable[Rating]) -> list[Judgement]:
-    """Every two editors that were compared, run by run."""
+    """One judgement for each two editors that were compared, run by run.
+
+    Args:
+        runs: The runs of a store.
+        ratings: All ratings of the store; those of cells that no run has are ignored.
+    """
     ratings = list(ratings)
-    found = []
+    results = []
     for run in runs:
         label_of = {cell.fingerprint: label for label, cell in cells_by_label(run, ()).items()}
         order = list(label_of)
@@ -76,8 +85,8 @@ def judgements(runs: Iterable[Run], ratings: Iterable[Rating]) -> list[Judgement
             odds = {question: _count(question, first, group) for question in QUESTIONS}
             texts = len({(rating.case_id, rating.place) for rating in group})
             raters = len({rating.rater for rating in group})
-            found.append(Judgement(run, labels, len(group), texts, raters, odds))
-    return found
+            results.append(Judgement(run, labels, len(group), texts, raters, odds))
+    return results
 
 
 def _count(question: str, first: str, ratings: Iterable[Rating]) -> Odds:
@@ -87,42 +96,29 @@ def _count(question: str, first: str, ratings: Iterable[Rating]) -> Odds:
     return odds_of(wins, len(better) - ties - wins, ties)
 
 
-def report(found: Iterable[Judgement]) -> str:
-    """The judgements as text."""
-    return "\n".join(map(_section, found)) or "Nobody has rated anything yet.\n"
+def report(results: Iterable[Judgement]) -> str:
+    """A table of the odds for every two editors that were compared."""
+    return "\n".join(map(_section, results)) or "There are no ratings yet.\n"
 
 
 def _section(judgement: Judgement) -> str:
     first, second = judgement.labels
     run = judgement.run
-    heads = ("question", f"{first} better", "the same", f"{second} better", f"odds for {first}")
-    rows = [
-        (
-            question,
-            str(odds.wins[0]),
-            str(odds.ties),
-            str(odds.wins[1]),
-            f"{odds.odds:.2f} ({odds.ci_low:.2f} to {odds.ci_high:.2f})",
-        )
-        for question, odds in judgement.odds.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True)]
-        )
-        for row in (heads, *rows)
-    ]
-    return (
+    title = (
         f"{first} against {second}, {run.benchmark} on {run.model['name']}: "
         f"{_counted(judgement.ratings, 'rating')} by {_counted(judgement.raters, 'person')} of "
-        f"{_counted(judgement.texts, 'pair')} of texts; odds with 95% interval\n\n"
-        + "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
-        + "\n"
+        f"{_counted(judgement.texts, 'pair')} of texts; odds with 95% interval"
     )
+    head = ("question", f"{first} better", "the same", f"{second} better", f"odds for {first}")
+    lines = []
+    for question, odds in judgement.odds.items():
+        numbers = (odds.wins[0], odds.ties, odds.wins[1])
+        interval = f"{odds.odds:.2f} ({odds.ci_low:.2f} to {odds.ci_high:.2f})"
+        lines.append(Line(tuple(map(Entry, (question, *map(str, numbers), interval)))))
+    table = text_table(Table("odds", title, head, tuple(lines)), terminal=sys.stdout.isatty())
+    return f"{one_line(title)}\n\n{table}"
 
 
-def _counted(n: int, what: str) -> str:
-    plural = {"person": "people"}.get(what, f"{what}s")
-    return f"{n} {what if n == 1 else plural}"
+def _counted(n: int, noun: str) -> str:
+    plural = {"person": "people"}.get(noun, f"{noun}s")
+    return f"{n} {noun if n == 1 else plural}"

@@ -1,34 +1,41 @@
-"""The local page: answers questions of a browser on this machine, and of nobody else."""
+"""The local web page for raters. It answers browsers on this machine only.
+
+The markup is in ``templates``, which escape every value. The page works without JavaScript; only
+the keyboard shortcuts need it.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
 from editkit import EditkitError
 from editkit.results import Rating
 from editkit.storage.resources import resource_text
-from editkit_plugins.rating.comparisons import Comparison
-from editkit_plugins.rating.page import finished_page, message_page, question_page
-from editkit_plugins.rating.questions import ANSWERS, QUESTIONS
+from editkit_plugins.rating.comparisons import CHOICES, QUESTIONS, Comparison
 
 HOST = "127.0.0.1"
 SECONDS = 10.0
-"""How long a browser may take to send a whole request, and to take the answer."""
+"""Time limit for a browser to send a request, and to receive the response."""
 
 _LONGEST_BODY = 10_000
-_DRAINED = 1_000_000  # bytes of a refused body that are read, so that the browser sees the answer
+_DRAINED = 1_000_000  # bytes of a refused body that are still read: the browser shows the response
 _MOST_CONNECTIONS = 32
 _FILES = {"/style.css": "text/css", "/script.js": "text/javascript"}
+_REFUSED = "This request is not valid."
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; "
     "img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -39,16 +46,50 @@ _HEADERS = {
 _log = logging.getLogger(__name__)
 
 
+@functools.cache
+def _template(name: str) -> Template:
+    templates = Environment(
+        loader=PackageLoader("editkit_plugins.rating"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters["nfc"] = functools.partial(unicodedata.normalize, "NFC")
+    return templates.get_template(name)
+
+
+def question_page(
+    comparison: Comparison, *, done: int, total: int, answers: Mapping[str, str] | None = None
+) -> str:
+    """Two texts and the questions; nothing in the page reveals the editors.
+
+    Args:
+        comparison: The texts.
+        done: Number of comparisons that the rater has answered.
+        total: Number of all comparisons.
+        answers: The rater's earlier answers to this comparison.
+    """
+    return _template("question.html").render(
+        comparison=comparison,
+        done=done,
+        total=total,
+        answers=answers or {},
+        questions=QUESTIONS,
+        choices=CHOICES,
+    )
+
+
 class RatingServer(ThreadingHTTPServer):
     """Serves the comparisons to one rater.
 
     Args:
-        port: Port to listen on; 0: any free one.
-        comparisons: What is compared, in order.
-        rater: Who answers.
-        known: What the rater said before.
-        keep: Writes a rating where it survives; called before the browser is answered.
-        seconds: How long a request may take to arrive as a whole, however slowly it drips in.
+        port: Port to listen on; 0 for any free port.
+        comparisons: The comparisons, in order.
+        rater: Name of the rater.
+        known: Earlier ratings; those of this rater are shown again.
+        keep: Saves a rating; called before the browser gets its response.
+        seconds: Time limit for a whole request, even if it arrives byte by byte.
     """
 
     daemon_threads = True
@@ -71,55 +112,55 @@ class RatingServer(ThreadingHTTPServer):
         self.rater = rater
         self.keep = keep
         self._answers: dict[int, dict[str, str]] = {}
-        said = {rating.name: rating for rating in known}
+        earlier = {rating.name: rating for rating in known}
         for comparison in comparisons:
-            rating = said.get(self._rating(comparison, {}).name)
+            rating = earlier.get(self._rating(comparison, {}).name)
             if rating is not None:
                 self._answers[comparison.number] = _as_shown(rating, comparison)
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds the page."""
+        """Address of the page."""
         return f"http://{HOST}:{self.server_port}/"
 
     @property
     def done(self) -> int:
-        """Comparisons that are answered."""
+        """Number of comparisons that the rater has answered."""
         return len(self._answers)
 
     def answers(self, number: int) -> dict[str, str]:
-        """What was said about a comparison so far."""
+        """The answers to a comparison; empty before the first."""
         return self._answers.get(number, {})
 
     def next(self) -> int | None:
-        """The first comparison that is not answered yet."""
+        """Number of the first unanswered comparison; None if all are answered."""
         return next((c.number for c in self.comparisons if c.number not in self._answers), None)
 
     def rate(self, number: int, answers: dict[str, Any]) -> None:
-        """Keep the answers to one comparison."""
+        """Save the answers to one comparison."""
         self.keep(self._rating(self.comparisons[number], answers))
         self._answers[number] = answers
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread of its own; beyond so many at once, connections are closed."""
+        """Answer in a new thread; beyond the maximum number of connections, close this one."""
         if self._free.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
-            _log.debug("too many connections: one is closed")
+            _log.debug("too many connections: closing one")
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, and make room for another."""
+        """Answer, then free the slot of this connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that left is no error; anything else is one line in the log."""
+        """Log one line; a browser that disconnects is not an error."""
         error = sys.exc_info()[1]
         level = logging.DEBUG if isinstance(error, OSError) else logging.ERROR
-        _log.log(level, "a request was not answered: %s: %s", type(error).__name__, error)
+        _log.log(level, "request failed: %s: %s", type(error).__name__, error)
 
     def _rating(self, comparison: Comparison, answers: dict[str, Any]) -> Rating:
         return Rating(
@@ -133,7 +174,7 @@ class RatingServer(ThreadingHTTPServer):
 
 
 def _as_shown(rating: Rating, comparison: Comparison) -> dict[str, str]:
-    """Earlier answers, in terms of who stands left and right now."""
+    """Earlier answers, for the sides on which the texts are now."""
     shown = {}
     for question in rating.answers:
         better = rating.better(question)
@@ -143,21 +184,21 @@ def _as_shown(rating: Rating, comparison: Comparison) -> dict[str, str]:
 
 
 class _Deadline(io.RawIOBase):
-    """What a socket receives until a moment; after it, reading raises :class:`TimeoutError`."""
+    """Reads from a socket until a deadline; later reads raise :class:`TimeoutError`."""
 
     def __init__(self, connection: socket.socket, seconds: float) -> None:
         self._connection = connection
         self._end = time.monotonic() + seconds
 
     def readable(self) -> bool:
-        """It is for reading."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Receive some bytes."""
+        """Receive at least one byte before the deadline."""
         left = self._end - time.monotonic()
         if left <= 0:
-            raise TimeoutError("the request took too long to arrive")
+            raise TimeoutError("the request did not arrive in time")
         self._connection.settimeout(left)
         return self._connection.recv_into(buffer)
 
@@ -168,30 +209,30 @@ class _Handler(BaseHTTPRequestHandler):
     sys_version = ""
 
     def setup(self) -> None:
-        """Read from the socket with a deadline for the whole request."""
+        """Set a deadline for the whole request."""
         super().setup()
         self.rfile.close()
         self.rfile = io.BufferedReader(_Deadline(self.connection, self.server.seconds))
 
     def do_GET(self) -> None:
-        """A page, or one of the two files that it needs."""
+        """Send a page, or one of the two files that pages need."""
         if not self._is_for_us():
             return
         try:
             url = urlsplit(self.path)
         except ValueError:
-            self._send(HTTPStatus.BAD_REQUEST, message_page("That is no address."))
+            self._refuse(HTTPStatus.BAD_REQUEST, "This address is not valid.")
             return
         if url.path in _FILES:
-            content = resource_text(f"editkit_plugins.rating:{url.path[1:]}")
+            content = resource_text(f"editkit_plugins.rating:templates{url.path}")
             self._send(HTTPStatus.OK, content, _FILES[url.path])
         elif url.path == "/":
             self._show(parse_qs(url.query).get("number", [""])[0])
         else:
-            self._send(HTTPStatus.NOT_FOUND, message_page("There is no such page."))
+            self._refuse(HTTPStatus.NOT_FOUND, "This page does not exist.")
 
     def do_POST(self) -> None:
-        """The answers to one comparison; the browser is then sent to the next."""
+        """Save the answers to one comparison and redirect to the next."""
         if not self._is_for_us():
             return
         body = self._body()
@@ -200,14 +241,15 @@ class _Handler(BaseHTTPRequestHandler):
         fields = parse_qs(body.decode("utf-8", errors="replace"))
         number = self._number(fields.get("number", [""])[0])
         answers = {question: fields.get(question, [""])[0] for question in QUESTIONS}
-        if number is None or not all(answer in ANSWERS for answer in answers.values()):
-            self._send(HTTPStatus.BAD_REQUEST, message_page("Please answer both questions."))
+        if number is None or not all(answer in CHOICES for answer in answers.values()):
+            self._refuse(HTTPStatus.BAD_REQUEST, "Please answer both questions.")
             return
         try:
             self.server.rate(number, answers)
         except EditkitError as error:
             _log.error("%s", error)
-            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, message_page(f"Not kept: {error}"))
+            message = f"Your answer was not saved: {error}"
+            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR, message)
             return
         self.send_response(HTTPStatus.SEE_OTHER)
         self.send_header("Location", "/")
@@ -215,21 +257,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _body(self) -> bytes | None:
-        """What was sent; None where it is refused, and the browser is answered."""
+        """The request's body; None if it was refused (and the response sent)."""
         lengths = set(self.headers.get_all("Content-Length", []))
         text = lengths.pop() if len(lengths) == 1 else ""
         known = text.isascii() and text.isdigit() and len(text) < 12
         if lengths or not known or "Transfer-Encoding" in self.headers:
-            self._send(HTTPStatus.BAD_REQUEST, message_page("That was no answer."))
+            self._refuse(HTTPStatus.BAD_REQUEST, _REFUSED)
             return None
         length = int(text)
         if length > _LONGEST_BODY:
             if length <= _DRAINED:
                 self.rfile.read(length)
-            self._send(HTTPStatus.BAD_REQUEST, message_page("That was no answer."))
+            self._refuse(HTTPStatus.BAD_REQUEST, _REFUSED)
             return None
         body = self.rfile.read(length)
-        if len(body) < length:  # the browser left in the middle
+        if len(body) < length:  # the browser disconnected
             self.close_connection = True
             return None
         return body
@@ -240,7 +282,7 @@ class _Handler(BaseHTTPRequestHandler):
         number = server.next() if number is None else number
         total = len(server.comparisons)
         if number is None:
-            self._send(HTTPStatus.OK, finished_page(total))
+            self._send(HTTPStatus.OK, _template("finished.html").render(total=total))
             return
         page = question_page(
             server.comparisons[number],
@@ -256,19 +298,22 @@ class _Handler(BaseHTTPRequestHandler):
         return int(text) if int(text) < len(self.server.comparisons) else None
 
     def _is_for_us(self) -> bool:
-        """Whether the browser asked this very server, and not a name that was bent to lead here."""
+        """Whether the request names this server as its host and origin (against DNS rebinding)."""
         port = self.server.server_port
         hosts = {f"{HOST}:{port}", f"localhost:{port}"}
         origin = self.headers.get("Origin")
-        asked = self.headers.get_all("Host", [])
+        named = self.headers.get_all("Host", [])
         if (
-            len(asked) == 1
-            and asked[0] in hosts
+            len(named) == 1
+            and named[0] in hosts
             and (origin is None or origin in {f"http://{host}" for host in hosts})
         ):
             return True
-        self._send(HTTPStatus.FORBIDDEN, message_page("This page is for this machine only."))
+        self._refuse(HTTPStatus.FORBIDDEN, "This page is only for browsers on this machine.")
         return False
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        self._send(status, _template("message.html").render(message=message))
 
     def _send(self, status: HTTPStatus, content: str, kind: str = "text/html") -> None:
         body = content.encode("utf-8", errors="replace")
@@ -282,5 +327,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing of every request; --debug shows them."""
+        """Log requests at debug level only."""
         _log.debug(format, *args)

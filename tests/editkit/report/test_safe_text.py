@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from editkit.report import latex
 from editkit.report.safe_text import one_line, shortened, spreadsheet_text
 from editkit.report.tables import Entry, Line, Table
-from editkit.report.terminal import score_table
+from editkit.report.terminal import text_table
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ BAD = ["a\nb", "x" * 400, "\x1b[31mred", "\u202eback", "one\n\ntwo", "50% \\inpu
 
 def test_tables_keep_their_lines_whatever_is_in_them() -> None:
     lines = tuple(Line((Entry(bad), Entry("1.0"))) for bad in BAD)
-    table = score_table(Table("scores", "t", ("relation", "S"), lines), terminal=False).splitlines()
+    table = text_table(Table("scores", "t", ("relation", "S"), lines), terminal=False).splitlines()
     assert len(table) == 2 + len(BAD)
     assert len({len(line) for line in table}) == 1
     assert max(map(len, table)) < 80

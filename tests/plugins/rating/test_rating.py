@@ -84,7 +84,7 @@ def test_naming_the_pair_the_other_way_round_changes_nothing_that_is_seen(out: P
 
 
 @pytest.mark.parametrize(
-    ("editors", "said"),
+    ("editors", "message"),
     [
         (["rome"], "got 1 editors to compare"),
         (["rome", "rome"], "expected two"),
@@ -92,8 +92,8 @@ def test_naming_the_pair_the_other_way_round_changes_nothing_that_is_seen(out: P
         (["x", "y"], "no texts of x and y"),
     ],
 )
-def test_an_unclear_pair_is_told(out: Path, editors: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_an_unclear_pair_is_told(out: Path, editors: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         chosen_pair(out, editors)
 
 
@@ -107,7 +107,7 @@ def test_namesakes_are_named_by_their_labels(tmp_path: Path) -> None:
 
 def test_without_texts_or_edits_it_says_what_to_run(tmp_path: Path) -> None:
     run = written_run(tmp_path / "early", cell("rome"), cell("ft"), requests=None)
-    with pytest.raises(UsageError, match="whose edits the store does not know"):
+    with pytest.raises(UsageError, match="whose edit is in the store"):
         comparisons(chosen_pair(run.out, []), limit=None, seed=0)
     run = written_run(tmp_path / "empty", cell("rome"), cell("ft"))
     with Store(run.out / STORE_FILE) as store:
@@ -218,7 +218,7 @@ def test_judgements_count_for_the_first_editor_of_the_run(out: Path) -> None:
 
 def test_the_report_of_the_command(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(out, "--report") == 0
-    assert capsys.readouterr().out == "Nobody has rated anything yet.\n"
+    assert capsys.readouterr().out == "There are no ratings yet.\n"
     keep_rating(out, rating(1, "left"))
     assert run_command(out, "--report", "--json") == 0
     document = json.loads(capsys.readouterr().out)

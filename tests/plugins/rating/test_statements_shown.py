@@ -16,7 +16,7 @@ from editkit.cli.main import main
 from editkit.prompts import joined
 from editkit.report.labels import run_title
 from editkit_plugins.rating.comparisons import Comparison
-from editkit_plugins.rating.page import question_page
+from editkit_plugins.rating.server import question_page
 from tests.plugins.rating.rating_samples import cell, written_run
 
 EDITS = {
