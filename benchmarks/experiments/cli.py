@@ -34,7 +34,7 @@ from editkit.errors import ConfigError, TrackingError, did_you_mean
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report import Section, run_table, sections_of
 from editkit.report.terminal import aligned
-from editkit.storage.cache import key_of
+from editkit.storage.digests import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
 from editkit.validation import nested_values
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment

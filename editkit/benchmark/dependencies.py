@@ -8,7 +8,6 @@ matter is annotated: ``Annotated[Path, NotRead()]``.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import types
 import typing
@@ -20,7 +19,7 @@ from pydantic import BaseModel
 
 from editkit.errors import ConfigError
 from editkit.interfaces import Config, NamesCorpus, NamesFile, NotRead
-from editkit.storage.cache import digest_of_file
+from editkit.storage.digests import blake2b_of, digest_of_file
 
 __all__ = ["contents_of", "dependencies"]
 
@@ -111,16 +110,14 @@ def _unwrapped(annotation: Any, markers: tuple[Any, ...]) -> tuple[Any, tuple[An
 def _digest_of_path(place: str, path: Path) -> str:
     if not path.is_dir():
         return digest_of_file(str(path))
-    digest = hashlib.blake2b(digest_size=16)
     try:
-        for file in sorted(_files_in(path)):
-            digest.update(f"{file.relative_to(path)}={digest_of_file(str(file))};".encode())
+        files = sorted(_files_in(path))
+        return blake2b_of(f"{file.relative_to(path)}={digest_of_file(file)};" for file in files)
     except OSError as error:
         raise ConfigError(
             f"{place}: the folder {path} cannot be read: {error}.",
-            hint="Check its rights.",
+            hint="Check its permissions.",
         ) from None
-    return digest.hexdigest()
 
 
 def _files_in(folder: Path) -> Iterator[Path]:

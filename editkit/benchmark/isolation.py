@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import random
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from editkit.storage.digests import seed_of
 
 if TYPE_CHECKING:
     from editkit.models import LanguageModel
@@ -22,7 +23,7 @@ def seeded(*key: int | str) -> Iterator[None]:
     Covers Python, and numpy and torch where they are loaded.
     """
     with contextlib.ExitStack() as stack:
-        seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:4], "big")
+        seed = seed_of(key, n_bytes=4)
         stack.callback(random.setstate, random.getstate())
         random.seed(seed)
         if numpy := sys.modules.get("numpy"):

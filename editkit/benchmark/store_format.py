@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,7 +21,7 @@ from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import EditkitError, StoreError
 from editkit.redaction import redacted, redacted_values
 from editkit.results import Answer, Cell, Rating, Row
-from editkit.storage.digests import canonical_json
+from editkit.storage.digests import canonical_json, sha256_of
 from editkit.storage.strict_json import parse_json
 
 __all__ = [
@@ -114,7 +113,7 @@ def checksum(table: str, *parts: int | str) -> str:
 
 def checksum_of(*parts: int | str) -> str:
     """SHA-256 of the parts, one per line."""
-    return hashlib.sha256("\n".join(str(part) for part in parts).encode()).hexdigest()
+    return sha256_of("\n".join(str(part) for part in parts))
 
 
 # ---------------------------------------------------------------- the file

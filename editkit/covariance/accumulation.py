@@ -23,14 +23,8 @@ from torch import Tensor
 from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, recording
-from editkit.storage.cache import (
-    canonical,
-    difference,
-    digest_of_tensors,
-    read_safetensors,
-    write_atomically,
-    writing_to_cache,
-)
+from editkit.storage.cache import read_safetensors, write_atomically, writing_to_cache
+from editkit.storage.digests import ascii_json, digest_of_tensors, first_difference
 
 TOKENS_PER_PASS = 4096
 ROW_TOKENS = 2048
@@ -188,7 +182,7 @@ def _write(kept: Kept, now: _Sum, watcher: Watcher | None) -> None:
     if watcher:
         facts["watcher"] = watcher.identity
         tensors.update({f"watcher/{name}": t for name, t in watcher.state().items()})
-    facts["digest"] = digest_of_tensors(tensors, canonical(facts))
+    facts["digest"] = digest_of_tensors(tensors, ascii_json(facts))
     with writing_to_cache():
         write_atomically(kept.path, save(tensors, metadata={"sum": json.dumps(facts)}))
 
@@ -199,7 +193,7 @@ def _read(kept: Kept, watcher: Watcher | None) -> _Sum:
         metadata, tensors = read_safetensors(kept.path)
         facts = json.loads(metadata["sum"])
         digest = facts.pop("digest")
-        if digest != digest_of_tensors(tensors, canonical(facts)):
+        if digest != digest_of_tensors(tensors, ascii_json(facts)):
             raise ValueError("its content does not match its digest")
         found = _Sum(tensors["total"], int(facts["count"]), int(facts["batches"]))
     except FileNotFoundError:
@@ -207,7 +201,7 @@ def _read(kept: Kept, watcher: Watcher | None) -> _Sum:
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         _log.warning("%s is damaged (%s); the sum starts anew", kept.path, error)
         return _Sum()
-    if (why := difference(facts.get("of"), kept.of)) is not None:
+    if (why := first_difference(facts.get("of"), kept.of)) is not None:
         _log.warning("%s belongs to something else (%s); the sum starts anew", kept.path, why)
         return _Sum()
     if watcher and facts.get("watcher") == watcher.identity:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from editkit.covariance.second_moment import SecondMoment, Whitening
 from editkit.errors import ConfigError
-from editkit.storage.cache import digest_of_tensors, write_atomically
+from editkit.storage.cache import write_atomically
+from editkit.storage.digests import digest_of_tensors
 
 __all__ = ["Convergence", "Health", "Report", "draw", "health_of"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
 import importlib
 import io
 import itertools
@@ -18,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from editkit.errors import ConfigError
 from editkit.prompts import joined
 from editkit.records.hub import commit_of, content_of
-from editkit.storage.cache import digest_of_file
+from editkit.storage.digests import blake2b_of, digest_of_file
 from editkit.storage.resources import path_of
 
 if TYPE_CHECKING:
@@ -73,22 +72,18 @@ class Corpus:
         content = self._content_digest()
         if not self.shuffled:
             return content
-        order = f"{content} in random order {self.seed}"
-        return hashlib.blake2b(order.encode(), digest_size=16).hexdigest()
+        return blake2b_of(f"{content} in random order {self.seed}")
 
     def _content_digest(self) -> str:
         if self._hub:
             name = self.source.removeprefix("hub:").partition(":")[0]
-            content = f"{self.source} with {content_of(name)}"
-            return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+            return blake2b_of(f"{self.source} with {content_of(name)}")
         if self.source.startswith(_DATASET):
             return self._records().digest
         if (function := self._function()) is not None:
-            digest = hashlib.blake2b(digest_size=16)
-            for text in self._texts_of(function):
-                length = f"{len(text)}:" if "\n" in text else ""  # where one text ends counts
-                digest.update(f"{length}{text}\n".encode())
-            return digest.hexdigest()
+            # A text with a line break is preceded by its length, so that its end is unambiguous.
+            texts = self._texts_of(function)
+            return blake2b_of(f"{len(t)}:{t}\n" if "\n" in t else f"{t}\n" for t in texts)
         self._path()
         return digest_of_file(self.source)
 

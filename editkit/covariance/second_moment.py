@@ -21,7 +21,8 @@ from editkit.covariance.accumulation import ROW_TOKENS, Kept, Progress, Watcher,
 from editkit.covariance.corpora import Corpus
 from editkit.errors import CacheError, ConfigError
 from editkit.models.language_model import LanguageModel
-from editkit.storage.cache import cache_folder, cached_tensors, key_of
+from editkit.storage.cache import cache_folder, cached_tensors
+from editkit.storage.digests import key_of
 
 __all__ = [
     "SecondMoment",

@@ -23,7 +23,7 @@ from editkit.models.checksums import chained, lineage
 from editkit.models.language_model import LanguageModel
 from editkit.models.orientation import as_stored
 from editkit.models.weights import Layer
-from editkit.storage.cache import digest_of_tensors
+from editkit.storage.digests import digest_of_tensors
 
 __all__ = [
     "Change",

@@ -20,7 +20,8 @@ from torch import Tensor
 from editkit.data_types import EditRequest
 from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta
 from editkit.errors import DeltaError, EditkitError
-from editkit.storage.cache import digest_of_tensors, read_safetensors, write_atomically
+from editkit.storage.cache import read_safetensors, write_atomically
+from editkit.storage.digests import digest_of_tensors
 from editkit.storage.strict_json import parse_json
 
 __all__ = ["load_delta", "save_delta"]

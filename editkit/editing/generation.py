@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import re
@@ -19,6 +18,7 @@ from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward
 from editkit.storage.cache import cached_texts
+from editkit.storage.digests import seed_of
 
 __all__ = ["continued", "draws", "in_published_form", "sample", "sampled_contexts", "text_of"]
 
@@ -39,8 +39,7 @@ def draws(names: Sequence[tuple[int | str, ...]], n: int) -> Tensor:
     """
     rows = []
     for name in names:
-        seed = int.from_bytes(hashlib.sha256(repr(name).encode()).digest()[:8], "big", signed=True)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed_of(name, n_bytes=8, signed=True))
         rows.append(torch.rand(n, generator=generator))
     return torch.stack(rows)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from editkit.errors import ModelError
+from editkit.storage.digests import blake2b_of
 
 __all__ = [
     "Checksums",
@@ -178,9 +179,9 @@ def chained(identity: str, edit: str) -> str:
         identity: That of the model before.
         edit: Digest of the edit.
     """
-    digest = hashlib.blake2b(f"{identity}+{edit}".encode(), digest_size=16).hexdigest()
-    _parents[digest] = identity, edit
-    return digest
+    edited = blake2b_of(f"{identity}+{edit}")
+    _parents[edited] = identity, edit
+    return edited
 
 
 def lineage(identity: str) -> tuple[str, ...]:

@@ -7,16 +7,16 @@ Loads no machine-learning library.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from editkit.errors import ModelError
+from editkit.storage.digests import blake2b_of, file_blocks, sha256_of
 
 __all__ = ["VOLATILE", "fingerprint_of_folder", "legacy_fingerprint"]
 
@@ -67,17 +67,15 @@ def fingerprint_of_folder(folder: Path) -> str:
     Raises:
         ModelError: There are no safetensors weights, or they are damaged.
     """
-    digest = hashlib.sha256()
-    for name, described in sorted(_tensors(folder).items()):
-        digest.update(f"{name}:{described};".encode())
-    digest.update(b"config:" + _canonical(folder / "config.json", VOLATILE))
+    parts = [f"{name}:{described};" for name, described in sorted(_tensors(folder).items())]
+    parts.append(f"config:{_canonical(folder / 'config.json', VOLATILE)}")
     for name in _JSON:
         if (folder / name).is_file():
-            digest.update(f"{name}:".encode() + _canonical(folder / name, _VOLATILE_TOKENIZER))
+            parts.append(f"{name}:{_canonical(folder / name, _VOLATILE_TOKENIZER)}")
     for name in _PLAIN:
         if (folder / name).is_file():
-            digest.update(f"{name}:".encode() + _digest(folder / name).encode())
-    return digest.hexdigest()[:32]
+            parts.append(f"{name}:{_digest(folder / name)}")
+    return sha256_of(parts)[:32]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -148,21 +146,23 @@ def _digest_tensors(path: Path) -> str:
 
 
 def _digest_stream(stream: BinaryIO, length: int) -> str:
-    digest = hashlib.sha256()
-    while length > 0:
-        block = stream.read(min(length, _BLOCK))
-        if not block:
-            raise ValueError("it ends before its tensors do")
-        digest.update(block)
-        length -= len(block)
-    return digest.hexdigest()
+    def blocks() -> Iterator[bytes]:
+        left = length
+        while left > 0:
+            block = stream.read(min(left, _BLOCK))
+            if not block:
+                raise ValueError("it ends before its tensors do")
+            yield block
+            left -= len(block)
+
+    return sha256_of(blocks())
 
 
 def _digest(path: Path) -> str:
-    return _remembered(path, lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+    return _remembered(path, lambda path: sha256_of(path.read_bytes()))
 
 
-def _canonical(path: Path, volatile: frozenset[str]) -> bytes:
+def _canonical(path: Path, volatile: frozenset[str]) -> str:
     """Digest of a JSON file's content: spaces, order and volatile entries do not matter."""
 
     def read(path: Path) -> str:
@@ -170,15 +170,14 @@ def _canonical(path: Path, volatile: frozenset[str]) -> bytes:
         try:
             parsed: Any = json.loads(content)
         except ValueError:  # damaged: loading it says so
-            return hashlib.sha256(content).hexdigest()
+            return sha256_of(content)
         if isinstance(parsed, dict):
             parsed = {key: value for key, value in parsed.items() if key not in volatile}
             if parsed.get("tokenizer_class") in _ANY_TOKENIZER:  # one class under several names
                 del parsed["tokenizer_class"]
-        text = json.dumps(parsed, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sha256_of(json.dumps(parsed, sort_keys=True))
 
-    return (_remembered(path, read) if path.is_file() else "none").encode()
+    return _remembered(path, read) if path.is_file() else "none"
 
 
 def _remembered(path: Path, make: Callable[[Path], str]) -> str:
@@ -204,11 +203,6 @@ def _remembered(path: Path, make: Callable[[Path], str]) -> str:
 
 def legacy_fingerprint(folder: Path) -> str:
     """The fingerprint that earlier versions gave a folder: a digest of its files, by name."""
-    digest = hashlib.blake2b(digest_size=16)
     patterns = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.*", "merges.txt")
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        digest.update(path.name.encode())
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-    return digest.hexdigest()
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return blake2b_of(part for path in files for part in (path.name, *file_blocks(path)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import logging
 import shlex
@@ -24,7 +23,7 @@ from editkit.models.reading import TextReader
 from editkit.models.shape import context_length_of
 from editkit.models.tokenizing import check_vocabulary
 from editkit.models.weights import Weights
-from editkit.storage.cache import digest_of_tensors
+from editkit.storage.digests import blake2b_of, digest_of_tensors, sha256_of
 
 _LOGITS = 4096  # per state, held at once
 _log = logging.getLogger(__name__)
@@ -164,7 +163,7 @@ class LanguageModel(TextReader):
         added = tokenizer.added_tokens_encoder
         parts = [self._config(), tokenizer.chat_template, tokenizer.special_tokens_map, added]
         text = json.dumps(parts, sort_keys=True, default=str)
-        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+        return bytes.fromhex(blake2b_of(text.encode(errors="surrogatepass")))
 
     def _surroundings(self) -> str:
         """Digest of config and tokenizer, as they are in memory."""
@@ -173,7 +172,7 @@ class LanguageModel(TextReader):
         template = self.tokenizer.chat_template
         special = self.tokenizer.special_tokens_map
         text = json.dumps([config, backend, template, special], sort_keys=True, default=str)
-        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        return sha256_of(text.encode(errors="surrogatepass"))
 
     def weights_digest(self) -> str:
         """Hexadecimal digest of the weights as they are now, names and types included."""

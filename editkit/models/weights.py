@@ -36,7 +36,7 @@ from editkit.models.checksums import (
     total_of,
     version_of,
 )
-from editkit.storage.cache import digest_of_tensors
+from editkit.storage.digests import digest_of_tensors
 
 __all__ = ["Layer", "Ticket", "Weights"]
 

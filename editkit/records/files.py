@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from editkit.errors import DatasetError, RequestError
 from editkit.interfaces import Config
 from editkit.prompts import clean_prompt, clean_target
 from editkit.records.prompts import PromptConfig, asked
+from editkit.storage.digests import sha256_of
 from editkit.storage.strict_json import distinct
 
 __all__ = [
@@ -368,16 +368,17 @@ def own_prompts(node: Node, config: PromptConfig | None = None) -> PromptConfig:
 
 def digest_of_records(records: Iterable[Record]) -> str:
     """SHA-256 of what the records say, independent of the file's spacing and key order."""
-    total = hashlib.sha256()
+    return sha256_of(_lines_for_digest(records))
+
+
+def _lines_for_digest(records: Iterable[Record]) -> Iterator[str]:
     of_texts: dict[int, str] = {}  # many records share their reference texts
     for record in records:
         for texts in record.texts.values():
             if id(texts) not in of_texts:
-                of_texts[id(texts)] = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+                of_texts[id(texts)] = sha256_of(json.dumps(texts))
         kinds = {kind: of_texts[id(texts)] for kind, texts in record.texts.items()}
-        total.update(json.dumps([*_content(record), kinds], sort_keys=True).encode())
-        total.update(b"\n")
-    return total.hexdigest()
+        yield json.dumps([*_content(record), kinds], sort_keys=True) + "\n"
 
 
 def _content(record: Record) -> list[Any]:

@@ -11,7 +11,8 @@ import logging
 import re
 from pathlib import Path
 
-from editkit.storage.cache import cache_folder, digest_of_file, key_of, write_atomically
+from editkit.storage.cache import cache_folder, write_atomically
+from editkit.storage.digests import digest_of_file, key_of
 
 __all__ = ["commit_of", "content_of"]
 

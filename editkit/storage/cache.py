@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import logging
 import os
@@ -19,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from editkit.errors import CacheError, ConfigError
-from editkit.storage.resources import path_of
+from editkit.errors import CacheError
+from editkit.storage.digests import digest_of_tensors, first_difference, key_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +28,6 @@ __all__ = [
     "cache_folder",
     "cached_tensors",
     "cached_texts",
-    "canonical",
-    "difference",
-    "digest_of_file",
-    "digest_of_tensors",
-    "key_of",
     "read_safetensors",
     "write_atomically",
     "writing_to_cache",
@@ -59,32 +53,6 @@ def cache_folder() -> Path:
             f"the cache's folder is not known: {error}",
             hint="Name a folder in EDITKIT_CACHE.",
         ) from None
-
-
-def key_of(description: Mapping[str, Any]) -> str:
-    """Hexadecimal key of a description: equal descriptions, equal keys."""
-    return hashlib.blake2b(canonical(description).encode(), digest_size=16).hexdigest()
-
-
-def canonical(description: Any) -> str:
-    """Plain data as JSON: equal data, equal text."""
-    return json.dumps(description, sort_keys=True, separators=(",", ":"))
-
-
-def difference(found: Any, wanted: Any) -> str | None:
-    """The first entry in which a stored description is not the one that was asked for.
-
-    Returns:
-        None where both are equal.
-    """
-    if canonical(found) == canonical(wanted):
-        return None
-    if not (isinstance(found, Mapping) and isinstance(wanted, Mapping)):
-        return "it does not say what it belongs to"
-    for name in (*wanted, *found):
-        if canonical(found.get(name)) != canonical(wanted.get(name)):
-            return f"{name} is {found.get(name)!r:.80}, expected {wanted.get(name)!r:.80}"
-    return "its description has other entries"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -213,7 +181,7 @@ def _read(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor] | Non
 
 
 def _belongs(path: Path, described: Any, wanted: Mapping[str, Any]) -> bool:
-    why = difference(described, wanted)
+    why = first_difference(described, wanted)
     if why is not None:
         _log.warning("%s belongs to something else (%s); it is made again", path, why)
     return why is None
@@ -234,39 +202,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as stream:
         names = stream.keys()
         return stream.metadata() or {}, {name: stream.get_tensor(name).clone() for name in names}
-
-
-def digest_of_file(name: str) -> str:
-    """Hexadecimal digest of a file's bytes, given as a path or as ``package:file``.
-
-    Raises:
-        ConfigError: There is no such file, or it cannot be read.
-    """
-    path = path_of(name)
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    except (OSError, ValueError) as error:  # ValueError: NUL in the name
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(
-            f"the file {name!r} cannot be read: {reason}.",
-            hint="Check its path. Results depend on what it holds.",
-        ) from None
-    return digest.hexdigest()
-
-
-def digest_of_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """Hexadecimal digest of named tensors (names, types, shapes, bytes) and a text."""
-    import torch
-
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def cached_texts(

@@ -6,13 +6,14 @@ text, such as a prompt, is written so that it is safe (:func:`safe_file_name`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+
+from editkit.storage.digests import sha256_of
 
 __all__ = ["distinct_file_names", "safe_file_name", "why_unsafe", "why_unsafe_path"]
 
@@ -74,7 +75,7 @@ def safe_file_name(text: str, *, identity: Sequence[object] = ()) -> str:
     if plain == text and not identity:
         return plain
     about = json.dumps([text, *identity], default=str)  # lone surrogates are escaped
-    return f"{plain}-{hashlib.sha256(about.encode()).hexdigest()[:_DIGEST]}"
+    return f"{plain}-{sha256_of(about)[:_DIGEST]}"
 
 
 def distinct_file_names(texts: Sequence[str]) -> list[str]:

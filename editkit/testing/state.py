@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from editkit.models.language_model import LanguageModel
-from editkit.storage.cache import digest_of_tensors
+from editkit.storage.digests import digest_of_tensors
 
 Area = Literal["weights", "gradients", "mode", "modules", "random numbers", "surroundings"]
 State = Mapping[Area, Mapping[str, Any]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from editkit import Config
-from editkit.storage.cache import cache_folder, digest_of_file
+from editkit.storage.cache import cache_folder
+from editkit.storage.digests import blake2b_of, digest_of_file
 from editkit.storage.resources import path_of
 
 FILE = "editor.safetensors"
@@ -68,9 +68,7 @@ def _digest_of_trained(path: Path) -> str:
         about = json.dumps([header, facts["settings"]], sort_keys=True)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return whole
-    digest = hashlib.blake2b(about.encode(), digest_size=16)
-    digest.update(content[end:])
-    return digest.hexdigest()
+    return blake2b_of([about, content[end:]])
 
 
 def kept_folder(editor: str, model_fingerprint: str) -> Path:

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
             hint="Repeat the command with --allow-pickle.",
         )
     from editkit import load_model
-    from editkit.storage.cache import digest_of_file
+    from editkit.storage.digests import digest_of_file
     from editkit_plugins.learned.config import kept_folder
     from editkit_plugins.learned.published import convert, read_checkpoint
     from editkit_plugins.learned.trained import save_trained

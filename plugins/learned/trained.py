@@ -19,7 +19,8 @@ from torch import Tensor
 
 from editkit import CacheError, ConfigError, DeltaError, LanguageModel
 from editkit.errors import first_line
-from editkit.storage.cache import digest_of_tensors, key_of, read_safetensors, write_atomically
+from editkit.storage.cache import read_safetensors, write_atomically
+from editkit.storage.digests import digest_of_tensors, key_of
 from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FACTS, FILE, LearnedConfig
 from editkit_plugins.learned.matrices import matrices

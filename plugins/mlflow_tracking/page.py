@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from editkit.storage.digests import sha256_of
 
 _LONGEST_PARAMETER = 500
 _ODD_CHARACTERS = re.compile(r"[^\w./ :-]")
@@ -52,11 +53,11 @@ class Page:
     def digest(self) -> str:
         """Digest of the whole content: an MLflow run that carries it needs no update."""
         content = json.dumps(dataclasses.asdict(self), sort_keys=True, default=_digest_of)
-        return hashlib.sha256(content.encode()).hexdigest()
+        return sha256_of(content)
 
 
 def _digest_of(value: Any) -> str:
-    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
+    return sha256_of(value) if isinstance(value, bytes) else str(value)
 
 
 def finite(metrics: Mapping[str, float | None]) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import tempfile
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import EditkitError, TrackingError
 from editkit.errors import first_line
+from editkit.storage.digests import sha256_of
 from editkit.storage.disks import is_about_space, space_left
 from editkit_plugins.mlflow_tracking.database import (
     artifact_folder,
@@ -250,7 +250,7 @@ class Tracker:
         moment = page.started if page.finished is None else page.finished
         for name, content in page.panels.items():
             earlier = sum(path.startswith(f"{_IMAGES}/{name}+") for path in there)
-            tag, digest = f"{_IMAGE}.{name}", hashlib.sha256(content).hexdigest()[:_SHOWN_DIGEST]
+            tag, digest = f"{_IMAGE}.{name}", sha256_of(content)[:_SHOWN_DIGEST]
             if earlier and run.data.tags.get(tag) == digest:
                 continue
             with PIL.Image.open(io.BytesIO(content)) as picture:

@@ -6,7 +6,6 @@ The questions follow the human evaluation of Meng et al. 2022.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from editkit import EditRequest, UsageError
 from editkit.benchmark.store import requests_of, rows_of, runs_in
 from editkit.report.generations import cells_by_label, texts_of
 from editkit.results import Cell, Run
+from editkit.storage.digests import seed_of
 
 QUESTIONS = {
     "consistent": "Which text agrees better with the statement?",
@@ -159,4 +159,4 @@ def comparisons(pair: Pair, *, limit: int | None, seed: int) -> list[Comparison]
 
 def _random(*key: int | str) -> float:
     """A pseudo-random number in [0, 1) that depends only on the key."""
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:6], "big") / 2**48
+    return seed_of(key, n_bytes=6) / 2**48

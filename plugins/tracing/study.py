@@ -28,7 +28,7 @@ from editkit.editing.effects import Effects
 from editkit.editing.outcomes import BASELINE, Edit, outcomes_of, unwatched
 from editkit.models import LanguageModel
 from editkit.results import STORE_FILE, Row
-from editkit.storage.cache import key_of
+from editkit.storage.digests import key_of
 from editkit_plugins.tracing.averages import (
     PLACES,
     Largest,

@@ -15,7 +15,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from editkit import CacheError, ConfigError
-from editkit.storage.cache import digest_of_tensors, read_safetensors, write_atomically
+from editkit.storage.cache import read_safetensors, write_atomically
+from editkit.storage.digests import digest_of_tensors
 from editkit.storage.strict_json import parse_json
 
 FILE = "checkpoint.safetensors"

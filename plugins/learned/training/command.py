@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import logging
 import shlex
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from editkit import ConfigError, DatasetError, TrackingError, UsageError
+from editkit.storage.digests import blake2b_of
 from editkit.storage.strict_yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -207,10 +207,7 @@ def _records(args: argparse.Namespace, values: Mapping[str, Any]) -> list[Record
 
 
 def _digest(texts: list[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        digest.update(text.encode() + b"\n")
-    return digest.hexdigest()
+    return blake2b_of(f"{text}\n" for text in texts)
 
 
 def _tracking(training: Training, results: Path | None) -> Callable[..., bool]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit.data_types import Point, Report
-from editkit.storage.cache import key_of
+from editkit.storage.digests import key_of
 from editkit_plugins.learned.training.loop import Training
 
 CURVES = {

@@ -16,7 +16,7 @@ from editkit.benchmark.dependencies import contents_of, dependencies
 from editkit.cli.main import main
 from editkit.covariance.corpora import Corpus
 from editkit.interfaces import CorpusName, FileName, NotRead
-from editkit.storage.cache import digest_of_file
+from editkit.storage.digests import digest_of_file
 
 
 class Section(BaseModel):

@@ -15,13 +15,8 @@ from editkit.covariance.corpora import Corpus, Order
 from editkit.covariance.second_moment import compute_second_moment, read_published, second_moment
 from editkit.editing.generation import sample, sampled_contexts
 from editkit.models.running import recording
-from editkit.storage.cache import (
-    cached_tensors,
-    cached_texts,
-    digest_of_tensors,
-    key_of,
-    write_atomically,
-)
+from editkit.storage.cache import cached_tensors, cached_texts, write_atomically
+from editkit.storage.digests import digest_of_tensors, key_of
 from tests.tiny import SENTENCES, tiny
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from editkit import DeltaError, Dense, EditRequest, LowRank, Rows, WeightDelta
 from editkit.editing.files import load_delta, save_delta
-from editkit.storage.cache import digest_of_tensors
+from editkit.storage.digests import digest_of_tensors
 from tests.hostile import either
 
 Tensors = dict[str, torch.Tensor]

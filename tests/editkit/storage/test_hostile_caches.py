@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from editkit.storage.cache import cached_tensors, cached_texts, digest_of_tensors, key_of
+from editkit.storage.cache import cached_tensors, cached_texts
+from editkit.storage.digests import digest_of_tensors, key_of
 
 DESCRIPTION = {"model": "m", "layer": 3}
 TEXTS = ["one", "zwei", "法国"]

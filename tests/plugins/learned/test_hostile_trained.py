@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import editkit_benchmarks.atlas
 from editkit import ConfigError, DeltaError, LanguageModel, load_model
-from editkit.storage.cache import digest_of_tensors
+from editkit.storage.digests import digest_of_tensors
 from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
 from editkit_plugins.learned.editor import LearnedEditor
 from editkit_plugins.learned.published import convert, read_checkpoint

@@ -14,7 +14,7 @@ from editkit import DeltaError, load_model
 from editkit.models import shape_of
 from editkit.models.fingerprints import legacy_fingerprint
 from editkit.registry.models import fingerprint_of, model_folder
-from editkit.storage.cache import digest_of_tensors
+from editkit.storage.digests import digest_of_tensors
 from editkit_plugins.learned.config import MendConfig
 from editkit_plugins.learned.needs import learned_needs
 from editkit_plugins.learned.restamp import restamp
