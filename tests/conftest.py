@@ -41,6 +41,13 @@ _SET_BY_LIBRARIES = ("PYTEST_CURRENT_TEST", "KMP_", "TORCHINDUCTOR_", "TRITON_")
 """How the names of variables begin that pytest, and torch once imported, write themselves."""
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """Run a single file in this process: workers would take longer to start."""
+    files = {argument.partition("::")[0] for argument in config.args}
+    single = len(files) == 1 and (config.invocation_params.dir / files.pop()).is_file()
+    return 0 if single else None
+
+
 @pytest.fixture(scope="session")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Temporary folder of the whole run, which all workers share."""

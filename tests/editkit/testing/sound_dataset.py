@@ -33,3 +33,10 @@ class SoundDataset(Dataset[DatasetConfig]):
 
     def digest(self, records: Sequence[Record]) -> str:
         return hashlib.sha256(repr(records).encode()).hexdigest()
+
+
+class PythonHash(SoundDataset):
+    """Breaks a rule about other processes: here, where they import it without torch."""
+
+    def digest(self, records: Sequence[Record]) -> str:
+        return f"{abs(hash(repr(records))):016x}"

@@ -64,7 +64,7 @@ def test_a_kill_leaves_nothing_broken(tmp_path: Path, empty_database: Path) -> N
     database = tmp_path / "mlflow.db"
     unfinished = 0
     chance = random.Random(0)
-    for _ in range(4):
+    for _ in range(3):
         child = creator(database)
         if child.stdout is None or child.stdout.readline() != "ready\n":
             pytest.fail("the child did not start")

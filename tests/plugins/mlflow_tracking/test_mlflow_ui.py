@@ -16,6 +16,7 @@ from tracking_samples import finished_run
 from editkit import TrackingError, UsageError
 from editkit_plugins import mlflow_tracking
 from editkit_plugins.mlflow_tracking import ui
+from tests.selection import by_default
 
 SERVE = """
 import signal, sys
@@ -67,7 +68,7 @@ def test_a_taken_port_is_a_clear_error(out: Path, taken: int) -> None:
     assert "--port" in str(caught.value.hint)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("end", by_default([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
 def test_it_serves_until_told_to_stop(out: Path, end: signal.Signals) -> None:
     mlflow_tracking.editkit_run_finished(finished_run(out, "rome"))
     port = free_port()
