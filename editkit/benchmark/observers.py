@@ -1,6 +1,6 @@
 """Observers see a run and cannot change it: copies go in, plain data comes out, one at a time.
 
-Hooks run guarded (:mod:`editkit.registry.guarding`). Each plugin receives its own copies, and its
+Hooks run guarded (:mod:`editkit.registry.guard`). Each plugin receives its own copies, and its
 answer is checked before it joins a document.
 """
 
@@ -18,7 +18,7 @@ from editkit.benchmark.aggregate import DOCUMENT_KEYS
 from editkit.data_types import Report
 from editkit.errors import TrackingError, first_line
 from editkit.redaction import redacted, redacted_values
-from editkit.registry.guarding import Raised, call_guarded
+from editkit.registry.guard import PluginFailure, call_guarded
 from editkit.registry.plugins import Plugin, Registry, default_registry
 from editkit.results import Cell, Row, Run
 
@@ -147,14 +147,14 @@ class Observers:
         inside = _inside.set(_inside.get() | {plugin.source.plugin})
         try:
             return call_guarded(work)
-        except Raised as raised:
-            _log.debug("%s of %r failed", hook, plugin.source.plugin, exc_info=raised.error)
-            if isinstance(raised.error, TrackingError):
-                self.tracking_errors.append(_sound(raised.error))
+        except PluginFailure as failure:
+            _log.debug("%s of %r failed", hook, plugin.source.plugin, exc_info=failure.error)
+            if isinstance(failure.error, TrackingError):
+                self.tracking_errors.append(_sound(failure.error))
             else:
                 _log.warning(
                     "plugin %r (%s) failed in %s and is not asked again: %s",
-                    *(plugin.source.plugin, plugin.source, hook, _words(raised.error)),
+                    *(plugin.source.plugin, plugin.source, hook, _words(failure.error)),
                 )
         finally:
             _inside.reset(inside)
@@ -203,7 +203,7 @@ def _words(error: BaseException) -> str:
         return redacted(f"answer refused: {first_line(error)[:500]}")
     try:
         return redacted(call_guarded(lambda: first_line(error, named=True))[:500])
-    except Raised:
+    except PluginFailure:
         return type(error).__name__
 
 

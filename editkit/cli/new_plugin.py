@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.errors import UsageError
-from editkit.registry.hookspecs import HOOKS_VERSION
 from editkit.registry.plugins import Registry, default_registry
 from editkit.storage.resources import resource
 
@@ -179,7 +178,6 @@ def _fields(name: str, kind: str) -> dict[str, str]:
         "Kind": kind.capitalize(),
         "module": kind,
         "label": "".join(part[0] for part in package.split("_")).upper() + "S",
-        "hooks": ".".join(map(str, HOOKS_VERSION)),
         "package_data": data if kind == "dataset" else "",
         "run": _RUN[kind].format(name=name, package=package, cls=cls),
     }

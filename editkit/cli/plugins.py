@@ -59,16 +59,6 @@ def _document(registry: Registry) -> dict[str, Any]:
             {"kind": kind, "name": name, "distributions": [str(source) for source in sources]}
             for (kind, name), sources in registry.clashes.items()
         ],
-        "deprecations": [
-            {
-                "plugin": plugin.source.plugin,
-                "distribution": plugin.source.distribution,
-                "version": plugin.source.version,
-                "reason": told,
-            }
-            for plugin in registry.plugins
-            for told in plugin.deprecations
-        ],
         "notes": [
             {
                 "plugin": plugin.source.plugin,
@@ -92,12 +82,6 @@ def _text(registry: Registry) -> str:
     parts += _section("broken plugins", [str(broken) for broken in registry.broken])
     clashes = [clash_line(*clash) for clash in registry.clashes.items()]
     parts += _section("clashing names", clashes + reserved_clashes())
-    deprecations = [
-        f"{plugin.source.plugin} ({plugin.source}): {told}"
-        for plugin in registry.plugins
-        for told in plugin.deprecations
-    ]
-    parts += _section("soon to break", deprecations)
     notes = [
         f"{plugin.source.plugin} ({plugin.source}): {note}"
         for plugin in registry.plugins

@@ -10,10 +10,11 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
+import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, get_args
 
@@ -22,16 +23,9 @@ import pluggy
 from editkit.errors import PluginError, did_you_mean
 from editkit.interfaces import Configurable
 from editkit.registry import hookspecs
+from editkit.registry.guard import Guard, PluginFailure, RuleBrokenError
 from editkit.registry.origin import elsewhere, hidden_by_folder
-from editkit.registry.plugin_checks import (
-    REFERENCE,
-    check_hooks,
-    check_hooks_version,
-    deprecations_of,
-    specs_of,
-)
-from editkit.registry.plugin_guard import Guarded, PluginFailure
-from editkit.registry.specs import Kind, Spec
+from editkit.registry.specs import REFERENCE, SPEC_TYPES, Kind, Spec, problem_of
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +35,7 @@ DENY = "EDITKIT_DISABLE_PLUGINS"
 STRICT = "EDITKIT_STRICT_PLUGINS"
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_MOST_SPECS = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +71,6 @@ class Plugin:
     source: Source
     manager: pluggy.PluginManager
     offers: tuple[Offer, ...]
-    deprecations: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """What is odd about it and harms nobody: settings that it changed, where it was loaded from."""
 
@@ -136,7 +130,7 @@ class Registry:
         self._add(plugin, Source(name, distribution, version))
 
     def _load(self, entry_point: importlib.metadata.EntryPoint, source: Source) -> None:
-        guard = Guarded("being imported")
+        guard = Guard("being imported")
         try:
             with guard:
                 plugin = entry_point.load()
@@ -158,14 +152,12 @@ class Registry:
     def _add(self, plugin: object, source: Source, notes: Iterable[str] = ()) -> None:
         manager = pluggy.PluginManager("editkit")
         manager.add_hookspecs(hookspecs)
-        guard = Guarded("being registered")
+        guard = Guard("being registered")
         try:
             with guard:
-                check_hooks_version(plugin)
-                check_hooks(manager, plugin)
+                _check_hooks(manager, plugin)
                 manager.register(plugin)
-                offers = tuple(Offer(kind, spec, source) for kind, spec in specs_of(manager))
-                deprecations = deprecations_of(manager, plugin, [offer.spec for offer in offers])
+                offers = tuple(Offer(kind, spec, source) for kind, spec in _specs_of(manager))
                 hooks = manager.get_hookcallers(plugin)
         except PluginFailure as failure:
             self.broken.append(BrokenPlugin(source, str(failure)))
@@ -173,7 +165,7 @@ class Registry:
         notes = [*notes, *_changes(guard)]
         if not hooks:
             notes.append("implements no hook of editkit, and offers nothing")
-        self.plugins.append(Plugin(source, manager, offers, deprecations, tuple(notes)))
+        self.plugins.append(Plugin(source, manager, offers, tuple(notes)))
 
     # ------------------------------------------------------------ looking up
 
@@ -228,7 +220,7 @@ class Registry:
         """An instance of the named class, made from a validated config."""
         offer = self.get(kind, name)
         factory = resolve(getattr(offer.spec, "factory", ""), what=_describe(offer))
-        guard = Guarded("being built")
+        guard = Guard("being built")
         try:
             with guard:
                 built = factory(config)
@@ -270,6 +262,57 @@ class Registry:
         return PluginError(message, hint=hint)
 
 
+def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
+    """Refuse unknown hooks and arguments, and hooks that lack the marker.
+
+    Raises:
+        RuleBrokenError: There is one.
+    """
+    known = {name for name in vars(hookspecs) if name.startswith("editkit_")}
+    for name in dir(plugin):
+        options = manager.parse_hookimpl_opts(plugin, name)
+        if options is None:
+            if name in known:
+                raise RuleBrokenError(
+                    f"{name} is not marked as a hook; put @editkit.hookimpl above it"
+                )
+            continue
+        hook = options.get("specname") or name
+        if hook not in known:
+            hint = did_you_mean(hook, known) or f"Known: {', '.join(sorted(known))}."
+            raise RuleBrokenError(f"unknown hook {hook!r}. {hint}")
+        offered = inspect.signature(getattr(hookspecs, hook)).parameters
+        for argument, parameter in inspect.signature(getattr(plugin, name)).parameters.items():
+            if argument not in offered and parameter.default is parameter.empty:
+                takes = ", ".join(offered) or "no arguments"
+                raise RuleBrokenError(
+                    f"{hook} takes {takes}; it was given an argument {argument!r}"
+                )
+
+
+def _specs_of(manager: pluggy.PluginManager) -> Iterator[tuple[Kind, Spec]]:
+    """What the one plugin of a manager offers.
+
+    Raises:
+        RuleBrokenError: A hook returned something else, or a name twice.
+    """
+    seen: set[tuple[Kind, str]] = set()
+    for kind, spec_type in SPEC_TYPES.items():
+        hook = f"editkit_{kind}s"
+        for specs in getattr(manager.hook, hook)():
+            if not isinstance(specs, Iterable) or isinstance(specs, str):
+                raise RuleBrokenError(f"{hook} returned {specs!r:.80}, expected a list of specs")
+            for count, spec in enumerate(specs):
+                if count >= _MOST_SPECS:
+                    raise RuleBrokenError(f"{hook} returned more than {_MOST_SPECS} specs")
+                if problem := problem_of(spec, spec_type):
+                    raise RuleBrokenError(f"{hook} {problem}")
+                if (kind, spec.name) in seen:
+                    raise RuleBrokenError(f"{hook} offers {spec.name!r} twice")
+                seen.add((kind, spec.name))
+                yield kind, spec
+
+
 @functools.cache
 def default_registry() -> Registry:
     """The installed plugins, discovered once per process."""
@@ -307,7 +350,7 @@ def import_module(name: str, *, what: str = "a plugin") -> ModuleType:
     Raises:
         PluginError: The module raised, exited or could not be found.
     """
-    guard = Guarded("being imported")
+    guard = Guard("being imported")
     try:
         with guard:
             module = importlib.import_module(name)
@@ -320,11 +363,11 @@ def import_module(name: str, *, what: str = "a plugin") -> ModuleType:
     return module
 
 
-def _changes(guard: Guarded) -> list[str]:
-    return [f"changed {change} while {guard.moment}; it was put back" for change in guard.changes]
+def _changes(guard: Guard) -> list[str]:
+    return [f"changed {change} while {guard.moment}; it was restored" for change in guard.changes]
 
 
-def _warn_of_changes(what: str, guard: Guarded) -> None:
+def _warn_of_changes(what: str, guard: Guard) -> None:
     for change in _changes(guard):
         _log.warning("%s %s.", what, change)
 

@@ -7,6 +7,7 @@ loaded when they are first used.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -138,8 +139,6 @@ class CommandSpec:
 Kind = Literal[
     "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command"
 ]
-
-
 Spec = (
     EditorSpec
     | LocatorSpec
@@ -150,3 +149,62 @@ Spec = (
     | PublishedTableSpec
     | CommandSpec
 )
+SPEC_TYPES: Mapping[Kind, type] = {
+    "editor": EditorSpec,
+    "locator": LocatorSpec,
+    "metric": MetricSpec,
+    "dataset": DatasetSpec,
+    "model": ModelSpec,
+    "benchmark": BenchmarkSpec,
+    "published_table": PublishedTableSpec,
+    "command": CommandSpec,
+}
+"""The class of each kind; the hook ``editkit_KINDs`` returns instances of it."""
+
+REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""``"package.module:Name"``."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
+_TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs")
+_MAPPINGS = ("presets", "model_presets", "training")
+
+
+def problem_of(spec: Any, expected: type) -> str | None:
+    """Why a plugin's spec cannot be used; None if it can.
+
+    Args:
+        spec: What the plugin's hook returned, of any type.
+        expected: The class that it should have.
+    """
+    if not isinstance(spec, expected):
+        return f"returned {spec!r:.80} ({type(spec).__name__}), expected {expected.__name__}"
+    name = getattr(spec, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        return f"offers the name {name!r}, expected lower-case letters, digits, '+', '-', '_'"
+    for field in ("factory", "config"):
+        reference = getattr(spec, field, "package:Name")
+        if not isinstance(reference, str) or not REFERENCE.fullmatch(reference):
+            return f"has {reference!r} as {field} of {name!r}, expected 'package.module:Name'"
+    for field in _TEXTS:
+        text = getattr(spec, field, "")
+        if not isinstance(text, str) and not (field == "configs" and text is None):
+            return f"has {text!r:.80} as {field} of {name!r}, expected a text"
+    for field in _MAPPINGS:
+        mapping = getattr(spec, field, None)
+        nested = field != "training"
+        if mapping is not None and not _is_mapping(mapping, nested=nested):
+            kind = "a mapping of mappings" if nested else "a mapping"
+            return f"has {mapping!r:.80} as {field} of {name!r}, expected {kind}"
+    scores = getattr(spec, "scores", ())
+    if not isinstance(scores, tuple) or not all(isinstance(each, Score) for each in scores):
+        return f"has {scores!r:.80} as scores of {name!r}, expected a tuple of Score"
+    rule = getattr(spec, "layer_rule", None)
+    if rule is not None and not isinstance(rule, LayerRule):
+        return f"has {rule!r:.80} as layer_rule of {name!r}, expected LayerRule"
+    return None
+
+
+def _is_mapping(value: Any, *, nested: bool) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and (not nested or isinstance(inner, Mapping))
+        for key, inner in value.items()
+    )

@@ -36,18 +36,6 @@ WAYS = {
         "@hookimpl\ndef editkit_editors(): return ['mine']\n",
         "editkit_editors returned 'mine' (str), expected EditorSpec",
     ),
-    "newer": (
-        HOOK + "editkit_hooks = '1.99'\n",
-        "was written for version 1.99 of the hooks, and this editkit has 1.1; update this editkit",
-    ),
-    "older": (
-        HOOK + "editkit_hooks = '0.3'\n",
-        "was written for version 0.3 of the hooks, and this editkit has 1.1; update the plugin",
-    ),
-    "unversioned": (
-        HOOK + "editkit_hooks = 1\n",
-        "editkit_hooks is 1, expected a version such as '1.0'",
-    ),
 }
 
 

@@ -1,4 +1,4 @@
-"""Whatever a plugin does at its import, it is named in one line and nobody else notices."""
+"""Whatever a plugin does when it is imported, one line names it and no other plugin is affected."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import pytest
 import torch
 
 from editkit import EditorSpec, MetricSpec, PluginError, Score, hookimpl
-from editkit.registry.plugin_guard import Guarded, PluginFailure, reason_of
+from editkit.registry.guard import Guard, PluginFailure, reason_of
 from editkit.registry.plugins import Registry, default_registry, import_module
 from tests.editkit.benchmark import fakes
 
@@ -104,7 +104,7 @@ CHANGES = {
     "sys.argv": "import sys; sys.argv[:] = ['x']; sys.argv.append('y')",
     "the handler of SIGINT": "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)",
     "the handler of SIGTERM": "import signal; signal.signal(signal.SIGTERM, lambda *_: None)",
-    "handlers of signals": "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN)",
+    "the handler of SIGUSR1": "import signal; signal.signal(signal.SIGUSR1, signal.SIG_IGN)",
     "logging": "import logging; logging.basicConfig(level=0, force=True); logging.disable(50)",
     "filters of all warnings": "import warnings; warnings.simplefilter('ignore')",
     "the recursion limit": "import sys; sys.setrecursionlimit(12345)",
@@ -133,7 +133,7 @@ def state() -> list[Any]:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_settings_of_the_process_are_put_back_and_listed(
+def test_settings_of_the_process_are_restored_and_listed(
     change: str, site: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = signal.signal(signal.SIGTERM, lambda *_: None)  # as in a run
@@ -144,7 +144,7 @@ def test_settings_of_the_process_are_put_back_and_listed(
         registry = discover(name)
         assert state() == before
         [plugin] = registry.plugins
-        assert plugin.notes == (f"changed {change} while being imported; it was put back",)
+        assert plugin.notes == (f"changed {change} while being imported; it was restored",)
         assert registry.names("editor") == ["fine"]
         del sys.modules[f"guest_{name}"]
         import_module(f"guest_{name}", what="editor 'x'")
@@ -231,12 +231,12 @@ def test_an_interrupt_of_its_own_does_not_end_the_program(site: Path) -> None:
     assert "rude (dist-rude 2.1): raised KeyboardInterrupt while being imported" in done.stdout
 
 
-def test_a_thread_cannot_be_interrupted_and_says_so() -> None:
+def test_an_interrupt_raised_in_a_thread_is_a_failure() -> None:
     caught: list[BaseException] = []
 
     def work() -> None:
         try:
-            with Guarded("being imported"):
+            with Guard("being imported"):
                 raise KeyboardInterrupt
         except BaseException as error:
             caught.append(error)
@@ -295,21 +295,23 @@ WRONG: list[tuple[str, Any, str]] = [
     ("editors", [editor_spec(name=3)], "offers the name 3, expected lower-case"),
     ("editors", [editor_spec(name="../x")], "offers the name '../x', expected lower-case"),
     ("editors", [editor_spec(factory=dict)], "as factory of 'e', expected 'package.module:Name'"),
-    ("editors", [editor_spec(summary=None)], "names None as summary of 'e', expected a text"),
+    ("editors", [editor_spec(summary=None)], "has None as summary of 'e', expected a text"),
     ("editors", [editor_spec(presets=["a"])], "presets of 'e', expected a mapping of mappings"),
     ("editors", [editor_spec(presets={"a": 1})], "presets of 'e', expected a mapping of mappings"),
-    ("editors", [editor_spec(configs=3)], "names 3 as configs of 'e', expected a text"),
-    ("editors", [editor_spec(layer_rule=3)], "names 3 as layer_rule of 'e', expected LayerRule"),
-    ("metrics", [metric_spec(scores=["s"])], "as scores of 'm', expected Scores"),
-    ("metrics", [metric_spec(scores=("s",))], "as scores of 'm', expected Scores"),
-    ("metrics", [metric_spec(protocol=3)], "names 3 as protocol of 'm', expected a text"),
+    ("editors", [editor_spec(configs=3)], "has 3 as configs of 'e', expected a text"),
+    ("editors", [editor_spec(layer_rule=3)], "has 3 as layer_rule of 'e', expected LayerRule"),
+    ("metrics", [metric_spec(scores=["s"])], "as scores of 'm', expected a tuple of Score"),
+    ("metrics", [metric_spec(scores=("s",))], "as scores of 'm', expected a tuple of Score"),
+    ("metrics", [metric_spec(protocol=3)], "has 3 as protocol of 'm', expected a text"),
     ("editors", endless(), "editkit_editors returned more than 1000 specs"),
     ("editors", raising(), "GeneratorExit"),
 ]
 
 
 @pytest.mark.parametrize(("hook", "answer", "reason"), WRONG)
-def test_wrong_answers_are_named(hook: str, answer: Any, reason: str) -> None:
+def test_what_is_wrong_with_a_hooks_return_value_is_named(
+    hook: str, answer: Any, reason: str
+) -> None:
     registry = Registry()
     plugin = types.SimpleNamespace(**{f"editkit_{hook}": hookimpl(lambda: answer)})
     registry.register(plugin, name="guest", distribution="guest-dist", version="2.1")
@@ -320,7 +322,7 @@ def test_wrong_answers_are_named(hook: str, answer: Any, reason: str) -> None:
 @pytest.mark.parametrize(
     "answer", [None, [], (), iter([]), (editor_spec(),), {editor_spec().name: 1}]
 )
-def test_nothing_generators_and_tuples_are_fine(answer: Any) -> None:
+def test_a_hook_may_return_nothing_a_generator_or_a_tuple(answer: Any) -> None:
     if isinstance(answer, dict):
         answer = (spec for spec in [editor_spec()])
     registry = Registry()

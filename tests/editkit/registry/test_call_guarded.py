@@ -1,4 +1,4 @@
-"""Code of plugins runs guarded: it changes nothing of the process, and Ctrl-C is the user's."""
+"""A hook that observes changes nothing in the process, and Ctrl-C is the user's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from editkit.registry.guarding import Raised, call_guarded
+from editkit.registry.guard import PluginFailure, call_guarded
 
 
 def snapshot() -> dict[str, Any]:
@@ -129,7 +129,7 @@ def streams(tmp: Path) -> None:
 )
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_the_process_is_what_it_was(
+def test_the_process_is_left_as_it_was(
     change: Callable[[Path], None], raises: bool, tmp_path: Path
 ) -> None:
     logging.getLogger("editkit.x")
@@ -144,7 +144,7 @@ def test_the_process_is_what_it_was(
 
     changed: list[bool] = []
     if raises:
-        with pytest.raises(Raised) as caught:
+        with pytest.raises(PluginFailure) as caught:
             call_guarded(work)
         assert isinstance(caught.value.error, ValueError)
     else:
@@ -155,7 +155,7 @@ def test_the_process_is_what_it_was(
 
 
 class OfMyOwn(BaseException):
-    """Of no usual class."""
+    """Not a subclass of Exception."""
 
 
 def forever(n: int = 0) -> int:
@@ -165,14 +165,14 @@ def forever(n: int = 0) -> int:
 @pytest.mark.parametrize(
     "error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit(), OfMyOwn(), MemoryError()]
 )
-def test_what_code_raises_is_its_own_failure(error: BaseException) -> None:
+def test_whatever_a_hook_raises_is_a_failure_of_the_plugin(error: BaseException) -> None:
     def work() -> None:
         raise error
 
-    with pytest.raises(Raised) as caught:
+    with pytest.raises(PluginFailure) as caught:
         call_guarded(work)
     assert caught.value.error is error
-    with pytest.raises(Raised) as caught:
+    with pytest.raises(PluginFailure) as caught:
         call_guarded(forever)
     assert isinstance(caught.value.error, RecursionError)
 
@@ -199,7 +199,7 @@ def let_pass() -> None:
 
 
 @pytest.mark.parametrize("work", [swallow, turn_into_another, let_pass])
-def test_ctrl_c_by_the_user_interrupts_whatever_a_plugin_makes_of_it(
+def test_ctrl_c_interrupts_even_if_the_plugin_catches_it(
     work: Callable[[], None],
 ) -> None:
     before = signal.getsignal(signal.SIGINT)
@@ -208,7 +208,7 @@ def test_ctrl_c_by_the_user_interrupts_whatever_a_plugin_makes_of_it(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_what_another_handler_raises_passes_too() -> None:
+def test_what_another_signal_handler_raises_passes_too() -> None:
     class Ended(KeyboardInterrupt):
         pass
 
@@ -233,7 +233,7 @@ def test_it_works_in_any_thread() -> None:
 
 _PRINTING = """
 import os, subprocess, sys
-from editkit.registry.guarding import call_guarded
+from editkit.registry.guard import call_guarded
 
 def work():
     print("a print")
@@ -250,7 +250,7 @@ sys.stdout.write("after")
 """
 
 
-def test_nothing_that_code_prints_reaches_standard_output() -> None:
+def test_nothing_that_a_hook_prints_reaches_standard_output() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _PRINTING], capture_output=True, text=True, check=True
     )
@@ -261,11 +261,11 @@ def test_nothing_that_code_prints_reaches_standard_output() -> None:
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_it_works_without_streams(closed: str, tmp_path: Path) -> None:
-    """Then descriptor 1 may be any file, which must not be touched."""
+    """Without a standard output, descriptor 1 may be any file, which must not be touched."""
     script = tmp_path / "script.py"
     script.write_text(
         "import sys\n"
-        "from editkit.registry.guarding import call_guarded\n"
+        "from editkit.registry.guard import call_guarded\n"
         "file = open(sys.argv[1], 'w')\n"
         "call_guarded(lambda: (file.write('kept'), file.flush(), print('lost')))\n"
         "file.close()\n",
