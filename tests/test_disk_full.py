@@ -22,7 +22,7 @@ from editkit.benchmark.store import Store
 from editkit.cli.main import main
 from editkit.results import STORE_FILE, Row
 from editkit.storage.cache import cached_tensors, cached_texts, write_atomically
-from editkit.storage.disks import is_about_space, space_left
+from editkit.storage.machine import is_about_space, space_left
 from editkit_benchmarks.atlas import train as atlas_training
 from editkit_benchmarks.atlas.tokenizer import save_tokenizer
 from editkit_plugins.learned.settings import MendSettings

@@ -22,11 +22,11 @@ from editkit.data_types import Record
 from editkit.editing.outcomes import unwatched
 from editkit.errors import EditkitError, PluginError, first_line
 from editkit.interfaces import Editor, Metric
-from editkit.models.memory import peak_memory_of_this_process
 from editkit.redaction import redacted
 from editkit.registry.plugins import Registry
 from editkit.results import Row, Run
 from editkit.storage.digests import plain
+from editkit.storage.machine import peak_memory_of_this_process
 
 if TYPE_CHECKING:
     from editkit.editing.deltas import WeightDelta

@@ -25,7 +25,7 @@ from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import StoreError
 from editkit.results import STORE_FILE, Cell, Rating, Row, Run
 from editkit.storage.digests import canonical_json, digest
-from editkit.storage.disks import space_left
+from editkit.storage.machine import space_left
 
 __all__ = [
     "Store",

@@ -66,9 +66,8 @@ def run(args: argparse.Namespace) -> int:
     """Compute, keep, and report."""
     if args.ridge < 0:
         raise UsageError(f"--ridge is {args.ridge:g}, expected 0 or more.")
-    from editkit.covariance.accumulation import ROW_TOKENS
     from editkit.covariance.convergence import Convergence, health_of
-    from editkit.covariance.second_moment import cached_second_moment, second_moment
+    from editkit.covariance.second_moment import ROW_TOKENS, cached_second_moment, second_moment
     from editkit.registry.models import load_model
 
     model = load_model(args.model, dtype=args.dtype, device=args.device)
@@ -131,7 +130,7 @@ def _keys(
     """The keys to watch: of subjects at their last token, or in the middle of some texts."""
     import torch
 
-    from editkit.covariance.accumulation import keys_of
+    from editkit.covariance.second_moment import keys_of
     from editkit.registry.factories import make_dataset
 
     rows: list[tuple[int, ...]] = []

@@ -8,21 +8,34 @@ content; a computation that was killed goes on where it was.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import json
+import logging
+import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
 from torch import Tensor
 
-from editkit.covariance.accumulation import ROW_TOKENS, Kept, Progress, Watcher, accumulate
 from editkit.covariance.corpora import Corpus
 from editkit.errors import CacheError, ConfigError
+from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
-from editkit.storage.cache import cache_folder, cached_tensors
-from editkit.storage.digests import key_of
+from editkit.models.running import forward, recording
+from editkit.storage.cache import (
+    cache_folder,
+    cached_tensors,
+    read_safetensors,
+    write_atomically,
+    writing_to_cache,
+)
+from editkit.storage.digests import ascii_json, digest_of_tensors, first_difference, key_of
 
 __all__ = [
     "SecondMoment",
@@ -33,6 +46,12 @@ __all__ = [
     "second_moment",
 ]
 
+TOKENS_PER_PASS = 4096
+ROW_TOKENS = 2048
+"""Most tokens of a text that are run, unless asked for others: the contexts of GPT-2 (1,024) and of
+GPT-J are whole, and a model with a context of 131,072 needs no row of that length."""
+_TEXTS_PER_READ = 256
+_log = logging.getLogger(__name__)
 _KIND = "second_moment"
 
 
@@ -250,3 +269,181 @@ def _computed(found: tuple[Tensor, int] | None) -> SecondMoment:
         )
     total, count = found
     return SecondMoment((total / count).float().cpu(), count)
+
+
+Progress = Callable[[int], None]
+"""Is told how many tokens are in the sum."""
+
+
+class Watcher(Protocol):
+    """Looks at the sum while it grows."""
+
+    @property
+    def identity(self) -> str:
+        """What it watches for; a kept sum of another watcher is gone on with unwatched."""
+
+    def look(self, total: Tensor, count: int) -> None:
+        """The sum, (D, D) float64, over ``count`` tokens."""
+
+    def state(self) -> dict[str, Tensor]:
+        """What it has seen, to be kept with the sum."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what :meth:`state` gave."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """Where an unfinished sum is kept.
+
+    Attributes:
+        path: The file.
+        seconds: How often it is written.
+        of: What the sum depends on, as plain data; one that is kept of something else is not used.
+    """
+
+    path: Path
+    seconds: float = 60.0
+    of: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass
+class _Sum:
+    total: Tensor | None = None
+    count: int = 0
+    batches: int = 0
+
+
+def accumulate(
+    model: LanguageModel,
+    path: str,
+    texts: Iterable[str],
+    *,
+    tokens: int | None = None,
+    row_tokens: int = ROW_TOKENS,
+    kept: Kept | None = None,
+    watcher: Watcher | None = None,
+    progress: Progress | None = None,
+) -> tuple[Tensor, int] | None:
+    """The sum of k kᵀ of a module's inputs, (D, D) float64, and how many tokens are in it.
+
+    Products are formed in float32, whatever the model's type, and summed in float64.
+
+    Args:
+        model: The model; forward passes end at the module.
+        path: Dotted path of the module.
+        texts: Texts, each run on its own and cut at ``row_tokens``.
+        tokens: Stop after this many; None for all.
+        row_tokens: Most tokens of a text that are run, at most the model's context.
+        kept: Where the sum is kept while it is unfinished; None: nowhere.
+        watcher: Looks at the sum after every batch.
+        progress: Is told of every batch.
+
+    Returns:
+        None where there is no text.
+    """
+    start = _read(kept, watcher) if kept else _Sum()
+    now = dataclasses.replace(start)
+    written = time.monotonic()
+    batches = batched(tokenised(model, texts, tokens, row_tokens))
+    try:
+        for rows in itertools.islice(batches, start.batches, None):
+            keys = keys_of(model, path, rows)  # (tokens, D)
+            product = (keys.T @ keys).double()  # (D, D)
+            total = product if now.total is None else now.total.add_(product)
+            now = _Sum(total, now.count + len(keys), now.batches + 1)
+            if watcher:
+                watcher.look(total, now.count)
+            if progress:
+                progress(now.count)
+            if kept and time.monotonic() - written >= kept.seconds:
+                _write(kept, now, watcher)
+                written = time.monotonic()
+    except KeyboardInterrupt:
+        if kept:
+            _write(kept, now, watcher)
+        raise
+    if kept and now.total is not None:
+        kept.path.unlink(missing_ok=True)
+    return None if now.total is None else (now.total, now.count)
+
+
+def keys_of(model: LanguageModel, path: str, rows: list[tuple[int, ...]]) -> Tensor:
+    """Inputs of a module at every token of some rows, one row after the other, (tokens, D)."""
+    with torch.no_grad(), model.frozen():
+        ids = padded(rows, model.device)  # (B, T)
+        with recording(model, [path], stop=True) as seen:
+            forward(model, ids)
+    keys = seen[path].inputs.reshape(*ids.shape, -1)  # (B, T, D)
+    lengths = torch.tensor([len(row) for row in rows], device=keys.device)
+    real = torch.arange(ids.shape[1], device=keys.device)[None] < lengths[:, None]  # (B, T)
+    return keys[real].float()
+
+
+def tokenised(
+    model: LanguageModel, texts: Iterable[str], tokens: int | None, row_tokens: int = ROW_TOKENS
+) -> Iterator[tuple[int, ...]]:
+    """Texts as token ids, each within ``row_tokens`` and the context, at most ``tokens`` in all."""
+    longest = min(row_tokens, model.context_length)
+    left = tokens
+    source = iter(texts)
+    while some := list(itertools.islice(source, _TEXTS_PER_READ)):
+        for encoding in model.encode(some, empty=True):
+            ids = encoding.ids[:longest]
+            if left is not None:
+                ids = ids[:left]
+                left -= len(ids)
+            if ids:
+                yield ids
+            if left == 0:
+                return
+
+
+def batched(rows: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+    """Rows in order, cut before a batch would exceed the tokens of one pass."""
+    batch: list[tuple[int, ...]] = []
+    for row in rows:
+        width = max(len(row), *(len(each) for each in batch), 1)
+        if batch and width * (len(batch) + 1) > TOKENS_PER_PASS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _write(kept: Kept, now: _Sum, watcher: Watcher | None) -> None:
+    if now.total is None:
+        return
+    tensors = {"total": now.total.cpu()}
+    facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": kept.of}
+    if watcher:
+        facts["watcher"] = watcher.identity
+        tensors.update({f"watcher/{name}": t for name, t in watcher.state().items()})
+    facts["digest"] = digest_of_tensors(tensors, ascii_json(facts))
+    with writing_to_cache():
+        write_atomically(kept.path, save(tensors, metadata={"sum": json.dumps(facts)}))
+
+
+def _read(kept: Kept, watcher: Watcher | None) -> _Sum:
+    """The kept sum; an empty one where there is none, a damaged one, or one of something else."""
+    try:
+        metadata, tensors = read_safetensors(kept.path)
+        facts = json.loads(metadata["sum"])
+        digest = facts.pop("digest")
+        if digest != digest_of_tensors(tensors, ascii_json(facts)):
+            raise ValueError("its content does not match its digest")
+        found = _Sum(tensors["total"], int(facts["count"]), int(facts["batches"]))
+    except FileNotFoundError:
+        return _Sum()
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
+        _log.warning("%s is damaged (%s); the sum starts anew", kept.path, error)
+        return _Sum()
+    if (why := first_difference(facts.get("of"), kept.of)) is not None:
+        _log.warning("%s belongs to something else (%s); the sum starts anew", kept.path, why)
+        return _Sum()
+    if watcher and facts.get("watcher") == watcher.identity:
+        watcher.restore(
+            {n.removeprefix("watcher/"): t for n, t in tensors.items() if n.startswith("watcher/")}
+        )
+    return found

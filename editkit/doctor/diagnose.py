@@ -16,19 +16,23 @@ from editkit.data_types import Needs, StatisticNeeds
 from editkit.doctor.forecast import Estimate, estimate
 from editkit.errors import ConfigError, EditkitError, ModelError, first_line
 from editkit.interfaces import Config
-from editkit.models.checkpoint import config_problems, listed_problems, problems_of
-from editkit.models.completeness import incomplete, report_of_headers, wrong_types
-from editkit.models.devices import check_device, check_dtype
+from editkit.models.checkpoint import config_problems, headers_of, listed_problems, problems_of
 from editkit.models.fingerprints import fingerprint_of_folder
 from editkit.models.hub import cached_snapshot, hub_files, refuse_path
-from editkit.models.loading import read_tokenizer
-from editkit.models.memory import available_memory, memory_of_this_process
-from editkit.models.model_files import headers_of
+from editkit.models.loading import (
+    check_device,
+    check_dtype,
+    incomplete,
+    read_tokenizer,
+    report_of_headers,
+    wrong_types,
+)
 from editkit.models.shape import ModelShape, shape_of
 from editkit.registry.hparams import NO_MATCH, Match
 from editkit.registry.models import config_of, known_models, model_folder
 from editkit.registry.plugins import Offer, Registry
 from editkit.storage.cache import cache_folder
+from editkit.storage.machine import available_memory, memory_of_this_process
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -285,7 +289,7 @@ def _tokenizer(folder: Path | None, model: str, rows: int) -> Check:
     )
     if not tokenizer.is_fast:
         return Check("tokenizer", "problem", f"it is a slow one, without offsets; it {side}")
-    from editkit.models.tokenizing import check_vocabulary
+    from editkit.models.encoding import check_vocabulary
 
     try:
         check_vocabulary(tokenizer, rows, name=model)
@@ -330,8 +334,10 @@ def _statistic(
             "warning",
             f"{source}: whether it is cached is unknown until the weights are here",
         ), False
-    from editkit.covariance.accumulation import ROW_TOKENS  # loads torch
-    from editkit.covariance.second_moment import cached_second_moment
+    from editkit.covariance.second_moment import (
+        ROW_TOKENS,  # loads torch
+        cached_second_moment,
+    )
 
     row_tokens = statistic.row_tokens or ROW_TOKENS
     fingerprint = fingerprint_of_folder(folder)

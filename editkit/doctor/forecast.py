@@ -77,7 +77,7 @@ def estimate(
 
 def _computing(shape: ModelShape, statistic: StatisticNeeds) -> int:
     """A product in float32, the same in float64, their sum, and the activations of one pass."""
-    from editkit.covariance.accumulation import TOKENS_PER_PASS  # loads torch
+    from editkit.covariance.second_moment import TOKENS_PER_PASS  # loads torch
 
     tokens = min(TOKENS_PER_PASS, statistic.tokens or TOKENS_PER_PASS)
     passing = _passing(shape) + statistic.width * (shape.bytes_per_value + _FLOAT)

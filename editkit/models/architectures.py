@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from editkit.errors import ModelError
+from editkit.errors import ModelError, did_you_mean
 
 Part = Literal["attention", "attention_out", "mlp", "mlp_in", "mlp_out"]
 """Parts of a block that may be named by role; ``qkv`` projections are in ``Architecture.qkv``."""
@@ -160,3 +160,84 @@ def architecture_of(config: Any) -> Architecture:
         parallel = bool(getattr(config, "use_parallel_residual", True))
         return dataclasses.replace(architecture, parallel=parallel)
     return architecture
+
+
+_KINDS = (  # words in the names of transformers' tables of models, the first that fits counts
+    (("SEQ_TO_SEQ_CAUSAL_LM",), "an encoder-decoder"),
+    (("IMAGE", "VIDEO", "VISUAL", "MULTIMODAL", "DETECTION", "DEPTH", "MASK_GENERATION",
+      "BACKBONE", "SEGMENTATION"), "a vision or multimodal model"),
+    (("SPEECH", "AUDIO", "CTC", "WAVEFORM", "SPECTROGRAM", "RNNT", "TDT"), "an audio model"),
+    (("MASKED_LM",), "an encoder, which fills in masked tokens"),
+)  # fmt: skip
+_VISION = ("vision_config", "vision_tower", "image_size", "image_token_id", "image_token_index")
+_AUDIO = ("audio_config", "audio_token_id")
+
+
+@dataclasses.dataclass(frozen=True)
+class ForeignFamily:
+    """Why a config describes no model of a known family.
+
+    Attributes:
+        what: After the model's name: ``is an encoder-decoder (t5): ...``.
+        hint: What to do.
+    """
+
+    what: str
+    hint: str
+
+
+def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
+    """What a ``config.json`` describes if it is not a causal model of a known family."""
+    known = f"Use a causal language model of one of: {', '.join(sorted(ARCHITECTURES))}."
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str) or not model_type:
+        return ForeignFamily(
+            f"has a config.json that names no model_type (got {model_type!r})", known
+        )
+    kind = _kind(config, model_type)
+    if kind is not None:
+        return ForeignFamily(
+            f"is {kind} ({model_type}); editors need a causal language model", known
+        )
+    if model_type in ARCHITECTURES:
+        return None
+    if config.get("auto_map"):
+        return ForeignFamily(
+            f"needs code of its own (auto_map in its config.json), which is never run: "
+            f"architecture {model_type!r} is not known",
+            known,
+        )
+    close = None if _has_library(model_type) else did_you_mean(model_type, ARCHITECTURES)
+    return ForeignFamily(
+        f"is of architecture {model_type!r}, which is not known",
+        f"{close} {known}" if close else known,
+    )
+
+
+def _has_library(model_type: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return model_type in CONFIG_MAPPING_NAMES
+
+
+def _kind(config: Mapping[str, Any], model_type: str) -> str | None:
+    """What kind of model it is, if it is no causal language model."""
+    if config.get("is_encoder_decoder"):
+        return "an encoder-decoder"
+    if any(config.get(key) is not None for key in _VISION):
+        return "a vision or multimodal model"
+    if any(config.get(key) is not None for key in _AUDIO):
+        return "an audio model"
+    if model_type in ARCHITECTURES:
+        return None
+    from transformers.models.auto import modeling_auto
+
+    tables = [
+        name
+        for name, table in vars(modeling_auto).items()
+        if name.endswith("_MAPPING_NAMES") and model_type in table
+    ]
+    for words, kind in _KINDS:
+        if any(word in table for table in tables for word in words):
+            return kind
+    return None

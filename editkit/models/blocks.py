@@ -17,9 +17,17 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
-from editkit.models.calls import Call, FrozenLayer, first, frozen_cache
 from editkit.models.language_model import LanguageModel
-from editkit.models.running import Prefix, forward_after, replacing, run_prefix
+from editkit.models.running import (
+    Call,
+    FrozenLayer,
+    Prefix,
+    first,
+    forward_after,
+    frozen_cache,
+    replacing,
+    run_prefix,
+)
 
 __all__ = ["BlockPart", "RecordedPass"]
 

@@ -6,21 +6,36 @@ headers are read, and no machine-learning library is loaded to refuse what editk
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from editkit.errors import ModelError
-from editkit.models.families import foreign_family
-from editkit.models.model_files import INDEX, WEIGHTS, UnusableFile, check_present, read_json
-from editkit.models.problems import Problem, ending, gguf_problem
-from editkit.models.weight_files import weight_problems, without_weights
+from editkit.models.architectures import foreign_family
 
 __all__ = [
+    "INDEX",
+    "SAVE_AGAIN",
+    "WEIGHTS",
+    "Problem",
+    "TensorHeader",
+    "UnusableFile",
+    "check_present",
     "config_problems",
+    "ending",
+    "gguf_problem",
+    "header_of",
+    "headers_of",
     "listed_problems",
     "problems_of",
+    "read_json",
     "refuse",
+    "shards_of",
+    "some",
+    "weight_problems",
+    "without_weights",
 ]
 
 ADAPTER = "adapter_config.json"
@@ -255,3 +270,285 @@ def _tokenizer_files(folder: Path | None, names: set[str], model: str) -> list[P
             except UnusableFile as error:
                 return [Problem("tokenizer", f"{file} of {model} {error.reason}.", error.hint)]
     return []
+
+
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something about a model's files.
+
+    Attributes:
+        topic: ``model``, ``adapter``, ``config``, ``weights`` or ``tokenizer``.
+        message: What is wrong.
+        hint: What to do.
+        verdict: ``problem`` if the model cannot be used, ``warning`` if it can.
+    """
+
+    topic: str
+    message: str
+    hint: str
+    verdict: Literal["problem", "warning"] = "problem"
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}"
+
+
+def gguf_problem(model: str, files: list[str], topic: str) -> Problem:
+    """That a model's weights are GGUF, and what to do."""
+    return Problem(
+        topic,
+        f"the weights of {model} are GGUF ({some(files)}), which is not read.",
+        "Use the checkpoint that it was made from; or convert it to safetensors with transformers: "
+        "AutoModelForCausalLM and AutoTokenizer .from_pretrained(folder, gguf_file=FILE), then "
+        "save_pretrained both to a new folder.",
+    )
+
+
+def ending(names: Iterable[str], end: str) -> list[str]:
+    """The names with an ending, in whichever case."""
+    return sorted(name for name in names if name.lower().endswith(end))
+
+
+def some(names: list[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_LFS = b"version https://git-lfs.github.com/spec/"
+_LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
+_AGAIN = "Download or copy it again."
+SAVE_AGAIN = (
+    "load it once with transformers on a machine that you trust, and save_pretrained it, with its "
+    "tokenizer, to a new folder"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorHeader:
+    """What a safetensors file states about one tensor: ``F32`` and the like, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class UnusableFile(Exception):
+    """A file that cannot be read, with the reason and a hint."""
+
+    def __init__(self, reason: str, hint: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.hint = hint
+
+
+def headers_of(folder: Path) -> dict[str, TensorHeader]:
+    """Type and shape of every tensor of a checkpoint that has no :func:`problems_of`."""
+    headers: dict[str, TensorHeader] = {}
+    for file in shards_of(folder)[0]:
+        headers.update(header_of(folder / file))
+    return headers
+
+
+def shards_of(folder: Path) -> tuple[list[str], list[str]]:
+    """The files that are read, and the weights that the index names; one file has no index."""
+    if (folder / WEIGHTS).exists() or (folder / WEIGHTS).is_symlink():
+        return [WEIGHTS], []
+    index = read_json(folder / INDEX)
+    placed = index.get("weight_map")
+    if (
+        not isinstance(placed, Mapping)
+        or not placed
+        or not all(isinstance(file, str) and Path(file).name == file for file in placed.values())
+    ):
+        raise UnusableFile("has no weight_map from weights to files", _AGAIN)
+    return sorted(set(placed.values())), list(placed)
+
+
+def header_of(path: Path) -> dict[str, TensorHeader]:
+    """The header of a safetensors file, checked against the file's size."""
+    start, size = _start(path, 8), path.stat().st_size
+    n = int.from_bytes(start, "little")
+    if size < 8:
+        raise UnusableFile(f"is truncated: it has {size} bytes", _AGAIN)
+    if n > min(size - 8, _LARGEST_HEADER):
+        if start.startswith((b"PK", b"\x80")):
+            raise UnusableFile(
+                "is a pickle by another name, not safetensors", f"Convert it: {SAVE_AGAIN}."
+            )
+        raise UnusableFile("is truncated, or is not a safetensors file", _AGAIN)
+    try:
+        content = json.loads(_start(path, 8 + n)[8:])
+        entries = {name: entry for name, entry in content.items() if name != "__metadata__"}
+        headers = {
+            name: TensorHeader(str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
+            for name, entry in entries.items()
+        }
+        end = 8 + n + max((int(e["data_offsets"][1]) for e in entries.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        raise UnusableFile("is damaged: its header cannot be read", _AGAIN) from None
+    if size != end:
+        what = "truncated" if size < end else "damaged"
+        raise UnusableFile(f"is {what}: it has {size:,} bytes, and its header says {end:,}", _AGAIN)
+    return headers
+
+
+def check_present(path: Path) -> None:
+    """Refuse a file that is not there, may not be read, or only stands for one.
+
+    Raises:
+        UnusableFile: It is.
+    """
+    _start(path, len(_LFS))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that holds a JSON object."""
+    check_present(path)
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8"))
+    except UnicodeDecodeError:
+        raise UnusableFile("is not JSON: it is not UTF-8", _AGAIN) from None
+    except RecursionError:
+        raise UnusableFile("is nested too deeply", _AGAIN) from None
+    except ValueError as error:
+        raise UnusableFile(f"is not JSON: {error}", _AGAIN) from None
+    if not isinstance(content, dict):
+        raise UnusableFile(f"holds {type(content).__name__}, expected an object", _AGAIN)
+    return content
+
+
+def _start(path: Path, n: int) -> bytes:
+    """The first ``n`` bytes."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(n)
+    except FileNotFoundError:
+        raise UnusableFile(
+            "is a link to a file that does not exist", "Download it again."
+        ) from None
+    except IsADirectoryError:
+        raise UnusableFile("is a folder, expected a file", _AGAIN) from None
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UnusableFile(
+            f"cannot be read: {reason}", "Check its owner and permissions."
+        ) from None
+    if start.startswith(_LFS[:n]):
+        raise _lfs()
+    return start
+
+
+def _lfs() -> UnusableFile:
+    return UnusableFile(
+        "is a pointer of git-lfs, not the file itself", "Run 'git lfs pull' in the folder."
+    )
+
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "rust_model.ot")
+
+
+def weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]:
+    """What is wrong with the weights in a folder.
+
+    Args:
+        folder: The folder.
+        names: Of its files.
+        model: How messages name the model.
+    """
+    if not names & {WEIGHTS, INDEX}:
+        return [without_weights(names, model)]
+    found = []
+    if {WEIGHTS, INDEX} <= names:
+        found.append(
+            Problem(
+                "weights",
+                f"{model} has both {WEIGHTS} and {INDEX}: the former is read, the shards are not.",
+                "Remove the one that is not meant.",
+                "warning",
+            )
+        )
+    try:
+        files, wanted = shards_of(folder)
+    except UnusableFile as error:
+        return [*found, Problem("weights", f"{INDEX} of {model} {error.reason}.", error.hint)]
+    if absent := [file for file in files if file not in names]:
+        return [
+            *found,
+            Problem(
+                "weights",
+                f"{model} lacks {len(absent)} of {len(files)} files of weights that its {INDEX} "
+                f"names ({some(absent)}).",
+                "Download or copy the missing files.",
+            ),
+        ]
+    holders: dict[str, str] = {}
+    for file in files:
+        try:
+            header = header_of(folder / file)
+        except UnusableFile as error:
+            found.append(Problem("weights", f"{file} of {model} {error.reason}.", error.hint))
+            continue
+        if twice := sorted(set(header) & set(holders)):
+            found.append(
+                Problem(
+                    "weights",
+                    f"two files of {model} hold the weight {twice[0]!r}: {holders[twice[0]]} and "
+                    f"{file}.",
+                    f"Save the model again: {SAVE_AGAIN}.",
+                )
+            )
+        holders.update(dict.fromkeys(header, file))
+    unkept = sorted(name for name in wanted if name not in holders)
+    if unkept and not any(problem.verdict == "problem" for problem in found):
+        found.append(
+            Problem(
+                "weights",
+                f"{INDEX} of {model} names {len(unkept)} weights that its files do not hold "
+                f"({some(unkept)}).",
+                "Download or copy the files again.",
+            )
+        )
+    return found
+
+
+def without_weights(names: set[str], model: str) -> Problem:
+    """What a folder holds instead of safetensors under the names that transformers reads."""
+    if ggufs := ending(names, ".gguf"):
+        return gguf_problem(model, ggufs, "weights")
+    others = [name for name in ending(names, ".safetensors") if not name.startswith("adapter")]
+    if pieces := [name for name in others if name.startswith("model-") and "-of-" in name]:
+        return Problem(
+            "weights",
+            f"{model} has files of weights ({some(pieces)}), but not their {INDEX}.",
+            "Download or copy that file, too.",
+        )
+    if others:
+        return Problem(
+            "weights",
+            f"{model} has neither {WEIGHTS} nor {INDEX}, only {some(others)}.",
+            f"If that is the whole model in transformers' layout, rename it to {WEIGHTS}.",
+        )
+    if pickled := [name for end in _PICKLES for name in ending(names, end)]:
+        return Problem(
+            "weights",
+            f"{model} holds no *.safetensors file, only pickled weights ({some(pickled)}), which "
+            "are not read: a pickle can run code.",
+            f"Convert it: {SAVE_AGAIN}.",
+        )
+    if foreign := [name for name in _OTHER_FRAMEWORKS if name in names]:
+        return Problem(
+            "weights",
+            f"{model} holds no *.safetensors file, only weights of another framework "
+            f"({some(foreign)}).",
+            "Use a copy with safetensors weights, or convert it with an older transformers.",
+        )
+    return Problem(
+        "weights",
+        f"{model} holds no *.safetensors file: it has no weights.",
+        f"Download or copy {WEIGHTS}, or save the model again with save_pretrained.",
+    )

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.errors import EditkitError, ModelError, first_line
-from editkit.models.checkpoint import refuse
-from editkit.models.completeness import incomplete, quiet, wrong_types
-from editkit.models.devices import check_device, check_device_map, check_dtype
+from editkit.models.checkpoint import (
+    Problem,
+    TensorHeader,
+    UnusableFile,
+    headers_of,
+    read_json,
+    refuse,
+    some,
+)
 from editkit.models.fingerprints import fingerprint_of_folder
-from editkit.models.model_files import UnusableFile, headers_of, read_json
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from editkit.models.language_model import LanguageModel
+
+__all__ = [
+    "DTYPES",
+    "LoadingReport",
+    "check_device",
+    "check_device_map",
+    "check_dtype",
+    "incomplete",
+    "quiet",
+    "report_of_headers",
+    "wrong_types",
+]
 
 ATTENTIONS = ("sdpa", "eager")
 _log = logging.getLogger(__name__)
@@ -120,7 +139,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    from editkit.models.live import check_tokenizer
+    from editkit.models.language_model import check_tokenizer
 
     try:
         with quiet():
@@ -193,3 +212,239 @@ def _in_plain_words(name: str) -> Iterator[None]:
             hint="Check that its folder holds config.json, tokenizer.json and safetensors weights "
             "of one model; 'editkit doctor' checks each.",
         ) from error
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_TYPES = ("cpu", "cuda", "mps", "xpu")
+
+
+def check_dtype(dtype: object) -> None:
+    """Refuse a type of weights that models are not loaded in.
+
+    Raises:
+        ModelError: It is not one of :data:`DTYPES`.
+    """
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise ModelError(f"dtype is {dtype!r}.", hint=f"Use one of: {', '.join(DTYPES)}.")
+
+
+def check_device(device: object) -> None:
+    """Refuse a device that does not exist, or that no model can be edited on.
+
+    Args:
+        device: As torch names it (``cuda:1``), or the number of a GPU.
+
+    Raises:
+        ModelError: It is not there, or is of another kind.
+    """
+    import torch
+
+    known = "Use cpu, cuda, cuda:1, mps or xpu."
+    if isinstance(device, bool) or not isinstance(device, str | int | torch.device):
+        raise ModelError(f"device is {device!r}, expected a text.", hint=known)
+    try:
+        place = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+    except RuntimeError:
+        raise ModelError(f"device is {device!r}, which is not a device.", hint=known) from None
+    if place.type == "meta":
+        raise ModelError(
+            f"device is {str(device)!r}: there weights have shapes, but no values.", hint=known
+        )
+    if place.type not in _TYPES:
+        raise ModelError(
+            f"device is {str(device)!r}, of a kind that editkit does not support.", hint=known
+        )
+    if place.type == "cpu":
+        if place.index not in (None, 0):
+            raise ModelError(f"device is {str(device)!r}, but there is one cpu.", hint="Use cpu.")
+        return
+    module = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}[place.type]
+    available = torch.backends.mps.is_available() if place.type == "mps" else module.is_available()
+    if not available:
+        what = "GPU" if place.type == "cuda" else f"{place.type} device"
+        raise ModelError(f"device is {str(device)!r}, but torch sees no {what}.", hint="Use cpu.")
+    count = module.device_count()
+    if place.index is not None and place.index >= count:
+        raise ModelError(
+            f"device is {str(device)!r}, but torch sees {count} of them, numbered from 0.",
+            hint=f"Use {place.type}:0" + (f" to {place.type}:{count - 1}." if count > 1 else "."),
+        )
+
+
+def check_device_map(device_map: str | Mapping[str, int | str], device: str) -> None:
+    """Refuse a map that cannot be, or that leaves weights out of memory.
+
+    Raises:
+        ModelError: It is given beside a device, is unknown, or accelerate is not installed.
+    """
+    if device != "cpu":
+        raise ModelError(
+            f"device {device!r} and device_map {device_map!r} are both given.",
+            hint="Give device for one device, or device_map for several.",
+        )
+    if isinstance(device_map, str):
+        if device_map not in DEVICE_MAPS:
+            raise ModelError(
+                f"device_map is {device_map!r}, expected {', '.join(DEVICE_MAPS)}, or devices by "
+                "name of module.",
+                hint="For one device set device instead.",
+            )
+    else:
+        for part, place in device_map.items():
+            if place in ("disk", "meta"):
+                raise ModelError(
+                    f"device_map puts {part or 'the model'!r} on {place!r}: an edit needs its "
+                    "weights in memory.",
+                    hint="Use cpu or a GPU.",
+                )
+            check_device(place)
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModelError(
+            "device_map needs the package accelerate, which is not installed.",
+            hint="Run: pip install 'editkit[large]'",
+        )
+
+
+LoadingReport = Mapping[str, Any]
+"""What transformers reports: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``."""
+
+_BUFFERS = re.compile(
+    r"(^|\.)(attn|attention|self_attn)\.(masked_)?bias$|rotary_emb\.inv_freq$|(^|\.)position_ids$"
+)
+"""Masks and positions that older releases of transformers stored; newer ones compute them."""
+_FLOATING = ("F64", "F32", "F16", "BF16")
+
+
+def report_of_headers(folder: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, Any]:
+    """What the library would report when it loads a checkpoint, from the headers of its files.
+
+    Args:
+        folder: A folder without :func:`~editkit.models.checkpoint.problems_of`.
+        config: Its config.
+
+    Returns:
+        The model without values, on the meta device, and the report.
+    """
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    state = {
+        name: torch.empty(header.shape, device="meta")
+        for name, header in headers_of(folder).items()
+    }
+    with quiet():
+        model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+            None,
+            config=config,
+            state_dict=state,
+            device_map={"": "meta"},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+        )
+    return model, report
+
+
+def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> list[Problem]:
+    """What a loading report means for the numbers that the model would give."""
+    found = []
+    if missing := sorted(report["missing_keys"]):
+        found.append(
+            Problem(
+                "weights",
+                f"the checkpoint of model {shown!r} lacks {len(missing)} of the model's weights "
+                f"({some(missing)}), which would be random.",
+                "Check that config.json belongs to these weights, and that the checkpoint was "
+                "saved whole: for a causal language model, with save_pretrained.",
+            )
+        )
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, has, expected = mismatched[0]
+        found.append(
+            Problem(
+                "weights",
+                f"the checkpoint of model {shown!r} has {_weights(mismatched)} of other shapes "
+                f"than its config says: {name} is {_shape(has)}, expected {_shape(expected)}.",
+                "Check that config.json belongs to these weights.",
+            )
+        )
+    unexpected = sorted(n for n in report["unexpected_keys"] if not _BUFFERS.search(n))
+    inside = [name for name in unexpected if _is_inside(model, name)]
+    if inside:
+        found.append(
+            Problem(
+                "weights",
+                f"the checkpoint of model {shown!r} has {_weights(inside)} that the model has no "
+                f"place for ({some(inside)}): without them it computes something else.",
+                "Check that config.json belongs to these weights (number of layers, model_type, "
+                "biases).",
+            )
+        )
+    if outside := [name for name in unexpected if name not in inside]:
+        found.append(
+            Problem(
+                "weights",
+                f"the checkpoint of model {shown!r} holds {_weights(outside)} beside the language "
+                f"model, not used ({some(outside)}).",
+                "Check that it was saved as a causal language model.",
+                "warning",
+            )
+        )
+    return found
+
+
+def wrong_types(
+    model: PreTrainedModel, headers: Mapping[str, TensorHeader], shown: str
+) -> list[Problem]:
+    """Weights that are stored as integers or codes: cast to floats they would be other numbers."""
+    prefix = f"{model.base_model_prefix}."
+    parameters = {name for name, _ in model.named_parameters()}
+    wrong = [
+        (name, header.dtype)
+        for name, header in sorted(headers.items())
+        if header.dtype not in _FLOATING
+        and ({name, prefix + name, name.removeprefix(prefix)} & parameters)
+    ]
+    if not wrong:
+        return []
+    name, dtype = wrong[0]
+    return [
+        Problem(
+            "weights",
+            f"the checkpoint of model {shown!r} stores {_weights(wrong)} not as floats: {name} is "
+            f"{dtype}, so it is quantised or damaged.",
+            "Use the unquantised checkpoint that it was made from.",
+        )
+    ]
+
+
+def _is_inside(model: PreTrainedModel, name: str) -> bool:
+    """Whether a tensor's name is in a part that the language model has: its blocks, its head."""
+    parts = {part for part, _ in (*model.named_children(), *model.base_model.named_children())}
+    return name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
+
+
+def _weights(found: Sized) -> str:
+    return "1 weight" if len(found) == 1 else f"{len(found)} weights"
+
+
+def _shape(shape: Any) -> str:
+    return " x ".join(map(str, shape)) or "a single number"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bar and no chatter of transformers inside; errors are still raised."""
+    from transformers.utils import logging as hf_logging
+
+    logger = logging.getLogger("transformers")
+    level, bars = logger.level, hf_logging.is_progress_bar_enabled()
+    try:
+        logger.setLevel(logging.ERROR)
+        hf_logging.disable_progress_bar()
+        yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            hf_logging.enable_progress_bar()

@@ -12,8 +12,15 @@ from transformers import PreTrainedTokenizerBase
 from editkit.data_types import EditRequest
 from editkit.errors import ModelError, RequestError
 from editkit.models.chat import ChatTemplate, Rendered
-from editkit.models.encoding import Completion, Encoding, Sentence, token_span
-from editkit.models.tokenizing import SpecialTokens, check_covered, encoded
+from editkit.models.encoding import (
+    Completion,
+    Encoding,
+    Sentence,
+    SpecialTokens,
+    check_covered,
+    encoded,
+    token_span,
+)
 from editkit.prompts import clean_prompt, clean_target, default_separator, trimmed_prompt
 
 __all__ = ["TextReader"]

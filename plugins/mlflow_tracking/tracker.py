@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from editkit import EditkitError, TrackingError
 from editkit.errors import first_line
 from editkit.storage.digests import sha256_of
-from editkit.storage.disks import is_about_space, space_left
+from editkit.storage.machine import is_about_space, space_left
 from editkit_plugins.mlflow_tracking.database import (
     artifact_folder,
     database_file,

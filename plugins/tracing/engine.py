@@ -17,7 +17,7 @@ from torch import Tensor
 
 from editkit.models import LanguageModel
 from editkit.models.blocks import BlockPart, RecordedPass
-from editkit.models.memory import available_memory
+from editkit.storage.machine import available_memory
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.questions import Question
 from editkit_plugins.tracing.tracks import SEVERED, Track, families, in_portions

@@ -17,15 +17,17 @@ import torch
 
 from editkit import ConfigError, load_model
 from editkit.cli.main import main
-from editkit.covariance.accumulation import Kept, accumulate, tokenised
 from editkit.covariance.convergence import Convergence, draw, health_of
 from editkit.covariance.corpora import Corpus
 from editkit.covariance.second_moment import (
+    Kept,
     SecondMoment,
     Whitening,
+    accumulate,
     cached_second_moment,
     compute_second_moment,
     second_moment,
+    tokenised,
 )
 from tests.tiny import SENTENCES, tiny
 
@@ -168,7 +170,7 @@ def test_half_precision_loses_nothing_in_the_sum(corpus: Corpus) -> None:
     model = tiny(dtype=torch.bfloat16)
     found = compute_second_moment(model, PATH, corpus.texts())
     sums, count = torch.zeros(128, 128, dtype=torch.float64), 0
-    from editkit.covariance.accumulation import batched, keys_of
+    from editkit.covariance.second_moment import batched, keys_of
 
     for rows in batched(tokenised(model, corpus.texts(), None)):
         keys = keys_of(model, PATH, rows).double()

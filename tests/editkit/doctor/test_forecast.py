@@ -19,7 +19,7 @@ import json, sys
 model, editor, n, values = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 from editkit import EditedModels, load_model, make_editor
 from editkit.editing.edited import CandidateQuery
-from editkit.models.memory import peak_memory_of_this_process
+from editkit.storage.machine import peak_memory_of_this_process
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 records = AtlasDataset(AtlasConfig()).load().records[:n]
 loaded = load_model(model)
@@ -36,7 +36,7 @@ print(peak_memory_of_this_process())
 """
 
 _PEAK = """
-from editkit.models.memory import peak_memory_of_this_process
+from editkit.storage.machine import peak_memory_of_this_process
 print(peak_memory_of_this_process())
 kept = bytearray(100 * 2**20)
 print(peak_memory_of_this_process())

@@ -13,7 +13,7 @@ import torch
 
 from editkit import ModelError, load_model
 from editkit.cli.main import main
-from editkit.models.devices import check_device
+from editkit.models.loading import check_device
 from editkit.registry.models import model_folder
 
 

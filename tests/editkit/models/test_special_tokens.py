@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from editkit import EditRequest, ModelError, RequestError, load_model
 from editkit.cli.main import main
-from editkit.covariance.accumulation import tokenised
+from editkit.covariance.second_moment import tokenised
 from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
 from editkit.models import LanguageModel
 from editkit.models.encoding import SubjectPosition
