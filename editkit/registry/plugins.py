@@ -286,7 +286,7 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
             if argument not in offered and parameter.default is parameter.empty:
                 takes = ", ".join(offered) or "no arguments"
                 raise RuleBrokenError(
-                    f"{hook} takes {takes}; it was given an argument {argument!r}"
+                    f"{hook} has no argument {argument!r}; it takes {takes}"
                 )
 
 

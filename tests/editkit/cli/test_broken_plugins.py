@@ -30,7 +30,7 @@ WAYS = {
     ),
     "argument": (
         HOOK + "@hookimpl\ndef editkit_run_started(runn): pass\n",
-        "editkit_run_started takes run; it was given an argument 'runn'",
+        "editkit_run_started has no argument 'runn'; it takes run",
     ),
     "type": (
         "@hookimpl\ndef editkit_editors(): return ['mine']\n",
