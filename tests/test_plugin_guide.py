@@ -15,7 +15,7 @@ from editkit import EditedModels, EditRequest, ModelError, load_model
 from editkit.editing.edited import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
-from editkit.registry.config import Layer, resolve_config
+from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.plugins import Registry
 from editkit.testing import tiny_model
 
@@ -62,7 +62,7 @@ def test_the_guides_editor_edits(registry: Registry) -> None:
 
 def test_the_guides_editor_refuses_a_wrong_layer_at_once(registry: Registry) -> None:
     offer = registry.get("editor", "mine")
-    config = resolve_config(offer, layers=[Layer({"layer": 99}, "test", "mine")]).config
+    config = resolve_config(offer, given=[GivenValues({"layer": 99}, "test", "mine")]).config
     with pytest.raises(ModelError, match="layer 99 does not exist"):
         registry.build("editor", "mine", config).check(load_model("atlas"))
 

@@ -19,7 +19,7 @@ from editkit.benchmark.session import load_chosen
 from editkit.benchmark.spec import Benchmark
 from editkit.data_types import Fact, Localization, fact_of
 from editkit.errors import ConfigError
-from editkit.registry.config import Layer, config_class, resolve_config
+from editkit.registry.config import GivenValues, config_class, resolve_config
 from editkit.registry.plugins import Registry
 from editkit.storage.cache import cached_texts
 
@@ -133,8 +133,8 @@ def _training_facts(
     trained = split is not None and "train" in typing.get_args(split.annotation)
     if trained:
         given["split"] = "train"
-    layers = [Layer(given, choice.name, "dataset.config")] if given else []
-    config = resolve_config(offer, layers=layers).config
+    values = [GivenValues(given, choice.name, "dataset.config")] if given else []
+    config = resolve_config(offer, given=values).config
     records = load_records(registry.build("dataset", offer.name, config), offer).records
     if not trained:
         records = records[benchmark.limit :] if benchmark.limit is not None else ()

@@ -20,8 +20,9 @@ from editkit.data_types import Record, Records, RejectedRecord, Score
 from editkit.errors import ConfigError, PluginError
 from editkit.interfaces import Config
 from editkit.redaction import redacted_values
-from editkit.registry.config import Layer, Resolved, resolve_config
-from editkit.registry.hparams import NO_MATCH, Match, ModelIdentity
+from editkit.registry.config import GivenValues, Resolved, resolve_config
+from editkit.registry.hparams import NO_MATCH, Match
+from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, Registry
 from editkit.registry.specs import MetricSpec
 from editkit.results import Cell, Run
@@ -289,15 +290,16 @@ class _Resolver:
         seed: int | None = None,
     ) -> tuple[Offer, Resolved]:
         offer = self.registry.get(kind, choice.name)
-        layers = [
-            Layer(choice.config, self.place, f"{where}.config"),
-            Layer(self.values.get((kind, choice.name), {}), "--set", _flag(kind, choice.name)),
+        flag_values = self.values.get((kind, choice.name), {})
+        given = [
+            GivenValues(choice.config, self.place, f"{where}.config"),
+            GivenValues(flag_values, "--set", _flag(kind, choice.name)),
         ]
         return offer, resolve_config(
             offer,
             model=self.identity,
             preset=preset,
-            layers=[layer for layer in layers if layer.values],
+            given=[each for each in given if each.values],
             seed=seed,
             place=f"{where}.preset",
             n_layers=lambda: self.n_layers_of(self.model),

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from editkit.errors import ConfigError
-from editkit.registry.hparams import short_name
+from editkit.registry.model_identity import short_name
 from editkit.registry.plugins import Registry
 from editkit.results import Run
 from editkit.storage.resources import resource_text

@@ -22,7 +22,7 @@ from editkit.results import STORE_FILE, Cell, Row, Run
 
 if TYPE_CHECKING:
     from editkit.models import LanguageModel
-    from editkit.registry.hparams import ModelIdentity
+    from editkit.registry.model_identity import ModelIdentity
 
 _log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from editkit.errors import PluginError, UsageError, did_you_mean
-from editkit.registry.config import Stack, config_class, stack_of
+from editkit.registry.config import GivenConfig, config_class, gather_config
 from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
 from editkit.storage.digests import plain
 
@@ -87,13 +87,13 @@ class _Field:
     required: bool = False
 
 
-def _stack(offer: Offer, args: argparse.Namespace) -> Stack | None:
+def _stack(offer: Offer, args: argparse.Namespace) -> GivenConfig | None:
     """The layers of its configuration; None for what takes none."""
     from editkit.registry.models import n_layers_of
 
     if getattr(offer.spec, "config", None) is None:
         return None
-    return stack_of(
+    return gather_config(
         offer,
         model=args.model,
         preset=args.preset,
@@ -102,8 +102,8 @@ def _stack(offer: Offer, args: argparse.Namespace) -> Stack | None:
     )
 
 
-def _fields(stack: Stack) -> list[_Field]:
-    return _fields_of(stack.schema, stack.values(), stack.sources(), "")
+def _fields(stack: GivenConfig) -> list[_Field]:
+    return _fields_of(stack.schema, stack.values, stack.sources, "")
 
 
 def _fields_of(
@@ -174,7 +174,7 @@ def _text(offer: Offer, args: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(offer: Offer, stack: Stack | None) -> dict[str, str]:
+def _facts(offer: Offer, stack: GivenConfig | None) -> dict[str, str]:
     """What else there is to say, by title."""
     spec: Any = offer.spec
     facts: dict[str, str] = {}

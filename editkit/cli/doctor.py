@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.spec import load_benchmark
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
-from editkit.registry.config import Layer, resolve_config
+from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.model_identity import identity_of
 from editkit.registry.models import n_layers_of
 from editkit.registry.plugins import Registry, default_registry
@@ -84,15 +84,16 @@ def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> lis
     planned = []
     for choice in benchmark.editors:
         offer = registry.get("editor", choice.name)
+        flag = f"--set editors.{choice.name}"
         given = [
-            Layer(choice.config, place, f"editors.{choice.name}.config"),
-            Layer(values.get(("editor", choice.name), {}), "--set", f"editors.{choice.name}"),
+            GivenValues(choice.config, place, f"editors.{choice.name}.config"),
+            GivenValues(values.get(("editor", choice.name), {}), "--set", flag),
         ]
         resolved = resolve_config(
             offer,
             model=identity,
             preset=choice.preset,
-            layers=[layer for layer in given if layer.values],
+            given=[each for each in given if each.values],
             n_layers=lambda: n_layers_of(model, download=True),
         )
         planned.append(

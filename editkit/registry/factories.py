@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.interfaces import Dataset, Editor, Locator, Metric
-from editkit.registry.config import Layer, resolve_config
+from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.model_identity import identity_of_loaded
 from editkit.registry.models import n_layers_of
 from editkit.registry.plugins import default_registry
@@ -97,9 +97,9 @@ def check_values(
         PluginError: Nobody offers the name.
         ConfigError: A field or preset is unknown, or a value does not fit.
     """
-    layers = [Layer(values, place, place)] if values else []
+    given = [GivenValues(values, place, place)] if values else []
     offer = default_registry().get(kind, name)
-    resolve_config(offer, preset=preset, layers=layers, place=preset_place)
+    resolve_config(offer, preset=preset, given=given, place=preset_place)
 
 
 def _make(
@@ -112,12 +112,12 @@ def _make(
 ) -> Any:
     registry = default_registry()
     offer = registry.get(kind, name)
-    given = Layer(values, "argument", name)
+    given = GivenValues(values, "argument", name)
     resolved = resolve_config(
         offer,
         model=model if model is None or isinstance(model, str) else identity_of_loaded(model),
         preset=preset,
-        layers=[given],
+        given=[given],
         n_layers=lambda: _n_layers(model),
     )
     if resolved.matched.refused:

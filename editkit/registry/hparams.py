@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ConfigError, did_you_mean
+from editkit.registry.model_identity import RESERVED, KnownAs, ModelIdentity, Sizes, identity_of
 from editkit.registry.plugins import Offer
 from editkit.registry.specs import LayerRule
 from editkit.storage.resources import resource
@@ -22,59 +23,8 @@ if TYPE_CHECKING:
 
 SHARED_FILE = "models.yaml"
 SIZES_FILE = "sizes.yaml"
-RESERVED = ("models", "sizes", "tiny")
-"""Names of files that are not those of a model; ``tiny`` is for the models of editkit.testing."""
 _KEYS = ("config", "preset", "note")
 _SIZES = ("model_type", "n_layers", "hidden_size")
-
-
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """What kind of model it is.
-
-    Attributes:
-        model_type: Family, as configs name it: ``gpt2``.
-        n_layers: Number of blocks.
-        hidden_size: Width of the residual stream.
-    """
-
-    model_type: str
-    n_layers: int
-    hidden_size: int
-
-    def __str__(self) -> str:
-        return f"{self.model_type} with {self.n_layers} layers, {self.hidden_size} wide"
-
-
-@dataclasses.dataclass(frozen=True)
-class KnownAs:
-    """A name that files of values may know a model by.
-
-    Attributes:
-        name: In lower case, without what is before the last slash: ``gpt2-xl``.
-        why: Where the name is from: ``its hub id 'openai-community/gpt2-xl'``.
-        proven: Whether the name identifies the model. One that does not, such as the name of a
-            folder, counts only if the sizes that are stated for it are those of the model.
-    """
-
-    name: str
-    why: str
-    proven: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelIdentity:
-    """What is known of a model before it is loaded.
-
-    Attributes:
-        shown: As messages name it: what the user typed.
-        names: Names that files of values may know it by, the best first.
-        sizes: What its config states; None where that is not at hand.
-    """
-
-    shown: str
-    names: tuple[KnownAs, ...] = ()
-    sizes: Sizes | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +72,6 @@ class Match:
 NO_MATCH = Match()
 
 
-def short_name(model: str) -> str:
-    """The name that files know a model by: ``gpt2-xl`` for ``openai-community/GPT2-XL``."""
-    return model.rstrip("/").rpartition("/")[2].lower()
-
-
 def match_values(offer: Offer, model: str | ModelIdentity) -> Match:
     """What the plugin's files say about a model; its own file goes before the shared one.
 
@@ -142,8 +87,6 @@ def match_values(offer: Offer, model: str | ModelIdentity) -> Match:
     if not configs:
         return NO_MATCH
     if isinstance(model, str):
-        from editkit.registry.model_identity import identity_of
-
         model = identity_of(model)
     folder = _folder(offer, configs)
     refused: Match | None = None
@@ -169,8 +112,6 @@ def match_name(offer: Offer, model: str | ModelIdentity, names: Container[str]) 
         names: In lower case, as files would be called.
     """
     if isinstance(model, str):
-        from editkit.registry.model_identity import identity_of
-
         model = identity_of(model)
     configs: str | None = getattr(offer.spec, "configs", None)
     for known in model.names:

@@ -5,21 +5,77 @@ Files of values are looked up by these names; see :mod:`editkit.registry.hparams
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.registry.hparams import RESERVED, KnownAs, ModelIdentity, Sizes, short_name
 from editkit.registry.models import config_of, is_registered, local_folder
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
 
+RESERVED = ("models", "sizes", "tiny")
+"""Files of values that are not named after a model; ``tiny`` is for editkit.testing's models."""
 _HUB_CACHE = re.compile(r"^models--(?P<owner>.+?)--(?P<name>.+)$")
 _HUB_ID = re.compile(r"^(?:\w[\w.-]*/)?\w[\w.-]*$")
 _LAYERS = ("num_hidden_layers", "n_layer")
 _HIDDEN = ("hidden_size", "n_embd")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What kind of model it is.
+
+    Attributes:
+        model_type: Family, as configs name it: ``gpt2``.
+        n_layers: Number of blocks.
+        hidden_size: Width of the residual stream.
+    """
+
+    model_type: str
+    n_layers: int
+    hidden_size: int
+
+    def __str__(self) -> str:
+        return f"{self.model_type} with {self.n_layers} layers, {self.hidden_size} wide"
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownAs:
+    """A name that files of values may know a model by.
+
+    Attributes:
+        name: In lower case, without what is before the last slash: ``gpt2-xl``.
+        why: Where the name is from: ``its hub id 'openai-community/gpt2-xl'``.
+        proven: Whether the name identifies the model. One that does not, such as the name of a
+            folder, counts only if the sizes that are stated for it are those of the model.
+    """
+
+    name: str
+    why: str
+    proven: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelIdentity:
+    """What is known of a model before it is loaded.
+
+    Attributes:
+        shown: As messages name it: what the user typed.
+        names: Names that files of values may know it by, the best first.
+        sizes: What its config states; None where that is not at hand.
+    """
+
+    shown: str
+    names: tuple[KnownAs, ...] = ()
+    sizes: Sizes | None = None
+
+
+def short_name(model: str) -> str:
+    """The name that files know a model by: ``gpt2-xl`` for ``openai-community/GPT2-XL``."""
+    return model.rstrip("/").rpartition("/")[2].lower()
 
 
 def identity_of(name: str, *, revision: str | None = None, download: bool = False) -> ModelIdentity:

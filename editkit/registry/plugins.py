@@ -285,9 +285,7 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
         for argument, parameter in inspect.signature(getattr(plugin, name)).parameters.items():
             if argument not in offered and parameter.default is parameter.empty:
                 takes = ", ".join(offered) or "no arguments"
-                raise RuleBrokenError(
-                    f"{hook} has no argument {argument!r}; it takes {takes}"
-                )
+                raise RuleBrokenError(f"{hook} has no argument {argument!r}; it takes {takes}")
 
 
 def _specs_of(manager: pluggy.PluginManager) -> Iterator[tuple[Kind, Spec]]:

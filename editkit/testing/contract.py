@@ -24,8 +24,8 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ValidationError
 
 from editkit.interfaces import Config
-from editkit.registry.config import Layer, config_class, resolve_config
-from editkit.registry.hparams import KnownAs, ModelIdentity
+from editkit.registry.config import GivenValues, config_class, resolve_config
+from editkit.registry.model_identity import KnownAs, ModelIdentity
 from editkit.registry.plugins import GROUP, Offer, Registry, default_registry
 from editkit.registry.specs import Kind
 from editkit.validation import problems_of
@@ -128,9 +128,9 @@ class Contract:
 
     def make_config(self, **changes: Any) -> Any:
         """The configuration that is tried, with some values changed."""
-        layers = [Layer({**self.config, **changes}, "contract", f"{self.plugin}.config")]
+        given = [GivenValues({**self.config, **changes}, "contract", f"{self.plugin}.config")]
         return resolve_config(
-            self.offer(), model=TINY, preset=self.preset, layers=layers, n_layers=self.n_layers
+            self.offer(), model=TINY, preset=self.preset, given=given, n_layers=self.n_layers
         ).config
 
     def n_layers(self) -> int | None:

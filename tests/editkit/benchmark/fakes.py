@@ -28,7 +28,8 @@ from editkit import (
     Score,
     hookimpl,
 )
-from editkit.registry.hparams import ModelIdentity
+from editkit.registry import model_identity
+from editkit.registry.model_identity import ModelIdentity
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = "tests.editkit.benchmark.fakes"
@@ -281,7 +282,7 @@ def fake_modules() -> dict[str, types.ModuleType]:
         fingerprint_of=fingerprint_of,
         n_layers_of=n_layers_of,
     )
-    vars(identity).update(identity_of=identity_of)
+    vars(identity).update({**vars(model_identity), "identity_of": identity_of})
     effects = types.ModuleType("editkit.editing.effects")
     vars(edited).update(EditedModels=FakeEditedModels)
     vars(effects).update(Effects=FakeEffects)

@@ -12,7 +12,7 @@ from editkit import make_editor
 from editkit.cli.main import main
 
 FILE = "editkit_configs/rome/atlas.yaml"
-WINS = f"weight_decay is 0.0015, not 0.1 of {FILE}"
+WINS = f"weight_decay is 0.0015, not 0.1 from {FILE}"
 
 
 @pytest.fixture(autouse=True)

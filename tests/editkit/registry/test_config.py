@@ -9,8 +9,8 @@ import pytest
 from pydantic import Field
 
 from editkit import Config, ConfigError, EditorSpec, LayerRule, PluginError
-from editkit.registry.config import Layer, resolve_config, stack_of
-from editkit.registry.hparams import short_name
+from editkit.registry.config import GivenValues, gather_config, resolve_config
+from editkit.registry.model_identity import short_name
 from editkit.registry.plugins import Offer, Source
 from editkit.storage.digests import canonical_json, digest
 
@@ -39,12 +39,12 @@ def offer(configs: str | None = None) -> Offer:
     return Offer("editor", spec, Source("mine", "mine", "1"))
 
 
-def file_layer(**values: Any) -> Layer:
-    return Layer(values, "bench.yaml", "editors.0.config")
+def from_file(**values: Any) -> GivenValues:
+    return GivenValues(values, "bench.yaml", "editors.0.config")
 
 
-def flag_layer(**values: Any) -> Layer:
-    return Layer(values, "--set", "--set editors.mine")
+def from_flag(**values: Any) -> GivenValues:
+    return GivenValues(values, "--set", "--set editors.mine")
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_later_layers_win_and_every_value_says_where_it_came_from(configs: str) 
     resolved = resolve_config(
         offer(configs),
         model="someone/Tiny-1",
-        layers=[file_layer(optimizer={"steps": 3}), flag_layer(layer=5)],
+        given=[from_file(optimizer={"steps": 3}), from_flag(layer=5)],
         seed=11,
     )
     assert resolved.to_dict() == {
@@ -87,7 +87,7 @@ def test_later_layers_win_and_every_value_says_where_it_came_from(configs: str) 
 
 
 def test_the_first_preset_is_the_default_and_a_set_seed_stays() -> None:
-    resolved = resolve_config(offer(), layers=[file_layer(seed=3)], seed=11)
+    resolved = resolve_config(offer(), given=[from_file(seed=3)], seed=11)
     assert (resolved.preset, resolved.to_dict()["layer"], resolved.to_dict()["seed"]) == (
         "published",
         1,
@@ -100,19 +100,19 @@ def test_the_first_preset_is_the_default_and_a_set_seed_stays() -> None:
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        (file_layer(layer="x"), r"^editors\.0\.config\.layer: got 'x', expected an integer\.$"),
-        (flag_layer(mode="slwo"), r"--set editors\.mine\.mode: got 'slwo', expected 'fast' or"),
+        (from_file(layer="x"), r"^editors\.0\.config\.layer: got 'x', expected an integer\.$"),
+        (from_flag(mode="slwo"), r"--set editors\.mine\.mode: got 'slwo', expected 'fast' or"),
         (
-            file_layer(optimizer={"lr": -1}),
+            from_file(optimizer={"lr": -1}),
             r"editors\.0\.config\.optimizer\.lr: got -1, expected greater than 0",
         ),
-        (file_layer(optimizer={"lr": float("inf")}), "expected a finite number"),
-        (file_layer(optimizer=3), r"editors\.0\.config\.optimizer: got 3, expected"),
+        (from_file(optimizer={"lr": float("inf")}), "expected a finite number"),
+        (from_file(optimizer=3), r"editors\.0\.config\.optimizer: got 3, expected"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_place(layer: Layer, said: str) -> None:
+def test_a_wrong_value_is_told_with_its_place(layer: GivenValues, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_config(offer(), layers=[layer])
+        resolve_config(offer(), given=[layer])
     assert re.search(said, caught.value.message), caught.value.message
     assert caught.value.exit_code == 2
 
@@ -128,7 +128,7 @@ def test_an_unknown_field_is_answered_with_the_closest(
     values: dict[str, Any], place: str, meant: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_config(offer(), layers=[file_layer(**values)])
+        resolve_config(offer(), given=[from_file(**values)])
     assert caught.value.message == f"{place}: unknown field."
     assert caught.value.hint == f"Did you mean {meant!r}?"
 
@@ -150,7 +150,7 @@ def test_a_broken_file_for_the_model_is_told_with_its_place(configs: str) -> Non
 @pytest.mark.parametrize("given", ["5e-4", "5", "true", True, [1]])
 def test_a_text_is_no_number(given: object) -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.lr: got .*, expected a number"):
-        resolve_config(offer(), layers=[flag_layer(optimizer={"lr": given})])
+        resolve_config(offer(), given=[from_flag(optimizer={"lr": given})])
 
 
 def test_the_names_that_files_know_models_by() -> None:
@@ -192,21 +192,21 @@ def test_the_rule_chooses_a_layer_that_nobody_set_and_says_so(configs: str) -> N
     assert resolved.rule.startswith("the values for 'tiny-1' set no layer: layer 2 of 6")
 
 
-@pytest.mark.parametrize("layer", [file_layer(layer=5), flag_layer(layer=5)])
-def test_a_layer_that_somebody_set_needs_no_rule(layer: Layer) -> None:
+@pytest.mark.parametrize("layer", [from_file(layer=5), from_flag(layer=5)])
+def test_a_layer_that_somebody_set_needs_no_rule(layer: GivenValues) -> None:
     def never() -> int:
         raise AssertionError("the number of layers is not needed")
 
-    resolved = resolve_config(ruled(), model="my-gpt2", layers=[layer], n_layers=never)
+    resolved = resolve_config(ruled(), model="my-gpt2", given=[layer], n_layers=never)
     assert (resolved.to_dict()["layer"], resolved.rule) == (5, None)
-    assert resolve_config(ruled(), layers=[layer], n_layers=never).rule is None
+    assert resolve_config(ruled(), given=[layer], n_layers=never).rule is None
 
 
 def test_without_the_number_of_layers_the_rule_says_what_it_lacks() -> None:
-    stack = stack_of(ruled(), model="far/away", n_layers=lambda: None)
-    assert "layer" not in stack.values()
+    stack = gather_config(ruled(), model="far/away", n_layers=lambda: None)
+    assert "layer" not in stack.values
     assert re.search(r"no config\.json is at hand.*: a third of the depth", str(stack.rule))
-    assert stack_of(ruled(), model="far/away").rule == stack.rule
+    assert gather_config(ruled(), model="far/away").rule == stack.rule
 
 
 @pytest.mark.parametrize(
@@ -283,13 +283,13 @@ def test_a_preset_that_the_user_names_wins_over_the_models_file(configs: str) ->
     assert named.to_dict()["mode"] == "slow"  # the preset does not set it
     assert named.sources["optimizer.lr"] == "preset paper"
     assert named.sources["mode"] == file
-    assert named.overridden == (f"optimizer.lr is 0.25, not 0.5 of {file}",)
-    assert "preset 'paper' was named and wins" in named.remarks[0]
+    assert named.overridden == (f"optimizer.lr is 0.25, not 0.5 from {file}",)
+    assert "the named preset 'paper' overrides the file" in named.remarks[0]
 
     same = resolve_config(with_file, model="tiny-1", preset="same")
     assert same.overridden == ()  # the file has the same value
-    flags = [flag_layer(optimizer={"lr": 0.75})]
-    set_by_hand = resolve_config(with_file, model="tiny-1", preset="paper", layers=flags)
+    flags = [from_flag(optimizer={"lr": 0.75})]
+    set_by_hand = resolve_config(with_file, model="tiny-1", preset="paper", given=flags)
     assert set_by_hand.to_dict()["optimizer"]["lr"] == 0.75
 
 
@@ -313,7 +313,7 @@ def test_a_preset_may_set_values_for_single_models(configs: str) -> None:
     }
     assert named.sources["layer"] == "preset paper for tiny-1"
     [overridden] = named.overridden
-    assert overridden.startswith("mode is 'fast', not 'slow' of")
+    assert overridden.startswith("mode is 'fast', not 'slow' from")
     assert resolve_config(with_file, model="other", preset="paper").to_dict()["layer"] == 2
     by_file = resolve_config(with_file, model="tiny-1").to_dict()  # the file names the preset
     assert (by_file["layer"], by_file["mode"]) == (7, "slow")
