@@ -147,9 +147,9 @@ def _show(
     if finished is None:
         return (not tracking or _tell(experiment.name, traced, out, files)) and told
     if files and tracking:
-        from editkit_plugins.mlflow_tracking.figures import show_figures
+        from editkit_plugins.mlflow_tracking.reports import log_figures
 
-        show_figures(finished.run, experiment.name, files)
+        log_figures(finished.run, experiment.name, files)
     for error in finished.tracking_errors:
         sys.stderr.write(f"error: {error}\n")
     return told and not finished.tracking_errors

@@ -1,7 +1,7 @@
-"""MLflow: finished cells and reports become MLflow runs, to be compared in its UI.
+"""MLflow: finished cells and reports become MLflow runs, to be compared in its web interface.
 
-MLflow holds a projection of the result store and is never asked for anything: whatever it loses,
-``editkit export-mlflow`` writes again. The schema is documented in ``docs/mlflow.md``.
+MLflow holds a copy of the result store. Nothing is read back from it, and
+``editkit export-mlflow`` writes the copy again. The schema is documented in ``docs/mlflow.md``.
 """
 
 from __future__ import annotations
@@ -18,40 +18,40 @@ if TYPE_CHECKING:
 
 @hookimpl
 def editkit_cell_finished(run: Run, cell: Cell) -> None:
-    """Show the cell in MLflow."""
+    """Log the cell to MLflow."""
     if run.tracking:
-        from editkit_plugins.mlflow_tracking import observer
+        from editkit_plugins.mlflow_tracking import cells
 
-        observer.cell_finished(run, cell)
+        cells.cell_finished(run, cell)
 
 
 @hookimpl
 def editkit_run_finished(run: Run) -> Mapping[str, Any] | None:
-    """Say where the runs are to be seen."""
+    """Log remaining cells, and add the ids of the MLflow runs to the ``--json`` document."""
     if not run.tracking:
         return None
-    from editkit_plugins.mlflow_tracking import observer
+    from editkit_plugins.mlflow_tracking import cells
 
-    return observer.run_finished(run)
+    return cells.run_finished(run)
 
 
 @hookimpl
 def editkit_reported(report: Report) -> Mapping[str, Any]:
-    """Show a training, a trace, or whatever else is reported."""
-    from editkit_plugins.mlflow_tracking.reported import reported
+    """Log a report, such as a training or a trace."""
+    from editkit_plugins.mlflow_tracking.reports import log_report
 
-    return reported(report)
+    return log_report(report)
 
 
 @hookimpl
 def editkit_commands() -> list[CommandSpec]:
-    """Offer ``editkit export-mlflow`` and ``editkit ui``."""
+    """Add ``editkit export-mlflow`` and ``editkit ui``."""
     package = "editkit_plugins.mlflow_tracking"
     return [
         CommandSpec(
             name="export-mlflow",
             module=f"{package}.export",
-            summary="write a store's results to MLflow again",
+            summary="write the results of a store to MLflow again",
         ),
         CommandSpec(
             name="ui",

@@ -1,38 +1,33 @@
-"""Write everything that a result store holds to MLflow again; doing it twice changes nothing."""
+"""Write all results of a store to MLflow again; runs that are up to date stay unchanged."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from editkit.benchmark.store import runs_in
+from editkit.cli.arguments import add_flags
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's options."""
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("editkit-results"),
-        metavar="DIR",
-        help="output folder of the benchmark runs (default: %(default)s)",
-    )
+    """Declare the options of ``editkit export-mlflow``."""
+    add_flags(parser, "--out")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay the store; running it twice changes nothing.
+    """Log every complete cell of the store.
 
     Raises:
         StoreError: There is no store in the folder.
-        TrackingError: MLflow cannot be reached or refuses.
+        TrackingError: MLflow cannot be reached, or refuses a request.
     """
-    from editkit_plugins.mlflow_tracking.database import shown
-    from editkit_plugins.mlflow_tracking.observer import publish
+    from editkit_plugins.mlflow_tracking.cells import log_cells
+    from editkit_plugins.mlflow_tracking.database import printable_uri
 
-    for found in runs_in(args.out):
-        tracker, run_ids = publish(found, found.cells, anew=True)
-        left_out = len(found.cells) - len(run_ids)
-        note = f", {left_out} unfinished left out" if left_out else ""
-        sys.stderr.write(f"{found.benchmark}: {len(run_ids)} runs in {shown(tracker.uri)}{note}\n")
+    for stored in runs_in(args.out):
+        tracker, run_ids = log_cells(stored, stored.cells, rewrite=True)
+        skipped = len(stored.cells) - len(run_ids)
+        note = f", {skipped} unfinished skipped" if skipped else ""
+        uri = printable_uri(tracker.uri)
+        sys.stderr.write(f"{stored.benchmark}: {len(run_ids)} runs in {uri}{note}\n")
     return 0

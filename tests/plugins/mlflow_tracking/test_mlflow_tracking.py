@@ -169,7 +169,7 @@ def test_a_cell_that_lacks_records_is_left_out(
     store_rows(run, run.cells[1], [row(1)])
     assert len(finish(run)["run_ids"]) == 1
     export.run(Namespace(out=out))
-    assert "1 unfinished left out" in capsys.readouterr().err
+    assert "1 unfinished skipped" in capsys.readouterr().err
 
 
 def test_an_experiment_in_the_bin_is_taken_out(out: Path) -> None:

@@ -57,7 +57,7 @@ def test_without_a_database_it_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_without_runs_it_says_what_to_run(out: Path) -> None:
-    with pytest.raises(TrackingError, match="holds no runs"):
+    with pytest.raises(TrackingError, match="has no runs"):
         run_ui("--out", str(out))
 
 

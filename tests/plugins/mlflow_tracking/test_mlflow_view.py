@@ -5,13 +5,13 @@ import json
 from tracking_samples import SCORES
 
 from editkit import Score
-from editkit_plugins.mlflow_tracking.view import TAG, address, shared_view
+from editkit_plugins.mlflow_tracking.view import TAG, address, benchmark_view
 
 SHORTEST_TAG_LIMIT = 5000  # of the MLflow versions that we allow
 
 
 def test_the_view_shows_the_tables_columns_in_their_order() -> None:
-    view = json.loads(shared_view((*SCORES, Score("fluency/entropy"))))
+    view = json.loads(benchmark_view((*SCORES, Score("fluency/entropy"))))
     keys = ["summary/score", *(score.key for score in SCORES), "time/edit_s_mean"]
     heads = ["S", "ES", "EM", "NS", "s/edit", "records"]
     scatter, parallel, *bars = view["compareRunCharts"]
@@ -30,11 +30,11 @@ def test_the_view_shows_the_tables_columns_in_their_order() -> None:
 
 def test_a_view_of_many_scores_fits_into_a_tag() -> None:
     many = [Score(f"some_metric_{number}/magnitude", f"M{number}") for number in range(12)]
-    assert len(shared_view(many)) < SHORTEST_TAG_LIMIT
+    assert len(benchmark_view(many)) < SHORTEST_TAG_LIMIT
 
 
 def test_the_link_names_the_view() -> None:
-    assert address("7", shared_view(SCORES)) == (
+    assert address("7", benchmark_view(SCORES)) == (
         "/#/experiments/7/runs?workflowType=machine_learning&compareRunsMode=CHART"
         "&viewStateShareKey=" + TAG.rpartition(".")[2]
     )

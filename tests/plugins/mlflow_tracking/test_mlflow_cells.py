@@ -9,18 +9,18 @@ from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, stor
 
 from editkit import EditRequest
 from editkit.benchmark.store import Store, runs_in
-from editkit_plugins.mlflow_tracking.observer import page_of
-from editkit_plugins.mlflow_tracking.page import finite, parameters, table
+from editkit_plugins.mlflow_tracking.cells import content_of
+from editkit_plugins.mlflow_tracking.content import finite_metrics, flat_params, table_json
 
 
 def test_infinite_numbers_never_reach_mlflow() -> None:
-    told = {"a": 1.0, "b": math.inf, "c": -math.inf, "d": math.nan, "e": None, "f/ft+l": 2}
-    assert finite(told) == {"a": 1.0, "f/ft-l": 2.0}
+    values = {"a": 1.0, "b": math.inf, "c": -math.inf, "d": math.nan, "e": None, "f/ft+l": 2}
+    assert finite_metrics(values) == {"a": 1.0, "f/ft-l": 2.0}
 
 
 def test_parameters_are_flat_and_say_only_what_is_set() -> None:
     values = {"editor": "rome", "editor.layer": 3, "preset": None, "editor.on": True, "n": {"a": 1}}
-    assert parameters(values) == {
+    assert flat_params(values) == {
         "editor": "rome",
         "editor.layer": "3",
         "editor.on": "true",
@@ -30,7 +30,7 @@ def test_parameters_are_flat_and_say_only_what_is_set() -> None:
 
 def test_a_table_keeps_its_columns_in_order_and_infinity_out() -> None:
     lines = [{"case_id": 4, "score": 0.5}, {"case_id": 5, "score": math.nan, "error": "no"}]
-    shown = json.loads(table(lines))
+    shown = json.loads(table_json(lines))
     assert shown["columns"] == ["case_id", "score", "error"]
     assert shown["data"] == [[4, 0.5, None], [5, None, "no"]]
 
@@ -38,33 +38,33 @@ def test_a_table_keeps_its_columns_in_order_and_infinity_out() -> None:
 def test_the_table_leads_with_the_case_and_is_short(tmp_path: Path) -> None:
     run = run_in(tmp_path, [cell("rome")])
     store_rows(run, run.cells[0], [row(case) for case in range(501)])
-    page = page_of(run, run.cells[0])
-    shown = json.loads(page.files["records.json"])
+    content = content_of(run, run.cells[0])
+    shown = json.loads(content.files["records.json"])
     scores = [score.key for score in SCORES]
     assert shown["columns"] == ["case", "result", "case_id", *scores, "edit_s"]
     assert shown["data"][7][:3] == ["7", "ES 100.0 · NS 50.0", 7]
     assert len(shown["data"]) == 500
-    assert len(page.records) == 501
+    assert len(content.records) == 501
 
 
 def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
     run = finished_run(tmp_path, "rome")
-    page = page_of(run, run.cells[0])
-    assert page.name == "rome · tiny · facts"
-    assert page.fingerprint == "rome-f00d"
-    assert next(iter(page.metrics)) == "summary/score"
-    assert page.metrics["efficacy/score"] == 1.0
-    assert page.metrics["neighborhood/score_ci_high"] == 0.5
-    assert page.metrics["time/edit_s_mean"] == 0.5
-    assert page.metrics["memory/peak_rss_mb"] == 103.0
-    assert (page.metrics["records/done"], page.metrics["records/failed"]) == (3.0, 0.0)
-    assert page.params["editor.layer"] == "3"
-    assert "preset" not in page.params
-    assert page.tags["editor"] == "rome"
-    assert (page.started, page.finished) == ((NOON + 3 - 3 * 0.75) * 1000, (NOON + 3) * 1000)
-    assert set(page.files) == {"config.yaml", "summary.json", "records.json"}
-    assert page.tags["mlflow.loggedArtifacts"] == '[{"path": "records.json", "type": "table"}]'
-    told = {head: page.tags[head] for head in ("S", "ES", "EM", "NS", "s/edit", "records")}
+    content = content_of(run, run.cells[0])
+    assert content.name == "rome · tiny · facts"
+    assert content.fingerprint == "rome-f00d"
+    assert next(iter(content.metrics)) == "summary/score"
+    assert content.metrics["efficacy/score"] == 1.0
+    assert content.metrics["neighborhood/score_ci_high"] == 0.5
+    assert content.metrics["time/edit_s_mean"] == 0.5
+    assert content.metrics["memory/peak_rss_mb"] == 103.0
+    assert (content.metrics["records/done"], content.metrics["records/failed"]) == (3.0, 0.0)
+    assert content.params["editor.layer"] == "3"
+    assert "preset" not in content.params
+    assert content.tags["editor"] == "rome"
+    assert (content.started, content.finished) == ((NOON + 3 - 3 * 0.75) * 1000, (NOON + 3) * 1000)
+    assert set(content.files) == {"config.yaml", "summary.json", "records.json"}
+    assert content.tags["mlflow.loggedArtifacts"] == '[{"path": "records.json", "type": "table"}]'
+    told = {head: content.tags[head] for head in ("S", "ES", "EM", "NS", "s/edit", "records")}
     assert told == {
         "S": "66.7 ±0.0",
         "ES": "100.0 ±0.0",
@@ -73,14 +73,14 @@ def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
         "s/edit": "0.500",
         "records": "3",
     }
-    assert page.records[0]["efficacy/nll_new"] == [0.1, 0.2]
+    assert content.records[0]["efficacy/nll_new"] == [0.1, 0.2]
 
 
 def test_a_page_of_one_store_is_always_the_same(tmp_path: Path) -> None:
     run = finished_run(tmp_path, "rome")
-    assert page_of(run, run.cells[0]).digest == page_of(run, run.cells[0]).digest
+    assert content_of(run, run.cells[0]).digest == content_of(run, run.cells[0]).digest
     (replayed,) = runs_in(tmp_path)
-    assert page_of(replayed, replayed.cells[0]).digest == page_of(run, run.cells[0]).digest
+    assert content_of(replayed, replayed.cells[0]).digest == content_of(run, run.cells[0]).digest
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_page_of_one_store_is_always_the_same(tmp_path: Path) -> None:
 def test_names_tell_runs_apart(tmp_path: Path, changes: dict[str, str], name: str) -> None:
     run = run_in(tmp_path, [cell("rome", **changes)])
     store_rows(run, run.cells[0], [row(1)])
-    assert page_of(run, run.cells[0]).name == name
+    assert content_of(run, run.cells[0]).name == name
 
 
 def test_a_name_says_nothing_twice(tmp_path: Path) -> None:
@@ -106,19 +106,19 @@ def test_a_name_says_nothing_twice(tmp_path: Path) -> None:
         dataset={"name": "atlas", "digest": "d", "n_records": 1},
     )
     store_rows(run, run.cells[0], [row(1)])
-    assert page_of(run, run.cells[0]).name == "rome · atlas"
+    assert content_of(run, run.cells[0]).name == "rome · atlas"
 
 
 def test_settings_tell_namesakes_apart_even_those_of_an_earlier_run(tmp_path: Path) -> None:
     earlier = cell("rome", fingerprint="early")
     later = cell("rome", fingerprint="late", config={**earlier.config, "layer": 2})
     store_rows(run_in(tmp_path, [earlier]), earlier, [row(1)])
-    assert page_of(run_in(tmp_path, [earlier]), earlier).name == "rome · tiny · facts"
+    assert content_of(run_in(tmp_path, [earlier]), earlier).name == "rome · tiny · facts"
     alone = run_in(tmp_path, [later])
     store_rows(alone, later, [row(1)])
-    assert page_of(alone, later).name == "rome (layer 2) · tiny · facts"
+    assert content_of(alone, later).name == "rome (layer 2) · tiny · facts"
     elsewhere = run_in(tmp_path, [later], benchmark="other")
-    assert page_of(elsewhere, later).name == "rome · tiny · facts"
+    assert content_of(elsewhere, later).name == "rome · tiny · facts"
 
 
 def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path) -> None:
@@ -128,11 +128,11 @@ def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path
     request = EditRequest("{} lives in", "Zoë", "Rome", target_true="Paris", relation_id="P1")
     with Store(run.store) as store:
         store.put_requests(run.dataset["digest"], {1: request})
-    page = page_of(run, run.cells[0])
-    told = json.loads(page.tags["mlflow.loggedArtifacts"])
+    content = content_of(run, run.cells[0])
+    told = json.loads(content.tags["mlflow.loggedArtifacts"])
     assert [entry["path"] for entry in told] == ["records.json", "generations.json"]
-    shown = json.loads(page.files["generations.json"])
-    assert shown["columns"][:2] == json.loads(page.files["records.json"])["columns"][:2]
+    shown = json.loads(content.files["generations.json"])
+    assert shown["columns"][:2] == json.loads(content.files["records.json"])["columns"][:2]
     assert [dict(zip(shown["columns"], line, strict=True)) for line in shown["data"]] == [
         {
             "case": f"1 · generation {place} · Zoë lives in → Rome",
@@ -146,17 +146,17 @@ def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path
         }
         for place, text in enumerate(texts["generation"], start=1)
     ]
-    assert "Zoë is" not in page.files["records.json"]
+    assert "Zoë is" not in content.files["records.json"]
 
 
 def test_failed_records_are_told_about(tmp_path: Path) -> None:
     run = run_in(tmp_path, [cell("rome")])
     failed = row(2, status="failed", scores={}, details={}, error="the delta is not finite")
     store_rows(run, run.cells[0], [row(1), failed, row(3)])
-    page = page_of(run, run.cells[0])
-    assert "1 of 3 records failed" in page.tags["mlflow.note.content"]
-    assert "case 2: the delta is not finite" in page.tags["mlflow.note.content"]
-    assert page.metrics["records/failed"] == 1.0
-    assert page.tags["records"] == "2 (1 failed)"
-    told = json.loads(page.files["records.json"])["data"][1]
+    content = content_of(run, run.cells[0])
+    assert "1 of 3 records failed" in content.tags["mlflow.note.content"]
+    assert "case 2: the delta is not finite" in content.tags["mlflow.note.content"]
+    assert content.metrics["records/failed"] == 1.0
+    assert content.tags["records"] == "2 (1 failed)"
+    told = json.loads(content.files["records.json"])["data"][1]
     assert told[:2] == ["2", "failed: the delta is not finite"]
