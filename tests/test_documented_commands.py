@@ -21,7 +21,7 @@ from editkit.cli import run_benchmark
 from editkit.cli.commands import command_module
 from editkit.cli.main import main
 from editkit.errors import UsageError
-from editkit.registry import models
+from editkit.registry import model_identity, models
 from editkit.registry.model_identity import ModelIdentity
 from editkit.storage.strict_yaml import parse_yaml
 from editkit_benchmarks.experiments import cli as experiments
@@ -135,10 +135,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editkit, "load_model", reached)
     monkeypatch.setattr(models, "load_model", reached)
     for module in (run_benchmark, experiments):
-        monkeypatch.setattr(module, "fingerprint_of", lambda _: "0" * 32)
-        monkeypatch.setattr(module, "n_layers_of", lambda _: 48)
-        monkeypatch.setattr(module, "identity_of", lambda c: ModelIdentity(c.name))
-        monkeypatch.setattr(module, "carry_out", reached)
+        monkeypatch.setattr(module, "run_plan", reached)
+    monkeypatch.setattr(models, "fingerprint_of", lambda name, **_: "0" * 32)
+    monkeypatch.setattr(models, "n_layers_of", lambda name, **_: 48)
+    monkeypatch.setattr(model_identity, "identity_of", lambda name, **_: ModelIdentity(name))
     monkeypatch.setattr(tracing, "trace_all", reached)
 
 

@@ -16,17 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.auto_layer import choose_layers
+from editkit.benchmark.inputs import n_layers_of
 from editkit.benchmark.observers import publish
-from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
-from editkit.benchmark.session import (
-    Finished,
-    carry_out,
-    fingerprint_of,
-    identity_of,
-    n_layers_of,
-)
+from editkit.benchmark.runner import Finished, run_plan
+from editkit.benchmark.spec import Flags, apply_flags
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
 from editkit.cli.signals import terminable
 from editkit.data_types import Report
@@ -79,15 +74,8 @@ def run(args: argparse.Namespace) -> int:
     with terminable():
         if experiment.edits:
             benchmark, values, _ = choose_layers(benchmark, values, registry)
-            plan = make_plan(
-                benchmark,
-                registry,
-                place=f"experiment {experiment.name}",
-                values=values,
-                fingerprint_of=fingerprint_of,
-                n_layers_of=n_layers_of,
-                identity_of=identity_of,
-            )
+            place = f"experiment {experiment.name}"
+            plan = make_plan(benchmark, registry, place=place, values=values)
             for refused in plan.refused:
                 _log.warning("%s", refused)
             for report in (*plan.matched, *plan.rules):
@@ -97,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
                 edited_cells(experiment.tracing, plan)  # a wrong name is told before any work
             tracking = not args.no_mlflow
-            finished = carry_out(plan, out, registry, tracking=tracking, quiet=args.quiet)
+            finished = run_plan(plan, out, registry, tracking=tracking, quiet=args.quiet)
         if experiment.tracing is not None:
             from editkit_benchmarks.experiments.tracing import trace_all
 

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from editkit import ConfigError, UsageError
-from editkit.benchmark.spec import Benchmark, ModelChoice, checked
+from editkit.benchmark.spec import Benchmark, ModelChoice, validated
 from editkit.errors import did_you_mean
 from editkit.storage.file_names import why_unsafe
 from editkit.storage.resources import resource
@@ -202,14 +202,14 @@ class Experiment(_Section):
         place = f"experiment {self.name}"
         editors = list(self.benchmark.get("editors", []))
         content = {"name": self.name, "metrics": ["efficacy"], **self.benchmark}
-        model = checked({**content, "editors": editors or ["none"]}, place=place).model
+        model = validated({**content, "editors": editors or ["none"]}, place=place).model
         for sweep in self.sweep:
             editors += [
                 {"name": sweep.editor, "preset": sweep.preset, "config": {**sweep.config, **values}}
                 for values in _settings(sweep, lambda: n_layers_of(model))
             ]
         traced_only = self.tracing is not None and not editors
-        return checked({**content, "editors": ["none"] if traced_only else editors}, place=place)
+        return validated({**content, "editors": ["none"] if traced_only else editors}, place=place)
 
     def names(self) -> dict[str, dict[str, Any]]:
         """Values by their names for figures, by field."""

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit import Editor, EditRequest, Fact, make_dataset, make_locator
+from editkit.benchmark.inputs import load_model_of
 from editkit.benchmark.isolation import seeded
-from editkit.benchmark.overrides import PluginValues
 from editkit.benchmark.plan import Plan, PlannedCell
 from editkit.benchmark.progress import counting
-from editkit.benchmark.session import load_chosen
-from editkit.benchmark.spec import Benchmark
+from editkit.benchmark.spec import Benchmark, PluginValues
 from editkit.data_types import fact_of
 from editkit.errors import UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
@@ -65,7 +64,7 @@ def trace_all(
         UsageError: No fact could be traced, or an editor is not among the benchmark's.
         EditkitError: Something cannot be loaded or made.
     """
-    model = load_chosen(benchmark.model)
+    model = load_model_of(benchmark.model)
     found = []
     empty = ""
     for task in _tasks(tracing, benchmark, values, plan, model):

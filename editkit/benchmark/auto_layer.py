@@ -13,10 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.dependencies import dependencies
-from editkit.benchmark.overrides import PluginValues
-from editkit.benchmark.records import load_records
-from editkit.benchmark.session import load_chosen
-from editkit.benchmark.spec import Benchmark
+from editkit.benchmark.inputs import load_model_of, load_records
+from editkit.benchmark.spec import Benchmark, PluginValues
 from editkit.data_types import Fact, Localization, fact_of
 from editkit.errors import ConfigError
 from editkit.registry.config import GivenValues, config_class, resolve_config
@@ -80,7 +78,7 @@ def _choose(
     offer = registry.get("locator", name)
     resolved = resolve_config(offer)
     facts, source = _training_facts(benchmark, values, registry)
-    model = load_chosen(benchmark.model)
+    model = load_model_of(benchmark.model)
     description = {
         "model": model.fingerprint,
         "locator": name,

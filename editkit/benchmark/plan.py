@@ -1,7 +1,7 @@
-"""The plan of a run: its cells with their fingerprints, and its records cut into batches.
+"""The plan of a run: its cells with their fingerprints, and its records in batches.
 
-Batches are cut here, in the dataset's order, and never by what happens to be left: what a record
-is computed together with cannot depend on interruptions or shards.
+Batches are cut here, in the dataset's order, whatever is stored already: the records that are
+computed together depend on neither interruptions nor shards.
 """
 
 from __future__ import annotations
@@ -12,28 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from editkit.benchmark.dependencies import dependencies
-from editkit.benchmark.overrides import PluginValues
-from editkit.benchmark.records import corpus_digest, load_records, slice_digest
-from editkit.benchmark.spec import Benchmark, EditorChoice, ModelChoice, PluginChoice
+from editkit.benchmark.inputs import (
+    corpus_digest,
+    fingerprint_of,
+    identity_of,
+    load_records,
+    n_layers_of,
+    slice_digest,
+)
+from editkit.benchmark.spec import Benchmark, ModelChoice, PluginChoice, PluginValues
 from editkit.benchmark.store import Store
-from editkit.data_types import Record, Records, RejectedRecord, Score
+from editkit.data_types import Record, Records, RejectedRecord
 from editkit.errors import ConfigError, PluginError
 from editkit.interfaces import Config
 from editkit.redaction import redacted_values
 from editkit.registry.config import GivenValues, Resolved, resolve_config
-from editkit.registry.hparams import NO_MATCH, Match
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, Registry
 from editkit.registry.specs import MetricSpec
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
+__all__ = ["Batch", "Plan", "PlannedCell", "PlannedMetric", "cut", "make_plan"]
+
 _RESERVED = "summary/score"
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Records that are edited and scored together; ``index`` counts over the whole run."""
+    """Records that are edited and scored together. ``index`` counts over all shards."""
 
     index: int
     records: tuple[Record, ...]
@@ -41,7 +48,14 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedMetric:
-    """A metric with its configuration, and the digest of the corpus that it depends on, if any."""
+    """A metric with its configuration.
+
+    Attributes:
+        offer: The metric on offer.
+        resolved: Its configuration.
+        corpus: Digest of the dataset's texts that it depends on; empty if there are none.
+        depends_on: Digests of files and corpora that its configuration names, by field.
+    """
 
     offer: Offer
     resolved: Resolved
@@ -52,12 +66,12 @@ class PlannedMetric:
     def spec(self) -> MetricSpec:
         """The metric's spec."""
         if not isinstance(self.offer.spec, MetricSpec):
-            raise PluginError(f"{self.offer.name!r} is no metric.")
+            raise PluginError(f"{self.offer.name!r} is not a metric.")
         return self.offer.spec
 
     @property
     def protocol(self) -> str:
-        """The spec's protocol, with the corpus that the dataset gives."""
+        """The spec's protocol, with the digest of the dataset's corpus."""
         if not self.corpus:
             return self.spec.protocol
         return f"{self.spec.protocol}/{self.spec.corpus}-{self.corpus[:12]}"
@@ -78,28 +92,20 @@ class PlannedMetric:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedCell:
-    """A cell with the validated configuration that its editor is built from.
-
-    Attributes:
-        cell: The cell.
-        config: The configuration.
-        rule: What the fallback rule chose and why, where it was needed.
-        matched: Which file of values is used for the model and why, or why one is not.
-        remarks: What there is to say about where its values come from.
-        overridden: Values of the model's file that the named preset replaced.
-    """
+    """A cell, and the configuration that its editor is built from."""
 
     cell: Cell
-    config: Config
-    rule: str | None = None
-    matched: Match = NO_MATCH
-    remarks: tuple[str, ...] = ()
-    overridden: tuple[str, ...] = ()
+    resolved: Resolved
+
+    @property
+    def config(self) -> Config:
+        """The validated configuration."""
+        return self.resolved.config
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that a run will do, before a model is loaded."""
+    """Everything that a run will do, fixed before a model is loaded."""
 
     benchmark: str
     model: ModelChoice
@@ -116,33 +122,37 @@ class Plan:
 
     @property
     def n_records(self) -> int:
-        """Records of this shard."""
+        """Number of records of this shard."""
         return sum(len(batch.records) for batch in self.batches)
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """What fallback rules chose, and what named presets replaced; each once."""
-        remarks = [f"{p.cell.editor}: {remark}" for p in self.cells for remark in p.remarks]
+        """Values that a fallback rule chose or a named preset replaced, for the log."""
+        remarks = [
+            f"{p.cell.editor}: {remark}" for p in self.cells for remark in p.resolved.remarks
+        ]
         return tuple(dict.fromkeys(remarks))
 
     @property
     def matched(self) -> tuple[str, ...]:
-        """Which files of values the editors use for the model, and why."""
+        """Hyperparameter files that the editors use for the model, for the log."""
         used: dict[str, dict[str, None]] = {}
         for planned in self.cells:
-            if planned.matched.values is not None:
-                file = f"{planned.cell.editor} from {planned.matched.values.file}"
-                used.setdefault(planned.matched.why, {})[file] = None
+            match = planned.resolved.matched
+            if match.values is not None:
+                file = f"{planned.cell.editor} from {match.values.file}"
+                used.setdefault(match.why, {})[file] = None
         return tuple(f"values {why}: {', '.join(files)}" for why, files in used.items())
 
     @property
     def refused(self) -> tuple[str, ...]:
-        """Which files of values have the model's name and are not used, and why."""
-        reports = [f"{p.cell.editor}: {p.matched.refused}" for p in self.cells if p.matched.refused]
-        return tuple(dict.fromkeys(reports))
+        """Hyperparameter files that match the model's name but are not used, for a warning."""
+        matches = [(planned.cell.editor, planned.resolved.matched) for planned in self.cells]
+        refused = [f"{editor}: {match.refused}" for editor, match in matches if match.refused]
+        return tuple(dict.fromkeys(refused))
 
     def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
-        """The batches of which a row is missing."""
+        """The batches that lack a row of this cell."""
         stored = {row.case_id for row in store.rows(cell.fingerprint)} if store else set()
         return [
             batch
@@ -151,14 +161,20 @@ class Plan:
         ]
 
     def run(self, out: Path, model: Mapping[str, Any], *, tracking: bool) -> Run:
-        """The run as observers see it."""
+        """The run, as the store keeps it and observers receive it.
+
+        Args:
+            out: The output folder.
+            model: The model's description.
+            tracking: Whether to send results to tracking services.
+        """
         return Run(
             out=out,
             benchmark=self.benchmark,
             model=model,
             dataset=self.dataset,
             metrics=tuple(metric.describe() for metric in self.metrics),
-            scores=_scores(self.metrics),
+            scores=tuple(score for metric in self.metrics for score in metric.spec.scores),
             seeds=self.seeds,
             cells=tuple(planned.cell for planned in self.cells),
             batch=self.batch,
@@ -167,7 +183,7 @@ class Plan:
         )
 
     def model_description(self) -> dict[str, Any]:
-        """What is known of the model before it is loaded."""
+        """The model's description, as far as it is known before loading."""
         return {**self.model.model_dump(), "fingerprint": self.model_fingerprint}
 
 
@@ -178,33 +194,34 @@ def make_plan(
     place: str = "benchmark",
     values: PluginValues | None = None,
     shard: tuple[int, int] = (1, 1),
-    fingerprint_of: Callable[[ModelChoice], str],
-    n_layers_of: Callable[[ModelChoice], int | None] = lambda _: None,
-    identity_of: Callable[[ModelChoice], ModelIdentity] = lambda c: ModelIdentity(c.name),
+    fingerprint_of: Callable[[ModelChoice], str] = fingerprint_of,
+    n_layers_of: Callable[[ModelChoice], int | None] = n_layers_of,
+    identity_of: Callable[[ModelChoice], ModelIdentity] = identity_of,
 ) -> Plan:
-    """Resolve every configuration, read the records and fix the fingerprints.
+    """Resolve all configurations, read the records and compute the fingerprints.
 
     Args:
-        benchmark: What to run.
+        benchmark: The benchmark.
         registry: Where editors, metrics and the dataset are looked up.
-        place: Name of the benchmark file, for provenance and messages.
+        place: Name of the benchmark file, for provenance and error messages.
         values: Config values from the command line.
-        shard: Part I of N of the batches.
-        fingerprint_of: Gives the fingerprint of the model without loading it.
-        n_layers_of: Gives its number of layers without loading it, if it can be known.
-        identity_of: Gives the names that files of values know it by.
+        shard: (I, N): only part I of N of the batches.
+        fingerprint_of: Looks up the model's fingerprint, without loading the model.
+        n_layers_of: Looks up its number of layers, if known.
+        identity_of: Looks up the names by which hyperparameter files may know it.
 
     Raises:
-        ConfigError: A configuration is wrong, or two editors of the benchmark are the same.
+        ConfigError: A configuration is invalid, or the benchmark repeats an editor.
         DatasetError: The records cannot be read.
-        PluginError: Something needed is missing or broken.
+        PluginError: A plugin is missing or broken.
     """
     identity = identity_of(benchmark.model)
     resolver = _Resolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
     metrics = _plan_metrics(benchmark, resolver)
-    editors = [  # before the records and the model: a wrong value is told at once
-        [(seed, *resolver.editor(i, choice, seed)) for seed in benchmark.seeds]
+    editors = [  # before the records are read: an invalid value is reported at once
+        (seed, *resolver.resolve("editor", f"editors.{i}", choice, choice.preset, seed))
         for i, choice in enumerate(benchmark.editors)
+        for seed in benchmark.seeds
     ]
     offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
@@ -231,12 +248,11 @@ def make_plan(
         "metrics": [metric.describe() for metric in metrics],
         "batch": benchmark.batch,
     }
-    if benchmark.model.attention is not None:  # its last digits differ: other results
+    if benchmark.model.attention is not None:  # affects the last digits
         common["attention"] = benchmark.model.attention
     cells = [
         _cell(offer, resolved, seed, benchmark, dataset, common)
-        for versions in editors
-        for seed, offer, resolved in versions
+        for seed, offer, resolved in editors
     ]
     _check_distinct(cells, place)
     batches = cut(records, benchmark.batch)
@@ -264,14 +280,14 @@ def _with_corpus(metric: PlannedMetric, loaded: Records, dataset: Offer) -> Plan
 
 
 def cut(records: tuple[Record, ...], size: int) -> list[Batch]:
-    """Batches of ``size`` records in order; the last may be shorter."""
+    """Cut records into batches in order. The last batch may be shorter."""
     starts = range(0, len(records), size)
     return [Batch(i, records[start : start + size]) for i, start in enumerate(starts)]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Resolver:
-    """Puts configurations together from the benchmark file and the command line."""
+    """Resolves the configurations of a benchmark's plugins: file first, then the command line."""
 
     registry: Registry
     model: ModelChoice
@@ -285,15 +301,14 @@ class _Resolver:
         kind: Any,
         where: str,
         choice: PluginChoice,
-        *,
         preset: str | None = None,
         seed: int | None = None,
     ) -> tuple[Offer, Resolved]:
         offer = self.registry.get(kind, choice.name)
-        flag_values = self.values.get((kind, choice.name), {})
+        flag = "--set dataset" if kind == "dataset" else f"--set {kind}s.{choice.name}"
         given = [
             GivenValues(choice.config, self.place, f"{where}.config"),
-            GivenValues(flag_values, "--set", _flag(kind, choice.name)),
+            GivenValues(self.values.get((kind, choice.name), {}), "--set", flag),
         ]
         return offer, resolve_config(
             offer,
@@ -305,13 +320,6 @@ class _Resolver:
             n_layers=lambda: self.n_layers_of(self.model),
         )
 
-    def editor(self, i: int, choice: EditorChoice, seed: int) -> tuple[Offer, Resolved]:
-        return self.resolve("editor", f"editors.{i}", choice, preset=choice.preset, seed=seed)
-
-
-def _flag(kind: str, name: str) -> str:
-    return "--set dataset" if kind == "dataset" else f"--set {kind}s.{name}"
-
 
 def _plan_metrics(benchmark: Benchmark, resolver: _Resolver) -> tuple[PlannedMetric, ...]:
     planned: list[PlannedMetric] = []
@@ -321,17 +329,13 @@ def _plan_metrics(benchmark: Benchmark, resolver: _Resolver) -> tuple[PlannedMet
         for score in metric.spec.scores:
             if score.key in owners:
                 raise ConfigError(
-                    f"metrics.{i}: {choice.name!r} gives the score {score.key!r}, which "
-                    f"{owners[score.key]} gives already.",
-                    hint="Leave one of them out.",
+                    f"metrics.{i}: {choice.name!r} has the score {score.key!r}, which "
+                    f"{owners[score.key]} has already.",
+                    hint="Remove one of them.",
                 )
             owners[score.key] = repr(choice.name)
         planned.append(metric)
     return tuple(planned)
-
-
-def _scores(metrics: tuple[PlannedMetric, ...]) -> tuple[Score, ...]:
-    return tuple(score for metric in metrics for score in metric.spec.scores)
 
 
 def _cell(
@@ -374,14 +378,7 @@ def _cell(
         fingerprint=digest(identity),
         params=redacted_values(params),
     )
-    return PlannedCell(
-        cell,
-        resolved.config,
-        resolved.rule,
-        resolved.matched,
-        resolved.remarks,
-        resolved.overridden,
-    )
+    return PlannedCell(cell, resolved)
 
 
 def _parameter(value: Any) -> str | int | float | bool | None:
@@ -398,6 +395,6 @@ def _check_distinct(cells: list[PlannedCell], place: str) -> None:
             raise ConfigError(
                 f"{place}: editor {cell.editor!r} with seed {cell.seed} occurs twice with the "
                 "same configuration.",
-                hint="Leave one out, or give it another preset or config.",
+                hint="Remove one, or give it another preset or config.",
             )
         seen.add(cell.fingerprint)

@@ -1,30 +1,36 @@
-"""Carrying out a plan: batch by batch, each stored whole, nothing done twice.
+"""Running a plan: batch by batch, each stored as a whole, nothing computed twice.
 
-A record that goes wrong gets a failed row with the reason; the run goes on. What cannot go on (a
-model that does not load, an editor that changes it, a full disk) is raised, with all rows kept.
+A record that fails gets a failed row with the reason, and the run continues. Errors that concern
+more than a record (a model that does not load, an editor that changes it, a full disk) stop the
+run; all rows so far are kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.benchmark.aggregate import document
+from editkit.benchmark.environment import record_environment
+from editkit.benchmark.inputs import load_model_of
 from editkit.benchmark.isolation import WeightGuard, seeded
 from editkit.benchmark.observers import Observers
-from editkit.benchmark.plan import Batch, Plan, PlannedCell
+from editkit.benchmark.plan import Batch, Plan
 from editkit.benchmark.progress import Progress
-from editkit.benchmark.scoring import BadScores, collect
-from editkit.benchmark.store import Store, is_complete
+from editkit.benchmark.store import Store, exclusive, is_complete, rows_of
+from editkit.benchmark.store_format import LARGEST
 from editkit.data_types import Record
 from editkit.editing.outcomes import unwatched
-from editkit.errors import EditkitError, PluginError, first_line
-from editkit.interfaces import Editor, Metric
+from editkit.errors import EditkitError, ModelError, PluginError, TrackingError, first_line
+from editkit.interfaces import Editor, Metric, MetricRow
 from editkit.redaction import redacted
 from editkit.registry.plugins import Registry
-from editkit.results import Row, Run
+from editkit.results import STORE_FILE, Cell, Row, Run
 from editkit.storage.digests import plain
 from editkit.storage.machine import peak_memory_of_this_process
 
@@ -32,110 +38,193 @@ if TYPE_CHECKING:
     from editkit.editing.deltas import WeightDelta
     from editkit.models import LanguageModel
 
+__all__ = ["BadScores", "Collected", "Finished", "collect", "run_plan"]
+
 _log = logging.getLogger(__name__)
 _MIB = 2**20
 
 
-@dataclasses.dataclass
-class Runner:
-    """One run being carried out.
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run whose rows are all stored.
 
-    Args:
-        plan: What to do.
-        run: The run as observers see it.
-        store: Where rows go.
-        registry: Where editors and metrics come from.
-        observers: Who is told.
-        progress: Shows how far it is.
+    Attributes:
+        run: The run.
+        added: Entries of observers for the document, such as ``{"mlflow": {...}}``.
+        tracking_errors: Errors of tracking services.
     """
 
-    plan: Plan
+    run: Run
+    added: Mapping[str, Any]
+    tracking_errors: tuple[TrackingError, ...]
+
+    def document(self) -> dict[str, Any]:
+        """The ``--json`` document."""
+        return document(self.run, self.added)
+
+    def failures(self) -> list[tuple[Cell, list[Row]]]:
+        """The failed rows of each cell that has some."""
+        failures = []
+        for cell in self.run.cells:
+            failed = [row for row in rows_of(self.run, cell) if row.status == "failed"]
+            if failed:
+                failures.append((cell, failed))
+        return failures
+
+
+def run_plan(
+    plan: Plan,
+    out: Path,
+    registry: Registry,
+    *,
+    fresh: bool = False,
+    tracking: bool = True,
+    quiet: bool = False,
+) -> Finished:
+    """Compute what the folder's store lacks. The model is loaded only if something is missing.
+
+    Args:
+        plan: The plan.
+        out: The output folder.
+        registry: Provides editors, metrics and observers.
+        fresh: Discard earlier rows of this plan first.
+        tracking: Whether to send results to tracking services.
+        quiet: Show no progress.
+
+    Raises:
+        StoreError: The folder is in use, or its store cannot be used.
+        ModelError: The model cannot be loaded, or has no chat template although records need one.
+        PluginError: An editor or metric cannot be prepared, or an editor changed the model.
+    """
+    fingerprints = [planned.cell.fingerprint for planned in plan.cells]
+    with exclusive(out, plan.shard), Store(out / STORE_FILE) as store:
+        records = [record for batch in plan.batches for record in batch.records]
+        if fresh:
+            for fingerprint in fingerprints:
+                store.discard(fingerprint, [record.case_id for record in records])
+        store.drop_damaged_descriptions(fingerprints)
+        for fingerprint in fingerprints:
+            store.drop_damaged(fingerprint)
+        remaining = [plan.remaining(planned.cell, store) for planned in plan.cells]
+        n_left = sum(len(batch.records) for batches in remaining for batch in batches)
+        model = _load(plan) if n_left else None
+        description = model.describe() if model else _known_model(plan, store)
+        if model and any(record.request.chat for record in records):
+            _ = model.chat_template  # raises here, once, instead of in every record
+        if model:
+            record_environment(description, store, fingerprints)
+        run = plan.run(out, description, tracking=tracking)
+        for cell in run.cells:
+            store.put_cell(cell.fingerprint, run.describe(cell))
+        requests = {record.case_id: record.request for record in records}
+        store.put_requests(str(run.dataset["digest"]), requests)
+        observers = Observers(registry)
+        observers.run_started(run)
+        total = plan.n_records * len(plan.cells)
+        with Progress(total, total - n_left, quiet=quiet) as progress:
+            runners: dict[str, _CellRunner] = {}
+            if model:
+                shared = _Shared(run, store, observers, progress, model, WeightGuard(model))
+                shared.metrics = _prepared_metrics(plan, registry)
+                # Build all editors first: broken ones show up before any work is done.
+                for planned, batches in zip(plan.cells, remaining, strict=True):
+                    if batches:
+                        editor = registry.build("editor", planned.cell.editor, planned.config)
+                        editor.check(model)
+                        runner = _CellRunner(shared, planned.cell, editor, batches)
+                        runners[planned.cell.fingerprint] = runner
+            for cell in run.cells:
+                if cell.fingerprint in runners:
+                    runners.pop(cell.fingerprint).run()
+                if is_complete(run, cell):
+                    observers.cell_finished(run, cell)
+        added = observers.run_finished(run)
+        return Finished(run, added, tuple(observers.tracking_errors))
+
+
+def _load(plan: Plan) -> LanguageModel:
+    model = load_model_of(plan.model)
+    if model.fingerprint != plan.model_fingerprint:
+        raise ModelError(
+            f"model {plan.model.name!r} has fingerprint {model.fingerprint}, expected "
+            f"{plan.model_fingerprint}: its files changed while it was loaded.",
+            hint="Run the command again.",
+        )
+    return model
+
+
+def _known_model(plan: Plan, store: Store) -> dict[str, Any]:
+    """The model's description from an earlier run that loaded it."""
+    described = [store.known_cell(planned.cell.fingerprint) for planned in plan.cells]
+    return next(
+        (dict(d["model"]) for d in described if d and "model" in d), plan.model_description()
+    )
+
+
+def _prepared_metrics(plan: Plan, registry: Registry) -> list[tuple[str, Metric[Any]]]:
+    """The metrics by name. All cells are scored by the same objects."""
+    prepared = []
+    for planned in plan.metrics:
+        name = planned.offer.name
+        metric: Metric[Any] = registry.build("metric", name, planned.resolved.config)
+        try:
+            metric.prepare(plan.texts)
+        except (EditkitError, MemoryError):
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"metric {name!r} could not be prepared: {_reason(error)}.",
+                hint="--debug shows the traceback; --metrics chooses other metrics.",
+            ) from error
+        prepared.append((name, metric))
+    return prepared
+
+
+# ---------------------------------------------------------------- one cell
+
+
+@dataclasses.dataclass
+class _Shared:
+    """What the cells of a run have in common."""
+
     run: Run
     store: Store
-    registry: Registry
     observers: Observers
     progress: Progress
-    metrics: list[tuple[str, Metric[Any]]] = dataclasses.field(default_factory=list, init=False)
-
-    def execute(self, model: LanguageModel | None) -> None:
-        """Do what is left of every cell.
-
-        Args:
-            model: The model; None where nothing is left.
-
-        Raises:
-            PluginError: An editor changed the model, or could not be prepared.
-        """
-        left = {
-            planned.cell.fingerprint: self.plan.remaining(planned.cell, self.store)
-            for planned in self.plan.cells
-        }
-        workers: dict[str, _CellRunner] = {}
-        if model is not None:
-            self.metrics = self._prepared_metrics()
-            guard = WeightGuard(model)
-            for planned in self.plan.cells:  # all are built first: what is broken shows at once
-                if left[planned.cell.fingerprint]:
-                    worker = _CellRunner(self, planned, model, guard)
-                    worker.editor.check(model)
-                    workers[planned.cell.fingerprint] = worker
-        for planned in self.plan.cells:
-            fingerprint = planned.cell.fingerprint
-            if fingerprint in workers:
-                workers.pop(fingerprint).execute(left[fingerprint])
-            if is_complete(self.run, planned.cell):
-                self.observers.cell_finished(self.run, planned.cell)
-
-    def _prepared_metrics(self) -> list[tuple[str, Metric[Any]]]:
-        """The metrics by name, made once: all editors are measured by the very same ones."""
-        prepared = []
-        for planned in self.plan.metrics:
-            name = planned.offer.name
-            metric: Metric[Any] = self.registry.build("metric", name, planned.resolved.config)
-            try:
-                metric.prepare(self.plan.texts)
-            except (EditkitError, MemoryError):
-                raise
-            except Exception as error:
-                raise PluginError(
-                    f"metric {name!r} could not be prepared: {_reason(error)}.",
-                    hint="Run again with --debug to see where; --metrics leaves it out.",
-                ) from error
-            prepared.append((name, metric))
-        return prepared
+    model: LanguageModel
+    guard: WeightGuard
+    metrics: Sequence[tuple[str, Metric[Any]]] = ()
 
 
 class _CellRunner:
-    """One editor over its batches."""
+    """One editor over its remaining batches."""
 
     def __init__(
-        self, runner: Runner, planned: PlannedCell, model: LanguageModel, guard: WeightGuard
+        self, shared: _Shared, cell: Cell, editor: Editor[Any], batches: Sequence[Batch]
     ) -> None:
         from editkit.editing.effects import Effects
 
-        self.runner, self.cell = runner, planned.cell
-        self.model, self.guard = model, guard
-        self.editor: Editor[Any] = runner.registry.build("editor", self.cell.editor, planned.config)
-        self.metrics = runner.metrics
-        self.effects = Effects(model)
+        self.shared, self.cell, self.editor, self.batches = shared, cell, editor, batches
+        self.model = shared.model
+        self.effects = Effects(shared.model)
 
-    def execute(self, batches: Sequence[Batch]) -> None:
-        self.runner.progress.label(self.cell.editor)
+    def run(self) -> None:
+        shared = self.shared
+        shared.progress.label(self.cell.editor)
         prepare_s = self._prepare()
         written: list[int] = []
-        for batch in batches:
+        for batch in self.batches:
             rows = self._rows(batch, prepare_s)
-            if not self.guard.is_unchanged():
-                raise self._changed_the_model(written)
-            self.runner.store.put_rows(self.cell.fingerprint, rows)
+            self._check_weights(written)
+            shared.store.put_rows(self.cell.fingerprint, rows)
             written += [row.case_id for row in rows]
             for row in rows:
-                self.runner.observers.record_finished(self.runner.run, self.cell, row)
-            self.runner.progress.advance(len(rows))
-        if not self.guard.is_unchanged():
-            raise self._changed_the_model(written)
+                shared.observers.record_finished(shared.run, self.cell, row)
+            shared.progress.advance(len(rows))
+        self._check_weights(written)
 
     def _prepare(self) -> float:
+        """Prepare the editor; returns the seconds that it took."""
         started = time.perf_counter()
         try:
             with seeded(self.cell.seed, "prepare"):
@@ -145,16 +234,16 @@ class _CellRunner:
         except Exception as error:
             raise PluginError(
                 f"{self._who()} could not be prepared: {_reason(error)}.",
-                hint="Run again with --debug to see where; --editor leaves it out.",
+                hint="--debug shows the traceback; --editor chooses other editors.",
             ) from error
         return time.perf_counter() - started
 
     def _rows(self, batch: Batch, prepare_s: float) -> list[Row]:
-        """One row per record of the batch, in its order."""
+        """One row per record of the batch, in order."""
         try:
-            rows = self._attempt(batch.index, batch.records)
+            rows = self._edit_and_score(batch.index, batch.records)
         except Exception as error:
-            if _ends_the_run(error):
+            if _stops_the_run(error):
                 raise
             _log.debug("batch %d of %s failed", batch.index, self.cell.editor, exc_info=error)
             rows = [self._alone(batch.index, record) for record in batch.records]
@@ -170,19 +259,25 @@ class _CellRunner:
         ]
 
     def _alone(self, index: int, record: Record) -> Row:
-        """A record of a batch that failed as a whole: only the culprit fails again."""
+        """A record of a batch that failed, on its own: only the record at fault fails again."""
         try:
-            return self._attempt(index, (record,))[0]
+            return self._edit_and_score(index, (record,))[0]
         except Exception as error:
-            if _ends_the_run(error):
+            if _stops_the_run(error):
                 raise
             _log.debug("case %d of %s failed", record.case_id, self.cell.editor, exc_info=error)
             return _failed(record, _reason(error))
 
-    def _attempt(self, index: int, records: Sequence[Record]) -> list[Row]:
+    def _edit_and_score(self, index: int, records: Sequence[Record]) -> list[Row]:
         with seeded(self.cell.seed, index):
             started = time.perf_counter()
-            deltas = self._edit(records)
+            with unwatched():  # edits without effect are reported with the table
+                deltas = self.editor.edit(self.model, [record.request for record in records])
+            if len(deltas) != len(records):
+                raise PluginError(
+                    f"{self._who()} returned {len(deltas)} deltas for {len(records)} requests.",
+                    hint="Report this to the editor's author; --editor chooses other editors.",
+                )
             edit_s = (time.perf_counter() - started) / len(records)
             finite = [i for i, delta in enumerate(deltas) if delta.is_finite()]
             started = time.perf_counter()
@@ -198,40 +293,35 @@ class _CellRunner:
             rows.append(_row(record, notes, answer_of.get(i), times))
         return rows
 
-    def _edit(self, records: Sequence[Record]) -> list[WeightDelta]:
-        with unwatched():  # what did not work is shown with the table
-            deltas = self.editor.edit(self.model, [record.request for record in records])
-        if len(deltas) != len(records):
-            raise PluginError(
-                f"{self._who()} returned {len(deltas)} deltas for {len(records)} requests."
-            )
-        return deltas
-
     def _score(
         self, deltas: list[WeightDelta], records: list[Record]
-    ) -> list[list[tuple[str, Mapping[str, Any]]]]:
-        """Per record, the name and answer of each metric."""
+    ) -> list[list[tuple[str, MetricRow]]]:
+        """Name and answer of every metric, for each record."""
         from editkit.editing.edited import EditedModels
 
         if not records:
             return []
         models = EditedModels(self.model, deltas, seed=self.cell.seed)
         columns = []
-        for name, metric in self.metrics:
+        for name, metric in self.shared.metrics:
             answers = metric.score(models, records)
             if len(answers) != len(records):
                 raise PluginError(
-                    f"metric {name!r} returned {len(answers)} answers for {len(records)} records."
+                    f"metric {name!r} returned {len(answers)} answers for {len(records)} records.",
+                    hint="Report this to the metric's author; --metrics chooses other metrics.",
                 )
             columns.append([(name, answer) for answer in answers])
         return [list(answers) for answers in zip(*columns, strict=True)]
 
-    def _changed_the_model(self, written: list[int]) -> PluginError:
-        self.runner.store.discard(self.cell.fingerprint, written)
-        return PluginError(
+    def _check_weights(self, written: list[int]) -> None:
+        """Discard the cell's rows of this run and raise if the editor changed the model."""
+        if self.shared.guard.is_unchanged():
+            return
+        self.shared.store.discard(self.cell.fingerprint, written)
+        raise PluginError(
             f"{self._who()} changed the model's own weights, expected them bit-identical. "
             "Its rows of this run were discarded.",
-            hint="Tell the editor's author; --editor leaves it out.",
+            hint="Report this to the editor's author; --editor chooses other editors.",
         )
 
     def _who(self) -> str:
@@ -241,16 +331,24 @@ class _CellRunner:
 def _row(
     record: Record,
     notes: Mapping[str, Any],
-    answers: list[tuple[str, Mapping[str, Any]]] | None,
+    answers: list[tuple[str, MetricRow]] | None,
     times: Mapping[str, float],
 ) -> Row:
     if answers is None:
         return _failed(record, "the edit is not finite", times, notes)
     try:
-        found = collect(answers)
+        collected = collect(answers)
     except BadScores as error:
         return _failed(record, str(error), times, notes)
-    return Row(record.case_id, "done", found.scores, found.details, times, notes, texts=found.texts)
+    return Row(
+        record.case_id,
+        "done",
+        collected.scores,
+        collected.details,
+        times,
+        notes,
+        texts=collected.texts,
+    )
 
 
 def _failed(
@@ -262,8 +360,8 @@ def _failed(
     return Row(record.case_id, "failed", times=times or {}, notes=notes or {}, error=reason)
 
 
-def _ends_the_run(error: Exception) -> bool:
-    """Whether an error says something of the plugin or the machine, and nothing of the record."""
+def _stops_the_run(error: Exception) -> bool:
+    """Whether an error is about the plugin or the machine, not the record."""
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return out_of_memory or isinstance(error, PluginError)
 
@@ -272,8 +370,82 @@ def _reason(error: Exception) -> str:
     return redacted(first_line(error, named=True))
 
 
-def discard_earlier(plan: Plan, store: Store) -> None:
-    """Remove the rows that this plan would compute, so that it computes them."""
-    cases = [record.case_id for batch in plan.batches for record in batch.records]
-    for planned in plan.cells:
-        store.discard(planned.cell.fingerprint, cases)
+# ---------------------------------------------------------------- answers of metrics
+
+
+class BadScores(Exception):
+    """A metric's answer about a record is unusable; the message says why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """The answers of all metrics about one record, by type."""
+
+    scores: dict[str, float] = dataclasses.field(default_factory=dict)
+    details: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    texts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+
+def collect(answers: Iterable[tuple[str, MetricRow]]) -> Collected:
+    """Sort the answers of all metrics about one record into scores, details and texts.
+
+    Metrics that read the same texts may all return them, under the same key.
+
+    Args:
+        answers: Name and answer of each metric.
+
+    Raises:
+        BadScores: A number is not finite, a value is neither a number nor a text, or two metrics
+            use one key for different values.
+    """
+    collected = Collected()
+    for metric, answer in answers:
+        for key, value in answer.items():
+            texts = _texts(value)
+            if texts is not None and collected.texts.get(key, texts) != texts:
+                raise BadScores(
+                    f"metric {metric!r} has other texts for {key!r} than another metric"
+                )
+            if (
+                key in collected.scores
+                or key in collected.details
+                or (key in collected.texts and not texts)
+            ):
+                raise BadScores(f"metric {metric!r} repeats {key!r} of another metric")
+            if texts is not None:
+                if not all(map(_is_unicode, texts)):
+                    raise BadScores(
+                        f"metric {metric!r} has a text for {key!r} with invalid Unicode"
+                    )
+                collected.texts[key] = texts
+            elif isinstance(value, Sequence) and not isinstance(value, str):
+                collected.details[key] = [_number(metric, key, item) for item in value]
+            else:
+                collected.scores[key] = _number(metric, key, value)
+    return collected
+
+
+def _texts(value: Any) -> list[str] | None:
+    """A non-empty list of texts; None for any other value."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, str)
+    return list(value) if is_list and value and all(isinstance(v, str) for v in value) else None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _number(metric: str, key: str, value: Any) -> float:
+    try:
+        number = float(value)  # accepts scalars of numpy and torch
+    except (TypeError, ValueError):
+        raise BadScores(f"metric {metric!r} gives {key} = {value!r}, expected a number") from None
+    if not math.isfinite(number):
+        raise BadScores(f"metric {metric!r} gives {key} = {number}, which is not finite")
+    if abs(number) > LARGEST:
+        raise BadScores(f"metric {metric!r} gives {key} = {number:g}, beyond {LARGEST:g}")
+    return number

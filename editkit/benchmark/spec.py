@@ -1,10 +1,14 @@
-"""The benchmark file: which model, records, metrics and editors. Checked, with places named."""
+"""The benchmark file (model, dataset, metrics and editors), and changes from the command line.
+
+Everything is validated; errors name the place in the file, or the flag.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -19,7 +23,26 @@ from editkit.errors import ConfigError, did_you_mean
 from editkit.registry.plugins import Registry
 from editkit.storage.resources import resource_text
 from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
-from editkit.validation import problems_of, strict_values
+from editkit.validation import nested_values, problems_of, strict_values
+
+__all__ = [
+    "Benchmark",
+    "EditorChoice",
+    "Flags",
+    "ModelChoice",
+    "PluginChoice",
+    "PluginValues",
+    "apply_flags",
+    "load_benchmark",
+    "parse_benchmark",
+    "validated",
+]
+
+ChoiceT = TypeVar("ChoiceT", bound="PluginChoice")
+PluginValues = dict[tuple[str, str], dict[str, Any]]
+"""Config values by kind and name of a plugin: ``{("editor", "rome"): {"layer": 2}}``."""
+
+_TOP = ("name", "limit", "batch", "seeds")
 
 
 class _Section(BaseModel):
@@ -34,31 +57,31 @@ def _named(value: Any) -> Any:
 
 
 class ModelChoice(_Section):
-    """Which model, and how to load it."""
+    """The model, and how to load it."""
 
     name: str = Field(min_length=1)
     """A registered name, a folder, or a hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights."""
     device: str = "cpu"
-    """Where the model goes, as torch names it."""
+    """A torch device: cpu, cuda, cuda:1."""
     device_map: str | dict[str, int | str] | None = None
-    """Spreads the model over several devices: auto, or devices by name of module."""
+    """Spread the model over several devices: auto, or a mapping from module to device."""
     attention: Literal["sdpa", "eager"] | None = None
-    """How attention is computed; null: the library's choice."""
+    """Implementation of attention; null: the default of transformers."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
 
 
 class PluginChoice(_Section):
-    """A dataset or metric, with values of its configuration."""
+    """A dataset or metric, with configuration values."""
 
     name: str = Field(min_length=1)
     config: dict[str, Any] = Field(default_factory=dict)
 
 
 class EditorChoice(PluginChoice):
-    """An editor, with its preset and values of its configuration."""
+    """An editor, with a preset and configuration values."""
 
     preset: str | None = None
 
@@ -67,32 +90,32 @@ class Benchmark(_Section):
     """The content of a benchmark file."""
 
     name: str = Field(min_length=1)
-    """Name of the benchmark in results."""
+    """The benchmark's name in results."""
     model: Annotated[ModelChoice, BeforeValidator(_named)]
-    """The model: a name, or name, dtype, device, device_map, attention and revision."""
+    """The model: its name, or name, dtype, device, device_map, attention and revision."""
     dataset: Annotated[PluginChoice, BeforeValidator(_named)]
-    """The dataset: a name, or name and config."""
+    """The dataset: its name, or name and config."""
     limit: int | None = Field(default=None, ge=1)
-    """Use this many of the first records; null: all."""
+    """Use only the first records; null: all of them."""
     batch: int = Field(default=20, ge=1)
-    """Records that are edited and scored together."""
+    """Number of records that are edited and scored together."""
     metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
     """The metrics: names, or name and config."""
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
-    """Every editor runs once with each."""
+    """Every editor runs once per seed."""
     editors: tuple[Annotated[EditorChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
     """The editors: names, or name, preset and config."""
 
 
 def load_benchmark(name: str, registry: Registry) -> tuple[Benchmark, str]:
-    """A benchmark and the place it was read from.
+    """Load a benchmark; returns it with its place, for error messages.
 
     Args:
-        name: A registered benchmark, or the path of a YAML file.
+        name: Name of a registered benchmark, or path of a YAML file.
         registry: Where registered benchmarks are looked up.
 
     Raises:
-        ConfigError: The file is missing or wrong.
+        ConfigError: The file is missing or invalid.
         PluginError: No benchmark has this name.
     """
     if Path(name).suffix in (".yaml", ".yml") or "/" in name:
@@ -110,19 +133,19 @@ def load_benchmark(name: str, registry: Registry) -> tuple[Benchmark, str]:
 
 
 def parse_benchmark(text: str, *, place: str) -> Benchmark:
-    """The benchmark that a YAML text describes.
+    """Parse a benchmark from YAML.
 
     Raises:
-        ConfigError: With the place of everything that is wrong.
+        ConfigError: It is invalid; the message names every problem with its place.
     """
-    return checked(parse_yaml(text, place=place), place=place)
+    return validated(parse_yaml(text, place=place), place=place)
 
 
-def checked(content: Any, *, place: str) -> Benchmark:
-    """The benchmark that plain data describes.
+def validated(content: Any, *, place: str) -> Benchmark:
+    """A benchmark from plain data.
 
     Raises:
-        ConfigError: With the place of everything that is wrong.
+        ConfigError: It is invalid; the message names every problem with its place.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(
@@ -136,3 +159,103 @@ def checked(content: Any, *, place: str) -> Benchmark:
         raise ConfigError(
             f"{place}: {problems_of(error)}.", hint=hint or "See docs/config.md for the format."
         ) from None
+
+
+# ---------------------------------------------------------------- flags
+
+
+@dataclasses.dataclass(frozen=True)
+class Flags:
+    """Flags that change a benchmark; None and empty values change nothing."""
+
+    editors: Sequence[str] = ()
+    model: str | None = None
+    dataset: str | None = None
+    limit: int | None = None
+    metrics: Sequence[str] = ()
+    seeds: Sequence[int] = ()
+    dtype: str | None = None
+    device: str | None = None
+    sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Values by dotted name, as ``--set`` gives them: ``{"editors.rome.layer": 2}``."""
+
+
+def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginValues]:
+    """The changed benchmark, and config values that override those in the file.
+
+    Raises:
+        ConfigError: A value is invalid; the message names the flag.
+    """
+    changes: dict[str, Any] = {}
+    if flags.editors:
+        changes["editors"] = _chosen(flags.editors, benchmark.editors, EditorChoice)
+    if flags.metrics:
+        changes["metrics"] = _chosen(flags.metrics, benchmark.metrics, PluginChoice)
+    if flags.dataset is not None:
+        changes["dataset"] = _chosen([flags.dataset], (benchmark.dataset,), PluginChoice)[0]
+    model: dict[str, Any] = {"dtype": flags.dtype, "device": flags.device}
+    model = {field: value for field, value in model.items() if value is not None}
+    if flags.model is not None and flags.model != benchmark.model.name:
+        model |= {"name": flags.model, "revision": None}
+    if model:
+        changes["model"] = benchmark.model.model_copy(update=model)
+    if flags.limit is not None:
+        changes["limit"] = flags.limit
+    if flags.seeds:
+        changes["seeds"] = tuple(flags.seeds)
+    return _apply_sets(benchmark.model_copy(update=changes), flags.sets)
+
+
+def _chosen(
+    names: Sequence[str], earlier: Sequence[ChoiceT], kind: type[ChoiceT]
+) -> tuple[ChoiceT, ...]:
+    """The named choices in order; those that the benchmark has keep their values."""
+    chosen: list[ChoiceT] = []
+    for name in dict.fromkeys(names):
+        chosen += [choice for choice in earlier if choice.name == name] or [kind(name=name)]
+    return tuple(chosen)
+
+
+def _apply_sets(benchmark: Benchmark, sets: Mapping[str, Any]) -> tuple[Benchmark, PluginValues]:
+    content = benchmark.model_dump(mode="json")
+    by_plugin: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, value in sets.items():
+        _assign(content, by_plugin, name, value)
+    values = {plugin: nested_values(own) for plugin, own in by_plugin.items()}
+    return validated(content, place="benchmark with the flags applied"), values
+
+
+def _assign(content: dict[str, Any], by_plugin: PluginValues, name: str, value: Any) -> None:
+    """Apply one ``--set``, to the benchmark's content or to the values of a plugin."""
+    head, *rest = name.split(".")
+    if head in _TOP and not rest:
+        content[head] = [value] if head == "seeds" and not isinstance(value, list) else value
+    elif head == "model" and len(rest) <= 1:
+        content["model"][rest[0] if rest else "name"] = value
+    elif head == "dataset" and rest:
+        _put(by_plugin, ("dataset", content["dataset"]["name"]), rest, value)
+    elif head in ("editors", "metrics") and len(rest) >= 2:
+        known = [choice["name"] for choice in content[head]]
+        if rest[0] not in known:
+            raise ConfigError(
+                f"--set {name}: no {head[:-1]} {rest[0]!r} in this benchmark; "
+                f"it has {', '.join(known)}.",
+                hint=did_you_mean(rest[0], known),
+            )
+        if head == "editors" and rest[1:] == ["preset"]:
+            for choice in content["editors"]:
+                choice["preset"] = value if choice["name"] == rest[0] else choice["preset"]
+        else:
+            _put(by_plugin, (head[:-1], rest[0]), rest[1:], value)
+    else:
+        known = [*_TOP, "model.FIELD", "dataset.FIELD", "editors.NAME.FIELD", "metrics.NAME.FIELD"]
+        raise ConfigError(
+            f"--set {name}: unknown name, expected one of {', '.join(known)}.",
+            hint=did_you_mean(head, [*_TOP, "model", "dataset", "editors", "metrics"]),
+        )
+
+
+def _put(by_plugin: PluginValues, plugin: tuple[str, str], path: list[str], value: Any) -> None:
+    if path[0] == "config" and len(path) > 1:
+        path = path[1:]
+    by_plugin.setdefault(plugin, {})[".".join(path)] = value

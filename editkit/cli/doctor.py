@@ -12,8 +12,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.overrides import Flags, apply_flags
-from editkit.benchmark.spec import load_benchmark
+from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
 from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.model_identity import identity_of

@@ -1,7 +1,7 @@
-"""Edit many facts, each from the unedited model, score the edits and print the table.
+"""Run a benchmark: edit facts, each in its own copy of the model, score the edits, print the table.
 
-Every record is stored as soon as its batch is done. Interrupted at any time, the same command goes
-on; run again, it prints the same table without computing anything.
+Rows are stored batch by batch. After an interruption the same command resumes; once everything is
+stored, it prints the table without computing anything.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ import sys
 
 from editkit.benchmark.aggregate import SCHEMA
 from editkit.benchmark.auto_layer import choose_layers
-from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, make_plan
-from editkit.benchmark.session import (
-    Finished,
-    carry_out,
-    fingerprint_of,
-    identity_of,
-    n_layers_of,
-)
-from editkit.benchmark.spec import load_benchmark
+from editkit.benchmark.runner import Finished, run_plan
+from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
 from editkit.benchmark.store import Store
 from editkit.cli.arguments import add_flag, add_flags, names, parse_sets
 from editkit.cli.signals import terminable
@@ -57,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the benchmark."""
+    """Run the benchmark."""
     registry = default_registry()
     benchmark, place = load_benchmark(args.benchmark, registry)
     chat = {"dataset.chat": True} if args.chat else {}
@@ -73,27 +66,19 @@ def run(args: argparse.Namespace) -> int:
         sets={**chat, **parse_sets(args.sets)},
     )
     benchmark, values, chosen = choose_layers(*apply_flags(benchmark, flags), registry)
-    plan = make_plan(
-        benchmark,
-        registry,
-        place=place,
-        values=values,
-        shard=args.shard or (1, 1),
-        fingerprint_of=fingerprint_of,
-        n_layers_of=n_layers_of,
-        identity_of=identity_of,
-    )
-    for refused in plan.refused:
-        _log.warning("%s", refused)
-    for said in (*plan.matched, *chosen, *plan.rules):
-        _log.info("%s", said)
-    _tell_rejected(plan)
+    shard = args.shard or (1, 1)
+    plan = make_plan(benchmark, registry, place=place, values=values, shard=shard)
+    for warning in plan.refused:
+        _log.warning("%s", warning)
+    for note in (*plan.matched, *chosen, *plan.rules):
+        _log.info("%s", note)
+    _warn_of_rejected(plan)
     if args.dry_run:
         _print_plan(plan, args)
         return 0
     with terminable():
         try:
-            finished = carry_out(
+            finished = run_plan(
                 plan,
                 args.out,
                 registry,
@@ -102,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
                 quiet=args.quiet,
             )
         except KeyboardInterrupt:
-            _tell_interrupted(args, plan)
+            _warn_of_interruption(args, plan)
             raise
     return _report(args, finished)
 
@@ -118,14 +103,16 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         if "mlflow" in finished.added:
             out = shlex.quote(str(args.out))
             sys.stdout.write(f"Compare these runs in MLflow: editkit ui --out {out}\n")
-    if args.json or not sys.stdout.isatty():  # a terminal has them below the table already
+    if args.json or not sys.stdout.isatty():  # on a terminal they are below the table
         for label, entry in zip(labels_of(finished.run), result["cells"], strict=True):
             if entry["edits"]["summary"]:
                 _log.warning("%s: %s", label, entry["edits"]["summary"])
     failures = finished.failures()
     for cell, rows in failures:
-        what = "%s: %d records failed (--fresh tries them again); the first is case %d: %s"
-        _log.warning(what, cell.editor, len(rows), rows[0].case_id, rows[0].error)
+        _log.warning(
+            "%s: %d records failed, the first is case %d: %s. --fresh retries them.",
+            *(cell.editor, len(rows), rows[0].case_id, rows[0].error),
+        )
     for error in finished.tracking_errors:
         _log.error("%s\n  see: docs/errors/%s.md", error, error.page)
     if finished.tracking_errors:
@@ -133,7 +120,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
     return EXIT_FAILED_RECORDS if failures else 0
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- --dry-run and warnings
 
 
 def _print_plan(plan: Plan, args: argparse.Namespace) -> None:
@@ -159,9 +146,9 @@ def _plan_as_json(plan: Plan, left: list[int]) -> str:
             "fingerprint": planned.cell.fingerprint,
             "config": planned.cell.config,
             "sources": planned.cell.sources,
-            "rule": planned.rule,
-            "matched": planned.matched.report,
-            "overridden": list(planned.overridden),
+            "rule": planned.resolved.rule,
+            "matched": planned.resolved.matched.report,
+            "overridden": list(planned.resolved.overridden),
             "records": {"stored": plan.n_records - n, "left": n},
         }
         for planned, n in zip(plan.cells, left, strict=True)
@@ -196,27 +183,22 @@ def _plan_as_text(plan: Plan, left: list[int]) -> str:
     return head + aligned([("editor", "preset", "seed", "fingerprint", "records"), *rows])
 
 
-def _tell_rejected(plan: Plan) -> None:
+def _warn_of_rejected(plan: Plan) -> None:
     if not plan.rejected:
         return
     examples = "; ".join(
         f"case {broken.case_id}, {broken.field}: {broken.reason}" for broken in plan.rejected[:3]
     )
-    _log.warning("%d broken records are left out (%s).", len(plan.rejected), examples)
+    _log.warning("skipped %d broken records (%s).", len(plan.rejected), examples)
 
 
-def _tell_interrupted(args: argparse.Namespace, plan: Plan) -> None:
+def _warn_of_interruption(args: argparse.Namespace, plan: Plan) -> None:
     rows = 0
     if (args.out / STORE_FILE).exists():
         with Store(args.out / STORE_FILE, read_only=True) as store:
             rows = sum(len(store.rows(planned.cell.fingerprint)) for planned in plan.cells)
-    without = " (without --fresh)" if args.fresh else ""
-    _log.warning(
-        "%d rows are safe in %s. The same command%s goes on from there.",
-        rows,
-        args.out,
-        without,
-    )
+    without = " without --fresh" if args.fresh else ""
+    _log.warning("%d rows are stored in %s. The same command%s resumes.", rows, args.out, without)
 
 
 # ---------------------------------------------------------------- arguments

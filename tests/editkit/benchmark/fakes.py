@@ -268,6 +268,15 @@ def identity_of(name: str, **options: Any) -> ModelIdentity:
     return ModelIdentity(name)
 
 
+def lookups(fingerprint: str) -> dict[str, Any]:
+    """Lookups of :func:`editkit.benchmark.plan.make_plan` for a model without files."""
+    return {
+        "fingerprint_of": lambda choice: fingerprint,
+        "n_layers_of": lambda choice: None,
+        "identity_of": lambda choice: ModelIdentity(choice.name),
+    }
+
+
 loaded: list[str] = []
 """Every model that was loaded in this process."""
 

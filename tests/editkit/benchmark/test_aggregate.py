@@ -15,7 +15,7 @@ from editkit.benchmark.aggregate import (
     summary_score,
     times_of,
 )
-from editkit.benchmark.scoring import BadScores, Collected, collect
+from editkit.benchmark.runner import BadScores, Collected, collect
 from editkit.results import Row
 
 fractions = st.just(0.0) | st.floats(min_value=1e-9, max_value=1)
@@ -104,12 +104,12 @@ def test_texts_are_kept_once_however_many_metrics_give_them() -> None:
     texts: list[Any] = ["a b", "c"]
     answers = [("m", {"x": 1, "texts": texts}), ("n", {"y": 2, "texts": [*texts]})]
     assert collect(answers) == Collected({"x": 1.0, "y": 2.0}, {}, {"texts": texts})
-    with pytest.raises(BadScores, match="'n' gives other texts under 'texts' than another"):
+    with pytest.raises(BadScores, match="'n' has other texts for 'texts' than another"):
         collect([("m", {"texts": texts}), ("n", {"texts": ["a b"]})])
     for clash in (1.0, [1.0], []):
-        with pytest.raises(BadScores, match="another gave already"):
+        with pytest.raises(BadScores, match="of another metric"):
             collect([("m", {"texts": texts}), ("n", {"texts": clash})])
-        with pytest.raises(BadScores, match="another gave already"):
+        with pytest.raises(BadScores, match="of another metric"):
             collect([("m", {"texts": clash}), ("n", {"texts": texts})])
 
 
@@ -119,7 +119,7 @@ def test_texts_are_kept_once_however_many_metrics_give_them() -> None:
         ([("m", {"x": math.nan})], "not finite"),
         ([("m", {"xs": [1.0, math.inf]})], "not finite"),
         ([("m", {"x": "high"})], "expected a number"),
-        ([("m", {"x": 1.0}), ("n", {"x": 1.0})], "another gave already"),
+        ([("m", {"x": 1.0}), ("n", {"x": 1.0})], "of another metric"),
     ],
 )
 def test_unusable_answers_are_refused(

@@ -6,8 +6,7 @@ import pytest
 import yaml
 
 from editkit import ConfigError, UsageError
-from editkit.benchmark.overrides import Flags, apply_flags
-from editkit.benchmark.spec import Benchmark, parse_benchmark
+from editkit.benchmark.spec import Benchmark, Flags, apply_flags, parse_benchmark
 from editkit.cli.arguments import parse_sets
 from tests.editkit.benchmark.fakes import ROOT
 
@@ -92,7 +91,7 @@ def test_set_reaches_every_part() -> None:
     ("assignment", "said"),
     [
         ("limit", "expected a.b=value"),
-        ("limt=3", "there is no such value"),
+        ("limt=3", "unknown name, expected one of"),
         ("limit=x", "limit: got 'x', expected an integer"),
         ("editors.rome.layer=2", "no editor 'rome' in this benchmark; it has one, two"),
         ("model.dtyp=x", r"model\.dtyp: unknown field"),

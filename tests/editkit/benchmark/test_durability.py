@@ -98,7 +98,7 @@ def test_interrupted_it_keeps_rows_and_says_how_to_go_on(
     process.send_signal(number)
     returned, out, err = finish(process)
     assert (returned, out) == (code, "")
-    assert "The same command goes on from there." in err
+    assert "The same command resumes." in err
     assert "Traceback" not in err
 
 

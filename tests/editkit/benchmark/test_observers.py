@@ -148,7 +148,7 @@ def test_the_users_ctrl_c_in_a_hook_ends_the_run(
     default_registry().register(observer(record_finished=swallow), name="hostile")
     code, _, err = editkit(*FLAGS, "--out", tmp_path / "out")
     assert code == 130
-    assert "5 rows are safe" in err  # the first batch
+    assert "5 rows are stored" in err  # the first batch
 
 
 def test_a_tracking_error_of_any_shape_is_told(

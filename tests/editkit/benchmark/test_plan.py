@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import ConfigError, DatasetError, PluginError
-from editkit.benchmark.overrides import Flags, apply_flags
 from editkit.benchmark.plan import Plan, cut, make_plan
-from editkit.benchmark.spec import parse_benchmark
+from editkit.benchmark.spec import Flags, apply_flags, parse_benchmark
 from editkit.cli.arguments import parse_sets
 from editkit.registry.plugins import Registry
 from tests.editkit.benchmark import fakes
@@ -38,7 +37,7 @@ def plan(
         place="small.yaml",
         values=values,
         shard=shard,
-        fingerprint_of=lambda choice: model,
+        **fakes.lookups(model),
     )
 
 
@@ -123,11 +122,9 @@ def test_batches_cover_the_records_in_order(n: int, size: int) -> None:
 def test_the_same_editor_twice_is_refused_and_with_another_preset_welcome() -> None:
     twice = SMALL.replace("- one", "- one\n  - {name: one, preset: published}")
     with pytest.raises(ConfigError, match="'one' with seed 0 occurs twice"):
-        make_plan(
-            parse_benchmark(twice, place="x"), registry(), place="x", fingerprint_of=lambda _: "f"
-        )
+        make_plan(parse_benchmark(twice, place="x"), registry(), place="x", **fakes.lookups("f"))
     other = parse_benchmark(twice.replace("published", "paper"), place="x")
-    assert len(make_plan(other, registry(), place="x", fingerprint_of=lambda _: "f").cells) == 3
+    assert len(make_plan(other, registry(), place="x", **fakes.lookups("f")).cells) == 3
 
 
 def test_errors_of_plugins_and_records_are_told() -> None:
@@ -139,5 +136,5 @@ def test_errors_of_plugins_and_records_are_told() -> None:
         make_plan(
             parse_benchmark(SMALL.replace("0.75", "x"), place="x"),
             registry(),
-            fingerprint_of=lambda _: "f",
+            **fakes.lookups("f"),
         )

@@ -193,7 +193,7 @@ def test_damaged_rows_are_told_and_computed_again(bench: Any, editkit: Cli, tmp_
     connection.close()
     code, _, err = editkit("run-benchmark", "small", "--out", tmp_path / "out")
     assert code == 0
-    assert "are damaged (it fails its checksum): case 995. They will be computed again." in err
+    assert "(its checksum is wrong): case 995. They will be recomputed." in err
     assert results(bench()[1]) == results(first)
 
 
@@ -202,7 +202,7 @@ def test_rejected_records_are_counted_and_told(editkit: Cli, tmp_path: Path) -> 
         "run-benchmark", "small", "--out", tmp_path, "--set", "dataset.rejected=2", "--json"
     )
     assert code == 0
-    assert "2 broken records are left out (case 0, prompt: is empty; case 1" in err
+    assert "skipped 2 broken records (case 0, prompt: is empty; case 1" in err
     assert json.loads(text)["dataset"]["rejected"] == 2
 
 

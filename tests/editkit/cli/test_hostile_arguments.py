@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from editkit import CacheError, Dataset, DatasetError, EditRequest, Record, Records
-from editkit.benchmark.records import load_records
+from editkit.benchmark.inputs import load_records
 from editkit.cli import main as command_line
 from editkit.data_types import RejectedRecord
 from editkit.records.files import read_json

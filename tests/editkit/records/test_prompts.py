@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from editkit import ConfigError, ModelError, Records, make_dataset
-from editkit.benchmark.overrides import Flags, apply_flags
-from editkit.benchmark.spec import load_benchmark
+from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
 from editkit.cli.main import main
 from editkit.records.files import as_configured
 from editkit.records.prompts import PromptConfig

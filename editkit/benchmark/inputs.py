@@ -1,4 +1,4 @@
-"""Reading a dataset for a run, and digests of what was read."""
+"""The inputs of a run: its model, and the records of its dataset with their digests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from editkit.benchmark.spec import ModelChoice
 from editkit.data_types import EditRequest, Record, Records, RejectedRecord, without_defaults
 from editkit.errors import ConfigError, DatasetError, EditkitError
 from editkit.interfaces import Dataset
@@ -15,15 +16,74 @@ from editkit.records.files import as_configured
 from editkit.registry.plugins import Offer
 from editkit.storage.digests import digest, digest_of_texts, plain
 
+if TYPE_CHECKING:
+    from editkit.models import LanguageModel
+    from editkit.registry.model_identity import ModelIdentity
+
+__all__ = [
+    "corpus_digest",
+    "fingerprint_of",
+    "identity_of",
+    "load_model_of",
+    "load_records",
+    "n_layers_of",
+    "slice_digest",
+]
+
 _MOST_REASONS = 3
 _LONGEST_REASON = 160
 
 
-def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
-    """The dataset's content.
+# ---------------------------------------------------------------- the model
+
+
+def fingerprint_of(choice: ModelChoice) -> str:
+    """The fingerprint of the chosen model, without loading it."""
+    from editkit.registry.models import fingerprint_of
+
+    return fingerprint_of(choice.name, revision=choice.revision)
+
+
+def n_layers_of(choice: ModelChoice) -> int | None:
+    """The number of layers of the chosen model, from its config; None if that is unavailable."""
+    from editkit.registry.models import n_layers_of
+
+    return n_layers_of(choice.name, revision=choice.revision, download=True)
+
+
+def identity_of(choice: ModelChoice) -> ModelIdentity:
+    """The names by which hyperparameter files may know the chosen model, without loading it."""
+    from editkit.registry.model_identity import identity_of
+
+    return identity_of(choice.name, revision=choice.revision, download=True)
+
+
+def load_model_of(choice: ModelChoice) -> LanguageModel:
+    """Load the chosen model.
 
     Raises:
-        DatasetError: It cannot be read, has no usable record, or gives a case id twice.
+        ModelError: It cannot be loaded.
+    """
+    from editkit.registry.models import load_model
+
+    return load_model(
+        choice.name,
+        dtype=choice.dtype,
+        device=choice.device,
+        device_map=choice.device_map,
+        attention=choice.attention,
+        revision=choice.revision,
+    )
+
+
+# ---------------------------------------------------------------- the records
+
+
+def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
+    """Load a dataset and check its records.
+
+    Raises:
+        DatasetError: It cannot be read, has no usable record, or repeats a case id.
     """
     try:
         loaded = dataset.load()
@@ -34,37 +94,37 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
             f"dataset {offer.name!r} of {offer.source} failed: {type(error).__name__}: {error}.",
             hint="Run again with --debug to see where.",
         ) from error
-    if problem := _no_records(loaded):
+    if problem := _type_problem(loaded):
         raise DatasetError(
             f"dataset {offer.name!r} of {offer.source} loaded {problem}.",
-            hint=f"'editkit check-plugin {offer.name}' says what else a dataset must do.",
+            hint=f"'editkit check-plugin {offer.name}' checks everything that a dataset must do.",
         )
     loaded = as_configured(loaded, getattr(dataset, "config", None))
     if not loaded.records:
         raise DatasetError(
             f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected)"
             f"{_reasons(loaded.rejected)}.",
-            hint="Check its configuration with 'editkit describe', and the layout of its records "
-            "in docs/datasets.md.",
+            hint="Check its configuration with 'editkit describe', and its records against "
+            "docs/datasets.md.",
         )
-    strange = [r.case_id for r in loaded.records if not _is_case_id(r.case_id)]
-    if strange:
+    invalid = [r.case_id for r in loaded.records if not _is_case_id(r.case_id)]
+    if invalid:
         raise DatasetError(
-            f"dataset {offer.name!r} has the case id {strange[0]!r:.60}, expected whole numbers "
+            f"dataset {offer.name!r} has the case id {invalid[0]!r:.60}, expected integers "
             "from 0 to 2**63 - 1.",
-            hint="Number the records.",
+            hint="Number the records of the dataset.",
         )
-    twice = [case for case, n in Counter(r.case_id for r in loaded.records).items() if n > 1]
-    if twice:
+    repeated = [case for case, n in Counter(r.case_id for r in loaded.records).items() if n > 1]
+    if repeated:
         raise DatasetError(
-            f"dataset {offer.name!r} has more than one record with case id {twice[0]}.",
-            hint="Give each record a case id of its own.",
+            f"dataset {offer.name!r} has more than one record with case id {repeated[0]}.",
+            hint="Give each record its own case id.",
         )
     return loaded
 
 
-def _no_records(loaded: object) -> str | None:
-    """What a plugin's dataset loaded instead of records."""
+def _type_problem(loaded: object) -> str | None:
+    """Describe what a dataset loaded if it is not Records; None if it is."""
     if not isinstance(loaded, Records) or not isinstance(loaded.records, tuple | list):
         return f"{loaded!r:.80}, expected editkit.Records with a tuple of records"
     for record in loaded.records:
@@ -74,7 +134,7 @@ def _no_records(loaded: object) -> str | None:
 
 
 def _reasons(rejected: Sequence[RejectedRecord]) -> str:
-    """The most frequent reasons with their number and an example each."""
+    """The most frequent reasons, each with its count and an example."""
     examples: dict[str, RejectedRecord] = {}
     counts: Counter[str] = Counter()
     for broken in rejected:
@@ -94,7 +154,7 @@ def _is_case_id(value: object) -> bool:
 
 
 def corpus_digest(loaded: Records, dataset: Offer, metric: Offer, kind: str) -> str:
-    """Digest of the dataset's own texts of a kind, on which a metric depends.
+    """Digest of the dataset's texts of a kind that a metric depends on.
 
     Raises:
         ConfigError: The dataset has no such texts.
@@ -102,14 +162,17 @@ def corpus_digest(loaded: Records, dataset: Offer, metric: Offer, kind: str) -> 
     if not loaded.texts.get(kind):
         raise ConfigError(
             f"metric {metric.name!r} needs {kind} texts, and dataset {dataset.name!r} has none.",
-            hint=f"Name a file of them (--set dataset.config.{kind}_texts=FILE; see "
-            "docs/datasets.md), or leave the metric out.",
+            hint=f"Name a file of texts (--set dataset.config.{kind}_texts=FILE; see "
+            "docs/datasets.md), or choose other metrics with --metrics.",
         )
     return digest_of_texts(loaded.texts[kind])
 
 
 def slice_digest(records: tuple[Record, ...]) -> str:
-    """Digest of all that the records say; texts enter by their own, those of many records once."""
+    """Digest of the complete content of records; part of a cell's fingerprint.
+
+    Texts enter by their digests, so that texts shared by many records are hashed once.
+    """
     digests: dict[int, str] = {}
 
     def of(texts: tuple[str, ...]) -> str:
@@ -127,7 +190,7 @@ def slice_digest(records: tuple[Record, ...]) -> str:
 
 
 def _without_defaults(record: dict[str, Any]) -> dict[str, Any]:
-    """Separators and chats count where they are set."""
+    """Separators and chats enter the digest only if they are set: older records have none."""
     request = without_defaults(record["request"])
     probes = {
         kind: [without_defaults(probe) for probe in probes]
