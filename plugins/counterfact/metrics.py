@@ -39,8 +39,8 @@ class ChoiceMetric(Metric[ChoiceConfig]):
     """The kind of probes that ask."""
     wanted: ClassVar[Literal["true", "new"]]
     """The answer that a good edit makes, or leaves, the more likely one."""
-    name: ClassVar[str]
-    """First part of the scores' names."""
+    prefix: ClassVar[str]
+    """First part of the scores' keys; the registry sets ``name``, which may differ."""
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The scores of each record, and the answers' NLL prompt by prompt as details."""
@@ -53,12 +53,12 @@ class ChoiceMetric(Metric[ChoiceConfig]):
         else:
             pairs = [(choice.true, choice.new) for choice in choices]
         return {
-            f"{self.name}/score": fmean(wanted < rival for wanted, rival in pairs),
-            f"{self.name}/magnitude": fmean(
+            f"{self.prefix}/score": fmean(wanted < rival for wanted, rival in pairs),
+            f"{self.prefix}/magnitude": fmean(
                 math.exp(-wanted) - math.exp(-rival) for wanted, rival in pairs
             ),
-            f"{self.name}/nll_true": [choice.true for choice in choices],
-            f"{self.name}/nll_new": [choice.new for choice in choices],
+            f"{self.prefix}/nll_true": [choice.true for choice in choices],
+            f"{self.prefix}/nll_new": [choice.new for choice in choices],
         }
 
     def choices(self, models: EditedModels, records: Sequence[Record]) -> list[list[Choice]]:
@@ -77,25 +77,25 @@ class ChoiceMetric(Metric[ChoiceConfig]):
 class Efficacy(ChoiceMetric):
     """ES and EM: the new object at the rewritten prompt."""
 
-    name, kind, wanted = "efficacy", "rewrite", "new"
+    prefix, kind, wanted = "efficacy", "rewrite", "new"
 
 
 class Paraphrase(ChoiceMetric):
     """PS and PM: the new object under other wordings of the same fact."""
 
-    name, kind, wanted = "paraphrase", "paraphrase", "new"
+    prefix, kind, wanted = "paraphrase", "paraphrase", "new"
 
 
 class Neighborhood(ChoiceMetric):
     """NS and NM: the true object for other subjects that share it."""
 
-    name, kind, wanted = "neighborhood", "neighborhood", "true"
+    prefix, kind, wanted = "neighborhood", "neighborhood", "true"
 
 
 class Attribute(ChoiceMetric):
     """AS and AM: the new object for other subjects that really have it."""
 
-    name, kind, wanted = "attribute", "attribute", "new"
+    prefix, kind, wanted = "attribute", "attribute", "new"
 
 
 class Correctness(Metric[ChoiceConfig]):
@@ -128,7 +128,7 @@ class SameSubject(ChoiceMetric):
     lost facts that nobody asked it to forget.
     """
 
-    name, kind, wanted = "same_subject", "same_subject", "true"
+    prefix, kind, wanted = "same_subject", "same_subject", "true"
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Score and drift of each record, and the NLL prompt by prompt as details."""
