@@ -1,34 +1,45 @@
-"""Show what edited models wrote on one case, editor beside editor.
+"""Show what edited models wrote on one case, one column per editor.
 
-On a terminal the new object is bold and green, the true one is underlined. Texts are stored by
-metrics that let the model write: 'editkit run-benchmark atlas-generation' has them.
+On a terminal, the new object is bold and green and the true one is underlined. Metrics that
+generate text store it: try 'editkit run-benchmark atlas-generation'.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from editkit.cli.wrapping import column_width, columns, wrapped
+from editkit.cli.arguments import add_flag, add_flags, positive
 from editkit.data_types import EditRequest
 from editkit.report.generations import CaseTexts, texts_on_case
+from editkit.report.safe_text import one_line
+from editkit.report.terminal import rendered
 
-_NEW, _TRUE, _BOLD, _END = "\x1b[1;32m", "\x1b[4m", "\x1b[1m", "\x1b[0m"
-_NARROWEST = 24  # columns; narrower ones are hard to read
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.text import Text
+
+_NARROWEST = 24  # characters of a column; narrower ones are hard to read
 _FALLBACK = (100, 24)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("case", type=int, metavar="CASE", help="case id of a record")
-    add("--editor", action="append", default=[], metavar="E", help="only this one; repeatable")
-    add("--out", type=Path, default=Path("editkit-results"), metavar="DIR", help="%(default)s")
-    add("--width", type=int, metavar="N", help="columns to use; the terminal's by default")
-    add("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("case", type=int, metavar="CASE", help="case id of a record")
+    add_flags(parser, "--editor", "--out")
+    add_flag(
+        parser,
+        "--width",
+        type=positive,
+        metavar="N",
+        help="characters per line (default: the terminal's width)",
+    )
+    add_flag(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,50 +50,82 @@ def run(args: argparse.Namespace) -> int:
         return 0
     width = args.width or shutil.get_terminal_size(_FALLBACK).columns
     terminal = sys.stdout.isatty()
-    sys.stdout.write("\n".join(_section(each, width, terminal=terminal) for each in cases))
+    shown = [rendered(*_section(case, width), terminal=terminal, width=width) for case in cases]
+    sys.stdout.write("\n".join(shown))
     return 0
 
 
-def _section(found: CaseTexts, width: int, *, terminal: bool) -> str:
-    """The texts of one run."""
-    marks = _marks(found.request) if terminal else {}
-    lines = [*_heading(found, width, marks), ""]
-    labels, texts = list(found.texts), list(found.texts.values())
-    side_by_side = column_width(len(labels), width) >= _NARROWEST
-    if side_by_side:
-        heads = columns(labels, width, dict.fromkeys(labels, _BOLD) if terminal else {})
-        lines += heads
+def _section(case: CaseTexts, width: int) -> Iterator[RenderableType]:
+    """The texts of one run, as rich shows them."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    marks = _marks(case.request)
+    yield from _heading(case, marks)
+    yield ""
+    labels, texts = list(case.texts), list(case.texts.values())
+    if (width - 3 * (len(labels) - 1)) // len(labels) >= _NARROWEST:
+        yield _side_by_side(labels, texts, marks)
+        return
     for number in range(max(map(len, texts))):
-        written_here = [some[number] if number < len(some) else "" for some in texts]
-        if side_by_side:
-            lines += ["-" * width, *columns(written_here, width, marks)]
-            continue
-        lines.append("-" * width)
-        for label, text in zip(labels, written_here, strict=True):
-            lines += [f"{_BOLD}{label}{_END}" if terminal else label]
-            lines += [f"  {line}" for line, _ in wrapped(text, max(width - 2, 1), marks)]
-    return "\n".join(lines) + "\n"
+        yield "-" * width
+        for label, written in zip(labels, texts, strict=True):
+            yield Text(one_line(label), "bold")
+            if number < len(written):
+                yield Padding(_marked(written[number], marks), (0, 0, 0, 2))
 
 
-def _heading(found: CaseTexts, width: int, marks: dict[str, str]) -> list[str]:
-    run = found.run
-    place = f"case {found.case_id} of {run.dataset['name']}, {run.benchmark} on {run.model['name']}"
-    if found.request is None:
-        return [place]
-    request = found.request
-    true = f", not {request.target_true}" if request.target_true else ""
-    edit = f"{request.statement}{true}"
-    return [f"{place}:", *(line for line, _ in wrapped(edit, width, marks))]
+def _side_by_side(
+    labels: list[str], texts: list[list[str]], marks: Mapping[str, str]
+) -> RenderableType:
+    from rich.box import Box
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = ["    ", "  | ", "----", "  | ", "----", "----", "  | ", "    "]
+    box = Box("".join(f"{line}\n" for line in lines), ascii=True)
+    table = Table(box=box, show_edge=False, show_lines=True, pad_edge=False, expand=True)
+    for label in labels:
+        table.add_column(Text(one_line(label), "bold"), ratio=1, overflow="fold")
+    for number in range(max(map(len, texts))):
+        table.add_row(
+            *(_marked(written[number] if number < len(written) else "", marks) for written in texts)
+        )
+    return table
+
+
+def _heading(case: CaseTexts, marks: Mapping[str, str]) -> Iterator[RenderableType]:
+    run = case.run
+    place = f"case {case.case_id} of {run.dataset['name']}, {run.benchmark} on {run.model['name']}"
+    if case.request is None:
+        yield one_line(place)
+        return
+    true = f", not {case.request.target_true}" if case.request.target_true else ""
+    yield one_line(f"{place}:")
+    yield _marked(f"{case.request.statement}{true}", marks)
 
 
 def _marks(request: EditRequest | None) -> dict[str, str]:
+    """Styles by object; where both match, the new object's style is added to the true one's."""
     if request is None:
         return {}
-    true = {request.target_true: _TRUE} if request.target_true else {}
-    return {**true, request.target_new: _NEW}
+    true = {request.target_true: "underline"} if request.target_true else {}
+    return {**true, request.target_new: "bold green"}
 
 
-def _document(case_id: int, found: list[CaseTexts]) -> dict[str, object]:
+def _marked(text: str, marks: Mapping[str, str]) -> Text:
+    """A text with single spaces, nothing that controls a terminal, and its objects marked."""
+    from rich.text import Text
+
+    marked = Text(" ".join(one_line(text).split()))
+    for words, style in marks.items():
+        pattern = r"\s+".join(map(re.escape, one_line(words).split()))
+        if pattern:
+            marked.highlight_regex(re.compile(rf"(?<!\w){pattern}(?!\w)", re.IGNORECASE), style)
+    return marked
+
+
+def _document(case_id: int, cases: list[CaseTexts]) -> dict[str, object]:
     return {
         "schema": 1,
         "case_id": case_id,
@@ -94,6 +137,6 @@ def _document(case_id: int, found: list[CaseTexts]) -> dict[str, object]:
                 "request": each.request.to_dict() if each.request else None,
                 "texts": each.texts,
             }
-            for each in found
+            for each in cases
         ],
     }

@@ -23,7 +23,7 @@ from editkit.results import Run
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["aligned", "report", "run_table", "text_table", "wrapped"]
+__all__ = ["aligned", "rendered", "report", "run_table", "text_table", "wrapped"]
 
 _PIPED_WIDTH = 80  # of sentences
 _WIDEST_SENTENCE = 100
@@ -111,7 +111,7 @@ def text_table(
             )
             for line, words in zip(lines, texts, strict=True)
         )
-        blocks.append(_rendered(head, Text("-" * head.cell_len), *body, terminal=terminal))
+        blocks.append(rendered(head, Text("-" * head.cell_len), *body, terminal=terminal))
     return "\n".join(blocks)
 
 
@@ -157,10 +157,17 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
         table.add_row(*(Text(one_line(text)) for text in row))
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else _UNLIMITED
-    return _rendered(table, terminal=terminal, width=width)
+    return rendered(table, terminal=terminal, width=width)
 
 
-def _rendered(*parts: RenderableType, terminal: bool, width: int = _UNLIMITED) -> str:
+def rendered(*parts: RenderableType, terminal: bool, width: int = _UNLIMITED) -> str:
+    """What rich would print; strings are printed as they are, not as rich's markup.
+
+    Args:
+        parts: What to print, each from a new line.
+        terminal: Whether styles are written as control codes.
+        width: Characters per line.
+    """
     from rich.console import Console
 
     console = Console(
@@ -168,6 +175,9 @@ def _rendered(*parts: RenderableType, terminal: bool, width: int = _UNLIMITED) -
         width=width,
         force_terminal=terminal,
         color_system="standard" if terminal else None,
+        markup=False,
+        emoji=False,
+        highlight=False,
         legacy_windows=False,
     )
     with console.capture() as capture:

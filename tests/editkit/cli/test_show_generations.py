@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 
-from editkit.cli.wrapping import cells, columns, printable, wrapped
+from editkit.cli.show_generations import _marked
+from editkit.report.safe_text import one_line
+from editkit.report.terminal import rendered
 
 Cli = Callable[..., tuple[int, str, str]]
 CODE = re.compile(r"\x1b\[[0-9;]*m")
@@ -47,7 +50,7 @@ def test_narrow_places_get_one_text_below_the_other(editkit: Cli, out: Path) -> 
     code, text, _ = editkit("show-generations", 1000, "--out", out, "--width", 30)
     assert code == 0
     assert " | " not in text
-    assert text.splitlines()[4:6] == ["one", "  seed 0"]
+    assert text.splitlines()[5:7] == ["one", "  seed 0"]
 
 
 def test_targets_are_marked_on_a_terminal(
@@ -90,31 +93,32 @@ def test_what_is_not_there_is_told_with_what_is(editkit: Cli, out: Path, tmp_pat
     assert "--metrics fluency" in said
 
 
+def lines_of(text: str, width: int, marks: dict[str, str], *, terminal: bool = True) -> list[str]:
+    return rendered(_marked(text, marks), terminal=terminal, width=width).splitlines()
+
+
 def test_words_are_marked_whole_over_line_ends_and_in_any_case() -> None:
-    marks = {"New York": "\x1b[1m"}
-    lines = [shown for shown, _ in wrapped("He saw new york, New Yorkers and New\nYork", 16, marks)]
-    assert lines == [
+    marks = {"New York": "bold"}
+    assert lines_of("He saw new york, New Yorkers and New\nYork", 16, marks) == [
         "He saw \x1b[1mnew york\x1b[0m,",
         "New Yorkers and",
         "\x1b[1mNew York\x1b[0m",
     ]
-    lines = [shown for shown, _ in wrapped("He lives in New York", 15, marks)]
-    assert lines == ["He lives in \x1b[1mNew\x1b[0m", "\x1b[1mYork\x1b[0m"]
+    two = lines_of("He lives in New York", 15, marks)
+    assert [CODE.sub("", line) for line in two] == ["He lives in New", "York"]
+    assert two[1] == "\x1b[1mYork\x1b[0m"
 
 
-def test_texts_cannot_command_the_terminal() -> None:
-    assert printable("a\x1b[2J\nb\x07 Sa\u0303o\ud800") == "a\ufffd[2J b\ufffd São\ufffd"
+def test_texts_cannot_control_the_terminal() -> None:
+    assert lines_of("a\x1b[2J\nb\x07 [red]c\ud800", 80, {}) == [r"a\x1b[2J b\x07 [red]c\ud800"]
 
 
-def test_wide_letters_take_two_cells() -> None:
-    assert cells("東京a") == 5
-    assert [line for line, _ in wrapped("東京東京 abc", 5, {})] == ["東京", "東京", "abc"]
-    assert columns(["東京", "b"], 13, {}) == ["東京  | b"]
+def test_wide_letters_take_two_characters_of_a_line() -> None:
+    assert lines_of("東京東京 abc", 5, {}) == ["東京", "東京", "abc"]
 
 
 @given(st.text(max_size=80), st.integers(min_value=2, max_value=30))
 def test_nothing_is_lost_and_no_line_is_too_long(text: str, width: int) -> None:
-    lines = list(wrapped(text, width, {"a": "\x1b[1m"}))
-    assert all(taken <= width for _, taken in lines)
-    plain = [CODE.sub("", line) for line, _ in lines]
-    assert "".join("".join(plain).split()) == "".join(printable(text).split())
+    lines = lines_of(text, width, {"a": "bold"}, terminal=False)
+    assert all(cell_len(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(one_line(text).split())
