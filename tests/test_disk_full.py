@@ -22,12 +22,13 @@ from editkit.benchmark.store import Store
 from editkit.cli.main import main
 from editkit.results import STORE_FILE, Row
 from editkit.storage.cache import cached_tensors, cached_texts, write_atomically
+from editkit.storage.checkpoints import read_checkpoint, write_checkpoint
 from editkit.storage.machine import is_about_space, space_left
 from editkit_benchmarks.atlas import train as atlas_training
 from editkit_benchmarks.atlas.tokenizer import save_tokenizer
 from editkit_plugins.learned.settings import MendSettings
-from editkit_plugins.learned.trained import FILE, read_facts, save_trained
-from editkit_plugins.learned.training.checkpoint import Checkpoint, Progress, read_checkpoint
+from editkit_plugins.learned.trained import FILE, read_editor_file, save_trained
+from editkit_plugins.learned.training.trainer import CHECKPOINT_FILE, Progress
 from editkit_plugins.mlflow_tracking.tracker import Tracker
 
 FULL = os.strerror(errno.ENOSPC)
@@ -105,24 +106,26 @@ def test_cache_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_checkpoints_and_trained_editors(tmp_path: Path) -> None:
-    def checkpoint(step: int) -> Checkpoint:
+    path = tmp_path / CHECKPOINT_FILE
+
+    def write(step: int) -> None:
         weights = {"w": torch.full((3,), float(step))}
-        return Checkpoint({"seed": 0}, Progress(step=step), weights, {}, {})
+        write_checkpoint(path, {"seed": 0}, Progress(step=step), {"network": weights})
 
     settings, facts = MendSettings(), {"model_fingerprint": "x"}
-    checkpoint(1).write(tmp_path)
+    write(1)
     save_trained(tmp_path, {"w": torch.ones(3)}, settings, facts)
     before = files(tmp_path)
     with full_disk():
         with pytest.raises(CacheError, match=FULL):
-            checkpoint(2).write(tmp_path)
+            write(2)
         with pytest.raises(CacheError, match=FULL):
             save_trained(tmp_path, {"w": torch.zeros(3)}, settings, facts)
     assert files(tmp_path) == before
-    resumed = read_checkpoint(tmp_path, {"seed": 0})
+    resumed = read_checkpoint(path, {"seed": 0}, progress=Progress, groups=("network",))
     assert resumed is not None
     assert resumed.progress.step == 1
-    assert torch.equal(read_facts(tmp_path)[1]["w"], torch.ones(3))
+    assert torch.equal(read_editor_file(tmp_path)[1]["w"], torch.ones(3))
     assert (tmp_path / FILE).is_file()
 
 

@@ -30,7 +30,7 @@ from editkit_benchmarks.speed import learning
 from editkit_benchmarks.speed.plain import probe_nll
 from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
-from editkit_plugins.learned.training.sources import RecordSource
+from editkit_plugins.learned.training.data import RecordSource
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor

@@ -17,16 +17,14 @@ from editkit import LanguageModel
 from editkit.models import Completion
 from editkit.models.encoding import padded
 from editkit.models.orientation import as_stored
-from editkit_plugins.learned.below import Below, Remembered
+from editkit_plugins.learned.gradients import CachedLowerBlocks, LowerBlocks, edit_gradients
 from editkit_plugins.learned.networks import EditNetwork
-from editkit_plugins.learned.settings import KeSettings, MendSettings
-from editkit_plugins.learned.signals import signals
-from editkit_plugins.learned.trained import seeded_network
-from editkit_plugins.learned.training.items import Drawn
-from editkit_plugins.learned.training.presets import PRESETS
-from editkit_plugins.learned.training.step import Losses, losses
+from editkit_plugins.learned.settings import PRESETS, KeSettings, MendSettings
+from editkit_plugins.learned.trained import new_network
+from editkit_plugins.learned.training.data import TrainingEdit
+from editkit_plugins.learned.training.objective import Losses, losses
 
-Step = Callable[[LanguageModel, EditNetwork, Sequence[Drawn]], Losses]
+Step = Callable[[LanguageModel, EditNetwork, Sequence[TrainingEdit]], Losses]
 
 
 def settings_of(method: str) -> MendSettings | KeSettings:
@@ -35,16 +33,20 @@ def settings_of(method: str) -> MendSettings | KeSettings:
     return schema.model_validate(PRESETS[method]["fast"])
 
 
-def network_of(model: LanguageModel, method: str, drawn: Sequence[Drawn]) -> EditNetwork:
+def network_of(model: LanguageModel, method: str, drawn: Sequence[TrainingEdit]) -> EditNetwork:
     """A new network whose running statistics have seen some edits."""
-    network = seeded_network(model, settings_of(method))
-    paths = [matrix.path for matrix in network.matrices]
-    network.observe(signals(Below(model, 0), [[each.edit] for each in drawn], paths))
+    network = new_network(model, settings_of(method))
+    network.update_statistics(
+        edit_gradients(LowerBlocks(model, 0), [[each.edit] for each in drawn], network.paths)
+    )
     return network
 
 
 def steps(
-    model: LanguageModel, network: EditNetwork, batches: Sequence[Sequence[Drawn]], step: Step
+    model: LanguageModel,
+    network: EditNetwork,
+    batches: Sequence[Sequence[TrainingEdit]],
+    step: Step,
 ) -> list[float]:
     """Train a copy of the network for some steps; the losses of each."""
     network = copy.deepcopy(network)
@@ -68,25 +70,26 @@ class Together:
     """
 
     def __init__(self, model: LanguageModel, blocks: int) -> None:
-        self._below = Remembered(model, model.n_layers - blocks)
+        self._blocks = CachedLowerBlocks(model, model.n_layers - blocks)
 
     def __call__(
-        self, model: LanguageModel, network: EditNetwork, drawn: Sequence[Drawn]
+        self, model: LanguageModel, network: EditNetwork, drawn: Sequence[TrainingEdit]
     ) -> Losses:
         """The losses of a step."""
-        return losses(self._below, network, drawn)
+        return losses(self._blocks, network, drawn)
 
 
-def one_at_a_time(model: LanguageModel, network: EditNetwork, drawn: Sequence[Drawn]) -> Losses:
+def one_at_a_time(
+    model: LanguageModel, network: EditNetwork, drawn: Sequence[TrainingEdit]
+) -> Losses:
     """The same, edit by edit."""
-    paths = [matrix.path for matrix in network.matrices]
     edit_losses, divergences = [], []
     with model.frozen():
         for each in drawn:
-            found = signals(Below(model, 0), [[each.edit]], paths)
-            weights = _edited(model, network.changes(found, [[each.edit]]))
-            after = _log_p(model, [each.outer], weights)
-            wanted = torch.tensor(each.outer.target, device=model.device)[:, None]
+            gradients = edit_gradients(LowerBlocks(model, 0), [[each.edit]], network.paths)
+            weights = _edited(model, network.changes(gradients, [[each.edit]]))
+            after = _log_p(model, [each.rephrased], weights)
+            wanted = torch.tensor(each.rephrased.target, device=model.device)[:, None]
             edit_losses.append(-after.gather(1, wanted).mean())
             with torch.no_grad():
                 before = _log_p(model, each.locality, {})
@@ -102,7 +105,7 @@ def _edited(model: LanguageModel, changes: Any) -> dict[str, Tensor]:
     for name, change in changes.items():
         module = model.module(name.rpartition(".")[0])
         eye = torch.eye(_width(module), device=model.device)[None]  # (1, in, in)
-        dense = change.applied(eye, first)[0]  # (in, out)
+        dense = change.output_change(eye, first)[0]  # (in, out)
         weights[name] = module.get_parameter("weight") + as_stored(module, dense)
     return weights
 

@@ -1,37 +1,39 @@
-"""Editors that learn to edit: KE (De Cao et al. 2021) and MEND (Mitchell et al. 2022)."""
+"""Editors that are trained to edit: KE (De Cao et al. 2021) and MEND (Mitchell et al. 2022)."""
 
 from __future__ import annotations
 
 from editkit import CommandSpec, EditorSpec, hookimpl
 
-_EDITORS = {
-    "mend": ("MendConfig", "MEND (Mitchell et al. 2022), trained on text"),
-    "mend-cf": ("MendCounterfactConfig", "MEND, trained on CounterFact"),
-    "mend-zsre": ("MendZsreConfig", "MEND, trained on zsRE"),
-    "ke": ("KeConfig", "Knowledge Editor (De Cao et al. 2021), trained on text"),
-    "ke-cf": ("KeCounterfactConfig", "Knowledge Editor, trained on CounterFact"),
-    "ke-zsre": ("KeZsreConfig", "Knowledge Editor, trained on zsRE"),
+_SUMMARIES = {
+    "mend": "MEND (Mitchell et al. 2022), trained on text",
+    "mend-cf": "MEND, trained on CounterFact",
+    "mend-zsre": "MEND, trained on zsRE",
+    "ke": "Knowledge Editor (De Cao et al. 2021), trained on text",
+    "ke-cf": "Knowledge Editor, trained on CounterFact",
+    "ke-zsre": "Knowledge Editor, trained on zsRE",
 }
+_WITHOUT_CONFIGS = {"mend-zsre", "ke-zsre"}  # no trained editor ships
 
 
 @hookimpl
 def editkit_editors() -> list[EditorSpec]:
-    """Offer KE and MEND, once for each set that the papers train them on."""
+    """Register KE and MEND, once per dataset that the papers train them on."""
     return [
         EditorSpec(
             name=name,
-            factory="editkit_plugins.learned.editor:LearnedEditor",
-            config=f"editkit_plugins.learned.config:{config}",
+            factory=f"editkit_plugins.learned.editor:{method}Editor",
+            config=f"editkit_plugins.learned.config:{method}Config",
             summary=summary,
-            configs=f"editkit_configs:{name}",
+            configs=None if name in _WITHOUT_CONFIGS else f"editkit_configs:{name}",
         )
-        for name, (config, summary) in _EDITORS.items()
+        for name, summary in _SUMMARIES.items()
+        for method in [name.partition("-")[0].capitalize()]
     ]
 
 
 @hookimpl
 def editkit_commands() -> list[CommandSpec]:
-    """Offer ``editkit train`` and ``editkit convert-editor``."""
+    """Register ``editkit train`` and ``editkit convert-editor``."""
     return [
         CommandSpec(
             name="train",
@@ -41,6 +43,6 @@ def editkit_commands() -> list[CommandSpec]:
         CommandSpec(
             name="convert-editor",
             module="editkit_plugins.learned.convert",
-            summary="take over a published checkpoint of KE or MEND",
+            summary="convert a published checkpoint of KE or MEND",
         ),
     ]

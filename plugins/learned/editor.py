@@ -1,129 +1,223 @@
-"""The editors ``ke`` and ``mend``: one backward pass, and a trained network that reads it."""
+"""The editors ``ke`` and ``mend``: one backward pass, then a trained network maps it to an edit."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar, TypeVar
 
 import torch
+from pydantic import TypeAdapter
+from safetensors import SafetensorError, safe_open
+from typing_extensions import override
 
 from editkit import ConfigError, Editor, EditRequest, LanguageModel, Needs, WeightDelta
-from editkit.models import Completion, ModelShape
-from editkit_plugins.learned.below import Below
-from editkit_plugins.learned.config import LearnedConfig, MendConfig
-from editkit_plugins.learned.needs import learned_needs
-from editkit_plugins.learned.signals import Edit, signals
-from editkit_plugins.learned.trained import Trained, folder_of, load_trained
+from editkit.models import ModelShape
+from editkit.storage.strict_json import parse_json
+from editkit_plugins.learned.config import FILE, KeConfig, LearnedConfig, MendConfig
+from editkit_plugins.learned.gradients import LowerBlocks, edit_gradients
+from editkit_plugins.learned.settings import KeSettings, MendSettings
+from editkit_plugins.learned.trained import Settings, TrainedEditor, existing_folder, load_trained
 
 _log = logging.getLogger(__name__)
 _ADVICE = (
-    "train the editor for longer, or on facts and prompts like these (editkit train); a trained "
-    "network has no steps or layers to change"
+    "train the editor for longer, or on facts and prompts more like these (editkit train); it has "
+    "no steps or layers to tune"
 )
+_FLOAT = 4  # bytes
 
 
-class LearnedEditor(Editor[LearnedConfig]):
-    """KE (De Cao et al. 2021) and MEND (Mitchell et al. 2022), once they are trained."""
+LearnedConfigT = TypeVar("LearnedConfigT", bound=LearnedConfig)
 
-    def __init__(self, config: LearnedConfig) -> None:
+
+class LearnedEditor(Editor[LearnedConfigT]):
+    """Base of both editors: loads the trained network and applies it.
+
+    Attributes:
+        settings_class: The training settings of the method.
+    """
+
+    settings_class: ClassVar[type[Settings]]
+
+    def __init__(self, config: LearnedConfigT) -> None:
         super().__init__(config)
-        self._trained: tuple[str, Trained] | None = None
+        self._loaded: tuple[str, TrainedEditor] | None = None  # with the fingerprint of its model
 
     def check(self, model: LanguageModel) -> None:
-        """Refuse a model that no editor was trained for.
+        """Refuse a model without a trained editor.
 
         Raises:
-            ConfigError: There is no trained editor, or its file is damaged.
+            ConfigError: There is no trained editor, its file is damaged, or it is of another
+                method.
             DeltaError: It was trained on another model.
         """
         self.trained(model)
 
-    def trained(self, model: LanguageModel) -> Trained:
-        """The trained network for a model, read once."""
-        base = model.base_fingerprint
-        if self._trained is None or self._trained[0] != base:
-            folder = folder_of(self.config, model)
-            trained = load_trained(folder, model)
-            self._check_kind(trained, folder)
-            self._trained = (base, trained)
-        return self._trained[1]
-
-    def _check_kind(self, trained: Trained, folder: Path) -> None:
-        """Refuse the network of another method, and report one that was trained for other data.
+    def trained(self, model: LanguageModel) -> TrainedEditor:
+        """The trained editor for a model. It is loaded on the first call.
 
         Raises:
-            ConfigError: It is of another method.
+            ConfigError, DeltaError: As for :meth:`check`.
         """
-        name, made_for = self.config.editor_name, trained.facts.get("editor")
-        kind = "mend" if isinstance(self.config, MendConfig) else "ke"
-        if trained.settings.kind != kind:
+        base = model.base_fingerprint
+        if self._loaded is None or self._loaded[0] != base:
+            folder = existing_folder(self.config, self.name, model)
+            trained = load_trained(folder, model)
+            self._check_origin(trained, folder)
+            self._loaded = (base, trained)
+        return self._loaded[1]
+
+    def _check_origin(self, trained: TrainedEditor, folder: Path) -> None:
+        """Refuse the network of another method; warn about one trained for another editor name."""
+        kind, trained_as = trained.settings.kind, trained.metadata.get("editor")
+        if not isinstance(trained.settings, self.settings_class):
             raise ConfigError(
-                f"the editor in {folder} is a network of {trained.settings.kind}, and {name} "
-                f"needs one of {kind}.",
-                hint=f"Use it with --editor {made_for or trained.settings.kind}.",
+                f"the editor in {folder} is a network of {kind}, but {self.name} needs a network "
+                f"of {self.settings_class().kind}.",
+                hint=f"Use it with --editor {trained_as or kind}.",
             )
-        if made_for is not None and made_for != name:
-            _log.warning("%s edits with the network in %s, which is %s's", name, folder, made_for)
+        if trained_as not in (None, self.name):
+            _log.warning(
+                "%s uses the network in %s, which was trained for %s", self.name, folder, trained_as
+            )
 
     def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
-        """Memory for the network, one backward pass, and the deltas."""
-        return learned_needs(self.config, shape, requests=requests, tokens=tokens)
+        """Memory for the network, one backward pass, and the deltas.
+
+        Raises:
+            ConfigError: The model has fewer blocks than the editor edits.
+        """
+        settings, note = self._expected_settings()
+        matrices = _matrix_sizes(shape, settings.blocks)
+        network = _FLOAT * _network_size(settings, shape, matrices)
+        widths = sum(n_in + n_out for n_in, n_out in matrices)
+        batch = min(requests, self.config.edits_per_pass)
+        activations = batch * tokens * shape.saved_bytes * settings.blocks
+        gradients = batch * tokens * widths * _FLOAT
+        logits = 3 * batch * 2 * shape.vocabulary * _FLOAT
+        factors = requests * tokens * widths * _FLOAT
+        in_network = 4 * batch * tokens * max(n_in + n_out for n_in, n_out in matrices) * _FLOAT
+        return Needs(
+            edit=network + activations + 2 * gradients + logits + in_network + factors,
+            deltas=network + factors,
+            notes=(note,),
+        )
+
+    def _expected_settings(self) -> tuple[Settings, str]:
+        """Settings of the configured trained editor, else the published ones, and a note which."""
+        if self.config.trained is not None:
+            adapter: TypeAdapter[Settings] = TypeAdapter(self.settings_class)
+            try:
+                path = self.config.folder("", self.name) / FILE
+                with safe_open(path, framework="np") as file:  # reads the header only
+                    header = file.metadata() or {}
+                metadata = parse_json(header.get("editor", "null"), allow_nan=True)
+                settings = adapter.validate_python(metadata["settings"])
+                return settings, f"The network is the one in {self.config.trained}."
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+                pass  # check() reports the problem
+        note = "The trained network is not known; the forecast assumes the published size."
+        return self.settings_class(), note
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
-        """One delta per request, of low rank.
+        """One low-rank delta per request.
 
         Raises:
             ConfigError: There is no trained editor for this model.
             ModelError: A prompt is longer than the model's context.
         """
-        if not requests:
-            return []
-        facts = [each.completion for each in model.requested(requests)]
-        trained, made_on = self.trained(model), model.fingerprint
-        if isinstance(self.config, MendConfig) and self.config.joint:
-            [delta] = self._deltas(model, trained, made_on, [facts], [tuple(requests)])
-            return [delta] * len(requests)
         size = self.config.edits_per_pass
         return [
             delta
-            for start in range(0, len(facts), size)
-            for delta in self._deltas(
-                model,
-                trained,
-                made_on,
-                [[fact] for fact in facts[start : start + size]],
-                requests[start : start + size],
-            )
+            for start in range(0, len(requests), size)
+            for delta in self._deltas(model, requests[start : start + size])
         ]
 
     def _deltas(
-        self,
-        model: LanguageModel,
-        trained: Trained,
-        made_on: str,
-        edits: Sequence[Sequence[Completion]],
-        requests: Sequence[EditRequest | tuple[EditRequest, ...]],
+        self, model: LanguageModel, requests: Sequence[EditRequest], *, joint: bool = False
     ) -> list[WeightDelta]:
-        network = trained.network
-        paths = [matrix.path for matrix in network.matrices]
-        below = Below(model, model.n_layers - trained.settings.blocks)
-        groups: Sequence[Edit] = edits
-        found = signals(below, groups, paths)
+        """One delta per request, or one for all of them, from one backward pass."""
+        trained = self.trained(model)
+        completions = [each.completion for each in model.requested(requests)]
+        facts = [completions] if joint else [[each] for each in completions]
+        blocks = LowerBlocks(model, model.n_layers - trained.settings.blocks)
+        gradients = edit_gradients(blocks, facts, trained.network.paths)
         with torch.no_grad():
-            changes = network.changes(found, groups)
+            changes = trained.network.changes(gradients, facts)
         return [
-            WeightDelta(
-                changes={name: change.of(edit) for name, change in changes.items()},
-                request=request,
-                editor=self.config.editor_name,
-                config=self.config.model_dump(mode="json"),
-                model_fingerprint=made_on,
+            self.delta(
+                model,
+                requests if joint else requests[edit],
+                {name: each.low_rank(edit) for name, each in changes.items()},
                 notes={
-                    "loss_before": float(found.losses[edit]),
-                    "trained": trained.facts["digest"],
+                    "loss_before": float(gradients.losses[edit]),
+                    "trained": trained.metadata["digest"],
                     "advice": _ADVICE,
                 },
             )
-            for edit, request in enumerate(requests)
+            for edit in range(len(facts))
         ]
+
+
+class KeEditor(LearnedEditor[KeConfig]):
+    """KE (De Cao et al. 2021)."""
+
+    name = "ke"
+    settings_class = KeSettings
+
+
+class MendEditor(LearnedEditor[MendConfig]):
+    """MEND (Mitchell et al. 2022)."""
+
+    name = "mend"
+    settings_class = MendSettings
+
+    @override
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """One low-rank delta per request; with ``joint``, the same delta for all of them."""
+        if self.config.joint and requests:
+            return self._deltas(model, requests, joint=True) * len(requests)
+        return super().edit(model, requests)
+
+
+# ---------------------------------------------------------------- memory
+
+
+def _matrix_sizes(shape: ModelShape, blocks: int) -> list[tuple[int, int]]:
+    """Sizes of the edited matrices, the smaller one first."""
+    if blocks > shape.n_layers:
+        raise ConfigError(
+            f"the editor edits the last {blocks} blocks, but the model has {shape.n_layers}.",
+            hint="Use an editor that was trained for this model.",
+        )
+    parts = (shape.architecture.mlp_out, *shape.architecture.mlp_in)
+    sizes = []
+    for layer in range(shape.n_layers - blocks, shape.n_layers):
+        for part in parts:
+            path = shape.architecture.path(layer, part)
+            smaller, *_, larger = sorted(shape.module_parameters(path)["weight"])
+            sizes.append((smaller, larger))
+    return sizes
+
+
+def _network_size(settings: Settings, shape: ModelShape, matrices: list[tuple[int, int]]) -> int:
+    """Number of the network's weights."""
+    if isinstance(settings, MendSettings):
+        total = 0
+        # The two projections have the same sizes in opposite order: two transforms.
+        for n_in, n_out in set(matrices):
+            width = n_in + n_out
+            modes = matrices.count((n_in, n_out)) / 2
+            layer = 2 * width * min(settings.rank, width) + width * (1 + 2 * modes)
+            total += math.ceil(2 * (settings.layers * layer + 2 * width))
+        return total
+    hidden, condition, embedded = settings.hidden, settings.condition, shape.hidden_size
+    encoder = shape.vocabulary * embedded + 2 * 4 * hidden * (embedded + hidden + 2)
+    encoder += condition * (2 * hidden + 1)
+    shapers = sum(
+        hidden * (condition + 2) + (2 * (n_in + n_out) + 1) * (hidden + 2)
+        for n_in, n_out in matrices
+    )
+    return encoder + shapers

@@ -1,68 +1,117 @@
-"""KE and MEND behind one face: from the signals of some edits to the change of each matrix."""
+"""The contract that KE and MEND share: edited matrices, and a network that proposes their changes.
+
+:mod:`~editkit_plugins.learned.ke` and :mod:`~editkit_plugins.learned.mend` hold the two networks.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import override
 
-from editkit import LanguageModel, LowRank
-from editkit_plugins.learned.ke import KeNetwork, Mix
-from editkit_plugins.learned.matrices import Matrix
-from editkit_plugins.learned.mend import GradientTransform
-from editkit_plugins.learned.settings import KeSettings, MendSettings
-from editkit_plugins.learned.signals import Edit, Signals
+from editkit import ConfigError, LanguageModel, LowRank
+from editkit.models.orientation import input_major
+from editkit_plugins.learned.gradients import Edit, EditGradients
 
 
-class Changes:
-    """The changes of one matrix by several edits, padded with zeros to one rank.
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """An edited weight.
+
+    Attributes:
+        path: Dotted path of its module.
+        shape: Shape (in, out), input-major.
+        mode: Index among the edited matrices of this shape.
+    """
+
+    path: str
+    shape: tuple[int, int]
+    mode: int
+
+    @property
+    def name(self) -> str:
+        """Name of the parameter in the model."""
+        return f"{self.path}.weight"
+
+
+def edited_matrices(model: LanguageModel, blocks: int) -> list[Matrix]:
+    """The output and input projections of the MLPs in the last ``blocks`` blocks, block by block.
+
+    Raises:
+        ConfigError: The model has fewer blocks.
+    """
+    if blocks > model.n_layers:
+        raise ConfigError(
+            f"blocks is {blocks}, but {model.name} has only {model.n_layers} blocks.",
+            hint=f"Set blocks to at most {model.n_layers}.",
+        )
+    parts = (model.architecture.mlp_out, *model.architecture.mlp_in)
+    n_of_shape: dict[tuple[int, int], int] = {}
+    matrices = []
+    for layer in range(model.n_layers - blocks, model.n_layers):
+        for part in parts:
+            path = model.architecture.path(layer, part)
+            module = model.module(path)
+            n_in, n_out = input_major(module, module.get_parameter("weight")).shape
+            mode = n_of_shape.get((n_in, n_out), 0)
+            n_of_shape[n_in, n_out] = mode + 1
+            matrices.append(Matrix(path, (n_in, n_out), mode))
+    return matrices
+
+
+class MatrixChanges:
+    """The low-rank changes that E edits make to one matrix, zero-padded to the largest rank R.
 
     Args:
         left: (E, in, R)
         right: (E, R, out)
-        ranks: Rank of each edit.
+        ranks: Rank of each edit's change before padding.
     """
 
     def __init__(self, left: Tensor, right: Tensor, ranks: Sequence[int]) -> None:
         self.left, self.right, self.ranks = left, right, ranks
 
     @classmethod
-    def of_rows(cls, x: Tensor, d: Tensor, owner: Tensor, n_edits: int) -> Changes:
-        """Sums of outer products.
+    def from_factors(
+        cls, x: Tensor, d: Tensor, edit_of_token: Tensor, n_edits: int
+    ) -> MatrixChanges:
+        """Sum ``outer(x_t, d_t)`` over the tokens of each edit.
 
         Args:
             x: (N, in)
             d: (N, out)
-            owner: The edit of each row, (N,), in ascending order.
-            n_edits: Number of edits.
+            edit_of_token: The edit of each token, (N,), in ascending order.
+            n_edits: E
         """
-        ranks = torch.bincount(owner, minlength=n_edits)  # (E,)
-        place = torch.arange(len(owner), device=owner.device) - (ranks.cumsum(0) - ranks)[owner]
-        widest = int(ranks.max()) if len(owner) else 0
-        left = x.new_zeros(n_edits, widest, x.shape[-1]).index_put((owner, place), x)  # (E, R, in)
-        right = d.new_zeros(n_edits, widest, d.shape[-1]).index_put((owner, place), d)
+        ranks = torch.bincount(edit_of_token, minlength=n_edits)  # (E,)
+        start = (ranks.cumsum(0) - ranks)[edit_of_token]
+        place = torch.arange(len(edit_of_token), device=edit_of_token.device) - start
+        index = (edit_of_token, place)
+        largest = int(ranks.max()) if len(edit_of_token) else 0
+        left = x.new_zeros(n_edits, largest, x.shape[-1]).index_put(index, x)  # (E, R, in)
+        right = d.new_zeros(n_edits, largest, d.shape[-1]).index_put(index, d)  # (E, R, out)
         return cls(left.transpose(1, 2), right, ranks.tolist())
 
-    def applied(self, x: Tensor, owner: Tensor) -> Tensor:
-        """What is added to the module's output, (B, T, out).
+    def output_change(self, x: Tensor, edit_of_row: Tensor) -> Tensor:
+        """The term that the edits add to the module's output, (B, T, out).
 
         Args:
-            x: Inputs, (B, T, in).
-            owner: The edit that each row sees, (B,).
+            x: Inputs of the module, (B, T, in).
+            edit_of_row: The edit that applies to each row, (B,).
         """
-        return (x @ self.left[owner]) @ self.right[owner]
+        return (x @ self.left[edit_of_row]) @ self.right[edit_of_row]
 
-    def of(self, edit: int) -> LowRank:
-        """The change of one edit."""
+    def low_rank(self, edit: int) -> LowRank:
+        """The change of one edit without its padding."""
         rank = self.ranks[edit]
         return LowRank(self.left[edit, :, :rank].contiguous(), self.right[edit, :rank].contiguous())
 
 
 class EditNetwork(nn.Module, ABC):
-    """A trained editor's network.
+    """A network that turns the gradients of edits into changes of weights.
 
     Attributes:
         matrices: The weights that it changes.
@@ -70,92 +119,14 @@ class EditNetwork(nn.Module, ABC):
 
     matrices: Sequence[Matrix]
 
+    @property
+    def paths(self) -> list[str]:
+        """Paths of the edited modules."""
+        return [matrix.path for matrix in self.matrices]
+
     @abstractmethod
-    def changes(self, found: Signals, edits: Sequence[Edit]) -> dict[str, Changes]:
-        """The changes of every matrix by its parameter's name."""
+    def changes(self, gradients: EditGradients, edits: Sequence[Edit]) -> dict[str, MatrixChanges]:
+        """The changes of each matrix, by the name of its parameter."""
 
-    def observe(self, found: Signals) -> None:
-        """Take signals into running statistics; only training does."""
-
-
-class MendNetwork(EditNetwork):
-    """MEND: one transform for all matrices of a shape, and a learned rate for each matrix."""
-
-    def __init__(self, matrices: Sequence[Matrix], settings: MendSettings) -> None:
-        super().__init__()
-        self.matrices = matrices
-        self.sign = 1.0 if settings.sign == "plus" else -1.0
-        self.rates = nn.Parameter(torch.full((len(matrices),), settings.initial_rate))
-        shapes = dict.fromkeys(matrix.shape for matrix in matrices)
-        self.transforms = nn.ModuleDict(
-            {
-                _key(shape): GradientTransform(
-                    *shape,
-                    sum(matrix.shape == shape for matrix in matrices),
-                    rank=settings.rank,
-                    layers=settings.layers,
-                )
-                for shape in shapes
-            }
-        )
-
-    @override
-    def observe(self, found: Signals) -> None:
-        for matrix in self.matrices:
-            x, d, _ = found.rows(matrix.path)
-            self.transforms[_key(matrix.shape)].observe(x, d)
-
-    @override
-    def changes(self, found: Signals, edits: Sequence[Edit]) -> dict[str, Changes]:
-        result: dict[str, Changes] = {}
-        for matrix, rate in zip(self.matrices, self.rates, strict=True):
-            x, d, owner = found.rows(matrix.path)
-            x, d = self.transforms[_key(matrix.shape)](x, d, matrix.mode)
-            result[matrix.name] = Changes.of_rows(x, self.sign * rate * d, owner, len(edits))
-        return result
-
-
-class KeEditNetwork(EditNetwork):
-    """KE: every matrix's gradient, shaped by what is to be written."""
-
-    def __init__(
-        self, matrices: Sequence[Matrix], settings: KeSettings, model: LanguageModel
-    ) -> None:
-        super().__init__()
-        self.matrices = matrices
-        self.network = KeNetwork(
-            model.hf.get_input_embeddings().weight,
-            {matrix.name: matrix.shape for matrix in matrices},
-            hidden=settings.hidden,
-            condition=settings.condition,
-            max_scale=settings.max_scale,
-            train_embedding=settings.train_embedding,
-        )
-
-    @override
-    def changes(self, found: Signals, edits: Sequence[Edit]) -> dict[str, Changes]:
-        mixes: Mapping[str, Mix] = self.network([condition_of(edit) for edit in edits])
-        return {
-            matrix.name: Changes.of_rows(
-                *mixes[matrix.name].factors(*found.rows(matrix.path)), len(edits)
-            )
-            for matrix in self.matrices
-        }
-
-
-def condition_of(edit: Edit) -> tuple[int, ...]:
-    """The text that KE reads: prompt and target of the only fact, or of all facts in turn."""
-    return tuple(token for fact in edit for token in fact.prompt + fact.target)
-
-
-def make_network(
-    model: LanguageModel, matrices: Sequence[Matrix], settings: MendSettings | KeSettings
-) -> EditNetwork:
-    """The network that the settings describe, with new weights, on the model's device."""
-    if isinstance(settings, MendSettings):
-        return MendNetwork(matrices, settings).to(model.device)
-    return KeEditNetwork(matrices, settings, model).to(model.device)
-
-
-def _key(shape: tuple[int, int]) -> str:
-    return f"{shape[0]}x{shape[1]}"
+    def update_statistics(self, gradients: EditGradients) -> None:
+        """Add gradients to the running statistics, if the network has any. Only training does."""

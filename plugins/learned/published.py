@@ -1,8 +1,8 @@
-"""Checkpoints of the published KE and MEND, as networks of ours.
+"""Checkpoints of the published KE and MEND, converted to our networks.
 
-They are pickles: files that may run code when they are read. Here nothing that a file names is
-ever called but what puts tensors together; everything else, such as the model's configuration that
-lies in every checkpoint, becomes an empty shell. They are read only for users who ask for it.
+They are pickles, which can run code when they are read. The reader here calls only the functions
+that rebuild tensors. Every other class or function named in the file, such as the model's
+configuration in every checkpoint, becomes an empty placeholder. Users must ask for it explicitly.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from editkit import ConfigError, LanguageModel
 from editkit.errors import first_line
 from editkit.models.orientation import is_input_major
 from editkit_plugins.learned.settings import KeSettings, MendSettings
-from editkit_plugins.learned.trained import Settings, seeded_network
+from editkit_plugins.learned.trained import Settings, new_network
 
-_TENSORS = {
+_TENSOR_FUNCTIONS = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
     ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
 }
 _MEND_PREFIX = re.compile(r"^(?:gtn|mend)\.\((\d+), (\d+)\)\.")
-_PER_BLOCK = 2  # both projections of an MLP
+_MATRICES_PER_BLOCK = 2  # both projections of the MLP
 
 
-class _Shell:
-    """Stands for an object of a class that is not wanted."""
+class _Placeholder:
+    """Replaces an object of a class that is not needed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -48,34 +48,34 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name.endswith("Storage"):
             return super().find_class(module, name)
-        return _TENSORS.get((module, name), _Shell)
+        return _TENSOR_FUNCTIONS.get((module, name), _Placeholder)
 
 
 class _TensorsOnly:
-    """What :func:`torch.load` takes for the module ``pickle``."""
+    """Replaces the module ``pickle`` in :func:`torch.load`."""
 
     Unpickler = _Unpickler
 
     @staticmethod
     def load(file: IO[bytes], **options: Any) -> Any:
-        """Read one pickle."""
+        """Load one pickle, tensors only."""
         return _Unpickler(file, **options).load()
 
 
-def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a pickled checkpoint by their published names.
+def read_published(path: Path) -> dict[str, Tensor]:
+    """The tensors of a pickled checkpoint, by their published names.
 
     Raises:
-        ConfigError: The file is missing or damaged, or is no checkpoint of KE or MEND.
+        ConfigError: The file does not exist, is damaged, or is not a checkpoint of KE or MEND.
     """
     try:
         content = torch.load(
             path, map_location="cpu", pickle_module=_TensorsOnly, weights_only=False
         )
-    except Exception as error:  # a damaged pickle may end in any of them
+    except Exception as error:  # a damaged pickle can raise anything
         raise ConfigError(
             f"{path} cannot be read as a pickled checkpoint: {first_line(error)}.",
-            hint="Give a .pt file that the published KE or MEND wrote.",
+            hint="Give a .pt file that the published code of KE or MEND wrote.",
         ) from None
     state = content.get("model", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
@@ -89,25 +89,25 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 def convert(
     tensors: Mapping[str, Tensor], model: LanguageModel, *, place: str
 ) -> tuple[Settings, dict[str, Tensor]]:
-    """Settings and state of a network of ours that does what the checkpoint's does.
+    """Settings and state of the equivalent network of ours.
 
     Args:
         tensors: The checkpoint, by published names.
         model: The model that it was trained for.
-        place: The checkpoint's name, for messages.
+        place: The checkpoint's name for error messages.
 
     Raises:
-        ConfigError: It is of another method or shape than the model's matrices allow.
+        ConfigError: The checkpoint is incomplete or does not fit the model's matrices.
     """
     try:
         if "edit_lrs" in tensors:
             settings, state = _mend(tensors)
         else:
             settings, state = _ke(tensors, model)
-        own = seeded_network(model, settings).state_dict()
+        own = new_network(model, settings).state_dict()
     except (KeyError, StopIteration) as error:
         raise ConfigError(
-            f"{place} lacks {error}.", hint="Is it a whole checkpoint of KE or MEND?"
+            f"{place} lacks {error}.", hint="Give a complete checkpoint of KE or MEND."
         ) from None
     wrong = sorted(
         name
@@ -126,19 +126,22 @@ def convert(
 def _mend(tensors: Mapping[str, Tensor]) -> tuple[MendSettings, dict[str, Tensor]]:
     state = {"rates": tensors["edit_lrs"]}
     for name, tensor in tensors.items():
-        if found := _MEND_PREFIX.match(name):
-            transform = f"transforms.{found[1]}x{found[2]}"
-            state.update(_transform(name[found.end() :], tensor, transform))
+        if prefix := _MEND_PREFIX.match(name):
+            transform = f"transforms.{prefix[1]}x{prefix[2]}"
+            state.update(_transform(name[prefix.end() :], tensor, transform))
     layers = {name.split(".")[4] for name in state if ".networks." in name}
     rank = next(t.shape[1] for n, t in state.items() if n.endswith(".u"))
     settings = MendSettings(
-        blocks=len(tensors["edit_lrs"]) // _PER_BLOCK, rank=rank, layers=len(layers), sign="plus"
+        blocks=len(tensors["edit_lrs"]) // _MATRICES_PER_BLOCK,
+        rank=rank,
+        layers=len(layers),
+        sign="plus",
     )
     return settings, state
 
 
 def _transform(name: str, tensor: Tensor, transform: str) -> dict[str, Tensor]:
-    """One tensor of a gradient transform under our names."""
+    """A tensor of a gradient transform under our names; empty if we derive it from others."""
     if name == "k":
         return {f"{transform}.{side}.count": tensor[0] for side in ("inputs", "gradients")}
     side = {"u": "inputs", "v": "gradients"}.get(name[0], "")
@@ -147,7 +150,7 @@ def _transform(name: str, tensor: Tensor, transform: str) -> dict[str, Tensor]:
     if name in ("u_s", "v_s"):
         return {f"{transform}.{side}.squares": tensor}
     if name in ("u_std", "v_std"):
-        return {}  # follow from the sums
+        return {}  # derived from count, mean and squares
     part, _, inside = name.partition(".layers.")
     layer, _, field = inside.partition(".")
     number = {"mlp": 0, "mlp1": 0, "mlp2": 1}[part]
@@ -160,16 +163,17 @@ def _ke(
 ) -> tuple[KeSettings, dict[str, Tensor]]:
     if not is_input_major(model.module(model.path(0, "mlp_out"))):
         raise ConfigError(
-            f"checkpoints of KE are read for GPT-2 only, but {model.name} keeps its matrices the "
-            "other way round, where the published network is another one.",
+            f"only GPT-2's checkpoints of KE can be converted. {model.name} stores its matrices "
+            "transposed, and the published network for such models has a different form.",
             hint="Train one with 'editkit train ke'.",
         )
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         inside = name.removeprefix("editor.")
         if inside == "condition.embedding.weight":
-            # The published code added a token for padding.
-            state["network.condition.embedding"] = tensor[: _vocabulary(model)]
+            # The published table has one more row, for a padding token.
+            n_tokens = model.hf.get_input_embeddings().weight.shape[0]
+            state["network.condition.embedding"] = tensor[:n_tokens]
         elif inside.startswith("condition.lstm."):
             state[f"network.condition.lstm.{inside.rpartition('.')[2]}"] = tensor
         elif inside.startswith("condition.linear."):
@@ -183,15 +187,11 @@ def _ke(
     shapers = {name.split(".")[2] for name in state if name.startswith("network.shapers.")}
     linear = state["network.condition.linear.weight"]
     settings = KeSettings(
-        blocks=max(1, len(shapers) // _PER_BLOCK),
+        blocks=max(1, len(shapers) // _MATRICES_PER_BLOCK),
         hidden=linear.shape[1] // 2,
         condition=linear.shape[0],
     )
     return settings, state
-
-
-def _vocabulary(model: LanguageModel) -> int:
-    return int(model.hf.get_input_embeddings().weight.shape[0])
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
@@ -200,6 +200,6 @@ def _shape(tensors: Mapping[str, Tensor], name: str) -> str:
 
 def _not_published(path: Path) -> ConfigError:
     return ConfigError(
-        f"{path} is no checkpoint of the published KE or MEND.",
-        hint="Give a .pt file that holds the editor's state under 'model'.",
+        f"{path} is not a checkpoint of the published KE or MEND.",
+        hint="Give a .pt file with the editor's state under 'model'.",
     )

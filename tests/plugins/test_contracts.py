@@ -23,10 +23,10 @@ from editkit.testing import (
     LocatorContract,
     MetricContract,
 )
-from editkit_plugins.learned.config import kept_folder
+from editkit_plugins.learned.config import trained_folder
 from editkit_plugins.learned.mend import Normaliser
 from editkit_plugins.learned.settings import KeSettings, MendSettings
-from editkit_plugins.learned.trained import Settings, save_trained, seeded_network
+from editkit_plugins.learned.trained import Settings, new_network, save_trained
 from tests.plugins.counterfact.counterfact_samples import raw_record
 from tests.plugins.zsre.zsre_samples import raw_question
 
@@ -82,13 +82,13 @@ class Learned(EditorContract):
 
     def make_model(self, architecture: str | None = None, **changes: Any) -> LanguageModel:
         model = super().make_model(architecture, **changes)
-        network = seeded_network(model, self.settings)
+        network = new_network(model, self.settings)
         tensors = network.state_dict()
         for normaliser in (m for m in network.modules() if isinstance(m, Normaliser)):
             normaliser.count.fill_(8.0)
             normaliser.squares.fill_(1.0)
         facts = {"model_fingerprint": model.fingerprint, "model": model.name}
-        save_trained(kept_folder(self.plugin, model.fingerprint), tensors, self.settings, facts)
+        save_trained(trained_folder(self.plugin, model.fingerprint), tensors, self.settings, facts)
         return model
 
     @contextlib.contextmanager

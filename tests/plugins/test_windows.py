@@ -15,14 +15,12 @@ from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
 from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
-from editkit_plugins.learned.below import Below, Remembered
-from editkit_plugins.learned.config import KeConfig, MendConfig
-from editkit_plugins.learned.editor import LearnedEditor
+from editkit_plugins.learned.gradients import CachedLowerBlocks, LowerBlocks
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor
 from tests.parity import difference
 from tests.plugins.finetune.test_finetune import loss_of
-from tests.plugins.learned.samples import BOTH, training
+from tests.plugins.learned.samples import BOTH, editor_of, training
 from tests.plugins.tracing.test_tracing import assert_close, both_ways
 from tests.windowed import FAMILIES, WINDOWED, windowed
 
@@ -95,9 +93,9 @@ def final(model: LanguageModel, row: tuple[int, ...]) -> torch.Tensor:
     return model.hf.base_model(input_ids=torch.tensor([row]), use_cache=False).last_hidden_state[0]
 
 
-@pytest.mark.parametrize("kind", [Below, Remembered])
+@pytest.mark.parametrize("kind", [LowerBlocks, CachedLowerBlocks])
 @pytest.mark.parametrize("name", WINDOWED)
-def test_learned_editors_run_texts_as_if_alone(name: str, kind: type[Below]) -> None:
+def test_learned_editors_run_texts_as_if_alone(name: str, kind: type[LowerBlocks]) -> None:
     model = windowed(name)
     rows = [encoding.ids for encoding in model.encode([r.sentence for r in REQUESTS])]
     with torch.no_grad():
@@ -113,10 +111,9 @@ def test_learned_editors_run_texts_as_if_alone(name: str, kind: type[Below]) -> 
 def test_learned_deltas_do_not_depend_on_what_is_edited_beside(kind: str, tmp_path: Path) -> None:
     model = windowed("qwen3-mixed")
     training(model, BOTH[kind].model_copy(update={"steps": 2, "validate_every": 2}), tmp_path).run()
-    config = {"mend": MendConfig, "ke": KeConfig}[kind](trained=str(tmp_path))
-    together = LearnedEditor(config).edit(model, REQUESTS)
+    together = editor_of(kind, tmp_path).edit(model, REQUESTS)
     for request, delta in zip(REQUESTS, together, strict=True):
-        [alone] = LearnedEditor(config).edit(model, [request])
+        [alone] = editor_of(kind, tmp_path).edit(model, [request])
         for path, change in alone.changes.items():
             assert difference(delta.changes[path].dense(), change.dense()) < 1e-4
 

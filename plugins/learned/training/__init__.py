@@ -1,1 +1,1 @@
-"""How KE and MEND learn: what they are trained on, one step, and the loop around it."""
+"""Training of KE and MEND: the data, the objective of a step, and the loop around it."""

@@ -1,7 +1,7 @@
-"""Train KE or MEND for a model, and keep the result where the editor finds it.
+"""Train KE or MEND for a model, and store the result where the editor looks for it.
 
-Training goes on where it was left, after Ctrl-C or kill -9, to the same weights. DATASET is an
-installed dataset whose records have rephrased and neighbouring prompts, or ``text`` for plain text
+After Ctrl-C or kill -9, the same command resumes and ends with the same weights. DATASET is an
+installed dataset whose records have paraphrase and neighborhood prompts, or ``text`` for plain text
 (--corpus). --data reads the papers' flat files for CounterFact and zsRE instead.
 """
 
@@ -15,78 +15,79 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from editkit import ConfigError, DatasetError, TrackingError, UsageError
+from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
 from editkit.storage.digests import blake2b_of
-from editkit.storage.strict_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from editkit import LanguageModel, Record
     from editkit_plugins.learned.trained import Settings
-    from editkit_plugins.learned.training.checkpoint import Progress
-    from editkit_plugins.learned.training.loop import Training
-    from editkit_plugins.learned.training.sources import Source
+    from editkit_plugins.learned.training.data import Source
+    from editkit_plugins.learned.training.trainer import Progress, Training
 
-_SUFFIX = {"text": "", "zsre": "-zsre"}
-_OTHER = "-cf"
-_MOST_TEXTS = 20_000
-_LINE_SECONDS = 15.0
+_SUFFIX_OF_DATASET = {"text": "", "zsre": "-zsre"}
+_DEFAULT_SUFFIX = "-cf"
+_MAX_TEXTS = 20_000
+_SECONDS_BETWEEN_LINES = 15.0
+_SCORES = ("ES", "PS", "NS", "S")
 _log = logging.getLogger("editkit.train")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("method", choices=("mend", "ke"), help="what is trained")
-    add("--model", required=True, metavar="M", help="a registered name, a folder, or a hub id")
-    add("--dataset", required=True, metavar="DATASET", help="counterfact, zsre, text, atlas, ...")
-    add("--data", type=Path, metavar="FILE", help="a flat training file of the papers")
-    add("--corpus", metavar="C", help="texts for --dataset text: a file, package:file, hub:name")
-    add("--preset", choices=("fast", "published"), default="fast", help="%(default)s")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        dest="sets",
-        metavar="a=v",
-        help="a setting of the training (lr=1e-4), or of the dataset (dataset.path=FILE)",
+    parser.add_argument("method", choices=("mend", "ke"), help="the method to train")
+    add_flag(parser, "--model", required=True)
+    add_flag(parser, "--dataset", required=True, help="counterfact, zsre, text, atlas, ...")
+    add_flag(parser, "--data", type=Path, metavar="FILE", help="a flat training file of the papers")
+    add_flag(
+        parser,
+        "--corpus",
+        metavar="C",
+        help="texts for --dataset text: a file, package:file, or hub:name",
     )
-    add("--limit", type=_positive, metavar="N", help="use only the first N records or texts")
-    add("--name", metavar="E", help="editor that finds the result; by the dataset: mend-cf, ke ...")
-    add("--out", type=Path, metavar="DIR", help="folder of checkpoint and result")
-    add("--dtype", default="float32", help="type of the model's weights (%(default)s)")
-    add("--device", default="cpu", help="where the model goes (%(default)s)")
-    add(
+    add_flag(parser, "--preset", choices=("fast", "published"), default="fast")
+    add_flag(
+        parser,
+        "--set",
+        help="a training setting (lr=1e-4), or a setting of the dataset (dataset.path=FILE)",
+    )
+    add_flag(parser, "--limit", help="use only the first N records or texts")
+    add_flag(
+        parser, "--name", metavar="E", help="editor to train (default: by dataset, such as mend-cf)"
+    )
+    add_flag(parser, "--out", default=None, help="folder for the checkpoint and the result")
+    add_flags(parser, "--dtype", "--device")
+    add_flag(
+        parser,
         "--results",
         type=Path,
         default=Path("editkit-results"),
         metavar="DIR",
-        help="folder whose MLflow shows the curves (%(default)s)",
+        help="folder whose MLflow shows the curves",
     )
-    add("--no-mlflow", action="store_true", help="tell no tracking service")
-    add("--fresh", action="store_true", help="start anew, whatever the folder holds")
-    add("--quiet", action="store_true", help="no progress")
-    add("--json", action="store_true", help="print one JSON document")
+    add_flag(parser, "--fresh", help="start over, even if the folder has a checkpoint")
+    add_flags(parser, "--no-mlflow", "--quiet", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, save, and keep."""
+    """Train an editor and store it."""
     from editkit import load_model
-    from editkit_plugins.learned.config import kept_folder
-    from editkit_plugins.learned.training.checkpoint import FILE
-    from editkit_plugins.learned.training.loop import Training
+    from editkit_plugins.learned.config import trained_folder
+    from editkit_plugins.learned.training.trainer import CHECKPOINT_FILE, Training
 
-    training_values, dataset_values = _values(args.sets)
-    name = args.name or args.method + _SUFFIX.get(args.dataset, _OTHER)
+    training_values, dataset_values = split_section(parse_sets(args.sets), "dataset")
+    name = args.name or args.method + _SUFFIX_OF_DATASET.get(args.dataset, _DEFAULT_SUFFIX)
     settings = _settings(args.method, args.preset, training_values)
     model = load_model(args.model, dtype=args.dtype, device=args.device)
     source, digest = _source(args, model, settings, dataset_values)
-    kept = kept_folder(name, model.fingerprint)
-    folder = args.out or kept
+    cached = trained_folder(name, model.fingerprint)
+    folder = args.out or cached
     facts = {
         "editor": name,
         "model": model.name,
@@ -96,51 +97,30 @@ def run(args: argparse.Namespace) -> int:
     }
     training = Training(model, source, settings, facts, folder)
     if args.fresh:
-        (folder / FILE).unlink(missing_ok=True)
+        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     resumed = training.resume()
     if resumed and not args.quiet:
-        _log.info("going on from step %d in %s", training.progress.step, folder)
-    track = _tracking(training, None if args.no_mlflow else args.results)
-    with _telling(training, quiet=args.quiet) as report:
+        _log.info("resuming from step %d in %s", training.progress.step, folder)
+    tracker = _Tracker(training, None if args.no_mlflow else args.results)
+    with _progress_display(training, quiet=args.quiet) as display:
 
-        def after_each_step(progress: Progress) -> None:
-            report(progress)
-            track(progress)
+        def after_step(progress: Progress) -> None:
+            display(progress)
+            tracker.update(progress)
 
-        progress = training.run(after_each_step)
-    if folder != kept:
-        training.save(kept)
-    shown = track(progress, again=True)
-    _tell(args, training, progress, folder)
-    return 0 if shown else TrackingError.exit_code
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not above 0")
-    return number
+        progress = training.run(after_step)
+    if folder != cached:
+        training.save(cached)
+    tracker.retry(progress)
+    _print_result(args, training, progress, folder)
+    return TrackingError.exit_code if tracker.failed else 0
 
 
-# ---------------------------------------------------------------- what to train on, and how
-
-
-def _values(sets: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Values of the training's settings, and of the dataset's configuration."""
-    own: dict[str, Any] = {}
-    dataset: dict[str, Any] = {}
-    for text in sets:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set is {text!r}, expected a=v.", hint="For example --set lr=1e-4.")
-        into = dataset if key.startswith("dataset.") else own
-        into[key.removeprefix("dataset.")] = parse_yaml(value, place=f"--set {key}")
-    return own, dataset
+# ---------------------------------------------------------------- settings and data
 
 
 def _settings(method: str, preset: str, values: Mapping[str, Any]) -> Settings:
-    from editkit_plugins.learned.settings import KeSettings, MendSettings
-    from editkit_plugins.learned.training.presets import PRESETS
+    from editkit_plugins.learned.settings import PRESETS, KeSettings, MendSettings
 
     schema = MendSettings if method == "mend" else KeSettings
     try:
@@ -162,12 +142,12 @@ def _source(
 ) -> tuple[Source, str]:
     """The training data and its digest."""
     from editkit.covariance.corpora import Corpus
-    from editkit_plugins.learned.training.sources import RecordSource, TextSource, some
+    from editkit_plugins.learned.training.data import RecordSource, TextSource
 
     if args.dataset == "text":
         if args.corpus is None:
-            raise UsageError("--dataset text needs texts.", hint="Name them with --corpus.")
-        texts = some(Corpus(args.corpus).texts(), args.limit or _MOST_TEXTS)
+            raise UsageError("--dataset text needs texts.", hint="Name a corpus with --corpus.")
+        texts = list(islice(Corpus(args.corpus).texts(), args.limit or _MAX_TEXTS))
         return TextSource(model, texts, settings.validation), _digest(texts)
     records = _records(args, dataset_values)[: args.limit]
     source = RecordSource(
@@ -182,20 +162,20 @@ def _source(
 
 def _records(args: argparse.Namespace, values: Mapping[str, Any]) -> list[Record]:
     from editkit import make_dataset
-    from editkit_plugins.learned.training.sources import flat_records
+    from editkit_plugins.learned.training.data import flat_records
 
     if args.data is not None:
         if values:
             raise UsageError(
-                f"--set dataset.{next(iter(values))} is given, and --data is a file that takes no "
-                "values.",
-                hint="Write separator and chat into its entries, or name a dataset.",
+                f"--set dataset.{next(iter(values))} does not apply to --data, which has no "
+                "configuration.",
+                hint="Write separator and chat into the file's entries, or use a dataset.",
             )
         return flat_records(args.data)
     if args.dataset == "zsre" and not values:
         raise UsageError(
             "--dataset zsre needs a training file.",
-            hint="Name it with --data zsre_train.json, or --set dataset.path=zsre_train.json.",
+            hint="Give it with --data zsre_train.json, or --set dataset.path=zsre_train.json.",
         )
     loaded = make_dataset(args.dataset, **values).load()
     if not loaded.records:
@@ -210,78 +190,95 @@ def _digest(texts: list[str]) -> str:
     return blake2b_of(f"{text}\n" for text in texts)
 
 
-def _tracking(training: Training, results: Path | None) -> Callable[..., bool]:
-    """Tells tracking services of new validations; where they fail, once more when told to."""
-    from editkit.benchmark.observers import publish
-    from editkit_plugins.learned.training.reporting import report_of
+class _Tracker:
+    """Sends the training to tracking services after each validation.
 
-    told: int | None = None  # validations; after resuming, earlier ones are told again
-    shown = True
+    Args:
+        training: The training.
+        out: Folder where a tracking service may keep its files. None: no tracking.
+    """
 
-    def track(progress: Progress, *, again: bool = False) -> bool:
-        nonlocal told, shown
-        new = bool(progress.history) and len(progress.history) != told
-        if results is not None and ((new and shown) or (again and not shown)):
-            told = len(progress.history)
-            shown = "failed" not in publish(report_of(training, results))
-        return shown
+    def __init__(self, training: Training, out: Path | None) -> None:
+        self._training = training
+        self._out = out
+        self._n_sent: int | None = None  # validations; after resuming, earlier ones are sent again
+        self.failed = False
 
-    return track
+    def update(self, progress: Progress) -> None:
+        """Send a new validation, unless an earlier one could not be sent."""
+        if progress.history and len(progress.history) != self._n_sent and not self.failed:
+            self._n_sent = len(progress.history)
+            self._send()
+
+    def retry(self, progress: Progress) -> None:
+        """Send what is not sent yet, once more after a failure."""
+        if self.failed:
+            self._send()
+        else:
+            self.update(progress)
+
+    def _send(self) -> None:
+        from editkit.benchmark.observers import FAILED, publish
+
+        if self._out is not None:
+            self.failed = FAILED in publish(self._training.report(self._out))
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- output
 
 
 @contextlib.contextmanager
-def _telling(training: Training, *, quiet: bool) -> Iterator[Any]:
-    """A bar on a terminal, sparse lines elsewhere; every validation is a line of its own."""
+def _progress_display(training: Training, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on a terminal, a line every few seconds elsewhere, a line per validation."""
     if quiet:
         yield lambda progress: None
         return
     from tqdm import tqdm
 
-    done = training.progress.step
     bar = tqdm(
         total=training.settings.steps,
-        initial=done,
+        initial=training.progress.step,
         unit="step",
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,
     )
-    told = len(training.progress.history)
-    spoken = time.monotonic()
+    n_shown = len(training.progress.history)
+    last_line = time.monotonic()
 
-    def report(progress: Progress) -> None:
-        nonlocal told, spoken
+    def display(progress: Progress) -> None:
+        nonlocal n_shown, last_line
         bar.update(1)
-        if len(progress.history) > told:
-            told = len(progress.history)
-            bar.write(_line(training, progress), file=sys.stderr)
-            spoken = time.monotonic()
-        elif bar.disable and time.monotonic() - spoken > _LINE_SECONDS:
+        if len(progress.history) > n_shown:
+            n_shown = len(progress.history)
+            bar.write(_validation_line(training, progress), file=sys.stderr)
+            last_line = time.monotonic()
+        elif bar.disable and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
             left = progress.seconds / progress.step * (training.settings.steps - progress.step)
             sys.stderr.write(f"step {progress.step}/{training.settings.steps}, {left:.0f} s left\n")
-            spoken = time.monotonic()
+            last_line = time.monotonic()
 
     try:
-        yield report
+        yield display
     finally:
         bar.close()
 
 
-def _line(training: Training, progress: Progress) -> str:
+def _validation_line(training: Training, progress: Progress) -> str:
     row = progress.history[-1]
-    scores = "  ".join(f"{n} {100 * row[n]:.1f}" for n in ("ES", "PS", "NS", "S") if n in row)
+    scores = "  ".join(f"{n} {100 * row[n]:.1f}" for n in _SCORES if n in row)
     best = "  best so far" if progress.best == len(progress.history) - 1 else ""
-    pace = progress.seconds / max(progress.step, 1)
-    left = pace * (training.settings.steps - progress.step)
+    seconds_per_step = progress.seconds / max(progress.step, 1)
+    left = seconds_per_step * (training.settings.steps - progress.step)
     return (
         f"step {progress.step}/{training.settings.steps}  edit {row['edit']:.3f}  locality "
-        f"{row['locality']:.4f}  {scores}{best}  ({1 / pace:.1f} steps/s, {left:.0f} s left)"
+        f"{row['locality']:.4f}  {scores}{best}  ({1 / seconds_per_step:.1f} steps/s, "
+        f"{left:.0f} s left)"
     )
 
 
-def _tell(args: argparse.Namespace, training: Training, progress: Progress, folder: Path) -> None:
+def _print_result(
+    args: argparse.Namespace, training: Training, progress: Progress, folder: Path
+) -> None:
     best = progress.history[progress.best or 0]
     if args.json:
         document = {
@@ -299,7 +296,7 @@ def _tell(args: argparse.Namespace, training: Training, progress: Progress, fold
         return
     name = training.facts["editor"]
     scores = "  ".join(
-        f"{n} {100 * best[n]:.1f}" if n in ("ES", "PS", "NS", "S") else f"{n} {best[n]:.4f}"
+        f"{n} {100 * best[n]:.1f}" if n in _SCORES else f"{n} {best[n]:.4f}"
         for n in ("S", "ES", "PS", "NS", "edit", "locality")
         if n in best
     )
@@ -309,7 +306,7 @@ def _tell(args: argparse.Namespace, training: Training, progress: Progress, fold
         f"  {folder}\n"
     )
     if progress.skipped:
-        sys.stdout.write(f"  {progress.skipped} steps were not finite and were skipped\n")
+        sys.stdout.write(f"  skipped {progress.skipped} steps that were not finite\n")
     sys.stdout.write(
         f"Try it: editkit run-benchmark --model {shlex.quote(args.model)} --editor {name}\n"
     )

@@ -13,7 +13,7 @@ from editkit import trace as trace_fact
 from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery
 from editkit.models import LanguageModel
 from editkit.models.chat import ChatTemplate
-from editkit_plugins.learned.training.items import draw, items_of
+from editkit_plugins.learned.training.data import draw_edits, fact_texts
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.rows import request_rows
 from editkit_plugins.text_metrics.config import GenerationConfig
@@ -324,8 +324,10 @@ def test_training_asks_in_the_chat() -> None:
     import random
 
     model = chat_model("chatml")
-    [drawn] = draw(model, items_of([record()]), random.Random(0), n=1, locality=1, related=1.0)
-    for each in (drawn.edit, drawn.outer, *drawn.locality):
+    [drawn] = draw_edits(
+        model, fact_texts([record()]), random.Random(0), n=1, locality=1, related=1.0
+    )
+    for each in (drawn.edit, drawn.rephrased, *drawn.locality):
         assert model.tokenizer.decode(each.prompt).endswith(AFTER["chatml"])
     assert model.tokenizer.decode(drawn.edit.target) == "Paris"
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from editkit import EditRequest, LanguageModel, Probe, Record
+from editkit_plugins.learned.config import KeConfig, MendConfig
+from editkit_plugins.learned.editor import KeEditor, LearnedEditor, MendEditor
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings
-from editkit_plugins.learned.training.loop import Training
-from editkit_plugins.learned.training.sources import RecordSource
+from editkit_plugins.learned.training.data import RecordSource
+from editkit_plugins.learned.training.trainer import Training
 
 _CITIES = ("Seattle", "Paris", "Rome", "Danielle", "Windows", "Müller")
 _COUNTRIES = ("France", "Italy", "Nintendo", "Microsoft")
@@ -74,3 +76,9 @@ def training(model: LanguageModel, settings: Settings, folder: Path, **facts: An
     )
     identity = {**FACTS, "model_fingerprint": model.fingerprint, **facts}
     return Training(model, source, settings, identity, folder)
+
+
+def editor_of(kind: str, folder: Path) -> LearnedEditor[Any]:
+    if kind == "mend":
+        return MendEditor(MendConfig(trained=str(folder)))
+    return KeEditor(KeConfig(trained=str(folder)))

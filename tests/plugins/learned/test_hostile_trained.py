@@ -16,19 +16,16 @@ from safetensors.torch import save_file
 import editkit_benchmarks.atlas
 from editkit import ConfigError, DeltaError, LanguageModel, load_model
 from editkit.storage.digests import digest_of_tensors
-from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
-from editkit_plugins.learned.editor import LearnedEditor
-from editkit_plugins.learned.published import convert, read_checkpoint
+from editkit_plugins.learned.published import convert, read_published
 from editkit_plugins.learned.trained import (
     FILE,
     load_trained,
-    read_facts,
+    new_network,
+    read_editor_file,
     save_trained,
-    seeded_network,
 )
-from editkit_plugins.learned.training import checkpoint
 from tests.hostile import either
-from tests.plugins.learned.samples import MEND
+from tests.plugins.learned.samples import MEND, editor_of
 from tests.tiny import tiny
 
 Facts = dict[str, Any]
@@ -42,7 +39,7 @@ def model() -> LanguageModel:
 
 @pytest.fixture
 def folder(model: LanguageModel, tmp_path: Path) -> Path:
-    tensors = seeded_network(model, MEND).state_dict()
+    tensors = new_network(model, MEND).state_dict()
     facts = {"editor": "mend", "model": "tiny", "model_fingerprint": model.fingerprint}
     save_trained(tmp_path / "editor", tensors, MEND, facts)
     return tmp_path / "editor"
@@ -82,7 +79,7 @@ FACTS: dict[str, Callable[[Facts], object]] = {
 
 @pytest.mark.parametrize("name", FACTS)
 def test_facts_of_a_wrong_shape_are_refused(name: str, folder: Path, model: LanguageModel) -> None:
-    facts, tensors = read_facts(folder)
+    facts, tensors = read_editor_file(folder)
     rewrite(folder, FACTS[name](facts), tensors)
     with pytest.raises(ConfigError):
         load_trained(folder, model)
@@ -92,7 +89,7 @@ def test_facts_of_a_wrong_shape_are_refused(name: str, folder: Path, model: Lang
 def test_tensors_of_a_wrong_kind_are_refused(
     value: str, folder: Path, model: LanguageModel
 ) -> None:
-    facts, tensors = read_facts(folder)
+    facts, tensors = read_editor_file(folder)
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)
     spoilt = {
         "nan": lambda t: torch.full_like(t, float("nan")),
@@ -117,7 +114,7 @@ def test_a_changed_setting_is_noticed(folder: Path, model: LanguageModel) -> Non
     changed = content.replace(b'\\"seed\\": 0', b'\\"seed\\": 7')
     assert changed != content
     (folder / FILE).write_bytes(changed)
-    with pytest.raises(ConfigError, match="the digest of its description does not fit"):
+    with pytest.raises(ConfigError, match="its metadata does not match its digest"):
         load_trained(folder, model)
 
 
@@ -150,7 +147,7 @@ def test_damaged_bytes_are_noticed(
 def test_pickles_of_anything_are_refused(content: bytes, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes((b"PK\x03\x04" if zipped else b"\x80\x02") + content)
-    assert isinstance(either(lambda: read_checkpoint(path), ConfigError), ConfigError)
+    assert isinstance(either(lambda: read_published(path), ConfigError), ConfigError)
 
 
 @pytest.mark.parametrize(
@@ -173,46 +170,15 @@ def test_checkpoints_of_a_wrong_shape_are_refused(
 ) -> None:
     torch.save(content, tmp_path / "x.pt")
     with pytest.raises(ConfigError):
-        convert(read_checkpoint(tmp_path / "x.pt"), model, place="x.pt")
-
-
-CHECKPOINTS: dict[str, Callable[[Facts], object]] = {
-    "a list": lambda c: [],
-    "no identity": lambda c: c.pop("identity") and c,
-    "identity text": lambda c: {**c, "identity": "x"},
-    "no digest": lambda c: c.pop("digest") and c,
-    "no progress": lambda c: c.pop("progress") and c,
-    "step text": lambda c: {**c, "progress": {"step": "many"}},
-    "history numbers": lambda c: {**c, "progress": {"history": [1]}},
-    "losses list": lambda c: {**c, "progress": {"losses": []}},
-}
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_checkpoints_of_training_of_a_wrong_shape_are_refused(name: str, tmp_path: Path) -> None:
-    tensors = {"network/a": torch.ones(2)}
-    sound = {"identity": {"a": 1}, "progress": {"step": 3}, "digest": digest_of_tensors(tensors)}
-    for content, refused in ((sound, False), (CHECKPOINTS[name](dict(sound)), True)):
-        metadata = {"checkpoint": json.dumps(content)}
-        save_file(tensors, tmp_path / checkpoint.FILE, metadata=metadata)
-        read = lambda: checkpoint.read_checkpoint(tmp_path, {"a": 1})  # noqa: E731
-        assert isinstance(either(read, ConfigError), ConfigError) == refused
-
-
-def test_a_checkpoint_with_parts_of_no_training_is_refused(tmp_path: Path) -> None:
-    tensors = {"elsewhere/a": torch.ones(2)}
-    content = {"identity": {}, "progress": {}, "digest": digest_of_tensors(tensors)}
-    save_file(tensors, tmp_path / checkpoint.FILE, metadata={"checkpoint": json.dumps(content)})
-    with pytest.raises(ConfigError, match="elsewhere"):
-        checkpoint.read_checkpoint(tmp_path, {})
+        convert(read_published(tmp_path / "x.pt"), model, place="x.pt")
 
 
 SHIPPED = Path(editkit_benchmarks.atlas.__file__).parent / "trained"
 
 
-@pytest.mark.parametrize(("config", "name"), [(MendConfig, "ke"), (KeConfig, "mend-cf")])
-def test_the_network_of_another_method_is_refused(config: type[LearnedConfig], name: str) -> None:
-    editor = LearnedEditor(config(trained=str(SHIPPED / name)))
+@pytest.mark.parametrize("name", ["ke", "mend-cf"])
+def test_the_network_of_another_method_is_refused(name: str) -> None:
+    editor = editor_of("mend" if name == "ke" else "ke", SHIPPED / name)
     with pytest.raises(ConfigError, match=f"is a network of {name[:4].strip('-')}") as caught:
         editor.check(load_model("atlas"))
     assert f"--editor {name}." in str(caught.value.hint)
@@ -222,5 +188,5 @@ def test_the_network_of_another_method_is_refused(config: type[LearnedConfig], n
 def test_the_network_of_another_editor_is_reported(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    LearnedEditor(MendConfig(trained=str(SHIPPED / name))).check(load_model("atlas"))
-    assert ["which is mend-cf's" in r.message for r in caplog.records] == [True] * (name != "mend")
+    editor_of("mend", SHIPPED / name).check(load_model("atlas"))
+    assert ["trained for mend-cf" in r.message for r in caplog.records] == [True] * (name != "mend")

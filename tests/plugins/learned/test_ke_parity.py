@@ -6,22 +6,21 @@ import pytest
 import torch
 
 from editkit.models import Completion
-from editkit_plugins.learned.below import Below
-from editkit_plugins.learned.ke import KeNetwork, Mix
-from editkit_plugins.learned.networks import Changes
-from editkit_plugins.learned.signals import signals
+from editkit_plugins.learned.gradients import LowerBlocks, edit_gradients
+from editkit_plugins.learned.ke import GradientMix, KeHypernetwork
+from editkit_plugins.learned.networks import MatrixChanges
 from tests.parity import Parity, difference
 
 STEM = ".weight"
 
 
-def published_network(parity: Parity) -> KeNetwork:
+def published_network(parity: Parity) -> KeHypernetwork:
     settings, arrays = parity.json("ke/ke.json"), parity.arrays("ke")
     shapes = {
         name: tuple(parity.model.hf.get_parameter(name).shape)
         for name in settings["params_in_order"]
     }
-    network = KeNetwork(
+    network = KeHypernetwork(
         parity.model.hf.get_input_embeddings().weight,
         shapes,
         hidden=settings["lstm_hidden"],
@@ -52,8 +51,8 @@ def test_cases(parity: Parity) -> None:
         ids, labels = case["input_ids"][0], case["labels"][0]
         n_prompt = next(i for i, label in enumerate(labels) if label != -100)
         fact = Completion(tuple(ids[:n_prompt]), tuple(ids[n_prompt:]))
-        found = signals(Below(parity.model, 4), [[fact]], paths)
-        assert float(found.losses) == pytest.approx(case["loss_before"], rel=1e-5)
+        gradients = edit_gradients(LowerBlocks(parity.model, 4), [[fact]], paths)
+        assert float(gradients.losses) == pytest.approx(case["loss_before"], rel=1e-5)
         text = [
             token
             for token, real in zip(case["condition_ids"][0], case["condition_mask"][0], strict=True)
@@ -63,9 +62,10 @@ def test_cases(parity: Parity) -> None:
         with torch.no_grad():
             condition = network.condition([text])
             mixes = network([text])
-            rows = {n: found.rows(p) for n, p in zip(names, paths, strict=True)}
+            rows = {n: gradients.factors(p) for n, p in zip(names, paths, strict=True)}
             changes = {
-                n: Changes.of_rows(*mixes[n].factors(*rows[n]), n_edits=1).of(0) for n in names
+                n: MatrixChanges.from_factors(*mixes[n].factors(*rows[n]), n_edits=1).low_rank(0)
+                for n in names
             }
         assert difference(condition, arrays[f"{key}.condition_vector"]) < 1e-5
         for name in names:
@@ -90,8 +90,10 @@ def test_a_change_is_the_published_formula_though_it_is_kept_as_thin_factors() -
         return torch.randn(*shape, generator=generator)
 
     x, d = random(3, n_in), random(3, n_out)
-    mix = Mix(random(3, n_in), random(3, n_out), random(3, n_in), random(3, n_out), random(3, 1))
-    changes = Changes.of_rows(*mix.factors(x, d, owner), n_edits=3)
+    mix = GradientMix(
+        random(3, n_in), random(3, n_out), random(3, n_in), random(3, n_out), random(3, 1)
+    )
+    changes = MatrixChanges.from_factors(*mix.factors(x, d, owner), n_edits=3)
     for edit in range(3):
         gradient = x[owner == edit].T @ d[owner == edit]
         a, b = (
@@ -99,7 +101,7 @@ def test_a_change_is_the_published_formula_though_it_is_kept_as_thin_factors() -
             for r, c in ((mix.row_a, mix.col_a), (mix.row_b, mix.col_b))
         )
         expected = mix.scale[edit] * (gradient * a + b)
-        assert difference(changes.of(edit).dense(), expected) < 1e-6
+        assert difference(changes.low_rank(edit).dense(), expected) < 1e-6
 
 
 def test_texts_together_are_conditions_as_alone(parity: Parity) -> None:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from editkit import EditRequest
 from editkit.models import Completion
-from editkit_plugins.learned.below import Below
+from editkit_plugins.learned.gradients import EditGradients, LowerBlocks, edit_gradients
 from editkit_plugins.learned.mend import GradientTransform
-from editkit_plugins.learned.signals import Signals, signals
 from tests.parity import Parity, difference
 
 STEM = ".weight"
@@ -48,8 +47,8 @@ def check_buffers(transform: GradientTransform, arrays: dict[str, Tensor], prefi
 
 
 def kept(x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    both = Signals({"": x}, {"": d}, torch.zeros(len(x), dtype=torch.long), torch.zeros(1))
-    rows_x, rows_d, _ = both.rows("")
+    both = EditGradients({"": x}, {"": d}, torch.zeros(len(x), dtype=torch.long), torch.zeros(1))
+    rows_x, rows_d, _ = both.factors("")
     return rows_x, rows_d
 
 
@@ -71,7 +70,7 @@ def test_transforms(parity: Parity, name: str) -> None:
         x, d = kept(arrays[f"{name}.{call}.x"], arrays[f"{name}.{call}.delta"])
         assert len(x) == settings[f"rows_kept_{call}"]
         if settings["norm"]:
-            transform.observe(x, d)
+            transform.update_statistics(x, d)
             check_buffers(transform, arrays, f"{name}.buffers_after_{call}")
         out_x, out_d = transform(x, d, mode)
         assert difference(out_x, arrays[f"{name}.{call}.out_x"]) < 1e-5
@@ -107,11 +106,13 @@ def test_whole_edits(parity: Parity) -> None:
     arrays, names = parity.arrays("mend"), settings["inner_params_order"]
     paths = [name.removesuffix(STEM) for name in names]
     for edit in settings["edits"]:
-        found = signals(Below(parity.model, 2), [completions(parity, edit["requests"])], paths)
+        found = edit_gradients(
+            LowerBlocks(parity.model, 2), [completions(parity, edit["requests"])], paths
+        )
         assert float(found.losses) == pytest.approx(edit["loss_before"], rel=1e-5)
         for path, name in zip(paths, names, strict=True):
             matrix = edit["matrices"][name]
-            x, d, _ = found.rows(path)
+            x, d, _ = found.factors(path)
             published_x = arrays[f"edit_{edit['name']}.x.{name}"]
             published_d = arrays[f"edit_{edit['name']}.delta.{name}"]
             expected_x, expected_d = kept(published_x, published_d)
@@ -141,11 +142,11 @@ def test_the_normaliser_left_in_training_mode(parity: Parity) -> None:
     names = settings["inner_params_order"]
     paths = [name.removesuffix(STEM) for name in names]
     request = settings["train_mode_edit"]["request"]
-    found = signals(Below(parity.model, 2), [completions(parity, [request])], paths)
+    found = edit_gradients(LowerBlocks(parity.model, 2), [completions(parity, [request])], paths)
     for key, members in settings["shape_dict"].items():
         for name in (each for each in names if each in members):
-            x, d, _ = found.rows(name.removesuffix(STEM))
-            transforms[key].observe(x, d)
+            x, d, _ = found.factors(name.removesuffix(STEM))
+            transforms[key].update_statistics(x, d)
             with torch.no_grad():
                 out_x, out_d = transforms[key](x, d, members.index(name))
             assert float((out_x.T @ out_d).norm()) == pytest.approx(

@@ -12,13 +12,11 @@ from torch import Tensor
 
 from editkit import ConfigError, EditRequest, LanguageModel
 from editkit.cli.main import main
-from editkit_plugins.learned.below import Below
-from editkit_plugins.learned.config import LearnedConfig, MendConfig
-from editkit_plugins.learned.editor import LearnedEditor
-from editkit_plugins.learned.published import convert, read_checkpoint
-from editkit_plugins.learned.signals import signals
-from editkit_plugins.learned.trained import read_facts
+from editkit_plugins.learned.gradients import LowerBlocks, edit_gradients
+from editkit_plugins.learned.published import convert, read_published
+from editkit_plugins.learned.trained import read_editor_file
 from tests.parity import Parity, difference
+from tests.plugins.learned.samples import editor_of
 from tests.plugins.learned.test_mend_parity import published_editor
 from tests.tiny import tiny
 
@@ -74,10 +72,6 @@ def ke_checkpoint(model: LanguageModel) -> dict[str, Any]:
     return {"model": {**state, "model_config": model.hf.config}}
 
 
-def editor_of(config: type[LearnedConfig], folder: Path) -> LearnedEditor:
-    return LearnedEditor(config(trained=str(folder)))
-
-
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
@@ -93,20 +87,20 @@ def test_mend_edits_as_the_checkpoint_does(
     assert "--allow-pickle" in capsys.readouterr().err
     assert main([*arguments, "--name", "mend-cf", "--out", "ours", "--allow-pickle"]) == 0
     assert "mend-cf for" in capsys.readouterr().out
-    assert read_facts(tmp_path / "ours")[0]["settings"]["sign"] == "plus"
+    assert read_editor_file(tmp_path / "ours")[0]["settings"]["sign"] == "plus"
 
     request = EditRequest("{} plays the sport of", "Badrith Neprain", "chess")
-    editor = editor_of(MendConfig, tmp_path / "ours")
+    editor = editor_of("mend", tmp_path / "ours")
     [delta] = editor.edit(parity.model, [request])
     settings, transforms = published_editor(parity)
     [fact] = parity.model.complete([request.sentence], [request.target_new])
     modes = dict.fromkeys(transforms, 0)
     paths = [name.removesuffix(".weight") for name in delta.changes]
-    found = signals(Below(parity.model, 3), [[fact]], paths)
+    gradients = edit_gradients(LowerBlocks(parity.model, 3), [[fact]], paths)
     rates = parity.arrays("mend")["editor.edit_lrs"]
     for rate, path in zip(rates, paths, strict=True):
         change = delta.changes[f"{path}.weight"]
-        x, d, _ = found.rows(path)
+        x, d, _ = gradients.factors(path)
         key = str((x.shape[1], d.shape[1]))
         with torch.no_grad():
             out_x, out_d = transforms[key](x, d, modes[key])
@@ -118,7 +112,7 @@ def test_mend_edits_as_the_checkpoint_does(
 def test_ke_edits_as_the_checkpoint_does(tmp_path: Path) -> None:
     model = tiny()
     torch.save(ke_checkpoint(model), tmp_path / "ke.pt")
-    tensors = read_checkpoint(tmp_path / "ke.pt")
+    tensors = read_published(tmp_path / "ke.pt")
     settings, state = convert(tensors, model, place="ke.pt")
     assert (settings.kind, settings.blocks) == ("ke", 2)
     matrix = f"transformer.h.{model.n_layers - 1}.mlp.c_proj.weight"
@@ -137,7 +131,7 @@ def test_ke_edits_as_the_checkpoint_does(tmp_path: Path) -> None:
 def test_what_a_pickle_names_is_never_called(parity: Parity, tmp_path: Path) -> None:
     content = mend_checkpoint(parity)
     torch.save({**content, "trap": Trap()}, tmp_path / "trap.pt")
-    tensors = read_checkpoint(tmp_path / "trap.pt")
+    tensors = read_published(tmp_path / "trap.pt")
     assert torch.equal(tensors["edit_lrs"], content["model"]["edit_lrs"])
     assert not (tmp_path / "sprung").exists()
 
@@ -152,12 +146,12 @@ def test_checkpoints_that_cannot_be_used_are_told(parity: Parity, tmp_path: Path
     for name, words in (
         ("half.pt", "cannot be read as a pickled checkpoint"),
         ("missing.pt", "cannot be read as a pickled checkpoint"),
-        ("other.pt", "no checkpoint of the published"),
-        ("list.pt", "no checkpoint of the published"),
+        ("other.pt", "is not a checkpoint of the published"),
+        ("list.pt", "is not a checkpoint of the published"),
     ):
         with pytest.raises(ConfigError, match=words):
-            read_checkpoint(tmp_path / name)
-    tensors = read_checkpoint(tmp_path / "whole.pt")
+            read_published(tmp_path / name)
+    tensors = read_published(tmp_path / "whole.pt")
     with pytest.raises(ConfigError, match="does not fit tiny-gpt2"):
         convert(tensors, tiny(), place="whole.pt")
     part = {name: tensor for name, tensor in tensors.items() if not name.endswith(".u_mean")}
@@ -166,5 +160,5 @@ def test_checkpoints_that_cannot_be_used_are_told(parity: Parity, tmp_path: Path
 
 
 def test_ke_of_models_that_turn_their_matrices_is_refused(parity: Parity, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="read for GPT-2 only"):
+    with pytest.raises(ConfigError, match="only GPT-2"):
         convert(ke_checkpoint(tiny())["model"], parity.gptj, place="ke.pt")

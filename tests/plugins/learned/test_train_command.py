@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from editkit.cli.main import main
-from editkit_plugins.learned.trained import read_facts
-from editkit_plugins.learned.training import checkpoint
+from editkit_plugins.learned.trained import read_editor_file
+from editkit_plugins.learned.training.trainer import CHECKPOINT_FILE
 from editkit_plugins.mlflow_tracking.database import quiet
 
 QUICK = ["--set", "steps=6", "--set", "validate_every=2", "--set", "rank=4", "--limit", "30"]
@@ -57,12 +57,12 @@ def test_a_trained_editor_is_found_by_name_and_used(
     out = capsys.readouterr().out
     assert "\nmend-zsre " in out
     assert main([*run, "--set", "editors.mend-zsre.trained=trained"]) == 0
-    facts, _ = read_facts(tmp_path / "trained")
+    facts, _ = read_editor_file(tmp_path / "trained")
     assert facts["data_digest"] == told["data_digest"]
     assert facts["model"] == "atlas"
     capsys.readouterr()
     assert train(*arguments, "--out", "trained") == 0  # all done: nothing is trained again
-    assert "going on from step 6" in capsys.readouterr().err
+    assert "resuming from step 6" in capsys.readouterr().err
 
 
 def test_training_is_shown_as_curves_in_mlflow(
@@ -115,8 +115,8 @@ def test_text_and_flat_files_make_other_editors(
         (["--dataset", "zsre", "--data", "absent.json"], "absent.json", 2),
         (["--dataset", "atlas", "--set", "lr=fast"], "lr is 'fast'", 2),
         (["--dataset", "atlas", "--set", "no_such=1"], "no_such is 1", 2),
-        (["--dataset", "atlas", "--set", "blocks=99", "--limit", "30"], "last 99 blocks", 2),
-        (["--dataset", "atlas", "--set", "lr"], "expected a=v", 2),
+        (["--dataset", "atlas", "--set", "blocks=99", "--limit", "30"], "blocks is 99", 2),
+        (["--dataset", "atlas", "--set", "lr"], "expected a.b=value", 2),
         (["--dataset", "atlas", "--limit", "1"], "cannot be split", 2),
     ],
 )
@@ -143,11 +143,11 @@ def test_training_goes_on_after_kill_9_to_the_very_same_weights(tmp_path: Path) 
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stderr.close()
-    assert (tmp_path / "parts" / checkpoint.FILE).exists()
+    assert (tmp_path / "parts" / CHECKPOINT_FILE).exists()
     assert not (tmp_path / "parts" / "editor.safetensors").exists()
     for out in ("parts", "whole"):
         assert main(command(out)) == 0
-    parts, whole = (read_facts(tmp_path / out)[1] for out in ("parts", "whole"))
+    parts, whole = (read_editor_file(tmp_path / out)[1] for out in ("parts", "whole"))
     assert parts.keys() == whole.keys()
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
 

@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from editkit import CacheError, ConfigError, DatasetError, DeltaError, EditRequest, load_model
+from editkit.storage import checkpoints
 from editkit_plugins.learned import trained
-from editkit_plugins.learned.below import Remembered
-from editkit_plugins.learned.config import KeConfig, LearnedConfig, MendConfig
-from editkit_plugins.learned.editor import LearnedEditor
-from editkit_plugins.learned.networks import MendNetwork
-from editkit_plugins.learned.trained import FILE, load_trained, read_facts
-from editkit_plugins.learned.training import checkpoint, loop
-from editkit_plugins.learned.training.sources import TextSource, flat_records
-from editkit_plugins.learned.training.step import losses
-from tests.plugins.learned.samples import BOTH, MEND, records, training
+from editkit_plugins.learned.config import MendConfig
+from editkit_plugins.learned.editor import MendEditor
+from editkit_plugins.learned.gradients import CachedLowerBlocks
+from editkit_plugins.learned.mend import MendNetwork
+from editkit_plugins.learned.trained import FILE, load_trained, read_editor_file
+from editkit_plugins.learned.training import trainer
+from editkit_plugins.learned.training.data import TextSource, flat_records
+from editkit_plugins.learned.training.objective import losses
+from tests.plugins.learned.samples import BOTH, MEND, editor_of, records, training
 from tests.tiny import SENTENCES, tiny
 
 REQUESTS = [record.request for record in records(4)]
@@ -31,12 +32,7 @@ class Killed(Exception):
 
 
 def trained_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    return read_facts(folder)[1]
-
-
-def editor_of(kind: str, folder: Path) -> LearnedEditor:
-    config: LearnedConfig = {"mend": MendConfig, "ke": KeConfig}[kind](trained=str(folder))
-    return LearnedEditor(config)
+    return read_editor_file(folder)[1]
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -59,7 +55,7 @@ def test_training_goes_on_to_the_very_same_weights(kind: str, end: int, tmp_path
     model = tiny()
     training(model, BOTH[kind], tmp_path / "whole").run()
 
-    def stop(progress: checkpoint.Progress) -> None:
+    def stop(progress: trainer.Progress) -> None:
         if progress.step == end:
             raise KeyboardInterrupt
 
@@ -98,16 +94,16 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
             return type(found)(found.edit * torch.nan, found.locality)
         return found
 
-    def keep(_: checkpoint.Progress) -> None:
+    def keep(_: trainer.Progress) -> None:
         states.append({n: t.clone() for n, t in run.network.state_dict().items()})
 
-    monkeypatch.setattr(loop, "losses", broken)
+    monkeypatch.setattr(trainer, "losses", broken)
     progress = run.run(keep)
     assert progress.skipped == 2
     assert progress.step == MEND.steps
     assert all(torch.equal(states[0][name], states[2][name]) for name in states[0])
     assert not all(torch.equal(states[2][name], states[3][name]) for name in states[0])
-    assert read_facts(tmp_path)[0]["skipped_steps"] == 2
+    assert read_editor_file(tmp_path)[0]["skipped_steps"] == 2
 
 
 def test_training_ends_early_when_nothing_gets_better(
@@ -118,7 +114,7 @@ def test_training_ends_early_when_nothing_gets_better(
     def scores(*_: Any, **__: Any) -> dict[str, float]:
         return {"edit": 1.0, "locality": 0.0, "S": next(worse) / 100}
 
-    monkeypatch.setattr(loop, "validate", scores)
+    monkeypatch.setattr(trainer, "validate", scores)
     settings = MEND.model_copy(update={"steps": 50, "validate_every": 1, "patience": 4})
     progress = training(tiny(), settings, tmp_path).run()
     assert progress.step == 5
@@ -146,7 +142,7 @@ def test_mend_goes_against_the_gradient_unless_told_otherwise() -> None:
     model = tiny()
     source = training(model, MEND, Path()).source
     drawn = source.held_out(3, 2)
-    below = Remembered(model, 2)
+    below = CachedLowerBlocks(model, 2)
     found = {}
     for sign in ("minus", "plus"):
         run = training(model, MEND.model_copy(update={"sign": sign, "initial_rate": 1e-5}), Path())
@@ -167,7 +163,7 @@ def test_mends_deltas_are_of_low_rank_and_several_facts_may_share_one(tmp_path: 
     ranks = {change.left.shape[1] for change in delta.changes.values()}
     assert max(ranks) == tokens
     assert min(ranks) == len(completion.target)  # only what is predicted reaches the last MLP
-    joint = LearnedEditor(MendConfig(trained=str(tmp_path), joint=True)).edit(model, REQUESTS)
+    joint = MendEditor(MendConfig(trained=str(tmp_path), joint=True)).edit(model, REQUESTS)
     assert joint[0] is joint[1]
     assert joint[0].requests == tuple(REQUESTS)
 
@@ -180,7 +176,7 @@ def test_an_editor_that_nobody_trained_is_told_at_once(
 ) -> None:
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
     with pytest.raises(ConfigError, match="has not been trained for tiny-gpt2") as caught:
-        LearnedEditor(MendConfig()).check(tiny())
+        MendEditor(MendConfig()).check(tiny())
     assert "save_pretrained to a FOLDER. Run 'editkit train mend --model FOLDER" in str(
         caught.value
     )
@@ -197,7 +193,7 @@ def test_hints_name_the_model_as_the_user_typed_it(
     model = load_model(str(folder))
     assert (model.name, model.argument) == ("tiny", f"'{folder}'")
     with pytest.raises(ConfigError, match="has not been trained for tiny") as caught:
-        LearnedEditor(MendConfig()).check(model)
+        MendEditor(MendConfig()).check(model)
     assert f"'editkit train mend --model '{folder}' --dataset" in str(caught.value.hint)
     training(tiny(seed=1), MEND, tmp_path / "other").run()
     with pytest.raises(DeltaError) as caught:
@@ -214,7 +210,7 @@ def test_an_editor_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_editor_or_checkpoint_is_told(tmp_path: Path) -> None:
     model = tiny()
     training(model, MEND, tmp_path).run()
-    for name in (FILE, checkpoint.FILE):
+    for name in (FILE, trainer.CHECKPOINT_FILE):
         whole = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConfigError, match="is damaged"):
@@ -226,9 +222,9 @@ def test_a_truncated_editor_or_checkpoint_is_told(tmp_path: Path) -> None:
 def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path) -> None:
     model = tiny()
     training(model, MEND, tmp_path).run()
-    with pytest.raises(ConfigError, match="another settings"):
+    with pytest.raises(ConfigError, match="a different settings"):
         training(model, MEND.model_copy(update={"lr": 0.5}), tmp_path).resume()
-    with pytest.raises(ConfigError, match="another data_digest"):
+    with pytest.raises(ConfigError, match="a different data_digest"):
         training(model, MEND, tmp_path, data_digest="1").resume()
 
 
@@ -241,9 +237,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    def fill_up(progress: checkpoint.Progress) -> None:
+    def fill_up(progress: trainer.Progress) -> None:
         if progress.step == 3:
-            monkeypatch.setattr(checkpoint, "write_atomically", full)
+            monkeypatch.setattr(checkpoints, "write_atomically", full)
 
     with pytest.raises(CacheError, match="No space left"):
         run.run(fill_up)
@@ -252,13 +248,13 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(
     assert again.resume()
     assert again.progress.step == 3
     monkeypatch.setattr(trained, "write_atomically", full)
-    with pytest.raises(CacheError, match=r"No space left.*training is not repeated"):
+    with pytest.raises(CacheError, match=r"No space left.*does not repeat the training"):
         again.run()
     assert training(model, MEND, tmp_path).resume()
 
 
 def test_records_without_rephrased_prompts_are_refused(tmp_path: Path) -> None:
-    from editkit_plugins.learned.training.sources import RecordSource
+    from editkit_plugins.learned.training.data import RecordSource
 
     request = EditRequest("{} is in", "Rome", "Paris", "Italy")
     bare = [type(r)(r.case_id, request) for r in records()]
