@@ -1,8 +1,8 @@
-"""``layer: auto:LOCATOR``: the layer where a locator finds the facts of the training split.
+"""``layer: auto:LOCATOR``: choose an editor's layer with a locator.
 
-The layer with the largest effect at the subject's last token, on average over facts that the model
-knows and that are not among the records that are scored. It takes the place of the value before a
-plan is made, so that it is a part of the cell's fingerprint like any other layer.
+The layer is the one with the largest effect at the subject's last token, averaged over facts that
+the model knows and that are not scored. It is chosen before the plan is made, so that it enters
+the cell's fingerprint like a layer that the user gave.
 """
 
 from __future__ import annotations
@@ -34,12 +34,16 @@ _FIELD = "layer"
 def choose_layers(
     benchmark: Benchmark, values: PluginValues, registry: Registry
 ) -> tuple[Benchmark, PluginValues, list[str]]:
-    """The benchmark and the values with layers in place of locators, and what was chosen and why.
+    """Replace every ``layer: auto:LOCATOR``.
 
     Args:
-        benchmark: What to run.
+        benchmark: The benchmark.
         values: Config values from the command line.
         registry: Where locators and the dataset are looked up.
+
+    Returns:
+        The benchmark and the values with layers in place of locators, and one note per editor on
+        the layer and the reason for it.
 
     Raises:
         ConfigError: There are no facts to choose by, or the locator cannot be configured.
@@ -47,7 +51,7 @@ def choose_layers(
         ModelError: The model cannot be loaded.
     """
     chosen: dict[str, tuple[int, str]] = {}
-    said: dict[str, None] = {}
+    notes: dict[str, None] = {}
 
     def layer_for(editor: str, config: dict[str, Any]) -> dict[str, Any]:
         value = config.get(_FIELD)
@@ -57,7 +61,7 @@ def choose_layers(
         if locator not in chosen:
             chosen[locator] = _choose(locator, benchmark, values, registry)
         layer, why = chosen[locator]
-        said[f"{editor}: layer {layer}, {why}"] = None
+        notes[f"{editor}: layer {layer}, {why}"] = None
         return {**config, _FIELD: layer}
 
     editors = tuple(
@@ -68,13 +72,13 @@ def choose_layers(
         key: layer_for(key[1], config) if key[0] == "editor" else config
         for key, config in values.items()
     }
-    return benchmark.model_copy(update={"editors": editors}), given, list(said)
+    return benchmark.model_copy(update={"editors": editors}), given, list(notes)
 
 
 def _choose(
     name: str, benchmark: Benchmark, values: PluginValues, registry: Registry
 ) -> tuple[int, str]:
-    """A layer, and why."""
+    """A layer, and the reason for it."""
     offer = registry.get("locator", name)
     resolved = resolve_config(offer)
     facts, source = _training_facts(benchmark, values, registry)
@@ -90,40 +94,43 @@ def _choose(
 
     def effects() -> list[str]:
         locator: Locator[Any] = registry.build("locator", name, resolved.config)
-        found = locator.for_facts(model, facts).locate(model, facts)
-        return [json.dumps(_at_subject(each)) for each in found if _known(each)]
+        localizations = locator.for_facts(model, facts).locate(model, facts)
+        return [json.dumps(_at_subject(each)) for each in localizations if _known(each)]
 
     rows = [json.loads(text) for text in cached_texts("auto-layer", description, effects)]
     if not rows:
         raise ConfigError(
-            f"{model.name} knows none of {len(facts)} facts of {source}, so {name} cannot choose "
-            "a layer.",
+            f"{name} cannot choose a layer: {model.name} knows none of {len(facts)} facts of "
+            f"{source}.",
             hint="Give a layer: --set editors.NAME.layer=N.",
         )
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
     layer = max(range(len(means)), key=lambda i: means[i])
     why = (
-        f"where {name} finds the largest effect at the subject's last token ({means[layer]:.3f} on "
+        f"with the largest effect of {name} at the subject's last token ({means[layer]:.3f} on "
         f"average over {len(rows)} known facts of {source})"
     )
     return layer, why
 
 
-def _known(found: Localization) -> bool:
-    return bool(found.baselines.get("predicted", 1.0))
+def _known(localization: Localization) -> bool:
+    return bool(localization.baselines.get("predicted", 1.0))
 
 
-def _at_subject(found: Localization) -> Sequence[float]:
-    """Effects by layer at the subject's last token; of all tokens where no subject is told."""
-    if found.subject is not None:
-        return found.scores[found.subject[1] - 1]
-    return [sum(column) for column in zip(*found.scores, strict=True)]
+def _at_subject(localization: Localization) -> Sequence[float]:
+    """Effects by layer at the subject's last token; summed over all tokens without a subject."""
+    if localization.subject is not None:
+        return localization.scores[localization.subject[1] - 1]
+    return [sum(column) for column in zip(*localization.scores, strict=True)]
 
 
 def _training_facts(
     benchmark: Benchmark, values: PluginValues, registry: Registry
 ) -> tuple[list[Fact], str]:
-    """Facts that are not scored: of the training split, or of the records beyond the limit."""
+    """Facts that are not scored, and their source.
+
+    They come from the training split, or from records beyond the limit if there is no such split.
+    """
     choice = benchmark.dataset
     offer = registry.get("dataset", choice.name)
     given = {**choice.config, **values.get(("dataset", choice.name), {})}
@@ -143,8 +150,8 @@ def _training_facts(
     ][:_FACTS]
     if not facts:
         raise ConfigError(
-            f"dataset {choice.name!r} has no training split, and no records beyond those that are "
-            "scored, to choose a layer by.",
+            f"no facts to choose a layer by: dataset {choice.name!r} has no training split, and "
+            "all of its records are scored.",
             hint="Score fewer records with --limit, or give a layer.",
         )
     return facts, f"the training split of {choice.name}" if trained else f"unscored {choice.name}"

@@ -1,9 +1,8 @@
-"""Files and corpora that a configuration names: what they hold is part of what results depend on.
+"""Digests of the files and corpora that a configuration names, for fingerprints.
 
-Every field that holds a :class:`~pathlib.Path` is looked at by itself. A text that names a file or
-a corpus has the type :data:`~editkit.interfaces.FileName` or
-:data:`~editkit.interfaces.CorpusName`. A path whose content does not
-matter is annotated: ``Annotated[Path, NotRead()]``.
+Every field of type :class:`~pathlib.Path` counts. Strings that name a file or a corpus have the
+type :data:`~editkit.interfaces.FileName` or :data:`~editkit.interfaces.CorpusName`. A path on whose
+content results do not depend is annotated with ``Annotated[Path, NotRead()]``.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ __all__ = ["contents_of", "dependencies"]
 
 
 def dependencies(config: Config, model_fingerprint: str, *, name: str) -> dict[str, str]:
-    """What results depend on besides a configuration's values, by field.
+    """Digests of everything besides a configuration's values that results depend on, by field.
 
     Args:
         config: The configuration.
-        model_fingerprint: Fingerprint of the model that is used, without edits applied to it.
-        name: The name that the configuration was given under: ``mend-cf``.
+        model_fingerprint: Fingerprint of the unedited model.
+        name: The plugin that the configuration is for: ``mend-cf``.
 
     Raises:
         ConfigError: A file or corpus that it names does not exist or cannot be read.
@@ -44,23 +43,23 @@ def contents_of(config: BaseModel) -> dict[str, str]:
     Raises:
         ConfigError: One does not exist or cannot be read.
     """
-    found: dict[str, str] = {}
+    digests: dict[str, str] = {}
     for place, value, markers in _values(config):
         if any(isinstance(marker, NotRead) for marker in markers):
             continue
         if isinstance(value, PurePath):
-            found[place] = _digest_of_path(place, Path(value).expanduser())
+            digests[place] = _digest_of_path(place, Path(value).expanduser())
         elif any(isinstance(marker, NamesCorpus) for marker in markers):
             from editkit.covariance.corpora import Corpus
 
-            found[place] = Corpus(str(value)).digest()
+            digests[place] = Corpus(str(value)).digest()
         elif any(isinstance(marker, NamesFile) for marker in markers):
-            found[place] = digest_of_file(str(value))
-    return found
+            digests[place] = digest_of_file(str(value))
+    return digests
 
 
 def _values(config: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Single values of all fields, with their place and the markers of their types."""
+    """All values of all fields, with their places and the markers of their types."""
     for name, field in type(config).model_fields.items():
         value, place = getattr(config, name), f"{prefix}{name}"
         yield from _inside(place, value, field.annotation, tuple(field.metadata))
@@ -89,10 +88,9 @@ def _inside(
 
 
 def _unwrapped(annotation: Any, markers: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
-    """A type without ``Annotated`` and ``| None``, and the markers that it had.
+    """A type without ``Annotated`` and ``| None``, and its markers.
 
-    Of a union of several types, the markers of all count; its items are those of the first type
-    that has any.
+    A union has the markers of all its members, and the item types of the first member that has any.
     """
     origin = typing.get_origin(annotation)
     if origin is Annotated:
@@ -100,7 +98,7 @@ def _unwrapped(annotation: Any, markers: tuple[Any, ...]) -> tuple[Any, tuple[An
         return _unwrapped(inner, (*markers, *more))
     if origin in (typing.Union, types.UnionType):
         parts = [_unwrapped(part, ()) for part in typing.get_args(annotation)]
-        every = tuple(marker for _, found in parts for marker in found)
+        every = tuple(marker for _, own in parts for marker in own)
         with_items = [part for part, _ in parts if typing.get_args(part)]
         return (with_items[0] if with_items else parts[0][0]), (*markers, *every)
     value = getattr(annotation, "__value__", None)  # type aliases of Python 3.12
@@ -121,7 +119,7 @@ def _digest_of_path(place: str, path: Path) -> str:
 
 
 def _files_in(folder: Path) -> Iterator[Path]:
-    """All files, also below folders that are links; each folder is looked into once."""
+    """All files, following links to folders; each folder is visited once."""
     entered: set[Path] = set()
     for root, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         here = Path(root)

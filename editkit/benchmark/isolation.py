@@ -1,4 +1,4 @@
-"""Keeping one step of a run from leaking into the next: random numbers and the model's weights."""
+"""Isolation of the steps of a run: their random numbers, and the model's weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["WeightGuard", "seeded"]
 
 @contextlib.contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Inside, every generator starts from ``key`` alone; afterwards they are as before.
+    """Seed all global generators from ``key``, and restore their states afterwards.
 
-    Covers Python, and numpy and torch where they are loaded.
+    Covers Python's, and those of numpy and torch if they are loaded.
     """
     with contextlib.ExitStack() as stack:
         seed = seed_of(key, n_bytes=4)
@@ -42,9 +42,9 @@ def _seed_torch(torch: Any, seed: int, stack: contextlib.ExitStack) -> None:
 
 
 class WeightGuard:
-    """Notices when somebody changes the model's weights, in whatever way.
+    """Detects any change of the model's weights.
 
-    Every look reads all weights once (some 0.12 s per GB on one core).
+    Each check reads all weights once, about 0.12 s per GB on one core.
     """
 
     def __init__(self, model: LanguageModel) -> None:
@@ -52,5 +52,5 @@ class WeightGuard:
         self._checksums = model.weights.checksums()
 
     def is_unchanged(self) -> bool:
-        """Whether the weights are as they were: their values, types, shapes and names."""
+        """Whether values, types, shapes and names of all weights are the original ones."""
         return self._model.weights.checksums() == self._checksums

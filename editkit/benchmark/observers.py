@@ -1,7 +1,7 @@
-"""Observers see a run and cannot change it: copies go in, plain data comes out, one at a time.
+"""Calling the observer hooks of plugins. Observers watch a run but cannot change it.
 
-Hooks run guarded (:mod:`editkit.registry.guard`). Each plugin receives its own copies, and its
-answer is checked before it joins a document.
+Hooks run guarded (:mod:`editkit.registry.guard`), one plugin at a time. Each plugin receives its
+own copies of the data, and its answer is checked before it enters the ``--json`` document.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ FAILED = "failed"
 _inside: contextvars.ContextVar[frozenset[str]] = contextvars.ContextVar(
     "_inside", default=frozenset()
 )
-"""Plugins one of whose hooks is being called."""
+"""Plugins with a hook on the call stack."""
 
 
 class Observers:
     """The observer hooks of all plugins.
 
     Attributes:
-        tracking_errors: What tracking services could not be told; the run's last word.
+        tracking_errors: Errors of tracking services so far.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -49,12 +49,12 @@ class Observers:
         self._runs: dict[str, tuple[Run, Run]] = {}
 
     def run_started(self, run: Run) -> None:
-        """The run begins."""
-        self._tell("editkit_run_started", lambda plugin: {"run": self._run(plugin, run)})
+        """Call when a run starts."""
+        self._call("editkit_run_started", lambda plugin: {"run": self._run(plugin, run)})
 
     def record_finished(self, run: Run, cell: Cell, row: Row) -> None:
-        """A row is stored."""
-        self._tell(
+        """Call when a row is stored."""
+        self._call(
             "editkit_record_finished",
             lambda plugin: {
                 "run": self._run(plugin, run),
@@ -64,8 +64,8 @@ class Observers:
         )
 
     def cell_finished(self, run: Run, cell: Cell) -> None:
-        """A cell has all its rows."""
-        self._tell(
+        """Call when a cell has all its rows."""
+        self._call(
             "editkit_cell_finished",
             lambda plugin: {
                 "run": self._run(plugin, run),
@@ -74,23 +74,23 @@ class Observers:
         )
 
     def run_finished(self, run: Run) -> dict[str, Any]:
-        """The run ended; what observers add to the ``--json`` document."""
-        return self._tell(
+        """Call when a run ends; returns the observers' entries for the ``--json`` document."""
+        return self._call(
             "editkit_run_finished",
             lambda plugin: {"run": self._run(plugin, run)},
             reserved=DOCUMENT_KEYS,
         )
 
     def reported(self, report: Report) -> dict[str, Any]:
-        """Something outside of a run is there to be shown; what observers answer."""
-        return self._tell(
+        """Call for a report from outside a run; returns the observers' answers."""
+        return self._call(
             "editkit_reported", lambda plugin: {"report": copied(report)}, reserved={FAILED}
         )
 
-    # ------------------------------------------------------------ what a plugin is given
+    # ------------------------------------------------------------ arguments of hooks
 
     def _run(self, plugin: Plugin, run: Run) -> Run:
-        """The plugin's own copy of a run: it cannot change ours, nor that of another plugin."""
+        """The plugin's own copy of a run, which it cannot use to change ours."""
         name = plugin.source.plugin
         kept = self._runs.get(name)
         if kept is None or kept[0] is not run:
@@ -98,26 +98,26 @@ class Observers:
         return kept[1]
 
     def _cell(self, plugin: Plugin, run: Run, cell: Cell) -> Cell:
-        """The cell of the plugin's own run."""
+        """The cell within the plugin's own copy of the run."""
         own = self._run(plugin, run).cells
         places = [place for place, each in enumerate(run.cells) if each is cell]
         same = [own[place] for place in places if place < len(own)]
         return same[0] if same and isinstance(same[0], Cell) else copied(cell)
 
-    # ------------------------------------------------------------ asking, and what is answered
+    # ------------------------------------------------------------ calls and answers
 
-    def _tell(
+    def _call(
         self,
         hook: str,
         arguments: Callable[[Plugin], dict[str, Any]],
         reserved: set[str] | frozenset[str] = frozenset(),
     ) -> dict[str, Any]:
-        """Call a hook of every plugin that has it, and join what they answer.
+        """Call a hook of every plugin that implements it, and merge their answers.
 
         Args:
             hook: Name of the hook.
-            arguments: Makes the arguments for a plugin.
-            reserved: Keys that no answer may have.
+            arguments: Builds the arguments for a plugin.
+            reserved: Keys that answers must not have.
         """
         joined: dict[str, Any] = {}
         owners = dict.fromkeys(reserved, "editkit")
@@ -130,15 +130,15 @@ class Observers:
             for key, value in self._answer(plugin, hook, arguments(plugin)).items():
                 if key in owners:
                     _log.warning(
-                        "plugin %r (%s) answers %r in %s, which is %s's; it is left out.",
-                        *(name, plugin.source, key, hook, owners[key]),
+                        "ignored the key %r of plugin %r (%s) in %s: it belongs to %s.",
+                        *(key, name, plugin.source, hook, owners[key]),
                     )
                 else:
                     joined[key], owners[key] = value, f"plugin {name!r}"
         return joined
 
     def _answer(self, plugin: Plugin, hook: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What one plugin answers, as plain data of our own."""
+        """The answer of one plugin, as plain data."""
 
         def work() -> dict[str, Any]:
             answers = getattr(plugin.manager.hook, hook)(**arguments)
@@ -150,11 +150,11 @@ class Observers:
         except PluginFailure as failure:
             _log.debug("%s of %r failed", hook, plugin.source.plugin, exc_info=failure.error)
             if isinstance(failure.error, TrackingError):
-                self.tracking_errors.append(_sound(failure.error))
+                self.tracking_errors.append(_rebuilt(failure.error))
             else:
                 _log.warning(
-                    "plugin %r (%s) failed in %s and is not asked again: %s",
-                    *(plugin.source.plugin, plugin.source, hook, _words(failure.error)),
+                    "plugin %r (%s) failed in %s, which is not called again: %s",
+                    *(plugin.source.plugin, plugin.source, hook, _one_line(failure.error)),
                 )
         finally:
             _inside.reset(inside)
@@ -163,14 +163,14 @@ class Observers:
 
 
 class _BadAnswer(Exception):
-    """An answer cannot be a part of a JSON document."""
+    """An answer cannot be part of a JSON document."""
 
 
 def _plain(answers: Any) -> dict[str, Any]:
-    """The answers of a plugin as one mapping of plain data, copied, without secrets.
+    """The answers of a plugin as one mapping of plain data, without secrets.
 
     Raises:
-        _BadAnswer: An answer is no mapping, or holds what JSON cannot.
+        _BadAnswer: An answer is not a mapping, or contains values that JSON cannot represent.
     """
     joined: dict[str, Any] = {}
     for answer in answers:
@@ -179,26 +179,26 @@ def _plain(answers: Any) -> dict[str, Any]:
         if not isinstance(answer, Mapping):
             raise _BadAnswer(f"it returned {answer!r:.60}, expected a mapping or None")
         if not all(isinstance(key, str) for key in answer):
-            raise _BadAnswer("it returned a mapping whose keys are not all texts")
+            raise _BadAnswer("it returned a mapping with keys that are not strings")
         try:
             plain = json.loads(json.dumps(dict(answer), allow_nan=False))
         except (TypeError, ValueError) as error:
-            raise _BadAnswer(f"it returned what JSON cannot hold: {error}") from error
+            raise _BadAnswer(f"its answer cannot be written as JSON: {error}") from error
         joined.update(redacted_values(plain))
     return joined
 
 
-def _sound(error: TrackingError) -> TrackingError:
-    """The same error as one of our own class, whatever the plugin's class makes of its parts."""
+def _rebuilt(error: TrackingError) -> TrackingError:
+    """The same error in our own class: a plugin's subclass may misbehave."""
     message, hint = (getattr(error, name, None) for name in ("message", "hint"))
     return TrackingError(
-        message if isinstance(message, str) and message else _words(error),
+        message if isinstance(message, str) and message else _one_line(error),
         hint=hint if isinstance(hint, str) else None,
     )
 
 
-def _words(error: BaseException) -> str:
-    """One line about an error of a plugin, whose own text may be anything."""
+def _one_line(error: BaseException) -> str:
+    """An error of a plugin in one line; its own ``__str__`` may fail."""
     if isinstance(error, _BadAnswer):
         return redacted(f"answer refused: {first_line(error)[:500]}")
     try:
@@ -208,10 +208,10 @@ def _words(error: BaseException) -> str:
 
 
 def copied(value: Any) -> Any:
-    """A copy that shares nothing with the original that could be changed."""
+    """A copy that shares nothing mutable with the original."""
     try:
         return copy.deepcopy(value)
-    except Exception:  # something in it cannot be copied: a lock, a view of a mapping
+    except Exception:  # it contains an object that cannot be copied: a lock, a mapping proxy
         return _structure_copied(value)
 
 

@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar on a terminal, sparse lines elsewhere, or nothing."""
+"""Progress of long work on stderr: a bar on a terminal, occasional lines elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _LINE_SECONDS = 15.0
 
 
 class Progress:
-    """Counts records of all cells, or other units of work.
+    """Progress over a known number of units.
 
     Args:
-        total: All records of all cells.
-        done: Those that were stored before.
+        total: Number of units of work.
+        done: How many of them are done already.
         quiet: Show nothing.
-        stream: Where to; stderr by default.
-        unit: What is counted.
+        stream: Output; stderr by default.
+        unit: Name of a unit: ``edit``.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Progress:
     ) -> None:
         self._stream = stream or sys.stderr
         self._total, self._done, self._first = total, done, done
-        self._started = self._spoken = time.monotonic()
+        self._started = self._written_at = time.monotonic()
         self._quiet = quiet or total == done
         self._unit = unit
         self._bar = None
@@ -54,26 +54,26 @@ class Progress:
             self._bar.close()
 
     def label(self, text: str) -> None:
-        """Say what is being done now."""
+        """Show the name of the current step."""
         if self._bar is not None:
             self._bar.set_description(text)
         elif not self._quiet:
-            self._say(text)
+            self._write(text)
 
     def advance(self, records: int) -> None:
-        """Some records are stored."""
+        """Count units that are done."""
         self._done += records
         if self._bar is not None:
             self._bar.update(records)
-        elif not self._quiet and time.monotonic() - self._spoken > _LINE_SECONDS:
-            self._say(f"{self._left():.0f} s left")
+        elif not self._quiet and time.monotonic() - self._written_at > _LINE_SECONDS:
+            self._write(f"{self._left():.0f} s left")
 
     def _left(self) -> float:
         pace = (time.monotonic() - self._started) / max(self._done - self._first, 1)
         return pace * (self._total - self._done)
 
-    def _say(self, text: str) -> None:
-        self._spoken = time.monotonic()
+    def _write(self, text: str) -> None:
+        self._written_at = time.monotonic()
         self._stream.write(f"{self._done}/{self._total} {self._unit}s: {text}\n")
         self._stream.flush()
 
@@ -82,13 +82,15 @@ class Progress:
 def counting(
     what: str, total: int, *, quiet: bool = False, unit: str = "fact"
 ) -> Iterator[Callable[[int], None]]:
-    """Progress of work that reports how much of it is done, what is already stored first.
+    """A function to report progress with; call it with the number of units done so far.
+
+    The first call gives the units that were done before.
 
     Args:
-        what: What is being done.
-        total: Units of work.
+        what: Name of the work.
+        total: Number of units of work.
         quiet: Show nothing.
-        unit: What is counted.
+        unit: Name of a unit: ``fact``.
     """
     with contextlib.ExitStack() as stack:
         shown: list[tuple[Progress, int]] = []

@@ -1,4 +1,4 @@
-"""Published results: data of plugins, found for a run by its model, dataset and protocols."""
+"""Published results that plugins ship, matched to a run by model, dataset and protocols."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from editkit.storage.resources import resource_text
 from editkit.storage.strict_yaml import parse_yaml
 from editkit.validation import problems_of, strict_values
 
-_RESIZED = 0.02  # a few tokens may have been added to a vocabulary
+_RESIZED = 0.02  # relative difference: a vocabulary may have been extended
 
 
 class _Section(BaseModel):
@@ -31,35 +31,35 @@ class _Section(BaseModel):
 
 class _Table(_Section):
     model: str
-    """The model's name as files of values have it: ``gpt2-xl``."""
+    """The model's name as in hyperparameter files: ``gpt2-xl``."""
     parameters: int | None = Field(default=None, ge=1)
-    """How many weights the model has: a run on a folder with its name may be on another model."""
+    """Number of weights, because a folder of the same name may hold another model."""
     records: int = Field(ge=1)
-    """Over how many records."""
+    """Number of records."""
     rows: dict[str, tuple[float | None, ...]]
-    """By editor: numbers as printed, in the order of the columns; a short row lacks the rest."""
+    """By editor: numbers as printed, in the order of the columns; trailing ones may be missing."""
 
 
 class _File(_Section):
     source: str
-    """Where the numbers were published."""
+    """The publication."""
     dataset: str
     """Name of the dataset."""
     scale: float = Field(default=100.0, gt=0)
-    """What the printed numbers were multiplied with."""
+    """Factor of the printed numbers: 100 for percentages."""
     columns: dict[str, dict[str, str]]
-    """By score: the metrics that it comes from, with patterns of their protocols."""
+    """By score: its metrics, with patterns of their protocols."""
     tables: tuple[_Table, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """What was published for the model, dataset and protocols of a run.
+    """A published table for the model, dataset and protocols of a run.
 
     Attributes:
-        source: Where.
-        n_records: Over how many records.
-        rows: By editor: means by score key, as stores have them.
+        source: The publication.
+        n_records: Number of records.
+        rows: By editor: means by score key, as fractions.
     """
 
     source: str
@@ -68,15 +68,16 @@ class Published:
 
 
 def published_for(run: Run, registry: Registry) -> list[Published]:
-    """All published tables that a run may be compared with; most runs have none.
+    """All published tables that are comparable with a run; most runs have none.
 
-    A column whose metric the run lacks, or has with another protocol, is left out.
+    Columns whose metrics the run lacks, or has with other protocols, are omitted.
 
     Raises:
-        ConfigError: A plugin's file is missing or wrong.
+        ConfigError: A plugin's file is invalid.
+        PluginError: A plugin's file is missing.
     """
     protocols = {metric["name"]: metric["protocol"] for metric in run.metrics}
-    found = []
+    tables = []
     for offer in registry.offers("published_table"):
         spec: Any = offer.spec
         file = _read(spec.file, what=f"published table {offer.name!r} of {offer.source}")
@@ -93,13 +94,13 @@ def published_for(run: Run, registry: Registry) -> list[Published]:
                     }
                     for editor, numbers in table.rows.items()
                 }
-                found.append(Published(file.source, table.records, rows))
-    return found
+                tables.append(Published(file.source, table.records, rows))
+    return tables
 
 
 def _is_model_of(table: _Table, run: Run) -> bool:
-    """Whether a run is on a table's model, by its name and the number of its weights."""
-    has = run.model.get("n_parameters")  # unknown until the model was loaded
+    """Whether a run is on a table's model, by name and number of weights."""
+    has = run.model.get("n_parameters")  # unknown before the model is loaded
     if table.parameters and has and abs(has / table.parameters - 1) > _RESIZED:
         return False
     return table.model == short_name(run.model["name"])
@@ -119,5 +120,5 @@ def _read(reference: str, *, what: str) -> _File:
         return _File.model_validate(content)
     except ValidationError as error:
         raise ConfigError(
-            f"{what}: {problems_of(error, place)}.", hint="Tell the package's author."
+            f"{what}: {problems_of(error, place)}.", hint="Report this to the plugin's author."
         ) from None
