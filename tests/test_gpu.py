@@ -16,6 +16,7 @@ from editkit_plugins.finetune.editor import FineTuneEditor
 from editkit_plugins.rome.editor import RomeEditor
 from tests.editkit.editing.test_deltas import delta_for
 from tests.parity import difference
+from tests.plugins.rome.oracle import solve_plainly
 from tests.plugins.test_windows import REQUESTS, ROME
 from tests.plugins.tracing.test_tracing import assert_close, both_ways
 from tests.windowed import FAMILIES, WINDOWED, windowed
@@ -67,7 +68,7 @@ def test_restoring_is_exact_in_any_order_of_exit(dtype: torch.dtype) -> None:
 def test_rome_is_that_of_whole_rows_and_of_the_cpu(name: str) -> None:
     model = on_gpu(name)
     fast = RomeEditor(ROME).solve(model, REQUESTS)
-    plain = RomeEditor(ROME.model_copy(update={"plain": True})).solve(model, REQUESTS)
+    plain = solve_plainly(RomeEditor(ROME), model, REQUESTS)
     cpu = RomeEditor(ROME).solve(windowed(name, 6), REQUESTS)
     for solution, whole, other in zip(fast, plain, cpu, strict=True):
         assert difference(solution.right, whole.right) < 1e-3

@@ -24,6 +24,7 @@ from editkit import (
 )
 from editkit.editing.edited import CandidateQuery, GenerationQuery
 from editkit.editing.generation import continued, draws
+from editkit.editing.value import RankOneUpdate, sampled_or_given_contexts
 from editkit.models.orientation import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed import learning
@@ -32,7 +33,6 @@ from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
 from editkit_plugins.learned.training.data import RecordSource
 from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.contexts import contexts
 from editkit_plugins.rome.editor import RomeEditor
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.locator import CausalTracingLocator
@@ -114,35 +114,47 @@ def _scoring() -> tuple[Work, int, Work, int]:
 def _rome(
     model: Callable[[], LanguageModel], *, layer: int, n_fast: int, n_plain: int
 ) -> tuple[Work, int, Work, int]:
+    from tests.plugins.rome.oracle import solve_plainly  # needs a checkout
+
     requests = [record.request for record in _records(n_fast)]
     # Contexts of the embedded model, so that both models see the same texts; every edit runs all
     # its steps, so that none gets away with less work.
-    texts = contexts(_atlas(), RomeConfig())[1:]
+    texts = sampled_or_given_contexts(_atlas(), RomeConfig())[1:]
     values = {"layer": layer, "weight_decay": 0.1, "stop_loss": 0.0, "second_moment": False}
-    fast = RomeEditor(RomeConfig(**values, contexts=texts))
-    plain = RomeEditor(RomeConfig(**values, contexts=texts, plain=True))
+    editor = RomeEditor(RomeConfig(**values, contexts=texts))
 
-    def run(editor: RomeEditor, n: int) -> list[float]:
-        solved = editor.solve(model(), requests[:n])
-        return [loss.total for solution in solved[:n_plain] for loss in solution.value.losses]
+    def run(solve: Callable[..., Sequence[RankOneUpdate]], n: int) -> list[float]:
+        updates = solve(editor, model(), requests[:n])
+        return [loss.total for update in updates[:n_plain] for loss in update.value.losses]
 
-    return (lambda: run(fast, n_fast)), n_fast, (lambda: run(plain, n_plain)), n_plain
+    return (
+        (lambda: run(RomeEditor.solve, n_fast)),
+        n_fast,
+        (lambda: run(solve_plainly, n_plain)),
+        n_plain,
+    )
 
 
 def _attribution(
     model: Callable[[], LanguageModel], *, n_fast: int, n_plain: int
 ) -> tuple[Work, int, Work, int]:
+    from tests.plugins.kn.oracle import attribute_plainly  # needs a checkout
+
     requests = [record.request for record in _records(n_fast)]
     true = [str(request.target_true) for request in requests]
     completions = model().complete([request.sentence for request in requests], true)
     queries = [Query(completion.prompt, completion.target) for completion in completions]
 
-    def run(n: int, config: AttributionConfig) -> list[float]:
-        tables = attribute(model(), queries[:n], config)
+    def run(attributed: Callable[..., Sequence[torch.Tensor]], n: int) -> list[float]:
+        tables = attributed(model(), queries[:n], AttributionConfig())
         return [float(x) for table in tables[:n_plain] for x in table.flatten()]
 
-    batched, plain = AttributionConfig(), AttributionConfig(plain=True)
-    return (lambda: run(n_fast, batched)), n_fast, (lambda: run(n_plain, plain)), n_plain
+    return (
+        (lambda: run(attribute, n_fast)),
+        n_fast,
+        (lambda: run(attribute_plainly, n_plain)),
+        n_plain,
+    )
 
 
 def _prompts() -> tuple[Work, int, Work, int]:

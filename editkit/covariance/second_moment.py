@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
+from editkit.covariance.config import SecondMomentConfig
 from editkit.covariance.corpora import Corpus
 from editkit.errors import CacheError, ConfigError
 from editkit.models.encoding import padded
@@ -42,6 +43,7 @@ __all__ = [
     "Whitening",
     "cached_second_moment",
     "compute_second_moment",
+    "configured_second_moment",
     "read_published",
     "second_moment",
 ]
@@ -162,6 +164,35 @@ def second_moment(
 
     found = cached_tensors(_KIND, description, make)
     return SecondMoment(found["matrix"], int(found["count"]))
+
+
+def configured_second_moment(
+    model: LanguageModel, path: str, config: SecondMomentConfig, *, editor: str
+) -> SecondMoment | None:
+    """C of a module's inputs as an editor's configuration describes it; None without C.
+
+    Args:
+        model: The model.
+        path: Dotted path of the module.
+        config: The editor's configuration.
+        editor: Its name, for error messages.
+
+    Raises:
+        ConfigError: Neither a corpus nor a file is named.
+        CacheError: The corpus or the file holds no second moment.
+    """
+    corpus = config.corpus_for(editor)
+    if corpus is not None:
+        return second_moment(
+            model,
+            path,
+            corpus,
+            tokens=config.corpus_tokens,
+            row_tokens=config.corpus_row_tokens,
+        )
+    if config.second_moment and config.second_moment_file is not None:
+        return read_published(config.second_moment_file)
+    return None
 
 
 def compute_second_moment(

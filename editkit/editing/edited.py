@@ -1,7 +1,12 @@
 """Many edited models behind one forward pass: each row of a batch sees its own delta.
 
-``y_b = x_b W + x_b dW_b``. Low-rank and row changes cost two thin products, dense ones a product
-per edited model. The model's own weights are never touched.
+For row b of a batch, with x_b its input of a linear module, W the module's weight and dW_b the
+change that the row's delta makes to it,
+
+    y_b = x_b W + x_b dW_b
+
+Terms are keyed by delta: rows that share a delta share its memory. Low-rank and row changes cost
+two thin products, dense ones a product per delta. The model's own weights are never touched.
 """
 
 from __future__ import annotations
@@ -9,42 +14,136 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from editkit.editing.deltas import LowRank, WeightDelta, applied, check_all_fit
+from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta, applied, check_all_fit
 from editkit.editing.generation import continued, draws, text_of
-from editkit.editing.queries import CandidateQuery, CandidateScore, GenerationQuery, TextQuery
-from editkit.editing.row_terms import adding, is_batchable, low_rank_term, single_term
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
+from editkit.models.orientation import is_matrix_module
 from editkit.models.running import forward, forward_after, replacing, run_prefix
+from editkit.prompts import check_chat, check_separator, clean_prompt, clean_target
 
 __all__ = ["CandidateQuery", "CandidateScore", "EditedModels", "GenerationQuery", "TextQuery"]
 
-_LOGITS_AT_ONCE = 1024  # positions; of GPT-2's vocabulary, some 200 MB
+_LOGITS_AT_ONCE = 1024  # positions; for GPT-2's vocabulary about 200 MB
 
 
-_Query = TypeVar("_Query", CandidateQuery, TextQuery, GenerationQuery)
+# ---------------------------------------------------------------- questions and answers
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidateQuery:
+    """How likely are some candidates after a prompt?
+
+    Attributes:
+        edit: Number of the edited model that answers.
+        prompt: Text up to the candidates.
+        candidates: Continuations; white space around them is dropped.
+        separator: Text between prompt and candidate; None: the default rule.
+        chat: Whether the prompt is a user's turn in a chat.
+
+    Raises:
+        RequestError: A text cannot be used.
+    """
+
+    edit: int
+    prompt: str
+    candidates: tuple[str, ...]
+    separator: str | None = None
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        check_separator(self.separator)
+        check_chat(self.chat)
+        put = object.__setattr__
+        put(self, "prompt", clean_prompt(self.prompt, "prompt", self.separator))
+        candidates = (clean_target(each, "candidate", self.separator) for each in self.candidates)
+        put(self, "candidates", tuple(candidates))
+
+
+class CandidateScore(NamedTuple):
+    """How likely one edited model finds a candidate after a prompt.
+
+    Attributes:
+        nll: Mean negative log likelihood per token of the candidate, in nats.
+        argmax: Share of its tokens that are the most likely one, each after the true ones before
+            it; 1 if greedy decoding would write the candidate.
+    """
+
+    nll: float
+    argmax: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TextQuery:
+    """How likely is a whole text?
+
+    Attributes:
+        edit: Number of the edited model that answers.
+        text: The text.
+    """
+
+    edit: int
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerationQuery:
+    """How does a prompt continue?
+
+    Attributes:
+        edit: Number of the edited model that answers.
+        prompt: The text's beginning.
+        name: The random draws depend only on this name, the prompt and the seed, whatever else is
+            generated in the same batch. Give the case and the prompt's index.
+        chat: Whether the prompt is a user's turn in a chat, which the model answers.
+
+    Raises:
+        RequestError: The prompt cannot be used.
+    """
+
+    edit: int
+    prompt: str
+    name: str = ""
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        check_chat(self.chat)
+        object.__setattr__(self, "prompt", clean_prompt(self.prompt, "prompt", None))
+
+
+class _AsksOneModel(Protocol):
+    @property
+    def edit(self) -> int:
+        """Number of the edited model that answers."""
+
+
+_Query = TypeVar("_Query", bound=_AsksOneModel)
 _Answer = TypeVar("_Answer")
+
+
+# ---------------------------------------------------------------- edited models
 
 
 class EditedModels:
     """One model under many deltas.
 
-    Candidates that were scored and texts that were generated are remembered, so that metrics that
-    ask the same cause the work once.
+    Scored candidates and generated texts are remembered, so that metrics with the same questions
+    share the work.
 
     Args:
         model: The unedited model, or one with edits applied that stay applied.
-        deltas: One per edited model; a delta without changes is the model itself.
+        deltas: One per edited model; a delta without changes is the model itself. A joint edit is
+            the same delta several times.
         token_budget: Most tokens of one forward pass, padding included.
-        seed: Of generated texts.
+        seed: Seed of generated texts.
 
     Raises:
-        DeltaError: A delta does not fit the model, at the beginning or when something is asked.
+        DeltaError: A delta does not fit the model, now or when a question is answered.
     """
 
     def __init__(
@@ -60,7 +159,7 @@ class EditedModels:
         self.deltas = tuple(deltas)
         self.token_budget = token_budget
         self.seed = seed
-        self._batchable = all(is_batchable(model, delta) for delta in deltas)
+        self._batchable = all(_is_batchable(model, delta) for delta in deltas)
         self._scored: dict[CandidateQuery, list[CandidateScore]] = {}
         self._generated: dict[tuple[GenerationQuery, int, int], str] = {}
         self._state = model.weights.state()
@@ -68,13 +167,8 @@ class EditedModels:
     def __len__(self) -> int:
         return len(self.deltas)
 
-    @property
-    def batchable(self) -> bool:
-        """Whether the rows of one batch can each see their own delta."""
-        return self._batchable
-
     def _refresh(self) -> None:
-        """Forget answers of other weights, and refuse deltas that do not fit those of now."""
+        """Forget answers if the weights changed, and refuse deltas that no longer fit."""
         state = self.model.weights.state()
         if state != self._state:
             check_all_fit(self.model, self.deltas)
@@ -83,9 +177,9 @@ class EditedModels:
             self._state = self.model.weights.state()
 
     def unedited(self) -> EditedModels:
-        """As many models, none of them edited."""
-        plain = [dataclasses.replace(delta, changes={}) for delta in self.deltas]
-        return EditedModels(self.model, plain, token_budget=self.token_budget, seed=self.seed)
+        """The same number of models, none of them edited."""
+        empty = [dataclasses.replace(delta, changes={}) for delta in self.deltas]
+        return EditedModels(self.model, empty, token_budget=self.token_budget, seed=self.seed)
 
     @contextlib.contextmanager
     def rows(self, edits: Sequence[int]) -> Iterator[None]:
@@ -96,10 +190,12 @@ class EditedModels:
             terms = [
                 term
                 for name in ("weight", "bias")
-                for term in self._terms(f"{path}.{name}", edits, device)
+                for term in _terms(
+                    [self.deltas[e].changes.get(f"{path}.{name}") for e in edits], device
+                )
             ]
             if terms:
-                hooks[path] = adding(terms, len(edits))
+                hooks[path] = _adding(terms, len(edits))
         with replacing(self.model, hooks):
             yield
 
@@ -108,20 +204,30 @@ class EditedModels:
         names = (name for delta in self.deltas for name in delta.changes)
         return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
-    def _terms(
-        self, name: str, edits: Sequence[int], device: torch.device
-    ) -> list[Callable[[Tensor, Tensor], Tensor]]:
-        """Functions that add a parameter's changes to a module's output."""
-        changes = {e: self.deltas[e].changes.get(name) for e in dict.fromkeys(edits)}
-        low_rank = {e: c for e, c in changes.items() if isinstance(c, LowRank)}
-        others = {e: c for e, c in changes.items() if c is not None and not isinstance(c, LowRank)}
-        terms = []
-        if low_rank:
-            terms.append(low_rank_term(low_rank, edits, device))
-        for edit, change in others.items():
-            rows = torch.tensor([b for b, e in enumerate(edits) if e == edit], device=device)
-            terms.append(single_term(change, rows, device))
-        return terms
+    def answers(
+        self,
+        ask: Callable[[EditedModels, Sequence[_Query]], list[_Answer]],
+        queries: Sequence[_Query],
+    ) -> list[_Answer]:
+        """Answer queries in shared batches, or one edited model at a time where that is impossible.
+
+        Args:
+            ask: Answers queries to edited models whose deltas fit in one batch.
+            queries: In any order.
+
+        Returns:
+            One answer per query.
+        """
+        if self._batchable:
+            return ask(self, queries)
+        answers: dict[int, _Answer] = {}
+        for edit, delta in enumerate(self.deltas):
+            mine = [number for number, query in enumerate(queries) if query.edit == edit]
+            if mine:
+                with applied(self.model, delta):  # really changes the weights
+                    own = ask(self.unedited(), [queries[number] for number in mine])
+                answers.update(zip(mine, own, strict=True))
+        return [answers[number] for number in range(len(queries))]
 
     # ------------------------------------------------------------ candidates
 
@@ -137,11 +243,11 @@ class EditedModels:
         return [[score.nll for score in row] for row in self.candidate_scores(queries)]
 
     def candidate_scores(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
-        """How likely each candidate is, and how much of it the model would write by itself.
+        """How likely each candidate is, and how much of it greedy decoding would write.
 
         A prompt is run once, however many candidates compete for it, and logits are formed only
-        where they are read. The model answers in evaluation mode, whatever mode it is in. Of a
-        text that is longer than the model's context, the prompt's beginning is left out.
+        where they are read. The model answers in evaluation mode, whatever mode it is in. If a text
+        is longer than the model's context, the prompt's beginning is cut off.
 
         Args:
             queries: In any order.
@@ -151,9 +257,8 @@ class EditedModels:
         """
         self._refresh()
         new = [query for query in dict.fromkeys(queries) if query not in self._scored]
-        ask = EditedModels._score_candidates
-        answers = ask(self, new) if self._batchable else self._one_by_one(ask, new)
-        self._scored.update(zip(new, answers, strict=True))
+        scores = self.answers(EditedModels._score_candidates, new)
+        self._scored.update(zip(new, scores, strict=True))
         return [list(self._scored[query]) for query in queries]
 
     def _score_candidates(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
@@ -244,13 +349,13 @@ class EditedModels:
 
         Args:
             queries: In any order.
-            max_tokens: Only so many of a text's first tokens are read.
+            max_tokens: Read at most this many of a text's first tokens.
 
         Returns:
             One list per query: a number for every token but the first.
 
         Raises:
-            ModelError: What is read of a text is longer than the model's context.
+            ModelError: The part of a text to be read is longer than the model's context.
         """
         self._refresh()
         texts = [query.text for query in queries]
@@ -262,7 +367,7 @@ class EditedModels:
         def ask(models: EditedModels, some: Sequence[TextQuery]) -> list[list[float]]:
             return models._score_texts([(query.edit, tokens[query]) for query in some])
 
-        return ask(self, queries) if self._batchable else self._one_by_one(ask, queries)
+        return self.answers(ask, queries)
 
     def _score_texts(self, texts: Sequence[tuple[int, tuple[int, ...]]]) -> list[list[float]]:
         answers: list[list[float]] = [[] for _ in texts]
@@ -282,7 +387,7 @@ class EditedModels:
         return answers
 
     def _token_nll(self, states: Tensor, tokens: Tensor) -> list[float]:
-        """NLL of the tokens (N,) that follow states (N, H); few logits are held at once."""
+        """NLL of the tokens (N,) that follow states (N, H), with few logits in memory at once."""
         nll: list[float] = []
         for start in range(0, len(tokens), _LOGITS_AT_ONCE):
             part = slice(start, start + _LOGITS_AT_ONCE)
@@ -295,13 +400,13 @@ class EditedModels:
     ) -> list[str]:
         """Texts that the edited models write, many at once, each row under its own edit.
 
-        Draws come from the seed, a query's name and its prompt alone. A text is the same beside
-        any others, up to float rounding: where two tokens are told apart by less than that, about
-        once in a hundred thousand draws, the other one may be drawn.
+        Draws depend only on the seed, a query's name and its prompt. A text does not depend on the
+        others in its batch, up to float rounding: if the odds of two tokens differ by less, which
+        happens about once in a hundred thousand draws, the other token may be drawn.
 
         Args:
             queries: In any order.
-            tokens: Length of each text, its prompt included (in a chat all of the template, too);
+            tokens: Length of each text, its prompt included (in a chat, the whole template too);
                 at most the model's context. An end-of-text token does not end a plain text;
                 special tokens are left out (:func:`editkit.editing.generation.text_of`).
             top_k: Only the k most likely tokens are drawn.
@@ -321,7 +426,7 @@ class EditedModels:
 
         keys = {query: (query, tokens, top_k) for query in queries}
         new = [query for query, key in keys.items() if key not in self._generated]
-        texts = ask(self, new) if self._batchable else self._one_by_one(ask, new)
+        texts = self.answers(ask, new)
         self._generated.update(zip([keys[query] for query in new], texts, strict=True))
         return [self._generated[keys[query]] for query in queries]
 
@@ -331,18 +436,18 @@ class EditedModels:
         )
         for encoding in encodings:
             self.model.check_length(encoding)
-        # Prompts of similar length meet: a batch takes the steps that its shortest one needs.
+        # Batches of similar length: a batch takes as many steps as its shortest prompt needs.
         order = sorted(range(len(queries)), key=lambda number: len(encodings[number]))
         most = max(1, self.token_budget // tokens)
-        size = -(-len(order) // -(-len(order) // most)) if order else most  # batches of one size
+        size = -(-len(order) // -(-len(order) // most)) if order else most  # batches of equal size
         texts = [""] * len(queries)
         for batch in (order[i : i + size] for i in range(0, len(order), size)):
             names = [(self.seed, queries[number].name, queries[number].prompt) for number in batch]
             prompts = [encodings[number].ids for number in batch]
             edits = [queries[number].edit for number in batch]
             with self.model.frozen(), torch.no_grad(), self.rows(edits):
-                found = continued(self.model, prompts, draws(names, tokens), top_k=top_k)
-            for number, ids in zip(batch, found, strict=True):
+                written = continued(self.model, prompts, draws(names, tokens), top_k=top_k)
+            for number, ids in zip(batch, written, strict=True):
                 if queries[number].chat:
                     answer = ids[len(encodings[number]) :]
                     texts[number] = self._answered(queries[number].prompt, answer)
@@ -351,24 +456,95 @@ class EditedModels:
         return texts
 
     def _answered(self, prompt: str, ids: Sequence[int]) -> str:
-        """What was said in a chat: the user's turn, and the answer up to the end of its turn."""
+        """A chat as text: the user's turn, and the answer up to the end of its turn."""
         special = self.model.special.ids
         end = next((i for i, token in enumerate(ids) if token in special), len(ids))
         answer = str(self.model.tokenizer.decode(ids[:end]))
         return f"{prompt}\n{answer}"
 
-    def _one_by_one(
-        self,
-        ask: Callable[[EditedModels, Sequence[_Query]], list[_Answer]],
-        queries: Sequence[_Query],
-    ) -> list[_Answer]:
-        """The same, by really changing the weights: for changes that no row can carry alone."""
-        answers: dict[int, _Answer] = {}
-        for edit, delta in enumerate(self.deltas):
-            mine = [number for number, query in enumerate(queries) if query.edit == edit]
-            if not mine:
-                continue
-            with applied(self.model, delta):
-                found = ask(self.unedited(), [queries[number] for number in mine])
-            answers.update(zip(mine, found, strict=True))
-        return [answers[number] for number in range(len(queries))]
+
+# ---------------------------------------------------------------- x_b dW_b
+
+_Term = Callable[[Tensor, Tensor], Tensor]
+"""From a module's input (B, T, in) and output (B, T, out) to the output with a term added."""
+
+
+def _is_batchable(model: LanguageModel, delta: WeightDelta) -> bool:
+    """Whether all its changes are to weights and biases of linear modules that nothing shares."""
+    head = model.hf.get_output_embeddings()
+    for name in delta.changes:
+        path, _, field = name.rpartition(".")
+        module = model.module(path)
+        if field not in ("weight", "bias") or not is_matrix_module(module) or module is head:
+            return False
+    return True
+
+
+def _adding(terms: Sequence[_Term], n_rows: int) -> _Term:
+    """Adds all terms; some models call their MLP on rows and tokens in one dimension."""
+
+    def add(inputs: Tensor, output: Tensor) -> Tensor:
+        x = inputs.reshape(n_rows, -1, inputs.shape[-1])  # (B, T, in)
+        y = output.reshape(n_rows, -1, output.shape[-1])  # (B, T, out)
+        for term in terms:
+            y = term(x, y)
+        return y.reshape(output.shape)
+
+    return add
+
+
+def _terms(changes: Sequence[Change | None], device: torch.device) -> list[_Term]:
+    """Terms that add a parameter's changes: ``changes[b]`` to row b, None for no change."""
+    rows: dict[int, list[int]] = {}  # by the change's identity: rows of one delta share it
+    for row, change in enumerate(changes):
+        if change is not None:
+            rows.setdefault(id(change), []).append(row)
+    distinct = {id(change): change for change in changes if change is not None}
+    low_rank = [change for change in distinct.values() if isinstance(change, LowRank)]
+    terms: list[_Term] = []
+    if low_rank:
+        places = {id(change): place for place, change in enumerate(low_rank)}
+        index = [places.get(id(change), len(low_rank)) for change in changes]
+        terms.append(_low_rank_term(low_rank, index, device))
+    for key, change in distinct.items():
+        if not isinstance(change, LowRank):
+            terms.append(_single_term(change, torch.tensor(rows[key], device=device), device))
+    return terms
+
+
+def _low_rank_term(changes: Sequence[LowRank], index: Sequence[int], device: torch.device) -> _Term:
+    """Adds ``x_b L_i R_i`` with i = ``index[b]``; zeros if that is the number of changes."""
+    n, rank = len(changes), max(change.left.shape[1] for change in changes)
+    d, h = changes[0].left.shape[0], changes[0].right.shape[1]
+    shared = n == 1 and not any(index)  # one delta for all rows
+    left = torch.zeros(n + (not shared), d, rank, device=device)  # ranks padded with zeros
+    right = torch.zeros(n + (not shared), rank, h, device=device)  # the last change is zero
+    for place, change in enumerate(changes):
+        left[place, :, : change.left.shape[1]] = change.left
+        right[place, : change.right.shape[0]] = change.right
+    rows = torch.tensor(index, device=device)  # (B,)
+
+    def of_rows(factor: Tensor) -> Tensor:
+        return factor.expand(len(index), -1, -1) if shared else factor[rows]
+
+    def add(x: Tensor, y: Tensor) -> Tensor:
+        thin = torch.bmm(x, of_rows(left.to(x.dtype)))  # (B, T, r)
+        return y + torch.bmm(thin, of_rows(right.to(x.dtype)))  # (B, T, out)
+
+    return add
+
+
+def _single_term(change: Change, rows: Tensor, device: torch.device) -> _Term:
+    """Adds a dense or row change, or one of a bias, to the rows that share it."""
+
+    def add(x: Tensor, y: Tensor) -> Tensor:
+        if isinstance(change, Rows):
+            picked = x[rows][..., change.indices.to(device)]  # (rows, T, n)
+            update = picked @ change.values.to(device, x.dtype)
+        elif isinstance(change, Dense) and change.values.ndim == 1:
+            update = change.values.to(device, x.dtype).expand(len(rows), x.shape[1], -1)
+        else:
+            update = x[rows] @ change.dense().to(device, x.dtype)  # (rows, T, out)
+        return y.index_add(0, rows, update)
+
+    return add

@@ -1,7 +1,7 @@
-"""What edited models would write next: the most likely token after each of many texts.
+"""The most likely next token after each of many texts, under edited models.
 
-Texts that begin alike are run once: where one is the beginning of another, its answer is read in
-the middle of that one's pass. A target that is scored token by token costs one row.
+Texts with a common beginning are run once: if one text is the beginning of another, its answer is
+read in the middle of the longer one's row. A target that is scored token by token costs one row.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from collections.abc import Sequence
 
 import torch
 
-from editkit.editing.deltas import applied
 from editkit.editing.edited import EditedModels
 from editkit.models.encoding import chunks_by_tokens, padded
 from editkit.models.running import forward
 
 __all__ = ["NextTokenQuery", "most_likely_tokens"]
 
-_LOGITS_AT_ONCE = 1024  # positions; of GPT-2's vocabulary, some 200 MB
+_LOGITS_AT_ONCE = 1024  # positions; for GPT-2's vocabulary about 200 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class NextTokenQuery:
-    """Asks one edited model for the most likely token after some others.
+    """Which token is the most likely one after these?
 
     Attributes:
-        edit: Number of the edited model.
-        ids: Token ids that go before, at least one; no more than the model's context.
+        edit: Number of the edited model that answers.
+        ids: The token ids before it: at least one, at most the model's context.
     """
 
     edit: int
@@ -35,7 +34,7 @@ class NextTokenQuery:
 
 
 def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:
-    """The most likely next token of each query, by the edited model that it asks.
+    """The most likely next token of each query, under its edited model.
 
     Logits are formed only where they are read. The model answers in evaluation mode, whatever mode
     it is in.
@@ -47,18 +46,7 @@ def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) 
     Returns:
         One token id per query.
     """
-    if models.batchable:
-        return _batched(models, queries)
-    answers = [0] * len(queries)
-    for edit, delta in enumerate(models.deltas):
-        mine = [number for number, query in enumerate(queries) if query.edit == edit]
-        if not mine:
-            continue
-        with applied(models.model, delta):
-            found = _batched(models.unedited(), [queries[number] for number in mine])
-        for number, token in zip(mine, found, strict=True):
-            answers[number] = token
-    return answers
+    return models.answers(_batched, queries)
 
 
 def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:
@@ -79,26 +67,26 @@ def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[in
             row = torch.tensor([b for b, _ in read], device=model.device)  # (N,)
             place = torch.tensor([len(query.ids) - 1 for _, query in read], device=model.device)
             states = hidden[row, place]  # (N, H)
-            found: list[int] = []
+            tokens: list[int] = []
             for start in range(0, len(states), _LOGITS_AT_ONCE):
                 logits = model.head(states[start : start + _LOGITS_AT_ONCE])  # (n, V)
-                found += logits.argmax(dim=-1).tolist()
-        answers.update(zip((query for _, query in read), found, strict=True))
+                tokens += logits.argmax(dim=-1).tolist()
+        answers.update(zip((query for _, query in read), tokens, strict=True))
     return [answers[query] for query in queries]
 
 
 def _owners(queries: Sequence[NextTokenQuery]) -> dict[NextTokenQuery, NextTokenQuery]:
-    """For each query, the longest one of the same edited model that begins with it."""
+    """For each query, the longest query to the same edited model that begins with its tokens."""
     owners: dict[NextTokenQuery, NextTokenQuery] = {}
     after: NextTokenQuery | None = None
-    # In order, whatever begins with a sequence comes right behind it.
+    # In sorted order a sequence is followed at once by those that begin with it.
     for query in sorted(set(queries), key=lambda query: (query.edit, query.ids), reverse=True):
-        goes_on = (
+        continued = (
             after is not None
             and after.edit == query.edit
             and after.ids[: len(query.ids)] == query.ids
         )
-        if goes_on and after is not None:
+        if continued and after is not None:
             owners[query] = owners[after]
         else:
             owners[query] = query

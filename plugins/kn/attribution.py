@@ -1,32 +1,44 @@
-"""Which neurons a prediction rests on: integrated gradients along each layer's activations.
+"""From a prompt to the neurons that express its fact (Dai et al. 2022, section 3).
 
-The score of a neuron is ``a / steps * sum over alpha of dP / d(alpha a)``, where ``a`` is its
-activation at the prompt's last token and all neurons of its layer are scaled together (Dai et al.
-2022, section 3.1). Everything before the last token is computed once, the last token's states
-once per layer, and all steps of several prompts share one backward pass.
+With a_j the activation of neuron j at the prompt's last token, y the target, and all neurons of a
+layer scaled together:
+
+    Attr(j) = a_j / m · sum_k dP[y | x, a := α_k a] / da_j    integrated gradients over m points α_k
+                                                              in [0, 1]: alphas, attribute
+    coarse:  { j : Attr(j) > t · max Attr }                   neurons_above_threshold
+    refined: neurons in the coarse sets of more than a share p of several prompts of the fact
+                                                              refined_neurons
+
+Everything before the last token is computed once, the last token's states once per layer, and all
+points of several prompts share one backward pass.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from editkit.models import LanguageModel
+from editkit.editing.target_loss import TargetLoss
+from editkit.models import Completion, LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.orientation import input_major
 from editkit.models.running import Activation, Tail, forward, recording, replacing, run_prefix
-from editkit_plugins.kn.config import AttributionConfig
-from editkit_plugins.kn.memory import point_bytes, prompts_together
+from editkit_plugins.kn.config import AttributionConfig, KnConfig
 
 _PROMPTS_PER_PASS = 64
+_P_STEP = 0.05
+
+Neuron = tuple[int, int]
+"""Layer and number of a neuron, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """A prompt and the tokens that compete for its next place.
+    """A prompt and the tokens that are attributed.
 
     Attributes:
         prompt: Token ids.
@@ -38,28 +50,7 @@ class Query:
     targets: tuple[int, ...]
 
 
-def alphas(config: AttributionConfig) -> list[float]:
-    """The points of the path, ascending."""
-    n = config.steps
-    if config.alphas == "linspace":
-        return [i / (n - 1) for i in range(n)] if n > 1 else [0.0]
-    first = 0 if config.alphas == "left" else 1
-    return [(first + i) / n for i in range(n)]
-
-
-def attribute(
-    model: LanguageModel, queries: Sequence[Query], config: AttributionConfig
-) -> list[Tensor]:
-    """Scores of all neurons for each query, (L, D) float32 on the CPU, in units of probability."""
-    size = group_size(model, max((len(q.prompt) for q in queries), default=1), config)
-    with model.frozen(), torch.enable_grad():
-        if config.plain:
-            return [attribute_plainly(model, query, config) for query in queries]
-        return [
-            scores
-            for start in range(0, len(queries), size)
-            for scores in _attribute_together(model, queries[start : start + size], config)
-        ]
+# ---------------------------------------------------------------- prompts and targets
 
 
 def predictions(
@@ -76,7 +67,7 @@ def predictions(
         RequestError: A prompt cannot be used.
         ModelError: A prompt is longer than the model's context.
     """
-    found: list[tuple[int, Tensor]] = []
+    answers: list[tuple[int, Tensor]] = []
     encodings = model.read(prompts, chat=chat)
     for encoding in encodings:
         model.check_length(encoding)
@@ -87,15 +78,79 @@ def predictions(
             hidden = forward(model, padded([row.ids for row in rows], model.device))  # (B, T, H)
             last = hidden[torch.arange(len(rows), device=hidden.device), ends]  # (B, H)
             probability = torch.softmax(model.head(last), dim=-1).cpu()  # (B, V)
-        found += zip(probability.argmax(dim=-1).tolist(), probability, strict=True)
-    return found
+        answers += zip(probability.argmax(dim=-1).tolist(), probability, strict=True)
+    return answers
 
 
-def group_size(model: LanguageModel, longest: int, config: AttributionConfig) -> int:
-    """How many prompts of at most ``longest`` tokens are attributed together."""
-    settings = model.hf.config
-    sizes = (model.n_layers, model.hidden_size, settings.vocab_size)
-    return prompts_together(point_bytes(*sizes, longest, model.dtype.itemsize), config)
+def target_tokens(
+    model: LanguageModel,
+    prompt: str,
+    target: str,
+    config: AttributionConfig,
+    *,
+    separator: str | None = None,
+    chat: bool = False,
+) -> tuple[int, ...]:
+    """Tokens of a target after a prompt; without ``target_space``, of the target on its own.
+
+    Args:
+        model: The model whose tokenizer is used.
+        prompt: The prompt.
+        target: The target.
+        config: Its ``target_space``.
+        separator: Text between prompt and target; None: the default rule.
+        chat: Whether the prompt is a user's turn in a chat.
+
+    Raises:
+        RequestError: A text cannot be used.
+    """
+    if config.target_space:
+        [completion] = model.complete([prompt], [target], separators=separator, chat=chat)
+        return completion.target
+    return model.alone(target, after=prompt, separator="")
+
+
+# ---------------------------------------------------------------- integrated gradients
+
+
+def alphas(config: AttributionConfig) -> list[float]:
+    """The points α_k of the path, ascending."""
+    n = config.steps
+    if config.alphas == "linspace":
+        return [i / (n - 1) for i in range(n)] if n > 1 else [0.0]
+    first = 0 if config.alphas == "left" else 1
+    return [(first + i) / n for i in range(n)]
+
+
+def attribute(
+    model: LanguageModel, queries: Sequence[Query], config: AttributionConfig
+) -> list[Tensor]:
+    """Attr of all neurons for each query, (L, D) float32 on the CPU, in units of probability."""
+    longest = max((len(query.prompt) for query in queries), default=1)
+    sizes = (model.n_layers, model.hidden_size, model.hf.config.vocab_size)
+    size = prompts_together(point_bytes(*sizes, longest, model.dtype.itemsize), config)
+    with model.frozen(), torch.enable_grad():
+        return [
+            scores
+            for start in range(0, len(queries), size)
+            for scores in _attribute_together(model, queries[start : start + size], config)
+        ]
+
+
+def point_bytes(layers: int, hidden: int, vocabulary: int, tokens: int, itemsize: int) -> int:
+    """Bytes that one point of one prompt's path holds until its backward pass.
+
+    Keys and values of all tokens (the prefix, and joined with the last token), what each block
+    keeps of the last token, and logits, probabilities and their gradients in float32.
+    """
+    keys_and_values = 2 * 2 * tokens * hidden * layers * itemsize
+    activations = 24 * hidden * layers * itemsize
+    return keys_and_values + activations + 4 * vocabulary * 4
+
+
+def prompts_together(point: int, config: AttributionConfig) -> int:
+    """Prompts that are attributed in one backward pass, at ``point`` bytes per point of a path."""
+    return max(1, config.memory_mb * 2**20 // (point * config.steps))
 
 
 def site_path(model: LanguageModel, layer: int, config: AttributionConfig) -> str:
@@ -125,18 +180,25 @@ def _attribute_together(
     rows = torch.arange(len(queries)).repeat_interleave(len(points))  # (B S,)
     tail, seen = _last_token(model, [query.prompt for query in queries], [*blocks, *sites])
     tail = tail.select(rows.to(model.device))
+    targets = TargetLoss.of(
+        [[Completion(query.prompt, query.targets)] for query in queries for _ in points],
+        device=model.device,
+        positions="last_prompt",
+    )
     scores = []
     for layer in layers:
         site = seen[sites[layer]]
         own = site.output if config.site == "pre_activation" else site.inputs
-        own = own.reshape(len(queries), -1)  # (B, D)
-        path = own[:, None] * points.to(own.device, own.dtype)[:, None]  # (B, S, D)
+        own = own.reshape(len(queries), -1)  # a, (B, D)
+        path = own[:, None] * points.to(own.device, own.dtype)[:, None]  # α a, (B, S, D)
         leaf = path.flatten(0, 1).requires_grad_()  # (B S, D)
         hidden = seen[blocks[layer]].inputs[rows.to(own.device)]  # (B S, 1, H)
-        give = effect_of(model, sites[layer], config)
-        with replacing(model, {sites[layer]: _putting(give, leaf)}):
+        effect = effect_of(model, sites[layer], config)
+        with replacing(model, {sites[layer]: _set_to(effect, leaf)}):
             states = tail.above(layer, hidden).run(hidden)[:, 0]  # (B S, H)
-        [gradient] = torch.autograd.grad(_total(model, states, queries, len(points)), leaf)
+        probability = torch.softmax(model.head(model.final_hidden(states)), dim=-1)  # (B S, V)
+        total = targets.weighted(probability, by_row=True).sum()
+        [gradient] = torch.autograd.grad(total, leaf)  # dP / d(α a)
         summed = gradient.float().reshape(path.shape).sum(dim=1)  # (B, D)
         scores.append((own.float() * summed / len(points)).cpu())
     return list(torch.stack(scores, dim=1))  # B x (L, D)
@@ -145,8 +207,8 @@ def _attribute_together(
 def _last_token(
     model: LanguageModel, prompts: Sequence[tuple[int, ...]], paths: Sequence[str]
 ) -> tuple[Tail, dict[str, Activation]]:
-    """All blocks at the prompts' last token, and what the modules at ``paths`` saw there."""
-    # A prompt of one token has nothing before it: a place that nobody looks at stands in for it.
+    """All blocks at the prompts' last token, and the activations of the modules at ``paths``."""
+    # A prompt of one token has no prefix: a masked token takes its place.
     before = padded([prompt[:-1] or prompt for prompt in prompts], model.device)  # (B, P)
     lengths = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
     last = torch.tensor([prompt[-1:] for prompt in prompts], device=model.device)  # (B, 1)
@@ -157,59 +219,57 @@ def _last_token(
     return tail, seen
 
 
-def _putting(
-    give: Callable[[Tensor], Tensor], neurons: Tensor
+def _set_to(
+    effect: Callable[[Tensor], Tensor], neurons: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Replaces a module's output by what it would be for the given neurons."""
-    return lambda _, output: give(neurons.to(output.device)).reshape(output.shape)
+    """Replaces a module's output by what it would be with these values of the neurons."""
+    return lambda _, output: effect(neurons.to(output.device)).reshape(output.shape)
 
 
-def _total(model: LanguageModel, states: Tensor, queries: Sequence[Query], n_points: int) -> Tensor:
-    """Sum over all rows of the mean probability of the row's targets."""
-    picks = [
-        (query * n_points + point, token, 1 / len(each.targets))
-        for query, each in enumerate(queries)
-        for point in range(n_points)
-        for token in each.targets
-    ]
-    row, token, share = (torch.tensor(column) for column in zip(*picks, strict=True))
-    probability = torch.softmax(model.head(model.final_hidden(states)), dim=-1)  # (B S, V)
-    device = probability.device
-    return (probability[row.to(device), token.to(device)] * share.to(device)).sum()
+# ---------------------------------------------------------------- from scores to neurons
 
 
-def attribute_plainly(model: LanguageModel, query: Query, config: AttributionConfig) -> Tensor:
-    """The same for one query, (L, D): one layer and one step at a time, whole prompts."""
-    ids = torch.tensor([query.prompt], device=model.device)  # (1, T)
-    targets = torch.tensor(query.targets, device=model.device)
-    points = alphas(config)
-    scores = []
-    for layer in range(model.n_layers):
-        path = site_path(model, layer, config)
-        with torch.no_grad(), recording(model, [path], stop=True) as seen:
-            forward(model, ids)
-        site = seen[path].output if config.site == "pre_activation" else seen[path].inputs
-        own = site.reshape(ids.shape[1], -1)[-1]  # (D,)
-        give = effect_of(model, path, config)
-        summed = torch.zeros_like(own, dtype=torch.float32)
-        for alpha in points:
-            leaf = (alpha * own)[None].requires_grad_()  # (1, D)
-            with replacing(model, {path: _putting_last(give, leaf)}):
-                states = forward(model, ids)  # (1, T, H)
-            probability = torch.softmax(model.head(states[:, -1]), dim=-1)  # (1, V)
-            [gradient] = torch.autograd.grad(probability[0, targets].mean(), leaf)
-            summed += gradient[0].float()
-        scores.append(own.float() * summed / len(points))
-    return torch.stack(scores).cpu()
+def neurons_above_threshold(scores: Tensor, config: AttributionConfig) -> list[Neuron]:
+    """The coarse set of one prompt, by layer and number.
+
+    Args:
+        scores: (L, D)
+        config: Its ``threshold`` and ``threshold_kind``.
+    """
+    if config.threshold_kind == "adaptive":
+        limit = config.threshold * float(scores.max())
+    elif config.threshold_kind == "absolute":
+        limit = config.threshold
+    else:
+        rank = max(1, round(config.threshold * scores.numel()))
+        limit = float(scores.flatten().kthvalue(rank).values)
+    return [(int(layer), int(neuron)) for layer, neuron in torch.nonzero(scores > limit)]
 
 
-def _putting_last(
-    give: Callable[[Tensor], Tensor], neurons: Tensor
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Replaces a module's output at the last token of the only row."""
+def refined_neurons(coarse: Sequence[Sequence[Neuron]], config: KnConfig) -> list[Neuron]:
+    """Neurons in more than a share ``p`` of the coarse sets, in order of first occurrence.
 
-    def replace(_: Tensor, output: Tensor) -> Tensor:
-        rows = output.reshape(-1, output.shape[-1])  # (T, out)
-        return torch.cat([rows[:-1], give(neurons.to(output.device))]).reshape(output.shape)
+    With ``wanted_neurons``, ``p`` is moved in steps of 0.05 until their number is within range. The
+    original code does that for the average over a relation's facts; here it is done for each fact,
+    so that an edit does not depend on the requests beside it.
+    """
+    p, neurons = config.p, shared_neurons(coarse, config.p)
+    if config.wanted_neurons is None:
+        return neurons
+    least, most = config.wanted_neurons
+    while len(neurons) < least and p > 0:
+        p = max(0.0, p - _P_STEP)
+        neurons = shared_neurons(coarse, p)
+    while len(neurons) > most and p < 1:
+        p = min(1.0, p + _P_STEP)
+        fewer = shared_neurons(coarse, p)
+        if len(fewer) < least:  # too many is better than too few
+            break
+        neurons = fewer
+    return neurons
 
-    return replace
+
+def shared_neurons(coarse: Sequence[Sequence[Neuron]], p: float) -> list[Neuron]:
+    """Neurons in more than a share ``p`` of the coarse sets."""
+    counts = Counter(neuron for neurons in coarse for neuron in neurons)
+    return [neuron for neuron, n in counts.items() if n > p * len(coarse)]

@@ -42,9 +42,6 @@ class AttributionConfig(Config):
     memory_mb: Count = 1024
     """Activations kept for the backward pass; bounds how many facts are attributed together."""
 
-    plain: bool = False
-    """One prompt, one layer, one step at a time, whole prompts: slow, kept as reference."""
-
     @model_validator(mode="after")
     def _share_of_all_neurons(self) -> Self:
         if self.threshold_kind == "percentile" and self.threshold >= 1:

@@ -1,38 +1,63 @@
-"""The editor ``kn``: finds the neurons that express a fact, and rewrites their output rows."""
+"""Knowledge neurons: find the neurons that express a fact, and rewrite their output rows.
+
+Dai et al. 2022, section 5, with the weight edit of the published GPT code. With W_j the row of the
+MLP's output projection that belongs to neuron j (its whole effect on the residual stream), and e
+the token embeddings:
+
+    W_j' = W_j - λ1 e(old) + λ2 sum e(new)      KnEditor._changes; λ1 old_scale, λ2 new_scale
+    W_j' = 0 · W_j, 2 · W_j                     scaled: suppress, enhance
+
+Which neurons: :mod:`editkit_plugins.kn.attribution`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from editkit import Editor, EditRequest, Needs, Rows, WeightDelta
+from editkit import ConfigError, Editor, EditRequest, Needs, Rows, WeightDelta
+from editkit.editing.generation import sampled_contexts
 from editkit.models import LanguageModel, ModelShape
 from editkit.models.orientation import input_major
-from editkit_plugins.kn.attribution import Query, attribute, predictions
+from editkit.prompts import fill
+from editkit.storage.resources import path_of
+from editkit_plugins.kn.attribution import (
+    Neuron,
+    Query,
+    attribute,
+    neurons_above_threshold,
+    point_bytes,
+    predictions,
+    prompts_together,
+    refined_neurons,
+    target_tokens,
+)
 from editkit_plugins.kn.config import KnConfig
-from editkit_plugins.kn.memory import needs
-from editkit_plugins.kn.prompts import Templates, prompts_of, read_templates
-from editkit_plugins.kn.selection import Neuron, coarse, refined
-from editkit_plugins.kn.targets import target_tokens
+
+_TOP_K = 5  # of sampled contexts
 
 _SEVERAL_TOKENS = (
     "the target has several tokens, and their embeddings are added up in one place, so that it "
     "cannot be written as a text"
 )
 
+Templates = Mapping[str, Sequence[str]]
+"""Prompts with ``{}`` for the subject, by relation."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What is known of one fact before anything is written.
+    """The neurons of one fact, and the tokens that its edit concerns.
 
     Attributes:
         neurons: The neurons that express it.
         largest: The largest attribution to any neuron, over the prompts.
-        old: Tokens whose embedding is taken out.
-        new: Tokens whose embedding is put in.
+        old: Tokens whose embeddings are taken out.
+        new: Tokens whose embeddings are added.
     """
 
     neurons: tuple[Neuron, ...]
@@ -42,7 +67,9 @@ class Finding:
 
 
 class KnEditor(Editor[KnConfig]):
-    """Knowledge neurons (Dai et al. 2022), with the weight edit of the published GPT code."""
+    """Writes facts into the rows of the neurons that express them."""
+
+    name = "kn"
 
     def check(self, model: LanguageModel) -> None:
         """Refuse a file of templates that cannot be read.
@@ -53,40 +80,43 @@ class KnEditor(Editor[KnConfig]):
         read_templates(self.config)
 
     def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
-        """Memory of the backward passes and of the scores."""
-        return needs(self.config, shape, requests=requests, tokens=tokens)
+        """Memory of the prompts that share a backward pass, and of all neurons' scores."""
+        several = 1 + self.config.contexts[0] if self.config.refine else 1
+        if self.config.refine:
+            tokens += self.config.contexts[1] + 1
+        sizes = (shape.n_layers, shape.hidden_size, shape.vocabulary)
+        point = point_bytes(*sizes, tokens, shape.bytes_per_value)
+        together = min(requests * several, prompts_together(point, self.config))
+        scores = requests * several * shape.n_layers * shape.inner_size * 4
+        return Needs(
+            edit=together * self.config.steps * point + scores,
+            notes=("The number of neurons, and so the size of the deltas, depends on the fact.",),
+        )
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
-        """One delta of a few rows per request; without any row where no neuron was found.
+        """One delta of a few rows per request; without any row if no neuron was found.
 
         Raises:
             ConfigError: The file of templates cannot be read.
             ModelError: A prompt is longer than the model's context.
         """
-        if not requests:
-            return []
-        deltas, fingerprint = [], model.fingerprint
-        for request, finding in zip(requests, self.find(model, requests), strict=True):
-            notes: dict[str, object] = {
-                "n_neurons": len(finding.neurons),
-                "layers": sorted({layer for layer, _ in finding.neurons}),
-                "largest_attribution": finding.largest,
-                **self._remarks(finding),
-            }
-            deltas.append(
-                WeightDelta(
-                    changes=self._changes(model, finding),
-                    request=request,
-                    editor="kn",
-                    config=self.config.model_dump(mode="json"),
-                    model_fingerprint=fingerprint,
-                    notes=notes,
-                )
+        return [
+            self.delta(
+                model,
+                request,
+                self._changes(model, finding),
+                notes={
+                    "n_neurons": len(finding.neurons),
+                    "layers": sorted({layer for layer, _ in finding.neurons}),
+                    "largest_attribution": finding.largest,
+                    **self._remarks(finding),
+                },
             )
-        return deltas
+            for request, finding in zip(requests, self.find(model, requests), strict=True)
+        ]
 
     def _remarks(self, finding: Finding) -> dict[str, str]:
-        """Notes ``warning`` and ``advice``; whether an edit worked shows only at its prompt."""
+        """Notes ``warning`` and ``advice``; only the edited prompt shows whether an edit worked."""
         advice = "write more neurons: lower threshold ({:g})" + (
             ", or p ({:g})" * self.config.refine
         )
@@ -97,12 +127,14 @@ class KnEditor(Editor[KnConfig]):
                 notes["advice"] = "set target_space: true"
         return notes
 
+    # ------------------------------------------------------------ which neurons
+
     def find(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[Finding]:
         """The neurons of each request, and the tokens that its edit concerns."""
         if not requests:
             return []
         templates = read_templates(self.config)
-        model.requested(requests)  # refuses what cannot be used, subjects too
+        model.requested(requests)  # refuses requests that cannot be used, subjects too
         sentences = [request.sentence for request in requests]
         chats = [request.chat for request in requests]
         guesses = [token for token, _ in predictions(model, sentences, chats)]
@@ -114,8 +146,8 @@ class KnEditor(Editor[KnConfig]):
         findings = []
         for request, guess, queries in zip(requests, guesses, prompts, strict=True):
             tables = [next(scores) for _ in queries]
-            lists = [coarse(table, self.config) for table in tables]
-            neurons = refined(lists, self.config) if self.config.refine else lists[0]
+            coarse = [neurons_above_threshold(table, self.config) for table in tables]
+            neurons = refined_neurons(coarse, self.config) if self.config.refine else coarse[0]
             findings.append(
                 Finding(
                     neurons=tuple(neurons),
@@ -153,8 +185,10 @@ class KnEditor(Editor[KnConfig]):
             model, prompt, target, self.config, separator=request.separator, chat=request.chat
         )
 
+    # ------------------------------------------------------------ their rows
+
     def _changes(self, model: LanguageModel, finding: Finding) -> dict[str, Rows]:
-        """New rows of every layer that has neurons of the fact."""
+        """The changes of every layer that has neurons of the fact."""
         by_layer: dict[int, list[int]] = {}
         for layer, neuron in finding.neurons:
             by_layer.setdefault(layer, []).append(neuron)
@@ -166,9 +200,9 @@ class KnEditor(Editor[KnConfig]):
         changes = {}
         for layer, neurons in by_layer.items():
             name, rows = output_rows(model, layer, neurons)  # (n, H)
-            taken = self.config.old_scale * self._sum(old.to(rows.device), rows)
-            put = self.config.new_scale * self._sum(new.to(rows.device), rows)
-            changes[name] = _rows(model, name, neurons, put - taken)
+            removed = self.config.old_scale * self._sum(old.to(rows.device), rows)
+            added = self.config.new_scale * self._sum(new.to(rows.device), rows)
+            changes[name] = _rows(model, name, neurons, added - removed)
         return changes
 
     def _sum(self, embeddings: Tensor, rows: Tensor) -> Tensor:
@@ -177,6 +211,48 @@ class KnEditor(Editor[KnConfig]):
             return embeddings.sum(dim=0).expand_as(rows)
         directions = embeddings / embeddings.norm(dim=-1, keepdim=True)  # (tokens, H)
         return rows.norm(dim=-1, keepdim=True) * directions.sum(dim=0)
+
+
+def prompts_of(
+    model: LanguageModel, request: EditRequest, templates: Templates, config: KnConfig
+) -> list[str]:
+    """The request's own prompt, and with ``refine`` those of its relation, or sampled contexts."""
+    if not config.refine:
+        return [request.sentence]
+    known = templates.get(request.relation_id or "", ())
+    if known:
+        sentences = [request.sentence, *(fill(template, request.subject) for template in known)]
+        return list(dict.fromkeys(sentences))
+    contexts = sampled_contexts(model, [config.contexts], top_k=_TOP_K, seed=config.seed)
+    return [request.sentence, *(text + request.sentence for text in contexts)]
+
+
+def read_templates(config: KnConfig) -> Templates:
+    """The templates of the config's file; none if it names no file.
+
+    Raises:
+        ConfigError: The file is missing or malformed.
+    """
+    if config.templates is None:
+        return {}
+    path = path_of(config.templates)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"templates {config.templates!r} cannot be read: {error}.",
+            hint="Set editors.kn.templates to a JSON file, or to 'package:file.json'.",
+        ) from None
+    well_formed = isinstance(content, dict) and all(
+        isinstance(templates, list) and all(isinstance(t, str) and "{}" in t for t in templates)
+        for templates in content.values()
+    )
+    if not well_formed:
+        raise ConfigError(
+            f"templates {config.templates!r} do not map relations to lists of prompts.",
+            hint='Write {"P17": ["{} is located in", ...], ...}, with {} for the subject.',
+        )
+    return dict(content)
 
 
 def scaled(model: LanguageModel, neurons: dict[int, list[int]], factor: float) -> dict[str, Rows]:

@@ -1,52 +1,53 @@
-"""The editor ``rome``: a key, a new value, and the rank-one update that maps one to the other."""
+"""ROME, rank-one model editing (Meng et al. 2022, section 3.1; appendix E.5 has the details).
+
+For each request, at one layer, with W the output projection of its MLP (the paper's notation;
+equation numbers are those of the final paper):
+
+    step 1   k* = 1/N sum_j k(x_j + s)                   (3)   find_values -> Value.keys
+    step 2   v* = argmin_z L(z)                          (4)   find_values -> Value.v_star
+    step 3   W' = W + Λ (C⁻¹k*)ᵀ                         (2)   rank_one_update
+             C = E[k kᵀ] over a corpus                         configured_second_moment, Whitening
+
+Steps 1 and 2 and the update are in :mod:`editkit.editing.value`, where other editors use them too.
+Here they are put in sequence (:meth:`RomeEditor.solve`), and edits that did not work are marked.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from editkit import ConfigError, Editor, EditRequest, LowRank, Needs, WeightDelta
-from editkit.covariance.corpora import Corpus
-from editkit.covariance.second_moment import SecondMoment, Whitening, read_published, second_moment
+from editkit import Editor, EditRequest, LowRank, Needs, WeightDelta
+from editkit.covariance.second_moment import Whitening, configured_second_moment
+from editkit.editing.outcomes import is_probable
+from editkit.editing.value import (
+    RankOneUpdate,
+    Value,
+    find_values,
+    rank_one_update,
+    request_rows,
+    sampled_or_given_contexts,
+)
 from editkit.models import LanguageModel, ModelShape
-from editkit.models.encoding import chunks_by_tokens
 from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.contexts import contexts
-from editkit_plugins.rome.needs import rome_needs
-from editkit_plugins.rome.plain import find_value_plainly
-from editkit_plugins.rome.rows import RequestRows, request_rows
-from editkit_plugins.rome.value import Value, find_values
-from editkit_plugins.rome.verdict import verdict
 
+_FLOAT, _DOUBLE = 4, 8  # bytes
 
-@dataclasses.dataclass(frozen=True)
-class Solution:
-    """One edit in the paper's terms.
+_AT_BOUND = 0.99
+"""An offset this close to the clamp's radius is held back by it."""
 
-    Attributes:
-        value: Keys, outputs, and the optimised offset.
-        u: Direction of the update in key space, of unit norm, (D,).
-        v_star: The new value, (H,).
-        right: The update is ``outer(u, right)``, (H,).
-        divisor: The bare (or mean) key along u.
-    """
-
-    value: Value
-    u: Tensor
-    v_star: Tensor
-    right: Tensor
-    divisor: float
+_ORTHOGONAL = 1e-3
+"""Share of a key along u below which the update divides by almost nothing."""
 
 
 class RomeEditor(Editor[RomeConfig]):
-    """Rank-one model editing (Meng et al. 2022, section 3.1)."""
+    """Writes each fact with one rank-one update of one matrix."""
+
+    name = "rome"
 
     def __init__(self, config: RomeConfig) -> None:
         super().__init__(config)
-        self._inverse: tuple[str, Whitening | None] | None = None
+        self._whitening: tuple[str, Whitening | None] | None = None  # of a model's fingerprint
 
     def layer(self, model: LanguageModel) -> int:
         """The block that is edited: the config's, or a third of the model's depth."""
@@ -55,15 +56,14 @@ class RomeEditor(Editor[RomeConfig]):
         return layer
 
     def check(self, model: LanguageModel) -> None:
-        """Refuse a layer that the model does not have, and a second moment of no corpus.
+        """Refuse a layer that the model does not have, and a second moment without a corpus.
 
         Raises:
             ModelError: There is no such layer.
             ConfigError: A second moment is wanted, but no corpus and no file was named.
         """
         self.layer(model)
-        if self.config.second_moment and self.config.second_moment_file is None:
-            self._corpus()
+        self.config.corpus_for(self.name)
 
     def prepare(self, model: LanguageModel) -> None:
         """Sample the contexts and get the second moment, both cached.
@@ -72,12 +72,8 @@ class RomeEditor(Editor[RomeConfig]):
             ConfigError: A second moment is wanted, but no corpus and no file was named; or it is
                 singular and no ridge was set.
         """
-        contexts(model, self.config)
-        self._whitening(model)
-
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
-        """Memory for the second moment, its factor and activations."""
-        return rome_needs(self.config, shape, requests=requests, tokens=tokens)
+        sampled_or_given_contexts(model, self.config)
+        self.whitening(model)
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One rank-one delta per request.
@@ -86,113 +82,123 @@ class RomeEditor(Editor[RomeConfig]):
             RequestError: A subject has no token of its own.
             ModelError: A prompt is longer than the model's context.
         """
-        name = f"{model.path(self.layer(model), 'mlp_out')}.weight"
-        weight = model.hf.get_parameter(name)
-        typical = float(weight.detach().float().norm())
-        deltas, fingerprint = [], model.fingerprint
-        for request, solution in zip(requests, self.solve(model, requests), strict=True):
-            change = LowRank(solution.u[:, None], solution.right[None])  # (D, 1), (1, H)
-            layer = self.layer(model)
-            unstable = self._stability(solution, typical, layer)
-            notes = {**unstable, **verdict(solution.value, self.config, layer)}
+        layer = self.layer(model)
+        name = f"{model.path(layer, 'mlp_out')}.weight"
+        weight_norm = float(model.hf.get_parameter(name).detach().float().norm())
+        deltas = []
+        for request, update in zip(requests, self.solve(model, requests), strict=True):
+            change = LowRank(update.u[:, None], update.right[None])  # (D, 1), (1, H)
+            unstable = instability(update, weight_norm, self.config, layer)
+            notes = {**unstable, **convergence(update.value, self.config, layer)}
             if unstable and not notes["converged"]:
                 notes["advice"] = f"{notes['advice']}; and {unstable['advice']}"
-            deltas.append(
-                WeightDelta(
-                    changes={name: change},
-                    request=request,
-                    editor="rome",
-                    config=self.config.model_dump(mode="json"),
-                    model_fingerprint=fingerprint,
-                    notes=notes,
-                )
-            )
+            deltas.append(self.delta(model, request, {name: change}, notes=notes))
         return deltas
 
-    def solve(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[Solution]:
-        """Keys, values and updates in the paper's terms; what :meth:`edit` makes deltas of."""
+    def solve(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[RankOneUpdate]:
+        """Keys, values and updates in the paper's terms; :meth:`edit` turns them into deltas."""
         if not requests:
             return []
-        layer = self.layer(model)
-        before = contexts(model, self.config)
-        whitening = self._whitening(model)
-        rows = [request_rows(model, request, before, self.config) for request in requests]
-        with model.frozen(), torch.enable_grad():
-            values: dict[int, Value] = {}
-            for group in self._groups(model, rows, layer):
-                found = self._values(model, [rows[i] for i in group], layer)
-                values.update(zip(group, found, strict=True))
-        return [self._solution(values[i], whitening) for i in range(len(rows))]
+        contexts = sampled_or_given_contexts(model, self.config)
+        whitening = self.whitening(model)
+        rows = [request_rows(model, request, contexts, self.config) for request in requests]
+        values = find_values(model, rows, self.layer(model), self.config)
+        solve = None if whitening is None else whitening.solve
+        return [rank_one_update(value, solve, key=self.config.update_key) for value in values]
 
-    def _values(self, model: LanguageModel, rows: Sequence[RequestRows], layer: int) -> list[Value]:
-        if self.config.plain:
-            return [find_value_plainly(model, each, layer, self.config) for each in rows]
-        return find_values(model, rows, layer, self.config)
-
-    def _groups(
-        self, model: LanguageModel, rows: Sequence[RequestRows], layer: int
-    ) -> list[list[int]]:
-        """Requests that are optimised together: of similar length, as many as memory allows."""
-        lengths = [max(len(row.ids) - row.position for row in each.all) for each in rows]
-        bytes_per_token = 4 * 40 * model.hidden_size * (model.n_layers - layer)
-        budget = self.config.memory_mb * 2**20 // bytes_per_token
-        return chunks_by_tokens(lengths, budget, rows=len(rows[0].all))
-
-    def _solution(self, value: Value, whitening: Whitening | None) -> Solution:
-        """The rank-one update of Meng et al. 2022, equation 2.
-
-        With ``update_key`` mean it is the equation to the letter: the edited matrix maps k* to v*.
-        """
-        mean = value.keys.mean(dim=0)  # (D,)
-        u = mean if whitening is None else whitening.solve(mean)
-        u = u / u.norm()
-        v_star = value.v0 + value.delta
-        if self.config.update_key == "bare":
-            key, output = value.bare_key, value.v0
-        else:
-            key, output = mean, value.outputs.mean(dim=0)  # W is linear: the output of the mean
-        divisor = key @ u
-        right = (v_star - output) / divisor
-        return Solution(value, u, v_star, right, float(divisor))
-
-    def _stability(self, solution: Solution, typical: float, layer: int) -> dict[str, str]:
-        norm = float(solution.right.norm())
-        length = float(solution.value.bare_key.norm())
-        if abs(solution.divisor) < 1e-3 * length:
-            reason = f"the key is nearly orthogonal to u ({solution.divisor:.2g})"
-        elif norm > self.config.unstable_norm * typical:
-            reason = f"the update's norm is {norm:.3g}, the weight's {typical:.3g}"
-        else:
-            return {}
-        advice = f"raise ridge ({self.config.ridge:g}), or edit another layer than {layer}"
-        return {"unstable": reason, "advice": advice}
-
-    def _whitening(self, model: LanguageModel) -> Whitening | None:
-        """C, factorised once for a model."""
+    def whitening(self, model: LanguageModel) -> Whitening | None:
+        """C, factorised once for a model; None without C."""
         fingerprint = model.fingerprint
-        if self._inverse is None or self._inverse[0] != fingerprint:
-            whitening = None
-            if self.config.second_moment:
-                path = model.path(self.layer(model), "mlp_out")
-                whitening = Whitening.of(self._statistic(model, path), self.config.ridge)
-            self._inverse = (fingerprint, whitening)
-        return self._inverse[1]
+        if self._whitening is None or self._whitening[0] != fingerprint:
+            path = model.path(self.layer(model), "mlp_out")
+            moment = configured_second_moment(model, path, self.config, editor=self.name)
+            whitening = None if moment is None else Whitening.of(moment, self.config.ridge)
+            self._whitening = (fingerprint, whitening)
+        return self._whitening[1]
 
-    def _statistic(self, model: LanguageModel, path: str) -> SecondMoment:
-        if self.config.second_moment_file is not None:
-            return read_published(self.config.second_moment_file)
-        return second_moment(
-            model,
-            path,
-            self._corpus(),
-            tokens=self.config.corpus_tokens,
-            row_tokens=self.config.corpus_row_tokens,
+    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+        """Memory of the second moment, its factor, and the activations of requests side by side.
+
+        The edited token is assumed to be in the middle of a request: only the tokens after it are
+        run again at each step.
+        """
+        config = self.config
+        layer = shape.n_layers // 3 if config.layer is None else config.layer
+        path = shape.path(layer, "mlp_out")
+        square = shape.inner_size**2 if config.second_moment else 0
+        sampled = sum(n for n, _ in config.context_lengths)
+        sampled = sampled if config.contexts is None else len(config.contexts)
+        rows_per_request = (sampled if config.value_contexts else 0) + 2  # bare prompt, essence
+        width = tokens // 2 + 1
+        upper = shape.n_layers - layer
+        budget = config.memory_mb * 2**20 // (_FLOAT * 40 * shape.hidden_size * upper)
+        together = max(1, min(requests, budget // (rows_per_request * width)))
+        n_rows = together * rows_per_request
+        activations = n_rows * width * shape.saved_bytes * upper
+        logits = 3 * 2 * n_rows * shape.vocabulary * shape.bytes_per_value  # softmax, gradient too
+        prefix = 2 * n_rows * (tokens - width) * shape.hidden_size * shape.bytes_per_value
+        factor = square * _DOUBLE
+        deltas = requests * (shape.inner_size + shape.hidden_size) * _FLOAT
+        return Needs(
+            prepare=square * (_FLOAT + _DOUBLE + _DOUBLE),  # C, C in float64, its Cholesky factor
+            edit=factor + activations + logits + prefix * shape.n_layers + deltas,
+            deltas=factor + deltas,
+            statistics=config.statistics(path, shape.inner_size),
+            notes=(f"{together} of {requests} requests are optimised side by side (memory_mb)",),
         )
 
-    def _corpus(self) -> Corpus:
-        if self.config.corpus is None:
-            raise ConfigError(
-                "rome needs a corpus for the second moment of its keys, and none is named.",
-                hint="Set editors.rome.corpus (or second_moment_file), or second_moment: false.",
-            )
-        return Corpus(self.config.corpus, self.config.corpus_order, self.config.corpus_seed)
+
+# ---------------------------------------------------------------- how it went
+
+
+def convergence(value: Value, config: RomeConfig, layer: int) -> dict[str, Any]:
+    """Notes on the value's optimisation: ``loss``, ``nll``, ``steps``, ``converged``, ``advice``.
+
+    It converged if the whole loss fell below ``stop_loss``, or if the target is more probable than
+    not: the essence and decay terms may keep the loss up after the target is learnt.
+
+    Args:
+        value: The optimised value.
+        config: Hyperparameters.
+        layer: The edited block.
+    """
+    last = value.losses[-1]
+    nll = last.nll / (value.tokens if config.target_loss == "sum" else 1)  # of one token
+    notes = {"layer": layer, "loss": last.total, "nll": nll, "steps": len(value.losses)}
+    if last.total < config.stop_loss or is_probable(nll):
+        return {**notes, "converged": True}
+    size, unit = float(value.delta.norm()), float(value.v0.norm())
+    if config.clamp is not None and size >= _AT_BOUND * config.clamp * unit:
+        advice = (
+            f"raise clamp ({config.clamp:g}), which holds the value back, or edit another layer"
+        )
+    elif last.decay > last.nll:
+        advice = f"lower weight_decay ({config.weight_decay:g}), which outweighs the target"
+    elif last.kl > last.nll:
+        advice = f"lower kl_factor ({config.kl_factor:g}), which outweighs the target"
+    else:
+        raised = f"raise steps ({config.steps}) or lr ({config.lr:g})"
+        advice = f"{raised}, or edit another layer than {layer}"
+    return {**notes, "converged": False, "advice": advice}
+
+
+def instability(
+    update: RankOneUpdate, weight_norm: float, config: RomeConfig, layer: int
+) -> dict[str, str]:
+    """Notes ``unstable`` and ``advice`` of an update that is unusually large; else none.
+
+    Args:
+        update: The update.
+        weight_norm: Frobenius norm of the edited matrix.
+        config: Hyperparameters.
+        layer: The edited block.
+    """
+    norm, length = float(update.right.norm()), float(update.value.bare_key.norm())
+    if abs(update.divisor) < _ORTHOGONAL * length:
+        reason = f"the key is nearly orthogonal to u ({update.divisor:.2g})"
+    elif norm > config.unstable_norm * weight_norm:
+        reason = f"the update's norm is {norm:.3g}, the weight's {weight_norm:.3g}"
+    else:
+        return {}
+    advice = f"raise ridge ({config.ridge:g}), or edit another layer than {layer}"
+    return {"unstable": reason, "advice": advice}

@@ -20,7 +20,9 @@ from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor
 from tests.parity import difference
 from tests.plugins.finetune.test_finetune import loss_of
+from tests.plugins.kn.oracle import attribute_plainly
 from tests.plugins.learned.samples import BOTH, editor_of, training
+from tests.plugins.rome.oracle import solve_plainly
 from tests.plugins.tracing.test_tracing import assert_close, both_ways
 from tests.windowed import FAMILIES, WINDOWED, windowed
 
@@ -48,7 +50,7 @@ def test_rome_values_are_those_of_whole_rows(name: str, window: int, position: s
     model = windowed(name, window)
     config = ROME.model_copy(update={"position": position})
     fast = RomeEditor(config).solve(model, REQUESTS)
-    plain = RomeEditor(config.model_copy(update={"plain": True})).solve(model, REQUESTS)
+    plain = solve_plainly(RomeEditor(config), model, REQUESTS)
     for found, expected in zip(fast, plain, strict=True):
         assert difference(found.value.keys, expected.value.keys) < 1e-5
         assert difference(found.value.delta, expected.value.delta) < 1e-4
@@ -63,7 +65,7 @@ def test_neurons_are_attributed_as_in_whole_prompts(name: str) -> None:
     rows = [encoding.ids for encoding in model.encode([r.sentence for r in REQUESTS])]
     queries = [Query(row, (7 + i, 40)) for i, row in enumerate([*rows, (5,)])]
     found = attribute(model, queries, AttributionConfig(steps=4))
-    plain = attribute(model, queries, AttributionConfig(steps=4, plain=True))
+    plain = attribute_plainly(model, queries, AttributionConfig(steps=4))
     for scores, expected in zip(found, plain, strict=True):
         assert float((scores - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 

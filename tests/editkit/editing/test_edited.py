@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from editkit import Dense, EditedModels, applied
+from editkit import Dense, EditedModels, LowRank, applied
 from editkit.editing.edited import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward
@@ -95,3 +95,44 @@ def test_unedited_is_the_model_itself() -> None:
 def test_no_queries_no_answers() -> None:
     model = tiny()
     assert EditedModels(model, []).candidate_nll([]) == []
+
+
+def tensor_bytes(value: object, seen: set[int]) -> int:
+    """Bytes of all tensors that a function holds in its closure, each counted once."""
+    if isinstance(value, torch.Tensor):
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen:
+            return 0
+        seen.add(storage.data_ptr())
+        return storage.nbytes()
+    if isinstance(value, list | tuple):
+        return sum(tensor_bytes(each, seen) for each in value)
+    cells = getattr(value, "__closure__", None) or ()
+    return sum(tensor_bytes(cell.cell_contents, seen) for cell in cells)
+
+
+def test_requests_of_a_joint_edit_share_the_memory_of_its_delta() -> None:
+    model = tiny()
+    path = model.path(1, "mlp_out")
+    n_requests, rank = 200, 100
+    left, right = torch.randn(128, rank) / 100, torch.randn(rank, 32) / 100
+    delta = dataclasses.replace(
+        delta_for(model, kinds=""), changes={f"{path}.weight": LowRank(left, right)}
+    )
+    models = EditedModels(model, [delta] * n_requests)
+    with models.rows(range(n_requests)):
+        [hook] = model.module(path)._forward_hooks.values()
+        held = tensor_bytes(hook, {left.data_ptr(), right.data_ptr()})
+    assert held <= 1.1 * (left.nbytes + right.nbytes)
+
+
+@pytest.mark.parametrize("kinds", ["l", "r", "d", "lrd"])
+def test_rows_that_share_a_delta_score_as_with_a_delta_of_their_own(kinds: str) -> None:
+    model = tiny()
+    shared, other = delta_for(model, 1, kinds=kinds), delta_for(model, 2, kinds="l")
+    copies = [dataclasses.replace(shared, changes=delta_for(model, 1, kinds=kinds).changes)] * 2
+    queries = [CandidateQuery(e, text, CANDIDATES) for e in (0, 1, 2) for text in TEXTS]
+    joint = EditedModels(model, [shared, shared, other]).candidate_nll(queries)
+    own = EditedModels(model, [shared, copies[0], other]).candidate_nll(queries)
+    for a, b in zip(joint, own, strict=True):
+        assert a == pytest.approx(b, rel=1e-5)

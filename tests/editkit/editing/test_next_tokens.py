@@ -49,7 +49,7 @@ def test_changes_of_tied_embeddings_are_asked_one_model_at_a_time() -> None:
         delta_for(model, kinds=""), changes={"transformer.wte.weight": Dense(values)}
     )
     models = EditedModels(model, [delta_for(model, 1), delta, delta_for(model, 2)])
-    assert not models.batchable
+    assert not models._batchable
     [encoding] = model.encode(TEXTS[:1])
     queries = [NextTokenQuery(edit, encoding.ids) for edit in (1, 0)]
     before = model.weights_digest()

@@ -11,11 +11,11 @@ import pytest
 from editkit import EditRequest, Fact, ModelError, Probe, Record, RequestError, make_editor
 from editkit import trace as trace_fact
 from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery
+from editkit.editing.value import request_rows
 from editkit.models import LanguageModel
 from editkit.models.chat import ChatTemplate
 from editkit_plugins.learned.training.data import draw_edits, fact_texts
 from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.rows import request_rows
 from editkit_plugins.text_metrics.config import GenerationConfig
 from editkit_plugins.text_metrics.writing import written
 from editkit_plugins.zsre.config import ZsreAccuracyConfig

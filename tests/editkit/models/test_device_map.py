@@ -99,7 +99,7 @@ def test_edits_are_those_of_one_device(
             assert torch.equal(cpu(weight), before[name])
 
 
-@pytest.mark.parametrize("values", [{}, {"plain": True}, {"site": "post_activation"}], ids=str)
+@pytest.mark.parametrize("values", [{}, {"site": "post_activation"}], ids=str)
 @pytest.mark.parametrize("architecture", by_default(["gpt2", "opt", "llama"], "gpt2"))
 def test_neurons_are_those_of_one_device(architecture: str, values: dict[str, Any]) -> None:
     values = {**values, "steps": 4, "target_space": True}
@@ -115,12 +115,12 @@ def test_neurons_are_those_of_one_device(architecture: str, values: dict[str, An
                 pass
 
 
-def test_sampling_plain_rome_and_second_moments_too(
+def test_sampled_contexts_and_second_moments_are_those_of_one_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(SENTENCES * 20), encoding="utf-8")
-    values = {"layer": 2, "steps": 3, "plain": True, "corpus": str(corpus), "ridge": 1e-2}
+    values = {"layer": 2, "steps": 3, "corpus": str(corpus), "ridge": 1e-2}
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "one"))
     expected = make_editor("rome", tiny(), **values).edit(tiny(), REQUESTS[:1])[0]
     texts = sampled_contexts(tiny(), [(2, 3)], top_k=5, seed=0)

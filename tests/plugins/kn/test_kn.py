@@ -25,12 +25,18 @@ from editkit import (
 )
 from editkit.editing.edited import CandidateQuery
 from editkit.models.running import forward, recording
-from editkit_plugins.kn.attribution import Query, alphas, attribute
+from editkit_plugins.kn.attribution import (
+    Query,
+    alphas,
+    attribute,
+    neurons_above_threshold,
+    refined_neurons,
+    shared_neurons,
+)
 from editkit_plugins.kn.config import AttributionConfig, KnConfig, KnowledgeNeuronsConfig
-from editkit_plugins.kn.editor import KnEditor, scaled
+from editkit_plugins.kn.editor import KnEditor, prompts_of, read_templates, scaled
 from editkit_plugins.kn.locator import KnowledgeNeuronsLocator
-from editkit_plugins.kn.prompts import prompts_of, read_templates
-from editkit_plugins.kn.selection import coarse, refined, shared
+from tests.plugins.kn.oracle import attribute_plainly
 from tests.selection import by_default
 from tests.tiny import ARCHITECTURES, tiny
 
@@ -61,7 +67,7 @@ def test_batched_is_one_step_at_a_time(architecture: str, site: str) -> None:
     model = tiny(architecture)
     values = {"site": site, "steps": 5}
     batched = attribute(model, asked(model), AttributionConfig(**values))
-    plain = attribute(model, asked(model), AttributionConfig(**values, plain=True))
+    plain = attribute_plainly(model, asked(model), AttributionConfig(**values))
     for found, expected in zip(batched, plain, strict=True):
         assert found.shape == expected.shape
         assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
@@ -116,12 +122,12 @@ def test_the_points_of_the_path(kind: str, points: list[float]) -> None:
 
 def test_thresholds() -> None:
     scores = torch.tensor([[0.1, 0.5, -3.0], [1.0, 0.2, 0.0]])
-    assert coarse(scores, AttributionConfig(threshold=0.2)) == [(0, 1), (1, 0)]
+    assert neurons_above_threshold(scores, AttributionConfig(threshold=0.2)) == [(0, 1), (1, 0)]
     absolute = AttributionConfig(threshold=0.15, threshold_kind="absolute")
-    assert coarse(scores, absolute) == [(0, 1), (1, 0), (1, 1)]
+    assert neurons_above_threshold(scores, absolute) == [(0, 1), (1, 0), (1, 1)]
     share = AttributionConfig(threshold=0.5, threshold_kind="percentile")
-    assert coarse(scores, share) == [(0, 1), (1, 0), (1, 1)]
-    assert coarse(-scores.abs(), AttributionConfig(threshold=0.2)) == []
+    assert neurons_above_threshold(scores, share) == [(0, 1), (1, 0), (1, 1)]
+    assert neurons_above_threshold(-scores.abs(), AttributionConfig(threshold=0.2)) == []
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ neuron_lists = st.lists(
 
 @given(neuron_lists, st.floats(0, 0.99))
 def test_shared_neurons_are_in_more_than_p_of_the_lists(lists: list, p: float) -> None:
-    found = shared(lists, p)
+    found = shared_neurons(lists, p)
     assert len(set(found)) == len(found)
     for neuron in {neuron for neurons in lists for neuron in neurons}:
         share = sum(neuron in neurons for neurons in lists)
@@ -153,12 +159,12 @@ def test_shared_neurons_are_in_more_than_p_of_the_lists(lists: list, p: float) -
 @given(neuron_lists, st.floats(0, 0.99), st.integers(1, 4), st.integers(0, 3))
 def test_p_is_moved_towards_the_wanted_number(lists: list, p: float, least: int, more: int) -> None:
     config = KnConfig(refine=True, p=p, wanted_neurons=(least, least + more))
-    found = refined(lists, config)
-    everything = shared(lists, 0.0)
+    found = refined_neurons(lists, config)
+    everything = shared_neurons(lists, 0.0)
     assert set(found) <= set(everything)
     assert len(found) >= min(least, len(everything))
-    if least <= len(shared(lists, p)) <= least + more:
-        assert found == shared(lists, p)
+    if least <= len(shared_neurons(lists, p)) <= least + more:
+        assert found == shared_neurons(lists, p)
 
 
 def test_suppressing_is_silencing_and_enhancing_is_doubling() -> None:
@@ -269,8 +275,8 @@ def test_templates_of_the_relation_are_filled(tmp_path: Path) -> None:
     [
         (None, "cannot be read"),
         ("{", "cannot be read"),
-        ('["{} is"]', "no mapping"),
-        ('{"P1": ["no place"]}', "no mapping"),
+        ('["{} is"]', "do not map relations"),
+        ('{"P1": ["no place"]}', "do not map relations"),
     ],
 )
 def test_bad_templates_are_refused_at_once(content: str | None, said: str, tmp_path: Path) -> None:

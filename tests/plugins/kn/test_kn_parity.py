@@ -9,11 +9,16 @@ import torch
 
 from editkit import EditRequest, LanguageModel, applied
 from editkit.models.running import forward
-from editkit_plugins.kn.attribution import Query, attribute
+from editkit_plugins.kn.attribution import (
+    Query,
+    attribute,
+    neurons_above_threshold,
+    shared_neurons,
+)
 from editkit_plugins.kn.config import AttributionConfig, KnConfig
 from editkit_plugins.kn.editor import KnEditor
-from editkit_plugins.kn.selection import coarse, shared
 from tests.parity import Parity, difference
+from tests.plugins.kn.oracle import attribute_plainly
 
 _SCORES = {
     "scores_pre_gelu": {},
@@ -37,7 +42,8 @@ def queries(parity: Parity, target: str = "target") -> list[Query]:
 def test_scores(parity: Parity, name: str, plain: bool) -> None:
     target = "no_space_target" if name.endswith("no_space_target") else "target"
     asked = queries(parity, target)
-    found = attribute(parity.model, asked, AttributionConfig(**_SCORES[name], plain=plain))
+    attributed = attribute_plainly if plain else attribute
+    found = attributed(parity.model, asked, AttributionConfig(**_SCORES[name]))
     for index, scores in enumerate(found):
         expected = parity.arrays("kn")[f"prompt{index}.{name}"]
         assert difference(scores, expected) < 1e-5
@@ -65,7 +71,7 @@ def test_coarse_lists(parity: Parity) -> None:
         assert float(scores.max()) == pytest.approx(entry["max_score"], rel=1e-5)
         for threshold in (0.2, 0.3):
             listed = [tuple(n) for n in entry[f"coarse_neurons_adaptive_{threshold}"]]
-            assert coarse(scores, AttributionConfig(threshold=threshold)) == listed
+            assert neurons_above_threshold(scores, AttributionConfig(threshold=threshold)) == listed
 
 
 def test_refined_lists(parity: Parity) -> None:
@@ -75,8 +81,11 @@ def test_refined_lists(parity: Parity) -> None:
     for entry in entries:
         [wanted] = parity.model.encode([entry["target"]])
         asked = [Query(e.ids, wanted.ids) for e in parity.model.encode(entry["prompts"])]
-        lists = [coarse(scores, config) for scores in attribute(parity.model, asked, config)]
-        assert shared(lists, entry["p"]) == [tuple(neuron) for neuron in entry["neurons"]]
+        lists = [
+            neurons_above_threshold(scores, config)
+            for scores in attribute(parity.model, asked, config)
+        ]
+        assert shared_neurons(lists, entry["p"]) == [tuple(neuron) for neuron in entry["neurons"]]
 
 
 def edits(parity: Parity) -> list[tuple[dict[str, Any], EditRequest, KnConfig]]:

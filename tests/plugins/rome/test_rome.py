@@ -14,14 +14,14 @@ from editkit import (
     load_model,
     make_editor,
 )
+from editkit.covariance.second_moment import configured_second_moment
+from editkit.editing.value import Value, ValueLoss, sampled_or_given_contexts
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording
 from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.contexts import contexts
-from editkit_plugins.rome.editor import RomeEditor
-from editkit_plugins.rome.value import Loss, Value
-from editkit_plugins.rome.verdict import verdict
+from editkit_plugins.rome.editor import RomeEditor, convergence
 from tests.parity import difference
+from tests.plugins.rome.oracle import solve_plainly
 from tests.tiny import ARCHITECTURES, SENTENCES, tiny
 
 REQUESTS = [
@@ -56,7 +56,7 @@ def test_reuse_and_batching_change_nothing(name: str) -> None:
     model = tiny(name)
     before = model.weights_digest()
     fast = RomeEditor(RomeConfig(**QUICK)).solve(model, REQUESTS)
-    plain = RomeEditor(RomeConfig(**QUICK, plain=True)).solve(model, REQUESTS)
+    plain = solve_plainly(RomeEditor(RomeConfig(**QUICK)), model, REQUESTS)
     for a, b in zip(fast, plain, strict=True):
         assert [x.total for x in a.value.losses] == pytest.approx(
             [x.total for x in b.value.losses], rel=1e-4
@@ -73,7 +73,7 @@ def test_every_layer_and_token(layer: int, position: str) -> None:
     model = tiny()
     values = {**QUICK, "layer": layer, "position": position, "kl_position": "prompt_last"}
     fast = RomeEditor(RomeConfig(**values)).solve(model, REQUESTS)
-    plain = RomeEditor(RomeConfig(**values, plain=True)).solve(model, REQUESTS)
+    plain = solve_plainly(RomeEditor(RomeConfig(**values)), model, REQUESTS)
     for a, b in zip(fast, plain, strict=True):
         # Above the last block an early token can change nothing: both offsets are zero then.
         torch.testing.assert_close(a.right, b.right, rtol=1e-3, atol=1e-3 * float(b.right.norm()))
@@ -111,7 +111,7 @@ def test_the_edited_model_maps_the_bare_key_to_the_new_value(name: str) -> None:
         with applied(model, delta), torch.no_grad(), recording(model, [path]) as seen:
             forward(model, padded([encoding.ids], "cpu"))
         torch.testing.assert_close(
-            seen[path].output[0, position], solution.v_star, rtol=1e-3, atol=1e-3
+            seen[path].output[0, position], solution.value.v_star, rtol=1e-3, atol=1e-3
         )
         [change] = delta.changes.values()
         assert isinstance(change, LowRank)
@@ -133,7 +133,7 @@ def test_update_key_mean_uses_the_mean_in_both_places() -> None:
     bias = model.hf.get_parameter("transformer.h.1.mlp.c_proj.bias").detach()
     mean = solution.value.keys.mean(dim=0)
     edited = mean @ (weight + torch.outer(solution.u, solution.right)) + bias
-    torch.testing.assert_close(edited, solution.v_star, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(edited, solution.value.v_star, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -168,8 +168,8 @@ def test_the_second_moment_turns_the_key(corpus: str) -> None:
     editor = RomeEditor(RomeConfig(**values))
     editor.prepare(model)
     [solution] = editor.solve(model, REQUESTS[:1])
-    statistic = editor._statistic(model, model.path(1, "mlp_out"))
-    matrix = statistic.matrix.double()
+    moment = configured_second_moment(model, model.path(1, "mlp_out"), editor.config, editor="rome")
+    matrix = moment.matrix.double()
     matrix += 1e-2 * matrix.diagonal().mean() * torch.eye(len(matrix))
     expected = torch.linalg.solve(matrix, solution.value.keys.mean(dim=0).double())
     assert difference(solution.u, expected / expected.norm()) < 1e-5
@@ -186,11 +186,13 @@ def test_a_missing_corpus_and_a_singular_statistic_say_what_to_set(corpus: str) 
 
 def test_sampled_contexts_are_seeded_and_cached(corpus: str) -> None:
     model = tiny()
-    found = contexts(model, RomeConfig(seed=1))
-    assert found == contexts(model, RomeConfig(seed=1)) != contexts(model, RomeConfig(seed=2))
-    assert len(found) == 21
-    assert found[0] == ""
-    assert all(text.endswith(". ") for text in found[1:])
+    contexts, again, others = (
+        sampled_or_given_contexts(model, RomeConfig(seed=seed)) for seed in (1, 1, 2)
+    )
+    assert contexts == again != others
+    assert len(contexts) == 21
+    assert contexts[0] == ""
+    assert all(text.endswith(". ") for text in contexts[1:])
 
 
 def test_a_wild_update_is_marked_as_unstable() -> None:
@@ -216,14 +218,14 @@ def value(*, total: float, nll: float, kl: float = 0.0, decay: float = 0.0, size
     """An optimised value of which only the last loss and the offset's length matter."""
     outputs = torch.ones(3, 4)  # |v0| = 2
     delta = torch.tensor([size, 0.0, 0.0, 0.0])
-    first = Loss(9.0, 9.0, 0.0, 0.0)
-    losses = (first, Loss(total, nll, kl, decay))
+    first = ValueLoss(9.0, 9.0, 0.0, 0.0)
+    losses = (first, ValueLoss(total, nll, kl, decay))
     keys = torch.ones(3, 8)
     return Value(keys, outputs, keys[0], outputs[0], delta, losses, tokens=2)
 
 
 @pytest.mark.parametrize(
-    ("found", "advice"),
+    ("optimised", "advice"),
     [
         (value(total=0.04, nll=0.03), None),
         (value(total=0.9, nll=0.6, decay=0.3), None),  # learnt, whatever the other terms are
@@ -234,23 +236,23 @@ def value(*, total: float, nll: float, kl: float = 0.0, decay: float = 0.0, size
     ],
 )
 def test_an_edit_converged_if_its_target_is_probable_or_else_what_holds_it_back(
-    found: Value, advice: str | None
+    optimised: Value, advice: str | None
 ) -> None:
-    notes = verdict(found, RomeConfig(), 1)
+    notes = convergence(optimised, RomeConfig(), 1)
     assert notes["converged"] is (advice is None)
-    assert (notes["loss"], notes["steps"]) == (found.losses[-1].total, 2)
+    assert (notes["loss"], notes["steps"]) == (optimised.losses[-1].total, 2)
     assert (advice or "") in notes.get("advice", "")
     assert ("advice" in notes) is (advice is not None)
 
 
 def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
-    found = value(total=1.2, nll=1.2)
-    assert verdict(found, RomeConfig(target_loss="sum", clamp=None), 1)["converged"]
-    assert not verdict(found, RomeConfig(clamp=None), 1)["converged"]
+    optimised = value(total=1.2, nll=1.2)
+    assert convergence(optimised, RomeConfig(target_loss="sum", clamp=None), 1)["converged"]
+    assert not convergence(optimised, RomeConfig(clamp=None), 1)["converged"]
 
 
 def test_a_bound_that_is_reached_is_convergence() -> None:
-    assert verdict(value(total=1.0, nll=0.9), RomeConfig(stop_loss=1.5), 1)["converged"]
+    assert convergence(value(total=1.0, nll=0.9), RomeConfig(stop_loss=1.5), 1)["converged"]
 
 
 def test_edits_of_an_untrained_model_are_reported_and_those_of_atlas_are_not(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from editkit.covariance.second_moment import SecondMoment, compute_second_moment
+from editkit.covariance.second_moment import SecondMoment, Whitening, compute_second_moment
+from editkit.editing.value import RankOneUpdate, request_rows
 from editkit.models import LanguageModel
 from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.editor import RomeEditor, Solution
+from editkit_plugins.rome.editor import RomeEditor
 from tests.parity import Parity, difference
+from tests.plugins.rome.oracle import solve_plainly
 from tests.selection import by_default
 
 # The statistic and the templates are pinned; what remains is rounding. The published code inverts
@@ -25,8 +27,10 @@ class PinnedRome(RomeEditor):
         super().__init__(config)
         self.statistic = statistic
 
-    def _statistic(self, model: LanguageModel, path: str) -> SecondMoment:
-        return self.statistic
+    def whitening(self, model: LanguageModel) -> Whitening | None:
+        return (
+            Whitening.of(self.statistic, self.config.ridge) if self.config.second_moment else None
+        )
 
 
 def config(parity: Parity, **changes: object) -> RomeConfig:
@@ -41,12 +45,12 @@ def pinned_statistic(parity: Parity) -> tuple[SecondMoment, float]:
     return SecondMoment(matrix.clone(), described["n_tokens"]), ridge
 
 
-def losses(solution: Solution) -> torch.Tensor:
+def losses(solution: RankOneUpdate) -> torch.Tensor:
     rows = [(x.total, x.nll, x.kl, x.decay) for x in solution.value.losses]
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def check(solution: Solution, arrays: dict[str, torch.Tensor], mode: str, case: int) -> None:
+def check(solution: RankOneUpdate, arrays: dict[str, torch.Tensor], mode: str, case: int) -> None:
     value = solution.value
     plain = f"case{case}." if f"case{case}.key_mean" in arrays else f"{mode}.case{case}."
     expected = {
@@ -55,7 +59,7 @@ def check(solution: Solution, arrays: dict[str, torch.Tensor], mode: str, case: 
         f"{plain}bare_output": (value.outputs[0], 1e-6),
         f"{plain}target_init": (value.outputs[0], 1e-6),
         f"{mode}.case{case}.delta": (value.delta, 1e-4),
-        f"{mode}.case{case}.v_star": (solution.v_star, 1e-4),
+        f"{mode}.case{case}.v_star": (value.v_star, 1e-4),
         f"{mode}.case{case}.u": (solution.u, 2e-3 if mode == "mom2" else 1e-6),
         f"{mode}.case{case}.right_vector": (solution.right, 2e-4 if mode == "mom2" else 1e-4),
     }
@@ -84,9 +88,11 @@ def test_second_moment(parity: Parity) -> None:
 @pytest.mark.parametrize("mode", ["mom2", "nomom2"])
 def test_main_runs(parity: Parity, mode: str, plain: bool, n_requests: int | None) -> None:
     statistic, ridge = pinned_statistic(parity)
-    values = config(parity, second_moment=mode == "mom2", ridge=ridge, plain=plain)
+    values = config(parity, second_moment=mode == "mom2", ridge=ridge)
     before = parity.model.weights_digest()
-    solutions = PinnedRome(values, statistic).solve(parity.model, parity.requests[:n_requests])
+    editor, requests = PinnedRome(values, statistic), parity.requests[:n_requests]
+    solve = solve_plainly if plain else RomeEditor.solve
+    solutions = solve(editor, parity.model, requests)
     assert parity.model.weights_digest() == before
     arrays = parity.arrays("rome")
     runs = {(r["case_id"], r["mom2_adjustment"]): r for r in parity.json("rome/runs.json")["runs"]}
@@ -111,11 +117,9 @@ def test_target_probabilities(parity: Parity) -> None:
 
 
 def test_tokens_of_every_row(parity: Parity) -> None:
-    from editkit_plugins.rome.rows import request_rows
-
     for run in parity.json("rome/runs.json")["runs"]:
         request = parity.requests[run["case_id"]]
-        rows = request_rows(parity.model, request, ("", *parity.contexts), config(parity)).all
+        rows = request_rows(parity.model, request, ("", *parity.contexts), config(parity)).in_loss
         assert [row.position for row in rows] == run["lookup_index_per_row"]
         if not isinstance(run["input_ids_per_row"], list):
             continue  # the second mode only refers to the first one's rows

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from editkit import EditRequest, LowRank, make_dataset, make_editor
 from editkit.covariance.corpora import Corpus
-from editkit.covariance.second_moment import compute_second_moment
+from editkit.covariance.second_moment import compute_second_moment, configured_second_moment
+from editkit.editing.value import RankOneUpdate, request_rows, sampled_or_given_contexts
 from editkit.models import LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
@@ -19,10 +20,9 @@ from editkit.registry.config import resolve_config
 from editkit.registry.models import load_model
 from editkit.registry.plugins import default_registry
 from editkit_plugins.rome.config import RomeConfig
-from editkit_plugins.rome.contexts import contexts
-from editkit_plugins.rome.editor import RomeEditor, Solution
-from editkit_plugins.rome.rows import request_rows
+from editkit_plugins.rome.editor import RomeEditor
 from tests.parity import difference
+from tests.plugins.rome.oracle import solve_plainly
 from tests.tiny import SENTENCES, tiny
 from tests.tokenizers import tokenizer_of
 
@@ -45,7 +45,7 @@ def preset(name: str, **changes: Any) -> RomeConfig:
     return RomeConfig(**{**config, **SMALL, **changes})
 
 
-def edited_value(model: LanguageModel, solution: Solution, layer: int) -> torch.Tensor:
+def edited_value(model: LanguageModel, solution: RankOneUpdate, layer: int) -> torch.Tensor:
     """W' k* and the bias, in float64."""
     module = model.hf.get_submodule(model.path(layer, "mlp_out"))
     weight = module.weight.detach().double()
@@ -57,9 +57,9 @@ def edited_value(model: LanguageModel, solution: Solution, layer: int) -> torch.
     return value if bias is None else value + bias.detach().double()
 
 
-def missed_by(model: LanguageModel, solution: Solution, layer: int) -> float:
+def missed_by(model: LanguageModel, solution: RankOneUpdate, layer: int) -> float:
     """|W' k* - v*| / |v*|."""
-    v_star = solution.v_star.double()
+    v_star = solution.value.v_star.double()
     return float((edited_value(model, solution, layer) - v_star).norm() / v_star.norm())
 
 
@@ -89,7 +89,7 @@ def test_both_ways_to_run_agree(architecture: str, name: str) -> None:
     # A KL factor of 100 makes a random model's losses noise: it is compared at 0.1.
     few = {"steps": 4, "kl_factor": 0.1, "context_lengths": [[2, 2], [2, 5]]}
     fast = RomeEditor(preset(name, **few)).solve(model, REQUESTS)
-    plain = RomeEditor(preset(name, **few, plain=True)).solve(model, REQUESTS)
+    plain = solve_plainly(RomeEditor(preset(name, **few)), model, REQUESTS)
     for a, b in zip(fast, plain, strict=True):
         assert [x.total for x in a.value.losses] == pytest.approx(
             [x.total for x in b.value.losses], rel=1e-4
@@ -116,7 +116,7 @@ def test_the_key_of_the_text_is_the_mean_over_sampled_texts_before_the_subject()
     for name, n in (("paper", 20), ("paper-v1", 50)):
         config = preset(name, steps=1)
         [solution] = RomeEditor(config).solve(model, REQUESTS[1:])
-        texts = contexts(model, config)[1:]
+        texts = sampled_or_given_contexts(model, config)[1:]
         assert len(texts) == len(solution.value.keys) == n
         ids = [model.encode([text + REQUESTS[1].subject])[0].ids for text in texts]
         path = model.path(1, "mlp_out")
@@ -139,7 +139,7 @@ def test_the_value_is_put_in_place_of_the_output_in_every_context() -> None:
     config = preset("paper", steps=1, context_lengths=[[2, 3]])
     request = REQUESTS[1]
     [solution] = RomeEditor(config).solve(model, [request])
-    rows = request_rows(model, request, contexts(model, config), config)
+    rows = request_rows(model, request, sampled_or_given_contexts(model, config), config)
     assert len(rows.contexts) == 2
     nll = []
     for row in rows.contexts:
@@ -169,16 +169,17 @@ def test_the_first_versions_contexts_are_for_the_key_alone() -> None:
     )
     for a, b in zip(some, others, strict=True):
         assert a.value.losses == b.value.losses
-        assert torch.equal(a.v_star, b.v_star)
+        assert torch.equal(a.value.v_star, b.value.v_star)
         assert not torch.equal(a.value.keys.mean(dim=0), b.value.keys.mean(dim=0))
 
 
 @pytest.mark.parametrize(("step_is", "evaluations"), [("evaluation", 5), ("update", 6)])
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_step_is_an_update_in_the_texts(step_is: str, evaluations: int, plain: bool) -> None:
-    values = {"steps": 5, "step_is": step_is, "stop_loss": 0.0, "plain": plain}
-    config = RomeConfig(**{**SMALL, **values}, contexts=("Mario Kart. ",))
-    [solution] = RomeEditor(config).solve(tiny(), REQUESTS[:1])
+    values = {"steps": 5, "step_is": step_is, "stop_loss": 0.0}
+    editor = RomeEditor(RomeConfig(**{**SMALL, **values}, contexts=("Mario Kart. ",)))
+    solve = solve_plainly if plain else RomeEditor.solve
+    [solution] = solve(editor, tiny(), REQUESTS[:1])
     assert len(solution.value.losses) == evaluations
 
 
@@ -221,7 +222,7 @@ def test_the_second_moment_of_the_texts_is_over_a_random_sample(name: str, tmp_p
     values = {"second_moment": True, "corpus": str(tmp_path / "texts.txt"), "corpus_tokens": 400}
     model = tiny()
     path = model.path(1, "mlp_out")
-    found = RomeEditor(preset(name, **values))._statistic(model, path)
+    found = configured_second_moment(model, path, preset(name, **values), editor="rome")
     sample = Corpus(str(tmp_path / "texts.txt"), "random").texts()
     expected = compute_second_moment(model, path, sample, tokens=400)
     assert torch.equal(found.matrix, expected.matrix)
@@ -240,7 +241,7 @@ def test_the_key_of_a_chat_turn_is_read_inside_the_turn(name: str) -> None:
     model = LanguageModel(tiny("llama").hf, tokenizer_of("llama3", chat=TURNS), name="tiny-chat")
     request = EditRequest("Where is {}?", "Mario Kart", "Rome", chat=True)
     config = preset(name, steps=2, kl_factor=0.1, contexts=("In the city. ", "It is. "))
-    rows = request_rows(model, request, contexts(model, config), config)
+    rows = request_rows(model, request, sampled_or_given_contexts(model, config), config)
     written = [*rows.contexts, *rows.others]
     turn = model.tokenizer.convert_tokens_to_ids("<|user|>")
     for i, context in zip(rows.keys, config.contexts or (), strict=True):
@@ -248,6 +249,6 @@ def test_the_key_of_a_chat_turn_is_read_inside_the_turn(name: str) -> None:
         assert turn in written[i].ids
         assert text.endswith(f"<|user|>{context}Mario Kart")
     fast = RomeEditor(config).solve(model, [request])
-    plain = RomeEditor(config.model_copy(update={"plain": True})).solve(model, [request])
+    plain = solve_plainly(RomeEditor(config), model, [request])
     assert difference(fast[0].right, plain[0].right) < 1e-3
     assert missed_by(model, fast[0], 1) < 1e-5

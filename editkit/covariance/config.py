@@ -1,0 +1,88 @@
+"""Hyperparameters of a second moment C, for the configuration of any editor that whitens keys.
+
+A configuration class inherits them, with their documentation. Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from editkit.covariance.corpora import Corpus, Order
+from editkit.data_types import StatisticNeeds
+from editkit.errors import ConfigError
+from editkit.interfaces import Config, CorpusName, FileName
+
+__all__ = ["SecondMomentConfig"]
+
+
+class SecondMomentConfig(Config):
+    """Which corpus C averages over, or the published file that it is read from."""
+
+    second_moment: bool = True
+    """Whether keys are whitened by the second moment C of the keys of a corpus."""
+
+    corpus: CorpusName | None = None
+    """Texts for C: a file, ``package:file``, ``package.module:function``, ``hub:name:config``."""
+
+    corpus_tokens: Annotated[int, Field(ge=1)] | None = None
+    """Use only this many tokens, the first of the corpus; None: all."""
+
+    corpus_order: Order | None = None
+    """Order of the corpus' texts: in a random one its first tokens are a random sample of texts,
+    without replacement; as they are stored; or null: random for ``hub:...``, else as stored."""
+
+    corpus_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the random order."""
+
+    corpus_row_tokens: Annotated[int, Field(ge=1)] = 2048
+    """Most tokens of a text that are run, at most the model's context: the whole context of GPT-2
+    and GPT-J, as published."""
+
+    second_moment_file: FileName | None = None
+    """A published ``.npz`` statistic to read instead of a corpus."""
+
+    ridge: Annotated[float, Field(ge=0)] = 0.0
+    """Added to the diagonal of C, in units of its mean diagonal; small models need about 1e-3."""
+
+    def corpus_for(self, editor: str) -> Corpus | None:
+        """The corpus of C; None if no corpus is needed.
+
+        Args:
+            editor: The editor's name, for the error message.
+
+        Raises:
+            ConfigError: C is wanted, but neither a corpus nor a file is named.
+        """
+        if not self.second_moment or self.second_moment_file is not None:
+            return None
+        if self.corpus is None:
+            raise ConfigError(
+                f"{editor} needs a corpus for the second moment of its keys, and none is named.",
+                hint=f"Set editors.{editor}.corpus (or second_moment_file), or second_moment: "
+                "false.",
+            )
+        return Corpus(self.corpus, self.corpus_order, self.corpus_seed)
+
+    def statistics(self, path: str, width: int) -> tuple[StatisticNeeds, ...]:
+        """The statistic that will be read, for :meth:`editkit.Editor.needs`; none without C.
+
+        Args:
+            path: Dotted path of the module whose inputs C averages.
+            width: Length D of those inputs.
+        """
+        if not self.second_moment:
+            return ()
+        return (
+            StatisticNeeds(
+                path,
+                width,
+                None if self.second_moment_file else self.corpus,
+                self.corpus_tokens,
+                self.second_moment_file,
+                self.corpus_order,
+                self.corpus_seed,
+                self.corpus_row_tokens,
+            ),
+        )

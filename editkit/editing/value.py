@@ -1,0 +1,590 @@
+"""ROME's key k*, value v* and rank-one update, for any editor that builds on them.
+
+Meng et al. 2022, section 3.1 and appendix E.5 (first version: sections 4.3, 4.4 and D.5). MEMIT,
+EMMET, AlphaEdit and R-ROME start from the same key and value. With contexts x_j, subject s, prompt
+p, new object o*, essence prompt p' = "s is a", layer l, and m the output of l's MLP at the
+subject's last token:
+
+    k* = 1/N sum_j k(x_j + s)                                                              (3)
+    v* = argmin_z L(z), and with z = v0 + delta, v0 the output in the bare prompt,
+    L(z) = 1/N sum_j -log P_{m := z}[o* | x_j + p]                                         (4a)
+         + kl_factor · KL(P_{m := z}[. | p'] || P[. | p'])                                 (4b)
+         + weight_decay · |delta| / |v0|²                                                  (E.5)
+    W' = W + Λ (C⁻¹k*)ᵀ,  Λ = (v* - W k*) / ((C⁻¹k*)ᵀ k*)                                  (2)
+
+In this order the module has: the contexts x_j (:func:`sampled_or_given_contexts`), the rows x_j + p
+and p' as tokens (:func:`request_rows`), k at any layer (:func:`keys_and_outputs`), the minimisation
+of L (:func:`find_values`; its terms are in ``_ValueLoss``), and equation 2
+(:func:`rank_one_update`).
+
+Many requests are optimised side by side. What cannot change is computed once: keys and values of
+everything before the edited token, and all blocks up to the edited one. Each evaluation of L runs
+only the blocks above, on the tokens from the edited one on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from editkit.data_types import EditRequest
+from editkit.editing.generation import sampled_contexts
+from editkit.editing.optimise import minimise
+from editkit.editing.target_loss import TargetLoss, log_probabilities
+from editkit.editing.value_config import ValueConfig
+from editkit.models.encoding import Completion, chunks_by_tokens, padded
+from editkit.models.language_model import LanguageModel
+from editkit.models.running import Tail, forward, recording, run_prefix
+from editkit.prompts import fill, subject_span
+
+__all__ = [
+    "RankOneUpdate",
+    "RequestRows",
+    "Row",
+    "Site",
+    "Value",
+    "ValueLoss",
+    "find_values",
+    "keys_and_outputs",
+    "rank_one_update",
+    "request_rows",
+    "sampled_or_given_contexts",
+]
+
+Site = Literal["mlp_out", "block"]
+"""What v0 and v* are outputs of: the MLP's output projection (ROME), or the whole block, whose
+output is the residual stream (MEMIT, AlphaEdit). The offset has the same effect at both."""
+
+
+# ---------------------------------------------------------------- contexts x_j and rows
+
+
+def sampled_or_given_contexts(model: LanguageModel, config: ValueConfig) -> tuple[str, ...]:
+    """The empty context, then those of the config, or else short texts sampled from the model."""
+    if config.contexts is not None:
+        return ("", *config.contexts)
+    lengths, top_k = config.context_lengths, config.context_top_k
+    return ("", *sampled_contexts(model, lengths, top_k=top_k, seed=config.seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One input row.
+
+    Attributes:
+        ids: Tokens to run.
+        position: Index of the edited token.
+        read: Index of the first token whose prediction is read.
+        labels: Tokens that should be predicted from ``read`` on; empty in the essence row.
+    """
+
+    ids: tuple[int, ...]
+    position: int
+    read: int
+    labels: tuple[int, ...] = ()
+
+    def up_to_the_edited_token(self) -> Row:
+        """The row without the tokens after the edited one, for reading its key only."""
+        return Row(self.ids[: self.position + 1], self.position, self.position)
+
+
+@dataclasses.dataclass(frozen=True)
+class RequestRows:
+    """All rows of a request.
+
+    Attributes:
+        contexts: The rows of the loss (4a): context, prompt, and target but for its last token. The
+            bare prompt, if it is one of them, comes first.
+        essence: The row of the essence prompt (4b).
+        others: Rows that are run once, for the key and the output at the edited token.
+        keys: The rows of ``(*contexts, *others)`` that are averaged to the key k*.
+        bare: The row of ``(*contexts, *others)`` that is the bare prompt.
+    """
+
+    contexts: tuple[Row, ...]
+    essence: Row
+    others: tuple[Row, ...]
+    keys: tuple[int, ...]
+    bare: int
+
+    @property
+    def in_loss(self) -> tuple[Row, ...]:
+        """The context rows, then the essence row."""
+        return (*self.contexts, self.essence)
+
+    @property
+    def key_rows(self) -> tuple[Row, ...]:
+        """The rows that are averaged to the key, cut after the edited token."""
+        rows = (*self.contexts, *self.others)
+        return tuple(rows[i].up_to_the_edited_token() for i in self.keys)
+
+    @property
+    def bare_row(self) -> Row:
+        """The bare prompt, cut after the edited token."""
+        return (*self.contexts, *self.others)[self.bare].up_to_the_edited_token()
+
+
+def request_rows(
+    model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: ValueConfig
+) -> RequestRows:
+    """Encode a request in all contexts.
+
+    Args:
+        model: The model.
+        request: The request.
+        contexts: The empty context, then the others.
+        config: Which contexts the key and the loss average over.
+
+    Raises:
+        RequestError: No token covers the subject.
+        ModelError: A row is longer than the model's context.
+    """
+    start, end = request.subject_span
+    prompts = []
+    for context in contexts:
+        [sentence] = model.requested([request], context)
+        span = (len(context) + start, len(context) + end)
+        prompts.append(
+            Row(
+                ids=sentence.encoding.ids[:-1],
+                position=sentence.prompt.position(span, config.position),
+                read=sentence.cut - 1,
+                labels=sentence.target,
+            )
+        )
+    essence = fill(config.kl_prompt, request.subject)
+    within = subject_span(config.kl_prompt, request.subject)
+    [last] = model.read([essence], chat=request.chat, subjects=[within])
+    position = last.position(within, config.position)
+    read = position if config.kl_position == "subject_last" else len(last) - 1
+    subjects = _subject_rows(model, request, contexts, config)
+    return _arranged(prompts, subjects, Row(last.ids[: read + 1], position, read), config)
+
+
+def _subject_rows(
+    model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: ValueConfig
+) -> list[Row]:
+    """Each context followed by the subject alone, if keys are read there; else none."""
+    if config.key_text == "prompt":
+        return []
+    rows = []
+    texts = [context + request.subject for context in contexts]
+    spans = [(len(context), len(text)) for context, text in zip(contexts, texts, strict=True)]
+    encodings = model.read(texts, chat=request.chat, subjects=spans)
+    for span, encoding in zip(spans, encodings, strict=True):
+        model.check_length(encoding)
+        position = encoding.position(span, config.position)
+        rows.append(Row(encoding.ids, position, position).up_to_the_edited_token())
+    return rows
+
+
+def _arranged(
+    prompts: Sequence[Row], subjects: Sequence[Row], essence: Row, config: ValueConfig
+) -> RequestRows:
+    """The rows of the loss and of the key; one for each context, the bare one first."""
+    everywhere = range(len(prompts))
+    sampled = everywhere[1:]
+    in_loss = [
+        *([0] if config.bare_context or not config.value_contexts else []),
+        *(sampled if config.value_contexts else []),
+    ]
+    in_key = everywhere if config.bare_context else sampled
+    read_at = [i for i in everywhere if i not in in_loss and (i == 0 or not subjects)]
+    others = [prompts[i].up_to_the_edited_token() for i in read_at]
+    place = {i: n for n, i in enumerate((*in_loss, *read_at))}
+    if subjects:
+        keys = tuple(len(place) + n for n in range(len(in_key)))
+        others += [subjects[i] for i in in_key]
+    else:
+        keys = tuple(place[i] for i in in_key)
+    contexts = tuple(prompts[i] for i in in_loss)
+    return RequestRows(contexts, essence, tuple(others), keys, place[0])
+
+
+# ---------------------------------------------------------------- keys k
+
+
+def keys_and_outputs(
+    model: LanguageModel, rows: Sequence[Row], layer: int, *, site: Site = "mlp_out"
+) -> tuple[Tensor, Tensor]:
+    """k of equation 3, and the output that belongs to it, at the edited token of each row.
+
+    Args:
+        model: The model, with whatever edits are applied to it.
+        rows: The rows, such as :attr:`RequestRows.key_rows`.
+        layer: The block.
+        site: What the outputs are outputs of.
+
+    Returns:
+        Inputs of the MLP's output projection, (rows, D), and outputs at the site, (rows, H), both
+        float32.
+    """
+    ids = padded([row.ids for row in rows], model.device)  # (B, T)
+    places = torch.tensor([row.position for row in rows], device=model.device)
+    everywhere = torch.arange(len(rows), device=model.device)
+    projection = model.path(layer, "mlp_out")
+    paths = [projection] if site == "mlp_out" else [projection, model.architecture.block(layer)]
+    with model.frozen(), torch.no_grad(), recording(model, paths, stop=True) as seen:
+        forward(model, ids)
+    keys = seen[projection].inputs.reshape(*ids.shape, -1)[everywhere, places]
+    outputs = seen[paths[-1]].output.reshape(*ids.shape, -1)[everywhere, places]
+    return keys.float(), outputs.float()
+
+
+# ---------------------------------------------------------------- the value v*
+
+
+@dataclasses.dataclass(frozen=True)
+class ValueLoss:
+    """One evaluation of L for one request: the sum and its three terms, with their factors."""
+
+    total: float
+    nll: float
+    kl: float
+    decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """The key and the value of one request.
+
+    Attributes:
+        keys: k in each context that k* averages, the bare prompt first if it is one of them,
+            (N, D). Their mean over dim 0 is k*.
+        outputs: Output at the site in the same rows, (N, H).
+        bare_key: k in the bare prompt, (D,).
+        v0: Output at the site in the bare prompt, (H,).
+        delta: The optimised offset, (H,).
+        losses: Every evaluation of L, in order.
+        tokens: Number of tokens of the target.
+    """
+
+    keys: Tensor
+    outputs: Tensor
+    bare_key: Tensor
+    v0: Tensor
+    delta: Tensor
+    losses: tuple[ValueLoss, ...]
+    tokens: int
+
+    @property
+    def v_star(self) -> Tensor:
+        """v* = v0 + delta, (H,)."""
+        return self.v0 + self.delta
+
+    @classmethod
+    def of(
+        cls,
+        request: RequestRows,
+        keys: Tensor,
+        outputs: Tensor,
+        delta: Tensor,
+        losses: Sequence[ValueLoss],
+    ) -> Value:
+        """The value of a request, from what was read in all its rows.
+
+        Args:
+            request: Its rows.
+            keys: k in each context row and each other one, (rows, D), float32.
+            outputs: (rows, H), float32.
+            delta: The offset, (H,).
+            losses: Every evaluation of L.
+        """
+        averaged = list(request.keys)
+        return cls(
+            keys=keys[averaged],
+            outputs=outputs[averaged],
+            bare_key=keys[request.bare],
+            v0=outputs[request.bare],
+            delta=delta,
+            losses=tuple(losses),
+            tokens=max(1, len(request.contexts[0].labels)),
+        )
+
+
+def find_values(
+    model: LanguageModel,
+    requests: Sequence[RequestRows],
+    layer: int,
+    config: ValueConfig,
+    *,
+    site: Site = "mlp_out",
+) -> list[Value]:
+    """Find v* of each request by gradient descent on L; each comes out as it would alone.
+
+    Args:
+        model: The model; left as it was.
+        requests: Rows of each request, all with the same number of contexts.
+        layer: The block whose output is optimised.
+        config: Hyperparameters.
+        site: What v0 and v* are outputs of.
+    """
+    if not requests:
+        return []
+    lengths = [max(len(row.ids) - row.position for row in each.in_loss) for each in requests]
+    bytes_per_token = 4 * 40 * model.hidden_size * (model.n_layers - layer)
+    budget = config.memory_mb * 2**20 // bytes_per_token
+    values: dict[int, Value] = {}
+    with model.frozen(), torch.enable_grad():
+        for group in chunks_by_tokens(lengths, budget, rows=len(requests[0].in_loss)):
+            together = _find_together(model, [requests[i] for i in group], layer, config, site)
+            values.update(zip(group, together, strict=True))
+    return [values[i] for i in range(len(requests))]
+
+
+def _find_together(
+    model: LanguageModel,
+    requests: Sequence[RequestRows],
+    layer: int,
+    config: ValueConfig,
+    site: Site,
+) -> list[Value]:
+    batch = _Batch.record(model, requests, layer, config, site)
+    seen = _read_rows(model, batch, requests, layer, site)
+    v0 = torch.stack(
+        [outputs[request.bare] for (_, outputs), request in zip(seen, requests, strict=True)]
+    )  # (R, H)
+    norms = v0.norm(dim=1)  # (R,)
+    before: Tensor | None = None
+    if config.offset_from == "bare":
+        with torch.no_grad():
+            before = batch.evaluate(torch.zeros_like(v0))[1]  # of the unchanged model
+        batch = batch.moved_to(v0)
+    deltas = [torch.zeros_like(row, requires_grad=True) for row in v0]
+
+    def onto_the_ball(request: int, variables: Sequence[Tensor]) -> None:
+        """|delta| <= clamp · |v0|."""
+        for delta in variables:
+            radius, norm = config.clamp * norms[request], delta.norm()
+            if norm > radius:
+                delta.mul_(radius / norm)
+
+    history = minimise(
+        [[delta] for delta in deltas],
+        _ValueLoss(batch, config, norms, before),
+        lr=config.lr,
+        evaluations=config.evaluations,
+        stop_loss=config.stop_loss,
+        project=None if config.clamp is None else onto_the_ball,
+    )
+    return [
+        Value.of(request, keys, outputs, delta.detach(), [ValueLoss(*row) for row in rows])
+        for request, (keys, outputs), delta, rows in zip(
+            requests, seen, deltas, history, strict=True
+        )
+    ]
+
+
+def _read_rows(
+    model: LanguageModel,
+    batch: _Batch,
+    requests: Sequence[RequestRows],
+    layer: int,
+    site: Site,
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and outputs of each request's context rows and other rows, (rows, D) and (rows, H)."""
+    n = batch.rows_per_request
+    keys = batch.keys.reshape(len(requests), n, -1)[:, :-1].float()  # (R, contexts, D)
+    outputs = batch.outputs.reshape(len(requests), n, -1)[:, :-1].float()
+    rows = []
+    for r, request in enumerate(requests):
+        parts = [(keys[r], outputs[r])]
+        if request.others:
+            parts.append(keys_and_outputs(model, request.others, layer, site=site))
+        rows.append((torch.cat([k for k, _ in parts]), torch.cat([o for _, o in parts])))
+    return rows
+
+
+@dataclasses.dataclass
+class _ValueLoss:
+    """L of several requests, as :func:`editkit.editing.optimise.minimise` wants it.
+
+    Attributes:
+        batch: The rows.
+        config: Hyperparameters.
+        norms: |v0| of each request, (R,).
+        before: Log probabilities of the unchanged model after p', (R, V); None: those of the first
+            evaluation, at delta = 0.
+    """
+
+    batch: _Batch
+    config: ValueConfig
+    norms: Tensor
+    before: Tensor | None
+
+    def evaluate(self, variables: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+        """L and its terms (4a), (4b) and the decay, (R,) each."""
+        deltas = [delta for (delta,) in variables]
+        nll, after = self.batch.evaluate(torch.stack(deltas))  # (R,), (R, V)
+        if self.before is None:
+            self.before = after.detach()
+        kl = self.config.kl_factor * (after.exp() * (after - self.before)).sum(dim=1)  # (R,)
+        sizes = torch.stack([delta.norm() for delta in deltas])  # gradient at 0 is 0
+        decay = self.config.weight_decay * sizes / self.norms**2  # (R,)
+        return nll + kl + decay, nll, kl, decay
+
+    def select(self, requests: Sequence[int]) -> _ValueLoss:
+        before = None if self.before is None else self.before[list(requests)]
+        norms = self.norms[list(requests)]
+        return _ValueLoss(self.batch.select(requests), self.config, norms, before)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+    """All rows of several requests, from the edited token on; each request's essence row is last.
+
+    Attributes:
+        tail: The blocks above the edited layer.
+        keys: Input of the MLP's output projection at the edited token, (B, D).
+        outputs: Output at the site there, (B, H).
+        rows_per_request: Number of context rows, and one.
+        loss: Loss (4a) of each request's target.
+        essence: Token of each request's essence row whose prediction is read, (R,).
+        shift: Added to each row's output besides the offset, (B, H); None: nothing.
+    """
+
+    model: LanguageModel
+    tail: Tail
+    keys: Tensor
+    outputs: Tensor
+    rows_per_request: int
+    loss: TargetLoss
+    essence: Tensor
+    shift: Tensor | None = None
+
+    @classmethod
+    def record(
+        cls,
+        model: LanguageModel,
+        requests: Sequence[RequestRows],
+        layer: int,
+        config: ValueConfig,
+        site: Site,
+    ) -> _Batch:
+        device = model.device
+        rows = [row for request in requests for row in request.in_loss]
+        starts = torch.tensor([row.position for row in rows], device=device)  # (B,)
+        path = model.path(layer, "mlp_out")
+        with torch.no_grad():
+            prefix = None
+            if int(starts.max()) > 0:
+                # A row that begins with the edited token has no prefix: one masked token.
+                before = padded([row.ids[: max(row.position, 1)] for row in rows], device)
+                prefix, _ = run_prefix(model, before, starts)
+            ids = padded([row.ids[row.position :] for row in rows], device)  # (B, S)
+            with recording(model, [path]) as seen:
+                tail = Tail.record(model, prefix, ids, starts, start=layer + 1)
+        outputs = seen[path].output.reshape(*ids.shape, -1) if site == "mlp_out" else tail.hidden
+        facts = [
+            [Completion(row.ids[: row.read + 1], row.labels) for row in request.contexts]
+            for request in requests
+        ]
+        loss = TargetLoss.of(facts, device=device, reduction=config.target_loss)
+        # An essence row follows the context rows of each request, and rows begin at their edited
+        # token.
+        row_in_batch = loss.row + loss.edit
+        loss = dataclasses.replace(
+            loss, row=row_in_batch, column=loss.column - starts[row_in_batch]
+        )
+        essence = [request.essence.read - request.essence.position for request in requests]
+        return cls(
+            model=model,
+            tail=tail,
+            keys=seen[path].inputs.reshape(*ids.shape, -1)[:, 0],  # (B, D)
+            outputs=outputs[:, 0],  # (B, H)
+            rows_per_request=len(requests[0].in_loss),
+            loss=loss,
+            essence=torch.tensor(essence, device=device),
+        )
+
+    def evaluate(self, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the upper blocks with offsets added.
+
+        Args:
+            deltas: (R, H)
+
+        Returns:
+            The mean negative log likelihood of each target, (R,), and the log probabilities read
+            in each essence row, (R, V).
+        """
+        n = self.rows_per_request
+        offsets = deltas.repeat_interleave(n, dim=0)  # (B, H)
+        if self.shift is not None:
+            offsets = offsets + self.shift
+        hidden = self.tail.hidden.clone()  # (B, S, H)
+        hidden[:, 0] = hidden[:, 0] + offsets.to(hidden.dtype)
+        hidden = self.tail.run(hidden)
+        of_targets = self.loss.states(hidden)  # (N, H)
+        essence_rows = n - 1 + n * torch.arange(len(deltas), device=hidden.device)  # (R,)
+        states = torch.cat([of_targets, hidden[essence_rows, self.essence]])  # (N + R, H)
+        log_p = log_probabilities(self.model, states)  # (N + R, V)
+        return self.loss.per_edit(log_p[: len(of_targets)]), log_p[len(of_targets) :]
+
+    def moved_to(self, values: Tensor) -> _Batch:
+        """The batch with every row's own output replaced by its request's value, (R, H)."""
+        wanted = values.repeat_interleave(self.rows_per_request, dim=0)  # (B, H)
+        return dataclasses.replace(self, shift=wanted - self.outputs.float())
+
+    def select(self, requests: Sequence[int]) -> _Batch:
+        """The rows of some of the requests."""
+        n = self.rows_per_request
+        chosen = torch.tensor(requests, device=self.essence.device)
+        rows = (chosen[:, None] * n + torch.arange(n, device=chosen.device)).reshape(-1)  # (B',)
+        return dataclasses.replace(
+            self,
+            tail=self.tail.select(rows),
+            keys=self.keys[rows],
+            outputs=self.outputs[rows],
+            loss=self.loss.select(requests, rows),
+            essence=self.essence[chosen],
+            shift=None if self.shift is None else self.shift[rows],
+        )
+
+
+# ---------------------------------------------------------------- the update
+
+
+@dataclasses.dataclass(frozen=True)
+class RankOneUpdate:
+    """Equation 2 for one request: W' = W + u rightᵀ, input-major.
+
+    Attributes:
+        value: Key and value.
+        u: C⁻¹k* at unit norm, (D,).
+        right: Λ of the paper, scaled for u, (H,).
+        divisor: The key that is mapped to v*, along u.
+    """
+
+    value: Value
+    u: Tensor
+    right: Tensor
+    divisor: float
+
+
+def rank_one_update(
+    value: Value,
+    solve: Callable[[Tensor], Tensor] | None = None,
+    *,
+    key: Literal["bare", "mean"] = "mean",
+) -> RankOneUpdate:
+    """The update that maps a key to v* and disturbs the keys of a corpus least (equation 2).
+
+    Args:
+        value: Key and value.
+        solve: From k, (D,), to C⁻¹k; None: C is the identity.
+        key: The key that is mapped to v*: k*, as in the equation, or that of the bare prompt, as in
+            the published code, although u comes from k*.
+    """
+    mean = value.keys.mean(dim=0)  # k*, (D,)
+    u = mean if solve is None else solve(mean)
+    u = u / u.norm()
+    if key == "bare":
+        mapped, output = value.bare_key, value.v0
+    else:
+        mapped, output = mean, value.outputs.mean(dim=0)  # W is linear: the output of the mean
+    divisor = mapped @ u
+    return RankOneUpdate(value, u, (value.v_star - output) / divisor, float(divisor))
