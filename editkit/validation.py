@@ -18,6 +18,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from editkit.errors import ConfigError
 
+__all__ = ["nested_values"]
+
 _EXPECTED = {
     "int_type": "an integer",
     "int_parsing": "an integer",

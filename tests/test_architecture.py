@@ -28,7 +28,7 @@ LAYERS = [
     {"errors"},
     {"validation"},
     {"prompts", "storage"},
-    {"data_types"},
+    {"data_types", "figures"},
     {"results", "models"},
     {"editing"},
     {"interfaces"},

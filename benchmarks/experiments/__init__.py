@@ -7,7 +7,7 @@ from editkit import CommandSpec, PublishedTableSpec, hookimpl
 
 @hookimpl
 def editkit_published_tables() -> list[PublishedTableSpec]:
-    """Offer the tables of the ROME paper."""
+    """Register the tables of the ROME paper."""
     return [
         PublishedTableSpec(
             name=f"rome-2022-{dataset}",
@@ -20,11 +20,11 @@ def editkit_published_tables() -> list[PublishedTableSpec]:
 
 @hookimpl
 def editkit_commands() -> list[CommandSpec]:
-    """Add ``editkit run-experiment``."""
+    """Register ``editkit run-experiment``."""
     return [
         CommandSpec(
             name="run-experiment",
             module="editkit_benchmarks.experiments.cli",
-            summary="run a sweep of the papers, and draw its figures",
+            summary="run an experiment of the papers, and draw its figures",
         )
     ]

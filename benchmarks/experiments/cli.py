@@ -1,8 +1,8 @@
-"""Run an experiment: a benchmark over a sweep of settings, then figures. Without NAME, list all.
+"""Run an experiment: benchmark a sweep, trace facts, draw figures. Without NAME, list all.
 
-Every setting is a line of the table, kept as those of run-benchmark, and every traced fact is kept,
-too: interrupted at any time, the same command goes on. Figures are written to OUT/figures as PNG
-and SVG, and shown in MLflow.
+Every setting is a row of the table, stored as for run-benchmark; so are traced facts. Run the same
+command again to resume after an interruption. Figures are written to OUT/figures as PNG and SVG,
+and logged to MLflow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.auto_layer import choose_layers
 from editkit.benchmark.inputs import n_layers_of
-from editkit.benchmark.observers import publish
+from editkit.benchmark.observers import FAILED, publish
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
 from editkit.benchmark.runner import Finished, run_plan
@@ -37,7 +37,7 @@ from editkit_benchmarks.experiments.spec import Experiment, known_experiments, l
 _log = logging.getLogger("editkit.experiments")
 
 if TYPE_CHECKING:
-    from editkit_plugins.tracing.shown import Shown
+    from editkit_plugins.tracing.averages import AverageTrace
 
 EXIT_FAILED_RECORDS = 1
 
@@ -55,7 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Carry out the experiment, print its table and write its figures."""
+    """Run the experiment, print its table and write its figures; the exit code."""
     if args.name is None:
         rows = [(name, experiment.summary) for name, experiment in known_experiments().items()]
         sys.stdout.write(aligned([("experiment", "what it shows"), *rows]))
@@ -63,14 +63,14 @@ def run(args: argparse.Namespace) -> int:
     registry = default_registry()
     sets, tracing_sets = split_section(parse_sets(args.sets), "tracing")
     tracing_values = nested_values(tracing_sets, place="--set tracing.")
-    experiment = load_experiment(args.name).on(args.model).tracing_with(tracing_values)
+    experiment = load_experiment(args.name).on(args.model).with_tracing(tracing_values)
     out = args.out or Path("editkit-results") / experiment.name
     flags = Flags(dataset=args.dataset, limit=args.limit, sets=sets)
     _check_scores(experiment, registry)
     benchmark, values = apply_flags(experiment.to_benchmark(n_layers_of), flags)
     plan: Plan | None = None
     finished: Finished | None = None
-    traced: list[Shown] = []
+    averages: list[AverageTrace] = []
     with terminable():
         if experiment.edits:
             benchmark, values, _ = choose_layers(benchmark, values, registry)
@@ -83,33 +83,33 @@ def run(args: argparse.Namespace) -> int:
             if experiment.tracing is not None:
                 from editkit_benchmarks.experiments.tracing import edited_cells
 
-                edited_cells(experiment.tracing, plan)  # a wrong name is told before any work
+                edited_cells(experiment.tracing, plan)  # refuses unknown names before any work
             tracking = not args.no_mlflow
             finished = run_plan(plan, out, registry, tracking=tracking, quiet=args.quiet)
         if experiment.tracing is not None:
             from editkit_benchmarks.experiments.tracing import trace_all
 
-            traced = trace_all(experiment.tracing, benchmark, values, plan, out, quiet=args.quiet)
+            averages = trace_all(experiment.tracing, benchmark, values, plan, out, quiet=args.quiet)
     if finished is not None:
         cells = finished.document()["cells"]
         sys.stdout.write(run_table(finished.run, cells, terminal=sys.stdout.isatty()))
-    told = _show(experiment, finished, traced, out, tracking=not args.no_mlflow)
+    published = _show(experiment, finished, averages, out, tracking=not args.no_mlflow)
     if finished is not None:
         sys.stdout.write(f"Tables and a page: editkit report {out}\n")
-    if not told:
+    if not published:
         return TrackingError.exit_code
     return EXIT_FAILED_RECORDS if finished and finished.failures() else 0
 
 
 def _check_scores(experiment: Experiment, registry: Registry) -> None:
-    """Refuse figures of scores that no installed metric has."""
+    """Refuse figures of scores that no installed metric reports."""
     specs: list[Any] = [offer.spec for offer in registry.offers("metric")]
     known = [SUMMARY.key, *(score.key for spec in specs for score in spec.scores)]
     for figure in experiment.figures:
         for key in figure.scores:
             if key not in known:
                 raise ConfigError(
-                    f"figure {figure.name!r} shows {key!r}, a score that no metric has.",
+                    f"figure {figure.name!r} shows {key!r}, which no installed metric reports.",
                     hint=did_you_mean(key, known) or "'editkit describe METRIC' lists scores.",
                 )
 
@@ -117,67 +117,73 @@ def _check_scores(experiment: Experiment, registry: Registry) -> None:
 def _show(
     experiment: Experiment,
     finished: Finished | None,
-    traced: Sequence[Shown],
+    averages: Sequence[AverageTrace],
     out: Path,
     *,
     tracking: bool,
 ) -> bool:
-    """Print, draw and track what was found; whether tracking services could be told."""
+    """Print, draw and track the results; false if a tracking service fails."""
     folder = out / "figures"
-    told = True
-    for shown, name in zip(traced, _names_of(experiment, traced), strict=True):
-        files = shown.save(folder, name)
-        sys.stdout.write(f"{shown.title}: {shown.note}\n")
+    published = True
+    for average, name in zip(averages, _file_names(experiment, averages), strict=True):
+        files = average.save(folder, name)
+        sys.stdout.write(f"{average.title}: {average.note}\n")
         sys.stdout.write("".join(f"{file}\n" for file in files))
-        told = (not tracking or shown.tell(out, files)) and told
-    files = _draw(experiment, finished, traced, folder)
+        published = (not tracking or average.publish(out, files)) and published
+    files = _draw(experiment, finished, averages, folder)
     sys.stdout.write("".join(f"{file}\n" for file in files))
     if finished is None:
-        return (not tracking or _tell(experiment.name, traced, out, files)) and told
+        return (not tracking or _publish(experiment.name, averages, out, files)) and published
     if files and tracking:
         from editkit_plugins.mlflow_tracking.reports import log_figures
 
         log_figures(finished.run, experiment.name, files)
     for error in finished.tracking_errors:
         sys.stderr.write(f"error: {error}\n")
-    return told and not finished.tracking_errors
+    return published and not finished.tracking_errors
 
 
-def _names_of(experiment: Experiment, traced: Sequence[Shown]) -> list[str]:
-    """What the files of each average are called: apart from each other and from the figures."""
+def _file_names(experiment: Experiment, averages: Sequence[AverageTrace]) -> list[str]:
+    """What the files of each average start with; none clashes with another's or with a figure."""
     figures = {figure.name.casefold() for figure in experiment.figures}
-    texts = [f"{experiment.name} {shown.setting}".strip() for shown in traced]
+    texts = [f"{experiment.name} {average.setting}".strip() for average in averages]
     names = []
-    for shown, text, name in zip(traced, texts, distinct_file_names(texts), strict=True):
-        files = {f"{name}-{suffix}".casefold() for suffix in ("maps", "lines", *shown.study.kinds)}
+    for average, text, name in zip(averages, texts, distinct_file_names(texts), strict=True):
+        files = {f"{name}-{suffix}".casefold() for suffix in ("maps", "lines", *average.effects)}
         names.append(safe_file_name(text, identity=["traces"]) if files & figures else name)
     return names
 
 
-def _tell(name: str, traced: Sequence[Shown], out: Path, files: Sequence[Path]) -> bool:
-    """Show figures of several averages beside these; whether tracking services could be told."""
+def _publish(name: str, averages: Sequence[AverageTrace], out: Path, files: Sequence[Path]) -> bool:
+    """Send figures over several averages to tracking services; false if one of them fails."""
     if not files:
         return True
-    last = max(shown.study.finished for shown in traced)
+    last = max(average.finished for average in averages)
     report = Report(
         out=out,
         kind="traces",
         name=f"figures · {name}",
-        fingerprint=key_of({"name": name, "of": [shown.study.fingerprint for shown in traced]}),
+        fingerprint=key_of({"name": name, "of": [average.fingerprint for average in averages]}),
         started=last,
         finished=last,
-        tags={"model": traced[0].model, "locator": traced[0].locator},
+        tags={"model": averages[0].model, "locator": averages[0].locator},
         files={f"figures/{file.name}": file for file in files},
     )
-    return "failed" not in publish(report)
+    return FAILED not in publish(report)
 
 
 def _draw(
-    experiment: Experiment, finished: Finished | None, traced: Sequence[Shown], folder: Path
+    experiment: Experiment,
+    finished: Finished | None,
+    averages: Sequence[AverageTrace],
+    folder: Path,
 ) -> list[Path]:
-    from editkit_benchmarks.experiments.effects import draw_effects, draw_effects_and_score
-    from editkit_benchmarks.experiments.figures import draw
-    from editkit_plugins.tracing.shown import save_figures
+    from editkit.figures import save_figures
+    from editkit_benchmarks.experiments.figures import (
+        draw_effects,
+        draw_effects_and_score,
+        draw_scores,
+    )
 
     section: Section | None = None
     if finished is not None:
@@ -185,12 +191,12 @@ def _draw(
     files = []
     for spec in experiment.figures:
         if spec.kind == "effects":
-            figure = draw_effects(spec, traced)
-        elif section is None:  # the file was refused where a figure needs what is not made
+            figure = draw_effects(spec, averages)
+        elif section is None:  # load_experiment refuses such a file
             raise AssertionError(spec.name)
         elif spec.kind == "effects-and-score":
-            figure = draw_effects_and_score(spec, traced, section)
+            figure = draw_effects_and_score(spec, averages, section)
         else:
-            figure = draw(spec, section, experiment.names())
+            figure = draw_scores(spec, section, experiment.names())
         files += save_figures({spec.name: figure}, folder)
     return files

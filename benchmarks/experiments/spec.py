@@ -1,4 +1,4 @@
-"""The experiment file: a benchmark, a sweep over settings of editors, traces, and figures."""
+"""The format of experiment files: a benchmark, sweeps over settings, traces, and figures."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from editkit.validation import problems_of, strict_values
 from editkit_plugins.tracing.averages import ROLES
 
 EVERY_LAYER = "every"
-"""In place of a list of layers: all that the model has."""
+"""Stands for the list of all layers of the model."""
 
 Values = Mapping[str, Any] | list[Any] | Literal["every"]
 
 
 def _file_name(name: str) -> str:
-    trouble = why_unsafe(name)
-    if trouble is not None:
-        raise ValueError(f"a name that files are called by {trouble}")
+    problem = why_unsafe(name)
+    if problem is not None:
+        raise ValueError(f"a name of files {problem}")
     return name
 
 
 FileName = Annotated[str, AfterValidator(_file_name)]
-"""A name that files and folders are called by."""
+"""A name that files and folders can have."""
 
 
 class _Section(BaseModel):
@@ -50,73 +50,73 @@ class _Section(BaseModel):
 
 
 class Sweep(_Section):
-    """One editor with all combinations of some values."""
+    """One editor under every combination of values."""
 
     editor: str
     preset: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
-    """Values that all have in common."""
+    """Values of every combination."""
     grid: dict[str, Values]
-    """By field: values, or values by a name for figures, or ``every`` layer."""
+    """By field: a list of values, values by name (shown in figures), or ``every`` layer."""
 
 
 class Tracing(_Section):
-    """Average traces of many facts: under several settings, or after several edits."""
+    """Average traces of many facts, under several settings and after edits."""
 
     locator: str = "causal-tracing"
     facts: str | None = None
-    """A JSON file of facts; null: the true facts of the benchmark's records."""
+    """A JSON file or dataset of facts; null: the true facts of the benchmark's records."""
     limit: int | None = Field(default=None, ge=1)
-    """Only the first so many facts, where the benchmark's limit is not smaller."""
+    """Use only the first N facts; a smaller limit of the benchmark wins."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Values of the locator's configuration that all have in common."""
+    """Values of the locator's configuration, under every setting."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """By name for figures: values of the locator's configuration, each traced by itself."""
+    """Further values by the setting's name; every setting is averaged on its own."""
     after: tuple[str, ...] = ()
-    """Editors of the benchmark: besides the true facts of the model, the new ones of the records
-    are traced, each after its own edit."""
+    """Editors of the benchmark: the new facts of the records are traced too, each after its own
+    edit."""
 
 
 class FigureSpec(_Section):
-    """One figure, with panels for scores or for what is traced."""
+    """One figure: panels of scores, of average effects, or of both."""
 
     name: FileName
-    """What its files are called."""
+    """Name of its files."""
     kind: Literal["lines", "bars", "violins", "effects", "effects-and-score"]
     scores: tuple[str, ...] = ()
-    """The scores; of ``effects-and-score`` one, of ``effects`` none."""
+    """Keys of scores: one for ``effects-and-score``, none for ``effects``."""
     x: str | None = None
-    """Of lines: the field along the horizontal axis."""
+    """For ``lines``: the field on the horizontal axis."""
     series: str | None = None
-    """Of lines: the field that tells lines apart; of effects: ``setting`` (the default) or
-    ``kind``, of site."""
+    """For ``lines``: the field with a line per value. For ``effects``: ``setting`` (the default) or
+    ``kind``, for a line per setting or per kind of site."""
     roles: tuple[str, ...] = ("last subject token", "last token")
-    """Of effects: the tokens, panels for each."""
+    """For effects: roles of tokens, with a panel or a row of panels each."""
     title: str = ""
 
     @property
-    def of_traces(self) -> bool:
-        """Whether it shows traces."""
+    def shows_traces(self) -> bool:
+        """Whether it needs average traces."""
         return self.kind in ("effects", "effects-and-score")
 
     @model_validator(mode="after")
-    def _fits_its_kind(self) -> FigureSpec:
-        wanted = {"effects": "none", "effects-and-score": "one"}.get(self.kind, "some")
-        fits = {"none": not self.scores, "one": len(self.scores) == 1, "some": bool(self.scores)}
-        if not fits[wanted]:
-            raise ValueError(f"{self.kind} takes {wanted} of scores, got {len(self.scores)}")
+    def _matches_its_kind(self) -> FigureSpec:
+        n = len(self.scores)
+        expected = {"effects": "none", "effects-and-score": "one"}.get(self.kind, "at least one")
+        if not {"none": n == 0, "one": n == 1, "at least one": n > 0}[expected]:
+            raise ValueError(f"{self.kind} has {n} scores, expected {expected}")
         if self.kind == "lines" and self.x is None:
-            raise ValueError("lines need x, the field along the horizontal axis")
+            raise ValueError("lines need x, the field on the horizontal axis")
         unknown = [role for role in self.roles if role not in ROLES]
         if unknown:
-            raise ValueError(f"no role is called {unknown[0]!r}; there are {', '.join(ROLES)}")
+            raise ValueError(f"got role {unknown[0]!r}, expected one of {', '.join(ROLES)}")
         if self.kind == "effects" and self.series not in (None, "setting", "kind"):
             raise ValueError(f"series of effects is {self.series!r}, expected setting or kind")
         return self
 
 
 class Elsewhere(_Section):
-    """What is otherwise on any other model than the file's."""
+    """What changes if the model is not the file's own."""
 
     benchmark: dict[str, Any] = Field(default_factory=dict)
     sweep: tuple[Sweep, ...] | None = None
@@ -127,37 +127,39 @@ class Experiment(_Section):
     """The content of an experiment file."""
 
     name: FileName
-    """What it and its folder are called."""
+    """Name of the experiment and its folder."""
     summary: str
     benchmark: dict[str, Any]
-    """As a benchmark file; its editors may be left out where there is a sweep, and where nothing
-    but traces is asked for its metrics, too."""
+    """As a benchmark file. ``editors`` is optional with a sweep; an experiment with traces alone
+    needs neither ``editors`` nor ``metrics``."""
     sweep: tuple[Sweep, ...] = ()
     tracing: Tracing | None = None
     figures: tuple[FigureSpec, ...] = ()
     elsewhere: Elsewhere = Elsewhere()
 
     @model_validator(mode="after")
-    def _has_what_is_drawn(self) -> Experiment:
+    def _figures_have_data(self) -> Experiment:
         names: dict[str, str] = {}
         for figure in self.figures:
             key = unicodedata.normalize("NFC", figure.name).casefold()
             if key in names:
                 raise ValueError(
-                    f"figures {names[key]!r} and {figure.name!r} would be the same files, expected "
-                    "names that differ by more than letter case"
+                    f"figures {names[key]!r} and {figure.name!r} would have the same files, "
+                    "expected names that differ in more than case"
                 )
             names[key] = figure.name
-            if figure.of_traces and self.tracing is None:
+            if figure.shows_traces and self.tracing is None:
                 raise ValueError(
-                    f"figure {figure.name!r} shows traces: a section tracing is missing"
+                    f"figure {figure.name!r} shows traces, expected a section 'tracing'"
                 )
             if figure.kind != "effects" and not self.edits:
-                raise ValueError(f"figure {figure.name!r} shows scores, and nothing is edited")
+                raise ValueError(
+                    f"figure {figure.name!r} shows scores, expected editors or a sweep"
+                )
         return self
 
     def on(self, model: str | None) -> Experiment:
-        """The experiment on a model; None for the file's own."""
+        """The experiment on another model; None: the file's own."""
         own = self.benchmark["model"]
         if model is None or model == (own["name"] if isinstance(own, Mapping) else own):
             return self
@@ -165,19 +167,18 @@ class Experiment(_Section):
         changes: dict[str, Any] = {"benchmark": benchmark}
         if self.elsewhere.sweep is not None:
             changes["sweep"] = self.elsewhere.sweep
-        return self.model_copy(update=changes).tracing_with(self.elsewhere.tracing)
+        return self.model_copy(update=changes).with_tracing(self.elsewhere.tracing)
 
-    def tracing_with(self, values: Mapping[str, Any]) -> Experiment:
-        """The experiment with other values in its section ``tracing``; those in ``config`` that
-        are not named stay.
+    def with_tracing(self, values: Mapping[str, Any]) -> Experiment:
+        """The experiment with values replaced in ``tracing``; ``config`` is merged field by field.
 
         Raises:
-            ConfigError: It has none, or a value is wrong.
+            ConfigError: There is no such section, or a value is wrong.
         """
         if not values:
             return self
         if self.tracing is None:
-            raise ConfigError(f"experiment {self.name} traces nothing: it has no section tracing.")
+            raise ConfigError(f"experiment {self.name} has no section 'tracing'.")
         content = {**self.tracing.model_dump(), **values}
         if isinstance(content["config"], Mapping):
             content["config"] = {**self.tracing.config, **content["config"]}
@@ -194,10 +195,13 @@ class Experiment(_Section):
         return bool(self.benchmark.get("editors") or self.sweep)
 
     def to_benchmark(self, n_layers_of: Callable[[ModelChoice], int | None]) -> Benchmark:
-        """The benchmark with a line for each setting of the sweep.
+        """The benchmark, with an editor for each combination of the sweeps.
+
+        Args:
+            n_layers_of: The number of layers of a model; None if unknown.
 
         Raises:
-            ConfigError: It is wrong, or the model's number of layers is needed and not known.
+            ConfigError: The benchmark is wrong, or a sweep over every layer does not know them.
         """
         place = f"experiment {self.name}"
         editors = list(self.benchmark.get("editors", []))
@@ -212,7 +216,7 @@ class Experiment(_Section):
         return validated({**content, "editors": ["none"] if traced_only else editors}, place=place)
 
     def names(self) -> dict[str, dict[str, Any]]:
-        """Values by their names for figures, by field."""
+        """The named values of the sweeps, by field and name."""
         return {
             field: dict(values)
             for sweep in self.sweep
@@ -228,9 +232,9 @@ def _settings(sweep: Sweep, n_layers: Callable[[], int | None]) -> Iterator[dict
             count = n_layers()
             if count is None:
                 raise ConfigError(
-                    f"the sweep over every {field} needs the model's number of layers, and no "
-                    "config.json is at hand that tells it.",
-                    hint="Download the model first, or list the layers in a file of your own.",
+                    f"the sweep over every {field} needs the model's number of layers, and the "
+                    "model's config.json is not on this machine.",
+                    hint="Download the model first, or list the layers in an experiment file.",
                 )
             columns.append(list(range(count)))
         else:
@@ -249,41 +253,46 @@ def _hint(error: ValidationError) -> str:
 
 
 def known_experiments() -> dict[str, Experiment]:
-    """The experiments that ship with the package, by name."""
+    """The packaged experiments, by name."""
     folder = resource("editkit_benchmarks.experiments")
     files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda f: f.name
     )
-    found = [parse_experiment(f.read_text(encoding="utf-8"), place=f.name) for f in files]
-    return {experiment.name: experiment for experiment in found}
+    parsed = [parse_experiment(f.read_text(encoding="utf-8"), place=f.name) for f in files]
+    return {experiment.name: experiment for experiment in parsed}
 
 
 def load_experiment(name: str) -> Experiment:
-    """An experiment by its name, or from a YAML file.
+    """A packaged experiment, or the one in a YAML file.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The name or file does not exist.
         ConfigError: The file is wrong.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UsageError(
-                f"there is no experiment file {name!r}.", hint="Give a file, or a name."
+                f"the experiment file {name!r} does not exist.",
+                hint="'editkit run-experiment' lists the packaged experiments.",
             )
         return parse_experiment(read_yaml_text(path), place=name)
     known = known_experiments()
     if name not in known:
-        hint = did_you_mean(name, known) or f"There are {', '.join(known)}."
-        raise UsageError(f"there is no experiment {name!r}.", hint=hint)
+        hint = did_you_mean(name, known) or f"The experiments are {', '.join(known)}."
+        raise UsageError(f"no experiment is called {name!r}.", hint=hint)
     return known[name]
 
 
 def parse_experiment(text: str, *, place: str) -> Experiment:
-    """The experiment that a YAML text describes.
+    """Parse an experiment file.
+
+    Args:
+        text: The content, in YAML.
+        place: The file's name, for messages.
 
     Raises:
-        ConfigError: With the place of everything that is wrong.
+        ConfigError: The content is wrong; the message lists every problem.
     """
     content = parse_yaml(text, place=place)
     if not isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""The average traces of an experiment, each kept in the store of its output folder."""
+"""The average traces of an experiment, stored in its output folder."""
 
 from __future__ import annotations
 
@@ -19,26 +19,27 @@ from editkit.errors import UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
 from editkit.report.labels import labels_of
 from editkit_benchmarks.experiments.spec import Tracing
-from editkit_plugins.tracing.facts import facts_of
-from editkit_plugins.tracing.shown import Shown
-from editkit_plugins.tracing.study import Edits, study
+from editkit_plugins.tracing.facts import read_facts
+from editkit_plugins.tracing.stored_traces import EditBefore, average_trace
 
 if TYPE_CHECKING:
     from editkit.models import LanguageModel
+    from editkit_plugins.tracing.averages import AverageTrace
 
 _log = logging.getLogger("editkit.experiments")
-_BEFORE = "before the edit"
+_BEFORE_EDIT = "before the edit"
 
 
 @dataclasses.dataclass(frozen=True)
-class _Task:
-    """One average to be made: a name for figures, facts, a configuration, and edits if any."""
+class _Setting:
+    """One average: its name in figures, its facts and their source, the locator's values, and the
+    edit before each fact."""
 
     name: str
     facts: Sequence[Fact]
     source: str
     config: Mapping[str, Any]
-    edits: Edits | None = None
+    edit: EditBefore | None = None
 
 
 def trace_all(
@@ -49,50 +50,59 @@ def trace_all(
     out: Path,
     *,
     quiet: bool = False,
-) -> list[Shown]:
-    """Trace what the folder's store lacks.
+) -> list[AverageTrace]:
+    """Trace the facts that the store lacks, and average under each setting.
 
     Args:
         tracing: What to trace.
-        benchmark: The model, and the records whose facts are traced.
+        benchmark: The model, and the records with the facts.
         values: Values of the dataset's configuration.
-        plan: Where the configurations of editors are; None where nothing is edited.
+        plan: The configured editors; None if nothing is edited.
         out: The output folder.
-        quiet: Show no progress.
+        quiet: Whether to show no progress.
 
     Raises:
-        UsageError: No fact could be traced, or an editor is not among the benchmark's.
-        EditkitError: Something cannot be loaded or made.
+        UsageError: No fact could be traced, or ``after`` names an unknown editor.
+        EditkitError: The model, a dataset, the locator or an editor cannot be loaded.
     """
     model = load_model_of(benchmark.model)
-    found = []
-    empty = ""
-    for task in _tasks(tracing, benchmark, values, plan, model):
-        locator = make_locator(tracing.locator, model, **task.config)
-        with counting(f"tracing {task.name}".strip(), len(task.facts), quiet=quiet) as report:
-            average = study(
-                model, tracing.locator, locator, task.facts, out, report, edits=task.edits
+    averages = []
+    why_empty = ""
+    for setting in _settings(tracing, benchmark, values, plan, model):
+        locator = make_locator(tracing.locator, model, **setting.config)
+        title = f"tracing {setting.name}".strip()
+        with counting(title, len(setting.facts), quiet=quiet) as report:
+            average = average_trace(
+                model,
+                tracing.locator,
+                locator,
+                setting.facts,
+                out,
+                report,
+                setting.edit,
+                source=setting.source,
+                setting=setting.name,
             )
-        if not average.kinds:
-            empty = average.why_empty(model.name, f"{task.source} {task.name}".strip())
-            _log.warning("left out: %s", empty)
+        if not average.effects:
+            why_empty = average.why_empty
+            _log.warning("left out: %s", why_empty)
             continue
         if average.failed:
             reason = next(iter(average.failed.values()))
-            _log.warning("%s: %d not traced (%s)", task.name, len(average.failed), reason)
-        found.append(Shown(average, tracing.locator, model.name, task.source, task.name))
-    if not found:
-        raise UsageError(empty, hint="Trace facts that the model knows.")
-    return found
+            _log.warning("%s: %d facts failed (%s)", setting.name, len(average.failed), reason)
+        averages.append(average)
+    if not averages:
+        raise UsageError(why_empty, hint="Trace facts that the model knows.")
+    return averages
 
 
-def _tasks(
+def _settings(
     tracing: Tracing,
     benchmark: Benchmark,
     values: PluginValues,
     plan: Plan | None,
     model: LanguageModel,
-) -> Iterator[_Task]:
+) -> Iterator[_Setting]:
     choice = benchmark.dataset
     limit = min((n for n in (tracing.limit, benchmark.limit) if n is not None), default=None)
     config = {**choice.config, **values.get(("dataset", choice.name), {})}
@@ -104,27 +114,27 @@ def _tasks(
         source, facts = choice.name, [fact_of(each) for each in requests]
     else:
         source = tracing.facts
-        read = facts_of(source, config if source == choice.name else None)
+        read = read_facts(source, config if source == choice.name else None)
         read.warn()
         facts = list(read.facts[:limit])
     for name, setting in (tracing.settings or {"": {}}).items():
-        before = _BEFORE if tracing.after and not name else name
-        yield _Task(before, facts, source, {**tracing.config, **setting})
+        title = _BEFORE_EDIT if tracing.after and not name else name
+        yield _Setting(title, facts, source, {**tracing.config, **setting})
     for label, planned in edited_cells(tracing, plan):
-        edits = Edits(label, _editor(planned, model), requests)
-        new = [fact_of(each, each.target_new) for each in requests]
-        yield _Task(f"after {label}", new, choice.name, tracing.config, edits)
+        edit = EditBefore(label, _editor(planned, model), requests)
+        new_facts = [fact_of(each, each.target_new) for each in requests]
+        yield _Setting(f"after {label}", new_facts, choice.name, tracing.config, edit)
 
 
 def edited_cells(tracing: Tracing, plan: Plan | None) -> list[tuple[str, PlannedCell]]:
-    """The cells after whose edits facts are traced, with their labels.
+    """The cells that ``after`` names, with their labels.
 
     Raises:
-        UsageError: ``after`` names what is no editor and no label of the benchmark.
+        UsageError: A name is neither an editor of the benchmark nor a label.
     """
     cells = plan.cells if plan else ()
     labels = labels_of(plan.run(Path(), plan.model_description(), tracking=False)) if plan else ()
-    found = []
+    selected = []
     for name in tracing.after:
         named = [
             (label, planned)
@@ -133,16 +143,16 @@ def edited_cells(tracing: Tracing, plan: Plan | None) -> list[tuple[str, Planned
         ]
         if not named:
             raise UsageError(
-                f"tracing.after names {name!r}, which is no editor of the benchmark; it has "
-                f"{', '.join(labels) or 'none'}.",
+                f"tracing.after names {name!r}, which is not an editor of the benchmark; its "
+                f"editors are {', '.join(labels) or 'none'}.",
                 hint=did_you_mean(name, labels) or "Add it to benchmark.editors.",
             )
-        found += named
-    return found
+        selected += named
+    return selected
 
 
 def _editor(planned: PlannedCell, model: LanguageModel) -> Editor[Any]:
-    """The editor of a cell, prepared as a benchmark does it."""
+    """The editor of a cell, prepared in the same way as for a benchmark."""
     editor: Editor[Any] = default_registry().build("editor", planned.cell.editor, planned.config)
     editor.check(model)
     with seeded(planned.cell.seed, "prepare"):

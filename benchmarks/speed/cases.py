@@ -34,8 +34,10 @@ from editkit_plugins.kn.config import AttributionConfig
 from editkit_plugins.learned.training.data import RecordSource
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor
+from editkit_plugins.tracing.causal_tracing import Probabilities, trace_fact
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
-from editkit_plugins.tracing.locator import CausalTracingLocator
+from editkit_plugins.tracing.corruption import draw_noise
+from editkit_plugins.tracing.tokenized_facts import tokenize_facts
 
 Work = Callable[[], Sequence[float]]
 """Does some work, and returns numbers that both ways must agree on."""
@@ -244,16 +246,26 @@ def _number(text: str) -> float:
 def _tracing(
     model: Callable[[], LanguageModel], *, kinds: Sequence[Kind], n_fast: int, n_plain: int
 ) -> tuple[Work, int, Work, int]:
+    from tests.plugins.tracing.oracle import trace_site_by_site  # needs a checkout
+
+    config = CausalTracingConfig(kinds=tuple(kinds), noise_level=0.1)
     requests = [record.request for record in _records(n_fast)]
     facts = [Fact(r.sentence, r.subject, r.target_true) for r in requests]
-    config = CausalTracingConfig(kinds=tuple(kinds), noise_level=0.1)
 
-    def run(n: int, config: CausalTracingConfig) -> list[float]:
-        traced = CausalTracingLocator(config).maps(model(), facts[:n])[:n_plain]
-        return [x for maps in traced for each in maps for row in each.scores for x in row]
+    def run(n: int, trace: Callable[..., Probabilities]) -> list[float]:
+        numbers: list[float] = []
+        for i, fact in enumerate(tokenize_facts(model(), facts[:n])):
+            p = trace(model(), fact, draw_noise(model(), fact, config, 0.1), config, kinds)
+            if i < n_plain:
+                numbers += [x for kind in kinds for x in p.restored[kind].flatten().tolist()]
+        return numbers
 
-    plain = config.model_copy(update={"plain": True})
-    return (lambda: run(n_fast, config)), n_fast, (lambda: run(n_plain, plain)), n_plain
+    return (
+        (lambda: run(n_fast, trace_fact)),
+        n_fast,
+        (lambda: run(n_plain, trace_site_by_site)),
+        n_plain,
+    )
 
 
 CASES = (

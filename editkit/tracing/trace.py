@@ -1,4 +1,4 @@
-"""Where one fact is recalled: what a locator found, with names of tokens and layers, and pictures.
+"""Where a model recalls a fact: the scores of a locator, with named tokens, tables and plots.
 
 ::
 
@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from editkit.data_types import Fact, Localization
@@ -25,11 +24,11 @@ __all__ = ["Site", "Trace", "trace"]
 
 
 class Site(NamedTuple):
-    """A place in a model, and its effect on a fact.
+    """A place in a model and its effect on a fact.
 
     Attributes:
-        kind: What is there: ``state``, ``mlp``, ``attn``, ...
-        token: Number of the prompt's token, from 0.
+        kind: Kind of site: ``state``, ``mlp``, ``attn``, ...
+        token: Index of the prompt's token, from 0.
         text: The token.
         layer: The layer, from 0.
         effect: Its effect.
@@ -44,7 +43,7 @@ class Site(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Trace:
-    """What a locator says of one fact.
+    """The result of a locator for one fact.
 
     Attributes:
         model: Name of the model.
@@ -58,56 +57,84 @@ class Trace:
 
     def __repr__(self) -> str:
         kinds = ", ".join(each.kind for each in self.maps)
-        said = f'"{self.fact.prompt}" -> "{self.answer.strip()}"'
-        return f"<Trace of {said} on {self.model} by {self.locator}: {kinds}>"
+        return f"<Trace of {self.title} on {self.model} by {self.locator}: {kinds}>"
+
+    @property
+    def title(self) -> str:
+        """Prompt and answer: ``"The Space Needle is in the city of" -> "Seattle"``."""
+        return f'"{self.fact.prompt}" -> "{self.answer.strip()}"'
 
     @property
     def fact(self) -> Fact:
-        """The fact."""
+        """The fact as it was given, perhaps without an answer."""
         return self.maps[0].fact
 
     @property
     def answer(self) -> str:
-        """The answer that was followed, as the model writes it."""
+        """The traced answer, as the model writes it."""
         return self.maps[0].answer or str(self.fact.answer)
 
     @property
     def predicted(self) -> bool:
-        """Whether the model predicts the answer, as far as the locator tells."""
+        """Whether the model predicts the answer; true if the locator does not report it."""
         return bool(self.maps[0].baselines.get("predicted", 1.0))
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The prompt's tokens; those of the subject carry a star."""
+        """The prompt's tokens; a star marks those of the subject."""
         first, end = self.maps[0].subject or (0, 0)
         texts = (token.strip() or token for token in self.maps[0].tokens)
         return tuple(f"{t}*" if first <= i < end else t for i, t in enumerate(texts))
 
     def strongest(self, n: int = 5, kind: str | None = None) -> list[Site]:
-        """The sites of the largest effect, of one kind or of all."""
+        """The ``n`` sites with the largest effects, of one kind or of all."""
         sites = [site for site in self.sites() if kind in (None, site.kind)]
         return sorted(sites, key=lambda site: -site.effect)[:n]
 
     def sites(self) -> list[Site]:
         """All sites, by kind, token and layer."""
         return [
-            Site(found.kind, token, self.tokens[token], layer, effect)
-            for found in self.maps
-            for token, row in enumerate(found.scores)
+            Site(localization.kind, token, self.tokens[token], layer, effect)
+            for localization in self.maps
+            for token, row in enumerate(localization.scores)
             for layer, effect in enumerate(row)
         ]
 
     def to_frame(self) -> DataFrame:
-        """All sites as a table: kind, token, text, layer, effect."""
+        """All sites as a pandas table: kind, token, text, layer, effect."""
         from pandas import DataFrame
 
         return DataFrame(self.sites(), columns=list(Site._fields))
 
     def plot(self) -> Figure:
-        """Heat maps, tokens by layers, one for each kind; a notebook shows the figure."""
-        from editkit.tracing.plots import heat_maps
+        """Heat maps, tokens by layers, one per kind of site; notebooks display the figure.
 
-        return heat_maps(self)
+        If the locator has a corrupted run, colours show the probability of the answer, from that of
+        the corrupted run on. Otherwise they show effects.
+        """
+        from editkit.tracing.plots import heat_maps, shortened
+
+        baselines = self.maps[0].baselines
+        corrupted = baselines.get("corrupted")
+        notes = [self.title]
+        if corrupted is not None:
+            notes.append(
+                f"p = {baselines['clean']:.3f} clean, {corrupted:.3f} with a corrupted subject (*)"
+            )
+        elif "clean" in baselines:
+            notes.append(f"p = {baselines['clean']:.3f}; * marks the subject")
+        base = corrupted or 0.0
+        return heat_maps(
+            {
+                each.kind: [[base + effect for effect in row] for row in each.scores]
+                for each in self.maps
+            },
+            [shortened(token) for token in self.tokens],
+            f"{self.model}, {self.locator}",
+            notes,
+            unit="effect" if corrupted is None else f"p({shortened(self.answer.strip())})",
+            base=base,
+        )
 
 
 def trace(
@@ -122,40 +149,27 @@ def trace(
     chat: bool = False,
     **config: Any,
 ) -> Trace:
-    """Ask a locator where a model recalls a fact.
+    """Trace where a model recalls a fact. The model is left unchanged.
 
     Args:
-        model: The model; left as it is.
+        model: The model.
         prompt: A sentence up to the answer.
-        subject: What the fact is about, as it stands in the prompt.
-        answer: The answer to follow; None: what the model predicts.
-        locator: An installed locator.
+        subject: The subject, spelled as in the prompt.
+        answer: The answer to trace; None: the model's prediction.
+        locator: Name of an installed locator.
         preset: A preset of the locator.
-        separator: What stands between prompt and answer; None: the default rule.
+        separator: Text between prompt and answer; None: the default rule.
         chat: Whether the prompt is a user's turn in a chat.
-        config: Values of its configuration.
+        config: Fields of the locator's configuration.
 
     Raises:
-        PluginError: There is no such locator.
+        PluginError: The locator is not installed.
         ConfigError: A value is wrong.
-        RequestError: The subject is not in the prompt, or is there twice.
+        RequestError: The prompt lacks the subject, or contains it twice.
         ModelError: The prompt is longer than the model's context.
     """
-    fact = Fact(prompt, subject, answer, separator=separator, chat=chat)
-    [found] = traces(model, [fact], locator, preset=preset, **config)
-    return found
-
-
-def traces(
-    model: LanguageModel,
-    facts: Sequence[Fact],
-    locator: str,
-    *,
-    preset: str | None = None,
-    **config: Any,
-) -> list[Trace]:
-    """The traces of several facts, each as it would be alone; arguments as for :func:`trace`."""
     from editkit.registry.factories import make_locator
 
-    made = make_locator(locator, model, preset=preset, **config)
-    return [Trace(model.name, locator, maps) for maps in made.maps(model, facts)]
+    fact = Fact(prompt, subject, answer, separator=separator, chat=chat)
+    [maps] = make_locator(locator, model, preset=preset, **config).maps(model, [fact])
+    return Trace(model.name, locator, maps)

@@ -1,4 +1,4 @@
-"""Asking where a fact lives: causal tracing (Meng et al. 2022) and gradients of hidden states."""
+"""Finding where a fact is stored: causal tracing (Meng et al. 2022) and gradient methods."""
 
 from __future__ import annotations
 
@@ -31,40 +31,40 @@ CORRECTED = {"answer_tokens": "all", "averaging": "by_fact", "severed_noise": "s
 
 @hookimpl
 def editkit_locators() -> list[LocatorSpec]:
-    """Offer ``causal-tracing``, ``saliency`` and ``integrated-gradients``."""
+    """Register ``causal-tracing``, ``saliency`` and ``integrated-gradients``."""
     return [
         LocatorSpec(
             name="causal-tracing",
-            factory=f"{_PACKAGE}.locator:CausalTracingLocator",
+            factory=f"{_PACKAGE}.causal_tracing:CausalTracingLocator",
             config=f"{_PACKAGE}.config:CausalTracingConfig",
-            summary="what restoring one state brings back (Meng et al. 2022)",
+            summary="how much of a fact one restored state brings back (Meng et al. 2022)",
             presets={
                 "published": PUBLISHED,
                 "paper": PAPER,
                 "paper-v1": PAPER_V1,
                 "corrected": CORRECTED,
             },
-            configs="editkit_configs",  # states the models' sizes; it has no values for locators
+            configs="editkit_configs",  # for the models' sizes; it has no values for locators
             model_presets={"paper-v1": {"gpt-j-6b": {"noise_level": 0.025}}},
         ),
         LocatorSpec(
             name="saliency",
             factory=f"{_PACKAGE}.gradients:SaliencyLocator",
             config=f"{_PACKAGE}.config:SaliencyConfig",
-            summary="size of the answer's gradient at each hidden state",
+            summary="gradient of the answer's probability at each hidden state",
         ),
         LocatorSpec(
             name="integrated-gradients",
             factory=f"{_PACKAGE}.gradients:IntegratedGradientsLocator",
             config=f"{_PACKAGE}.config:IntegratedGradientsConfig",
-            summary="gradients along the path to each layer's states, times the states",
+            summary="gradients integrated along a path to each layer's states",
         ),
     ]
 
 
 @hookimpl
 def editkit_commands() -> list[CommandSpec]:
-    """Offer ``editkit trace``."""
+    """Register ``editkit trace``."""
     return [
         CommandSpec(
             name="trace",

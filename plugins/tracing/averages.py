@@ -1,9 +1,11 @@
-"""Effects averaged over many facts, by the role of a token and by layer.
+"""Average effects over many facts (AIE, ATE), by layer and by the role of a token.
 
-Two ways to average differ in what counts once. ``by_fact``: a fact, with the mean over its tokens
-of a role, and each token has one role. ``by_token``: a token, as in the notebook of the published
-code, where a token may have two roles: the only token of a subject is its first and its last one,
-and the token after the subject is the first subsequent one even where it is the prompt's last.
+Section 2.2, figure 2 and appendix B.1 of Meng et al. (2022). There are two units of averages:
+
+    by_fact    Each token has one role. A fact counts once per role, with the mean over its tokens.
+    by_token   As in the notebook of the published code, each token counts, and it may have two
+               roles: a subject's only token is both its first and its last one, and the token after
+               the subject is the first subsequent token even if it is also the prompt's last.
 """
 
 from __future__ import annotations
@@ -11,9 +13,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editkit import Localization
+from editkit.storage.cache import write_atomically
 from editkit_plugins.tracing.config import Averaging
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
 
 ROLES = (
     "first subject token",
@@ -23,13 +32,12 @@ ROLES = (
     "further tokens",
     "last token",
 )
-"""Roles of a prompt's tokens, from left to right (Meng et al. 2022, figure 2)."""
-
-_Z95 = 1.96
-
+"""Roles of a prompt's tokens, from left to right (figure 2)."""
 
 PLACES = ("any token", "last subject token", "last token")
-"""Where the largest effect of a fact is looked for (appendix B.1 of the paper's first version)."""
+"""Tokens over which a fact's largest effect is taken (appendix B.1 of the first version)."""
+
+_Z95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,22 +49,181 @@ class Mean:
     high: float
     n: int
 
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {self.half_width:.3f}"
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width."""
+        return (self.high - self.low) / 2
+
 
 @dataclasses.dataclass(frozen=True)
 class Largest:
-    """The mean over facts of each fact's largest effect over layers.
+    """The mean over facts of each fact's largest effect in any layer.
 
     Attributes:
-        effect: Of the effects.
-        probability: Of the probabilities of the answer that the effects restore, where there is a
-            corrupted run: what the paper's first version calls the maximum score.
+        effect: Mean effect.
+        probability: Mean probability of the answer with that effect, which the paper's first
+            version calls the average maximum score; None for locators without a corrupted run.
     """
 
     effect: Mean
     probability: Mean | None
 
 
-def roles_of(
+@dataclasses.dataclass(frozen=True)
+class AverageTrace:
+    """Effects of one locator, averaged over the facts that a model knows.
+
+    Attributes:
+        model: Name of the model.
+        locator: Name of the locator.
+        facts: Source of the facts: a file or a dataset.
+        setting: What distinguishes it from averages with the same locator, model and facts.
+        fingerprint: Digest of everything that the numbers depend on.
+        effects: By kind of site and role of a token: the mean effect in each layer (AIE).
+        largest: By kind of site and place: means of each fact's largest effect.
+        baselines: Means of ``clean``, ``corrupted`` and ``total_effect`` (ATE).
+        known: Number of facts averaged over.
+        unknown: Number of facts left out because the model does not predict their answers.
+        failed: Errors of facts that could not be traced, by case.
+        finished: Time of the last fact, in seconds since the epoch.
+    """
+
+    model: str
+    locator: str
+    facts: str
+    setting: str
+    fingerprint: str
+    effects: Mapping[str, Mapping[str, Sequence[Mean]]]
+    largest: Mapping[str, Mapping[str, Largest]]
+    baselines: Mapping[str, Mean]
+    known: int
+    unknown: int
+    failed: Mapping[int, str]
+    finished: float
+
+    @property
+    def title(self) -> str:
+        """Title of plots."""
+        return ", ".join(filter(None, [f"{self.locator} on {self.model}", self.setting]))
+
+    @property
+    def note(self) -> str:
+        """Second line of plots: the number of facts, and the total effect."""
+        note = f"{self.known} facts of {self.facts}; left out: {self.unknown} unknown to the model"
+        if self.failed:
+            note += f", {len(self.failed)} failed"
+        if "total_effect" in self.baselines:
+            note += f"; average total effect {self.baselines['total_effect'].mean:.3f}"
+        return note
+
+    @property
+    def why_empty(self) -> str:
+        """Why there is nothing to average."""
+        total = self.unknown + len(self.failed)
+        facts = f"{total} facts of {self.facts}" + (f" ({self.setting})" if self.setting else "")
+        if not self.failed:
+            return f"{self.model} predicts none of the {facts}."
+        reason = next(iter(self.failed.values()))
+        return (
+            f"none of the {facts} could be traced on {self.model}: {self.unknown} are unknown to "
+            f"it, {len(self.failed)} failed ({reason})."
+        )
+
+    def heat_maps(self, kind: str | None = None) -> Figure:
+        """Heat maps, roles by layers, of one kind of site or of all."""
+        from editkit.tracing.plots import heat_maps
+
+        effects = {each: means for each, means in self.effects.items() if kind in (None, each)}
+        roles = list(dict.fromkeys(role for means in effects.values() for role in means))
+        values = {
+            each: [[mean.mean for mean in means[role]] for role in roles if role in means]
+            for each, means in effects.items()
+        }
+        note = self.note if kind is None else f"{self.known} facts of {self.facts}"
+        return heat_maps(values, roles, self.title, [note])
+
+    def line_plots(self) -> Figure:
+        """A panel per kind of site: a line with its interval per role."""
+        from editkit.tracing.plots import line_plots
+
+        lines = {
+            kind: {
+                role: [(each.mean, each.low, each.high) for each in layers]
+                for role, layers in means.items()
+            }
+            for kind, means in self.effects.items()
+        }
+        return line_plots(lines, self.title, self.note)
+
+    def to_frame(self) -> DataFrame:
+        """All averages as a pandas table: kind, role, layer, mean, ci_low, ci_high, n."""
+        from pandas import DataFrame
+
+        rows = [
+            (kind, role, layer, each.mean, each.low, each.high, each.n)
+            for kind, roles in self.effects.items()
+            for role, layers in roles.items()
+            for layer, each in enumerate(layers)
+        ]
+        return DataFrame(rows, columns=["kind", "role", "layer", "mean", "ci_low", "ci_high", "n"])
+
+    def save(self, folder: Path, name: str) -> list[Path]:
+        """Write the plots (PNG, SVG) and the table (CSV) to files that start with ``name``."""
+        from editkit.figures import save_figures
+
+        plots = {f"{name}-maps": self.heat_maps(), f"{name}-lines": self.line_plots()}
+        table = folder / f"{name}.csv"
+        files = [*save_figures(plots, folder), table]
+        write_atomically(table, self.to_frame().to_csv(index=False).encode())
+        return files
+
+    def publish(self, out: Path, files: Sequence[Path]) -> bool:
+        """Send the averages to tracking services; false if one of them fails.
+
+        Args:
+            out: The output folder.
+            files: The files that :meth:`save` wrote.
+        """
+        from editkit.benchmark.observers import FAILED, publish
+        from editkit.data_types import Report
+        from editkit.figures import png_bytes
+
+        table = files[-1]
+        panels = {kind: table.with_name(f"{table.stem}-{kind}.png") for kind in self.effects}
+        for kind, file in panels.items():
+            write_atomically(file, png_bytes(self.heat_maps(kind)))
+        metrics = {f"baseline/{key}": mean.mean for key, mean in self.baselines.items()}
+        for kind, roles in self.effects.items():
+            for role, layers in roles.items():
+                metrics[f"{kind}/{role}"] = max(each.mean for each in layers)
+            for place, each in self.largest[kind].items():
+                metrics[f"{kind}/largest/{place}"] = each.effect.mean
+        tags = {"model": self.model, "locator": self.locator}
+        setting = {"setting": self.setting} if self.setting else {}
+        names = [self.locator, self.model, Path(self.facts).stem, self.setting]
+        report = Report(
+            out=out,
+            kind="traces",
+            name=" · ".join(filter(None, names)),
+            fingerprint=self.fingerprint,
+            started=self.finished,
+            finished=self.finished,
+            params={**tags, "facts": self.facts, **setting},
+            metrics={**metrics, "facts/unknown": float(self.unknown)},
+            tags=tags,
+            files={f"figures/{file.name}": file for file in files},
+            panels=panels,
+        )
+        return FAILED not in publish(report)
+
+
+# ---------------------------------------------------------------- one fact
+
+
+def tokens_by_role(
     n_tokens: int, subject: tuple[int, int], averaging: Averaging = "by_fact"
 ) -> dict[str, list[int]]:
     """The tokens of each role.
@@ -64,59 +231,64 @@ def roles_of(
     Args:
         n_tokens: Number of the prompt's tokens.
         subject: Half-open span of the subject's tokens.
-        averaging: ``by_fact``: each token from the subject on has one role, and a subject of one
-            token is its own last one. ``by_token``: as published.
+        averaging: The unit of averages.
     """
     first, end = subject
     last = n_tokens - 1
-    published = averaging == "by_token"
-    found: dict[str, list[int]] = {
-        ROLES[0]: [first] if published or end - first > 1 else [],
-        ROLES[1]: list(range(first + 1, end - 1)),
-        ROLES[2]: [end - 1],
-        ROLES[3]: [end] if end < last or (published and end == last) else [],
-        ROLES[4]: list(range(end + 1, last)),
-        ROLES[5]: [last] if published or last >= end else [],
-    }
-    return found
+    by_token = averaging == "by_token"
+    tokens = (
+        [first] if by_token or end - first > 1 else [],
+        list(range(first + 1, end - 1)),
+        [end - 1],
+        [end] if end < last or (by_token and end == last) else [],
+        list(range(end + 1, last)),
+        [last] if by_token or last >= end else [],
+    )
+    return dict(zip(ROLES, tokens, strict=True))
 
 
-def by_role(found: Localization, averaging: Averaging = "by_fact") -> dict[str, list[list[float]]]:
-    """Effects of one fact by role, layer by layer: of every token, or their mean.
-
-    Returns:
-        What counts once in averages, by role: (tokens, L) or (1, L).
+def effects_by_role(
+    localization: Localization, averaging: Averaging = "by_fact"
+) -> dict[str, list[list[float]]]:
+    """A fact's effects by role: (tokens, L) ``by_token``, their mean (1, L) ``by_fact``.
 
     Raises:
-        ValueError: The locator does not tell where the subject is.
+        ValueError: The localization has no subject span.
     """
-    if found.subject is None:
-        raise ValueError("the localization has no subject span")
     effects: dict[str, list[list[float]]] = {}
-    for role, tokens in roles_of(len(found.tokens), found.subject, averaging).items():
+    subject = _subject_of(localization)
+    for role, tokens in tokens_by_role(len(localization.tokens), subject, averaging).items():
         if not tokens:
             continue
-        rows = [list(found.scores[token]) for token in tokens]
+        rows = [list(localization.scores[token]) for token in tokens]
         if averaging == "by_fact":
             rows = [[sum(column) / len(rows) for column in zip(*rows, strict=True)]]
         effects[role] = rows
     return effects
 
 
-def largest(found: Localization) -> dict[str, float]:
-    """The largest effect of one fact over all layers, at each of :data:`PLACES`.
+def largest_effects(localization: Localization) -> dict[str, float]:
+    """A fact's largest effect over all layers, at each of :data:`PLACES`.
 
     Raises:
-        ValueError: The locator does not tell where the subject is.
+        ValueError: The localization has no subject span.
     """
-    if found.subject is None:
-        raise ValueError("the localization has no subject span")
-    of_token = [max(row) for row in found.scores]
-    values = (max(of_token), of_token[found.subject[1] - 1], of_token[-1])
+    _, end = _subject_of(localization)
+    by_token = [max(row) for row in localization.scores]
+    values = (max(by_token), by_token[end - 1], by_token[-1])
     return dict(zip(PLACES, values, strict=True))
 
 
-def mean_of(values: Sequence[float]) -> Mean:
+def _subject_of(localization: Localization) -> tuple[int, int]:
+    if localization.subject is None:
+        raise ValueError("the localization has no subject span")
+    return localization.subject
+
+
+# ---------------------------------------------------------------- many facts
+
+
+def mean_with_interval(values: Sequence[float]) -> Mean:
     """Mean and normal 95% interval, ``1.96 std / sqrt(n)`` with the population's deviation."""
     n = len(values)
     mean = sum(values) / n
@@ -124,35 +296,37 @@ def mean_of(values: Sequence[float]) -> Mean:
     return Mean(mean, mean - half, mean + half, n)
 
 
-def averaged(facts: Sequence[Mapping[str, Sequence[Sequence[float]]]]) -> dict[str, list[Mean]]:
-    """Means by role and layer; a fact without a role's tokens does not count there.
+def average_by_role(
+    facts: Sequence[Mapping[str, Sequence[Sequence[float]]]],
+) -> dict[str, list[Mean]]:
+    """Mean effects by role and layer, over the facts that have tokens of that role.
 
     Args:
-        facts: Effects of each fact, as :func:`by_role` gives them.
+        facts: The results of :func:`effects_by_role`.
     """
-    found: dict[str, list[Mean]] = {}
+    means: dict[str, list[Mean]] = {}
     for role in ROLES:
         rows = [row for fact in facts for row in fact.get(role, ())]
         if rows:
-            found[role] = [mean_of(column) for column in zip(*rows, strict=True)]
-    return found
+            means[role] = [mean_with_interval(column) for column in zip(*rows, strict=True)]
+    return means
 
 
-def averaged_largest(
+def average_largest(
     facts: Sequence[Mapping[str, float]], corrupted: Sequence[float | None]
 ) -> dict[str, Largest]:
-    """The means of the largest effects.
+    """Means of the largest effects by place.
 
     Args:
-        facts: Largest effects of each fact, as :func:`largest` gives them.
-        corrupted: Probability of each fact's answer in the corrupted run; None where there is none.
+        facts: The results of :func:`largest_effects`.
+        corrupted: P* of each fact; None for locators without a corrupted run.
     """
-    found = {}
+    means = {}
     for place in PLACES:
         effects = [fact[place] for fact in facts]
         restored = [
             effect + low for effect, low in zip(effects, corrupted, strict=True) if low is not None
         ]
-        probability = mean_of(restored) if len(restored) == len(effects) else None
-        found[place] = Largest(mean_of(effects), probability)
-    return found
+        probability = mean_with_interval(restored) if len(restored) == len(effects) else None
+        means[place] = Largest(mean_with_interval(effects), probability)
+    return means

@@ -1,4 +1,4 @@
-"""Configurations of the tracing locators; defaults are those of the published runs."""
+"""Configurations of the tracing locators; the defaults are those of the published runs."""
 
 from __future__ import annotations
 
@@ -15,99 +15,98 @@ Positive = Annotated[float, Field(gt=0)]
 Kind = Literal[
     "state", "mlp", "attn", "state-mlp-severed", "state-attn-severed", "state-both-severed"
 ]
-"""What is restored: a hidden state, a window of MLP or attention outputs, or a hidden state while
-the token's MLP outputs, attention outputs, or both keep their corrupted values."""
+"""What a run restores: a hidden state; a window of MLP or attention outputs; or a hidden state
+while the token's MLP outputs, attention outputs, or both stay corrupted."""
 
 
 Averaging = Literal["by_fact", "by_token"]
-"""What counts once in averages over many facts; see ``editkit_plugins.tracing.averages``."""
+"""The unit of averages over many facts; see ``editkit_plugins.tracing.averages``."""
 
 
 class CausalTracingConfig(Config):
     """Configuration of ``causal-tracing`` (Meng et al. 2022, section 2)."""
 
     kind: Kind = "state"
-    """What ``locate`` restores, one kind; ``trace`` restores all of ``kinds``."""
+    """What ``locate`` restores; ``trace`` restores each of ``kinds``."""
 
     kinds: tuple[Kind, ...] = Field(default=("state", "mlp", "attn"), min_length=1)
-    """What ``editkit trace`` shows side by side."""
+    """What ``editkit trace`` restores, shown side by side."""
 
     window: Count = 10
-    """Layers whose MLP or attention outputs are restored together, cut at the model's ends."""
+    """Number of layers in which MLP or attention outputs are restored together, clipped at the
+    model's ends."""
 
     window_side: Literal["below", "above"] = "below"
-    """An even window has one layer more below its middle, [l - 5, l + 4] (published code), or above
-    it, [l - 4, l + 5] (paper)."""
+    """Where an even window has its extra layer: below its middle, [l - 5, l + 4] (published code),
+    or above it, [l - 4, l + 5] (paper)."""
 
     samples: Count = 10
     """Draws of the noise; probabilities are averaged over them."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
-    """Seed of the noise, drawn anew for every fact."""
+    """Seed of the noise; every fact starts from it."""
 
     corruption: Literal["gaussian", "uniform", "multivariate", "student_t", "substitute"] = (
         "gaussian"
     )
-    """What the subject's token embeddings get: Gaussian or uniform noise, noise that covaries as
-    the model's embeddings do (Gaussian or Student's t), or another subject's embeddings."""
+    """What is added to the subject's token embeddings: Gaussian noise, uniform noise, noise with
+    the covariance of all embeddings (Gaussian or Student's t), or the difference to another
+    subject."""
 
     noise_level: Positive | None = None
     """Standard deviation of Gaussian noise (0.1 for gpt2-xl, 0.025 for gpt-j-6B, 0.03 for
-    gpt-neox-20b), or the largest uniform noise; null: ``noise_multiple`` standard deviations of
-    the subjects' embeddings. Of noise that is matched to all embeddings: a factor, null for 1."""
+    gpt-neox-20b), or bound of uniform noise; null: ``noise_multiple`` standard deviations of the
+    subjects' embeddings. For noise with the covariance of all embeddings: a factor; null: 1."""
 
     noise_multiple: Positive = 3.0
-    """Level of the noise, in standard deviations over all entries of the subjects' embeddings."""
+    """Noise level in standard deviations over all entries of the subjects' embeddings."""
 
     subjects: Path | None = None
-    """Subjects that set the unit: a file with a JSON list of texts. null: all traced subjects for
-    averages, and otherwise the fact's own."""
+    """JSON list of the subjects that ``noise_multiple`` refers to. null: for averages, the subjects
+    of all facts; for a single trace, the fact's own."""
 
     degrees: Annotated[float, Field(gt=2)] = 3.0
     """Degrees of freedom of Student's t; its covariance is that of the embeddings."""
 
     substitutes: tuple[str, ...] = ()
-    """Other subjects, for ``substitute``; those with as many tokens as the fact's own are taken.
-    Averages fill it with the subjects of the other facts."""
+    """Other subjects for ``substitute``; those with as many tokens as the fact's own are used.
+    Averages use the subjects of the other facts by default."""
 
     answer_tokens: Literal["all", "first"] = "all"
-    """Whether the probability of an answer is that of all its tokens, each given those before it,
-    or of the first one alone (published code)."""
+    """Probability of an answer: of all its tokens, each given those before it, or of its first
+    token alone (published code)."""
 
     averaging: Averaging = "by_fact"
-    """What counts once in averages over many facts: a fact, with the mean over its tokens of a role
-    (each token has one); or a token (published notebook), where a subject's only token is its first
-    and its last one, and the first subsequent token counts even where it is the prompt's last."""
+    """The unit of averages over many facts. ``by_fact``: each token has one role, and a fact counts
+    once per role, with the mean over its tokens. ``by_token`` (published notebook): each token
+    counts. A subject's only token is both its first and its last; the token after the subject is
+    the first subsequent token even if it is the prompt's last."""
 
     severed_noise: Literal["second_draw", "same"] = "second_draw"
-    """Whether severed runs corrupt the subject with a second draw of the noise, while the frozen
-    outputs are from the first (published code), or with the same one."""
+    """Noise in severed runs, whose severed outputs come from the first draw: a second draw
+    (published code), or the same one."""
 
     memory_mb: Count | None = None
-    """Bounds the activations held at once; null: a quarter of the memory that is free, at most 512,
-    or 64 on a CPU, beyond which larger batches are no faster."""
-
-    plain: bool = False
-    """One site at a time, whole prompts, logits everywhere: slow, kept as reference."""
+    """Limit for activations held at once; null: a quarter of the free memory, at most 512, or 64 on
+    a CPU, where larger batches are no faster."""
 
 
 class GradientConfig(Config):
-    """What both gradient locators share."""
+    """The fields that both gradient locators share."""
 
     answer_tokens: Literal["all", "first"] = "all"
-    """Whether the probability of an answer is that of all its tokens, or of the first one alone."""
+    """Probability of an answer: of all its tokens, or of its first token alone."""
 
     averaging: Averaging = "by_fact"
-    """What counts once in averages over many facts: a fact, or a token as in the published
-    notebook."""
+    """The unit of averages over many facts: a fact, or a token as in the published notebook."""
 
 
 class SaliencyConfig(GradientConfig):
     """Configuration of ``saliency``."""
 
     measure: Literal["norm", "state_times_gradient"] = "norm"
-    """Effect of a state: the norm of the probability's gradient, or the size of its product with
-    the state, which estimates what taking the state away would do."""
+    """A state's score: the norm of the probability's gradient, or the absolute value of its product
+    with the state, a first-order estimate of the effect of removing the state."""
 
 
 class IntegratedGradientsConfig(GradientConfig):
@@ -117,7 +116,7 @@ class IntegratedGradientsConfig(GradientConfig):
     """Points on the path from the baseline to the states."""
 
     baseline: Literal["zero", "mean"] = "zero"
-    """Where the path of a layer's states begins: at zero, or at their mean over the prompt."""
+    """Where the path of a layer's states starts: at zero, or at their mean over the prompt."""
 
     memory_mb: Count = 512
-    """Activations kept for the backward pass; bounds how many points are run together."""
+    """Limit for activations kept for the backward pass; sets how many points run together."""

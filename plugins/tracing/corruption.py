@@ -1,4 +1,14 @@
-"""What corrupts a subject: noise, or another subject, added to the embeddings of its tokens."""
+"""The corrupted run's eps: what is added to the embeddings of the subject's tokens.
+
+Section 2.1 and appendix B.1 of Meng et al. (2022), first version: h*_i^(0) = h_i^(0) + eps with
+
+    gaussian         eps ~ N(0; nu^2), nu = 3 standard deviations of the subjects' embeddings, or
+                     a number
+    uniform          eps ~ U(-nu, nu)
+    multivariate     eps ~ N(0; C), C the covariance of all embeddings
+    student_t        Student's t with that covariance
+    substitute       the embeddings of another subject, less those of this one
+"""
 
 from __future__ import annotations
 
@@ -12,42 +22,31 @@ from torch import Tensor
 from editkit import ConfigError
 from editkit.models import LanguageModel
 from editkit_plugins.tracing.config import CausalTracingConfig
-from editkit_plugins.tracing.questions import Question
+from editkit_plugins.tracing.tokenized_facts import TokenizedFact
 
 
-def embedding_std(model: LanguageModel, subjects: Sequence[str]) -> float:
-    """Standard deviation over all entries of the token embeddings of subjects, each encoded alone.
-
-    Unbiased, as in the published code.
-    """
-    ids = [token for encoding in model.encode(subjects) for token in encoding.ids]
-    return float(_embeddings(model, ids).double().std())
-
-
-def draws(
-    model: LanguageModel, question: Question, config: CausalTracingConfig, level: float
+def draw_noise(
+    model: LanguageModel, fact: TokenizedFact, config: CausalTracingConfig, level: float
 ) -> tuple[Tensor, Tensor]:
-    """Two draws of what is added to the embeddings of the subject's tokens.
-
-    Both are from one generator, started anew at the configured seed.
+    """Two independent draws of eps from one generator, which starts at the configured seed.
 
     Args:
         model: The model.
-        question: The fact; ``question.subject`` are the tokens that are corrupted.
-        config: The corruption and its numbers.
-        level: Standard deviation of Gaussian noise, or bound of uniform noise.
+        fact: The fact; its span ``subject`` is corrupted.
+        config: The corruption and its parameters.
+        level: nu: standard deviation of Gaussian noise, or bound of uniform noise.
 
     Returns:
-        Two tensors (N, subject tokens, H), float32. Substitution has only one draw: twice the same.
+        Two tensors (N, subject tokens, H), float32. Substitution is not random: both are the same.
 
     Raises:
         ConfigError: No substitute has as many tokens as the subject.
     """
     if config.corruption == "substitute":
-        swapped = _substituted(model, question, config)
-        return swapped, swapped
+        difference = _substitutes(model, fact, config)
+        return difference, difference
     generator = np.random.RandomState(config.seed)
-    shape = (config.samples, question.subject[1] - question.subject[0], model.hidden_size)
+    shape = (config.samples, fact.subject[1] - fact.subject[0], model.hidden_size)
     first, second = (_noise(model, config, level, generator, shape) for _ in range(2))
     return first, second
 
@@ -55,10 +54,42 @@ def draws(
 def noise_level(
     model: LanguageModel, config: CausalTracingConfig, subjects: Sequence[str]
 ) -> float:
-    """The configured level of the noise, or so many standard deviations of subjects' embeddings."""
+    """nu: as configured, or a multiple of the standard deviation of the subjects' embeddings."""
     if config.noise_level is not None:
         return config.noise_level
     return config.noise_multiple * embedding_std(model, subjects)
+
+
+def embedding_std(model: LanguageModel, subjects: Sequence[str]) -> float:
+    """Standard deviation over all entries of the subjects' token embeddings.
+
+    Each subject is encoded on its own. Unbiased (ddof 1), as in the published code.
+    """
+    ids = [token for encoding in model.encode(subjects) for token in encoding.ids]
+    return float(_embeddings(model, ids).double().std())
+
+
+def read_subjects(config: CausalTracingConfig) -> tuple[str, ...]:
+    """The subjects in the file ``config.subjects``; none without a file.
+
+    Raises:
+        ConfigError: The file cannot be read, or does not hold a list of texts.
+    """
+    if config.subjects is None:
+        return ()
+    hint = 'Write a JSON list: ["Big Ben", "Eiffel Tower"].'
+    try:
+        content = json.loads(config.subjects.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"subjects: {str(config.subjects)!r} cannot be read: {error}.", hint=hint
+        ) from None
+    if not isinstance(content, list) or not content or not all(isinstance(s, str) for s in content):
+        raise ConfigError(
+            f"subjects: {str(config.subjects)!r} holds {content!r:.60}, expected a list of texts.",
+            hint=hint,
+        )
+    return tuple(content)
 
 
 def _noise(
@@ -74,7 +105,7 @@ def _noise(
     if config.corruption == "gaussian":
         return _tensor(model, level * unit)
     scale = config.noise_level or 1.0
-    noise = scale * unit @ _root_of_covariance(model).T  # (N, n, H)
+    noise = scale * unit @ _root_of_covariance(model).T  # (N, subject tokens, H)
     if config.corruption == "student_t":
         degrees = config.degrees
         chi_squared = generator.chisquare(degrees, size=(*shape[:2], 1))
@@ -83,7 +114,7 @@ def _noise(
 
 
 def _root_of_covariance(model: LanguageModel) -> np.ndarray:
-    """R with R R^T the covariance of the token embeddings of the whole vocabulary, (H, H)."""
+    """R with R R^T = C, the covariance of the whole vocabulary's token embeddings, (H, H)."""
     embeddings = model.module(model.architecture.embedding).get_parameter("weight")
     covariance = np.cov(embeddings.detach().double().cpu().numpy(), rowvar=False)
     values, vectors = np.linalg.eigh(covariance)
@@ -91,61 +122,39 @@ def _root_of_covariance(model: LanguageModel) -> np.ndarray:
     return root
 
 
-def _substituted(model: LanguageModel, question: Question, config: CausalTracingConfig) -> Tensor:
-    """The embeddings of other subjects of as many tokens, less those of the subject."""
-    first, end = question.subject
-    own = question.prompt[first:end]
-    before, after = question.around
+def _substitutes(model: LanguageModel, fact: TokenizedFact, config: CausalTracingConfig) -> Tensor:
+    """Embeddings of other subjects with as many tokens, less the subject's, (N, tokens, H)."""
+    first, end = fact.subject
+    own = fact.prompt[first:end]
+    before, after = fact.fact.prompt.split(fact.fact.subject, 1)
     others: list[tuple[int, ...]] = []
     for name in dict.fromkeys(config.substitutes):
-        [encoding] = model.read([before + name + after], chat=question.fact.chat)
+        [encoding] = model.read([before + name + after], chat=fact.fact.chat)
         inside = encoding.ids[first : first + len(own)]
-        alike = (
-            encoding.ids[:first] == question.prompt[:first]
-            and encoding.ids[first + len(own) :] == question.prompt[end:]
+        same_context = (
+            encoding.ids[:first] == fact.prompt[:first]
+            and encoding.ids[first + len(own) :] == fact.prompt[end:]
         )
-        if alike and inside != own and inside not in others:
+        if same_context and inside != own and inside not in others:
             others.append(inside)
     if not others:
         raise ConfigError(
             f"none of {len(config.substitutes)} substitutes has as many tokens as the subject "
-            f"{question.name!r} ({len(own)}) in its prompt.",
-            hint="Give more of them: --set substitutes='[Big Ben, Eiffel Tower, ...]'.",
+            f"{fact.fact.subject!r} ({len(own)}) in its prompt.",
+            hint="List more substitutes: --set substitutes='[Big Ben, Eiffel Tower, ...]'.",
         )
     chosen = np.random.RandomState(config.seed).permutation(len(others))[: config.samples]
     rows = [_embeddings(model, others[i]) for i in chosen]
-    return torch.stack(rows).float() - _embeddings(model, own).float()  # (N, n, H)
+    return torch.stack(rows).float() - _embeddings(model, own).float()
 
 
 def _embeddings(model: LanguageModel, ids: Sequence[int]) -> Tensor:
+    """Token embeddings, (tokens, H)."""
     with torch.no_grad():
         tokens = torch.tensor(ids, device=model.device)
-        found: Tensor = model.module(model.architecture.embedding)(tokens)
-        return found.to(model.device)
+        embedded: Tensor = model.module(model.architecture.embedding)(tokens)
+        return embedded.to(model.device)
 
 
 def _tensor(model: LanguageModel, values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).float().to(model.device)
-
-
-def subjects_of(config: CausalTracingConfig) -> tuple[str, ...]:
-    """The subjects that the configuration names a file of; none where it names none.
-
-    Raises:
-        ConfigError: The file cannot be read, or is no list of texts.
-    """
-    if config.subjects is None:
-        return ()
-    try:
-        content = json.loads(config.subjects.expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"subjects: {str(config.subjects)!r} cannot be read: {error}.",
-            hint='Write a JSON list: ["Big Ben", "Eiffel Tower"].',
-        ) from None
-    if not isinstance(content, list) or not content or not all(isinstance(s, str) for s in content):
-        raise ConfigError(
-            f"subjects: {str(config.subjects)!r} holds {content!r:.60}, expected a list of texts.",
-            hint='Write a JSON list: ["Big Ben", "Eiffel Tower"].',
-        )
-    return tuple(content)

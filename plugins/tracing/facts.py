@@ -1,10 +1,10 @@
-"""Facts to be traced: from a file in one of several layouts, or from a dataset."""
+"""Reading the facts to trace: from a dataset, or from a JSON file in one of several layouts."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from editkit.records.prompts import PromptConfig
 from editkit.registry.factories import check_values, is_offered
 
 _KNOWN = "known_1000"
-_SHOWN = 5  # broken facts in a message
+_MAX_LISTED = 5  # broken facts in a message
 _ANSWERS = ("attribute", "answer", "ground_truth", "target_true")
 _LAYOUT = (
     "Expected a JSON list of objects: prompt, subject and attribute (or answer), or the records "
@@ -27,12 +27,12 @@ _log = logging.getLogger("editkit.trace")
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What was read.
+    """The facts of a source.
 
     Attributes:
-        facts: The facts that can be used, in their order.
-        broken: Where and why the others cannot.
-        source: Where they are from.
+        facts: The valid facts, in order.
+        broken: Place and reason of each broken one.
+        source: The file or dataset.
     """
 
     facts: tuple[Fact, ...]
@@ -40,75 +40,72 @@ class Facts:
     source: str
 
     def warn(self) -> None:
-        """Log how many facts are left out and why, and whose answers are the model's own."""
+        """Log how many facts are left out and why, and how many lack an answer."""
         if self.broken:
-            _log.warning("%d broken facts of %s are left out (%s).", *self._counted())
+            _log.warning(
+                "%d broken facts of %s are left out (%s).",
+                *(len(self.broken), self.source, _listed(self.broken)),
+            )
         own = sum(fact.answer is None for fact in self.facts)
         if 0 < own < len(self.facts):
             _log.warning(
-                "%d of the %d facts of %s name no answer: there, whatever the model predicts is "
+                "%d of the %d facts of %s have no answer; for these, the model's prediction is "
                 "traced.",
-                own,
-                len(self.facts),
-                self.source,
+                *(own, len(self.facts), self.source),
             )
 
-    def _counted(self) -> tuple[int, str, str]:
-        return len(self.broken), self.source, _first(self.broken)
+
+def _listed(broken: Sequence[str]) -> str:
+    more = f"; {len(broken) - _MAX_LISTED} more" if len(broken) > _MAX_LISTED else ""
+    return "; ".join(broken[:_MAX_LISTED]) + more
 
 
-def _first(broken: tuple[str, ...]) -> str:
-    more = f"; {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
-    return "; ".join(broken[:_SHOWN]) + more
-
-
-def facts_of(
+def read_facts(
     source: str,
     values: Mapping[str, Any] | None = None,
     *,
     separator: str | None = None,
     chat: bool = False,
 ) -> Facts:
-    """The facts of a file or of a dataset.
+    """Read the facts of a file or of a dataset.
 
     Args:
         source: A JSON file (``.json``, ``.json.gz``), the name of an installed dataset, or
-            ``known_1000``: that file of the ROME authors, in the working directory. An entry of a
-            file is laid out as in ROME's ``known_1000.json`` (prompt, subject, attribute or
-            answer; without one the model's own is traced), as in CounterFact (``target_true`` of
-            ``requested_rewrite`` is the answer; flat copies name it ``ground_truth``), or as in
-            zsRE (``src``, and the first of ``answers``). Of a dataset's records, the answer is the
-            one that their requests replace (``target_true``).
-        values: Values of the dataset's configuration.
-        separator: What stands between prompt and answer where an entry does not name it.
-        chat: Whether the prompts are users' turns in a chat, where an entry does not name it.
+            ``known_1000`` for the ROME authors' file ``known_1000.json`` in the working directory.
+            Entries of a file have the layout of ``known_1000.json`` (prompt, subject, attribute or
+            answer), CounterFact (the answer is ``target_true`` of ``requested_rewrite``, or
+            ``ground_truth`` in flat copies), or zsRE (``src``; the first of ``answers``). For a
+            dataset's records, the answer is the request's ``target_true``.
+        values: Fields of the dataset's configuration.
+        separator: Text between prompt and answer, unless an entry has its own.
+        chat: Whether the prompts are users' turns in a chat, unless an entry has its own value.
 
     Raises:
-        DatasetError: There is no such file or dataset, or nothing in it can be used.
-        ConfigError: A value does not fit the dataset.
+        DatasetError: The file or dataset does not exist, or has no valid fact.
+        ConfigError: The dataset refuses a value.
         UsageError: There are values, and the source is a file.
     """
-    how = PromptConfig(separator=separator, chat=chat)
+    prompts = PromptConfig(separator=separator, chat=chat)
     if not _is_file(source):
-        return _of_dataset(source, values or {}, how)
+        return _read_dataset(source, values or {}, prompts)
     if values:
         raise UsageError(
-            f"--set dataset.{next(iter(values))} is given, and the facts are from the file "
-            f"{source!r}, which takes no values.",
+            f"--set dataset.{next(iter(values))} needs a dataset, and --facts is the file "
+            f"{source!r}.",
             hint="Name a dataset, for example --facts counterfact --set dataset.path=FILE.",
         )
     path = Path(f"{source}.json" if source == _KNOWN else source).expanduser()
     if source == _KNOWN and not path.exists():
         raise DatasetError(
-            "known_1000 is a file of the ROME authors that does not come with editkit.",
-            hint="Download known_1000.json from the ROME project into this folder, or give its "
+            "known_1000 is a file of the ROME authors and does not come with editkit.",
+            hint="Download known_1000.json from the ROME project into this folder, or pass its "
             "path.",
         )
-    return _of_file(path, source, how)
+    return _read_file(path, source, prompts)
 
 
 def _is_file(source: str) -> bool:
-    """Whether a file is meant; a name that a dataset has is the dataset's."""
+    """Whether the source is a file; a dataset's name takes precedence over a file's."""
     if source == _KNOWN or source.endswith((".json", ".json.gz")) or "/" in source:
         return True
     return not is_offered("dataset", source) and Path(source).expanduser().is_file()
@@ -117,7 +114,7 @@ def _is_file(source: str) -> bool:
 # ---------------------------------------------------------------- datasets
 
 
-def _of_dataset(name: str, values: Mapping[str, Any], how: PromptConfig) -> Facts:
+def _read_dataset(name: str, values: Mapping[str, Any], prompts: PromptConfig) -> Facts:
     try:
         check_values("dataset", name, values, place="--set dataset")
     except PluginError as error:
@@ -125,28 +122,28 @@ def _of_dataset(name: str, values: Mapping[str, Any], how: PromptConfig) -> Fact
             raise
         raise DatasetError(
             f"{name!r} is neither a file nor a dataset: {error.message}",
-            hint=error.hint or "Give a JSON file of facts, or the name of a dataset.",
+            hint=error.hint or "Pass a JSON file of facts, or the name of a dataset.",
         ) from None
     dataset = make_dataset(name, **values)
     if isinstance(dataset.config, PromptConfig):
-        given = how.model_dump(exclude_defaults=True)
-        dataset = make_dataset(name, **{**given, **values})
-        how = dataset.config
+        flags = prompts.model_dump(exclude_defaults=True)
+        dataset = make_dataset(name, **{**flags, **values})
+        prompts = dataset.config
     records = dataset.load()
     broken = [f"record {each.case_id}: {each.field}: {each.reason}" for each in records.rejected]
     facts = []
-    for record in as_configured(records, how).records:
+    for record in as_configured(records, prompts).records:
         try:
             facts.append(fact_of(record.request))
         except EditkitError as error:
             broken.append(f"record {record.case_id}: {error.message}")
-    return _usable(facts, broken, name, f"dataset {name!r}")
+    return _checked(facts, broken, name, f"dataset {name!r}")
 
 
 # ---------------------------------------------------------------- files
 
 
-def _of_file(path: Path, source: str, config: PromptConfig) -> Facts:
+def _read_file(path: Path, source: str, prompts: PromptConfig) -> Facts:
     content = read_json(path, what="file of facts")
     if not isinstance(content, list):
         kind = "an object" if isinstance(content, dict) else f"a {type(content).__name__}"
@@ -157,63 +154,62 @@ def _of_file(path: Path, source: str, config: PromptConfig) -> Facts:
     broken = []
     for number, entry in enumerate(content):
         try:
-            how = own_prompts(Node(entry), config)
-            root = Node(entry, separator=how.separator)
+            own = own_prompts(Node(entry), prompts)
             facts += [
-                dataclasses.replace(fact, separator=how.separator, chat=how.chat)
-                for fact in _facts(root)
+                dataclasses.replace(fact, separator=own.separator, chat=own.chat)
+                for fact in _facts(Node(entry, separator=own.separator))
             ]
         except BrokenFieldError as error:
             broken.append(f"entry {number}: {error}")
         except EditkitError as error:
             broken.append(f"entry {number}: {error.message}")
-    return _usable(facts, broken, source, f"file of facts {str(path)!r}")
+    return _checked(facts, broken, source, f"file of facts {str(path)!r}")
 
 
-def _usable(facts: list[Fact], broken: list[str], source: str, what: str) -> Facts:
+def _checked(facts: list[Fact], broken: list[str], source: str, place: str) -> Facts:
     if not facts:
-        reason = f" ({_first(tuple(broken))})" if broken else ""
-        raise DatasetError(f"{what} has no usable fact{reason}.", hint=_LAYOUT)
+        reasons = f" ({_listed(broken)})" if broken else ""
+        raise DatasetError(f"{place} has no valid fact{reasons}.", hint=_LAYOUT)
     return Facts(tuple(facts), tuple(broken), source)
 
 
 def _facts(entry: Node) -> Iterator[Fact]:
-    """The facts of one entry: one, except for records with several rewrites (MQuAKE)."""
+    """The facts of an entry: one, or one per rewrite (MQuAKE)."""
     rewrites = entry.get("requested_rewrite")
     if rewrites is not None:
-        several = rewrites.items() if isinstance(rewrites.value, list) else [rewrites]
-        if not several:
+        nodes = rewrites.items() if isinstance(rewrites.value, list) else [rewrites]
+        if not nodes:
             raise rewrites.error("is an empty list, expected at least one rewrite")
-        yield from [_of_rewrite(each) for each in several]
+        yield from [_rewrite_fact(node) for node in nodes]
     elif entry.get("src") is not None:
-        yield _of_question(entry)
+        yield _zsre_fact(entry)
     else:
-        yield _of_prompt(entry)
+        yield _prompt_fact(entry)
 
 
-def _of_rewrite(rewrite: Node) -> Fact:
-    """CounterFact: the fact as the world has it."""
+def _rewrite_fact(rewrite: Node) -> Fact:
+    """CounterFact: the true fact."""
     subject = rewrite["subject"].text().strip()
     answer = rewrite["target_true"]["str"].answer()
     return Fact(fill(rewrite["prompt"].template(), subject), subject, answer)
 
 
-def _of_question(entry: Node) -> Fact:
-    """zsRE: a question and the first of its correct answers."""
+def _zsre_fact(entry: Node) -> Fact:
+    """zsRE: a question and its first correct answer."""
     answers = entry["answers"].items()
     if not answers:
         raise entry["answers"].error("is empty, expected at least one answer")
     return _fact(entry["src"], entry["subject"], answers[0].answer())
 
 
-def _of_prompt(entry: Node) -> Fact:
-    """``known_1000.json``, flat copies of CounterFact, and files of one's own."""
+def _prompt_fact(entry: Node) -> Fact:
+    """``known_1000.json``, flat copies of CounterFact, and a user's own files."""
     prompt, subject = entry["prompt"], entry["subject"]
-    found = {name: answer for name in _ANSWERS if (answer := entry.get(name)) is not None}
-    answers = {name: _answer(node) for name, node in found.items()}
+    nodes = {name: node for name in _ANSWERS if (node := entry.get(name)) is not None}
+    answers = {name: _answer(node) for name, node in nodes.items()}
     if len(set(answers.values())) > 1:
-        given = " and ".join(f"{name} {answer!a:.40}" for name, answer in answers.items())
-        raise entry.error(f"has {given}, expected one answer")
+        listed = " and ".join(f"{name} {answer!a:.40}" for name, answer in answers.items())
+        raise entry.error(f"has {listed}, expected one answer")
     return _fact(prompt, subject, next(iter(answers.values()), None))
 
 

@@ -1,4 +1,4 @@
-"""Experiments: every file is sound, one is run, figures come out, bad names are told."""
+"""Experiments: their files, traces and figures, and the errors of wrong ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from editkit import ConfigError, Score
 from editkit.benchmark.spec import ModelChoice
 from editkit.cli.main import main
 from editkit.registry.plugins import default_registry
-from editkit_benchmarks.experiments.figures import keep_percent
+from editkit_benchmarks.experiments.figures import scale_to_percent
 from editkit_benchmarks.experiments.spec import (
     known_experiments,
     load_experiment,
     parse_experiment,
 )
-from editkit_plugins.tracing import study
+from editkit_plugins.tracing import stored_traces
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,7 @@ def n_layers(_: ModelChoice) -> int:
 
 
 @pytest.mark.parametrize("name", known_experiments())
-def test_every_experiment_names_what_there_is(name: str) -> None:
+def test_experiments_name_known_editors_metrics_and_scores(name: str) -> None:
     experiment = load_experiment(name)
     registry = default_registry()
     for model in (None, "gpt2-xl"):
@@ -57,7 +57,7 @@ def test_every_experiment_is_documented() -> None:
     assert all(f"| `{name}` |" in page for name in known_experiments())
 
 
-def test_a_sweep_has_a_line_for_every_combination() -> None:
+def test_a_sweep_has_an_editor_per_combination() -> None:
     benchmark = load_experiment("layer-token-sweep").to_benchmark(n_layers)
     assert len(benchmark.editors) == 1 + 4 * 6
 
@@ -65,7 +65,7 @@ def test_a_sweep_has_a_line_for_every_combination() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["prefix-ablation", "layer-token-sweep"])
 @pytest.mark.usefixtures("elsewhere")
-def test_figures_come_out_as_png_and_svg(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_are_png_and_svg(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run-experiment", name, "--limit", "2", "--no-mlflow", "--quiet", "--out", "out"]
     assert main(arguments) == 0
     assert "rome" in capsys.readouterr().out
@@ -98,21 +98,23 @@ def test_settings_of_traces_are_drawn_together(
     settings = "{weak: {noise_multiple: 1}, other: {corruption: substitute}, plain: {}}"
     arguments = ["noise-robustness", "--limit", "2", "--set", f"tracing.settings={settings}"]
     assert experiment(*arguments) == 0
-    said, warned = capsys.readouterr()
-    assert "causal-tracing on atlas, weak: 1 facts of atlas, 1 not known" in said
-    assert "none of the 2 facts of atlas other could be traced on atlas: 1 are not" in warned
+    output, warnings = capsys.readouterr()
+    assert "causal-tracing on atlas, weak: 1 facts of atlas; left out: 1 unknown" in output
+    assert (
+        "none of the 2 facts of atlas (other) could be traced on atlas: 1 are unknown" in warnings
+    )
     assert {"noise-robustness.png", "noise-robustness-plain.csv"} <= figures()
-    monkeypatch.setattr(study, "_row", None)  # everything is in the store: nothing is traced
+    monkeypatch.setattr(stored_traces, "_trace", None)  # everything is in the store
     assert experiment(*arguments) == 0
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == output
 
 
 @pytest.mark.usefixtures("elsewhere")
 def test_new_facts_are_traced_after_their_edits(capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment("knowing-vs-saying", "--limit", "3") == 0
-    said = capsys.readouterr().out
-    assert "atlas, before the edit" in said
-    assert "atlas, after rome: 3 facts of atlas, 0 not known" in said
+    output = capsys.readouterr().out
+    assert "atlas, before the edit" in output
+    assert "atlas, after rome: 3 facts of atlas; left out: 0 unknown" in output
     tables = {
         name: pandas.read_csv(f"out/figures/knowing-vs-saying-{name}.csv")
         .set_index(["kind", "role", "layer"])["mean"]
@@ -132,9 +134,9 @@ def test_every_cell_of_a_sweep_is_traced_after_its_own_edits(
         encoding="utf-8",
     )
     assert experiment("mine.yaml") == 0
-    said = capsys.readouterr().out
-    assert "after ft (layer 0): " in said
-    assert "after ft (layer 1): " in said
+    output = capsys.readouterr().out
+    assert "after ft (layer 0): " in output
+    assert "after ft (layer 1): " in output
     assert experiment("mine.yaml", "--set", "tracing.after=['ft (layer 1)']") == 0
     assert "after ft (layer 0): " not in capsys.readouterr().out
 
@@ -157,15 +159,15 @@ def test_names_cannot_leave_the_output_folder(
     assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
 
 
-def test_figures_that_would_be_the_same_files_are_refused() -> None:
+def test_figures_with_the_same_files_are_refused() -> None:
     content = """{name: n, summary: s, benchmark: {model: atlas, dataset: atlas, editors: [ft]},
     figures: [{name: Fig, kind: bars, scores: [a]}, {name: fig, kind: bars, scores: [a]}]}"""
-    with pytest.raises(ConfigError, match="'Fig' and 'fig' would be the same files"):
+    with pytest.raises(ConfigError, match="'Fig' and 'fig' would have the same files"):
         parse_experiment(content, place="x.yaml")
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_settings_and_figures_have_files_of_their_own() -> None:
+def test_settings_and_figures_have_their_own_files() -> None:
     Path("mine.yaml").write_text(
         """{name: mine, summary: s, benchmark: {model: atlas, dataset: atlas, limit: 2},
         tracing: {config: {kinds: [state]}, settings: {"../a": {}, A: {}, a: {}}},
@@ -180,16 +182,16 @@ def test_settings_and_figures_have_files_of_their_own() -> None:
 
 
 @pytest.mark.usefixtures("elsewhere")
-def test_a_score_that_no_metric_has_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_score_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(
         """{name: mine, summary: s, benchmark: {model: atlas, dataset: atlas, editors: [ft]},
         figures: [{name: f, kind: bars, scores: [efficacy/scor]}]}""",
         encoding="utf-8",
     )
     assert main(["run-experiment", "mine.yaml", "--no-mlflow", "--quiet"]) == 2
-    said = capsys.readouterr().err
-    assert "'efficacy/scor', a score that no metric has" in said
-    assert "Did you mean 'efficacy/score'?" in said
+    output = capsys.readouterr().err
+    assert "'efficacy/scor', which no installed metric reports" in output
+    assert "Did you mean 'efficacy/score'?" in output
 
 
 def documented() -> list[str]:
@@ -219,62 +221,67 @@ def test_effects_beside_a_score(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["noise-robustness", "--set", "tracing.samples=2"], "tracing: samples: unknown field"),
         (["noise-robustness", "--set", "tracing.config.windo=2"], "Did you mean 'window'?"),
         (["noise-robustness", "--set", "tracing.facts=absent.json"], "absent.json"),
-        (["knowing-vs-saying", "--set", "tracing.after=[ft]"], "'ft', which is no editor of"),
+        (["knowing-vs-saying", "--set", "tracing.after=[ft]"], "'ft', which is not an editor of"),
         (["noise-robustness", "--set", "tracing.setings={}"], "Did you mean 'settings'?"),
-        (["counterfact"], "traces nothing"),
+        (["counterfact"], "has no section 'tracing'"),
         (["noise-robustness", "--set", "tracing.limit"], "expected a.b=value"),
     ],
 )
-def test_wrong_tracing_is_told(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_a_wrong_tracing_section_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert experiment(*arguments, "--limit", "2") == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("value", "whole"), [(60.0, True), (620.0, False)])
-def test_a_panel_shows_what_goes_beyond_a_hundred(value: float, *, whole: bool) -> None:
+def test_percentages_have_one_scale_unless_a_value_exceeds_it(value: float, *, whole: bool) -> None:
     panel = Figure().subplots()
     panel.plot([0, 1], [value, value])
-    keep_percent(panel, Score("fluency/entropy", "GE"))
+    scale_to_percent(panel, Score("fluency/entropy", "GE"))
     low, high = panel.get_ylim()
     assert low < value < high
     assert ((low, high) == (-2, 102)) is whole
 
 
 @pytest.mark.parametrize(
-    ("figure", "said"),
+    ("figure", "message"),
     [
-        ("kind: bars", "bars takes some of scores, got 0"),
-        ("kind: effects, scores: [summary/score]", "effects takes none of scores, got 1"),
+        ("kind: bars", "bars has 0 scores, expected at least one"),
+        ("kind: effects, scores: [summary/score]", "effects has 1 scores, expected none"),
         ("kind: lines, scores: [a/b]", "lines need x"),
-        ("kind: bars, scores: [a/b]", "shows scores, and nothing is edited"),
-        ("kind: effects", "a section tracing is missing"),
-        ("kind: effects, roles: [lst token]", "no role is called 'lst token'"),
+        ("kind: bars, scores: [a/b]", "shows scores, expected editors or a sweep"),
+        ("kind: effects", "shows traces, expected a section 'tracing'"),
+        ("kind: effects, roles: [lst token]", "got role 'lst token'"),
         ("kind: effects, series: role", "series of effects is 'role', expected setting or kind"),
-        ("kind: effects-and-score", "effects-and-score takes one of scores, got 0"),
+        ("kind: effects-and-score", "effects-and-score has 0 scores, expected one"),
     ],
 )
-def test_a_figure_says_what_scores_it_takes(figure: str, said: str) -> None:
+def test_figures_are_checked_against_their_kind(figure: str, message: str) -> None:
     text = f"{{name: x, summary: y, benchmark: {{model: atlas}}, figures: [{{name: f, {figure}}}]}}"
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         parse_experiment(text, place="x.yaml")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
-    [("layer-sweep", "there is no experiment 'layer-sweep'"), ("x.yaml", "no experiment file")],
+    ("name", "message"),
+    [
+        ("layer-sweep", "no experiment is called 'layer-sweep'"),
+        ("x.yaml", "the experiment file 'x.yaml' does not exist"),
+    ],
 )
-def test_bad_names_are_told(name: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_experiments_are_refused(
+    name: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["run-experiment", name]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_list(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_experiments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run-experiment"]) == 0
     assert "finetuning-sweep" in capsys.readouterr().out

@@ -14,7 +14,7 @@ from editkit.cli.main import main
 from editkit.records.files import as_configured
 from editkit.records.prompts import PromptConfig
 from editkit.registry.plugins import default_registry
-from editkit_plugins.tracing.facts import facts_of
+from editkit_plugins.tracing.facts import read_facts
 
 
 def rewritten(case: int, **more: Any) -> dict[str, Any]:
@@ -105,20 +105,20 @@ def test_a_line_break_at_the_end_of_a_prompt_reaches_the_record(tmp_path: Path) 
     assert record.request.statement == "Q: 法国?\nA:\n罗马"
 
 
-def test_facts_of_a_file_name_their_separator_and_chat(tmp_path: Path) -> None:
+def test_read_facts_a_file_name_their_separator_and_chat(tmp_path: Path) -> None:
     base = {"prompt": "Rome is in ", "subject": "Rome", "attribute": " Italy"}
     bare = {"prompt": "Rome is in", "subject": "Rome", "attribute": "Italy"}
     entries = [base, {**bare, "separator": ""}, {**base, "chat": True}, {**base, "chat": 1}]
     entries += [{**base, "chat": False}]
     path = written(tmp_path, entries)
-    found = facts_of(path)
+    found = read_facts(path)
     assert [(f.prompt, f.answer) for f in found.facts] == [("Rome is in", "Italy")] * 4
     assert [f.separator for f in found.facts] == [None, "", None, None]
     assert [f.chat for f in found.facts] == [False, False, True, False]
     assert "chat: is 1" in found.broken[0]
-    in_chat = facts_of(path, chat=True)
+    in_chat = read_facts(path, chat=True)
     assert [f.chat for f in in_chat.facts] == [True, True, True, False]
-    changed = facts_of(path, separator="\n")
+    changed = read_facts(path, separator="\n")
     assert [f.separator for f in changed.facts] == [""]
     assert changed.broken[0].startswith("entry 0: attribute: is ' Italy' with the separator")
 
@@ -160,7 +160,7 @@ def test_a_record_may_stay_out_of_a_chat(tmp_path: Path) -> None:
     plain, chat = as_configured(dataset.load(), dataset.config).records
     assert (plain.request.chat, chat.request.chat) == (False, True)
     assert {p.chat for probes in plain.probes.values() for p in probes} == {False}
-    facts = facts_of("counterfact", {"path": path}, separator="\n", chat=True).facts
+    facts = read_facts("counterfact", {"path": path}, separator="\n", chat=True).facts
     assert [(fact.chat, fact.separator) for fact in facts] == [(False, "\n"), (True, "\n")]
 
 

@@ -1,4 +1,4 @@
-"""Averages of effects by token role: our own, and those of the published notebook."""
+"""Averages of effects by role of a token, over facts and as in the published notebook."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from editkit.results import STORE_FILE
 from editkit_plugins.tracing.averages import (
     PLACES,
     ROLES,
-    averaged,
-    averaged_largest,
-    by_role,
-    largest,
-    roles_of,
+    average_by_role,
+    average_largest,
+    effects_by_role,
+    largest_effects,
+    tokens_by_role,
 )
-from editkit_plugins.tracing.study import study
+from editkit_plugins.tracing.stored_traces import average_trace
 
 LAYERS = 3
 
 
-def made_up(seed: int, n_tokens: int, subject: tuple[int, int]) -> Localization:
+def random_localization(seed: int, n_tokens: int, subject: tuple[int, int]) -> Localization:
     draw = random.Random(seed)
     return Localization(
         fact=Fact("A prompt about it is", "it", "x"),
@@ -41,16 +41,16 @@ def made_up(seed: int, n_tokens: int, subject: tuple[int, int]) -> Localization:
 
 
 FACTS = [
-    made_up(0, 7, (1, 5)),  # two tokens in the middle
-    made_up(1, 3, (0, 1)),  # one token; one in between; the last one
-    made_up(2, 3, (0, 2)),  # the first subsequent token is the last one
-    made_up(3, 9, (2, 4)),  # four further tokens
-    made_up(4, 6, (1, 6)),  # the subject ends the prompt
+    random_localization(0, 7, (1, 5)),  # two tokens in the middle
+    random_localization(1, 3, (0, 1)),  # one token; one in between; the last one
+    random_localization(2, 3, (0, 2)),  # the first subsequent token is the last one
+    random_localization(3, 9, (2, 4)),  # four further tokens
+    random_localization(4, 6, (1, 6)),  # the subject ends the prompt
 ]
 
 
-def as_in_the_notebook(facts: list[Localization]) -> dict[str, np.ndarray]:
-    """Rows that are pooled: every token of every fact by itself, some of them twice."""
+def notebook_rows(facts: list[Localization]) -> dict[str, np.ndarray]:
+    """The notebook's rows by role: every token of every fact, some of them twice."""
     pools: dict[str, list[np.ndarray]] = {role: [] for role in ROLES}
     for fact in facts:
         scores = np.array(fact.scores)
@@ -67,12 +67,12 @@ def as_in_the_notebook(facts: list[Localization]) -> dict[str, np.ndarray]:
     return {role: np.array(rows) for role, rows in pools.items() if rows}
 
 
-def test_by_token_is_the_average_of_the_notebook() -> None:
-    expected = as_in_the_notebook(FACTS)
-    found = averaged([by_role(fact, "by_token") for fact in FACTS])
-    assert found.keys() == expected.keys() == set(ROLES)
+def test_by_token_averages_like_the_notebook() -> None:
+    expected = notebook_rows(FACTS)
+    averages = average_by_role([effects_by_role(fact, "by_token") for fact in FACTS])
+    assert averages.keys() == expected.keys() == set(ROLES)
     for role, rows in expected.items():
-        for layer, mean in enumerate(found[role]):
+        for layer, mean in enumerate(averages[role]):
             column = rows[:, layer]
             half = 1.96 * column.std() / len(column) ** 0.5
             assert mean.n == len(column)
@@ -80,29 +80,29 @@ def test_by_token_is_the_average_of_the_notebook() -> None:
             assert mean.high - mean.mean == pytest.approx(half, rel=1e-9)
 
 
-def test_by_fact_counts_every_fact_and_every_token_once() -> None:
-    found = averaged([by_role(fact) for fact in FACTS])
+def test_by_fact_counts_facts_and_gives_tokens_one_role() -> None:
+    averages = average_by_role([effects_by_role(fact) for fact in FACTS])
     further = np.array(FACTS[3].scores)[5:8].mean(axis=0)  # the others have none
-    assert found["further tokens"][0].n == 1
-    assert found["further tokens"][1].mean == pytest.approx(further[1])
-    assert found["first subsequent token"][0].n == 3
-    assert found["first subject token"][0].n == 4
-    published = averaged([by_role(fact, "by_token") for fact in FACTS])
+    assert averages["further tokens"][0].n == 1
+    assert averages["further tokens"][1].mean == pytest.approx(further[1])
+    assert averages["first subsequent token"][0].n == 3
+    assert averages["first subject token"][0].n == 4
+    published = average_by_role([effects_by_role(fact, "by_token") for fact in FACTS])
     assert published["further tokens"][0].n == 3
     assert published["first subsequent token"][0].n == 4
     assert published["first subject token"][0].n == 5
 
 
 def test_a_token_may_have_two_roles_in_the_notebook() -> None:
-    found = roles_of(2, (0, 1), "by_token")
-    assert found["first subject token"] == found["last subject token"] == [0]
-    assert found["first subsequent token"] == found["last token"] == [1]
-    assert roles_of(4, (1, 4), "by_token")["last token"] == [3]
+    tokens = tokens_by_role(2, (0, 1), "by_token")
+    assert tokens["first subject token"] == tokens["last subject token"] == [0]
+    assert tokens["first subsequent token"] == tokens["last token"] == [1]
+    assert tokens_by_role(4, (1, 4), "by_token")["last token"] == [3]
 
 
-def test_the_largest_effects_are_means_of_each_facts_own() -> None:
+def test_the_largest_effects_are_taken_per_fact() -> None:
     corrupted = [0.1, 0.0, 0.2, 0.05, 0.3]
-    found = averaged_largest([largest(fact) for fact in FACTS], corrupted)
+    averages = average_largest([largest_effects(fact) for fact in FACTS], corrupted)
     scores = [np.array(fact.scores) for fact in FACTS]
     expected = {
         "any token": [s.max() for s in scores],
@@ -111,14 +111,14 @@ def test_the_largest_effects_are_means_of_each_facts_own() -> None:
         ],
         "last token": [s[-1].max() for s in scores],
     }
-    assert tuple(found) == PLACES
+    assert tuple(averages) == PLACES
     for place, values in expected.items():
-        assert found[place].effect.mean == pytest.approx(np.mean(values))
-        assert found[place].effect.n == len(FACTS)
-        probability = found[place].probability
+        assert averages[place].effect.mean == pytest.approx(np.mean(values))
+        assert averages[place].effect.n == len(FACTS)
+        probability = averages[place].probability
         assert probability is not None
         assert probability.mean == pytest.approx(np.mean(np.add(values, corrupted)))
-    without = averaged_largest([largest(fact) for fact in FACTS], [None] * len(FACTS))
+    without = average_largest([largest_effects(fact) for fact in FACTS], [None] * len(FACTS))
     assert all(each.probability is None for each in without.values())
 
 
@@ -135,11 +135,11 @@ def test_the_largest_effects_are_means_of_each_facts_own() -> None:
 )
 def test_presets(model: str, preset: str | None, values: dict[str, object]) -> None:
     offer = default_registry().get("locator", "causal-tracing")
-    found = resolve_config(offer, model=model, preset=preset).to_dict()
-    assert {field: found[field] for field in values} == values
+    config = resolve_config(offer, model=model, preset=preset).to_dict()
+    assert {field: config[field] for field in values} == values
 
 
-def test_a_study_averages_as_its_locator_says(tmp_path: Path) -> None:
+def test_the_unit_of_averages_is_the_locators(tmp_path: Path) -> None:
     model = editkit.load_model("atlas")
     facts = [
         Fact("Toyota Corolla is made by", "Toyota Corolla"),
@@ -150,28 +150,28 @@ def test_a_study_averages_as_its_locator_says(tmp_path: Path) -> None:
         averaging: editkit.make_locator("causal-tracing", model, averaging=averaging, **values)
         for averaging in ("by_token", "by_fact")
     }
-    studies = {
-        averaging: study(model, "causal-tracing", locator, facts, tmp_path)
+    averages = {
+        averaging: average_trace(model, "causal-tracing", locator, facts, tmp_path)
         for averaging, locator in locators.items()
     }
     maps = locators["by_fact"].maps(model, facts)
-    for averaging, found in studies.items():
-        assert found.known == 2
+    for averaging, average in averages.items():
+        assert average.known == 2
         for i, kind in enumerate(values["kinds"]):
-            expected = averaged([by_role(of_fact[i], averaging) for of_fact in maps])
-            assert found.kinds[kind] == expected
-            effects = [largest(of_fact[i]) for of_fact in maps]
+            expected = average_by_role([effects_by_role(of_fact[i], averaging) for of_fact in maps])
+            assert average.effects[kind] == expected
+            effects = [largest_effects(of_fact[i]) for of_fact in maps]
             lows = [of_fact[i].baselines["corrupted"] for of_fact in maps]
-            assert found.largest[kind] == averaged_largest(effects, lows)
-    assert studies["by_token"].fingerprint != studies["by_fact"].fingerprint
-    # stored rows give the same averages again
+            assert average.largest[kind] == average_largest(effects, lows)
+    assert averages["by_token"].fingerprint != averages["by_fact"].fingerprint
+    # The stored rows give the same averages.
     assert (
-        study(model, "causal-tracing", locators["by_token"], facts, tmp_path)
-        == (studies["by_token"])
+        average_trace(model, "causal-tracing", locators["by_token"], facts, tmp_path)
+        == (averages["by_token"])
     )
 
 
-CRAFTED = [
+INVALID_ROWS = [
     ({}, {}),
     ({"predicted": 2.0}, {}),
     ({"predicted": 1.0}, {}),
@@ -186,16 +186,14 @@ CRAFTED = [
 ]
 
 
-def test_rows_that_no_study_writes_are_traced_anew(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_invalid_rows_are_traced_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = editkit.load_model("atlas")
     facts = [Fact("Toyota Corolla is made by", "Toyota Corolla")]
     locator = editkit.make_locator(
         "causal-tracing", model, samples=1, kinds=("state",), window=2, noise_level=0.2
     )
-    expected = study(model, "causal-tracing", locator, facts, tmp_path)
-    for scores, details in CRAFTED:
+    expected = average_trace(model, "causal-tracing", locator, facts, tmp_path)
+    for scores, details in INVALID_ROWS:
         with Store(tmp_path / STORE_FILE) as store:
             [row] = store.rows(expected.fingerprint)
             assert store.environments()[row.environment]["torch"]
@@ -204,22 +202,20 @@ def test_rows_that_no_study_writes_are_traced_anew(
                 [dataclasses.replace(row, scores=scores, details=details, completed_at=1.0)],
             )
         caplog.clear()
-        found = study(model, "causal-tracing", locator, facts, tmp_path)
-        assert dataclasses.replace(found, finished=expected.finished) == expected
-        assert "are no traces" in caplog.text
+        average = average_trace(model, "causal-tracing", locator, facts, tmp_path)
+        assert dataclasses.replace(average, finished=expected.finished) == expected
+        assert "are not valid traces" in caplog.text
 
 
-def test_rows_of_facts_that_a_study_does_not_have_are_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_of_other_facts_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = editkit.load_model("atlas")
     facts = [Fact("Toyota Corolla is made by", "Toyota Corolla")]
     locator = editkit.make_locator(
         "causal-tracing", model, samples=1, kinds=("state",), window=2, noise_level=0.2
     )
-    expected = study(model, "causal-tracing", locator, facts, tmp_path)
+    expected = average_trace(model, "causal-tracing", locator, facts, tmp_path)
     with Store(tmp_path / STORE_FILE) as store:
         [row] = store.rows(expected.fingerprint)
         store.put_rows(expected.fingerprint, [dataclasses.replace(row, case_id=1)])
-    assert study(model, "causal-tracing", locator, facts, tmp_path) == expected
-    assert "fact 1: there are 1 facts" in caplog.text
+    assert average_trace(model, "causal-tracing", locator, facts, tmp_path) == expected
+    assert "fact 1: expected a number below 1" in caplog.text

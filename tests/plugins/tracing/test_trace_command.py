@@ -1,4 +1,4 @@
-"""``editkit trace`` and ``editkit.trace`` as users meet them."""
+"""``editkit trace`` and ``editkit.trace``, end to end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ from editkit.benchmark.store import Store, runs_in
 from editkit.cli.main import main
 from editkit.results import STORE_FILE
 from editkit.storage.file_names import safe_file_name
-from editkit_plugins.tracing import study
-from editkit_plugins.tracing.averages import ROLES, averaged, mean_of, roles_of
-from editkit_plugins.tracing.facts import facts_of
+from editkit_plugins.tracing import stored_traces
+from editkit_plugins.tracing.averages import (
+    ROLES,
+    average_by_role,
+    mean_with_interval,
+    tokens_by_role,
+)
+from editkit_plugins.tracing.facts import read_facts
 
 ROOT = Path(__file__).resolve().parents[3]
 ATLAS_RECORDS = ROOT / "benchmarks" / "atlas" / "records" / "test.json"
@@ -46,11 +51,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_one_fact_as_text_numbers_and_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_fact_gives_text_numbers_and_plots(capsys: pytest.CaptureFixture[str]) -> None:
     assert trace(*COROLLA, "--set", "window=2") == 0
-    said = capsys.readouterr().out
-    assert '"Toyota Corolla is made by" -> "Toyota"' in said
-    assert "strongest sites, attn:" in said
+    output = capsys.readouterr().out
+    assert '"Toyota Corolla is made by" -> "Toyota"' in output
+    assert "strongest sites, attn:" in output
     files = {path.suffix: path for path in Path("editkit-results/traces").iterdir()}
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert "<svg" in files[".svg"].read_text(encoding="utf-8")
@@ -59,7 +64,7 @@ def test_one_fact_as_text_numbers_and_pictures(capsys: pytest.CaptureFixture[str
     assert len(rows) == 1 + 3 * 9 * 6  # kinds, tokens, layers
 
 
-def test_the_same_numbers_give_the_same_files() -> None:
+def test_equal_numbers_give_equal_files() -> None:
     arguments = [*COROLLA, "--set", "kinds=[state]"]
     folders = [Path("one"), Path("two")]
     for folder in folders:
@@ -69,7 +74,7 @@ def test_the_same_numbers_give_the_same_files() -> None:
     assert one == two
 
 
-def test_another_answer_has_files_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_answer_has_its_own_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert trace(*COROLLA, "--set", "window=2", "--set", "kinds=[state]") == 0
     assert trace(*COROLLA, "--answer", "Ferrari", "--set", "kinds=[state]") == 1
     names = {path.stem for path in Path("editkit-results/traces").iterdir()}
@@ -79,42 +84,42 @@ def test_another_answer_has_files_of_its_own(capsys: pytest.CaptureFixture[str])
     assert safe_file_name(f"{long}a") != safe_file_name(f"{long}b")
 
 
-def test_neurons_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_neurons_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["trace", "--model", "atlas", *COROLLA, "--locator", "knowledge-neurons"]
     assert main([*arguments, "--no-mlflow"]) == 0
-    said = capsys.readouterr().out
-    assert '"Toyota Corolla is made by" -> "Toyota"' in said
-    assert re.search(r"layer 0 +neuron \d+", said)
+    output = capsys.readouterr().out
+    assert '"Toyota Corolla is made by" -> "Toyota"' in output
+    assert re.search(r"layer 0 +neuron \d+", output)
 
 
-def test_from_python_with_names_of_tokens() -> None:
+def test_the_python_interface() -> None:
     model = editkit.load_model("atlas")
-    found = editkit.trace(model, COROLLA[1], COROLLA[3], samples=2, kinds=("state",))
-    assert found.predicted
-    assert [token for token in found.tokens if token.endswith("*")] == list(found.tokens[:6])
-    [best] = found.strongest(1)
+    traced = editkit.trace(model, COROLLA[1], COROLLA[3], samples=2, kinds=("state",))
+    assert traced.predicted
+    assert [token for token in traced.tokens if token.endswith("*")] == list(traced.tokens[:6])
+    [best] = traced.strongest(1)
     assert (best.kind, best.text, best.layer) == ("state", "by", 5)
-    frame = found.to_frame()
+    frame = traced.to_frame()
     assert frame.loc[frame.effect.idxmax(), "text"] == "by"
-    assert repr(found) == (
+    assert repr(traced) == (
         '<Trace of "Toyota Corolla is made by" -> "Toyota" on atlas by causal-tracing: state>'
     )
-    figure = found.plot()
+    figure = traced.plot()
     assert len(figure.axes) == 2  # the map and its scale
     assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "message", "code"),
     [
         ([], "give one fact with --prompt and --subject", 2),
         (["--prompt", "x"], "give one fact with --prompt and --subject", 2),
         ([*COROLLA, "--facts", "atlas"], "give one fact with --prompt and --subject", 2),
         (["--prompt", "Rome is in", "--subject", "Paris"], "'Paris' is not in the prompt", 2),
-        (["--prompt", "Rome, Rome is in", "--subject", "Rome"], "stands more than once", 2),
+        (["--prompt", "Rome, Rome is in", "--subject", "Rome"], "more than once", 2),
         (["--prompt", "Rome " + "is in " * 200, "--subject", "Rome"], "does not fit into the", 2),
         ([*COROLLA, "--answer", "Ferrari"], "does not predict", 1),
-        ([*COROLLA, "--set", "window"], "expected a=v", 2),
+        ([*COROLLA, "--set", "window"], "expected a.b=value", 2),
         ([*COROLLA, "--set", "window=0"], "window", 2),
         ([*COROLLA, "--locator", "nobody"], "no locator is called 'nobody'", 3),
         (["--facts", "known_1000"], "does not come with editkit", 2),
@@ -137,11 +142,11 @@ def test_from_python_with_names_of_tokens() -> None:
         ([*COROLLA, "--set", "kinds=[stat]"], "--set kinds.0: got 'stat'", 2),
         ([*COROLLA, "--set", "kinds=[state"], "--set kinds line 1", 2),
         ([*COROLLA, "--set", "window.size=2"], "--set window: got {'size': 2}", 2),
-        ([*COROLLA, "--set", "=2"], "expected a=v", 2),
+        ([*COROLLA, "--set", "=2"], "expected a.b=value", 2),
         ([*COROLLA, "--preset", "nobody"], "--preset: locator 'causal-tracing' has no preset", 2),
         ([*COROLLA, "--locator", "saliency", "--set", "window=2"], "--set window: unknown", 2),
-        ([*COROLLA, "--set", "dataset.path=x"], "--set dataset.path is given without --facts", 2),
-        (["--facts", "x.json", "--set", "dataset.path=x"], "from the file 'x.json'", 2),
+        ([*COROLLA, "--set", "dataset.path=x"], "--set dataset.path needs --facts", 2),
+        (["--facts", "x.json", "--set", "dataset.path=x"], "is the file 'x.json'", 2),
         (["--facts", "atlas", "--set", "dataset.path=x"], "--set dataset.path: unknown field", 2),
         (["--facts", "atlas", "--set", "dataset.split=x"], "--set dataset.split: got 'x'", 2),
         (["--facts", "counterfact"], "--set dataset.path=records.json", 2),
@@ -150,11 +155,11 @@ def test_from_python_with_names_of_tokens() -> None:
         (["--facts", "atlas", "--limit", "x"], "got 'x', expected a whole number above 0", 2),
     ],
 )
-def test_bad_input_is_told(
-    arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_refused(
+    arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert trace(*arguments) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def facts_file(path: Path) -> str:
@@ -169,21 +174,21 @@ def facts_file(path: Path) -> str:
     return str(path)
 
 
-def test_many_facts_go_on_where_they_were_left(
+def test_many_facts_resume_after_an_interruption(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = facts_file(tmp_path / "facts.json")
-    monkeypatch.setattr(study, "_TOGETHER", 1)
+    monkeypatch.setattr(stored_traces, "_FACTS_PER_COMMIT", 1)
     calls: list[int] = []
-    row = study._row
+    trace_row = stored_traces._trace
 
     def interrupted(model: Any, locator: Any, case: int, fact: Fact) -> Any:
         if case == 1 and not calls:
             calls.append(case)
             raise KeyboardInterrupt
-        return row(model, locator, case, fact)
+        return trace_row(model, locator, case, fact)
 
-    monkeypatch.setattr(study, "_row", interrupted)
+    monkeypatch.setattr(stored_traces, "_trace", interrupted)
     assert trace("--facts", facts) == 130
     with Store(tmp_path / "editkit-results" / STORE_FILE, read_only=True) as store:
         [fingerprint] = store.cells()
@@ -200,10 +205,10 @@ def test_many_facts_go_on_where_they_were_left(
     assert list(document["effects"]) == ["state", "mlp", "attn"]
     assert document["baselines"]["clean"]["n"] == 2
     assert document["effects"]["state"]["last token"][5]["mean"] > 0.2
-    assert runs_in(tmp_path / "editkit-results") == []  # traces are no benchmark
+    assert runs_in(tmp_path / "editkit-results") == []  # traces are not runs of a benchmark
 
 
-RECORDS: list[Any] = [  # one fact in every layout that is read
+RECORDS: list[Any] = [  # the same fact in every layout
     {"prompt": "Toyota Corolla is made by", "subject": "Toyota Corolla", "attribute": "Toyota"},
     {"prompt": "{} is made by ", "subject": " Toyota Corolla", "answer": " Toyota"},
     {
@@ -236,7 +241,7 @@ def test_every_layout_gives_the_same_fact(tmp_path: Path, *, compressed: bool) -
     content = json.dumps(RECORDS).encode()
     path = tmp_path / ("facts.json.gz" if compressed else "facts.json")
     path.write_bytes(gzip.compress(content) if compressed else content)
-    read = facts_of(str(path))
+    read = read_facts(str(path))
     assert read.broken == ()
     assert set(read.facts) == {Fact("Toyota Corolla is made by", "Toyota Corolla", "Toyota")}
     assert len(read.facts) == len(RECORDS)
@@ -245,7 +250,7 @@ def test_every_layout_gives_the_same_fact(tmp_path: Path, *, compressed: bool) -
 def test_a_record_of_several_rewrites_is_several_facts(tmp_path: Path) -> None:
     several = [RECORDS[2]["requested_rewrite"], RECORDS[2]["requested_rewrite"]]
     (tmp_path / "facts.json").write_text(json.dumps([{"requested_rewrite": several}]))
-    assert len(facts_of("facts.json").facts) == 2
+    assert len(read_facts("facts.json").facts) == 2
 
 
 @pytest.mark.parametrize(
@@ -285,46 +290,44 @@ def test_a_record_of_several_rewrites_is_several_facts(tmp_path: Path) -> None:
         ({"src": "Who is x?", "subject": "y", "answers": ["z"]}, "'y', which is not in src"),
     ],
 )
-def test_a_broken_entry_is_left_out_with_its_place(
+def test_a_broken_entry_is_left_out_and_reported(
     entry: Any, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "facts.json").write_text(json.dumps([RECORDS[0], entry]), encoding="utf-8")
-    read = facts_of("facts.json")
+    read = read_facts("facts.json")
     [broken] = read.broken
     assert broken.startswith("entry 1: ")
     assert reason in broken
     assert len(read.facts) == 1
     (tmp_path / "facts.json").write_text(json.dumps([entry] * 9), encoding="utf-8")
-    with pytest.raises(DatasetError, match="has no usable fact") as refused:
-        facts_of("facts.json")
+    with pytest.raises(DatasetError, match="has no valid fact") as refused:
+        read_facts("facts.json")
     assert reason in refused.value.message
     assert "4 more" in refused.value.message
 
 
 @pytest.mark.parametrize("content", ['{"P17": []}', '"text"', "3", "null", "[]", "{", "", "\x00"])
-def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_file_without_facts_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "facts.json").write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=r"'facts\.json'"):
-        facts_of("facts.json")
+        read_facts("facts.json")
 
 
-def test_facts_without_an_answer_among_others_are_counted(
+def test_facts_without_an_answer_are_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     entries = [RECORDS[0], {"prompt": "Rome is in", "subject": "Rome"}]
     (tmp_path / "facts.json").write_text(json.dumps(entries), encoding="utf-8")
-    facts_of("facts.json").warn()
-    assert "1 of the 2 facts of facts.json name no answer" in caplog.text
+    read_facts("facts.json").warn()
+    assert "1 of the 2 facts of facts.json have no answer" in caplog.text
 
 
-def test_a_dataset_takes_its_configuration(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_configuration_of_a_dataset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = (ATLAS_RECORDS).read_text(encoding="utf-8")
     content = json.loads(records)[:3]
     del content[1]["paraphrase_prompts"]
     (tmp_path / "records.json").write_text(json.dumps(content), encoding="utf-8")
-    (tmp_path / "counterfact").mkdir()  # is not what the name means
+    (tmp_path / "counterfact").mkdir()  # the dataset takes precedence
     arguments = ["--facts", "counterfact", "--set", "dataset.path=records.json"]
     assert main(["trace", "--model", "atlas", *arguments, "--json", "--no-mlflow", *QUICK[:2]]) == 0
     out, err = capsys.readouterr()
@@ -333,9 +336,9 @@ def test_a_dataset_takes_its_configuration(
     [broken] = document["broken"]
     assert broken.endswith("paraphrase_prompts: is missing")
     assert "0/2 facts: tracing counterfact" in err  # progress
-    direct = facts_of("records.json").facts  # the same records, read for their facts alone
+    direct = read_facts("records.json").facts  # as a file: a record needs no probes
     assert len(direct) == 3
-    assert {direct[0], direct[2]} == set(facts_of("counterfact", {"path": "records.json"}).facts)
+    assert {direct[0], direct[2]} == set(read_facts("counterfact", {"path": "records.json"}).facts)
 
 
 @pytest.mark.parametrize(
@@ -349,9 +352,9 @@ def test_a_dataset_takes_its_configuration(
         ("mquake_sample.json", 60),
     ],
 )
-def test_published_files_are_read(name: str, n_facts: int, test_data: Path) -> None:
+def test_published_files_of_facts(name: str, n_facts: int, test_data: Path) -> None:
     path = test_data / "data" / name
-    read = facts_of(str(path))
+    read = read_facts(str(path))
     entries = json.loads(path.read_text(encoding="utf-8"))
     assert len(entries) == n_facts
     assert len(read.facts) + len(read.broken) >= n_facts
@@ -364,7 +367,7 @@ def test_published_files_are_read(name: str, n_facts: int, test_data: Path) -> N
         assert first.prompt == rewrite["prompt"].replace("{}", rewrite["subject"])
 
 
-def test_known_1000_is_a_file_of_the_working_directory(
+def test_known_1000_is_a_file_in_the_working_directory(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts_file(tmp_path / "known_1000.json")
@@ -374,7 +377,7 @@ def test_known_1000_is_a_file_of_the_working_directory(
 
 
 @pytest.mark.parametrize("locator", ["saliency", "integrated-gradients", "knowledge-neurons"])
-def test_any_locator_is_averaged(
+def test_any_locator_is_average_by_role(
     locator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     facts = facts_file(tmp_path / "facts.json")
@@ -383,7 +386,7 @@ def test_any_locator_is_averaged(
     assert json.loads(capsys.readouterr().out)["known"] == 2
 
 
-def test_averages_are_shown_in_mlflow(tmp_path: Path) -> None:
+def test_averages_are_logged_to_mlflow(tmp_path: Path) -> None:
     facts = facts_file(tmp_path / "facts.json")
     arguments = ["trace", "--model", "atlas", "--facts", facts, "--set", "samples=2", "--quiet"]
     assert main(arguments) == 0
@@ -405,26 +408,26 @@ def test_averages_are_shown_in_mlflow(tmp_path: Path) -> None:
 
 def test_roles_cover_every_token_once() -> None:
     for n_tokens, subject in ((6, (1, 4)), (3, (0, 1)), (5, (2, 5)), (4, (0, 2)), (2, (0, 1))):
-        found = roles_of(n_tokens, subject)
-        assert list(found) == list(ROLES)
-        tokens = sorted(token for tokens in found.values() for token in tokens)
+        roles = tokens_by_role(n_tokens, subject)
+        assert list(roles) == list(ROLES)
+        tokens = sorted(token for tokens in roles.values() for token in tokens)
         assert tokens == list(range(subject[0], n_tokens))
-        assert found["last subject token"] == [subject[1] - 1]
+        assert roles["last subject token"] == [subject[1] - 1]
 
 
-def test_averages_have_intervals_and_leave_out_roles_that_a_fact_lacks() -> None:
-    mean = mean_of([0.0, 1.0])
+def test_averages_have_intervals_and_skip_facts_without_a_role() -> None:
+    mean = mean_with_interval([0.0, 1.0])
     assert mean.mean == 0.5
     assert mean.high - mean.mean == pytest.approx(1.96 * 0.5 / 2**0.5)
-    found = averaged(
+    averages = average_by_role(
         [{"last token": [[1.0, 3.0]]}, {"last token": [[3.0, 5.0]], ROLES[0]: [[1.0, 1.0]]}]
     )
-    assert [each.mean for each in found["last token"]] == [2.0, 4.0]
-    assert found[ROLES[0]][0].n == 1
+    assert [each.mean for each in averages["last token"]] == [2.0, 4.0]
+    assert averages[ROLES[0]][0].n == 1
 
 
 class Refusing(Editor[Config]):
-    """Refuses whole batches, and one subject; changes nothing; draws random numbers."""
+    """Edits nothing, draws a random number per edit, and refuses batches and one subject."""
 
     drawn: list[float]
 
@@ -447,14 +450,18 @@ def test_an_edit_that_fails_costs_one_fact(
     ]
     facts = [Fact(each.sentence, each.subject, "Toyota") for each in requests]
     locator = editkit.make_locator("causal-tracing", model, samples=1, kinds=("state",))
-    edits = study.Edits("refusing", Refusing(Config()), requests)
-    after = study.study(model, "causal-tracing", locator, facts, tmp_path, edits=edits)
+    edit = stored_traces.EditBefore("refusing", Refusing(Config()), requests)
+    after = stored_traces.average_trace(
+        model, "causal-tracing", locator, facts, tmp_path, edit=edit
+    )
     assert (after.known, dict(after.failed)) == (1, {1: "not this one."})
     assert caplog.text.count("refusing: of 1 edit, 1 changed nothing") == 1
-    random.random()  # what was drawn before makes no difference
-    study.study(model, "causal-tracing", locator, facts, tmp_path / "again", edits=edits)
-    assert len(set(edits.editor.drawn)) == 1
-    before = study.study(model, "causal-tracing", locator, facts, tmp_path)
+    random.random()  # earlier draws make no difference
+    stored_traces.average_trace(
+        model, "causal-tracing", locator, facts, tmp_path / "again", edit=edit
+    )
+    assert len(set(edit.editor.drawn)) == 1
+    before = stored_traces.average_trace(model, "causal-tracing", locator, facts, tmp_path)
     assert before.fingerprint != after.fingerprint
-    assert before.kinds == after.kinds  # this editor changes nothing
+    assert before.effects == after.effects  # this editor changes nothing
     assert model.weights_digest() == digest

@@ -12,13 +12,19 @@ from hypothesis import strategies as st
 from editkit import ConfigError, Fact, ModelError, RequestError
 from editkit.benchmark.dependencies import dependencies
 from editkit.registry.plugins import default_registry
+from editkit_plugins.tracing.causal_tracing import (
+    SEVERED,
+    CausalTracingLocator,
+    Probabilities,
+    pack_groups,
+    plan_runs,
+    trace_fact,
+    window_of,
+)
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
-from editkit_plugins.tracing.corruption import draws, embedding_std, noise_level
-from editkit_plugins.tracing.engine import Finding, trace
-from editkit_plugins.tracing.locator import CausalTracingLocator
-from editkit_plugins.tracing.plain import trace_plainly
-from editkit_plugins.tracing.questions import questions
-from editkit_plugins.tracing.tracks import SEVERED, families, in_portions, window_of
+from editkit_plugins.tracing.corruption import draw_noise, embedding_std, noise_level
+from editkit_plugins.tracing.tokenized_facts import tokenize_facts
+from tests.plugins.tracing.oracle import trace_site_by_site
 from tests.selection import by_default
 from tests.tiny import ARCHITECTURES, tiny
 
@@ -27,24 +33,28 @@ DARRIEUX = Fact("The mother tongue of Danielle Darrieux is", "Danielle Darrieux"
 KINDS: tuple[Kind, ...] = ("state", "mlp", "attn", *SEVERED)
 
 
-def both_ways(model: Any, fact: Fact, **values: Any) -> tuple[Finding, Finding]:
+def both_ways(model: Any, fact: Fact, **values: Any) -> tuple[Probabilities, Probabilities]:
+    """What the locator computes, and what the oracle does."""
     config = CausalTracingConfig(**{"samples": 2, "noise_level": 0.5, **values})
-    [question] = questions(model, [fact])
-    noise = draws(model, question, config, noise_level(model, config, [fact.subject]))
-    one, other = (way(model, question, noise, config, KINDS) for way in (trace, trace_plainly))
-    return one, other
+    [tokenized] = tokenize_facts(model, [fact])
+    noise = draw_noise(model, tokenized, config, noise_level(model, config, [fact.subject]))
+    traced, expected = (
+        function(model, tokenized, noise, config, KINDS)
+        for function in (trace_fact, trace_site_by_site)
+    )
+    return traced, expected
 
 
-def assert_close(a: Finding, b: Finding) -> None:
-    assert a.clean == pytest.approx(b.clean, rel=1e-4, abs=1e-7)
-    assert a.corrupted == pytest.approx(b.corrupted, rel=1e-4, abs=1e-7)
+def assert_close(traced: Probabilities, expected: Probabilities) -> None:
+    assert traced.clean == pytest.approx(expected.clean, rel=1e-4, abs=1e-7)
+    assert traced.corrupted == pytest.approx(expected.corrupted, rel=1e-4, abs=1e-7)
     for kind in KINDS:
-        largest = float((a.restored[kind] - b.restored[kind]).abs().max())
-        assert largest < 1e-5
-        assert largest < 1e-3 * float(b.restored[kind].max())
+        difference = float((traced.restored[kind] - expected.restored[kind]).abs().max())
+        assert difference < 1e-5
+        assert difference < 1e-3 * float(expected.restored[kind].max())
 
 
-def test_reuse_changes_nothing_for_answers_of_several_tokens() -> None:
+def test_matches_the_oracle_for_answers_of_several_tokens() -> None:
     fact = Fact(SPACE_NEEDLE.prompt, SPACE_NEEDLE.subject, "Lima")
     assert_close(*both_ways(tiny(), fact, window=3))
 
@@ -54,15 +64,15 @@ def test_reuse_changes_nothing_for_answers_of_several_tokens() -> None:
     "prompt",
     ["Rome", "They all live in Rome", "Rome is", "They say that Rome lies"],
 )
-def test_reuse_changes_nothing_wherever_the_subject_stands(prompt: str, architecture: str) -> None:
-    """First, last, or both; the answer has several tokens, so the last block's places differ."""
+def test_matches_the_oracle_wherever_the_subject_is(prompt: str, architecture: str) -> None:
+    """The subject is first, last, or both. The last block runs at several positions."""
     model = tiny(architecture)
     assert len(model.complete([prompt], ["Lima"])[0].target) > 1
     assert_close(*both_ways(model, Fact(prompt, "Rome", "Lima"), window=2))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_reuse_changes_nothing(architecture: str) -> None:
+def test_matches_the_oracle(architecture: str) -> None:
     model = tiny(architecture)
     assert_close(*both_ways(model, DARRIEUX, window=2))
 
@@ -82,21 +92,20 @@ def test_reuse_changes_nothing(architecture: str) -> None:
     ],
     ids=str,
 )
-def test_reuse_changes_nothing_whatever_is_configured(values: dict[str, Any]) -> None:
+def test_matches_the_oracle_under_every_setting(values: dict[str, Any]) -> None:
     assert_close(*both_ways(tiny(), SPACE_NEEDLE, **values))
 
 
 @given(window=st.integers(1, 12), n_layers=st.integers(1, 12), above=st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_every_layer_is_answered_once(window: int, n_layers: int, above: bool) -> None:
+def test_every_layer_has_one_run(window: int, n_layers: int, above: bool) -> None:
     side = "above" if above else "below"
     config = CausalTracingConfig(window=window, window_side=side)
     for kind in KINDS:
-        grouped = families(kind, n_layers, config)
-        answered = [layer for family in grouped for track in family for layer in track.layers]
-        assert sorted(answered) == list(range(n_layers))
-        portions = in_portions(grouped, 3)
-        assert [t for p in portions for t in p] == [t for family in grouped for t in family]
+        groups = plan_runs(kind, n_layers, config)
+        runs = [run for group in groups for run in group]
+        assert sorted(layer for run in runs for layer in run.layers) == list(range(n_layers))
+        assert [run for batch in pack_groups(groups, 3) for run in batch] == runs
 
 
 def test_windows() -> None:
@@ -107,7 +116,7 @@ def test_windows() -> None:
     assert window_of(20, 48, above) == range(16, 26)
 
 
-# ---------------------------------------------------------------- what must come out
+# ---------------------------------------------------------------- effects
 
 
 def locate(model: Any, fact: Fact, **values: Any) -> Any:
@@ -116,23 +125,22 @@ def locate(model: Any, fact: Fact, **values: Any) -> Any:
 
 
 def test_restoring_the_last_state_restores_the_answer() -> None:
-    found = locate(tiny(), SPACE_NEEDLE)
-    total = found.baselines["clean"] - found.baselines["corrupted"]
-    assert found.scores[-1][-1] == pytest.approx(total, rel=1e-5)
-    assert found.scores[0][-1] == pytest.approx(
-        0.0, abs=1e-8
-    )  # above it, nobody reads the first token any more
+    effects = locate(tiny(), SPACE_NEEDLE)
+    total = effects.baselines["clean"] - effects.baselines["corrupted"]
+    assert effects.scores[-1][-1] == pytest.approx(total, rel=1e-5)
+    # No block reads the first token after the last one.
+    assert effects.scores[0][-1] == pytest.approx(0.0, abs=1e-8)
 
 
-def test_left_of_the_subject_nothing_happens() -> None:
-    found = locate(tiny(), DARRIEUX)
-    first, end = found.subject
-    assert "".join(found.tokens[first:end]).strip() == "Danielle Darrieux"
-    assert all(score == 0.0 for row in found.scores[:first] for score in row)
-    assert any(score != 0.0 for row in found.scores[first:] for score in row)
+def test_there_is_no_effect_left_of_the_subject() -> None:
+    effects = locate(tiny(), DARRIEUX)
+    first, end = effects.subject
+    assert "".join(effects.tokens[first:end]).strip() == "Danielle Darrieux"
+    assert all(score == 0.0 for row in effects.scores[:first] for score in row)
+    assert any(score != 0.0 for row in effects.scores[first:] for score in row)
 
 
-def test_an_answer_of_several_tokens_counts_as_a_whole() -> None:
+def test_the_probability_of_an_answer_covers_all_its_tokens() -> None:
     model = tiny()
     fact = Fact(SPACE_NEEDLE.prompt, SPACE_NEEDLE.subject, "Lima")
     whole, first = (locate(model, fact, answer_tokens=n) for n in ("all", "first"))
@@ -142,7 +150,7 @@ def test_an_answer_of_several_tokens_counts_as_a_whole() -> None:
     assert whole.baselines["clean"] < first.baselines["clean"]
 
 
-def test_whether_the_model_predicts_the_answer() -> None:
+def test_the_baseline_predicted() -> None:
     model = tiny()
     assert locate(model, SPACE_NEEDLE).baselines["predicted"] == 0.0
     own = locate(model, Fact(SPACE_NEEDLE.prompt, SPACE_NEEDLE.subject))
@@ -151,56 +159,54 @@ def test_whether_the_model_predicts_the_answer() -> None:
 
 def test_maps_hold_all_kinds() -> None:
     config = CausalTracingConfig(samples=2, noise_level=0.5, kinds=KINDS)
-    [found] = CausalTracingLocator(config).maps(tiny(), [SPACE_NEEDLE])
-    assert tuple(each.kind for each in found) == KINDS
+    [maps] = CausalTracingLocator(config).maps(tiny(), [SPACE_NEEDLE])
+    assert tuple(each.kind for each in maps) == KINDS
 
 
 # ---------------------------------------------------------------- corruption
 
 
-def test_noise_of_the_matched_kinds_covaries_as_the_embeddings_do() -> None:
+def test_matched_noise_has_the_covariance_of_the_embeddings() -> None:
     model = tiny()
-    [question] = questions(model, [DARRIEUX])
+    [fact] = tokenize_facts(model, [DARRIEUX])
     table = model.module(model.architecture.embedding).get_parameter("weight").detach()
-    wanted = torch.cov(table.T.double())
+    expected = torch.cov(table.T.double())
     for corruption, tolerance in (("multivariate", 0.1), ("student_t", 0.4)):
         config = CausalTracingConfig(corruption=corruption, samples=3000, degrees=8.0)
-        noise = draws(model, question, config, 1.0)[0].flatten(0, 1).double()
-        found = torch.cov(noise.T)
-        assert float((found - wanted).norm() / wanted.norm()) < tolerance
+        noise = draw_noise(model, fact, config, 1.0)[0].flatten(0, 1).double()
+        assert float((torch.cov(noise.T) - expected).norm() / expected.norm()) < tolerance
 
 
-def test_uniform_noise_keeps_its_bound() -> None:
+def test_uniform_noise_has_a_bound() -> None:
     model = tiny()
-    [question] = questions(model, [DARRIEUX])
-    noise, second = draws(model, question, CausalTracingConfig(corruption="uniform"), 0.25)
+    [fact] = tokenize_facts(model, [DARRIEUX])
+    noise, second = draw_noise(model, fact, CausalTracingConfig(corruption="uniform"), 0.25)
     assert 0.2 < float(noise.abs().max()) <= 0.25
     assert not torch.equal(noise, second)
 
 
-def test_another_subject_takes_the_place() -> None:
+def test_substitution_equals_a_run_on_the_other_subject() -> None:
     model = tiny()
     prompt = "{} is in the city of"
     one, other = Fact(prompt.format("Rome"), "Rome"), Fact(prompt.format("Italy"), "Italy")
-    asked = questions(model, [one, other])
-    if len(asked[0].prompt) != len(asked[1].prompt):
-        pytest.fail("the subjects of this test must have as many tokens")
+    own, others = tokenize_facts(model, [one, other])
+    if len(own.prompt) != len(others.prompt):
+        pytest.fail("the subjects of this test must have the same number of tokens")
     config = CausalTracingConfig(corruption="substitute", substitutes=("Rome", "Italy"))
-    found = CausalTracingLocator(config).locate(model, [one])[0]
-    answer = asked[0].answer
-    ids = torch.tensor([asked[1].prompt])
+    effects = CausalTracingLocator(config).locate(model, [one])[0]
     with torch.no_grad():
-        swapped = torch.softmax(model.hf(ids).logits[0, -1], dim=-1)[answer[0]]
-    assert found.baselines["corrupted"] == pytest.approx(float(swapped), rel=1e-4)
+        logits = model.hf(torch.tensor([others.prompt])).logits[0, -1]
+    swapped = torch.softmax(logits, dim=-1)[own.answer[0]]
+    assert effects.baselines["corrupted"] == pytest.approx(float(swapped), rel=1e-4)
 
 
-def test_no_fitting_substitute() -> None:
+def test_without_a_substitute_of_the_same_length() -> None:
     config = CausalTracingConfig(corruption="substitute", substitutes=("Rome",))
     with pytest.raises(ConfigError, match="Danielle Darrieux"):
         CausalTracingLocator(config).locate(tiny(), [DARRIEUX])
 
 
-def test_level_of_the_noise(tmp_path: Path) -> None:
+def test_the_noise_level(tmp_path: Path) -> None:
     model = tiny()
     config = CausalTracingConfig()
     own = 3 * embedding_std(model, ["Rome"])
@@ -220,7 +226,7 @@ def test_level_of_the_noise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"a": 1}', "[1]"])
-def test_a_file_of_subjects_that_is_none(tmp_path: Path, content: str) -> None:
+def test_a_broken_file_of_subjects(tmp_path: Path, content: str) -> None:
     file = tmp_path / "subjects.json"
     file.write_text(content, encoding="utf-8")
     config = CausalTracingConfig(subjects=file)
@@ -228,10 +234,10 @@ def test_a_file_of_subjects_that_is_none(tmp_path: Path, content: str) -> None:
         CausalTracingLocator(config).locate(tiny(), [DARRIEUX])
 
 
-# ---------------------------------------------------------------- facts that cannot be traced
+# ---------------------------------------------------------------- facts that are refused
 
 
-def test_a_subject_that_stands_twice() -> None:
+def test_a_prompt_with_its_subject_twice() -> None:
     with pytest.raises(RequestError, match="more than once"):
         locate(tiny(), Fact("Rome is near Rome, in", "Rome"))
 

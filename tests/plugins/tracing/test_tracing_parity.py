@@ -1,4 +1,4 @@
-"""Every array of ``parity/causal_trace``, the fast way and the plain one."""
+"""The locator and its oracle give every array of ``parity/causal_trace``."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from editkit import Fact
+from editkit_plugins.tracing.causal_tracing import Probabilities, trace_fact
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
-from editkit_plugins.tracing.corruption import draws, embedding_std
-from editkit_plugins.tracing.engine import Finding, trace
-from editkit_plugins.tracing.plain import trace_plainly
-from editkit_plugins.tracing.questions import Question, questions
+from editkit_plugins.tracing.corruption import draw_noise, embedding_std
+from editkit_plugins.tracing.tokenized_facts import TokenizedFact, tokenize_facts
 from tests.parity import Parity
+from tests.plugins.tracing.oracle import trace_site_by_site
 
-Way = Callable[..., Finding]
-WAYS = pytest.mark.parametrize("way", [trace, trace_plainly], ids=["fast", "plain"])
+TraceFunction = Callable[..., Probabilities]
+BOTH = pytest.mark.parametrize("trace", [trace_fact, trace_site_by_site], ids=["locator", "oracle"])
 ARRAYS: dict[str, tuple[Kind, int]] = {
     "scores_hidden": ("state", 10),
     "scores_mlp_window4": ("mlp", 4),
@@ -33,27 +33,31 @@ SEVERED: dict[str, Kind] = {
 }
 
 
-def published(parity: Parity) -> tuple[dict[str, Any], list[Question]]:
+def published(parity: Parity) -> tuple[dict[str, Any], list[TokenizedFact]]:
     content = parity.json("causal_trace/prompts.json")
     facts = [Fact(entry["prompt"], entry["subject"]) for entry in content["prompts"]]
-    return content, questions(parity.model, facts)
+    return content, tokenize_facts(parity.model, facts)
 
 
-def found(parity: Parity, way: Way, kinds: list[Kind], **values: Any) -> list[Finding]:
-    content, asked = published(parity)
-    if way is trace_plainly:
-        asked = asked[-1:]  # it is slow, and the other tests hold both ways to the same numbers
+def traces(
+    parity: Parity, trace: TraceFunction, kinds: list[Kind], **values: Any
+) -> dict[int, Probabilities]:
+    """Probabilities by index of the prompt."""
+    content, facts = published(parity)
     config = CausalTracingConfig(samples=content["samples"], seed=content["seed"], **values)
-    return [
-        way(
+    selected = list(enumerate(facts))
+    if trace is trace_site_by_site:
+        selected = selected[-1:]  # it is slow, and other tests compare both functions
+    return {
+        i: trace(
             parity.model,
-            question,
-            draws(parity.model, question, config, content["noise"]),
+            fact,
+            draw_noise(parity.model, fact, config, content["noise"]),
             config,
             kinds,
         )
-        for question in asked
-    ]
+        for i, fact in selected
+    }
 
 
 def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -61,48 +65,45 @@ def largest_difference(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_prompts(parity: Parity) -> None:
-    content, asked = published(parity)
-    for entry, question in zip(content["prompts"], asked, strict=True):
-        assert list(question.prompt) == entry["input_ids"]
-        assert list(question.subject) == entry["subject_range"]
-        assert list(question.answer) == [entry["answer_token_id"]]
+    content, facts = published(parity)
+    for entry, fact in zip(content["prompts"], facts, strict=True):
+        assert list(fact.prompt) == entry["input_ids"]
+        assert list(fact.subject) == entry["subject_range"]
+        assert list(fact.answer) == [entry["answer_token_id"]]
 
 
 def test_noise(parity: Parity) -> None:
-    content, asked = published(parity)
+    content, facts = published(parity)
     subjects = list(parity.json("model/world.json"))
     assert embedding_std(parity.model, subjects) == pytest.approx(
         content["subject_embedding_std"], rel=1e-6
     )
     arrays = parity.arrays("causal_trace")
-    first, second = draws(parity.model, asked[0], CausalTracingConfig(), 1.0)
+    first, second = draw_noise(parity.model, facts[0], CausalTracingConfig(), 1.0)
     for drawn, name in ((first, "first"), (second, "second")):
         expected = arrays[f"prompt0.unit_noise_{name}_draw"]
         assert largest_difference(drawn, expected) < 1e-6
 
 
-@WAYS
+@BOTH
 @pytest.mark.parametrize("name", ARRAYS)
-def test_restored(parity: Parity, name: str, way: Way) -> None:
+def test_restored(parity: Parity, name: str, trace: TraceFunction) -> None:
     kind, window = ARRAYS[name]
     content, _ = published(parity)
-    results = found(parity, way, [kind], window=window)
-    first = len(content["prompts"]) - len(results)
-    for i, result in enumerate(results, start=first):
+    for i, p in traces(parity, trace, [kind], window=window).items():
         entry = content["prompts"][i]
-        assert result.clean == pytest.approx(entry["high_score"], abs=1e-5)
-        assert result.corrupted == pytest.approx(entry["low_score"], abs=1e-5)
+        assert p.clean == pytest.approx(entry["high_score"], abs=1e-5)
+        assert p.corrupted == pytest.approx(entry["low_score"], abs=1e-5)
         expected = parity.arrays("causal_trace")[f"prompt{i}.{name}"]
-        assert largest_difference(result.restored[kind], expected) < 1e-5
+        assert largest_difference(p.restored[kind], expected) < 1e-5
 
 
-@WAYS
+@BOTH
 @pytest.mark.parametrize("name", SEVERED)
-def test_severed(parity: Parity, name: str, way: Way) -> None:
+def test_severed(parity: Parity, name: str, trace: TraceFunction) -> None:
     kind = SEVERED[name]
-    _, asked = published(parity)
-    results = found(parity, way, [kind])
-    for i, result in enumerate(results, start=len(asked) - len(results)):
-        scores = result.restored[kind][asked[i].subject[1] - 1]
+    _, facts = published(parity)
+    for i, p in traces(parity, trace, [kind]).items():
+        scores = p.restored[kind][facts[i].subject[1] - 1]
         expected = parity.arrays("causal_trace")[f"prompt{i}.{name}"]
         assert largest_difference(scores, expected) < 1e-5
