@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from editkit.records.prompts import PromptConfig
+from editkit.records.config import PromptConfig
 from editkit_benchmarks.atlas import essence_path, records_path, reference_texts_path
 from editkit_plugins.counterfact.config import CounterFactConfig
 from editkit_plugins.counterfact.dataset import CounterFactDataset

@@ -6,7 +6,7 @@ import dataclasses
 import random
 
 from editkit import Dataset, Record, Records
-from editkit.records.files import digest_of_records
+from editkit.records.digests import digest_of_records
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 
 

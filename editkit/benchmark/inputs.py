@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.spec import ModelChoice
-from editkit.data_types import EditRequest, Record, Records, RejectedRecord, without_defaults
+from editkit.data_types import EditRequest, Record, Records, RejectedRecord
 from editkit.errors import ConfigError, DatasetError, EditkitError
 from editkit.interfaces import Dataset
-from editkit.records.files import as_configured
+from editkit.records.config import as_configured
 from editkit.registry.plugins import Offer
-from editkit.storage.digests import digest, digest_of_texts, plain
+from editkit.storage.digests import digest_of_texts
 
 if TYPE_CHECKING:
     from editkit.models import LanguageModel
@@ -27,7 +26,6 @@ __all__ = [
     "load_model_of",
     "load_records",
     "n_layers_of",
-    "slice_digest",
 ]
 
 _MOST_REASONS = 3
@@ -166,34 +164,3 @@ def corpus_digest(loaded: Records, dataset: Offer, metric: Offer, kind: str) -> 
             "docs/datasets.md), or choose other metrics with --metrics.",
         )
     return digest_of_texts(loaded.texts[kind])
-
-
-def slice_digest(records: tuple[Record, ...]) -> str:
-    """Digest of the complete content of records; part of a cell's fingerprint.
-
-    Texts enter by their digests, so that texts shared by many records are hashed once.
-    """
-    digests: dict[int, str] = {}
-
-    def of(texts: tuple[str, ...]) -> str:
-        if id(texts) not in digests:
-            digests[id(texts)] = digest_of_texts(texts)
-        return digests[id(texts)]
-
-    return digest(
-        [
-            plain(_without_defaults(dataclasses.asdict(dataclasses.replace(record, texts={}))))
-            | {"texts": {kind: of(texts) for kind, texts in record.texts.items()}}
-            for record in records
-        ]
-    )
-
-
-def _without_defaults(record: dict[str, Any]) -> dict[str, Any]:
-    """Separators and chats enter the digest only if they are set: older records have none."""
-    request = without_defaults(record["request"])
-    probes = {
-        kind: [without_defaults(probe) for probe in probes]
-        for kind, probes in record["probes"].items()
-    }
-    return {**record, "request": request, "probes": probes}

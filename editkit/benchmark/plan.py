@@ -18,13 +18,13 @@ from editkit.benchmark.inputs import (
     identity_of,
     load_records,
     n_layers_of,
-    slice_digest,
 )
 from editkit.benchmark.spec import Benchmark, ModelChoice, PluginChoice, PluginValues
 from editkit.benchmark.store import Store
 from editkit.data_types import Record, Records, RejectedRecord
 from editkit.errors import ConfigError, PluginError
 from editkit.interfaces import Config
+from editkit.records.digests import slice_digest
 from editkit.redaction import redacted_values
 from editkit.registry.config import GivenValues, Resolved, resolve_config
 from editkit.registry.model_identity import ModelIdentity

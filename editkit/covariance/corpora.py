@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from editkit.errors import ConfigError
 from editkit.prompts import joined
-from editkit.records.hub import commit_of, content_of
+from editkit.records.hub import dataset_version, pinned_commit
 from editkit.storage.digests import blake2b_of, digest_of_file
 from editkit.storage.resources import path_of
 
@@ -77,7 +77,7 @@ class Corpus:
     def _content_digest(self) -> str:
         if self._hub:
             name = self.source.removeprefix("hub:").partition(":")[0]
-            return blake2b_of(f"{self.source} with {content_of(name)}")
+            return blake2b_of(f"{self.source} with {dataset_version(name)}")
         if self.source.startswith(_DATASET):
             return self._records().digest
         if (function := self._function()) is not None:
@@ -246,7 +246,7 @@ class Corpus:
                 config or None,
                 split=sliced["name"],
                 streaming=not self.shuffled,
-                revision=commit_of(name),
+                revision=pinned_commit(name),
             )
             wanted = int(sliced["rows"]) if sliced["rows"] else None
             if self.shuffled:

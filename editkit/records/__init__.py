@@ -1,1 +1,1 @@
-"""Records of datasets: JSON files, hub datasets, and how their prompts are completed."""
+"""Datasets' records: their configuration, reading them from JSON and the hub, and their digests."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from editkit import Config
-from editkit.records.files import SourceConfig
+from editkit.records.config import SourceConfig
 
 
 class CounterFactConfig(SourceConfig):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from editkit import Dataset, Records
-from editkit.records.files import read_source
+from editkit.records.reading import read_source
 from editkit_plugins.counterfact.config import CounterFactConfig
 from editkit_plugins.counterfact.parsing import parse_records
 from editkit_plugins.counterfact.reference import read_texts

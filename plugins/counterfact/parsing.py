@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from editkit import EditRequest, Probe, Record, Records
 from editkit.prompts import trimmed_prompt
-from editkit.records.files import Node, records_of
-from editkit.records.prompts import PromptConfig
+from editkit.records.config import PromptConfig
+from editkit.records.reading import Node, read_records
 from editkit_plugins.counterfact.reference import RecordTexts
 
 _PROMPT_LISTS = {
@@ -31,7 +31,7 @@ def parse_records(
     """
     texts = texts or RecordTexts()
     corpus = texts.all_reference()
-    return records_of(
+    return read_records(
         raw,
         lambda node, _: parse_record(node, texts),
         texts={"reference": corpus} if corpus else {},

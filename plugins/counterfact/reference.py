@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from editkit import DatasetError
-from editkit.records.files import read_json
+from editkit.records.reading import read_json
 
 Texts = tuple[str, ...]
 

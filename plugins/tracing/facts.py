@@ -11,8 +11,8 @@ from typing import Any
 from editkit import DatasetError, EditkitError, Fact, PluginError, UsageError, make_dataset
 from editkit.data_types import fact_of
 from editkit.prompts import fill
-from editkit.records.files import BrokenFieldError, Node, as_configured, own_prompts, read_json
-from editkit.records.prompts import PromptConfig
+from editkit.records.config import PromptConfig, as_configured
+from editkit.records.reading import BrokenFieldError, Node, prompt_config_of, read_json
 from editkit.registry.factories import check_values, is_offered
 
 _KNOWN = "known_1000"
@@ -154,7 +154,7 @@ def _read_file(path: Path, source: str, prompts: PromptConfig) -> Facts:
     broken = []
     for number, entry in enumerate(content):
         try:
-            own = own_prompts(Node(entry), prompts)
+            own = prompt_config_of(Node(entry), prompts)
             facts += [
                 dataclasses.replace(fact, separator=own.separator, chat=own.chat)
                 for fact in _facts(Node(entry, separator=own.separator))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from editkit import Dataset, EditRequest, Probe, Record, Records
 from editkit.prompts import trimmed_prompt
-from editkit.records.files import Node, read_source, records_of
+from editkit.records.reading import Node, read_records, read_source
 from editkit_plugins.zsre.config import ZsreConfig
 
 _UNKNOWN = "<|endoftext|>"
@@ -20,7 +20,7 @@ class ZsreDataset(Dataset[ZsreConfig]):
         Raises:
             DatasetError: The file or hub dataset is absent or holds no list of records.
         """
-        return records_of(read_source(self.config), self._record, config=self.config)
+        return read_records(read_source(self.config), self._record, config=self.config)
 
     def _record(self, root: Node, position: int) -> Record:
         subject = root["subject"].text().strip()

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import EditRequest, Fact, Probe, Record, RequestError
-from editkit.benchmark.inputs import slice_digest
 from editkit.editing.edited import CandidateQuery, GenerationQuery
 from editkit.prompts import default_separator, joined, trimmed_prompt
-from editkit.records.files import digest_of_records
+from editkit.records.digests import digest_of_records, slice_digest
 
 SPACE, NONE = " ", ""
 CASES = [

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _count(args: argparse.Namespace) -> int:
-    from editkit.records.files import read_json_list
+    from editkit.records.reading import read_json_list
     from editkit_plugins.counterfact.parsing import parse_records
 
     loaded = parse_records(read_json_list(args.count.expanduser()))

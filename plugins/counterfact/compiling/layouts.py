@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from editkit import DatasetError, RejectedRecord
-from editkit.records.files import BrokenFieldError, Node, read_json
+from editkit.records.reading import BrokenFieldError, Node, read_json
 from editkit.storage.resources import resource_text
 from editkit_plugins.counterfact.compiling.facts import Fact, FactTable, Relation
 

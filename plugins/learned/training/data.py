@@ -18,8 +18,8 @@ from typing_extensions import override
 from editkit import DatasetError, EditkitError, EditRequest, LanguageModel, Probe, Record
 from editkit.models import Completion
 from editkit.prompts import fill
-from editkit.records.files import BrokenFieldError, Node, own_prompts
-from editkit.records.prompts import asked
+from editkit.records.config import with_prompt_config
+from editkit.records.reading import BrokenFieldError, Node, prompt_config_of
 
 _REPHRASED = "paraphrase"
 _LOCALITY = "neighborhood"
@@ -354,7 +354,7 @@ def _flat_record(number: int, entry: Mapping[str, Any]) -> Record:
             _LOCALITY: (Probe(locality, answer, new),),
         },
     )
-    return asked(record, own_prompts(Node(entry)))
+    return with_prompt_config(record, prompt_config_of(Node(entry)))
 
 
 def _field(name: str) -> Callable[[Mapping[str, Any]], str]:

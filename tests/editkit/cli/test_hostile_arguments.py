@@ -16,7 +16,7 @@ from editkit import CacheError, Dataset, DatasetError, EditRequest, Record, Reco
 from editkit.benchmark.inputs import load_records
 from editkit.cli import main as command_line
 from editkit.data_types import RejectedRecord
-from editkit.records.files import read_json
+from editkit.records.reading import read_json
 from editkit.storage.cache import cache_folder, cached_tensors, cached_texts
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -284,7 +284,7 @@ BAD_CASE_IDS = ['"1"', "1.0", "true", "NaN", "-1", "1e3", str(2**63), "null", "[
 
 @pytest.mark.parametrize("case_id", BAD_CASE_IDS)
 def test_case_ids_in_a_file_are_whole_numbers(case_id: str, tmp_path: Path) -> None:
-    from editkit.records.files import BrokenFieldError, Node
+    from editkit.records.reading import BrokenFieldError, Node
 
     (tmp_path / "r.json").write_text(f'[{{"case_id": {case_id}}}]', encoding="utf-8")
     [raw] = read_json(tmp_path / "r.json")  # type: ignore[misc]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from editkit.covariance.corpora import Corpus
-from editkit.records.hub import commit_of, content_of
+from editkit.records.hub import dataset_version, pinned_commit
 
 COMMITS = ["a" * 40, "b" * 40]
 
@@ -32,13 +32,13 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
 
 def test_a_commit_is_asked_for_once_and_kept(hub: list[str | None], tmp_path: Path) -> None:
     offline = Corpus("hub:some/texts").digest()
-    assert (commit_of("some/texts"), content_of("some/texts")) == (None, "unknown")
+    assert (pinned_commit("some/texts"), dataset_version("some/texts")) == (None, "unknown")
     hub.append(COMMITS[0])
     first = Corpus("hub:some/texts").digest()
     hub.append(COMMITS[1])  # a new commit is not taken for the one that was read
-    assert commit_of("some/texts") == COMMITS[0]
+    assert pinned_commit("some/texts") == COMMITS[0]
     hub.clear()
-    assert commit_of("some/texts") == COMMITS[0]
+    assert pinned_commit("some/texts") == COMMITS[0]
     assert Corpus("hub:some/texts").digest() == first != offline
     [kept] = (tmp_path / "cache" / "hub").iterdir()
     hub.append(COMMITS[1])
@@ -50,7 +50,7 @@ def test_the_hubs_own_cache_names_a_commit_too(hub: list[str | None], tmp_path: 
     refs = tmp_path / "hub" / "datasets--some--texts" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text(COMMITS[1], encoding="utf-8")
-    assert content_of("some/texts") == COMMITS[1]
+    assert dataset_version("some/texts") == COMMITS[1]
 
 
 def test_the_kept_commit_is_the_one_that_is_read(
@@ -76,4 +76,4 @@ def test_a_folder_is_its_files(hub: list[str | None], tmp_path: Path) -> None:
     before = Corpus(f"hub:{rows}").digest()
     (rows / "a.txt").write_text("two", encoding="utf-8")
     assert Corpus(f"hub:{rows}").digest() != before
-    assert commit_of(str(rows)) is None
+    assert pinned_commit(str(rows)) is None

@@ -10,7 +10,7 @@ from counterfact_samples import raw_record
 
 from editkit import EditedModels, MetricSpec, Record
 from editkit.editing.edited import CandidateQuery, CandidateScore
-from editkit.records.files import Node
+from editkit.records.reading import Node
 from editkit_plugins import counterfact
 from editkit_plugins.counterfact import metrics
 from editkit_plugins.counterfact.config import ChoiceConfig
@@ -86,7 +86,7 @@ def test_neighborhood_asks_for_the_true_object() -> None:
 @pytest.mark.parametrize("metric", [Efficacy, Paraphrase, Neighborhood, SameSubject])
 def test_a_tie_is_no_success(metric: type[ChoiceMetric]) -> None:
     (row,) = score(metric, ToldModels({}), RECORD)
-    assert row[f"{metric.name}/score"] == 0.0
+    assert row[f"{metric.prefix}/score"] == 0.0
 
 
 def test_same_subject_drift_is_the_change_the_edit_brought() -> None:

@@ -39,7 +39,7 @@ def scored(parity: Path, model: LanguageModel) -> dict[str, list[Row]]:
     records = CounterFactDataset(CounterFactConfig(path=path)).load().records
     deltas = NoEditor(NoEditorConfig()).edit(model, [record.request for record in records])
     models = EditedModels(model, deltas)
-    return {metric.name: metric(ChoiceConfig()).score(models, records) for metric in METRICS}
+    return {metric.prefix: metric(ChoiceConfig()).score(models, records) for metric in METRICS}
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def test_nll_of_every_prompt(
     found: dict[str, list[Row]] = request.getfixturevalue(fixture)
     text = (parity / "counterfact_scores" / "scores.json").read_text(encoding="utf-8")
     expected = [case["pre"][f"{metric.kind}_prompts_probs"] for case in json.loads(text)]
-    for row, prompts in zip(found[metric.name], expected, strict=True):
+    for row, prompts in zip(found[metric.prefix], expected, strict=True):
         for answer in ("new", "true"):
             theirs = [prompt[f"target_{answer}"] for prompt in prompts]
-            assert row[f"{metric.name}/nll_{answer}"] == pytest.approx(theirs, abs=tolerance)
+            assert row[f"{metric.prefix}/nll_{answer}"] == pytest.approx(theirs, abs=tolerance)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -81,8 +81,8 @@ def test_scores_per_case_and_means(
     text = (parity / "counterfact_scores" / "aggregate.json").read_text(encoding="utf-8")
     expected = json.loads(text)
     for ours, theirs, letter in (("score", "success", "S"), ("magnitude", "diff", "M")):
-        values = [row[f"{metric.name}/{ours}"] for row in rows[metric.name]]
+        values = [row[f"{metric.prefix}/{ours}"] for row in rows[metric.prefix]]
         per_case = expected["per_case"][f"pre_{metric.kind}_{theirs}"]
         assert values == pytest.approx(per_case, abs=SCORE_TOLERANCE)
-        mean = expected["mean_unrounded"][f"pre_{LETTERS[metric.name]}{letter}"]
+        mean = expected["mean_unrounded"][f"pre_{LETTERS[metric.prefix]}{letter}"]
         assert fmean(values) == pytest.approx(mean, abs=SCORE_TOLERANCE)

@@ -57,10 +57,10 @@ def test_null_means_absent_as_hub_tables_write_it() -> None:
 
 
 BREAKS: list[tuple[str, tuple[str | int, ...], Any, str]] = [
-    ("case_id", ("case_id",), "seven", "whole number"),
-    ("case_id", ("case_id",), True, "whole number"),
-    ("case_id", ("case_id",), -1, "whole number"),
-    ("case_id", ("case_id",), 2**63, "whole number"),
+    ("case_id", ("case_id",), "seven", "an integer"),
+    ("case_id", ("case_id",), True, "an integer"),
+    ("case_id", ("case_id",), -1, "an integer"),
+    ("case_id", ("case_id",), 2**63, "an integer"),
     ("requested_rewrite", ("requested_rewrite",), "text", "expected an object"),
     ("requested_rewrite.prompt", ("requested_rewrite", "prompt"), "It is in", "exactly one '{}'"),
     ("requested_rewrite.prompt", ("requested_rewrite", "prompt"), "{} is in {}", "2 places"),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import DatasetError, Records, make_dataset
-from editkit.records.files import records_of
+from editkit.records.reading import read_records
 from editkit_plugins.zsre.config import ZsreConfig
 from editkit_plugins.zsre.dataset import ZsreDataset
 from tests.plugins.zsre.zsre_samples import raw_question
@@ -18,7 +18,7 @@ from tests.plugins.zsre.zsre_samples import raw_question
 
 def parse(*raw: object, **config: Any) -> Records:
     dataset = ZsreDataset(ZsreConfig(path=Path("unused.json"), **config))
-    return records_of(raw, dataset._record)
+    return read_records(raw, dataset._record)
 
 
 def test_a_question_becomes_a_request_and_probes() -> None:

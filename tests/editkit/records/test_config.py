@@ -11,8 +11,7 @@ import pytest
 from editkit import ConfigError, ModelError, Records, make_dataset
 from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
 from editkit.cli.main import main
-from editkit.records.files import as_configured
-from editkit.records.prompts import PromptConfig
+from editkit.records.config import PromptConfig, as_configured
 from editkit.registry.plugins import default_registry
 from editkit_plugins.tracing.facts import read_facts
 

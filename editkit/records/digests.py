@@ -1,0 +1,75 @@
+"""Digests of records: equal content gives equal digests, however a file is formatted.
+
+There are two because stores keep both. A dataset computes :func:`digest_of_records` over all of
+its records and names its version with it. A run computes :func:`slice_digest` over the records
+that it uses; it does not trust the digest that a dataset reports. ``separator`` and ``chat`` enter
+both only if set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from editkit.data_types import Record, without_defaults
+from editkit.storage.digests import digest, digest_of_texts, plain, sha256_of
+
+__all__ = ["digest_of_records", "slice_digest"]
+
+
+def digest_of_records(records: Sequence[Record]) -> str:
+    """SHA-256 of the content of a dataset's records, in their order."""
+    return sha256_of(_lines(records))
+
+
+def _lines(records: Sequence[Record]) -> Iterator[str]:
+    digests_of = _text_digests(lambda texts: sha256_of(json.dumps(texts)))
+    for record in records:
+        probes = {
+            kind: [tuple(probe.to_dict().values()) for probe in probes]
+            for kind, probes in record.probes.items()
+        }
+        content = [record.case_id, record.request.to_dict(), probes, digests_of(record)]
+        yield json.dumps(content, sort_keys=True) + "\n"
+
+
+def slice_digest(records: Sequence[Record]) -> str:
+    """SHA-256 of the content of the records that a run uses, in their order."""
+    digests_of = _text_digests(digest_of_texts)
+    return digest(
+        [
+            plain(_fields(dataclasses.asdict(dataclasses.replace(record, texts={}))))
+            | {"texts": digests_of(record)}
+            for record in records
+        ]
+    )
+
+
+def _fields(record: dict[str, Any]) -> dict[str, Any]:
+    """A record's fields, without ``separator`` and ``chat`` where they are not set."""
+    request = without_defaults(record["request"])
+    probes = {
+        kind: [without_defaults(probe) for probe in probes]
+        for kind, probes in record["probes"].items()
+    }
+    return {**record, "request": request, "probes": probes}
+
+
+def _text_digests(
+    digest_of: Callable[[tuple[str, ...]], str],
+) -> Callable[[Record], Mapping[str, str]]:
+    """A function from a record to the digests of its texts by kind.
+
+    Many records share the same large tuples of texts, so each tuple is digested once.
+    """
+    known: dict[int, str] = {}
+
+    def digests_of(record: Record) -> Mapping[str, str]:
+        for texts in record.texts.values():
+            if id(texts) not in known:
+                known[id(texts)] = digest_of(texts)
+        return {kind: known[id(texts)] for kind, texts in record.texts.items()}
+
+    return digests_of
