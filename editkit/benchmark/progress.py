@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, occasional lines elsewhere, or nothing."""
+"""Progress on standard error: a bar on a terminal, a line now and then elsewhere, or nothing."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _LINE_SECONDS = 15.0
 
 
 class Progress:
-    """Progress over a known number of units.
+    """Counts units of work.
 
     Args:
-        total: Number of units of work.
-        done: How many of them are done already.
+        total: All of them; None if that is unknown.
+        done: Those that were stored before.
         quiet: Show nothing.
-        stream: Output; stderr by default.
-        unit: Name of a unit: ``edit``.
+        stream: Where to write; standard error by default.
+        unit: What is counted.
     """
 
     def __init__(
         self,
-        total: int,
+        total: int | None,
         done: int = 0,
         *,
         quiet: bool = False,
@@ -35,7 +35,7 @@ class Progress:
     ) -> None:
         self._stream = stream or sys.stderr
         self._total, self._done, self._first = total, done, done
-        self._started = self._written_at = time.monotonic()
+        self._started = self._last_line = time.monotonic()
         self._quiet = quiet or total == done
         self._unit = unit
         self._bar = None
@@ -43,7 +43,12 @@ class Progress:
             from tqdm import tqdm
 
             self._bar = tqdm(
-                total=total, initial=done, unit=unit, file=self._stream, dynamic_ncols=True
+                total=total,
+                initial=done,
+                unit=unit,
+                unit_scale=unit == "token",
+                file=self._stream,
+                dynamic_ncols=True,
             )
 
     def __enter__(self) -> Progress:
@@ -54,54 +59,54 @@ class Progress:
             self._bar.close()
 
     def label(self, text: str) -> None:
-        """Show the name of the current step."""
+        """Show what is being done now."""
         if self._bar is not None:
             self._bar.set_description(text)
         elif not self._quiet:
             self._write(text)
 
-    def advance(self, records: int) -> None:
+    def advance(self, units: int) -> None:
         """Count units that are done."""
-        self._done += records
+        self._done += units
         if self._bar is not None:
-            self._bar.update(records)
-        elif not self._quiet and time.monotonic() - self._written_at > _LINE_SECONDS:
-            self._write(f"{self._left():.0f} s left")
-
-    def _left(self) -> float:
-        pace = (time.monotonic() - self._started) / max(self._done - self._first, 1)
-        return pace * (self._total - self._done)
+            self._bar.update(units)
+        elif not self._quiet and time.monotonic() - self._last_line > _LINE_SECONDS:
+            pace = (time.monotonic() - self._started) / max(self._done - self._first, 1)
+            if self._total is None:
+                self._write(f"{1 / pace:,.0f} a second")
+            else:
+                self._write(f"{pace * (self._total - self._done):.0f} s left")
 
     def _write(self, text: str) -> None:
-        self._written_at = time.monotonic()
-        self._stream.write(f"{self._done}/{self._total} {self._unit}s: {text}\n")
+        self._last_line = time.monotonic()
+        total = "" if self._total is None else f"/{self._total}"
+        self._stream.write(f"{self._done}{total} {self._unit}s: {text}\n")
         self._stream.flush()
 
 
 @contextlib.contextmanager
 def counting(
-    what: str, total: int, *, quiet: bool = False, unit: str = "fact"
+    label: str, total: int | None, *, quiet: bool = False, unit: str = "fact"
 ) -> Iterator[Callable[[int], None]]:
-    """A function to report progress with; call it with the number of units done so far.
-
-    The first call gives the units that were done before.
+    """Progress of work that reports how much is done; its first report is what was stored before.
 
     Args:
-        what: Name of the work.
-        total: Number of units of work.
+        label: What is being done.
+        total: Units of work; None if that is unknown.
         quiet: Show nothing.
-        unit: Name of a unit: ``fact``.
+        unit: What is counted.
     """
     with contextlib.ExitStack() as stack:
-        shown: list[tuple[Progress, int]] = []
+        progress: Progress | None = None
+        before = 0
 
         def report(done: int) -> None:
-            if not shown:
+            nonlocal progress, before
+            if progress is None:
                 progress = stack.enter_context(Progress(total, done, quiet=quiet, unit=unit))
-                progress.label(what)
-                shown.append((progress, done))
-            progress, before = shown[0]
-            progress.advance(done - before)
-            shown[0] = progress, done
+                progress.label(label)
+            else:
+                progress.advance(done - before)
+            before = done
 
         yield report

@@ -1,8 +1,8 @@
-"""Print what an output folder holds as the papers' table: with intervals, the best in bold, clear
-failures marked, published numbers beside ours; then paired differences and scores by relation.
+"""Print the results in an output folder: the papers' table, paired differences, scores by relation.
 
-Works at any time, also while a run goes on. The HTML report is one file that needs no network; it
-adds plots, the hardest records and what the edited models wrote.
+The table has intervals, the best editor of each column in bold, clear failures marked, and
+published numbers next to ours. It can be printed while a run is in progress. The HTML report is one
+file that needs no network; it adds plots, the hardest records and what the edited models wrote.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from pathlib import Path
 
 from editkit.benchmark.published import published_for
 from editkit.benchmark.store import runs_in
+from editkit.cli.arguments import add_flag, add_results_folder, path
 from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
 from editkit.report import Section, sections_of
 from editkit.results import STORE_FILE
 
 FORMATS = ("text", "markdown", "latex", "html", "csv")
-_ENDINGS = {
+_SUFFIXES = {
     ".txt": "text",
     ".md": "markdown",
     ".tex": "latex",
@@ -33,18 +34,21 @@ _PAGE = "report.html"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add(
-        "out",
-        type=Path,
-        nargs="?",
-        default=Path("editkit-results"),
-        metavar="OUT",
-        help="output folder of benchmark runs, %(default)s by default",
+    add_results_folder(parser)
+    add_flag(
+        parser,
+        "--format",
+        choices=FORMATS,
+        help="format (default: from the suffix of --to, else text)",
     )
-    add("--format", choices=FORMATS, help="by default what the ending of FILE says, or text")
-    add("--against", metavar="E", help="compare with this editor; the best one by default")
-    add("--to", type=Path, metavar="FILE", help=f"write there; html goes to OUT/{_PAGE} by default")
+    add_flag(parser, "--against", metavar="E", help="editor to compare with (default: the best)")
+    add_flag(
+        parser,
+        "--to",
+        type=path,
+        metavar="FILE",
+        help=f"file to write (default: standard output; for html OUT/{_PAGE})",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,15 +57,15 @@ def run(args: argparse.Namespace) -> int:
     inside = sorted(str(store.parent) for store in args.out.glob(f"*/{STORE_FILE}"))
     if inside and not (args.out / STORE_FILE).exists():
         raise StoreError(
-            f"there is no store in {args.out}, but in folders of it.",
+            f"there is no store in {args.out}, but there are some in its subfolders.",
             hint=f"Name one of them: {', '.join(inside)}.",
         )
     runs = runs_in(args.out)
     if not runs:
         raise StoreError(
-            f"the store in {args.out} holds no results of a benchmark yet.",
-            hint=f"Run 'editkit run-benchmark --out {args.out}' first. Average traces have their "
-            "pictures and tables in files of their own, in its folder figures or traces.",
+            f"the store in {args.out} has no benchmark results yet.",
+            hint=f"Run 'editkit run-benchmark --out {args.out}' first. For traces, see the files "
+            "in its subfolder figures or traces.",
         )
     sections = sections_of(runs, [published_for(run, registry) for run in runs])
     _check_against(args.against, sections)
@@ -80,14 +84,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _format_of(target: Path | None) -> str:
-    """The format that a file's ending stands for."""
+    """The format for a file's suffix."""
     if target is None or not target.suffix:
         return "text"
-    form = _ENDINGS.get(target.suffix.lower())
+    form = _SUFFIXES.get(target.suffix.lower())
     if form is None:
         raise UsageError(
-            f"--to is {str(target)!r}, and {target.suffix!r} is the ending of no format.",
-            hint=f"Use one of {', '.join(_ENDINGS)}, or name the format with --format.",
+            f"--to: got {str(target)!r}, and no format has the suffix {target.suffix!r}.",
+            hint=f"Use one of {', '.join(_SUFFIXES)}, or give --format.",
         )
     return form
 
@@ -121,8 +125,8 @@ def _check_against(against: str | None, sections: Sequence[Section]) -> None:
     known |= {cell.editor for section in sections for cell in section.run.cells}
     if against not in known:
         raise UsageError(
-            f"--against is {against!r}, and no run here has such an editor.",
-            hint=did_you_mean(against, sorted(known)) or f"There are {', '.join(sorted(known))}.",
+            f"--against: no run here has an editor {against!r}.",
+            hint=did_you_mean(against, sorted(known)) or f"Known: {', '.join(sorted(known))}.",
         )
 
 
@@ -133,6 +137,6 @@ def _write(target: Path, text: str) -> None:
         write_atomically(target, text.encode())
     except OSError as error:
         raise UsageError(
-            f"the report cannot be written to {target}: {error.strerror or error}.",
+            f"cannot write the report to {target}: {error.strerror or error}.",
             hint="Choose another file with --to.",
         ) from error

@@ -1,7 +1,7 @@
-"""Compute the second moment of a layer's keys, and tell whether its sample is large enough.
+"""Compute the second moment of a layer's keys, and report whether its sample is large enough.
 
 The statistic goes into the cache, where editors find it under the same corpus, order, number of
-tokens and length of rows. A computation that was killed resumes where it was. CORPUS is a text file
+tokens and row length. The same command resumes after an interruption. CORPUS is a text file
 (.txt, .jsonl, .gz), the name of an installed dataset, package:file, package.module:function, or
 hub:name[:config[:split]].
 """
@@ -13,14 +13,14 @@ import dataclasses
 import json
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from editkit.cli.arguments import positive
+from editkit.benchmark.progress import counting
+from editkit.cli.arguments import add_flag, add_flags, at_least, positive
 from editkit.cli.signals import terminable
 from editkit.covariance.corpora import Order
-from editkit.errors import ConfigError, UsageError
+from editkit.errors import ConfigError
 from editkit.report.terminal import aligned
 
 if TYPE_CHECKING:
@@ -34,38 +34,59 @@ if TYPE_CHECKING:
 EXIT_SINGULAR = 1
 _KEYS = 16
 _TEXTS = 256
-_LINE_SECONDS = 15.0
 _log = logging.getLogger("editkit.covariance.second_moment")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
-    add("model", metavar="MODEL", help="a registered name, a folder, or a hub id")
-    add("--layer", type=int, required=True, metavar="N", help="block, from 0")
-    add("--corpus", required=True, metavar="CORPUS", help="texts; see above")
-    add("--tokens", type=positive, metavar="N", help="use the first N tokens (all)")
-    add("--row-tokens", type=positive, metavar="N", help="run the first N tokens of a text (2048)")
-    add(
+    parser.add_argument("model", metavar="MODEL", help="a registered name, a folder, or a hub id")
+    add_flag(parser, "--layer", type=int, required=True, metavar="N", help="layer, from 0")
+    add_flag(parser, "--corpus", required=True, metavar="CORPUS", help="texts; see above")
+    add_flag(
+        parser,
+        "--tokens",
+        type=positive,
+        metavar="N",
+        help="use only the first N tokens (default: all)",
+    )
+    add_flag(
+        parser,
+        "--row-tokens",
+        type=positive,
+        metavar="N",
+        help="use only the first N tokens of each text (default: 2048)",
+    )
+    add_flag(
+        parser,
         "--order",
         choices=get_args(Order),
-        help="order of the texts: random makes the first N tokens a sample (random for hub:...)",
+        help="order of the texts: random makes the first N tokens a sample (default: random for "
+        "hub:..., stored for others)",
     )
-    add("--corpus-seed", type=int, default=0, metavar="N", help="of the random order (%(default)s)")
-    add("--ridge", type=float, default=0.0, metavar="R", help="ridge of the report (%(default)g)")
-    add("--records", metavar="DATASET", help="watch the subjects of this dataset's records")
-    add("--dtype", default="float32", help="type of the model's weights (%(default)s)")
-    add("--device", default="cpu", help="where the model goes (%(default)s)")
-    add("--out", type=Path, metavar="DIR", help="folder of the report (editkit-statistics)")
-    add("--fresh", action="store_true", help="compute again what is in the cache")
-    add("--quiet", action="store_true", help="no progress")
-    add("--json", action="store_true", help="print one JSON document")
+    add_flag(
+        parser, "--corpus-seed", type=int, default=0, metavar="N", help="seed of the random order"
+    )
+    add_flag(
+        parser,
+        "--ridge",
+        type=at_least(0),
+        default=0.0,
+        metavar="R",
+        help="ridge of the report, in units of the mean diagonal",
+    )
+    add_flag(
+        parser, "--records", metavar="DATASET", help="watch the subjects of this dataset's records"
+    )
+    add_flags(parser, "--dtype", "--device")
+    add_flag(
+        parser, "--out", default=None, help="folder of the report (default: editkit-statistics)"
+    )
+    add_flag(parser, "--fresh", help="recompute what is in the cache")
+    add_flags(parser, "--quiet", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compute, keep, and report."""
-    if args.ridge < 0:
-        raise UsageError(f"--ridge is {args.ridge:g}, expected 0 or more.")
+    """Compute and cache the statistic, and print the report."""
     from editkit.covariance.convergence import Convergence, health_of
     from editkit.covariance.second_moment import ROW_TOKENS, cached_second_moment, second_moment
     from editkit.registry.models import load_model
@@ -83,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         cached = None
     keys = _keys(model, path, corpus, args.records, row_tokens)
     watcher = Convergence(keys, args.ridge)
-    with terminable(), _Bar(args.tokens, quiet=args.quiet or cached is not None) as bar:
+    quiet = args.quiet or cached is not None
+    with terminable(), counting(path, args.tokens, quiet=quiet, unit="token") as report_progress:
         statistic = second_moment(
             model,
             path,
@@ -91,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
             tokens=args.tokens,
             row_tokens=row_tokens,
             watcher=watcher,
-            progress=bar.advance,
+            progress=report_progress,
         )
     if args.tokens is not None and statistic.count < args.tokens:
         _log.warning("the corpus has only %s tokens.", f"{statistic.count:,}")
@@ -110,12 +132,12 @@ def run(args: argparse.Namespace) -> int:
         "was_cached": cached is not None,
     }
     written = _write(args, report, health, facts)
-    _tell(args, statistic, report, health, facts, written)
+    _print_report(args, statistic, report, health, facts, written)
     return 0 if health.invertible else EXIT_SINGULAR
 
 
 def _corpus(source: str) -> Corpus:
-    """The corpus; the bare name of an installed dataset stands for its facts."""
+    """The corpus; the name of an installed dataset means its facts."""
     from editkit.covariance.corpora import Corpus
     from editkit.registry.plugins import default_registry
 
@@ -127,7 +149,7 @@ def _corpus(source: str) -> Corpus:
 def _keys(
     model: LanguageModel, path: str, corpus: Corpus, records: str | None, row_tokens: int
 ) -> Tensor:
-    """The keys to watch: of subjects at their last token, or in the middle of some texts."""
+    """The keys to watch, (n, D): at the last token of subjects, or in the middle of texts."""
     import torch
 
     from editkit.covariance.second_moment import keys_of
@@ -151,7 +173,7 @@ def _keys(
                 rows.append(ids)
                 places.append(len(ids) // 2)
     if not rows:
-        raise ConfigError("the corpus holds no text.", hint="Give a corpus with text in it.")
+        raise ConfigError("the corpus has no text.", hint="Give a corpus with text in it.")
     return torch.cat(
         [
             keys_of(model, path, [row])[place : place + 1]
@@ -160,47 +182,13 @@ def _keys(
     )  # (n, D)
 
 
-# ---------------------------------------------------------------- words
-
-
-class _Bar:
-    """Tokens done: a bar on a terminal, sparse lines elsewhere, or nothing."""
-
-    def __init__(self, total: int | None, *, quiet: bool) -> None:
-        self._total, self._quiet = total, quiet
-        self._bar: Any = None
-        self._first: int | None = None
-        self._started = self._spoken = time.monotonic()
-
-    def __enter__(self) -> _Bar:
-        if not self._quiet and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self._total, unit="token", unit_scale=True, dynamic_ncols=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self, count: int) -> None:
-        """So many tokens are in the sum."""
-        now = time.monotonic()
-        if self._first is None:  # the first batch of this process; earlier ones were kept
-            self._first, self._started = count, now
-        if self._bar is not None:
-            self._bar.update(count - self._bar.n)
-        elif not self._quiet and now - self._spoken > _LINE_SECONDS:
-            self._spoken = now
-            pace = (count - self._first) / max(now - self._started, 1e-9)
-            left = f", {(self._total - count) / pace:.0f} s left" if self._total and pace else ""
-            sys.stderr.write(f"{count:,} tokens, {pace:,.0f} a second{left}\n")
+# ---------------------------------------------------------------- output
 
 
 def _write(
     args: argparse.Namespace, report: Report | None, health: Health, facts: dict[str, Any]
 ) -> list[Path]:
-    """The files of the report; without a report only those that were asked for."""
+    """Write the report's files; without a report, only if --out was given."""
     from editkit.covariance.convergence import document, draw, write_document
 
     if report is None and args.out is None:
@@ -215,7 +203,7 @@ def _write(
     return written
 
 
-def _tell(
+def _print_report(
     args: argparse.Namespace,
     statistic: SecondMoment,
     report: Report | None,
@@ -233,14 +221,14 @@ def _tell(
         f"{statistic.count:,} tokens of {facts['corpus']}"
     ]
     if facts["was_cached"]:
-        lines.append("It was in the cache; --fresh computes it again, with a report.")
+        lines.append("It was in the cache; --fresh recomputes it, with a report.")
     condition = "" if health.condition is None else f", condition number {health.condition:.3g}"
     lines.append(
         f"{health.silent:,} neurons never fired; with ridge {args.ridge:g} it can "
         f"{f'be inverted{condition}' if health.invertible else 'not be inverted'}."
     )
     if not health.invertible:
-        lines.append("Give editors a ridge (1e-3 is usual on small models), or use more tokens.")
+        lines.append("Give editors a ridge (1e-3 is common for small models), or use more tokens.")
     text = "\n".join(lines) + "\n"
     if report is not None:
         text += "\n" + aligned(table(report.samples)) if report.samples else ""
