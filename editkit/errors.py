@@ -46,6 +46,11 @@ class EditkitError(Exception):
         self.hint = None if hint is None else redacted(hint)
         super().__init__(self.message)
 
+    @property
+    def reference(self) -> str:
+        """Where the documentation explains errors of this class."""
+        return f"errors/{self.page} in the documentation"
+
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message
 

@@ -44,16 +44,16 @@ _LONGEST_SHOWN = 200
 
 
 def problems_of(error: ValidationError, place: str = "") -> str:
-    """A pydantic error in plain words: ``limit: got 'x', expected an integer``."""
+    """A pydantic error as a message: ``limit: got 'x', expected an integer``."""
     prefix = f"{place}." if place else ""
     return "; ".join(
-        f"{prefix}{dotted(problem['loc'])}: {complaint(problem)}"
+        f"{prefix}{dotted(problem['loc'])}: {problem_text(problem)}"
         for problem in error.errors(include_url=False)
     )
 
 
 def dotted(location: Sequence[str | int]) -> str:
-    """A place in nested values: ``optimizer.lr``."""
+    """The dotted name of a place in nested values: ``optimizer.lr``."""
     return ".".join(str(part) for part in location) or "values"
 
 
@@ -83,8 +83,8 @@ def nested_values(values: Mapping[str, Any], *, place: str = "--set ") -> dict[s
     return nested
 
 
-def complaint(problem: Any) -> str:
-    """One problem that pydantic found: ``got 'x', expected an integer``."""
+def problem_text(problem: Any) -> str:
+    """One problem of a pydantic error as text: ``got 'x', expected an integer``."""
     kind, message = problem["type"], problem["msg"]
     if kind == "missing":
         return "is missing, and has no default"
@@ -100,7 +100,7 @@ def complaint(problem: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message: whole if it is short."""
+    """A value for a message, cut if it is long."""
     try:
         text = repr(value)
     except (RecursionError, ValueError):  # nested without end; an integer of too many digits
@@ -114,7 +114,7 @@ _TYPE_PROBLEMS = {bool: "bool_type", int: "int_type", float: "float_type"}
 def strict_values(
     cls: type[BaseModel], values: Any, handler: ModelWrapValidatorHandler[Any]
 ) -> Any:
-    """A wrap validator for what pydantic lets pass: true as 1, "5" as 5, texts that no file holds.
+    """A wrap validator for values that pydantic accepts: true as 1, "5" as 5, unwritable texts.
 
     Raises:
         ValidationError: A boolean where a field holds numbers, a text where it holds numbers or
@@ -136,7 +136,7 @@ def strict_values(
 
 
 def _surprises(given: Any, kept: Any, place: tuple[str | int, ...]) -> Iterator[InitErrorDetails]:
-    """What is wrong with a value, and with the values in it, that validation accepted."""
+    """Problems of a value that validation accepted, and of the values inside it."""
     if (
         isinstance(given, bool | int | float | str)
         and isinstance(kept, bool | int | float)
@@ -158,7 +158,7 @@ def _surprises(given: Any, kept: Any, place: tuple[str | int, ...]) -> Iterator[
 
 
 def text_problem(text: str) -> str | None:
-    """Why a text cannot be a name, a path or a value in a file; None where it can."""
+    """Why a text cannot be a name, a path or a value in a file; None if it can."""
     if "\0" in text:
         return "it holds a NUL character"
     try:

@@ -145,7 +145,7 @@ def test_pictures_and_tables_of_a_trace(tmp_path: Path, capsys: pytest.CaptureFi
     with full_disk():
         assert main(arguments) == 2
     told = capsys.readouterr().err
-    assert f"cannot be used: {FULL}." in told
+    assert f": {FULL}." in told
     assert str(tmp_path) in told
     assert files(tmp_path) == {}
 

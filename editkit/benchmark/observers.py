@@ -241,6 +241,6 @@ def publish(report: Report) -> dict[str, Any]:
     observers = Observers(default_registry())
     answer = observers.reported(report)
     for error in observers.tracking_errors:
-        _log.error("%s\n  see: docs/errors/%s.md", error, TrackingError.page)
+        _log.error("%s\n  see: %s", error, error.reference)
         answer[FAILED] = error.message
     return answer

@@ -163,6 +163,13 @@ class _Flags(Protocol):
 _RESULTS = Path("editkit-results")
 
 SHARED: Mapping[str, Mapping[str, Any]] = {
+    "out": {
+        "type": path,
+        "nargs": "?",
+        "default": _RESULTS,
+        "metavar": "OUT",
+        "help": "folder of results",
+    },
     "--chat": {"action": "store_true", "help": "send prompts as a user's turns in a chat"},
     "--dataset": {"metavar": "D", "help": "name of a dataset"},
     "--device": {"default": "cpu", "metavar": "D", "help": "device of the model, such as cuda:1"},
@@ -199,7 +206,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "help": "set one value; repeatable",
     },
 }
-"""The flags that several commands have, with the options of ``add_argument``."""
+"""The arguments that several commands have, with the options of ``add_argument``."""
 
 
 def add_flag(parser: _Flags, name: str, **options: Any) -> None:

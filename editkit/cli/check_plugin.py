@@ -1,6 +1,6 @@
-"""Hold plugins to their contract: every rule, whether it holds, and what to do where it does not.
+"""Check that a plugin keeps the rules of its kind, and say what to do about each broken rule.
 
-NAME is an editor, locator, metric or dataset, or a plugin or distribution: then everything that
+NAME is an editor, locator, metric or dataset. If it is a plugin or a distribution, everything that
 it offers is checked. The exit code is 1 if a rule is broken.
 """
 
@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flags, parse_sets
+from editkit.cli.arguments import add_flag, add_flags, parse_sets
 from editkit.errors import ConfigError, PluginError, did_you_mean
 from editkit.registry.config import config_class
 from editkit.registry.plugins import Offer, Registry, default_registry
@@ -30,15 +30,15 @@ EXIT_BROKEN = 1
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="what to check")
-    parser.add_argument("--kind", choices=_KINDS, help="check only offers of this kind")
+    add_flag(parser, "--kind", choices=_KINDS, help="check only this kind")
     add_flags(parser, "--preset", "--set", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, and print an outcome per rule."""
+    """Check, and print the outcome of each rule."""
     from editkit.testing.checking import check
 
-    offers = _find(default_registry(), args.name, args.kind)
+    offers = _offers(default_registry(), args.name, args.kind)
     values = _values(args.sets, offers)
     documents = []
     for offer in offers:
@@ -61,16 +61,16 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
     elif len(offers) > 1:
         broken = [f"{d['kind']} {d['name']}" for d in documents if not d["ok"]]
-        told = f"rules are broken by {', '.join(broken)}" if broken else "all are sound"
-        sys.stdout.write(f"{len(offers)} checked: {told}\n")
+        verdict = f"broken rules in {', '.join(broken)}" if broken else "no rule is broken"
+        sys.stdout.write(f"{len(offers)} checked: {verdict}\n")
     return 0 if sound else EXIT_BROKEN
 
 
-def _find(registry: Registry, name: str, kind: Kind | None) -> list[Offer]:
-    """What has the name; else what the plugin or distribution of that name offers.
+def _offers(registry: Registry, name: str, kind: Kind | None) -> list[Offer]:
+    """What has this name; otherwise, what the plugin or distribution of this name offers.
 
     Raises:
-        PluginError: There is none, it is broken, or its name clashes with another's.
+        PluginError: There is none, it is broken, or the name is ambiguous.
     """
     registry.check_strict()
     kinds = [kind] if kind else list(_KINDS)
@@ -86,24 +86,18 @@ def _find(registry: Registry, name: str, kind: Kind | None) -> list[Offer]:
         if name in (broken.source.plugin, broken.source.distribution):
             raise PluginError(
                 f"a broken plugin cannot be checked: {broken}.",
-                hint="Mend that first: nothing of it is in use.",
+                hint="Fix that first; editkit uses nothing of a broken plugin.",
             )
     what = kind or "editor, locator, metric, dataset or plugin"
     sources = {offer.source for offer in offers}
     known = {offer.name for offer in offers}
     known |= {source.plugin for source in sources} | {source.distribution for source in sources}
-    message = f"no {what} is called {name!r}."
-    if registry.disabled:
-        disabled = ", ".join(source.plugin for source in registry.disabled)
-        message += f" These plugins are switched off by the environment: {disabled}."
-    if registry.broken:
-        message += f" These are broken: {'; '.join(map(str, registry.broken))}."
-    hint = did_you_mean(name, sorted(known)) or "Run 'editkit plugins' to see what is installed."
-    raise PluginError(message, hint=hint)
+    hint = did_you_mean(name, sorted(known)) or "'editkit plugins' lists what is installed."
+    raise PluginError(f"there is no {what} named {name!r}.{registry.possible_reasons()}", hint=hint)
 
 
 def _values(sets: Sequence[str], offers: Sequence[Offer]) -> dict[str, Any]:
-    """The values given with ``--set``, by field; each is a field of something that is checked."""
+    """The values of ``--set``; each is a field of something that is checked."""
     known = sorted({field for offer in offers for field in config_class(offer).model_fields})
     values = nested_values(parse_sets(sets))
     for field in values:
@@ -113,7 +107,7 @@ def _values(sets: Sequence[str], offers: Sequence[Offer]) -> dict[str, Any]:
     return values
 
 
-# ---------------------------------------------------------------- forms
+# ---------------------------------------------------------------- output
 
 
 def _lines(outcome: Outcome) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Which commands there are: our own and those of plugins. A module is imported when it is used."""
+"""The commands, ours and those of plugins. A command's module is imported when it is used."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ CORE = tuple(
     CommandSpec(name, f"editkit.cli.{module}", summary)
     for name, module, summary in (
         ("run-benchmark", "run_benchmark", "edit many facts, score the edits, print the table"),
-        ("merge", "merge", "join the results of shards"),
-        ("report", "report", "show results as tables, or as a page with plots and texts"),
+        ("merge", "merge", "merge the results of shards"),
+        ("report", "report", "print results as tables, or write a page with plots"),
         ("show-generations", "show_generations", "show what edited models wrote, side by side"),
-        ("plugins", "plugins", "list editors, metrics, datasets and what else is installed"),
-        ("describe", "describe", "show what something does and every value it can be given"),
+        ("plugins", "plugins", "list the installed editors, metrics, datasets, ..."),
+        ("describe", "describe", "show what an editor, metric, ... does, and its values"),
         ("statistics", "statistics", "compute the second moment that an editor needs"),
-        ("doctor", "doctor", "tell what a run would need, before any weights are loaded"),
+        ("doctor", "doctor", "check what a run needs, before any weights are loaded"),
         ("new-plugin", "new_plugin", "write a plugin with a working example and tests"),
-        ("check-plugin", "check_plugin", "hold a plugin to the rules of its kind"),
+        ("check-plugin", "check_plugin", "check that a plugin keeps the rules of its kind"),
     )
 )
 _NAMES = {spec.name for spec in CORE}
@@ -50,7 +50,7 @@ def command_module(name: str) -> ModuleType:
         if not callable(getattr(module, function, None)):
             raise UsageError(
                 f"command {name!r} of {offer.source} has no {function}() in {command.module}.",
-                hint="Tell the plugin's author.",
+                hint="Report this to the plugin's author.",
             )
     return module
 
@@ -58,25 +58,24 @@ def command_module(name: str) -> ModuleType:
 def _unknown(name: str) -> UsageError:
     registry = default_registry()
     known = sorted({*_NAMES, *registry.names("command")})
-    message = f"there is no command {name!r}."
-    if registry.broken:
-        broken = "; ".join(str(plugin) for plugin in registry.broken)
-        message += f" These plugins are broken and may have offered it: {broken}."
-    return UsageError(message, hint=did_you_mean(name, known) or f"Known: {', '.join(known)}.")
+    return UsageError(
+        f"there is no command {name!r}.{registry.possible_reasons()}",
+        hint=did_you_mean(name, known) or f"Known: {', '.join(known)}.",
+    )
 
 
 def reserved_clashes() -> list[str]:
-    """One line per command of a plugin that has the name of one of ours, and is not used."""
+    """One line per command of a plugin that is ignored because one of ours has its name."""
     return [
-        f"command {offer.name!r} of {offer.source} has the name of a command of editkit itself "
-        "and is not used"
+        f"command {offer.name!r} of {offer.source} is ignored: editkit itself has a command of "
+        "that name"
         for offer in default_registry().offers("command")
         if offer.name in _NAMES
     ]
 
 
 def listing() -> str:
-    """All commands with their summaries."""
+    """All commands with their summaries, as text."""
     plugin_specs = {
         offer.name: offer.spec
         for offer in default_registry().offers("command")
@@ -85,5 +84,5 @@ def listing() -> str:
     specs: list[Any] = [*CORE, *(plugin_specs[name] for name in sorted(plugin_specs))]
     width = max(len(spec.name) for spec in specs)
     lines = [f"  {spec.name:{width}}  {spec.summary}" for spec in specs]
-    more = "'editkit COMMAND --help' tells more about one of them."
+    more = "'editkit COMMAND --help' describes a command and its arguments."
     return "\ncommands:\n" + "\n".join(lines) + f"\n\n{more}\n"

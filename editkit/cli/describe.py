@@ -1,7 +1,7 @@
-"""Show what something does, every value that it can be given, and where each value comes from.
+"""Show what an editor, locator, metric, dataset, model, benchmark or command does.
 
-NAME is an editor, locator, metric, dataset, model, benchmark or command. With --model, the values
-chosen for that model are shown.
+For what has a configuration, every field is listed with its type, its value and the value's source.
+With --model, these are the values for that model.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from editkit.cli.arguments import add_flag, add_flags
 from editkit.errors import PluginError, UsageError, did_you_mean
 from editkit.registry.config import GivenConfig, config_class, gather_config
 from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
@@ -30,18 +31,17 @@ _REQUIRED = "(required)"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="what to describe")
-    parser.add_argument("--kind", choices=KINDS, help="which one, where several share the name")
-    parser.add_argument("--model", metavar="M", help="show the values chosen for this model")
-    parser.add_argument("--preset", metavar="P", help="show the values of this preset")
+    add_flag(parser, "--kind", choices=KINDS, help="kind, if several things share the name")
+    add_flags(parser, "--model", "--preset")
     form = parser.add_mutually_exclusive_group()
-    form.add_argument("--schema", action="store_true", help="print the config's JSON schema")
-    form.add_argument("--yaml", action="store_true", help="print a snippet for a benchmark file")
-    form.add_argument("--json", action="store_true", help="print one JSON document")
+    add_flag(form, "--schema", action="store_true", help="print the JSON schema of the config")
+    add_flag(form, "--yaml", action="store_true", help="print a snippet for a benchmark file")
+    add_flag(form, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the description of everything that has the name."""
-    offers = _find(default_registry(), args.name, args.kind)
+    """Describe everything of that name."""
+    offers = _offers(default_registry(), args.name, args.kind)
     if args.model is not None:
         from editkit.registry.models import refuse_config
 
@@ -53,24 +53,23 @@ def run(args: argparse.Namespace) -> int:
     if (args.schema or args.yaml) and len(offers) > 1:
         kinds = ", ".join(offer.kind for offer in offers)
         raise UsageError(
-            f"{args.name!r} names several things: {kinds}.", hint="Pick one with --kind."
+            f"{args.name!r} is the name of several things: {kinds}.", hint="Choose one with --kind."
         )
     show = _schema if args.schema else _yaml if args.yaml else _text
     sys.stdout.write("\n".join(show(offer, args) for offer in offers))
     return 0
 
 
-def _find(registry: Registry, name: str, kind: Any) -> list[Offer]:
+def _offers(registry: Registry, name: str, kind: Any) -> list[Offer]:
     registry.check_strict()
     kinds = [kind] if kind else [k for k in KINDS if registry.has(k, name)]
     if kinds:
         return [registry.get(k, name) for k in kinds]
     known = sorted({offer.name for offer in registry.offers()})
-    broken = "; ".join(str(plugin) for plugin in registry.broken)
-    beside = f" These plugins are broken and may have offered it: {broken}." if broken else ""
     raise PluginError(
-        f"nothing is called {name!r}.{beside}",
-        hint=did_you_mean(name, known) or "Run 'editkit plugins' to see what is installed.",
+        f"there is no editor, metric, dataset or other plugin named {name!r}."
+        f"{registry.possible_reasons()}",
+        hint=did_you_mean(name, known) or "'editkit plugins' lists what is installed.",
     )
 
 
@@ -87,8 +86,8 @@ class _Field:
     required: bool = False
 
 
-def _stack(offer: Offer, args: argparse.Namespace) -> GivenConfig | None:
-    """The layers of its configuration; None for what takes none."""
+def _given_config(offer: Offer, args: argparse.Namespace) -> GivenConfig | None:
+    """The values of its configuration; None if it has none."""
     from editkit.registry.models import n_layers_of
 
     if getattr(offer.spec, "config", None) is None:
@@ -102,8 +101,8 @@ def _stack(offer: Offer, args: argparse.Namespace) -> GivenConfig | None:
     )
 
 
-def _fields(stack: GivenConfig) -> list[_Field]:
-    return _fields_of(stack.schema, stack.values, stack.sources, "")
+def _fields(given: GivenConfig) -> list[_Field]:
+    return _fields_of(given.schema, given.values, given.sources, "")
 
 
 def _fields_of(
@@ -138,7 +137,7 @@ def _limits(metadata: Iterable[Any]) -> list[str]:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as people write it: ``int >= 0 | None``."""
+    """A type in short: ``int >= 0 | None``."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if annotation is Ellipsis:
         return "..."
@@ -154,17 +153,17 @@ def _type_name(annotation: Any) -> str:
     return "None" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
 
 
-# ---------------------------------------------------------------- forms
+# ---------------------------------------------------------------- output
 
 
 def _text(offer: Offer, args: argparse.Namespace) -> str:
     lines = [f"{offer.name}: {offer.kind} of {offer.source}", f"  {offer.spec.summary}"]
-    stack = _stack(offer, args)
-    for title, value in _facts(offer, stack).items():
+    given = _given_config(offer, args)
+    for title, value in _facts(offer, given).items():
         lines.append(f"  {title}: {value}")
-    if stack is None:
+    if given is None:
         return "\n".join(lines) + "\n"
-    fields = _fields(stack)
+    fields = _fields(given)
     lines.append("\nvalues:" if fields else "\nvalues: none")
     for field in fields:
         value = _REQUIRED if field.required else json.dumps(field.value, ensure_ascii=False)
@@ -174,21 +173,21 @@ def _text(offer: Offer, args: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _facts(offer: Offer, stack: GivenConfig | None) -> dict[str, str]:
-    """What else there is to say, by title."""
+def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
+    """Facts about it, by title."""
     spec: Any = offer.spec
     facts: dict[str, str] = {}
     if presets := getattr(spec, "presets", None):
-        chosen = stack.preset if stack else None
+        chosen = given.preset if given else None
         facts["presets"] = ", ".join(f"{p} (shown)" if p == chosen else p for p in presets)
-    if stack and stack.matched.report:
-        facts["file of values"] = stack.matched.report
-    if stack and stack.note:
-        facts["note"] = " ".join(stack.note.split())
-    if stack and stack.rule:
-        facts["fallback rule"] = stack.rule
-    if stack and stack.overridden:
-        facts[f"preset {stack.preset} wins"] = "; ".join(stack.overridden)
+    if given and given.matched.report:
+        facts["file of values"] = given.matched.report
+    if given and given.note:
+        facts["note"] = " ".join(given.note.split())
+    if given and given.rule:
+        facts["fallback rule"] = given.rule
+    if given and given.overridden:
+        facts[f"preset {given.preset} overrides"] = "; ".join(given.overridden)
     if protocol := getattr(spec, "protocol", None):
         facts["protocol"] = protocol
     if scores := getattr(spec, "scores", None):
@@ -204,15 +203,15 @@ def _schema(offer: Offer, args: argparse.Namespace) -> str:
 
 
 def _yaml(offer: Offer, args: argparse.Namespace) -> str:
-    config_class(offer)  # refuses what takes no configuration
-    stack = _stack(offer, args)
-    single = offer.kind == "dataset"
+    config_class(offer)  # an error if it takes no configuration
+    given = _given_config(offer, args)
+    single = offer.kind == "dataset"  # a benchmark has one, and lists of the others
     lines = ["dataset:" if single else f"{offer.kind}s:"]
     lines.append(f"{'  ' if single else '  - '}name: {offer.name}")
     indent = "  " if single else "    "
-    if stack and stack.preset:
-        lines.append(f"{indent}preset: {stack.preset}")
-    fields = _fields(stack) if stack else []
+    if given and given.preset:
+        lines.append(f"{indent}preset: {given.preset}")
+    fields = _fields(given) if given else []
     lines += [f"{indent}config:" if fields else f"{indent}config: {{}}"]
     for text in _yaml_fields(fields):
         lines.append(f"{indent}  {text}")
@@ -241,7 +240,7 @@ def _yaml_fields(fields: list[_Field]) -> list[str]:
 
 
 def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
-    stack = _stack(offer, args)
+    given = _given_config(offer, args)
     return {
         "kind": offer.kind,
         "name": offer.name,
@@ -249,10 +248,10 @@ def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
         "version": offer.source.version,
         "summary": offer.spec.summary,
         "presets": list(getattr(offer.spec, "presets", ())),
-        "preset": stack.preset if stack else None,
-        "note": stack.note if stack else None,
-        "rule": stack.rule if stack else None,
-        "matched": stack.matched.report if stack else None,
-        "overridden": list(stack.overridden) if stack else [],
-        "fields": [dataclasses.asdict(field) for field in _fields(stack)] if stack else [],
+        "preset": given.preset if given else None,
+        "note": given.note if given else None,
+        "rule": given.rule if given else None,
+        "matched": given.matched.report if given else None,
+        "overridden": list(given.overridden) if given else [],
+        "fields": [dataclasses.asdict(field) for field in _fields(given)] if given else [],
     }

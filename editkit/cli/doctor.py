@@ -1,6 +1,6 @@
-"""Tell what a run would need, before any weights are loaded: memory, statistics, disk, versions.
+"""Check what a run needs, before any weights are loaded: memory, statistics, disk, versions.
 
-The model may be a folder that holds only its config.json. The exit code is 1 if something would
+The model may be a folder with nothing but a config.json. The exit code is 1 if something would
 stop the run.
 """
 
@@ -18,6 +18,7 @@ from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.model_identity import identity_of
 from editkit.registry.models import n_layers_of
 from editkit.registry.plugins import Registry, default_registry
+from editkit.report.safe_text import one_line
 from editkit.report.terminal import aligned
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a verdict per check."""
+    """Print the verdict of each check."""
     registry = default_registry()
     benchmark, place = load_benchmark(_DEFAULT, registry)
     flags = Flags(
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     editors = _editors(registry, benchmark, values, place)
     from editkit.doctor.diagnose import diagnose
 
-    found = diagnose(
+    diagnosis = diagnose(
         registry,
         model,
         editors,
@@ -69,13 +70,14 @@ def run(args: argparse.Namespace) -> int:
         requests=args.batch or benchmark.batch,
         tokens=args.tokens,
     )
-    text = json.dumps(_document(model, found), indent=2) if args.json else _text(model, found)
+    document = _document(model, diagnosis)
+    text = json.dumps(document, indent=2) if args.json else _text(model, diagnosis)
     sys.stdout.write(text.rstrip("\n") + "\n")
-    return 0 if found.sound else EXIT_PROBLEM
+    return 0 if diagnosis.sound else EXIT_PROBLEM
 
 
 def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> list[PlannedEditor]:
-    """The chosen editors with the configuration that a benchmark would give them."""
+    """The chosen editors, each with the configuration that a benchmark would give it."""
     from editkit.doctor.diagnose import PlannedEditor
 
     model = benchmark.model.name
@@ -103,26 +105,26 @@ def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> lis
     return planned
 
 
-def _text(model: str, found: Diagnosis) -> str:
-    rows = [(check.verdict, check.topic, check.text) for check in found.checks]
-    problems = sum(check.verdict == "problem" for check in found.checks)
-    warnings = sum(check.verdict == "warning" for check in found.checks)
+def _text(model: str, diagnosis: Diagnosis) -> str:
+    rows = [(check.verdict, check.topic, check.text) for check in diagnosis.checks]
+    problems = sum(check.verdict == "problem" for check in diagnosis.checks)
+    warnings = sum(check.verdict == "warning" for check in diagnosis.checks)
     end = f"{problems} problem(s) would stop the run" if problems else "nothing would stop the run"
-    return f"{model}\n{aligned(rows)}{end}; {warnings} warning(s).\n"
+    return f"{one_line(model)}\n{aligned(rows)}{end}; {warnings} warning(s)\n"
 
 
-def _document(model: str, found: Diagnosis) -> dict[str, Any]:
+def _document(model: str, diagnosis: Diagnosis) -> dict[str, Any]:
     return {
         "schema": 1,
         "model": model,
-        "ok": found.sound,
-        "checks": [dataclasses.asdict(check) for check in found.checks],
+        "ok": diagnosis.sound,
+        "checks": [dataclasses.asdict(check) for check in diagnosis.checks],
         "memory": {
             name: {
                 **dataclasses.asdict(memory),
                 "beyond_base": memory.beyond,
                 "peak": memory.peak,
             }
-            for name, memory in found.memory.items()
+            for name, memory in diagnosis.memory.items()
         },
     }

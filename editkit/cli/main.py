@@ -1,4 +1,4 @@
-"""``editkit``: finds the command, runs it, and turns every error into words and an exit code."""
+"""``editkit``: runs a command, and turns every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        _write_anything(stream)
+        _escape_unencodable(stream)
     debug = "--debug" in arguments or os.environ.get(_DEBUG, "") not in ("", "0")
     arguments = [argument for argument in arguments if argument != "--debug"]
     with _logging_to_stderr(debug=debug):
@@ -50,22 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         except SystemExit as error:  # argparse, or a plugin's command
             return _code_of(error)
         except BrokenPipeError:
-            return _quiet_end()
+            return _end_quietly()
         except Terminated:
             return EXIT_TERMINATED
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             return EXIT_INTERRUPTED
         except EditkitError as error:
-            return _tell(error, debug=debug)
+            return _report(error, debug=debug)
         except OSError as error:
-            return _tell_of_system(error, debug=debug)
+            return _report_system_error(error, debug=debug)
         except BaseException as error:  # a plugin's command may raise anything
-            return _tell_unexpected(error, debug=debug)
+            return _report_unexpected(error, debug=debug)
 
 
-def _write_anything(stream: Any) -> None:
-    """What a terminal's encoding lacks (C locale) is escaped, ``\\xb1``: a table is no error."""
+def _escape_unencodable(stream: Any) -> None:
+    """Write characters that the encoding lacks (C locale) as escapes, ``\\xb1``."""
     encoding = str(getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-")
     if encoding not in ("utf-8", "utf8") and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
@@ -88,7 +88,7 @@ def _run(arguments: list[str]) -> int:
         description=(module.__doc__ or "").strip() or None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--debug", action="store_true", help="show where an error came from")
+    command.add_argument("--debug", action="store_true", help="print the traceback of an error")
     module.configure(command)
     args = command.parse_args(rest)
     check_texts(args)
@@ -103,53 +103,53 @@ def _parser() -> Parser:
         "what an edit did.",
     )
     parser.add_argument("--version", action="version", version=f"editkit {__version__}")
-    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
     return parser
 
 
-def _tell(error: EditkitError, *, debug: bool) -> int:
+def _report(error: EditkitError, *, debug: bool) -> int:
     if debug:
-        _show_traceback(error)
+        _print_traceback(error)
     lines = [f"error: {error.message}"]
     if error.hint:
-        lines.append(f"  try: {error.hint}")
-    lines.append(f"  see: docs/errors/{error.page}.md")
+        lines.append(f"  hint: {error.hint}")
+    lines.append(f"  see: {error.reference}")
     sys.stderr.write("\n".join(lines) + "\n")
     return error.exit_code
 
 
-def _tell_of_system(error: OSError, *, debug: bool) -> int:
-    """A file, or our own output, that the system refuses, wherever it was met."""
+def _report_system_error(error: OSError, *, debug: bool) -> int:
+    """Report that the system refused a file, or our own output."""
     reason = error.strerror or str(error)
     if error.filename is not None:
-        told = UsageError(
-            f"{str(error.filename)[:200]!r} cannot be used: {reason}.",
+        usage_error = UsageError(
+            f"cannot use {str(error.filename)[:200]!r}: {reason}.",
             hint="Check the path, its permissions, and the disk's space.",
         )
     elif error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF):
-        _forget_stdout()
-        told = UsageError(
-            f"the output cannot be written: {reason}.", hint="Check where it is sent to."
+        _discard_stdout()
+        usage_error = UsageError(
+            f"cannot write the output: {reason}.", hint="Check where it is redirected to."
         )
     else:
-        return _tell_unexpected(error, debug=debug)
-    told.__cause__ = error
-    return _tell(told, debug=debug)
+        return _report_unexpected(error, debug=debug)
+    usage_error.__cause__ = error
+    return _report(usage_error, debug=debug)
 
 
-def _show_traceback(error: BaseException) -> None:
-    sys.stderr.write(redacted("".join(traceback.format_exception(error))))
-
-
-def _tell_unexpected(error: BaseException, *, debug: bool) -> int:
+def _report_unexpected(error: BaseException, *, debug: bool) -> int:
     if debug:
-        _show_traceback(error)
+        _print_traceback(error)
     sys.stderr.write(
         f"error: unexpected {redacted(first_line(error, named=True))}\n"
-        "  try: the same command with --debug, which shows where it came from\n"
-        "  see: docs/errors/index.md\n"
+        "  hint: Run the command again with --debug, and report the traceback.\n"
+        f"  see: {EditkitError('').reference}\n"
     )
     return EXIT_UNEXPECTED
+
+
+def _print_traceback(error: BaseException) -> None:
+    sys.stderr.write(redacted("".join(traceback.format_exception(error))))
 
 
 def _code_of(error: SystemExit) -> int:
@@ -161,31 +161,31 @@ def _code_of(error: SystemExit) -> int:
     return 1
 
 
-def _quiet_end() -> int:
-    """The reader of our output left (``| head``): end without a word, now and at exit."""
-    _forget_stdout()
+def _end_quietly() -> int:
+    """Our reader has gone (``| head``): print no error, now or at exit."""
+    _discard_stdout()
     return 0
 
 
-def _forget_stdout() -> None:
+def _discard_stdout() -> None:
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class _Words(logging.Formatter):
-    """``warning: ...``, as errors are written."""
+class _LowerCaseLevels(logging.Formatter):
+    """``warning: ...``, like ``error: ...``."""
 
     def format(self, record: logging.LogRecord) -> str:
         record.levelname = record.levelname.lower()
         return redacted(super().format(record))
 
 
-def _without_secrets(factory: Callable[..., logging.LogRecord]) -> Any:
-    """A factory of log records whose messages are complete and redacted."""
+def _redacting(factory: Callable[..., logging.LogRecord]) -> Any:
+    """A factory of log records whose messages are redacted."""
 
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = factory(*args, **kwargs)
-        with contextlib.suppress(Exception):  # a wrong format is for the handler to complain of
+        with contextlib.suppress(Exception):  # the handler reports a wrong format
             record.msg, record.args = redacted(record.getMessage()), None
         return record
 
@@ -196,13 +196,13 @@ def _without_secrets(factory: Callable[..., logging.LogRecord]) -> Any:
 def _logging_to_stderr(*, debug: bool) -> Any:
     logger = logging.getLogger("editkit")
     handler = logging.StreamHandler()
-    handler.setFormatter(_Words("%(levelname)s: %(message)s"))
+    handler.setFormatter(_LowerCaseLevels("%(levelname)s: %(message)s"))
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
     logger.propagate = False
     factory = logging.getLogRecordFactory()
-    logging.setLogRecordFactory(_without_secrets(factory))  # libraries log addresses, too
+    logging.setLogRecordFactory(_redacting(factory))  # libraries log addresses, too
     try:
         yield
     finally:

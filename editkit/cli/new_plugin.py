@@ -1,7 +1,7 @@
-"""Write a new plugin: a distribution with a working example, its tests and a README.
+"""Create a new plugin: a distribution with a working example, its tests and a README.
 
-NAME is what users will type. What is written can be installed, checked and run as it is; replace
-the example by your own method, piece by piece.
+NAME is what users will type. The result can be installed, checked and run at once; then replace the
+example with your own method, piece by piece.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from editkit.cli.arguments import add_flag
 from editkit.errors import UsageError
 from editkit.registry.plugins import Registry, default_registry
 from editkit.storage.resources import resource
@@ -31,12 +32,12 @@ _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST = 30
 _SUFFIX = ".tmpl"
 _FIELD = re.compile(r"\{\{(\w+)\}\}")
-# Under src/, the package is found from any folder; beside the tests, the distribution's folder of
-# the same name would hide it from a Python that is started where that folder is.
+# In src/, because next to the tests the distribution's folder, which has the same name, would hide
+# the package from a Python that is started in the parent folder.
 _RENAMED = {"package": "src/{package}", "dot_gitignore": ".gitignore"}
 _RUN = {
     "editor": """\
-Run it in a benchmark, beside another editor; its row stands in the table:
+Compare it with another editor in a benchmark:
 
     editkit run-benchmark --editor {name} --editor rome --limit 20""",
     "locator": """\
@@ -49,11 +50,11 @@ from {package}.locator import {cls}Locator
 
 fact = Fact("The capital of France is", "France", "Paris")
 locator = {cls}Locator({cls}Config())
-[found] = locator.locate(load_model("atlas"), [fact])
-print(found.tokens, found.scores)
+[location] = locator.locate(load_model("atlas"), [fact])
+print(location.tokens, location.scores)
 ```""",
     "metric": """\
-Run it in a benchmark, beside another metric; its column stands in the table:
+Add it to the columns of a benchmark:
 
     editkit run-benchmark --metrics efficacy,{name} --limit 20""",
     "dataset": """\
@@ -66,12 +67,12 @@ Run a benchmark on its records:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="name that users will type, such as my-method")
-    parser.add_argument("--kind", choices=KINDS, default="editor", help="default: %(default)s")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write, default: ./NAME")
+    add_flag(parser, "--kind", choices=KINDS, default="editor", help="kind of plugin")
+    add_flag(parser, "--out", default=None, help="folder to create (default: ./NAME)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the distribution and say what to do next."""
+    """Write the distribution, and print what to do next."""
     target = args.out or Path(args.name)
     check_name(args.name, default_registry())
     write_plugin(args.name, args.kind, target)
@@ -79,52 +80,52 @@ def run(args: argparse.Namespace) -> int:
         f"The {args.kind} {args.name} is in {target}. Next:\n\n"
         f"    pip install -e {target}\n"
         f"    editkit check-plugin {args.name}\n\n"
-        f"{target / 'README.md'} tells the rest.\n"
+        f"See {target / 'README.md'} for the rest.\n"
     )
     return 0
 
 
 def check_name(name: str, registry: Registry) -> None:
-    """Refuse a name that is malformed, or that something else has.
+    """Refuse a name that is malformed or taken.
 
     Raises:
-        UsageError: The name, why it cannot be, and what is expected.
+        UsageError: It is.
     """
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise UsageError(
-            f"{name!r} cannot be a plugin's name, expected at most {_LONGEST} lower-case letters, "
-            "digits, and '-' or '_' between them, beginning with a letter.",
+            f"{name!r} cannot be the name of a plugin, expected at most {_LONGEST} lower-case "
+            "letters and digits, starting with a letter, with single '-' or '_' between them.",
             hint="For example 'my-method'.",
         )
-    trouble = _taken(name, registry)
-    if trouble is not None:
+    reason = _why_taken(name, registry)
+    if reason is not None:
         raise UsageError(
-            f"{name!r} cannot be a plugin's name: {trouble}; expected a name that is free.",
+            f"{name!r} cannot be the name of a plugin: {reason}; expected a free name.",
             hint=f"For example 'my-{name}'." if len(name) < _LONGEST - 3 else "Choose another.",
         )
 
 
-def _taken(name: str, registry: Registry) -> str | None:
-    """Who has the name already."""
+def _why_taken(name: str, registry: Registry) -> str | None:
+    """What has the name already, as a sentence; None if nothing has."""
     package = _package(name)
     if keyword.iskeyword(package) or keyword.issoftkeyword(package):
-        return "it is a word of the Python language"
+        return "it is a Python keyword"
     if package in sys.stdlib_module_names:
-        return "it is a module of Python's standard library"
+        return "Python's standard library has a module of that name"
     if package in ("test", "tests"):
-        return "tests are called so"
+        return "that is what tests are called"
     for offer in registry.offers():
         if name in (offer.name, offer.source.plugin):
-            return f"{offer.source} has an installed {offer.kind} or plugin of that name"
+            return f"{offer.source} is installed and has a plugin or {offer.kind} of that name"
     for broken in registry.broken:
         if name == broken.source.plugin:
-            return f"{broken.source} has an installed plugin of that name, which is broken"
+            return f"{broken.source} is installed and has a broken plugin of that name"
     try:
-        found = importlib.metadata.version(name)
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         pass
     else:
-        return f"the distribution {name} {found} is installed"
+        return f"the distribution {name} {version} is installed"
     if importlib.util.find_spec(package) is not None:
         return f"a package {package!r} is installed"
     return None
@@ -134,11 +135,11 @@ def write_plugin(name: str, kind: str, target: Path) -> None:
     """Write all files of a new plugin, or none.
 
     Raises:
-        UsageError: The target is a file or a folder with something in it, or cannot be written.
+        UsageError: The target is a file or a folder that is not empty, or cannot be written.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(
-            f"{str(target)!r} exists already, expected a new or empty folder.",
+            f"{str(target)!r} already exists, expected a new or empty folder.",
             hint="Choose another with --out.",
         )
     fields = _fields(name, kind)
@@ -157,8 +158,8 @@ def write_plugin(name: str, kind: str, target: Path) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise UsageError(
-            f"{str(target)!r} cannot be written: {error.strerror or error}.",
-            hint="Choose a folder that you may write to with --out.",
+            f"cannot write {str(target)!r}: {error.strerror or error}.",
+            hint="Choose another folder with --out.",
         ) from error
 
 

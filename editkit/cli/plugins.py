@@ -1,17 +1,19 @@
 """List what is installed: editors, locators, metrics, datasets, models, benchmarks, commands.
 
-Broken plugins are listed below, each with its reason; they do not disturb the others. So are those
-that use something deprecated, with what to use instead, and what else is odd: settings of the
-process that a plugin changed at its import, packages loaded from elsewhere than installed.
+Below the table are broken plugins with the reason, names that clash, and notes: process settings
+that a plugin changed when it was imported, packages that were loaded from another place than the
+one they are installed in.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from typing import Any
 
+from editkit.cli.arguments import add_flags
 from editkit.cli.commands import reserved_clashes
 from editkit.errors import PluginError
 from editkit.registry.plugins import Registry, clash_line, default_registry
@@ -20,16 +22,16 @@ from editkit.report.terminal import aligned
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_flags(parser, "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the listing; in strict mode a broken plugin makes the exit code 3."""
+    """Print the list; in strict mode, a broken plugin makes the exit code 3."""
     registry = default_registry()
     text = json.dumps(_document(registry), indent=2) + "\n" if args.json else _text(registry)
     sys.stdout.write(text)
-    troubled = bool(registry.broken or registry.clashes)
-    return PluginError.exit_code if registry.strict and troubled else 0
+    unsound = bool(registry.broken or registry.clashes)
+    return PluginError.exit_code if registry.strict and unsound else 0
 
 
 def _document(registry: Registry) -> dict[str, Any]:
@@ -39,20 +41,13 @@ def _document(registry: Registry) -> dict[str, Any]:
             {
                 "kind": offer.kind,
                 "name": offer.name,
-                "distribution": offer.source.distribution,
-                "version": offer.source.version,
-                "plugin": offer.source.plugin,
+                **dataclasses.asdict(offer.source),
                 "summary": offer.spec.summary,
             }
             for offer in registry.offers()
         ],
         "broken": [
-            {
-                "plugin": broken.source.plugin,
-                "distribution": broken.source.distribution,
-                "version": broken.source.version,
-                "reason": broken.reason,
-            }
+            {**dataclasses.asdict(broken.source), "reason": broken.reason}
             for broken in registry.broken
         ],
         "clashes": [
@@ -60,12 +55,7 @@ def _document(registry: Registry) -> dict[str, Any]:
             for (kind, name), sources in registry.clashes.items()
         ],
         "notes": [
-            {
-                "plugin": plugin.source.plugin,
-                "distribution": plugin.source.distribution,
-                "version": plugin.source.version,
-                "note": note,
-            }
+            {**dataclasses.asdict(plugin.source), "note": note}
             for plugin in registry.plugins
             for note in plugin.notes
         ],
@@ -87,8 +77,8 @@ def _text(registry: Registry) -> str:
         for plugin in registry.plugins
         for note in plugin.notes
     ]
-    parts += _section("worth knowing", notes)
-    parts += _section("switched off", [str(source.plugin) for source in registry.disabled])
+    parts += _section("notes", notes)
+    parts += _section("disabled", [str(source.plugin) for source in registry.disabled])
     return "".join(parts)
 
 

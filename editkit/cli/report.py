@@ -14,7 +14,7 @@ from pathlib import Path
 
 from editkit.benchmark.published import published_for
 from editkit.benchmark.store import runs_in
-from editkit.cli.arguments import add_flag, add_results_folder, path
+from editkit.cli.arguments import add_flag, path
 from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
 from editkit.report import Section, sections_of
@@ -34,7 +34,7 @@ _PAGE = "report.html"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_results_folder(parser)
+    add_flag(parser, "out")
     add_flag(
         parser,
         "--format",

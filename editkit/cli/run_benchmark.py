@@ -114,7 +114,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
             *(cell.editor, len(rows), rows[0].case_id, rows[0].error),
         )
     for error in finished.tracking_errors:
-        _log.error("%s\n  see: docs/errors/%s.md", error, error.page)
+        _log.error("%s\n  see: %s", error, error.reference)
     if finished.tracking_errors:
         return TrackingError.exit_code
     return EXIT_FAILED_RECORDS if failures else 0

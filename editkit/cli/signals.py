@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, so that it ends a command as cleanly as Ctrl-C does."""
+"""SIGTERM as an exception, so that it ends a command as cleanly as Ctrl-C."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was asked to end with SIGTERM."""
+    """The process received SIGTERM."""
 
 
 @contextlib.contextmanager

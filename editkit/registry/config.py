@@ -19,7 +19,7 @@ from editkit.registry.hparams import NO_MATCH, Match, match_name, match_values, 
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, resolve
 from editkit.registry.specs import LayerRule
-from editkit.validation import complaint, dotted
+from editkit.validation import dotted, problem_text
 
 DEFAULT = "default"
 RULE = "fallback rule"
@@ -341,4 +341,4 @@ def _problem(problem: Any, gathered: GivenConfig, who: str) -> str:
     field = dotted(location)
     setting = [each for each in gathered.given if location[0] in each.values] or gathered.given
     place = setting[-1].place_of(field) if setting else field
-    return f"{place}: {complaint(problem)}"
+    return f"{place}: {problem_text(problem)}"

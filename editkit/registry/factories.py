@@ -1,4 +1,4 @@
-"""Making a plugin's editor, metric, dataset or locator by name, for use from Python."""
+"""Creating an editor, metric, dataset or locator by name, from Python."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _log = logging.getLogger(__name__)
 def make_editor(
     name: str, model: LanguageModel | str, *, preset: str | None = None, **config: Any
 ) -> Editor[Any]:
-    """An editor with the configuration that suits a model, as a benchmark would make it.
+    """An editor with the configuration for a model, the same as in a benchmark.
 
     Args:
         name: An installed editor: ``rome``, ``ft``, ``ft+l``.
-        model: The model that will be edited, or its name. The log names the file of values that is
-            used for it, and what the editor's rule chose where no file sets the layer.
-        preset: A preset of the editor, which wins over the file of values in the fields that it
-            sets, and the log lists them; None: its default, over which the file wins.
-        config: Values that win over the preset's and the file's.
+        model: The model to edit, or its name. The log names the file of values that is used for
+            it, and the layer that the editor's rule chose if no file sets it.
+        preset: A preset, which wins over the file of values in the fields that it sets; the log
+            lists them. None: the default preset, and the file wins over it.
+        config: Values that win over the preset and the file.
 
     Raises:
         PluginError: There is no such editor.
@@ -70,7 +70,7 @@ def make_locator(
 
 
 def is_offered(kind: Kind, name: str) -> bool:
-    """Whether an installed plugin offers this name."""
+    """Whether an installed plugin offers it."""
     return default_registry().has(kind, name)
 
 
@@ -83,19 +83,19 @@ def check_values(
     preset: str | None = None,
     preset_place: str = "--preset",
 ) -> None:
-    """Refuse wrong values before any model is loaded; what a model's file says is left out.
+    """Refuse wrong values before any model is loaded; files of values are ignored.
 
     Args:
-        kind: What they configure.
+        kind: Kind of what the values configure.
         name: Its name.
         values: Values by field.
-        place: How a message points at them, such as ``--set``.
+        place: How messages refer to them, such as ``--set``.
         preset: A preset; None: the default.
-        preset_place: How a message points at the preset.
+        preset_place: How messages refer to the preset.
 
     Raises:
-        PluginError: Nobody offers the name.
-        ConfigError: A field or preset is unknown, or a value does not fit.
+        PluginError: No plugin offers it.
+        ConfigError: A field or preset is unknown, or a value is wrong.
     """
     given = [GivenValues(values, place, place)] if values else []
     offer = default_registry().get(kind, name)

@@ -1,8 +1,8 @@
-"""The values that an editor has for a model, from its files; or a layer by a rule, without one.
+"""Hyperparameters per model, from a plugin's files of values; without a file, a layer by a rule.
 
-A folder of values holds ``<model>.yaml`` for single models and ``models.yaml`` for many at once.
-``sizes.yaml``, in that folder or at the root of its package, states what the named models are: a
-name alone, such as that of a folder, does not make a model the one that the values are for.
+A folder of values has ``<model>.yaml`` for single models and ``models.yaml`` for groups of models.
+``sizes.yaml``, in that folder or at the root of its package, states the sizes of the named models:
+a model's name alone, such as that of its folder, does not prove that the values are for it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _SIZES = ("model_type", "n_layers", "hidden_size")
 
 @dataclasses.dataclass(frozen=True)
 class ModelValues:
-    """What a file says about a model.
+    """The values that a file has for a model.
 
     Attributes:
         values: Config values.
-        file: The file, as messages name it.
+        file: The file, for messages.
         preset: The default preset for this model.
-        note: Where the values are from.
+        note: Where the values come from.
     """
 
     values: Mapping[str, Any]
@@ -49,9 +49,9 @@ class Match:
     """The file of values for a model, if there is one.
 
     Attributes:
-        values: What the file says; None where no file is used.
-        why: By which name the file was matched, and where that name is from.
-        refused: Why a file that has the model's name is not used.
+        values: The file's values; None if no file is used.
+        why: The name that matched, and where the model has it from.
+        refused: Why a file with the model's name is not used.
     """
 
     values: ModelValues | None = None
@@ -60,12 +60,12 @@ class Match:
 
     @property
     def used(self) -> str | None:
-        """Which file is used, and why; None where none is."""
+        """Which file is used, and why; None if none is."""
         return None if self.values is None else f"values of {self.values.file} {self.why}"
 
     @property
     def report(self) -> str | None:
-        """Which file is used, or is not, and why; None where none has the model's name."""
+        """Which file is or is not used, and why; None if none has the model's name."""
         return self.used or self.refused
 
 
@@ -73,15 +73,15 @@ NO_MATCH = Match()
 
 
 def match_values(offer: Offer, model: str | ModelIdentity) -> Match:
-    """What the plugin's files say about a model; its own file goes before the shared one.
+    """The values for a model in the plugin's files; the model's own file wins over ``models.yaml``.
 
     Args:
-        offer: The plugin's offer.
-        model: The model; of one that is given by name, the config is read if it is at hand.
+        offer: The editor, locator, metric or dataset.
+        model: The model; if it is a name, its config is read if it is available.
 
     Raises:
-        ConfigError: A file is not as it should be.
-        PluginError: The plugin names a folder that does not exist.
+        ConfigError: A file is malformed.
+        PluginError: The spec names a folder that does not exist.
     """
     configs: str | None = getattr(offer.spec, "configs", None)
     if not configs:
@@ -104,12 +104,12 @@ def match_values(offer: Offer, model: str | ModelIdentity) -> Match:
 
 
 def match_name(offer: Offer, model: str | ModelIdentity, names: Container[str]) -> str | None:
-    """Which of some names is the model's own, by the same rule as for files; None if none is.
+    """Which of these names is the model's, by the same rule as for files; None if none is.
 
     Args:
-        offer: The plugin's offer, whose folder of values may state sizes.
-        model: The model; of one that is given by name, the config is read if it is at hand.
-        names: In lower case, as files would be called.
+        offer: The editor or locator; its folder of values may state the models' sizes.
+        model: The model; if it is a name, its config is read if it is available.
+        names: In lower case, like the names of files.
     """
     if isinstance(model, str):
         model = identity_of(model)
@@ -125,7 +125,7 @@ def match_name(offer: Offer, model: str | ModelIdentity, names: Container[str]) 
 
 
 def _doubt(known: KnownAs, sizes: Sizes | None, stated: Sizes | None) -> str | None:
-    """Why the values under a name are not this model's; None if they are."""
+    """Why values under this name may be for another model; None if they are for this one."""
     if stated and sizes and stated != sizes:
         return f"they are for {stated}, and this model is {sizes} ({known.why})"
     if known.proven:
@@ -144,16 +144,15 @@ def _values_of(folder: Traversable, place: str, name: str) -> ModelValues | None
         file = folder / file_name
         if file.is_file():
             where = f"{place}/{file_name}"
-            found = read(
-                parse_yaml(decode_yaml(file.read_bytes(), place=where), place=where), where, name
-            )
-            if found is not None:
-                return found
+            content = parse_yaml(decode_yaml(file.read_bytes(), place=where), place=where)
+            values = read(content, where, name)
+            if values is not None:
+                return values
     return None
 
 
 def _sizes_of(folder: Traversable, offer: Offer, configs: str, name: str) -> Sizes | None:
-    """What the plugin's own file of sizes states of a model, or that of its package."""
+    """The sizes that ``sizes.yaml`` in the folder, or else at the package's root, states."""
     package = configs.partition(":")[0]
     for place, where in (
         (folder, configs.replace(":", "/")),
@@ -183,26 +182,26 @@ def _sizes(content: Any, place: str) -> Sizes:
 def values_by_rule(
     rule: LayerRule, model: str, n_layers: int | None, *, has_file: bool
 ) -> tuple[dict[str, int], str]:
-    """The layer that a rule chooses, as a config value, and what there is to say about it.
+    """The layer that a rule chooses, as a config value, and an explanation.
 
     Args:
         rule: The editor's rule.
         model: Name of the model.
-        n_layers: Its number of layers; None if it is not known: then no value is chosen.
-        has_file: Whether there are values for this model, which only lack the layer.
+        n_layers: Its number of layers; None if unknown: then no value is chosen.
+        has_file: Whether a file has values for this model, but no layer.
     """
-    lacking = (
+    reason = (
         f"the values for {model!r} set no {rule.field}"
         if has_file
         else f"no file of values for {model!r}"
     )
     if n_layers is None:
         return {}, (
-            f"{lacking}, and no config.json is at hand that tells its number of layers; "
-            f"with one, {rule.field} is chosen by rule: {rule.why}"
+            f"{reason}, and its number of layers is unknown without a config.json; "
+            f"with one, a rule chooses {rule.field}: {rule.why}"
         )
     layer = rule.layer_of(n_layers)
-    return {rule.field: layer}, f"{lacking}: {rule.field} {layer} of {n_layers}, {rule.why}"
+    return {rule.field: layer}, f"{reason}: {rule.field} {layer} of {n_layers}, {rule.why}"
 
 
 def _folder(offer: Offer, configs: str) -> Traversable:
@@ -237,9 +236,9 @@ def _shared_values(content: Any, file: str, name: str) -> ModelValues | None:
             raise ConfigError(f"{place}: expected 'models:' with names of models below it.")
         if name not in models:
             continue
-        found = _values({k: v for k, v in group.items() if k != "models"}, file, place)
+        shared = _values({k: v for k, v in group.items() if k != "models"}, file, place)
         own = models[name] or {}
         if not isinstance(own, Mapping):
             raise ConfigError(f"{place}: {name}: got {own!r:.60}, expected fields with values.")
-        return dataclasses.replace(found, values={**found.values, **own})
+        return dataclasses.replace(shared, values={**shared.values, **own})
     return None

@@ -1,6 +1,6 @@
-"""What a model is known as, from its name, its place and its config; loads no weights.
+"""The names and sizes of a model, from its name, its folder and its config; loads no weights.
 
-Files of values are looked up by these names; see :mod:`editkit.registry.hparams`.
+:mod:`editkit.registry.hparams` looks up files of values by these names.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _HIDDEN = ("hidden_size", "n_embd")
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What kind of model it is.
+    """The architecture and sizes of a model.
 
     Attributes:
-        model_type: Family, as configs name it: ``gpt2``.
-        n_layers: Number of blocks.
+        model_type: Architecture, as in ``config.json``: ``gpt2``.
+        n_layers: Number of layers.
         hidden_size: Width of the residual stream.
     """
 
@@ -44,13 +44,13 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class KnownAs:
-    """A name that files of values may know a model by.
+    """A name of a model that files of values may use.
 
     Attributes:
-        name: In lower case, without what is before the last slash: ``gpt2-xl``.
-        why: Where the name is from: ``its hub id 'openai-community/gpt2-xl'``.
-        proven: Whether the name identifies the model. One that does not, such as the name of a
-            folder, counts only if the sizes that are stated for it are those of the model.
+        name: In lower case, without the part before the last slash: ``gpt2-xl``.
+        why: Where the name comes from: ``its hub id 'openai-community/gpt2-xl'``.
+        proven: Whether the name identifies the model. A name that does not, such as that of its
+            folder, counts only if the sizes stated for it are the model's.
     """
 
     name: str
@@ -60,12 +60,12 @@ class KnownAs:
 
 @dataclasses.dataclass(frozen=True)
 class ModelIdentity:
-    """What is known of a model before it is loaded.
+    """What is known about a model before it is loaded.
 
     Attributes:
-        shown: As messages name it: what the user typed.
-        names: Names that files of values may know it by, the best first.
-        sizes: What its config states; None where that is not at hand.
+        shown: Its name for messages: what the user typed.
+        names: Names that files of values may use, the most reliable first.
+        sizes: From its config; None if that is not available.
     """
 
     shown: str
@@ -74,24 +74,24 @@ class ModelIdentity:
 
 
 def short_name(model: str) -> str:
-    """The name that files know a model by: ``gpt2-xl`` for ``openai-community/GPT2-XL``."""
+    """The name that files use: ``gpt2-xl`` for ``openai-community/GPT2-XL``."""
     return model.rstrip("/").rpartition("/")[2].lower()
 
 
 def identity_of(name: str, *, revision: str | None = None, download: bool = False) -> ModelIdentity:
-    """What is known of a model that has not been loaded.
+    """What is known about a model that is not loaded.
 
     Args:
         name: A registered name, a folder, or a hub id.
         revision: Branch, tag or commit of a hub model.
-        download: Whether to ask the hub for the config, if the hub's cache does not have it.
+        download: Whether to download the config from the hub if it is not cached.
     """
     config = config_of(name, revision=revision, download=download)
     return ModelIdentity(name, _names(name, config), _sizes(config))
 
 
 def identity_of_loaded(model: LanguageModel) -> ModelIdentity:
-    """What is known of a model in memory."""
+    """What is known about a loaded model."""
     config = model.hf.config
     values = {"_name_or_path": getattr(config, "_name_or_path", None)}
     if model.source is None:
@@ -104,7 +104,7 @@ def identity_of_loaded(model: LanguageModel) -> ModelIdentity:
 
 
 def _names(name: str, config: Mapping[str, Any] | None) -> tuple[KnownAs, ...]:
-    """Registered names and hub ids identify a model; what a folder is called does not."""
+    """Registered names and hub ids identify a model; the name of a folder does not."""
     if is_registered(name):
         return _known(name.lower(), "its registered name", proven=True)
     folder = local_folder(name)
@@ -114,17 +114,17 @@ def _names(name: str, config: Mapping[str, Any] | None) -> tuple[KnownAs, ...]:
         return _known(short_name(name), f"its hub id {name!r}", proven=True)
     cached = _hub_id_of(folder) or _hub_id_of(folder.resolve())
     if cached is not None:
-        why = f"its hub id {cached!r}, by its place in the hub's cache"
+        why = f"its hub id {cached!r}, from its place in the hub's cache"
         return _known(short_name(cached), why, proven=True)
-    found = {known.name: known for known in _names_in_config(config or {})}
-    for called in (folder.absolute().name, folder.resolve().name):  # a link has a name of its own
+    names = {known.name: known for known in _names_in_config(config or {})}
+    for called in (folder.absolute().name, folder.resolve().name):  # a link has its own name
         for known in _known(called.lower(), f"its folder is called {called!r}"):
-            found.setdefault(known.name, known)
-    return tuple(found.values())
+            names.setdefault(known.name, known)
+    return tuple(names.values())
 
 
 def _names_in_config(config: Mapping[str, Any]) -> tuple[KnownAs, ...]:
-    """What the config says about where the weights came from, if that can be a hub id."""
+    """The hub id in the config, if there is one."""
     written = config.get("_name_or_path")
     if not isinstance(written, str):
         return ()
@@ -150,7 +150,7 @@ def _hub_id_of(folder: Path) -> str | None:
 
 
 def _sizes(config: Mapping[str, Any] | None) -> Sizes | None:
-    """None where the config does not state all of them."""
+    """The sizes that a config states; None if it does not state all of them."""
     if not config:
         return None
     model_type = config.get("model_type")

@@ -1,8 +1,8 @@
-"""Where a plugin's package was loaded from, and whether that is where it is installed.
+"""Whether a plugin's package was loaded from where it is installed.
 
-Python takes a folder without ``__init__.py`` in the working directory for a package of that name
-(a namespace package) before it asks the finders of editable installs: beside a clone, the clone's
-folder hides the package that is installed from it.
+Python treats a folder without ``__init__.py`` in the working directory as a package of that name
+(a namespace package) before it asks the finders of editable installs. In the parent folder of a
+clone, the clone's folder therefore hides the package that is installed from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["elsewhere", "hidden_by_folder"]
 
 
 def hidden_by_folder(name: str) -> str | None:
-    """Why an installed package is not the one that was loaded; None where it is.
+    """How a folder hides an installed package; None if none does.
 
     Args:
         name: The module that an entry point names.
@@ -33,14 +33,14 @@ def hidden_by_folder(name: str) -> str | None:
     real = _installed(package)
     if real is not None:
         return (
-            f"Python took the folder {folders} for the package {package!r}, which hides the "
+            f"Python imported the folder {folders} as the package {package!r}, which hides the "
             f"installed one in {Path(str(real.origin)).parent}; start Python in another folder, "
             "or rename that one"
         )
     if name == package:
         return (
-            f"Python took the folder {folders} for the package {package!r}, and it has no "
-            "__init__.py; start Python in another folder, or install the plugin again"
+            f"Python imported the folder {folders} as the package {package!r}, and it has no "
+            "__init__.py; start Python in another folder, or reinstall the plugin"
         )
     return None
 
@@ -51,7 +51,7 @@ def is_namespace(module: ModuleType) -> bool:
 
 
 def _installed(package: str) -> ModuleSpec | None:
-    """The package as finders of editable installs know it, whatever folder hides it."""
+    """The package that the finders of editable installs know, even if a folder hides it."""
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
         if finder is PathFinder or find is None:
@@ -59,13 +59,13 @@ def _installed(package: str) -> ModuleSpec | None:
         with contextlib.suppress(Exception):
             spec = find(package, None)
             if spec is not None and spec.origin is not None and spec.has_location:
-                found: ModuleSpec = spec
-                return found
+                installed: ModuleSpec = spec
+                return installed
     return None
 
 
 def elsewhere(module: ModuleType, distribution: importlib.metadata.Distribution) -> str | None:
-    """Where a module was loaded from, if that is not where its distribution is; None if it is.
+    """Where a module was loaded from, if its distribution is somewhere else; otherwise None.
 
     Args:
         module: The module that an entry point names.
@@ -85,7 +85,7 @@ def elsewhere(module: ModuleType, distribution: importlib.metadata.Distribution)
         expected = [path.parent if path.name == "__init__.py" else path for path in expected]
     if not expected or any(file == path or path in file.parents for path in expected):
         return None
-    return f"{package!r} was loaded from {file.parent}, and is installed in {expected[0]}"
+    return f"{package!r} was loaded from {file.parent}, but is installed in {expected[0]}"
 
 
 def _editable_root(distribution: importlib.metadata.Distribution) -> Path | None:

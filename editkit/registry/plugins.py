@@ -1,7 +1,7 @@
-"""Plugins: found one guarded load at a time, looked up by name, kept from harming each other.
+"""Finding the installed plugins, each isolated from the others, and looking up what they offer.
 
-A plugin is a module named by an entry point of the group ``editkit``. Whatever goes wrong with it
-is kept as one line in :attr:`Registry.broken`; the others never notice.
+A plugin is a module that an entry point of the group ``editkit`` names. If anything goes wrong
+with one, the reason is one line in :attr:`Registry.broken`, and the other plugins are not affected.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """Something that a plugin offers under a name."""
+    """An editor, metric, model, command, ... that a plugin offers."""
 
     kind: Kind
     spec: Spec
@@ -66,18 +66,18 @@ class Offer:
 
 @dataclasses.dataclass(frozen=True)
 class Plugin:
-    """A sound plugin, its hooks behind a manager of its own."""
+    """A plugin that works; its hooks are called through a manager of its own."""
 
     source: Source
     manager: pluggy.PluginManager
     offers: tuple[Offer, ...]
     notes: tuple[str, ...] = ()
-    """What is odd about it and harms nobody: settings that it changed, where it was loaded from."""
+    """Oddities without harm: settings that it changed, a package loaded from an unusual place."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BrokenPlugin:
-    """A plugin that cannot be used, and the reason in one line."""
+    """A plugin that cannot be used, with the reason in one line."""
 
     source: Source
     reason: str
@@ -90,7 +90,7 @@ class Registry:
     """The plugins of one process and what they offer.
 
     Args:
-        strict: Treat any broken plugin as an error as soon as something is looked up.
+        strict: Every lookup is an error while any plugin is broken.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -103,7 +103,7 @@ class Registry:
 
     @classmethod
     def discover(cls, environ: Mapping[str, str] = os.environ) -> Registry:
-        """All installed plugins, as the environment's switches allow."""
+        """Load all installed plugins that the environment variables allow."""
         registry = cls(strict=environ.get(STRICT, "") not in ("", "0"))
         allowed, denied = _names(environ.get(ALLOW)), _names(environ.get(DENY))
         entry_points = sorted(
@@ -119,14 +119,14 @@ class Registry:
         installed = {entry_point.name for entry_point in entry_points}
         installed |= {_source(entry_point).distribution for entry_point in entry_points}
         for name in sorted(allowed - installed):
-            reason = f"named in {ALLOW}, but not installed"
+            reason = f"{ALLOW} names it, but it is not installed"
             registry.broken.append(BrokenPlugin(Source(name, "unknown", "?"), reason))
         return registry
 
     def register(
         self, plugin: object, *, name: str, distribution: str = "in-process", version: str = "0"
     ) -> None:
-        """Add a module or object that implements hooks; a broken one lands in :attr:`broken`."""
+        """Add a module or object that implements hooks; a broken one goes to :attr:`broken`."""
         self._add(plugin, Source(name, distribution, version))
 
     def _load(self, entry_point: importlib.metadata.EntryPoint, source: Source) -> None:
@@ -164,20 +164,20 @@ class Registry:
             return
         notes = [*notes, *_changes(guard)]
         if not hooks:
-            notes.append("implements no hook of editkit, and offers nothing")
+            notes.append("implements no hook of editkit")
         self.plugins.append(Plugin(source, manager, offers, tuple(notes)))
 
     # ------------------------------------------------------------ looking up
 
     def offers(self, kind: Kind | None = None) -> list[Offer]:
-        """All offers, clashing ones included, in the order of kinds and names."""
-        found = [
+        """All offers, sorted by kind and name, including those whose names clash."""
+        offers = [
             offer
             for plugin in self.plugins
             for offer in plugin.offers
             if kind is None or offer.kind == kind
         ]
-        return sorted(found, key=lambda offer: (KINDS.index(offer.kind), offer.name))
+        return sorted(offers, key=lambda offer: (KINDS.index(offer.kind), offer.name))
 
     def names(self, kind: Kind) -> list[str]:
         """The distinct names of a kind, sorted."""
@@ -185,39 +185,43 @@ class Registry:
 
     @property
     def clashes(self) -> dict[tuple[Kind, str], tuple[Source, ...]]:
-        """Names that more than one plugin offers, with those plugins."""
+        """Names that several plugins offer, with those plugins."""
         sources: dict[tuple[Kind, str], tuple[Source, ...]] = {}
         for offer in self.offers():
             key = (offer.kind, offer.name)
             sources[key] = (*sources.get(key, ()), offer.source)
-        return {key: found for key, found in sources.items() if len(found) > 1}
+        return {key: each for key, each in sources.items() if len(each) > 1}
 
     def get(self, kind: Kind, name: str) -> Offer:
-        """What is offered under a name.
+        """The offer of this kind and name.
 
         Raises:
-            PluginError: Nobody offers it, or more than one plugin does.
+            PluginError: No plugin offers it, or several do.
         """
         self.check_strict()
-        found = [offer for offer in self.offers(kind) if offer.name == name]
-        if len(found) == 1:
-            return found[0]
-        if found:
+        offers = [offer for offer in self.offers(kind) if offer.name == name]
+        if len(offers) == 1:
+            return offers[0]
+        if offers:
             sources = " and ".join(
-                f"{offer.source} (plugin {offer.source.plugin!r})" for offer in found
+                f"{offer.source} (plugin {offer.source.plugin!r})" for offer in offers
             )
             raise PluginError(
-                f"{kind} {name!r} is offered by {sources}, expected one of them.",
-                hint=f"Uninstall one of them, or name it in {DENY}.",
+                f"{kind} {name!r} is offered by {sources}, expected only one of them.",
+                hint=f"Uninstall one of them, or name its plugin in {DENY}.",
             )
         raise self._unknown(kind, name)
 
     def has(self, kind: Kind, name: str) -> bool:
-        """Whether anybody offers this name."""
+        """Whether any plugin offers it."""
         return any(offer.name == name for offer in self.offers(kind))
 
     def build(self, kind: Kind, name: str, config: Any) -> Any:
-        """An instance of the named class, made from a validated config."""
+        """An instance of the class that an offer names.
+
+        Raises:
+            PluginError: No plugin offers it, several do, or its class cannot be loaded or built.
+        """
         offer = self.get(kind, name)
         factory = resolve(getattr(offer.spec, "factory", ""), what=_describe(offer))
         guard = Guard("being built")
@@ -227,7 +231,8 @@ class Registry:
         except PluginFailure as failure:
             raise PluginError(
                 f"{_describe(offer)} cannot be built: {failure}.",
-                hint="Run again with --debug to see where, and tell the plugin's author.",
+                hint="Run again with --debug for the traceback, and report it to the plugin's "
+                "author.",
             ) from failure.__cause__
         _warn_of_changes(_describe(offer), guard)
         if isinstance(built, Configurable):
@@ -235,35 +240,43 @@ class Registry:
         return built
 
     def check_strict(self) -> None:
-        """In strict mode, refuse to work beside a broken plugin.
+        """In strict mode, refuse to continue if any plugin is broken.
 
         Raises:
-            PluginError: Strict mode is on and a plugin is broken or a name clashes.
+            PluginError: Strict mode is on, and a plugin is broken or a name clashes.
         """
         if not self.strict or not (self.broken or self.clashes):
             return
-        troubles = [str(broken) for broken in self.broken]
-        troubles += [clash_line(*clash) for clash in self.clashes.items()]
+        reasons = [str(broken) for broken in self.broken]
+        reasons += [clash_line(*clash) for clash in self.clashes.items()]
         raise PluginError(
-            f"{STRICT} is set and not every plugin is sound: {'; '.join(troubles)}.",
-            hint=f"Mend or uninstall them, or unset {STRICT}.",
+            f"{STRICT} is set, and some plugins are broken: {'; '.join(reasons)}.",
+            hint=f"Fix or uninstall them, or unset {STRICT}.",
         )
+
+    def possible_reasons(self) -> str:
+        """Why a name may be missing: sentences to append to an error, or nothing."""
+        reasons = ""
+        if self.broken:
+            broken = "; ".join(str(plugin) for plugin in self.broken)
+            reasons += f" It may belong to a broken plugin: {broken}."
+        if self.disabled:
+            disabled = ", ".join(source.plugin for source in self.disabled)
+            reasons += f" It may belong to a plugin that the environment disables: {disabled}."
+        return reasons
 
     def _unknown(self, kind: Kind, name: str) -> PluginError:
         known = self.names(kind)
-        message = f"no {kind} is called {name!r}; known: {', '.join(known) or 'none'}."
-        if self.broken:
-            broken = "; ".join(str(plugin) for plugin in self.broken)
-            message += f" These plugins are broken and may have offered it: {broken}."
-        if self.disabled:
-            disabled = ", ".join(source.plugin for source in self.disabled)
-            message += f" These plugins are switched off by the environment: {disabled}."
-        hint = did_you_mean(name, known) or "Run 'editkit plugins' to see what is installed."
-        return PluginError(message, hint=hint)
+        hint = did_you_mean(name, known) or "'editkit plugins' lists what is installed."
+        return PluginError(
+            f"there is no {kind} named {name!r}; known: {', '.join(known) or 'none'}."
+            f"{self.possible_reasons()}",
+            hint=hint,
+        )
 
 
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
-    """Refuse unknown hooks and arguments, and hooks that lack the marker.
+    """Refuse unknown hooks and arguments, and hooks without the marker.
 
     Raises:
         RuleBrokenError: There is one.
@@ -318,35 +331,39 @@ def default_registry() -> Registry:
 
 
 def resolve(reference: str, *, what: str = "a plugin") -> Any:
-    """Load what a lazy reference ``"package.module:Name"`` names.
+    """The class, function, ... that ``"package.module:Name"`` refers to.
 
     Args:
         reference: The reference.
-        what: Whose reference it is, for the error message.
+        what: What has the reference, for errors: ``"editor 'rome' of editkit 1.0"``.
 
     Raises:
-        PluginError: The module cannot be imported or lacks the name.
+        PluginError: The module cannot be imported, or does not have the name.
     """
     if not REFERENCE.fullmatch(reference):
         raise PluginError(
-            f"{what} names {reference!r}, expected 'package.module:Name'.",
-            hint="Tell the plugin's author.",
+            f"{what} refers to {reference!r}, expected 'package.module:Name'.",
+            hint="Report this to the plugin's author.",
         )
     module_name, _, attribute = reference.partition(":")
     try:
         return getattr(import_module(module_name, what=what), attribute)
     except AttributeError as error:
         raise PluginError(
-            f"{what} names {reference!r}, but {module_name} has no {attribute!r}.",
-            hint="Tell the plugin's author; perhaps its version does not fit this editkit.",
+            f"{what} refers to {reference!r}, but {module_name} has no {attribute!r}.",
+            hint="Report this to the plugin's author; its version may not fit this editkit.",
         ) from error
 
 
 def import_module(name: str, *, what: str = "a plugin") -> ModuleType:
-    """Import a module of a plugin, with its troubles told as one clear error.
+    """Import a module of a plugin.
+
+    Args:
+        name: The module.
+        what: What needs it, for errors.
 
     Raises:
-        PluginError: The module raised, exited or could not be found.
+        PluginError: The module does not exist, raised an error, or called exit.
     """
     guard = Guard("being imported")
     try:
@@ -355,7 +372,7 @@ def import_module(name: str, *, what: str = "a plugin") -> ModuleType:
     except PluginFailure as failure:
         raise PluginError(
             f"{what} could not be loaded: {hidden_by_folder(name) or failure}.",
-            hint="Install what it lacks, or run again with --debug to see where it failed.",
+            hint="Install what is missing, or run again with --debug for the traceback.",
         ) from failure.__cause__
     _warn_of_changes(what, guard)
     return module
@@ -371,7 +388,7 @@ def _warn_of_changes(what: str, guard: Guard) -> None:
 
 
 def clash_line(key: tuple[Kind, str], sources: Iterable[Source]) -> str:
-    """One line that names a clash and everybody in it."""
+    """One line that describes a clash."""
     kind, name = key
     return f"{kind} {name!r} is offered by {' and '.join(str(source) for source in sources)}"
 

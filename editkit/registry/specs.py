@@ -1,7 +1,7 @@
-"""Specs: how a plugin describes what it offers, without importing it.
+"""Specs: how a plugin describes what it offers without importing it.
 
-Classes are named as ``"package.module:Name"`` and files as ``"package:folder/file"``; both are
-loaded when they are first used.
+Specs refer to classes as ``"package.module:Name"`` and to files as ``"package:folder/file"``; both
+are loaded when they are first used.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class _Spec:
 
 @dataclasses.dataclass(frozen=True)
 class LayerRule:
-    """Which layer to take for a model that no file of values knows.
+    """Which layer to edit in a model that has no file of values.
 
     Attributes:
-        depth: Where in the model, as a share of its depth, from 0 up to 1.
-        why: Reason that is printed whenever the rule is used: ``"a third of the depth, where..."``.
-        field: Config field that it fills.
+        depth: The layer's relative depth, from 0 up to 1.
+        why: Reason to print whenever the rule is used: ``"a third of the depth, where..."``.
+        field: Config field that the rule sets.
     """
 
     depth: float
@@ -41,64 +41,65 @@ class LayerRule:
     field: str = "layer"
 
     def layer_of(self, n_layers: int) -> int:
-        """The layer, counted from 0, in a model of so many."""
+        """The layer, counted from 0, in a model with ``n_layers`` layers."""
         return min(n_layers - 1, int(self.depth * n_layers))
 
 
 @dataclasses.dataclass(frozen=True)
 class EditorSpec(_Spec):
-    """An editor on offer."""
+    """An editor."""
 
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """Named sets of config values; the first is the default."""
     configs: str | None = None
-    """Folder of YAML files of values for models, as ``"package:folder"``: ``gpt2-xl.yaml``."""
+    """Folder of YAML files with values per model (``gpt2-xl.yaml``), as ``"package:folder"``."""
     layer_rule: LayerRule | None = None
-    """Chooses the layer where neither a file nor the user does."""
+    """Chooses the layer if neither a file nor the user does."""
     model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
         default_factory=dict
     )
-    """What a preset sets for single models only, on top of its other values: preset, model, values.
-    A model is named as in ``configs``: ``{"paper": {"gpt2-xl": {"layer": 18}}}``."""
+    """Further values of a preset for single models, named as in ``configs``:
+    ``{"paper": {"gpt2-xl": {"layer": 18}}}``."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LocatorSpec(_Spec):
-    """A locator on offer."""
+    """A locator."""
 
     presets: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """Named sets of config values; the first is the default."""
     model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
         default_factory=dict
     )
-    """As for editors: what a preset sets for single models only."""
+    """As for editors: further values of a preset for single models."""
     configs: str | None = None
-    """As for editors: folder of YAML files of values for models."""
+    """As for editors: folder of YAML files with values per model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class MetricSpec(_Spec):
-    """A metric on offer."""
+    """A metric."""
 
     scores: tuple[Score, ...] = ()
     protocol: str = ""
-    """Name of the exact procedure; results of unlike protocols are never put together."""
+    """Name of the exact procedure; results of different protocols are never averaged together."""
     corpus: str = ""
-    """Kind of the dataset's own texts (``Records.texts``) that scores depend on, if they do: the
-    texts' digest becomes a part of the protocol's name."""
+    """Kind of the dataset's own texts (``Records.texts``) that the scores depend on, if any; their
+    digest becomes part of the protocol's name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetSpec(_Spec):
-    """A dataset on offer."""
+    """A dataset."""
 
     training: Mapping[str, Any] | None = None
-    """Config values that give records apart from those that results are reported on, if any."""
+    """Config values that select training records, separate from those that results are reported
+    on; None if there are none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A model that ships with a package: its name and folder, as ``"package:folder"``."""
+    """A model that ships with a package; ``folder`` is ``"package:folder"``."""
 
     name: str
     folder: str
@@ -107,7 +108,7 @@ class ModelSpec:
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkSpec:
-    """A benchmark file that ships with a package, as ``"package:file.yaml"``."""
+    """A benchmark file that ships with a package, ``"package:file.yaml"``."""
 
     name: str
     file: str
@@ -116,7 +117,7 @@ class BenchmarkSpec:
 
 @dataclasses.dataclass(frozen=True)
 class PublishedTableSpec:
-    """Published results in a file ``"package:file.yaml"``, which reports show beside our own."""
+    """A file of published results, ``"package:file.yaml"``, which reports show next to ours."""
 
     name: str
     file: str

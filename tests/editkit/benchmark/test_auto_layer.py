@@ -58,7 +58,7 @@ def test_a_dataset_without_a_training_split_gives_its_unscored_records(
 @pytest.mark.parametrize(
     ("value", "said", "code"),
     [
-        ("auto:nobody", "no locator is called 'nobody'", 3),
+        ("auto:nobody", "no locator named 'nobody'", 3),
         ("automatic", "got 'automatic'", 2),
     ],
 )

@@ -128,7 +128,7 @@ def test_the_same_editor_twice_is_refused_and_with_another_preset_welcome() -> N
 
 
 def test_errors_of_plugins_and_records_are_told() -> None:
-    with pytest.raises(PluginError, match="no editor is called 'won'"):
+    with pytest.raises(PluginError, match="no editor named 'won'"):
         plan(editors=("won",))
     with pytest.raises(DatasetError, match="no usable record"):
         plan("dataset.n=0")

@@ -140,9 +140,9 @@ def test_values_are_set(editkit: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("wole",), 3, "no editor, locator, metric, dataset or plugin is called 'wole'."),
+        (("wole",), 3, "no editor, locator, metric, dataset or plugin named 'wole'."),
         (("wole",), 3, "Did you mean 'whole'?"),
-        (("whole", "--kind", "metric"), 3, "no metric is called 'whole'."),
+        (("whole", "--kind", "metric"), 3, "no metric named 'whole'."),
         (("gests",), 3, "Did you mean 'guests'?"),
         (("twice", "--set", "sauce=some"), 2, "Did you mean 'source'?"),
         (("twice", "--set", "source"), 2, "expected a.b=value"),
@@ -169,4 +169,4 @@ def test_a_plugin_that_is_broken_or_switched_off(
     default_registry.cache_clear()
     code, _, err = editkit("check-plugin", "twice")
     assert code == 3
-    assert "These plugins are switched off by the environment: guests." in err
+    assert "It may belong to a plugin that the environment disables: guests." in err

@@ -59,7 +59,7 @@ def test_an_ambiguous_name_shows_all_and_kind_picks(editkit: Cli) -> None:
     assert "one: metric of" not in editkit("describe", "one", "--kind", "editor")[1]
     code, _, err = editkit("describe", "one", "--yaml")
     assert code == 2
-    assert "Pick one with --kind" in err
+    assert "Choose one with --kind" in err
 
 
 def test_an_unknown_name_is_answered_with_the_closest(editkit: Cli) -> None:

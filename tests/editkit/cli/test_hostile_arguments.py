@@ -90,7 +90,7 @@ def test_a_report_is_not_written_over_a_folder(
     for target in (".", "..", "/", "out", "./", "file/x"):
         code, text, err = editkit("report", out, "--format", "text", "--to", target)
         assert (code, text) == (2, "")
-        assert "the report cannot be written to" in err
+        assert "cannot write the report to" in err
     assert (tmp_path / "file").read_text(encoding="utf-8") == "kept"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out", "site"]
 
@@ -139,11 +139,11 @@ def test_shards_that_are_none(shard: str, fake_world: Path, editkit: Cli) -> Non
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), "'/x' cannot be used: File name"),
-        (PermissionError(errno.EACCES, "Permission denied", "/x"), "'/x' cannot be used: Perm"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), "cannot use '/x': File name"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), "cannot use '/x': Perm"),
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "the output cannot be written: No space",
+            "cannot write the output: No space",
         ),
     ],
 )
@@ -157,7 +157,7 @@ def test_what_the_system_refuses_is_told(
         raise error
 
     monkeypatch.setattr(command_line, "_run", fail)
-    monkeypatch.setattr(command_line, "_forget_stdout", lambda: None)
+    monkeypatch.setattr(command_line, "_discard_stdout", lambda: None)
     assert command_line.main([]) == 2
     assert told in capsys.readouterr().err
 

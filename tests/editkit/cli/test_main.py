@@ -85,7 +85,7 @@ def test_version(editkit: Cli) -> None:
     [
         ("return", 5, ""),
         ("exit", 7, ""),
-        ("raise", 1, "error: unexpected ValueError: a long story\n  try: the same command with"),
+        ("raise", 1, "error: unexpected ValueError: a long story\n  hint: Run the command again"),
         ("interrupt", 130, "interrupted\n"),
     ],
 )
@@ -109,23 +109,22 @@ def test_a_command_that_cannot_be_loaded_is_a_plugin_error(guest: Any, editkit: 
     code, _, err = editkit("lost")
     assert code == 3
     assert "command 'lost' of guest-dist 2.1 could not be loaded" in err
-    assert "see: docs/errors/plugin.md" in err
+    assert "see: errors/plugin in the documentation" in err
 
 
 def test_a_plugin_cannot_take_the_name_of_one_of_our_commands(guest: Any, editkit: Cli) -> None:
     code, out, _ = editkit("plugins")
     assert code == 0
-    assert "command 'plugins' of guest-dist 2.1 has the name of a command of editkit" in out
+    assert "command 'plugins' of guest-dist 2.1 is ignored" in out
 
 
 @pytest.mark.usefixtures("fake_world")
 def test_an_unknown_command_is_answered_with_the_closest(editkit: Cli) -> None:
     code, _, err = editkit("run-benchmrk")
     assert code == 2
-    assert err == (
-        "error: there is no command 'run-benchmrk'.\n"
-        "  try: Did you mean 'run-benchmark'?\n"
-        "  see: docs/errors/usage.md\n"
+    assert err.startswith("error: there is no command 'run-benchmrk'. ")
+    assert err.endswith(
+        "\n  hint: Did you mean 'run-benchmark'?\n  see: errors/usage in the documentation\n"
     )
 
 

@@ -270,7 +270,7 @@ def test_a_folder_without_results_is_told(tmp_path: Path, fake_world: Path, edit
     Store(tmp_path / "empty" / "results.sqlite").close()
     code, _, err = editkit("report", tmp_path / "empty")
     assert code == 4
-    assert "holds no results of a benchmark yet" in err
+    assert "has no benchmark results yet" in err
 
 
 def test_stores_of_early_versions_are_read(out: Path, editkit: Cli) -> None:
@@ -410,6 +410,6 @@ def test_the_ending_of_the_file_says_the_format(
 def test_an_ending_of_no_format_is_refused(out: Path, editkit: Cli, tmp_path: Path) -> None:
     code, _, err = editkit("report", out, "--to", tmp_path / "r.pdf")
     assert code == 2
-    assert "'.pdf' is the ending of no format" in err
+    assert "no format has the suffix '.pdf'" in err
     assert not (tmp_path / "r.pdf").exists()
     assert editkit("report", out, "--format", "text", "--to", tmp_path / "r.pdf")[0] == 0

@@ -407,7 +407,7 @@ def test_a_short_corpus_is_told(
         (["--corpus", "texts.txt", "--layer", "99"], "layer 99 does not exist"),
         (["--corpus", "texts.txt", "--ridge", "-1"], "--ridge is -1"),
         (["--corpus", "texts.txt", "--dtype", "int3"], "dtype is 'int3'"),
-        (["--corpus", "texts.txt", "--records", "nobody"], "no dataset is called 'nobody'"),
+        (["--corpus", "texts.txt", "--records", "nobody"], "no dataset named 'nobody'"),
     ],
 )
 def test_bad_input_is_told(

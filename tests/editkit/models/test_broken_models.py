@@ -460,8 +460,8 @@ def test_every_command_refuses_it(
             continue  # it reads its facts first
         assert code == 2, err
         assert "\nerror: " in f"\n{err}"
-        assert "\n  try: " in err
-        assert err.endswith("  see: docs/errors/model.md\n")
+        assert "\n  hint: " in err
+        assert err.endswith("  see: errors/model in the documentation\n")
         assert re.search(CASES[label].message, err), err
 
 

@@ -158,5 +158,5 @@ def test_describe_refuses_what_cannot_be_a_model(
         assert message in err
     for name in ("./nowhere", str(config)):
         assert main(["describe", "rome", "--model", name]) == 2
-        assert "see: docs/errors/model.md" in capsys.readouterr().err
+        assert "see: errors/model in the documentation" in capsys.readouterr().err
     assert main(["describe", "rome", "--model", "openai-community/gpt2-xl"]) == 0

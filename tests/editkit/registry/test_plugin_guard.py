@@ -346,7 +346,7 @@ def test_a_plugin_without_hooks_is_noted(plugin: Any) -> None:
     registry = Registry()
     registry.register(plugin, name="guest")
     [found] = registry.plugins
-    assert found.notes == ("implements no hook of editkit, and offers nothing",)
+    assert found.notes == ("implements no hook of editkit",)
 
 
 # ---------------------------------------------------------------- packages that are hidden
@@ -386,7 +386,7 @@ def test_a_folder_that_hides_a_plugin_is_named(
     monkeypatch.syspath_prepend(str(clone))  # Python started beside the clone
     registry = discover("memit")
     [broken] = registry.broken
-    assert f"Python took the folder {clone / 'guest_memit'} for the package" in broken.reason
+    assert f"Python imported the folder {clone / 'guest_memit'} as the package" in broken.reason
     assert f"hides the installed one in {clone / 'guest_memit' / 'guest_memit'}" in broken.reason
     with pytest.raises(PluginError, match="start Python in another folder, or rename that one"):
         registry.get("editor", "fine")
@@ -411,7 +411,7 @@ def test_a_package_from_another_place_is_noted(
     monkeypatch.syspath_prepend(str(here))
     [plugin] = discover("moved").plugins
     assert plugin.notes == (
-        f"'guest_moved' was loaded from {here}, and is installed in {site / 'guest_moved.py'}",
+        f"'guest_moved' was loaded from {here}, but is installed in {site / 'guest_moved.py'}",
     )
     root = {"url": here.as_uri(), "dir_info": {"editable": True}}
     (info / "direct_url.json").write_text(json.dumps(root), encoding="utf-8")

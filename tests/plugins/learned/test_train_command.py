@@ -111,7 +111,7 @@ def test_text_and_flat_files_make_other_editors(
     [
         (["--dataset", "zsre"], "--dataset zsre needs a training file", 2),
         (["--dataset", "text"], "needs texts", 2),
-        (["--dataset", "nobody"], "no dataset is called 'nobody'", 3),
+        (["--dataset", "nobody"], "no dataset named 'nobody'", 3),
         (["--dataset", "zsre", "--data", "absent.json"], "absent.json", 2),
         (["--dataset", "atlas", "--set", "lr=fast"], "lr is 'fast'", 2),
         (["--dataset", "atlas", "--set", "no_such=1"], "no_such is 1", 2),
