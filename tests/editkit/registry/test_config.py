@@ -205,7 +205,7 @@ def test_a_layer_that_somebody_set_needs_no_rule(layer: GivenValues) -> None:
 def test_without_the_number_of_layers_the_rule_says_what_it_lacks() -> None:
     stack = gather_config(ruled(), model="far/away", n_layers=lambda: None)
     assert "layer" not in stack.values
-    assert re.search(r"no config\.json is at hand.*: a third of the depth", str(stack.rule))
+    assert re.search(r"its number of layers is unknown.*: a third of the depth", str(stack.rule))
     assert gather_config(ruled(), model="far/away").rule == stack.rule
 
 

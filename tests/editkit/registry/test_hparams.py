@@ -111,7 +111,7 @@ def test_a_folder_of_the_hubs_cache_is_the_hub_model(tmp_path: Path) -> None:
     place = tmp_path / "models--openai-community--gpt2-xl" / "snapshots"
     found = rome(folder(place, "0" * 40, GPT2Config(**XL)))
     assert found.to_dict()["layer"] == 17
-    assert "its hub id 'openai-community/gpt2-xl', by its place" in str(found.matched.report)
+    assert "its hub id 'openai-community/gpt2-xl', from its place" in str(found.matched.report)
 
 
 def test_a_link_counts_by_its_own_name_and_by_where_it_leads(tmp_path: Path) -> None:
