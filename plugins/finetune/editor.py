@@ -109,10 +109,13 @@ class FineTuneEditor(Editor[FineTuneConfig]):
             return []
         trained = self.train(model, requests)
         warnings = self._warnings(model, requests)
-        return [
+        written: Sequence[EditRequest | Sequence[EditRequest]] = requests
+        if self.config.joint:
+            trained, warnings, written = trained[:1], warnings[:1], [requests]
+        deltas = [
             self.delta(
                 model,
-                requests if self.config.joint else request,
+                request,
                 {name: Dense(values) for name, values in training.change.items()},
                 notes={
                     "layer": self.config.layer,
@@ -122,8 +125,9 @@ class FineTuneEditor(Editor[FineTuneConfig]):
                     **warning,
                 },
             )
-            for request, training, warning in zip(requests, trained, warnings, strict=True)
+            for request, training, warning in zip(written, trained, warnings, strict=True)
         ]
+        return deltas * len(requests) if self.config.joint else deltas
 
     def train(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[Training]:
         """Train on each request, or on all together; :meth:`edit` turns the results into deltas."""

@@ -1,0 +1,136 @@
+"""The shared mathematics of value.py, for editors of other packages: the guide's, and MEMIT's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from editkit import EditedModels, EditRequest, applied, load_model, make_dataset
+from editkit.editing.edited import CandidateQuery
+from editkit.editing.value import (
+    find_values,
+    keys_and_outputs,
+    rank_one_update,
+    request_rows,
+    sampled_or_given_contexts,
+)
+from editkit.editing.value_config import ValueConfig
+from tests.tiny import tiny
+
+GUIDE = Path(__file__).resolve().parents[3] / "docs" / "editors.md"
+REQUESTS = [
+    EditRequest("{} is in the city of", "The Space Needle", "Paris"),
+    EditRequest("The mother tongue of {} is", "Danielle Darrieux", "Italian words"),
+]
+FREE = ValueConfig(
+    contexts=("Mario Kart. ", "The city. "), steps=4, stop_loss=0.0, weight_decay=0.0, clamp=None
+)
+
+
+@pytest.fixture
+def guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The code of the guide's examples."""
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+    return re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_guides_editor_writes_many_facts_with_one_delta(guide: list[str]) -> None:
+    names: dict[str, Any] = {"__name__": "joint_editor"}
+    exec(compile(guide[0], "joint_editor.py", "exec"), names)
+    model = load_model("atlas")
+    requests = [record.request for record in make_dataset("atlas").load().records[:5]]
+    corpus = {"corpus": "editkit_benchmarks.atlas:corpus_texts", "corpus_tokens": 5_000}
+    editor = names["JointEditor"](
+        names["JointConfig"](**corpus, weight=0.1, weight_decay=0.1, context_lengths=[[4, 4]])
+    )
+    editor.check(model)
+    before = model.weights_digest()
+    deltas = editor.edit(model, requests)
+    assert model.weights_digest() == before
+    assert editor.edit(model, []) == []
+    assert all(delta is deltas[0] for delta in deltas)
+    assert (deltas[0].requests, deltas[0].editor) == (tuple(requests), "joint")
+    edited = EditedModels(model, deltas)
+    queries = [
+        CandidateQuery(i, request.sentence, (request.target_new,))
+        for i, request in enumerate(requests)
+    ]
+    after, old = edited.candidate_nll(queries), edited.unedited().candidate_nll(queries)
+    assert all(new[0] < 0.5 * original[0] for new, original in zip(after, old, strict=True))
+
+
+def test_the_guides_reading_of_several_layers_sees_the_edits_below(guide: list[str]) -> None:
+    model, layer, last_layer = tiny(), 2, 3
+    contexts = sampled_or_given_contexts(model, FREE)
+    rows = [request_rows(model, request, contexts, FREE) for request in REQUESTS]
+    from tests.editkit.editing.test_deltas import delta_for
+
+    names: dict[str, Any] = {
+        "applied": applied,
+        "config": FREE,
+        "earlier": delta_for(model, 1),
+        "find_values": find_values,
+        "keys_and_outputs": keys_and_outputs,
+        "last_layer": last_layer,
+        "layer": layer,
+        "model": model,
+        "rows": rows,
+    }
+    exec(compile(guide[1], "editors.md", "exec"), names)
+    unedited, _ = keys_and_outputs(model, rows[0].key_rows, layer)
+    assert names["keys"].shape == unedited.shape == (len(contexts), 128)
+    assert not torch.equal(names["keys"], unedited)
+    assert names["now"].shape == (1, 32)
+    assert not torch.equal(names["now"][0], names["values"][0].v0)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gptj", "llama"])
+def test_an_offset_to_the_blocks_output_is_one_to_its_mlps(architecture: str) -> None:
+    """Without the terms that depend on |v0|, both sites give the same offset."""
+    model = tiny(architecture)
+    rows = [request_rows(model, request, ("", *FREE.contexts), FREE) for request in REQUESTS]
+    for mlp, block in zip(
+        find_values(model, rows, 1, FREE),
+        find_values(model, rows, 1, FREE, site="block"),
+        strict=True,
+    ):
+        assert torch.equal(mlp.delta, block.delta)
+        assert mlp.losses == block.losses
+        assert torch.equal(mlp.keys, block.keys)
+        assert not torch.equal(mlp.v0, block.v0)
+
+
+def test_keys_and_outputs_are_those_that_the_optimisation_read() -> None:
+    model = tiny()
+    rows = [request_rows(model, request, ("", *FREE.contexts), FREE) for request in REQUESTS]
+    for site in ("mlp_out", "block"):
+        for request, value in zip(rows, find_values(model, rows, 1, FREE, site=site), strict=True):
+            keys, outputs = keys_and_outputs(model, request.key_rows, 1, site=site)
+            torch.testing.assert_close(keys, value.keys)
+            torch.testing.assert_close(outputs, value.outputs)
+            [bare], [v0] = keys_and_outputs(model, [request.bare_row], 1, site=site)
+            torch.testing.assert_close(bare, value.bare_key)
+            torch.testing.assert_close(v0, value.v0)
+
+
+def test_without_requests_there_are_no_values() -> None:
+    assert find_values(tiny(), [], 1, FREE) == []
+
+
+@pytest.mark.parametrize("key", ["bare", "mean"])
+def test_the_update_maps_its_key_to_v_star(key: str) -> None:
+    model = tiny()
+    rows = [request_rows(model, request, ("", *FREE.contexts), FREE) for request in REQUESTS]
+    for value in find_values(model, rows, 1, FREE):
+        update = rank_one_update(value, lambda k: 2 * k, key=key)
+        mapped, output = (
+            (value.bare_key, value.v0)
+            if key == "bare"
+            else (value.keys.mean(dim=0), value.outputs.mean(dim=0))
+        )
+        assert float(update.u.norm()) == pytest.approx(1)
+        torch.testing.assert_close(output + (mapped @ update.u) * update.right, value.v_star)
