@@ -1,6 +1,6 @@
-"""Every error that a user can meet: what was wrong, what was expected, what to do next.
+"""The errors that users see: what was wrong, what was expected, what to do next.
 
-Each class carries the exit code of the command line and the name of its page in ``docs/errors``.
+Each class has the exit code of the command line and the name of its page in ``docs/errors``.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = [
 
 
 class EditkitError(Exception):
-    """Base of all errors raised on purpose by editkit and its plugins.
+    """Base of the errors that editkit and its plugins raise on purpose.
 
-    Passwords and tokens are taken out of both texts (:mod:`editkit.redaction`).
+    Passwords and tokens are removed from both texts (:mod:`editkit.redaction`).
 
     Args:
         message: What was wrong, with the offending value, and what was expected.
@@ -56,7 +56,7 @@ class EditkitError(Exception):
 
 
 class UsageError(EditkitError):
-    """A command was called with arguments that make no sense together."""
+    """The arguments of a command contradict each other, or the command does not exist."""
 
     exit_code = 2
     page = "usage"
@@ -70,21 +70,21 @@ class ConfigError(EditkitError):
 
 
 class RequestError(EditkitError):
-    """An edit request cannot be carried out as written."""
+    """An edit request cannot be carried out."""
 
     exit_code = 2
     page = "request"
 
 
 class DatasetError(EditkitError):
-    """A dataset could not be found or read."""
+    """A dataset does not exist, cannot be read, or has no usable record."""
 
     exit_code = 2
     page = "dataset"
 
 
 class ModelError(EditkitError):
-    """A model could not be found, read, or is of an unknown architecture."""
+    """A model does not exist, cannot be read, or has an unknown architecture."""
 
     exit_code = 2
     page = "model"
@@ -98,14 +98,14 @@ class DeltaError(EditkitError):
 
 
 class CacheError(EditkitError):
-    """A cached or imported file is damaged and cannot be made again, or cannot be written."""
+    """A cached or imported file is damaged and cannot be recomputed, or cannot be written."""
 
     exit_code = 2
     page = "cache"
 
 
 class PluginError(EditkitError):
-    """A plugin that is needed is missing, broken, or clashes with another."""
+    """A plugin is missing, broken, or clashes with another."""
 
     exit_code = 3
     page = "plugin"
@@ -119,7 +119,7 @@ class StoreError(EditkitError):
 
 
 class TrackingError(EditkitError):
-    """Results are safe in the store, but could not be shown to a tracking service."""
+    """A tracking service could not be updated; the results are safe in the store."""
 
     exit_code = 4
     page = "tracking"
@@ -139,6 +139,6 @@ def first_line(error: BaseException, *, named: bool = False) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """``"Did you mean 'x'?"`` for the known name that is closest to ``name``, if one is close."""
+    """``"Did you mean 'x'?"`` for the known name closest to ``name``; None if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"Did you mean {matches[0]!r}?" if matches else None

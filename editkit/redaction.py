@@ -1,7 +1,7 @@
-"""Taking passwords and tokens out of texts that are shown, logged or stored.
+"""Removes passwords and tokens from texts that are shown, logged or stored.
 
-Everything that a user may see passes through :func:`redacted`: messages of errors, log lines,
-tracebacks, reasons of failed records, addresses of tracking services.
+Everything that a user sees passes through :func:`redacted`: error messages, log lines, tracebacks,
+reasons of failed records, addresses of tracking services.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ __all__ = ["MASK", "redacted", "redacted_values"]
 
 MASK = "***"
 
-# ``scheme://`` and everything up to a space, a quote or an angle bracket; where an address was
-# taken for a path, ``scheme:/`` is left of it.
+# ``scheme://`` and everything up to a space, a quote or an angle bracket. An address that was
+# handled as a path has only ``scheme:/``.
 _URL = re.compile(
     r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,40})"
     r"(?P<slashes>:/{2,4}|(?<=[A-Za-z0-9+.-]{2}):/(?=[^\s\"'`<>]{0,500}@))(?P<rest>[^\s\"'`<>]*)"
 )
 _LOCAL = re.compile(r"file|(?:sqlite|dbfs)(?:\+\w+)?", re.IGNORECASE)  # paths, without a host
-_OPEN = re.compile(  # a password with a space or a quote in it
+_OPEN = re.compile(  # a password that contains a space or a quote
     r"(?<=://)[^\s/?#@:\[\]]{0,200}:(?!\d+(?:[/?#\s]|$|[,;.)\"'<>]+(?:\s|$)))[^@\n]{0,500}@",
     re.MULTILINE,
 )
@@ -49,7 +49,7 @@ _IN_JSON = re.compile(
     rf"(?P<name>[\"'](?:{_SECRET_NAME}|token)[\"'])(?P<equals>\s*:\s*)(?P<value>\"[^\"]*\"|'[^']*')",
     re.IGNORECASE,
 )
-_NAMED = re.compile(  # ``password: ...``, as YAML and headers have it
+_NAMED = re.compile(  # ``password: ...``, as in YAML and headers
     r"(?P<name>password|passwd|passphrase|secret|(?:api|access|private)[_.-]?key"
     rf"|(?:{_KINDS}|{_SERVICES})[_.-]?token|cookie)(?P<equals>: ?)"
     r"(?P<value>\"[^\"\n]*\"|'[^'\n]*'|[^\s,\"'<>]+)",
@@ -62,7 +62,7 @@ _HEADER = re.compile(
     r"|\b(?P<basic>basic\s+)(?P<basic_value>[A-Za-z0-9+/]{6,}={1,2})",
     re.IGNORECASE,
 )
-_TOKENS = re.compile(  # as their issuers write them
+_TOKENS = re.compile(  # in the forms of well-known issuers
     r"\b(?:hf_[A-Za-z0-9]{8,}|api_org_[A-Za-z0-9]{8,}|gh[pousr]_[A-Za-z0-9]{16,}"
     r"|github_pat_\w{16,}|glpat-[\w-]{16,}|sk-[\w-]{16,}|xox[a-z]-[\w-]{10,}|dapi[0-9a-f]{16,}"
     r"|A(?:KIA|SIA)[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*|AIza[\w-]{20,})"
@@ -78,20 +78,20 @@ _URI_VARIABLES = (
     *("ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
 )
 _NOT_SECRET = {"true", "false", "none", "null", "disabled", "enabled", "default"}
-_SHORTEST = 4  # a shorter value from the environment would blot out words
+_SHORTEST = 4  # masking shorter values of the environment would garble ordinary words
 _PIECES = re.compile(r"[/?#@:&=]+")
 
 
 def redacted(text: str) -> str:
     """The text without passwords and tokens; scheme and host of an address stay readable.
 
-    Hidden are: what the environment holds in variables such as ``HF_TOKEN`` and
-    ``MLFLOW_TRACKING_PASSWORD`` or as a part of a tracking address; in every address, the user's
-    name and password, the values of the query and the fragment; values with names like
-    ``password=`` and ``token=``; and tokens in the form that well-known issuers give them.
+    Masked are: values of environment variables such as ``HF_TOKEN`` and
+    ``MLFLOW_TRACKING_PASSWORD``, and secret parts of tracking addresses; user name, password, query
+    values and fragment of every address; values with names such as ``password=`` and ``token=``;
+    and tokens in the forms of well-known issuers.
 
-    An address whose host cannot be told from a password (``https://user:pa/ss@host``) keeps what
-    stands behind its last ``@``, or only its scheme.
+    If it is unclear where the password of an address ends (``https://user:pa/ss@host``), only the
+    text after the last ``@`` is kept, or only the scheme.
     """
     if not text:
         return text
@@ -107,7 +107,7 @@ def redacted(text: str) -> str:
 
 
 def redacted_values(value: Any) -> Any:
-    """Plain data with every text in it redacted; values under names of secrets are hidden whole."""
+    """Plain data with every text redacted; values of keys such as ``password`` are masked whole."""
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, Mapping):
@@ -122,42 +122,42 @@ def redacted_values(value: Any) -> Any:
     return value
 
 
-def _masked_header(found: re.Match[str]) -> str:
-    return f"{found['name'] or found['bearer'] or found['basic']}{MASK}"
+def _masked_header(header: re.Match[str]) -> str:
+    return f"{header['name'] or header['bearer'] or header['basic']}{MASK}"
 
 
-def _without_secrets(found: re.Match[str]) -> str:
-    rest = found["rest"]
+def _without_secrets(url: re.Match[str]) -> str:
+    rest = url["rest"]
     trailing = _TRAILING.search(rest)
     end = trailing.start() if trailing and "@" not in rest[trailing.start() :] else len(rest)
-    if _LOCAL.fullmatch(found["scheme"]):
+    if _LOCAL.fullmatch(url["scheme"]):
         path, mark, tail = _split_tail(rest[:end])
         shown = path + _masked_tail(mark + tail)
     else:
         shown = _shown(rest[:end])
-    return f"{found['scheme']}{found['slashes']}{shown}{rest[end:]}"
+    return f"{url['scheme']}{url['slashes']}{shown}{rest[end:]}"
 
 
 def _shown(rest: str) -> str:
-    """What follows ``scheme://``, without secrets."""
+    """The part of an address after ``scheme://``, without secrets."""
     before, mark, behind = _split_tail(rest)
     tail = mark + behind
     authority, slash, path = before.partition("/")
     path = slash + path
     if "@" in tail and not re.match(r"\?[\w.\[\]%-]+=", tail):
-        # No query begins like this: a password with '?' or '#' in it.
+        # Queries do not begin like this: it is a password that contains '?' or '#'.
         return _behind_the_last_at(rest)
     if "@" in path:
-        # A password with '/' in it, or a path with '@'. With '@' in both, nothing is certain.
+        # A password that contains '/', or a path that contains '@'; with two '@', mask everything.
         return MASK if "@" in authority else _behind_the_last_at(before) + _masked_tail(tail)
     _, at, host = authority.rpartition("@")
-    if not _HOST.fullmatch(host):  # 'user:password' of an address that was cut off
+    if not _HOST.fullmatch(host):  # 'user:password' of a truncated address
         return f"{MASK}{_masked_tail(tail)}"
     return f"{MASK}@{host}{path}{_masked_tail(tail)}" if at else f"{host}{path}{_masked_tail(tail)}"
 
 
 def _behind_the_last_at(rest: str) -> str:
-    """The host of an address whose password holds '/', '?' or '#'; nothing if that is no host."""
+    """What follows the password if it contains '/', '?' or '#'; only a mask if that is no host."""
     before, _, behind = rest.rpartition("@")
     host = _HOST.match(behind)
     if "@" in before or host is None or not host[0]:
@@ -170,13 +170,13 @@ def _behind_the_last_at(rest: str) -> str:
 
 
 def _split_tail(rest: str) -> tuple[str, str, str]:
-    """What is before the first '?' or '#', that character, and what follows it."""
+    """The text before the first '?' or '#', that character, and the text after it."""
     start = min((rest.find(mark) for mark in "?#" if mark in rest), default=len(rest))
     return rest[:start], rest[start : start + 1], rest[start + 1 :]
 
 
 def _masked_tail(tail: str) -> str:
-    """A query and a fragment with their names only."""
+    """A query and a fragment without values."""
     if not tail:
         return ""
     query, hash_mark, fragment = tail.partition("#")
@@ -189,7 +189,7 @@ def _masked_tail(tail: str) -> str:
 
 
 def _from_environment() -> Iterator[str]:
-    """Secrets that this process was given, the longest first, as they may be written."""
+    """Secrets in this process's environment, in all their spellings, the longest first."""
     secrets: set[str] = set()
     for name, value in os.environ.items():
         if _SECRET_VARIABLE.search(name) and name not in _NO_SECRET_VARIABLES:
@@ -203,7 +203,7 @@ def _from_environment() -> Iterator[str]:
 
 
 def _secrets_of(uri: str) -> Iterator[str]:
-    """The secret parts of an address: of its user's name and password, query and fragment."""
+    """The secret parts of an address, from its user, password, query and fragment."""
     _, _, rest = uri.partition("://")
     rest = rest or uri
     before, at, behind = rest.rpartition("@")

@@ -1,7 +1,7 @@
-"""How much a key's whitened direction still moves while its second moment grows.
+"""Whether a second moment has enough tokens: how much whitened keys still turn as it grows.
 
-What an editor takes from C is the direction u = C⁻¹ k / |C⁻¹ k| of some keys. A sample is large
-enough when more tokens no longer turn it.
+Editors use only the directions u = C⁻¹ k / |C⁻¹ k|. A sample is large enough when more tokens no
+longer turn them.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _SILENT = 1e-12
 
 
 class Convergence:
-    """Watches a second moment grow, and keeps the directions of some keys at doubling sizes.
+    """Observes a growing second moment and records directions each time its tokens double.
 
     Args:
-        keys: (n, D)
+        keys: Keys whose directions are recorded, (n, D).
         ridge: Added to the diagonal, in units of its mean.
         first: Tokens of the first sample.
     """
@@ -50,7 +50,7 @@ class Convergence:
         return digest_of_tensors({"keys": self.keys}, f"ridge {self.ridge!r}")
 
     def look(self, total: Tensor, count: int) -> None:
-        """Keep the directions each time that the number of tokens has doubled."""
+        """Record the directions if the number of tokens has doubled."""
         if count < self._next:
             return
         while count >= self._next:
@@ -60,17 +60,17 @@ class Convergence:
             self.directions[count] = directions
 
     def state(self) -> dict[str, Tensor]:
-        """The directions, and when the next are due."""
-        kept = {str(count): directions for count, directions in self.directions.items()}
-        return {"next": torch.tensor(self._next), **kept}
+        """The recorded directions, and the number of tokens of the next ones."""
+        recorded = {str(count): directions for count, directions in self.directions.items()}
+        return {"next": torch.tensor(self._next), **recorded}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`state` gave."""
+        """Resume from a result of :meth:`state`."""
         self._next = int(state["next"])
         self.directions = {int(name): t for name, t in state.items() if name != "next"}
 
     def report(self, statistic: SecondMoment) -> Report | None:
-        """How the directions came to where they are; None where C is singular to the end."""
+        """The directions' way to the final ones; None if the final C is singular."""
         final = self._directions(statistic)
         if final is None:
             return None
@@ -92,7 +92,7 @@ class Convergence:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A part of the tokens, and the cosine of its directions with the final ones."""
+    """The cosines between the directions after some tokens and the final ones."""
 
     tokens: int
     mean: float
@@ -101,11 +101,11 @@ class Sample:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """How directions moved while the sample grew.
+    """How the directions of keys turned while the sample grew.
 
     Attributes:
         tokens: All tokens.
-        keys: Number of keys watched.
+        keys: Number of keys.
         ridge: The ridge.
         samples: Smaller samples, ascending.
     """
@@ -121,9 +121,9 @@ class Report:
         return bool(self.samples) and self.samples[-1].mean >= ENOUGH
 
     def verdict(self) -> str:
-        """What it means, in a sentence."""
+        """The conclusion in a sentence."""
         if not self.samples:
-            return "too few tokens to tell whether u has settled: use more."
+            return "there are too few tokens to know whether u has settled: use more."
         last = self.samples[-1]
         moved = 100 * (1 - last.mean)
         if not self.enough:
@@ -133,21 +133,21 @@ class Report:
             )
         first = next(sample for sample in self.samples if sample.mean >= ENOUGH)
         return (
-            f"u has settled: from {first.tokens:,} tokens on its cosine with the final one is "
-            f"above {ENOUGH:g} on average; the last doubling moved it by {moved:.2g}%."
+            f"u has settled: from {first.tokens:,} tokens on, its mean cosine with the final u is "
+            f"above {ENOUGH:g}; the last doubling changed it by {moved:.2g}%."
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Health:
-    """What a second moment is like.
+    """The numerical condition of a second moment.
 
     Attributes:
         neurons: D.
-        silent: Neurons that never fired.
-        condition: Largest over smallest eigenvalue with the ridge; infinite where singular, None
-            where the matrix is too large to ask.
-        invertible: Whether it can be inverted with the ridge.
+        silent: Number of neurons that never fired.
+        condition: Largest over smallest eigenvalue with the ridge; infinite if C is singular, None
+            if the matrix is too large for the computation.
+        invertible: Whether C can be inverted with the ridge.
     """
 
     neurons: int
@@ -177,7 +177,7 @@ def health_of(statistic: SecondMoment, ridge: float) -> Health:
 
 
 def draw(report: Report, title: str, path: Path) -> None:
-    """Write the report as a picture.
+    """Plot the report to a file.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -219,7 +219,7 @@ def draw(report: Report, title: str, path: Path) -> None:
 
 
 def document(report: Report | None, health: Health, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything as plain data, for JSON; numbers that are not finite become None."""
+    """Report, health and facts as plain data for JSON; numbers that are not finite become None."""
     condition = health.condition
     finite = condition is not None and condition != float("inf")
     return {
@@ -240,12 +240,12 @@ def document(report: Report | None, health: Health, facts: Mapping[str, Any]) ->
 
 
 def write_document(content: Mapping[str, Any], path: Path) -> None:
-    """Write a JSON document, whole or not at all."""
+    """Write a JSON document atomically."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def table(samples: Sequence[Sample]) -> list[tuple[str, ...]]:
-    """Rows for people."""
+    """The samples as rows of a table, with a head."""
     head = ("tokens", "mean cosine", "least cosine")
     return [head, *((f"{s.tokens:,}", f"{s.mean:.4f}", f"{s.least:.4f}") for s in samples)]
 

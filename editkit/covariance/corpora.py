@@ -1,4 +1,4 @@
-"""Sources of plain text for statistics: a file, something of a package, or a dataset."""
+"""Corpora for statistics: files, functions and datasets as sources of texts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Corpus", "Order"]
 
 Order = Literal["stored", "random"]
-"""Order of a corpus' texts: as they are stored, or a seeded random one."""
+"""The order of a corpus's texts; ``random`` is seeded."""
 
 _DATASET = "dataset:"
 _FIRST_ROWS = re.compile(r"(?P<name>[\w.-]+)(\[:(?P<rows>\d+)\])?")
@@ -37,16 +37,16 @@ class Corpus:
     """A named source of texts.
 
     Attributes:
-        source: A file (``texts.txt``, one text a line; ``texts.jsonl`` with a key ``text``; either
-            may end in ``.gz``), such a file of an installed package (``package:file.txt``), a
-            function of a package that yields texts (``package.module:function``),
-            ``dataset:name``, the facts of an installed dataset's records, or
-            ``hub:name[:config[:split]]``, a dataset that ``datasets`` can load; a split such as
-            ``train[:1000]`` takes only so many rows, in the order of the corpus.
-        order: In a random order each text comes once, so that the first N texts or tokens are a
-            random sample without replacement. None: random for a hub dataset, which is often
-            sorted by age or subject; as stored for others. A hub dataset in its stored order is
-            streamed; in a random one it is downloaded first.
+        source: One of: a file (``texts.txt`` with a text per line, ``texts.jsonl`` with a key
+            ``text``, either also as ``.gz``); such a file in a package (``package:file.txt``); a
+            function that yields texts (``package.module:function``); the facts of an installed
+            dataset (``dataset:name``); a dataset that ``datasets`` can load
+            (``hub:name[:config[:split]]``), where the split ``train[:1000]`` means the first 1,000
+            rows in the order of the corpus.
+        order: A random order has each text once, so its first texts are a random sample without
+            replacement. None: random for a hub dataset, which is often sorted by age or subject,
+            and stored for other sources. A hub dataset is streamed in stored order and downloaded
+            first for random order.
         seed: Seed of the random order.
     """
 
@@ -56,7 +56,7 @@ class Corpus:
 
     @property
     def shuffled(self) -> bool:
-        """Whether texts come in a random order."""
+        """Whether the order is random."""
         return self._hub if self.order is None else self.order == "random"
 
     @property
@@ -64,7 +64,7 @@ class Corpus:
         return self.source.startswith("hub:")
 
     def digest(self) -> str:
-        """Digest of the content (for a hub dataset, of its name and commit) and of the order.
+        """Digest of the content (for a hub dataset: its name and commit) and the order.
 
         Raises:
             ConfigError: The source does not exist.
@@ -88,7 +88,7 @@ class Corpus:
         return digest_of_file(self.source)
 
     def texts(self) -> Iterator[str]:
-        """The texts in the corpus' order, empty ones left out.
+        """The texts that are not empty, in the order of the corpus.
 
         Raises:
             ConfigError: The source does not exist or cannot be read.
@@ -124,7 +124,7 @@ class Corpus:
         return map(int, np.random.RandomState(self.seed % 2**32).permutation(n))
 
     def _stored(self) -> Iterator[str]:
-        """The texts of what is no hub dataset, in stored order."""
+        """The texts of any source but a hub dataset, in stored order."""
         if self.source.startswith(_DATASET):
             return self._facts()
         if (function := self._function()) is not None:
@@ -132,19 +132,19 @@ class Corpus:
         return self._file_texts()
 
     def _function(self) -> Callable[[], Iterable[str]] | None:
-        """The function that the source names, if it names one."""
+        """The function that the source names, if any."""
         module, colon, name = self.source.partition(":")
         if not (colon and name.isidentifier() and module.replace(".", "").isidentifier()):
             return None
         try:
-            found = getattr(importlib.import_module(module), name, None)
+            function = getattr(importlib.import_module(module), name, None)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise self._failed(error) from error  # the module needs another one
+                raise self._failed(error) from error  # the module imports a missing one
             return None
         except (Exception, SystemExit) as error:
             raise self._failed(error) from error
-        return found if callable(found) else None
+        return function if callable(function) else None
 
     def _texts_of(self, function: Callable[[], Iterable[str]]) -> Iterator[str]:
         try:
@@ -159,7 +159,7 @@ class Corpus:
     def _failed(self, error: BaseException) -> ConfigError:
         return ConfigError(
             f"corpus {self.source!r} failed: {type(error).__name__}: {error}.",
-            hint="It must be a function that can be called without arguments and gives texts.",
+            hint="Give a function without arguments that yields texts.",
         )
 
     def _path(self) -> Path:
@@ -183,7 +183,7 @@ class Corpus:
                 yield self._text_of(line, number, as_json=".jsonl" in path.suffixes)
 
     def _file_texts_at_random(self) -> Iterator[str]:
-        """Lines in random order; only where each begins is kept in memory."""
+        """Lines in random order; only the positions of lines are in memory."""
         path = self._path()
         as_json = ".jsonl" in path.suffixes
         with _open_bytes(path) as stream:
@@ -204,8 +204,8 @@ class Corpus:
             text.encode()  # JSON can spell half of a surrogate pair
         except (ValueError, KeyError, TypeError, RecursionError):
             raise ConfigError(
-                f"line {number} of {self.source} is no JSON object with a text as 'text'.",
-                hint="Write one object a line, or name the file .txt.",
+                f"line {number} of {self.source} is not a JSON object with a text as 'text'.",
+                hint="Write an object per line, or rename the file to .txt.",
             ) from None
         return str(text)
 
@@ -215,7 +215,7 @@ class Corpus:
         return make_dataset(self.source.removeprefix(_DATASET)).load()
 
     def _facts(self) -> Iterator[str]:
-        """What the unedited world holds, as sentences, each once."""
+        """The true facts of the records as sentences, each once."""
         probes = (
             probe
             for record in self._records().records
@@ -236,9 +236,9 @@ class Corpus:
         sliced = _FIRST_ROWS.fullmatch(split or "train")
         if sliced is None:
             raise ConfigError(
-                f"corpus {self.source!r} has the split {split!r}, expected a name, or a name and "
-                "so many rows.",
-                hint="For example train, or train[:1000].",
+                f"corpus {self.source!r} has the split {split!r}, expected a name, optionally with "
+                "a number of rows.",
+                hint="Write train or train[:1000], for example.",
             )
         try:
             rows = load_dataset(
@@ -263,7 +263,7 @@ class Corpus:
 
 
 def _text_in(row: Any) -> str:
-    """The text of a hub dataset's row; empty where it has none."""
+    """The text of a hub dataset's row; empty if it has none."""
     text = row["text"]
     if text is not None and not isinstance(text, str):
         raise TypeError(f"a row has {text!r:.40} as 'text', expected a text")
@@ -277,7 +277,7 @@ def _open(path: Path) -> IO[str]:
 
 
 def _open_bytes(path: Path) -> IO[bytes]:
-    """The uncompressed bytes, in which any place can be found again."""
+    """The uncompressed bytes as a seekable stream."""
     if path.suffix == ".gz":
         return io.BytesIO(gzip.decompress(path.read_bytes()))
     return path.open("rb")

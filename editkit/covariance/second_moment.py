@@ -1,8 +1,9 @@
-"""Uncentred second moments of a module's inputs: C = sum of k kᵀ over tokens, divided by n.
+"""Uncentred second moments of a module's inputs: C = Σ k kᵀ / n over n tokens.
 
-Methods that whiten keys need C for the inputs of an MLP's output projection (Meng et al. 2022,
-equation 2). It is computed once for a model, layer and corpus, streaming, and kept in the cache by
-content; a computation that was killed goes on where it was.
+Methods that whiten keys need C of the inputs of an MLP's output projection (Meng et al. 2022,
+equation 2). It is computed in a stream over a corpus and cached by model, module and corpus. An
+interrupted computation resumes with a bit-exact result, because the order of batches and sums
+depends only on the texts.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ __all__ = [
 
 TOKENS_PER_PASS = 4096
 ROW_TOKENS = 2048
-"""Most tokens of a text that are run, unless asked for others: the contexts of GPT-2 (1,024) and of
-GPT-J are whole, and a model with a context of 131,072 needs no row of that length."""
+"""Default for the most tokens of a text: the whole context of GPT-2 (1,024) and GPT-J, but not all
+of a context of 131,072, which would take much memory."""
 _TEXTS_PER_READ = 256
 _log = logging.getLogger(__name__)
 _KIND = "second_moment"
@@ -59,7 +60,7 @@ _KIND = "second_moment"
 
 @dataclasses.dataclass(frozen=True)
 class SecondMoment:
-    """C and how many tokens it averages.
+    """C and the number of tokens behind it.
 
     Attributes:
         matrix: (D, D), float32, symmetric.
@@ -82,7 +83,7 @@ class Whitening:
 
         Args:
             statistic: C.
-            ridge: Added to the diagonal, in units of its mean.
+                ridge: Added to the diagonal, in units of its mean.
 
         Raises:
             ConfigError: C is singular with this ridge.
@@ -95,7 +96,7 @@ class Whitening:
             raise ConfigError(
                 f"the second moment of {len(matrix)} neurons over {statistic.count} tokens is "
                 f"singular with ridge {ridge:g}.",
-                hint="Set a ridge (1e-3 is usual on small models), or use more tokens.",
+                hint="Set a ridge (small models usually need 1e-3), or use more tokens.",
             )
         return cls(factor)
 
@@ -122,22 +123,22 @@ def second_moment(
     Args:
         model: The model; forward passes end at the module.
         path: Dotted path of the module.
-        corpus: Texts, each run on its own and cut at ``row_tokens``.
-        tokens: Stop after this many tokens; None for the whole corpus.
-        row_tokens: Most tokens of a text that are run, at most the model's context.
-        watcher: Looks at the sum while it grows, where it is computed.
-        progress: Is told how many tokens are in the sum.
-        seconds_between: How often the unfinished sum is kept, to be gone on with after a kill.
+        corpus: Texts, each a row of its own.
+        tokens: Stop after this number of tokens; None: use the whole corpus.
+        row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
+        watcher: Observes the sum while it is computed.
+        progress: Called with the number of tokens so far.
+        seconds_between: Seconds between checkpoints of the unfinished sum.
 
     Raises:
-        CacheError: The corpus has no text.
+        CacheError: The corpus has no text, or the model or the corpus changed meanwhile.
     """
     description = _description(
         model.fingerprint, path, corpus, tokens, str(model.dtype), row_tokens
     )
 
     def make() -> dict[str, Tensor]:
-        kept = Kept(_file(description).with_suffix(".partial"), seconds_between, description)
+        unfinished = _file(description).with_suffix(".partial")
         computed = _computed(
             accumulate(
                 model,
@@ -145,25 +146,25 @@ def second_moment(
                 corpus.texts(),
                 tokens=tokens,
                 row_tokens=row_tokens,
-                kept=kept,
+                checkpoint=Checkpoint(unfinished, seconds_between, description),
                 watcher=watcher,
                 progress=progress,
             )
         )
         if model.fingerprint != description["model"]:
             raise CacheError(
-                f"the weights of {model.name} changed while a statistic of them was computed.",
-                hint="Let nothing else edit or train the model meanwhile, and compute it again.",
+                f"the weights of {model.name} changed while a statistic was computed.",
+                hint="Compute it again, and do not edit or train the model meanwhile.",
             )
         if corpus.digest() != description["corpus"]:
             raise CacheError(
-                f"the corpus {corpus.source!r} changed while a statistic over it was computed.",
-                hint="Compute it again. A function must yield the same texts at every call.",
+                f"the corpus {corpus.source!r} changed while a statistic was computed.",
+                hint="Compute it again. A function must yield the same texts in every call.",
             )
         return {"matrix": computed.matrix, "count": torch.tensor(computed.count)}
 
-    found = cached_tensors(_KIND, description, make)
-    return SecondMoment(found["matrix"], int(found["count"]))
+    tensors = cached_tensors(_KIND, description, make)
+    return SecondMoment(tensors["matrix"], int(tensors["count"]))
 
 
 def configured_second_moment(
@@ -203,9 +204,7 @@ def compute_second_moment(
     tokens: int | None = None,
     row_tokens: int = ROW_TOKENS,
 ) -> SecondMoment:
-    """C of a module's inputs over texts, without the cache.
-
-    Products are formed in float32 and summed in float64.
+    """C of a module's inputs over texts, without the cache; arguments as for :func:`accumulate`.
 
     Raises:
         CacheError: There is no text.
@@ -221,15 +220,15 @@ def cached_second_moment(
     dtype: str,
     row_tokens: int = ROW_TOKENS,
 ) -> Path | None:
-    """The file of a statistic that is in the cache already; nothing is loaded or computed.
+    """The cached file of a statistic; None if it is not cached. Nothing is loaded or computed.
 
     Args:
         fingerprint: The model's fingerprint.
         path: Dotted path of the module.
         corpus: The texts.
-        tokens: Most tokens, as it was asked for.
+        tokens: As for :func:`second_moment`.
         dtype: Type of the weights: ``float32``.
-        row_tokens: Most tokens of a text that are run, as it was asked for.
+        row_tokens: As for :func:`second_moment`.
 
     Raises:
         ConfigError: The corpus does not exist.
@@ -239,10 +238,10 @@ def cached_second_moment(
 
 
 def read_published(path: str | Path) -> SecondMoment:
-    """Read a statistic that ROME's authors published as ``.npz``.
+    """Read a ``.npz`` statistic of ROME's authors.
 
     Raises:
-        CacheError: The file is missing, damaged, or holds no second moment.
+        CacheError: The file is missing or damaged, or is not a second moment.
     """
     try:
         with np.load(Path(path).expanduser(), allow_pickle=False) as arrays:
@@ -258,20 +257,21 @@ def read_published(path: str | Path) -> SecondMoment:
         zipfile.BadZipFile,
     ) as error:
         raise CacheError(
-            f"{path} holds no published second moment: {error}",
+            f"{path} is not a published second moment: {error}",
             hint="Give a .npz file with the keys mom2.mom2 and mom2.count.",
         ) from error
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or count < 1:
         raise CacheError(
-            f"{path} holds a second moment of shape {tuple(matrix.shape)} over {count} tokens.",
-            hint="Give a square matrix and a positive count.",
+            f"{path} has a second moment of shape {tuple(matrix.shape)} over {count} tokens, "
+            "expected a square matrix and a positive count.",
+            hint="Download it again.",
         )
-    found = (matrix / count).float()
-    if not bool(torch.isfinite(found).all()):
+    moment = (matrix / count).float()
+    if not bool(torch.isfinite(moment).all()):
         raise CacheError(
-            f"{path} holds a second moment with NaN or infinity.", hint="Download it again."
+            f"{path} has a second moment with NaN or infinity.", hint="Download it again."
         )
-    return SecondMoment(found, count)
+    return SecondMoment(moment, count)
 
 
 def _description(
@@ -292,45 +292,48 @@ def _file(description: dict[str, Any]) -> Path:
     return cache_folder() / _KIND / f"{key_of(description)}.safetensors"
 
 
-def _computed(found: tuple[Tensor, int] | None) -> SecondMoment:
-    if found is None:
+def _computed(sums: tuple[Tensor, int] | None) -> SecondMoment:
+    if sums is None:
         raise CacheError(
-            "the corpus holds no text, so no second moment can be computed.",
-            hint="Give a corpus with text in it.",
+            "the corpus has no text, so there is no second moment.",
+            hint="Give a corpus with texts that are not empty.",
         )
-    total, count = found
+    total, count = sums
     return SecondMoment((total / count).float().cpu(), count)
 
 
+# ---------------------------------------------------------------- the sum and its checkpoints
+
+
 Progress = Callable[[int], None]
-"""Is told how many tokens are in the sum."""
+"""Called with the number of tokens in the sum."""
 
 
 class Watcher(Protocol):
-    """Looks at the sum while it grows."""
+    """Observes a growing sum."""
 
     @property
     def identity(self) -> str:
-        """What it watches for; a kept sum of another watcher is gone on with unwatched."""
+        """Its settings; a watcher does not restore the state of one with other settings."""
 
     def look(self, total: Tensor, count: int) -> None:
-        """The sum, (D, D) float64, over ``count`` tokens."""
+        """Observe the sum, (D, D) float64, over ``count`` tokens."""
 
     def state(self) -> dict[str, Tensor]:
-        """What it has seen, to be kept with the sum."""
+        """Its observations, for a checkpoint."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what :meth:`state` gave."""
+        """Resume from a result of :meth:`state`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Kept:
-    """Where an unfinished sum is kept.
+class Checkpoint:
+    """Where and how often an unfinished sum is saved.
 
     Attributes:
         path: The file.
-        seconds: How often it is written.
-        of: What the sum depends on, as plain data; one that is kept of something else is not used.
+        seconds: Seconds between two writes.
+        of: What the sum depends on, as plain data; a checkpoint of another sum is not used.
     """
 
     path: Path
@@ -352,28 +355,28 @@ def accumulate(
     *,
     tokens: int | None = None,
     row_tokens: int = ROW_TOKENS,
-    kept: Kept | None = None,
+    checkpoint: Checkpoint | None = None,
     watcher: Watcher | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, int] | None:
-    """The sum of k kᵀ of a module's inputs, (D, D) float64, and how many tokens are in it.
+    """The sum Σ k kᵀ of a module's inputs, (D, D) float64, and its number of tokens.
 
-    Products are formed in float32, whatever the model's type, and summed in float64.
+    Products are computed in float32, whatever the model's type, and summed in float64.
 
     Args:
         model: The model; forward passes end at the module.
         path: Dotted path of the module.
-        texts: Texts, each run on its own and cut at ``row_tokens``.
-        tokens: Stop after this many; None for all.
-        row_tokens: Most tokens of a text that are run, at most the model's context.
-        kept: Where the sum is kept while it is unfinished; None: nowhere.
-        watcher: Looks at the sum after every batch.
-        progress: Is told of every batch.
+        texts: Texts, each a row of its own.
+        tokens: Stop after this number of tokens; None: use all texts.
+        row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
+        checkpoint: Where the unfinished sum is saved and resumed from; None: nowhere.
+        watcher: Observes the sum after every batch.
+        progress: Called after every batch.
 
     Returns:
-        None where there is no text.
+        None if there is no text.
     """
-    start = _read(kept, watcher) if kept else _Sum()
+    start = _read(checkpoint, watcher) if checkpoint else _Sum()
     now = dataclasses.replace(start)
     written = time.monotonic()
     batches = batched(tokenised(model, texts, tokens, row_tokens))
@@ -387,20 +390,20 @@ def accumulate(
                 watcher.look(total, now.count)
             if progress:
                 progress(now.count)
-            if kept and time.monotonic() - written >= kept.seconds:
-                _write(kept, now, watcher)
+            if checkpoint and time.monotonic() - written >= checkpoint.seconds:
+                _write(checkpoint, now, watcher)
                 written = time.monotonic()
     except KeyboardInterrupt:
-        if kept:
-            _write(kept, now, watcher)
+        if checkpoint:
+            _write(checkpoint, now, watcher)
         raise
-    if kept and now.total is not None:
-        kept.path.unlink(missing_ok=True)
+    if checkpoint and now.total is not None:
+        checkpoint.path.unlink(missing_ok=True)
     return None if now.total is None else (now.total, now.count)
 
 
 def keys_of(model: LanguageModel, path: str, rows: list[tuple[int, ...]]) -> Tensor:
-    """Inputs of a module at every token of some rows, one row after the other, (tokens, D)."""
+    """Inputs of a module at every token of the rows, one row after the other, (tokens, D)."""
     with torch.no_grad(), model.frozen():
         ids = padded(rows, model.device)  # (B, T)
         with recording(model, [path], stop=True) as seen:
@@ -414,7 +417,7 @@ def keys_of(model: LanguageModel, path: str, rows: list[tuple[int, ...]]) -> Ten
 def tokenised(
     model: LanguageModel, texts: Iterable[str], tokens: int | None, row_tokens: int = ROW_TOKENS
 ) -> Iterator[tuple[int, ...]]:
-    """Texts as token ids, each within ``row_tokens`` and the context, at most ``tokens`` in all."""
+    """Texts as token ids: at most ``row_tokens`` and the context per text, ``tokens`` in total."""
     longest = min(row_tokens, model.context_length)
     left = tokens
     source = iter(texts)
@@ -431,7 +434,7 @@ def tokenised(
 
 
 def batched(rows: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Rows in order, cut before a batch would exceed the tokens of one pass."""
+    """Rows in order, in batches of at most :data:`TOKENS_PER_PASS` tokens with padding."""
     batch: list[tuple[int, ...]] = []
     for row in rows:
         width = max(len(row), *(len(each) for each in batch), 1)
@@ -443,38 +446,39 @@ def batched(rows: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         yield batch
 
 
-def _write(kept: Kept, now: _Sum, watcher: Watcher | None) -> None:
+def _write(checkpoint: Checkpoint, now: _Sum, watcher: Watcher | None) -> None:
     if now.total is None:
         return
     tensors = {"total": now.total.cpu()}
-    facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": kept.of}
+    facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": checkpoint.of}
     if watcher:
         facts["watcher"] = watcher.identity
         tensors.update({f"watcher/{name}": t for name, t in watcher.state().items()})
     facts["digest"] = digest_of_tensors(tensors, ascii_json(facts))
     with writing_to_cache():
-        write_atomically(kept.path, save(tensors, metadata={"sum": json.dumps(facts)}))
+        write_atomically(checkpoint.path, save(tensors, metadata={"sum": json.dumps(facts)}))
 
 
-def _read(kept: Kept, watcher: Watcher | None) -> _Sum:
-    """The kept sum; an empty one where there is none, a damaged one, or one of something else."""
+def _read(checkpoint: Checkpoint, watcher: Watcher | None) -> _Sum:
+    """The saved sum; an empty sum if the checkpoint is missing, damaged, or of another sum."""
+    path = checkpoint.path
     try:
-        metadata, tensors = read_safetensors(kept.path)
+        metadata, tensors = read_safetensors(path)
         facts = json.loads(metadata["sum"])
         digest = facts.pop("digest")
         if digest != digest_of_tensors(tensors, ascii_json(facts)):
             raise ValueError("its content does not match its digest")
-        found = _Sum(tensors["total"], int(facts["count"]), int(facts["batches"]))
+        saved = _Sum(tensors["total"], int(facts["count"]), int(facts["batches"]))
     except FileNotFoundError:
         return _Sum()
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        _log.warning("%s is damaged (%s); the sum starts anew", kept.path, error)
+        _log.warning("%s is damaged (%s); the sum starts over", path, error)
         return _Sum()
-    if (why := first_difference(facts.get("of"), kept.of)) is not None:
-        _log.warning("%s belongs to something else (%s); the sum starts anew", kept.path, why)
+    if (why := first_difference(facts.get("of"), checkpoint.of)) is not None:
+        _log.warning("%s belongs to something else (%s); the sum starts over", path, why)
         return _Sum()
     if watcher and facts.get("watcher") == watcher.identity:
         watcher.restore(
             {n.removeprefix("watcher/"): t for n, t in tensors.items() if n.startswith("watcher/")}
         )
-    return found
+    return saved

@@ -22,7 +22,7 @@ from editkit.errors import DeltaError
 from editkit.models.checksums import chained, lineage
 from editkit.models.language_model import LanguageModel
 from editkit.models.orientation import as_stored
-from editkit.models.weights import Layer
+from editkit.models.weights import AppliedEdit
 from editkit.storage.digests import digest_of_tensors
 
 __all__ = [
@@ -183,7 +183,7 @@ def applied(
         yield model
 
 
-def _layer(model: LanguageModel, delta: WeightDelta) -> Layer:
+def _layer(model: LanguageModel, delta: WeightDelta) -> AppliedEdit:
     digest: list[str] = []
 
     def once() -> str:
@@ -191,14 +191,14 @@ def _layer(model: LanguageModel, delta: WeightDelta) -> Layer:
             digest.append(delta.digest())
         return digest[0]
 
-    def total(name: str, layers: Sequence[Layer]) -> Tensor:
+    def total(name: str, layers: Sequence[AppliedEdit]) -> Tensor:
         """What layers add to a parameter, in the weight's own layout, float32."""
         weight = model.hf.get_parameter(name)
         changes = [moved(layer.edit.changes[name], weight.device) for layer in layers]
         dense = summed(name, changes).dense().to(torch.float32)
         return as_stored(model.module(name.rpartition(".")[0]), dense)
 
-    return Layer(tuple(delta.changes), once, total, delta)
+    return AppliedEdit(tuple(delta.changes), once, total, delta)
 
 
 def check_fits(model: LanguageModel, delta: WeightDelta, *, force: bool = False) -> None:

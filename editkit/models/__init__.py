@@ -1,4 +1,4 @@
-"""Language models: loading a folder, naming its parts, running it, reading what it reads."""
+"""Language models: loading, architectures, encoding of texts, forward passes, identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where the parts of a transformer block live, for each architecture that editkit knows."""
+"""The architectures that editkit can edit, and why others are refused.
+
+To add one, add its module paths here and list its model types in :data:`ARCHITECTURES`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, Literal
 from editkit.errors import ModelError, did_you_mean
 
 Part = Literal["attention", "attention_out", "mlp", "mlp_in", "mlp_out"]
-"""Parts of a block that may be named by role; ``qkv`` projections are in ``Architecture.qkv``."""
+"""Roles of a block's modules. The projections to queries, keys and values are in ``qkv``."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +20,8 @@ class Architecture:
     """Module paths of one family of models.
 
     Attributes:
-        model_types: Values of ``config.model_type`` that mean this family.
-        blocks: Path of the list of blocks; the paths below it are relative to one block.
+        model_types: Values of ``config.model_type`` in this family.
+        blocks: Path of the list of blocks; the next six paths are relative to one block.
         attention: The attention module.
         qkv: The projections to queries, keys and values (one fused, or three).
         attention_out: The attention's output projection.
@@ -26,10 +29,11 @@ class Architecture:
         mlp_in: The projections into the MLP's inner space.
         mlp_out: The projection from the inner space, W in the methods' notation.
         embedding: Token embedding.
-        position_embedding: Learned position embedding, if any.
-        final_norm: Norm before the head.
+        final_norm: Norm between the last block and the head.
         head: The language-model head.
-        parallel: True if attention and MLP read the same residual stream side by side.
+        position_embedding: Learned position embedding, if any.
+        project_out: Projection after the final norm, if the head is narrower than the blocks.
+        parallel: Whether attention and MLP read the same residual stream.
     """
 
     model_types: tuple[str, ...]
@@ -44,6 +48,7 @@ class Architecture:
     final_norm: str
     head: str
     position_embedding: str | None = None
+    project_out: str | None = None
     parallel: bool = False
 
     def block(self, layer: int) -> str:
@@ -108,6 +113,7 @@ _OPT = Architecture(
     mlp_out="fc2",
     embedding="model.decoder.embed_tokens",
     position_embedding="model.decoder.embed_positions",
+    project_out="model.decoder.project_out",
     final_norm="model.decoder.final_layer_norm",
     head="lm_head",
 )
@@ -134,14 +140,11 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def architecture_of(config: Any) -> Architecture:
-    """The architecture that a model's config names.
-
-    Args:
-        config: A transformers config.
+    """The architecture of a transformers config.
 
     Raises:
-        ModelError: The architecture is unknown, or is a variant whose MLP output does not simply
-            add to the residual stream (OPT-350m's post-norm blocks).
+        ModelError: The architecture is unknown, or its MLP output is not simply added to the
+            residual stream (the post-norm blocks of OPT-350m).
     """
     model_type = str(getattr(config, "model_type", None))
     if model_type not in ARCHITECTURES:
@@ -152,8 +155,8 @@ def architecture_of(config: Any) -> Architecture:
     if model_type == "opt" and not config.do_layer_norm_before:
         raise ModelError(
             "this OPT model normalises after each sublayer (do_layer_norm_before is false), "
-            "so its MLP output does not simply add to the residual stream.",
-            hint="Use another OPT size: only opt-350m is built this way.",
+            "so its MLP output is not simply added to the residual stream.",
+            hint="Use another size of OPT: only opt-350m is built this way.",
         )
     architecture = ARCHITECTURES[model_type]
     if model_type == "gpt_neox":
@@ -162,12 +165,15 @@ def architecture_of(config: Any) -> Architecture:
     return architecture
 
 
-_KINDS = (  # words in the names of transformers' tables of models, the first that fits counts
+# ---------------------------------------------------------------- other models
+
+
+_KINDS = (  # words in the names of transformers' model tables; the first match counts
     (("SEQ_TO_SEQ_CAUSAL_LM",), "an encoder-decoder"),
     (("IMAGE", "VIDEO", "VISUAL", "MULTIMODAL", "DETECTION", "DEPTH", "MASK_GENERATION",
       "BACKBONE", "SEGMENTATION"), "a vision or multimodal model"),
     (("SPEECH", "AUDIO", "CTC", "WAVEFORM", "SPECTROGRAM", "RNNT", "TDT"), "an audio model"),
-    (("MASKED_LM",), "an encoder, which fills in masked tokens"),
+    (("MASKED_LM",), "an encoder that fills in masked tokens"),
 )  # fmt: skip
 _VISION = ("vision_config", "vision_tower", "image_size", "image_token_id", "image_token_index")
 _AUDIO = ("audio_config", "audio_token_id")
@@ -175,25 +181,23 @@ _AUDIO = ("audio_config", "audio_token_id")
 
 @dataclasses.dataclass(frozen=True)
 class ForeignFamily:
-    """Why a config describes no model of a known family.
+    """Why editkit cannot edit the model that a config describes.
 
     Attributes:
-        what: After the model's name: ``is an encoder-decoder (t5): ...``.
+        reason: Continues a sentence after the model's name: ``is an encoder-decoder (t5); ...``.
         hint: What to do.
     """
 
-    what: str
+    reason: str
     hint: str
 
 
 def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
-    """What a ``config.json`` describes if it is not a causal model of a known family."""
+    """Why the model of a ``config.json`` cannot be edited; None if its family is known."""
     known = f"Use a causal language model of one of: {', '.join(sorted(ARCHITECTURES))}."
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
-        return ForeignFamily(
-            f"has a config.json that names no model_type (got {model_type!r})", known
-        )
+        return ForeignFamily(f"has a config.json without a model_type (got {model_type!r})", known)
     kind = _kind(config, model_type)
     if kind is not None:
         return ForeignFamily(
@@ -203,7 +207,7 @@ def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
         return None
     if config.get("auto_map"):
         return ForeignFamily(
-            f"needs code of its own (auto_map in its config.json), which is never run: "
+            "needs its own code (auto_map in its config.json), which editkit never runs: "
             f"architecture {model_type!r} is not known",
             known,
         )
@@ -221,7 +225,7 @@ def _has_library(model_type: str) -> bool:
 
 
 def _kind(config: Mapping[str, Any], model_type: str) -> str | None:
-    """What kind of model it is, if it is no causal language model."""
+    """What the model is, if it is not a causal language model."""
     if config.get("is_encoder_decoder"):
         return "an encoder-decoder"
     if any(config.get(key) is not None for key in _VISION):

@@ -1,9 +1,9 @@
-"""One pass through a model, of which single blocks can be run again for many rows at once.
+"""A recorded forward pass whose blocks can be run again one by one, for many rows at once.
 
-Where a row differs from the recorded pass only from some token and some block on, only those blocks
-and tokens are run again: what stands to the left is read from the recorded keys and values, which
-any number of rows share. A block is called with the very arguments that the model gave it, so this
-works for every architecture of the table.
+If a row differs from the recorded pass only from one token and one block on, only these tokens and
+blocks are run again: they read the recorded keys and values of the tokens in front, which any
+number of rows share. Blocks are called with the arguments that the model itself passed to them, so
+this works for every architecture.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from editkit.models.running import (
 __all__ = ["BlockPart", "RecordedPass"]
 
 BlockPart = Literal["attention_out", "mlp_out"]
-"""The two modules of a block whose outputs are added to the residual stream."""
+"""The two modules of a block that add their outputs to the residual stream."""
 
 PARTS: tuple[BlockPart, ...] = ("attention_out", "mlp_out")
 
 
 class _RecordingLayer(FrozenLayer):
-    """Keys and values of a prefix, which remembers those of the tokens that read it."""
+    """Keys and values of a prefix; also remembers those of the tokens that read it."""
 
     own_keys: Tensor
     own_values: Tensor
@@ -51,7 +51,7 @@ class _RecordingLayer(FrozenLayer):
 
 
 class _SharedLayer(FrozenLayer):
-    """Keys and values of a few rows, read by any multiple of them."""
+    """Keys and values of R rows, for batches of any multiple of R rows."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -60,7 +60,7 @@ class _SharedLayer(FrozenLayer):
 
 
 def _after(shared: Tensor, own: Tensor) -> Tensor:
-    """Keys or values of R rows, (R, heads, P, head size), and own ones of k R rows behind them."""
+    """Keys or values of R rows, (R, heads, P, head size), followed by those of k R rows."""
     rows, heads, before, size = shared.shape
     joined = own.new_empty(own.shape[0], heads, before + own.shape[2], size)
     joined.view(-1, rows, *joined.shape[1:])[..., :before, :] = shared
@@ -69,7 +69,7 @@ def _after(shared: Tensor, own: Tensor) -> Tensor:
 
 
 class _Projected(Exception):
-    """Ends a block when its tokens' keys and values are known, (B, heads, S, head size)."""
+    """Ends a block once the keys and values of its tokens are known, (B, heads, S, head size)."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -85,11 +85,11 @@ class _EndingLayer(FrozenLayer):
 
 @dataclasses.dataclass(frozen=True)
 class RecordedPass:
-    """States of every block in one pass over the tokens that follow a shared prefix.
+    """The states of every block in one pass over the tokens after a shared prefix.
 
     Attributes:
         model: The model.
-        states: Input of each block and, last, the output of the last one; each (B, S, H).
+        states: The input of each block, and the output of the last one; each (B, S, H).
         parts: Outputs of the modules of :data:`BlockPart`, by layer; each (B, S, H).
     """
 
@@ -110,17 +110,16 @@ class RecordedPass:
         *,
         embed: Callable[[Tensor], Tensor] = lambda embedded: embedded,
     ) -> RecordedPass:
-        """Run a sentence in several rows that are alike up to some token.
+        """Run a sentence in several rows that are equal up to some token.
 
         Args:
             model: The model.
             ids: Token ids of the sentence, (T,).
-            start: First token that may differ between rows; those before it are run once.
+            start: First token that may differ between rows; the tokens before it are run once.
             rows: Number of rows B.
-            embed: Gives the rows' token embeddings from those of the model, both (B, S, H).
+            embed: Changes the token embeddings of the rows, (B, S, H) to (B, S, H).
         """
-        # Without anything before it, a place that nobody looks at stands in for the prefix, so
-        # that the blocks are given a mask that can be cut.
+        # Without a prefix, one masked slot takes its place, so that the blocks still get a mask.
         before = ids[None, : max(start, 1)]  # (1, P)
         length = torch.tensor([start], device=ids.device)
         own = ids[start:].expand(rows, -1)  # (B, S)
@@ -150,16 +149,16 @@ class RecordedPass:
         replace: Mapping[BlockPart, Callable[[Tensor], Tensor]] | None = None,
         only: int | None = None,
     ) -> Tensor:
-        """A block's output, for rows whose tokens to the left are those of the recorded pass.
+        """A block's output, for rows that start with the tokens of the recorded pass.
 
         Args:
             layer: The block.
             hidden: Its input at the tokens from ``skip`` on, (k R, S', H): k times the ``rows``.
-            skip: Number of recorded tokens that stand to the left.
-            rows: Recorded rows whose keys and values are read there; R of them.
-            replace: Changes outputs of the block's modules, shaped as what is returned.
-            only: Compute the output at the last so many tokens; of those before, only keys and
-                values, which they read.
+            skip: Number of recorded tokens in front of these.
+            rows: Recorded rows that provide the keys and values of the tokens in front; R of them.
+            replace: Changes the outputs of the block's modules, shaped like the result.
+            only: Compute the output only at this number of last tokens; for the tokens before
+                these, only keys and values.
 
         Returns:
             (k R, S', H), or (k R, only, H)
@@ -178,15 +177,15 @@ class RecordedPass:
                 return self._block(layer, hidden[:, before:], reading, skip + before)
 
     def _block(self, layer: int, hidden: Tensor, reading: FrozenLayer, skip: int) -> Tensor:
-        """A block's output at the tokens from ``skip`` on, which read what stands before them."""
+        """A block's output at the tokens from ``skip`` on."""
         tokens = slice(skip, skip + hidden.shape[1])
         cache = DynamicCache()
-        cache.layers = [reading] * len(self._layers)  # only this block's is read
+        cache.layers = [reading] * len(self._layers)  # only this block's layer is read
         call = self._calls[layer].at(tokens, self.states[0].shape[1]).with_cache(self._cache, cache)
         return call(self.model.block(layer), hidden).to(self.model.device)
 
     def _left_of(self, layer: int, skip: int, rows: slice) -> _SharedLayer:
-        """Recorded keys and values of a block that stand left of a token."""
+        """Recorded keys and values of a block, for the tokens before ``skip``."""
         recorded = self._layers[layer]
         keys, values = recorded.own_keys[rows, :, :skip], recorded.own_values[rows, :, :skip]
         if recorded.keys is not None:
@@ -197,14 +196,14 @@ class RecordedPass:
         return shared
 
     def _extended(self, layer: int, left: _SharedLayer, hidden: Tensor, skip: int) -> FrozenLayer:
-        """Keys and values of a block, and those of the next tokens, which are not run further."""
+        """Keys and values of a block, extended by those of the next tokens."""
         try:
             self._block(layer, hidden, _EndingLayer(), skip)
         except _Projected as projected:
             extended = FrozenLayer()
             extended.lazy_initialization(*left.update(projected.keys, projected.values))
             return extended
-        raise AssertionError("a block that is given a cache shows it its keys and values")
+        raise AssertionError("blocks pass their keys and values to the cache")
 
 
 def _recording(layer: Any) -> _RecordingLayer:
@@ -224,7 +223,7 @@ def _embedding(model: LanguageModel, embed: Callable[[Tensor], Tensor]) -> Itera
 def _watched(
     model: LanguageModel,
 ) -> Iterator[tuple[list[Tensor], dict[BlockPart, list[Tensor]], list[Call]]]:
-    """Collect what the blocks are given, what their parts add, and what comes out at last."""
+    """Collect the blocks' inputs and arguments, their parts' outputs, and the final output."""
     states: list[Tensor] = []
     calls: list[Call] = []
     parts: dict[BlockPart, list[Tensor]] = {part: [] for part in PARTS}
@@ -261,5 +260,5 @@ def _watched(
 def _shaped(
     change: Callable[[Tensor], Tensor], shape: tuple[int, int]
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Applies a change to the tokens by rows, for blocks that flatten them, too."""
+    """A change of (rows, tokens, H) outputs that also fits blocks that flatten their tokens."""
     return lambda _, output: change(output.reshape(*shape, -1)).reshape(output.shape)

@@ -1,4 +1,4 @@
-"""Prompts as turns of a chat: the tokenizer's own template, and where the prompt stands in it."""
+"""Prompts as turns of a chat: the tokenizer's chat template, and the prompt's place in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from editkit.errors import ModelError, RequestError, first_line
 __all__ = ["ChatTemplate", "Rendered"]
 
 _USER, _ANSWER = "7309517340925173", "8204628162046281"  # digits: no template changes them
-_DAY = datetime.datetime(2024, 7, 26)  # some templates write the day: results must not depend on it
+_DAY = datetime.datetime(2024, 7, 26)  # for templates that write today's date into the prompt
 _FORMATS = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1""")
 
 
@@ -27,9 +27,9 @@ class Rendered(NamedTuple):
 
     Attributes:
         text: The whole text.
-        start: Character at which the prompt begins in it. Below the true place where the template
-            strips white space from the prompt's beginning: characters of the prompt are at
-            ``start`` plus their index in it.
+        start: Offset of the prompt: its character ``i`` is at ``start + i``. If the template strips
+            white space from the prompt's beginning, this is less than where the text of the prompt
+            begins.
     """
 
     text: str
@@ -40,21 +40,21 @@ class ChatTemplate:
     """The chat template of a tokenizer, for one user's turn.
 
     Attributes:
-        separator: White space that the template puts before an answer; nothing for most templates.
+        separator: White space that the template puts before an answer; empty for most templates.
 
     Args:
         tokenizer: The tokenizer.
         name: The model, for messages.
 
     Raises:
-        ModelError: The tokenizer has no chat template, or it cannot be used.
+        ModelError: The tokenizer has no usable chat template.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, name: str) -> None:
         if not tokenizer.chat_template:
             raise ModelError(
-                f"the tokenizer of {name} has no chat template, so no prompt can be asked as a "
-                "turn of a chat.",
+                f"the tokenizer of {name} has no chat template, so a prompt cannot be a turn of a "
+                "chat.",
                 hint="Use an instruction-tuned model, or leave chat out.",
             )
         self._tokenizer, self._name = tokenizer, name
@@ -71,28 +71,31 @@ class ChatTemplate:
         self._warned = False
 
     def _up_to_answer(self, asked: str) -> tuple[str, str]:
-        """What the template writes between what asks for an answer and the answer, and white space.
+        """Text and white space that the template puts between the prompt for an answer and it.
 
-        Where an answer begins is where the template itself puts one. Some templates write more
-        there than where they ask for it: the model's role, or an empty part for its thoughts.
+        The answer begins where the template itself puts one. Before an answer, some templates write
+        more than they do when they prompt for one: a role, or an empty section of thoughts.
+
+        Args:
+            asked: A user's turn with the prompt for an answer.
 
         Raises:
-            ModelError: The template asks the model to think first, and puts no answer behind that.
+            ModelError: The template asks the model to think first and never places an answer.
         """
         turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
         try:
-            before, found, _ = self._written(turns, ask=False).partition(_ANSWER)
-        except ModelError:  # such a template has no answers, only questions
-            before, found = "", ""
-        if found and before.startswith(asked):
+            before, answer, _ = self._written(turns, ask=False).partition(_ANSWER)
+        except ModelError:  # a template without assistant turns
+            before, answer = "", ""
+        if answer and before.startswith(asked):
             between = before.removeprefix(asked)
             return (between, "") if between.strip() else ("", between)
         if self._tail.count("<think>") > self._tail.count("</think>"):
             raise ModelError(
-                f"the chat template of {self._name} ends with <think>: what follows is not the "
-                "answer.",
-                hint="Give the tokenizer a chat template that asks for the answer itself, for "
-                "example with '<think>\\n\\n</think>\\n\\n' at its end.",
+                f"the chat template of {self._name} ends with <think>: the text that follows is "
+                "not the answer.",
+                hint="Give the tokenizer a chat template that prompts for the answer itself, for "
+                "example one that ends with '<think>\\n\\n</think>\\n\\n'.",
             )
         return "", ""
 
@@ -100,13 +103,13 @@ class ChatTemplate:
         """A prompt as a user's turn, up to where the answer begins.
 
         Args:
-            prompt: What the user says.
-            subject: Half-open character span that must be found again in the rendered text.
+            prompt: The user's text.
+            subject: Half-open character span of its subject.
 
         Raises:
             ModelError: The template fails.
-            RequestError: The template changes the prompt, and the subject does not stand in it
-                exactly once any more.
+            RequestError: The template changes the prompt, and the result does not contain the
+                subject exactly once.
         """
         text = self._written([{"role": "user", "content": prompt}]) + self._more
         start, tail = len(self._head), f"{self._tail}{self._more}"
@@ -134,15 +137,15 @@ class ChatTemplate:
         if inside.count(name) != 1:
             raise RequestError(
                 f"the chat template of {self._name} changes the prompt {prompt!r:.60}, and the "
-                f"subject {name!r} stands in the result {inside.count(name)} times, expected once.",
-                hint="Write the prompt as the template leaves it.",
+                f"result has the subject {name!r} {inside.count(name)} times, expected once.",
+                hint="Write the prompt as the template changes it.",
             )
         return Rendered(text, text.index(inside) + inside.index(name) - subject[0])
 
     def _chosen(self) -> str:
         try:
             template: object = self._tokenizer.get_chat_template()
-        except ValueError as error:  # several, and none of them is the default
+        except ValueError as error:  # several templates without a default
             raise ModelError(
                 f"the tokenizer of {self._name} has no default chat template: {error}",
                 hint="Name one of its templates 'default'.",
@@ -164,7 +167,7 @@ class ChatTemplate:
                     add_generation_prompt=ask,
                 )
             )
-        except Exception as error:  # templates raise whatever they like
+        except Exception as error:  # templates can raise anything
             raise ModelError(
                 f"the chat template of {self._name} fails on a user's turn: {first_line(error)}",
                 hint="Check chat_template.jinja, or chat_template in tokenizer_config.json.",
@@ -172,7 +175,7 @@ class ChatTemplate:
 
 
 def _on_a_fixed_day(template: str) -> str:
-    """A template that writes the same day whenever it is rendered."""
+    """The template with a fixed date, so that results do not depend on the day of the run."""
     formats = {match[2] for match in _FORMATS.finditer(template)}
     if "strftime_now" not in template:
         return template

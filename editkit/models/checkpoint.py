@@ -1,7 +1,7 @@
-"""What is wrong with the files of a model, found before any weight is read.
+"""A model's folder: reading its files, and what is wrong with them.
 
-The loader refuses the first problem, ``editkit doctor`` lists all of them. Of the weights only the
-headers are read, and no machine-learning library is loaded to refuse what editkit cannot use.
+Loading refuses the first problem; ``editkit doctor`` lists them all. Only the headers of the weight
+files are read, and no machine-learning library is imported.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ __all__ = [
     "headers_of",
     "listed_problems",
     "problems_of",
+    "raise_first",
     "read_json",
     "refuse",
     "shards_of",
@@ -44,7 +45,7 @@ _QUANTISED = {  # files that quantisers write beside config.json
     "quant_config.json": "awq",
     "hf_quant_config.json": "modelopt",
 }
-_TOKENIZERS = (  # any of these groups is enough
+_TOKENIZERS = (  # one of these groups is enough
     ("tokenizer.json",),
     ("tokenizer.model",),
     ("spiece.model",),
@@ -59,20 +60,29 @@ _MERGE = (
 
 
 def refuse(folder: Path, shown: str) -> list[Problem]:
-    """Refuse a folder that holds no model that editkit can use; what is left are warnings.
+    """The warnings about a model's folder; a problem is an error.
 
     Args:
         folder: The model's folder.
         shown: The model as the user typed it.
 
     Raises:
-        ModelError: The first problem.
+        ModelError: The folder has no model that editkit can use; the error is the first problem.
     """
-    found = problems_of(folder, shown)
-    for problem in found:
+    problems = problems_of(folder, shown)
+    raise_first(problems)
+    return problems
+
+
+def raise_first(problems: Iterable[Problem]) -> None:
+    """Raise the first problem that is not a warning, if there is one.
+
+    Raises:
+        ModelError: There is one.
+    """
+    for problem in problems:
         if problem.verdict == "problem":
             raise ModelError(problem.message, hint=problem.hint)
-    return found
 
 
 def problems_of(folder: Path, shown: str) -> list[Problem]:
@@ -102,14 +112,14 @@ def problems_of(folder: Path, shown: str) -> list[Problem]:
         config = read_json(folder / "config.json")
     except UnusableFile as error:
         return [Problem("config", f"config.json of {model} {error.reason}.", error.hint)]
-    found = [*_adapter(folder, names, model), *config_problems(config, shown, frozenset(names))]
-    found += weight_problems(folder, names, model)
-    found += _tokenizer_files(folder, names, model)
-    return found
+    problems = [*_adapter(folder, names, model), *config_problems(config, shown, frozenset(names))]
+    problems += weight_problems(folder, names, model)
+    problems += _tokenizer_files(folder, names, model)
+    return problems
 
 
 def listed_problems(names: frozenset[str], shown: str) -> list[Problem]:
-    """What the names of a model's files show, where they are not here to be read.
+    """Problems that show in the file names of a model that has not been downloaded.
 
     Args:
         names: The files of a model on the hub.
@@ -120,54 +130,54 @@ def listed_problems(names: frozenset[str], shown: str) -> list[Problem]:
         return _adapter(None, files, model)
     if "config.json" not in files:
         return [_without_config(None, files, model)]
-    found = [] if files & {WEIGHTS, INDEX} else [without_weights(files, model)]
-    return [*found, *_tokenizer_files(None, files, model)]
+    problems = [] if files & {WEIGHTS, INDEX} else [without_weights(files, model)]
+    return [*problems, *_tokenizer_files(None, files, model)]
 
 
 def config_problems(
     config: Mapping[str, Any], shown: str, files: frozenset[str] = frozenset()
 ) -> list[Problem]:
-    """What in a model's ``config.json`` makes it one that editkit cannot edit.
+    """Problems with a model's ``config.json``: its family, quantisation, code of its own.
 
     Args:
-        config: What the file holds.
+        config: The file's content.
         shown: The model as the user typed it.
-        files: Names of the files beside it.
+        files: Names of the files next to it.
     """
     model = f"model {shown!r}"
-    found = []
+    problems = []
     family = foreign_family(config)
     if family is not None:
-        found.append(Problem("config", f"{model} {family.what}.", family.hint))
+        problems.append(Problem("config", f"{model} {family.reason}.", family.hint))
     if (method := _quantisation(config, files)) is not None:
-        found.append(
+        problems.append(
             Problem(
                 "config",
-                f"{model} is quantised ({method}): its weights are codes, and a change to a weight "
-                "cannot be added to them.",
+                f"{model} is quantised ({method}): its weights are stored as codes, and an edit "
+                "cannot be added to codes.",
                 "Use the unquantised checkpoint that it was made from, or dequantise it with "
                 "transformers (model.dequantize(), where the method has it) and save_pretrained it "
                 "to a new folder.",
             )
         )
     if family is None and config.get("auto_map"):
-        found.append(
+        problems.append(
             Problem(
                 "config",
-                f"config.json of {model} names code of its own (auto_map), which is never run: "
-                f"transformers' own {config['model_type']} is used.",
-                "Compare its output with that of the authors' code before you rely on it.",
+                f"config.json of {model} names its own code (auto_map), which editkit never runs: "
+                f"the {config['model_type']} of transformers is used.",
+                "Compare its output with the authors' code before you rely on it.",
                 "warning",
             )
         )
-    return found
+    return problems
 
 
 # ---------------------------------------------------------------- folders without a model
 
 
 def _without_config(folder: Path | None, names: set[str], model: str) -> Problem:
-    """What a folder holds that has no config.json."""
+    """What a folder without a config.json contains instead."""
     if ADAPTER in names:
         return _adapter(folder, names, model)[0]
     if ggufs := ending(names, ".gguf"):
@@ -175,7 +185,7 @@ def _without_config(folder: Path | None, names: set[str], model: str) -> Problem
     if "model_index.json" in names:
         return Problem(
             "model",
-            f"{model} is a pipeline of diffusers, which makes images: it is no language model.",
+            f"{model} is a diffusers pipeline, which generates images.",
             "Use a causal language model.",
         )
     hint = _NEEDED
@@ -184,7 +194,7 @@ def _without_config(folder: Path | None, names: set[str], model: str) -> Problem
         hint = f"Did you mean {str(inner[-1])!r}?"
     elif {"params.json", "consolidated.00.pth", "consolidated.safetensors"} & names:
         hint = (
-            "It looks like the original files of Llama or Mistral: use the copy of the model in "
+            "It looks like the original files of Llama or Mistral: use the version in "
             "transformers' layout, or convert it."
         )
     elif any(name.startswith("editor.") for name in names):
@@ -193,7 +203,7 @@ def _without_config(folder: Path | None, names: set[str], model: str) -> Problem
 
 
 def _inner_models(folder: Path) -> Iterator[Path]:
-    """Models in the folders below, such as checkpoints of a training or a hub's snapshots."""
+    """Models one folder down: checkpoints of a training run, snapshots of the hub."""
     for place in (folder, folder / "snapshots"):
         try:
             below = [path for path in place.iterdir() if (path / "config.json").is_file()]
@@ -203,7 +213,7 @@ def _inner_models(folder: Path) -> Iterator[Path]:
 
 
 def _adapter(folder: Path | None, names: set[str], model: str) -> list[Problem]:
-    """An adapter is applied by transformers where peft is installed, and silently not elsewhere."""
+    """Refuse adapters: transformers applies them if peft is installed, and skips them if not."""
     if ADAPTER not in names:
         return []
     try:
@@ -216,10 +226,10 @@ def _adapter(folder: Path | None, names: set[str], model: str) -> list[Problem]:
         return [
             Problem(
                 "adapter",
-                f"the folder of {model} holds a model and {what} ({ADAPTER}): which of the two "
-                "models it is would depend on whether the package peft is installed.",
+                f"the folder of {model} holds a model and {what} ({ADAPTER}): whether the adapter "
+                "is applied would depend on whether peft is installed.",
                 f"{_MERGE}; or move {ADAPTER} and the adapter's weights out of the folder to use "
-                "the model without them.",
+                "the model without the adapter.",
             )
         ]
     base = config.get("base_model_name_or_path")
@@ -234,7 +244,7 @@ def _adapter(folder: Path | None, names: set[str], model: str) -> list[Problem]:
 
 
 def _quantisation(config: Mapping[str, Any], files: frozenset[str]) -> str | None:
-    """The method, in the words of the config."""
+    """The quantisation method as the config names it."""
     for key in ("quantization_config", "compression_config"):
         stated = config.get(key)
         if stated is None:
@@ -257,12 +267,12 @@ def _tokenizer_files(folder: Path | None, names: set[str], model: str) -> list[P
         return [
             Problem(
                 "tokenizer",
-                f"{model} has no tokenizer: its folder holds no tokenizer.json.",
-                "Save the tokenizer that it was trained with into the folder, with "
+                f"{model} has no tokenizer: its folder has no tokenizer.json.",
+                "Save the tokenizer that it was trained with to the folder: "
                 "AutoTokenizer.from_pretrained(...).save_pretrained(folder).",
             )
         ]
-    # tokenizer.json holds megabytes: its content is looked at where it is loaded.
+    # tokenizer.json holds megabytes: loading checks its content.
     for file, check in (("tokenizer.json", check_present), ("tokenizer_config.json", read_json)):
         if folder is not None and file in names:
             try:
@@ -277,7 +287,7 @@ _SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Something about a model's files.
+    """A problem with a model's files.
 
     Attributes:
         topic: ``model``, ``adapter``, ``config``, ``weights`` or ``tokenizer``.
@@ -296,23 +306,21 @@ class Problem:
 
 
 def gguf_problem(model: str, files: list[str], topic: str) -> Problem:
-    """That a model's weights are GGUF, and what to do."""
+    """The problem that a model's weights are GGUF files."""
     return Problem(
         topic,
-        f"the weights of {model} are GGUF ({some(files)}), which is not read.",
-        "Use the checkpoint that it was made from; or convert it to safetensors with transformers: "
-        "AutoModelForCausalLM and AutoTokenizer .from_pretrained(folder, gguf_file=FILE), then "
-        "save_pretrained both to a new folder.",
+        f"the weights of {model} are GGUF ({some(files)}), a format that editkit does not read.",
+        f"Use the original checkpoint; {GGUF_TO_SAFETENSORS}",
     )
 
 
 def ending(names: Iterable[str], end: str) -> list[str]:
-    """The names with an ending, in whichever case."""
+    """The names with an ending, in upper or lower case."""
     return sorted(name for name in names if name.lower().endswith(end))
 
 
 def some(names: list[str]) -> str:
-    """The first few of some names, and how many more there are."""
+    """The first three names, and the number of the others."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 
@@ -323,21 +331,25 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
 _AGAIN = "Download or copy it again."
 SAVE_AGAIN = (
-    "load it once with transformers on a machine that you trust, and save_pretrained it, with its "
-    "tokenizer, to a new folder"
+    "load it once with transformers on a machine that you trust, and call save_pretrained on the "
+    "model and its tokenizer"
+)
+GGUF_TO_SAFETENSORS = (
+    "or convert it to safetensors with transformers: load AutoModelForCausalLM and AutoTokenizer "
+    "with .from_pretrained(folder, gguf_file=FILE), then call save_pretrained on both."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorHeader:
-    """What a safetensors file states about one tensor: ``F32`` and the like, and its shape."""
+    """A tensor in the header of a safetensors file: its type (``F32``) and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 class UnusableFile(Exception):
-    """A file that cannot be read, with the reason and a hint."""
+    """Why a file cannot be used (``"is a folder"``), and what to do."""
 
     def __init__(self, reason: str, hint: str) -> None:
         super().__init__(reason)
@@ -346,7 +358,7 @@ class UnusableFile(Exception):
 
 
 def headers_of(folder: Path) -> dict[str, TensorHeader]:
-    """Type and shape of every tensor of a checkpoint that has no :func:`problems_of`."""
+    """Type and shape of every tensor in a folder that has no :func:`problems_of`."""
     headers: dict[str, TensorHeader] = {}
     for file in shards_of(folder)[0]:
         headers.update(header_of(folder / file))
@@ -354,7 +366,7 @@ def headers_of(folder: Path) -> dict[str, TensorHeader]:
 
 
 def shards_of(folder: Path) -> tuple[list[str], list[str]]:
-    """The files that are read, and the weights that the index names; one file has no index."""
+    """The weight files, and the weights that the index names; a single file has no index."""
     if (folder / WEIGHTS).exists() or (folder / WEIGHTS).is_symlink():
         return [WEIGHTS], []
     index = read_json(folder / INDEX)
@@ -376,9 +388,7 @@ def header_of(path: Path) -> dict[str, TensorHeader]:
         raise UnusableFile(f"is truncated: it has {size} bytes", _AGAIN)
     if n > min(size - 8, _LARGEST_HEADER):
         if start.startswith((b"PK", b"\x80")):
-            raise UnusableFile(
-                "is a pickle by another name, not safetensors", f"Convert it: {SAVE_AGAIN}."
-            )
+            raise UnusableFile("is a renamed pickle, not safetensors", f"Convert it: {SAVE_AGAIN}.")
         raise UnusableFile("is truncated, or is not a safetensors file", _AGAIN)
     try:
         content = json.loads(_start(path, 8 + n)[8:])
@@ -397,16 +407,20 @@ def header_of(path: Path) -> dict[str, TensorHeader]:
 
 
 def check_present(path: Path) -> None:
-    """Refuse a file that is not there, may not be read, or only stands for one.
+    """Refuse a file that is missing or unreadable, or is a git-lfs pointer.
 
     Raises:
-        UnusableFile: It is.
+        UnusableFile: It is one of these.
     """
     _start(path, len(_LFS))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A file that holds a JSON object."""
+    """The JSON object in a file.
+
+    Raises:
+        UnusableFile: The file does not hold one.
+    """
     check_present(path)
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
@@ -422,7 +436,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _start(path: Path, n: int) -> bytes:
-    """The first ``n`` bytes."""
+    """The first ``n`` bytes of a file."""
     try:
         with path.open("rb") as stream:
             start = stream.read(n)
@@ -462,27 +476,27 @@ def weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]:
     """
     if not names & {WEIGHTS, INDEX}:
         return [without_weights(names, model)]
-    found = []
+    problems = []
     if {WEIGHTS, INDEX} <= names:
-        found.append(
+        problems.append(
             Problem(
                 "weights",
-                f"{model} has both {WEIGHTS} and {INDEX}: the former is read, the shards are not.",
-                "Remove the one that is not meant.",
+                f"{model} has both {WEIGHTS} and {INDEX}: {WEIGHTS} is read, the shards are not.",
+                "Remove the one that you do not want.",
                 "warning",
             )
         )
     try:
         files, wanted = shards_of(folder)
     except UnusableFile as error:
-        return [*found, Problem("weights", f"{INDEX} of {model} {error.reason}.", error.hint)]
+        return [*problems, Problem("weights", f"{INDEX} of {model} {error.reason}.", error.hint)]
     if absent := [file for file in files if file not in names]:
         return [
-            *found,
+            *problems,
             Problem(
                 "weights",
-                f"{model} lacks {len(absent)} of {len(files)} files of weights that its {INDEX} "
-                f"names ({some(absent)}).",
+                f"{model} lacks {len(absent)} of the {len(files)} weight files in its {INDEX} "
+                f"({some(absent)}).",
                 "Download or copy the missing files.",
             ),
         ]
@@ -491,10 +505,10 @@ def weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]:
         try:
             header = header_of(folder / file)
         except UnusableFile as error:
-            found.append(Problem("weights", f"{file} of {model} {error.reason}.", error.hint))
+            problems.append(Problem("weights", f"{file} of {model} {error.reason}.", error.hint))
             continue
         if twice := sorted(set(header) & set(holders)):
-            found.append(
+            problems.append(
                 Problem(
                     "weights",
                     f"two files of {model} hold the weight {twice[0]!r}: {holders[twice[0]]} and "
@@ -504,28 +518,28 @@ def weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]:
             )
         holders.update(dict.fromkeys(header, file))
     unkept = sorted(name for name in wanted if name not in holders)
-    if unkept and not any(problem.verdict == "problem" for problem in found):
-        found.append(
+    if unkept and not any(problem.verdict == "problem" for problem in problems):
+        problems.append(
             Problem(
                 "weights",
-                f"{INDEX} of {model} names {len(unkept)} weights that its files do not hold "
+                f"{INDEX} of {model} names {len(unkept)} weights that are in none of its files "
                 f"({some(unkept)}).",
                 "Download or copy the files again.",
             )
         )
-    return found
+    return problems
 
 
 def without_weights(names: set[str], model: str) -> Problem:
-    """What a folder holds instead of safetensors under the names that transformers reads."""
+    """What a folder contains instead of the safetensors files that transformers reads."""
     if ggufs := ending(names, ".gguf"):
         return gguf_problem(model, ggufs, "weights")
     others = [name for name in ending(names, ".safetensors") if not name.startswith("adapter")]
     if pieces := [name for name in others if name.startswith("model-") and "-of-" in name]:
         return Problem(
             "weights",
-            f"{model} has files of weights ({some(pieces)}), but not their {INDEX}.",
-            "Download or copy that file, too.",
+            f"{model} has weight files ({some(pieces)}), but not their {INDEX}.",
+            "Download or copy that file too.",
         )
     if others:
         return Problem(
@@ -536,19 +550,19 @@ def without_weights(names: set[str], model: str) -> Problem:
     if pickled := [name for end in _PICKLES for name in ending(names, end)]:
         return Problem(
             "weights",
-            f"{model} holds no *.safetensors file, only pickled weights ({some(pickled)}), which "
-            "are not read: a pickle can run code.",
+            f"{model} has no *.safetensors file, only pickled weights ({some(pickled)}), which "
+            "editkit does not read: a pickle can run code.",
             f"Convert it: {SAVE_AGAIN}.",
         )
     if foreign := [name for name in _OTHER_FRAMEWORKS if name in names]:
         return Problem(
             "weights",
-            f"{model} holds no *.safetensors file, only weights of another framework "
+            f"{model} has no *.safetensors file, only weights of another framework "
             f"({some(foreign)}).",
             "Use a copy with safetensors weights, or convert it with an older transformers.",
         )
     return Problem(
         "weights",
-        f"{model} holds no *.safetensors file: it has no weights.",
+        f"{model} has no *.safetensors file, so no weights.",
         f"Download or copy {WEIGHTS}, or save the model again with save_pretrained.",
     )

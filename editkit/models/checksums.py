@@ -1,4 +1,4 @@
-"""Checksums of tensors, and the identities that are built on them."""
+"""Checksums of a model in memory, and the identities that are built on them."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ __all__ = [
 ]
 
 Checksums = Mapping[str, bytes]
-"""By name of the tensor."""
+"""Checksums by name of the tensor."""
 
 _SWITCHES = " (adapters)"
-_STRUCTURE = "(modules)"  # no name of a tensor
+_STRUCTURE = "(modules)"  # cannot be a tensor's name
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_MOVING = ("dynamic", "longrope")  # rotary embeddings that follow the length of the text
+_MOVING = ("dynamic", "longrope")  # rotary embeddings that depend on the length of the text
 
-_CHUNK = 2**16  # words of 8 bytes: fits into the processor's cache, so it is read once
+_CHUNK = 2**16  # words of 8 bytes: fits into the processor's cache, so memory is read once
 _COLUMNS = 256
-_SMALL = 2**15  # bytes that are digested as they are: less work than summing them up
+_SMALL = 2**15  # bytes; hashing fewer is faster than summing them
 
 
 def checksum(tensor: Tensor) -> bytes:
-    """Of a tensor's type, shape and bytes: sums of rows and of columns over blocks of it.
+    """The checksum of a tensor's type, shape and bytes, from sums of rows and columns of blocks.
 
-    It is made for accidents, not against forgers: one changed entry, or entries that swapped their
-    places, always change it. Of 1 GB on one core it takes some 0.12 s.
+    It detects accidents, not forgery: one changed entry, or two that swapped places, always change
+    it. It takes about 0.12 s per GB on one core.
     """
     digest = hashlib.blake2b(f"{tensor.dtype}:{tuple(tensor.shape)};".encode(), digest_size=16)
     if tensor.is_meta or not tensor.numel():
@@ -67,12 +67,12 @@ def checksum(tensor: Tensor) -> bytes:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether every entry is finite; one pass, without a copy."""
+    """Whether every entry is finite, in one pass without a copy."""
     if tensor.is_meta or not tensor.numel() or not tensor.is_floating_point():
         return True
     try:
         least, most = torch.aminmax(tensor.detach())
-    except (RuntimeError, NotImplementedError):  # types of 8 bits have no minimum
+    except (RuntimeError, NotImplementedError):  # 8-bit types have no minimum
         return bool(torch.isfinite(tensor.detach().float()).all())
     return bool(torch.isfinite(least) & torch.isfinite(most))
 
@@ -81,7 +81,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def tensors_of(hf: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by all of their names; not those that forward passes write."""
+    """Parameters and buffers by all their names, without buffers that forward passes write."""
     rope = getattr(getattr(hf, "config", None), "rope_parameters", None)
     moving = isinstance(rope, Mapping) and rope.get("rope_type") in _MOVING
     buffers = {
@@ -93,7 +93,7 @@ def tensors_of(hf: nn.Module) -> dict[str, Tensor]:
 
 
 def switches_of(hf: nn.Module) -> dict[str, bytes]:
-    """How adapters (of peft) are set: which are active, how strong, whether disabled."""
+    """The settings of peft adapters: which are active, their scale, whether they are disabled."""
     return {
         f"{name}{_SWITCHES}": repr(
             (module.active_adapters, module.scaling, getattr(module, "disable_adapters", None))
@@ -104,7 +104,7 @@ def switches_of(hf: nn.Module) -> dict[str, bytes]:
 
 
 def structure_of(hf: nn.Module) -> dict[str, bytes]:
-    """What is computed with the weights: the modules' types and settings (an epsilon, a rate)."""
+    """A digest of the modules' types and settings (an epsilon, a dropout rate)."""
     digest = hashlib.blake2b(digest_size=16)
     for name, module in hf.named_modules(remove_duplicate=False):
         settings = _ADDRESS.sub("", module.extra_repr())
@@ -113,9 +113,9 @@ def structure_of(hf: nn.Module) -> dict[str, bytes]:
 
 
 def checksums_of(hf: nn.Module) -> Checksums:
-    """Of all weights as they are now; each tensor is read once, however many names it has.
+    """Checksums of all weights, of the modules' structure, and of adapters.
 
-    How the modules are built and set counts, too.
+    Each tensor is read once, even if it has several names.
     """
     by_id: dict[int, bytes] = {}
     found = {}
@@ -127,17 +127,17 @@ def checksums_of(hf: nn.Module) -> Checksums:
 
 
 def marks_of(hf: nn.Module) -> dict[str, tuple[int, int, int]]:
-    """Marks that move when a tensor is written to, save through ``.data``, or is replaced."""
+    """Marks that change when a tensor is replaced or written to, except through ``.data``."""
     return {n: (id(t), t.data_ptr(), version_of(t)) for n, t in tensors_of(hf).items()}
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often a tensor was written to, as torch counts."""
+    """Torch's count of writes to a tensor; 0 for tensors of inference mode."""
     return 0 if tensor.is_inference() else tensor._version
 
 
 def total_of(checksums: Checksums) -> bytes:
-    """One digest of many."""
+    """One digest of all checksums."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(checksums):
         digest.update(f"{name}=".encode() + checksums[name] + b";")
@@ -149,11 +149,11 @@ def check_finite(hf: nn.Module, names: Container[str], model: str) -> None:
 
     Args:
         hf: The network.
-        names: Those of its tensors that are looked at.
+        names: Names of the tensors to check.
         model: The model, for messages.
 
     Raises:
-        ModelError: There are some.
+        ModelError: A weight has NaN or infinity.
     """
     tensors = {name: tensor for name, tensor in tensors_of(hf).items() if name in names}
     bad = [n for n, t in tensors.items() if isinstance(t, nn.Parameter) and not is_finite(t)]
@@ -161,22 +161,22 @@ def check_finite(hf: nn.Module, names: Container[str], model: str) -> None:
         raise ModelError(
             f"{len(bad)} of {len(tensors)} weights of {model!r} hold NaN or infinity "
             f"({bad[0]} first).",
-            hint="Download or save the model again. Values beyond the range of float16 overflow "
-            "where a model is stored or loaded as float16: use bfloat16 or float32.",
+            hint="Download or save the model again. In float16, large values overflow: use "
+            "bfloat16 or float32.",
         )
 
 
 # ---------------------------------------------------------------- identities
 
 
-_parents: dict[str, tuple[str, str]] = {}  # identity -> the identity it was made of, the edit
+_parents: dict[str, tuple[str, str]] = {}  # identity -> the identity before its last edit, the edit
 
 
 def chained(identity: str, edit: str) -> str:
     """The identity of a model with one more edit.
 
     Args:
-        identity: That of the model before.
+        identity: The model's identity without the edit.
         edit: Digest of the edit.
     """
     edited = blake2b_of(f"{identity}+{edit}")
@@ -185,9 +185,9 @@ def chained(identity: str, edit: str) -> str:
 
 
 def lineage(identity: str) -> tuple[str, ...]:
-    """The base model's fingerprint, then the digests of the edits on it, in order.
+    """The base model's fingerprint and the digests of its edits, in order.
 
-    Empty for a model without edits, and for an identity that this process has not met.
+    Empty for a model without edits and for an identity that is new to this process.
     """
     edits: list[str] = []
     while identity in _parents:

@@ -1,8 +1,8 @@
-"""Sentences as tokens: encoding with offsets, completions, and batches padded on the right.
+"""Texts as tokens: encodings with character offsets, special tokens, and padded batches.
 
-Padding repeats a row's last token, so nothing depends on a pad token, and the model's embeddings
-never have to be resized. Under a causal mask the padding on the right cannot be seen by what is
-left of it.
+Every text gets the special tokens that its tokenizer puts in front, once, and none of those that it
+appends: an end token after a prompt would end the text. Rows are padded on the right with their own
+last token: this needs no pad token, and under a causal mask no real token sees the padding.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 _TOKENS_PER_CALL = 96
 
 SubjectPosition = Literal["subject_first", "subject_last", "subject_first_after_last", "last"]
-"""Names of the token positions that editors and locators may ask for."""
+"""Token positions that editors and locators can choose."""
 
 Offsets = Sequence[tuple[int, int]]
 """Half-open character spans of the tokens of one sentence, in order."""
@@ -52,11 +52,11 @@ class Encoding:
     """One sentence as tokens.
 
     Attributes:
-        ids: Token ids, special tokens that the tokenizer adds in front included.
-        offsets: Half-open character span of each token, counted from the prompt's first character:
-            what a chat template puts before it has negative offsets.
-        text: The whole text that was encoded, as the model reads it.
-        origin: Character of the text from which offsets count.
+        ids: Token ids, with the special tokens that the tokenizer adds in front.
+        offsets: Half-open character span of each token, counted from the prompt's first character;
+            negative for text that a chat template puts before the prompt.
+        text: The whole encoded text, as the model reads it.
+        origin: Character of the text that offsets count from.
     """
 
     ids: tuple[int, ...]
@@ -66,20 +66,20 @@ class Encoding:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What each token covers of the text; empty for special tokens that were added."""
+        """The text of each token; empty for special tokens that the tokenizer added."""
         origin = self.origin
         return tuple(self.text[a + origin : b + origin] for a, b in self.offsets)
 
     def position(self, span: tuple[int, int], position: SubjectPosition) -> int:
-        """Index of the token that ``position`` names for the subject's characters ``span``."""
+        """As :func:`token_position`, for the subject's character span."""
         return token_position(self.offsets, span, position)
 
     def first(self, n: int | None) -> Encoding:
-        """The first ``n`` tokens; all of them for None."""
+        """The first ``n`` tokens; None: all."""
         return dataclasses.replace(self, ids=self.ids[:n], offsets=self.offsets[:n])
 
     def shifted(self, start: int) -> Encoding:
-        """The same with offsets counted from character ``start`` of the text."""
+        """The same encoding with offsets counted from character ``start``."""
         if not start:
             return self
         offsets = tuple((a - start, b - start) for a, b in self.offsets)
@@ -91,7 +91,7 @@ class Encoding:
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-    """A prompt and what follows it, as tokens of the whole encoded text.
+    """The token ids of a prompt and its completion, encoded as one text.
 
     Attributes:
         prompt: Token ids up to the completion.
@@ -104,12 +104,12 @@ class Completion:
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """A prompt and its target as tokens, with the characters that each covers.
+    """A prompt and its target as tokens with character offsets.
 
     Attributes:
         encoding: The whole text; its offsets count from the prompt's first character.
         cut: Index of the target's first token.
-        separator: What stands between prompt and target.
+        separator: Text between prompt and target.
     """
 
     encoding: Encoding
@@ -133,7 +133,7 @@ class Sentence:
 
 
 def padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> Tensor:
-    """Stack rows of different length, each padded on the right with its own last token.
+    """A batch of rows of different lengths, each padded on the right with its own last token.
 
     Args:
         rows: Token ids; none may be empty.
@@ -148,14 +148,14 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device | str) -> Tensor:
 
 
 def chunks_by_tokens(lengths: Sequence[int], budget: int, *, rows: int = 1) -> list[list[int]]:
-    """Cut items into batches of similar length, so that little is spent on padding.
+    """Batches of items of similar length, with little padding.
 
-    The cut is the cheapest one for the lengths given, where a batch costs its padded tokens and a
-    constant; it depends on the lengths alone, so the same items always meet in the same batches.
+    The batches minimise a cost: their padded tokens, plus a constant per batch. They depend only on
+    the lengths, so the same items always share a batch.
 
     Args:
         lengths: Length of each item.
-        budget: Most tokens of a batch, padding included; a longer single item stands alone.
+        budget: Most tokens of a batch with its padding; a longer item gets its own batch.
         rows: Rows of that length in each item.
 
     Returns:
@@ -164,7 +164,7 @@ def chunks_by_tokens(lengths: Sequence[int], budget: int, *, rows: int = 1) -> l
     order = sorted(range(len(lengths)), key=lambda item: lengths[item])
     ends = [i + 1 for i in range(len(order)) if i + 1 == len(order) or _longer(lengths, order, i)]
     starts = [0, *ends[:-1]]
-    # best[j]: the least cost of the items up to ends[j - 1], and where its last batch starts.
+    # best[j]: the least cost of the items up to ends[j - 1], and the start of the last batch.
     best: list[tuple[float, int]] = [(0.0, 0)]
     for end in ends:
         width = lengths[order[end - 1]]
@@ -189,18 +189,18 @@ def _longer(lengths: Sequence[int], order: Sequence[int], i: int) -> bool:
 
 
 def _cost(tokens: int, budget: int) -> float:
-    """Cost of a batch in tokens; every forward pass costs as much as some dozens of them."""
+    """Cost of a batch in tokens; a forward pass itself costs about as much as 100 tokens."""
     return tokens + _TOKENS_PER_CALL * -(-tokens // budget)
 
 
 def token_span(offsets: Offsets, span: tuple[int, int]) -> tuple[int, int]:
     """Half-open token span of the characters ``span``.
 
-    A token belongs to the span when it covers at least one of its non-space characters, so a
-    token that carries the space before a word counts by its word.
+    A token belongs to the span if it covers one of the span's characters, so a token with the space
+    before a word belongs to the word.
 
     Args:
-        offsets: Character spans of the tokens of the whole sentence, padding excluded.
+        offsets: Character spans of the tokens of the whole sentence, without padding.
         span: Half-open character span.
 
     Raises:
@@ -211,21 +211,21 @@ def token_span(offsets: Offsets, span: tuple[int, int]) -> tuple[int, int]:
     if not inside:
         raise RequestError(
             f"no token covers characters {start} to {end}.",
-            hint="Check that the subject was not cut off by the model's context length, and that "
-            "the tokenizer does not drop its characters.",
+            hint="Check that the subject is within the model's context length, and that the "
+            "tokenizer does not drop its characters.",
         )
     return inside[0], inside[-1] + 1
 
 
 def token_position(offsets: Offsets, span: tuple[int, int], position: SubjectPosition) -> int:
-    """Index of the token that ``position`` names, counted from the sentence's first real token.
+    """Index of the token at a position, counted from the sentence's first real token.
 
-    ``subject_first_after_last`` is the subject's last token where nothing follows it.
+    ``subject_first_after_last`` is the subject's last token if nothing follows the subject.
 
     Args:
-        offsets: Character spans of the tokens of the whole sentence, padding excluded.
+        offsets: Character spans of the tokens of the whole sentence, without padding.
         span: Half-open character span of the subject.
-        position: Which token is asked for.
+        position: The position's name.
 
     Raises:
         RequestError: No token covers the subject.
@@ -244,36 +244,35 @@ _SHOWN = 60
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, *, name: str) -> None:
-    """Refuse a tokenizer that gives token ids for which the model has no embedding.
+    """Refuse a tokenizer with token ids that have no embedding.
 
     Args:
-        tokenizer: The tokenizer, its added tokens included.
+        tokenizer: The tokenizer with its added tokens.
         rows: Number of rows of the embedding.
         name: The model, for the message.
 
     Raises:
-        ModelError: It does.
+        ModelError: It has such ids.
     """
     size = max(tokenizer.get_vocab().values(), default=-1) + 1
     if size > rows:
         raise ModelError(
             f"the tokenizer of {name!r} has token ids up to {size - 1}, but the embedding has only "
             f"{rows} rows (ids 0 to {rows - 1}).",
-            hint="Use the tokenizer that the model was trained with, or enlarge the embedding with "
-            "model.resize_token_embeddings(len(tokenizer)) and save both.",
+            hint="Use the tokenizer that the model was trained with; or enlarge the embedding with "
+            "model.resize_token_embeddings(len(tokenizer)), and save both.",
         )
 
 
 class SpecialTokens:
-    """The special tokens of a tokenizer, and where texts may hold them."""
+    """The special tokens of a tokenizer, which texts must not contain."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         added = tokenizer.added_tokens_decoder.values()
         texts = {*tokenizer.all_special_tokens, *(each.content for each in added if each.special)}
         unknown = str(tokenizer.unk_token or "")
-        # A token such as "!" may serve for padding: only what no text contains by itself counts.
+        # Padding may be a token such as "!": only tokens count that ordinary text does not contain.
         texts = {text for text in texts if len(text) > 2 and not text.isalnum()}
-        # An unknown token is written for what the tokenizer does not know; as a text it is as bad.
         longest_first = sorted(texts | ({unknown} - {""}), key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._begin = str(tokenizer.bos_token or tokenizer.cls_token or "")
@@ -282,50 +281,50 @@ class SpecialTokens:
         self.unknown: int | None = None if same or not unknown else tokenizer.unk_token_id
 
     def check(self, text: str, what: str) -> None:
-        """Refuse a text that holds a special token.
+        """Refuse a text that contains a special token.
 
         Raises:
-            RequestError: It does.
+            RequestError: It contains one.
         """
-        found = self._pattern.search(text)
-        if found:
+        token = self._pattern.search(text)
+        if token:
             raise RequestError(
-                f"{what} {text!r:.{_SHOWN}} holds the special token {found[0]!r}, which the "
+                f"{what} {text!r:.{_SHOWN}} contains the special token {token[0]!r}, which the "
                 "tokenizer would not read as text.",
-                hint="Leave it out; a prompt in a model's chat format is asked for with chat.",
+                hint="Leave it out; set chat for a prompt in the model's chat format.",
             )
 
     def check_prompt(self, text: str) -> None:
-        """Refuse a prompt that holds a special token in the middle of ordinary text.
+        """Refuse a prompt with a special token inside ordinary text.
 
-        A prompt that begins with one was written in the model's own format: its special tokens are
-        what its writer meant, but the token that begins a text may be there only once.
+        A prompt that begins with a special token is written in the model's own format: its special
+        tokens are intended, but the token that begins a text may occur only once.
 
         Raises:
-            RequestError: It holds one.
+            RequestError: The prompt has such a token.
         """
-        found = self._pattern.search(text)
-        if found is None:
+        token = self._pattern.search(text)
+        if token is None:
             return
-        if found.start() > 0:
+        if token.start() > 0:
             self.check(text, "prompt")
         if self._begin and self._begin in text[len(self._begin) :]:
             raise RequestError(
-                f"prompt {text!r:.{_SHOWN}} holds {self._begin!r}, which begins a text, more than "
-                "once.",
-                hint="Leave it out: it is put in front where the model wants it.",
+                f"prompt {text!r:.{_SHOWN}} contains {self._begin!r}, the token that begins a "
+                "text, more than once.",
+                hint="Leave it out: the tokenizer adds it.",
             )
 
 
 def encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Encoding]:
-    """Encode whole sentences, special tokens in front once, none behind.
+    """Encode whole texts, each with special tokens in front once and none appended.
 
     Args:
         tokenizer: A fast tokenizer.
         texts: The texts.
 
     Returns:
-        One for each; without tokens for a text that the tokenizer drops.
+        An encoding per text, without tokens if the tokenizer drops the whole text.
 
     Raises:
         RequestError: A text is not valid Unicode.
@@ -338,17 +337,17 @@ def encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[En
         return_token_type_ids=False,
         return_attention_mask=False,
         return_special_tokens_mask=True,
-        verbose=False,  # texts that are too long are reported where they are used
+        verbose=False,  # texts that are too long raise an error later
     )
     columns = (batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"])
     return [_trimmed(*row) for row in zip(texts, *columns, strict=True)]
 
 
 def check_unicode(text: str) -> None:
-    """Refuse a text that cannot be encoded.
+    """Refuse a text that is not valid Unicode.
 
     Raises:
-        RequestError: It holds half of a surrogate pair.
+        RequestError: It has half of a surrogate pair.
     """
     try:
         text.encode("utf-8")
@@ -356,20 +355,20 @@ def check_unicode(text: str) -> None:
         raise RequestError(
             f"text {text!a:.{_SHOWN}} is not valid Unicode: character {error.start} is half of a "
             "surrogate pair.",
-            hint="Decode the text again; JSON writes such a character as two \\u escapes.",
+            hint="Decode the text again; in JSON, such a character takes two \\u escapes.",
         ) from None
 
 
 def check_covered(
     texts: Sequence[str], encodings: Sequence[Encoding], *, name: str, known: set[str]
 ) -> Sequence[Encoding]:
-    """The encodings of texts, once their tokens are known to cover them.
+    """The encodings, after a check that tokens cover all of each text.
 
     Args:
         texts: The texts.
-        encodings: The whole of each.
+        encodings: An encoding per text.
         name: The model, for messages.
-        known: Texts that were found to be covered before; more are added.
+        known: Texts that passed the check before; it is extended.
 
     Raises:
         RequestError: The tokenizer drops a part of a text.
@@ -387,14 +386,14 @@ def check_covered(
 
 
 def dropped(text: str, encoding: Encoding) -> str:
-    """The characters of a text that no token covers: those that its tokenizer cannot write.
+    """The characters of a text that no token covers: the tokenizer cannot represent them.
 
-    Spaces, control characters and combining marks do not count: normalisers take them out on
-    purpose. Where others are dropped, tokenizers also give wrong offsets.
+    Spaces, control characters and combining marks do not count, because normalisers remove them on
+    purpose. A tokenizer that drops other characters also gives wrong offsets.
 
     Args:
         text: The text.
-        encoding: The whole of it, its offsets not shifted.
+        encoding: Its encoding, with offsets that are not shifted.
     """
     end, gaps = 0, []
     for first, last in (*encoding.offsets, (len(text), len(text))):
@@ -407,12 +406,12 @@ def dropped(text: str, encoding: Encoding) -> str:
 def _trimmed(
     text: str, ids: Sequence[int], offsets: Sequence[Sequence[int]], added: Sequence[int]
 ) -> Encoding:
-    """A tokenizer's output without special tokens behind, or those in front that the text has."""
+    """A tokenizer's output without appended special tokens and without doubled ones in front."""
     own = [i for i, mark in enumerate(added) if not mark]
     if not own:
         return Encoding((), ())
     begin, end = own[0], own[-1] + 1
-    # Tokens in front that the text begins with itself, as every chat template does, are there once.
+    # Chat templates write the special tokens in front themselves: keep one of the two copies.
     first = next(i for i in range(begin + 1) if ids[i:begin] == ids[begin : 2 * begin - i])
     if first == begin:
         spans = tuple((a, b) for a, b in offsets[:end])

@@ -1,8 +1,7 @@
-"""The fingerprint of a model that is stored as files: what it is, not how it is stored.
+"""The fingerprint of a model's folder: a digest of its tensors, its config and its tokenizer.
 
-It is a digest of the tensors (name, type, shape, bytes), the configuration and the tokenizer. In
-how many shards the tensors are, in which order, and what else the folder holds does not matter.
-Loads no machine-learning library.
+The number of shards, the order of the tensors and other files in the folder do not matter. No
+machine-learning library is imported.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ VOLATILE = frozenset(
         "dtype",
     }
 )
-"""Entries of a config that say where or how it was stored, or how the weights are loaded."""
+"""Entries of a config about where it was stored or how the weights are loaded."""
 
 _VOLATILE_TOKENIZER = frozenset(
     {
@@ -52,20 +51,20 @@ _SINGLE = "model.safetensors"
 _JSON = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _PLAIN = ("vocab.json", "vocab.txt", "merges.txt", "tokenizer.model", "chat_template.jinja")
 _BLOCK = 1 << 20
-_SETTLED_NS = 2_000_000_000  # a file that was written just now may be written again unnoticed
+_SETTLED_NS = 2_000_000_000  # a second write this soon after the first may leave the same stamp
 
-# (path, device, inode, size, time of change) of files that this process has read -> digest
+# stamp of a file that this process has read (path, device, inode, size, times) -> digest
 _seen: dict[tuple[str, int, int, int, int, int], str] = {}
 _lock = threading.Lock()
 
 
 def fingerprint_of_folder(folder: Path) -> str:
-    """Hexadecimal digest of the model in a folder; costs one reading of its files.
+    """Hexadecimal digest of the model in a folder.
 
-    Within a process, files that are as they were are not read again.
+    Reads all its files once per process; files that have changed are read again.
 
     Raises:
-        ModelError: There are no safetensors weights, or they are damaged.
+        ModelError: The safetensors weights are missing or damaged.
     """
     parts = [f"{name}:{described};" for name, described in sorted(_tensors(folder).items())]
     parts.append(f"config:{_canonical(folder / 'config.json', VOLATILE)}")
@@ -79,13 +78,13 @@ def fingerprint_of_folder(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights: those of the index, where there is one.
+    """A folder's weight files: the single file, those of the index, or else all of them.
 
     Raises:
-        ModelError: There are none, or the index names one that is missing.
+        ModelError: There are none, or one in the index is missing.
     """
     index, single = folder / _INDEX, folder / _SINGLE
-    if single.is_file():  # as transformers does, a whole file comes before an index
+    if single.is_file():  # transformers prefers it to an index too
         return [single]
     if index.is_file():
         try:
@@ -99,7 +98,7 @@ def weight_files(folder: Path) -> list[Path]:
         missing = [path.name for path in files if not path.is_file()]
         if missing:
             raise ModelError(
-                f"{folder} lacks {len(missing)} of {len(files)} files of weights "
+                f"{folder} lacks {len(missing)} of its {len(files)} weight files "
                 f"({missing[0]} first).",
                 hint="Download or copy the model's folder again.",
             )
@@ -107,19 +106,18 @@ def weight_files(folder: Path) -> list[Path]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ModelError(
-            f"{folder} holds no *.safetensors file.",
-            hint="Save the model as safetensors; pickled weights are not read.",
+            f"{folder} has no *.safetensors file.",
+            hint="Save the model as safetensors; editkit does not read pickled weights.",
         )
     return files
 
 
 def _tensors(folder: Path) -> dict[str, str]:
     """Type, shape and digest of every tensor, by name."""
-    found: dict[str, str] = {}
+    tensors: dict[str, str] = {}
     for path in weight_files(folder):
-        text = _remembered(path, _digest_tensors)
-        found.update(json.loads(text))
-    return found
+        tensors.update(json.loads(_remembered(path, _digest_tensors)))
+    return tensors
 
 
 def _digest_tensors(path: Path) -> str:
@@ -131,18 +129,18 @@ def _digest_tensors(path: Path) -> str:
                 raise ValueError(f"its header has {length} bytes")
             header = json.loads(stream.read(length))
             header.pop("__metadata__", None)
-            found = {}
+            tensors = {}
             for name, entry in sorted(header.items(), key=lambda e: e[1]["data_offsets"][0]):
                 first, last = entry["data_offsets"]
                 stream.seek(8 + length + first)
                 content = _digest_stream(stream, last - first)
-                found[name] = f"{entry['dtype']}:{entry['shape']}:{content}"
+                tensors[name] = f"{entry['dtype']}:{entry['shape']}:{content}"
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, struct.error) as error:
         raise ModelError(
             f"{path} is damaged or not a safetensors file: {error}.",
             hint="Download or copy the model's folder again.",
         ) from None
-    return json.dumps(found)
+    return json.dumps(tensors)
 
 
 def _digest_stream(stream: BinaryIO, length: int) -> str:
@@ -163,17 +161,17 @@ def _digest(path: Path) -> str:
 
 
 def _canonical(path: Path, volatile: frozenset[str]) -> str:
-    """Digest of a JSON file's content: spaces, order and volatile entries do not matter."""
+    """Digest of a JSON file's content; spaces, order and volatile entries do not matter."""
 
     def read(path: Path) -> str:
         content = path.read_bytes()
         try:
             parsed: Any = json.loads(content)
-        except ValueError:  # damaged: loading it says so
+        except ValueError:  # damaged: loading raises an error
             return sha256_of(content)
         if isinstance(parsed, dict):
             parsed = {key: value for key, value in parsed.items() if key not in volatile}
-            if parsed.get("tokenizer_class") in _ANY_TOKENIZER:  # one class under several names
+            if parsed.get("tokenizer_class") in _ANY_TOKENIZER:  # names of one class
                 del parsed["tokenizer_class"]
         return sha256_of(json.dumps(parsed, sort_keys=True))
 
@@ -181,7 +179,7 @@ def _canonical(path: Path, volatile: frozenset[str]) -> str:
 
 
 def _remembered(path: Path, make: Callable[[Path], str]) -> str:
-    """What a function gives for a file, again only where the file's stamp has moved."""
+    """The result of a function of a file, computed again only if the file's stamp has changed."""
     before = path.stat()
     key = (
         str(path.resolve()),
@@ -202,7 +200,7 @@ def _remembered(path: Path, make: Callable[[Path], str]) -> str:
 
 
 def legacy_fingerprint(folder: Path) -> str:
-    """The fingerprint that earlier versions gave a folder: a digest of its files, by name."""
+    """A folder's fingerprint in earlier versions: a digest of its files and their names."""
     patterns = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.*", "merges.txt")
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     return blake2b_of(part for path in files for part in (path.name, *file_blocks(path)))

@@ -1,4 +1,4 @@
-"""Models of the hub: their folders in its cache, their files, and names that cannot be hub ids."""
+"""Models of the Hugging Face hub: their folders in its cache, their files, their names."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from editkit.errors import ModelError, first_line
+from editkit.models.checkpoint import GGUF_TO_SAFETENSORS
 
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model")
 _ADDRESSES = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://")
@@ -16,7 +17,7 @@ def refuse_path(name: str, known: str) -> None:
 
     Args:
         name: The name as the user typed it.
-        known: A sentence that lists the models that have names, for the errors' hints.
+        known: A sentence that lists the registered models, for the errors' hints.
 
     Raises:
         ModelError: It is a file, a path to nothing, an address, or empty.
@@ -31,17 +32,15 @@ def refuse_path(name: str, known: str) -> None:
                 hint=f"Use {'/'.join(name.removeprefix(address).split('/')[:2])!r}.",
             )
     path = Path(name).expanduser()
-    if path.is_dir():  # ~ is expanded by shells, but not in files
+    if path.is_dir():  # shells expand ~, files do not
         raise ModelError(f"{name!r} begins with '~'.", hint=f"Write {str(path)!r}.")
     if path.is_symlink() and not path.exists():
         raise ModelError(f"{name!r} is a link to a folder that does not exist.", hint=wanted)
     if path.exists():
         if path.suffix.lower() == ".gguf":
             raise ModelError(
-                f"{name!r} is a GGUF file, which is not read.",
-                hint="Use the checkpoint that it was made from; or convert it to safetensors with "
-                "transformers: AutoModelForCausalLM and AutoTokenizer .from_pretrained(folder, "
-                "gguf_file=FILE), then save_pretrained both to a new folder.",
+                f"{name!r} is a GGUF file, a format that editkit does not read.",
+                hint=f"Use the original checkpoint; {GGUF_TO_SAFETENSORS}",
             )
         hint = wanted
         if path.name == "config.json" or path.suffix == ".safetensors":
@@ -51,18 +50,18 @@ def refuse_path(name: str, known: str) -> None:
         raise ModelError(f"the folder {name!r} does not exist.", hint=wanted)
     if "gguf" in name.lower():
         raise ModelError(
-            f"{name!r} names GGUF weights, which are not read.",
-            hint="Use the checkpoint in safetensors that they were made from.",
+            f"{name!r} has GGUF weights, a format that editkit does not read.",
+            hint="Use the original checkpoint in safetensors.",
         )
 
 
 def hub_config(name: str, revision: str | None, download: bool) -> Path | None:
-    """A hub model's ``config.json`` in the hub's cache; None if it is not there.
+    """The path of a hub model's ``config.json`` in the hub's cache; None if it is not available.
 
     Args:
         name: The hub id.
         revision: Branch, tag or commit.
-        download: Whether to download this one file if it is not in the cache.
+        download: Whether to download the file if it is not in the cache.
     """
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
@@ -73,20 +72,20 @@ def hub_config(name: str, revision: str | None, download: bool) -> Path | None:
         if not download:
             return None
         return Path(hf_hub_download(name, "config.json", revision=revision))
-    except (OSError, ValueError):  # no such model, no network, or no name of a model
+    except (OSError, ValueError):  # no such model, no network, or not a valid model name
         return None
 
 
 def cached_snapshot(name: str) -> Path | None:
-    """The folder of a hub model whose files are all in the hub's cache; None where some lack."""
+    """The folder of a hub model in the hub's cache; None if a file is missing there."""
     from huggingface_hub import try_to_load_from_cache
 
     def cached(file: str) -> Path | None:
         try:
-            found = try_to_load_from_cache(name, file)
-        except ValueError:  # no name of a model
+            path = try_to_load_from_cache(name, file)
+        except ValueError:  # not a valid model name
             return None
-        return Path(found) if isinstance(found, str) else None
+        return Path(path) if isinstance(path, str) else None
 
     single, index = cached("model.safetensors"), cached("model.safetensors.index.json")
     if single is not None:
@@ -101,12 +100,12 @@ def cached_snapshot(name: str) -> Path | None:
 
 
 def hub_files(name: str) -> frozenset[str] | None:
-    """The names of a hub model's files; None where the hub cannot be asked."""
+    """The names of a hub model's files; None if the hub does not answer."""
     from huggingface_hub import list_repo_files
 
     try:
         return frozenset(list_repo_files(name))
-    except (OSError, ValueError):  # no such model, no network, or no name of a model
+    except (OSError, ValueError):  # no such model, no network, or not a valid model name
         return None
 
 
@@ -116,10 +115,10 @@ def hub_folder(name: str, revision: str | None, known: str) -> Path:
     Args:
         name: The hub id.
         revision: Branch, tag or commit.
-        known: A sentence that lists the models that have names, for the errors' hints.
+        known: A sentence that lists the registered models, for the errors' hints.
 
     Raises:
-        ModelError: There is no such model or revision, or it cannot be downloaded.
+        ModelError: The model or the revision does not exist, or cannot be downloaded.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
@@ -132,9 +131,9 @@ def hub_folder(name: str, revision: str | None, known: str) -> Path:
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
-    except GatedRepoError:  # a kind of RepositoryNotFoundError: first
+    except GatedRepoError:  # a subclass of RepositoryNotFoundError, so it comes first
         raise ModelError(
-            f"model {name!r} is gated: its owner lets only accepted users download it.",
+            f"model {name!r} is gated: only users whom its owner has accepted can download it.",
             hint=f"Accept its terms on https://huggingface.co/{name}, then run `hf auth login`.",
         ) from None
     except DisabledRepoError:
@@ -148,14 +147,14 @@ def hub_folder(name: str, revision: str | None, known: str) -> Path:
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(
-            f"model {name!r} was not found: it is no registered model, no folder, and no hub id.",
+            f"model {name!r} was not found: it is not a registered model, a folder, or a hub id.",
             hint=f"{known} If it is private, run `hf auth login`.",
         ) from None
     except OSError as error:  # offline, unreachable, interrupted, disk full
         raise ModelError(
-            f"model {name!r} is no registered model and no folder, is not in the hub's cache, and "
-            f"could not be downloaded ({_reason(error)}).",
-            hint=f"{known} Or go online once, or copy the model's folder here.",
+            f"model {name!r} is not a registered model or a folder, is not in the hub's cache, "
+            f"and could not be downloaded ({_reason(error)}).",
+            hint=f"{known} Or go online once, or copy the model's folder to this machine.",
         ) from None
 
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import logging
+import operator
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,28 +30,26 @@ __all__ = [
     "check_tokenizer",
 ]
 
-_LOGITS = 4096  # per state, held at once
+_LOGITS = 4096  # logits per state in memory at once
 _log = logging.getLogger(__name__)
 
 
 class LanguageModel(TextReader):
-    """A causal language model as editors, locators and metrics see it.
+    """A causal language model with its tokenizer, its architecture and its identity.
 
     Args:
-        hf: The model; put into evaluation mode.
+        hf: The model of transformers; put into evaluation mode.
         tokenizer: Its fast tokenizer.
-        name: How messages and results name it.
+        name: Its name in messages and results.
         revision: Revision of a hub model.
-        fingerprint: Digest that identifies weights, config and tokenizer; computed from them
-            where the files they came from are not known.
-        source: What it was loaded from, as the user typed it: commands and hints name it so.
-            None: it was not loaded by a name.
-        folder: Where the files are that it was loaded from.
+        fingerprint: Digest of weights, config and tokenizer; None: computed from what is in memory.
+        source: What the user typed to load it, for commands and hints; None: not loaded by name.
+        folder: The folder that it was loaded from.
 
     Raises:
-        ModelError: It is not a causal language model of a known family, is wrapped, adapted or
-            quantised, or holds a value that is not finite; or the tokenizer gives no offsets, or
-            token ids that the embedding does not have.
+        ModelError: The model is not a causal language model of a known family; it is wrapped, has
+            adapters, is quantised, or has a value that is not finite; or the tokenizer gives no
+            offsets, or token ids beyond the embedding.
     """
 
     def __init__(
@@ -85,8 +84,8 @@ class LanguageModel(TextReader):
         longest = int(hf.config.max_position_embeddings)
         if self.context_length < longest:
             _log.warning(
-                "texts for %s are limited to %d of its %d tokens: beyond them longrope changes the "
-                "frequencies of all rows of a batch, and results would depend on the batch",
+                "texts for %s are limited to %d of its %d tokens: with longer texts, longrope "
+                "changes the frequencies of the whole batch, so results would depend on the batch",
                 name,
                 self.context_length,
                 longest,
@@ -96,27 +95,27 @@ class LanguageModel(TextReader):
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of what the model is now: weights, config and tokenizer.
+        """Hexadecimal digest of the model as it is now: weights, config and tokenizer.
 
-        With edits applied, it is derived from that of the base and from the edits in their order;
-        where weights, modules, config or tokenizer were changed in memory, from what they are now.
-        Every use looks at all weights (some 0.12 s per GB on one core), so a loop asks once.
+        With edits applied, it is derived from the base's fingerprint and the edits in their order.
+        After other changes in memory (weights, modules, config, tokenizer), it is computed anew.
+        Every access reads all weights (about 0.12 s per GB on one core): in a loop, ask once.
 
         Raises:
-            ModelError: The weights were changed in memory, and are not finite.
+            ModelError: The weights were changed in memory and are not finite.
         """
         return self.weights.identity()
 
     @property
     def base_fingerprint(self) -> str:
-        """The fingerprint without the edits that are applied; otherwise as :attr:`fingerprint`."""
+        """The fingerprint of the model without its applied edits."""
         return self.weights.base()
 
     @property
     def legacy_fingerprint(self) -> str | None:
-        """What earlier versions called the model as loaded, a digest of its files as they are.
+        """The fingerprint of the loaded files in earlier versions of editkit.
 
-        None where the files are not known, or are not those of the weights in memory.
+        None if the files are not known or do not match the weights in memory.
         """
         if self._folder is None or self.base_fingerprint != self._loaded:
             return None
@@ -129,7 +128,7 @@ class LanguageModel(TextReader):
         return self._legacy or None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> LanguageModel:
-        """Another model with its own weights: with edits that are applied, for good."""
+        """A model with its own weights, in which applied edits are permanent."""
         return LanguageModel(
             copy.deepcopy(self.hf, memo),
             copy.deepcopy(self.tokenizer, memo),
@@ -141,7 +140,7 @@ class LanguageModel(TextReader):
         )
 
     def __copy__(self) -> LanguageModel:
-        """Another name for the same weights, edits included."""
+        """A model that shares weights and edits with this one."""
         other = object.__new__(type(self))
         vars(other).update(vars(self))
         return other
@@ -154,15 +153,15 @@ class LanguageModel(TextReader):
         """
         raise ModelError(
             f"{self.name} cannot be pickled or sent to another process.",
-            hint="Load the model there by its name or folder, or save it with "
-            "model.hf.save_pretrained(FOLDER) and model.tokenizer.save_pretrained(FOLDER) first.",
+            hint="Load it there by its name or folder. A model in memory only: save it first with "
+            "model.hf.save_pretrained(FOLDER) and model.tokenizer.save_pretrained(FOLDER).",
         )
 
     def _config(self) -> dict[str, Any]:
         return {k: v for k, v in self.hf.config.to_dict().items() if k not in VOLATILE}
 
     def _settings(self) -> bytes:
-        """Digest of config and tokenizer but for its vocabulary, which takes long to write."""
+        """Digest of config and tokenizer without its vocabulary, which is slow to serialise."""
         tokenizer = self.tokenizer
         added = tokenizer.added_tokens_encoder
         parts = [self._config(), tokenizer.chat_template, tokenizer.special_tokens_map, added]
@@ -170,7 +169,7 @@ class LanguageModel(TextReader):
         return bytes.fromhex(blake2b_of(text.encode(errors="surrogatepass")))
 
     def _surroundings(self) -> str:
-        """Digest of config and tokenizer, as they are in memory."""
+        """Digest of config and tokenizer in memory."""
         config = self._config()
         backend = self.tokenizer.backend_tokenizer.to_str()
         template = self.tokenizer.chat_template
@@ -179,22 +178,22 @@ class LanguageModel(TextReader):
         return sha256_of(text.encode(errors="surrogatepass"))
 
     def weights_digest(self) -> str:
-        """Hexadecimal digest of the weights as they are now, names and types included."""
+        """Hexadecimal digest of the weights in memory, with their names and types."""
         return digest_of_tensors(self.hf.state_dict())
 
     @property
     def device(self) -> torch.device:
-        """Device of the embeddings, where token ids go.
+        """Device of the embeddings, which takes token ids.
 
-        Of a model that is spread over several devices, hidden states and logits are brought back
-        here; its blocks take their inputs from any device.
+        A model on several devices returns hidden states and logits here; its blocks accept inputs
+        from any device.
         """
         device: torch.device = self.hf.get_input_embeddings().weight.device
         return device
 
     @property
     def devices(self) -> list[str]:
-        """Names of all devices that hold weights, that of the embeddings first."""
+        """Names of all devices with weights, the embeddings' device first."""
         places = [self.device, *(weight.device for weight in self.hf.parameters())]
         return list(dict.fromkeys(str(place) for place in places))
 
@@ -216,24 +215,24 @@ class LanguageModel(TextReader):
 
     @property
     def context_length(self) -> int:
-        """Most tokens of one input: the context, or its original part where longrope extends it."""
+        """Most tokens of one input; for a context extended by longrope, the original length."""
         return context_length_of(self.hf.config)
 
     @property
     def attention_implementation(self) -> str:
-        """How attention is computed: ``sdpa`` and ``eager`` differ in the last digits."""
+        """``sdpa`` or ``eager``, whose results differ in the last digits."""
         return str(self.hf.config._attn_implementation)
 
     @property
     def argument(self) -> str:
-        """What a command takes for this model, quoted for a shell, for hints that name a command.
+        """The model as a command's argument, quoted for a shell, for hints that name a command.
 
-        ``FOLDER`` where it was not loaded by a name, and must be saved first.
+        ``FOLDER`` if the model was not loaded by name and must be saved first.
         """
         return "FOLDER" if self.source is None else shlex.quote(self.source)
 
     def describe(self) -> dict[str, Any]:
-        """What a result must say about the model that it was computed on."""
+        """The model's entries in a result: name, fingerprint, dtype, device, architecture, ..."""
         return {
             "name": self.name,
             "revision": self.revision,
@@ -284,12 +283,12 @@ class LanguageModel(TextReader):
             )
 
     def path(self, layer: int, part: Part) -> str:
-        """Dotted path of a part of block ``layer``; the first one where a role has several."""
+        """Dotted path of a part of block ``layer``; the first one if a role has several modules."""
         self.check_layer(layer)
         where = getattr(self.architecture, part)
         if where is None:
             raise ModelError(
-                f"blocks of {self.hf.config.model_type} have no module of their own for {part}.",
+                f"blocks of {self.hf.config.model_type} have no separate module for {part}.",
                 hint="Use mlp_out instead.",
             )
         return self.architecture.path(layer, where if isinstance(where, str) else where[0])
@@ -307,8 +306,8 @@ class LanguageModel(TextReader):
     def log_probability(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Log-probability of one token after each state, in float32.
 
-        The logits are summed up in parts of the vocabulary: they are never held as a whole, and
-        products with parts of a large matrix are faster than the one with all of it.
+        Works through the vocabulary in parts: this saves memory, and several small products are
+        faster than one large product.
 
         Args:
             hidden: States after the final norm, (..., H).
@@ -327,7 +326,7 @@ class LanguageModel(TextReader):
             here = (ids >= start) & (ids < start + logits.shape[-1])
             index = (ids - start).clamp(0, logits.shape[-1] - 1)[..., None]
             chosen = torch.where(here, logits.gather(-1, index)[..., 0], chosen)
-            # One fused pass; logsumexp makes five.
+            # log_softmax is one fused pass; logsumexp takes five.
             totals.append(logits[..., 0] - torch.log_softmax(logits, dim=-1)[..., 0])
         return (chosen - torch.stack(totals).logsumexp(dim=0)).to(self.device)
 
@@ -336,20 +335,16 @@ class LanguageModel(TextReader):
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def final_hidden(self, hidden: Tensor) -> Tensor:
-        """States after the last block to states that :meth:`head` reads, (..., H)."""
-        if self.architecture.model_types == ("opt",):
-            decoder = self.hf.get_decoder()
-            if decoder.final_layer_norm is not None:
-                hidden = decoder.final_layer_norm(hidden)
-            if decoder.project_out is not None:
-                hidden = decoder.project_out(hidden)
-            return hidden.to(self.device)
-        normed: Tensor = self.module(self.architecture.final_norm)(hidden)
-        return normed.to(self.device)
+        """The states that :meth:`head` reads, from those after the last block, (..., H) both."""
+        for path in (self.architecture.final_norm, self.architecture.project_out):
+            module = path and operator.attrgetter(path)(self.hf)
+            if module is not None:  # some models are configured without one
+                hidden = module(hidden)
+        return hidden.to(self.device)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """No gradients flow into weights inside; flags and mode are put back, errors or not."""
+        """Inside, weights get no gradients; afterwards, gradient flags and modes are restored."""
         flags = [(p, p.requires_grad) for p in self.hf.parameters()]
         modes = [(m, m.training) for m in self.hf.modules()]
         try:
@@ -366,15 +361,18 @@ _FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _MERGE = "Merge it first: model = model.merge_and_unload()."
 
 
+# ---------------------------------------------------------------- what can be a LanguageModel
+
+
 def check_live(hf: object, name: str) -> None:
-    """Refuse what is not a plain causal language model of a known family, with its weights.
+    """Refuse anything but a plain causal language model of a known family, with its weights.
 
     Args:
-        hf: What a user gives for the model.
-        name: How messages name it.
+        hf: The user's object.
+        name: Its name in messages.
 
     Raises:
-        ModelError: It is something else, or is wrapped, adapted, quantised or without values.
+        ModelError: It is something else, is wrapped or quantised, has adapters, or has no values.
     """
     if not isinstance(name, str) or not name:
         raise ModelError(f"the model's name is {name!r}, expected a text.", hint="Give a name.")
@@ -388,7 +386,7 @@ def check_live(hf: object, name: str) -> None:
     config = {**hf.config.to_dict(), "model_type": hf.config.model_type}
     family = foreign_family({key: v for key, v in config.items() if key != "auto_map"})
     if family is not None:
-        raise ModelError(f"model {name!r} {family.what}.", hint=family.hint)
+        raise ModelError(f"model {name!r} {family.reason}.", hint=family.hint)
     architecture = architecture_of(hf.config)
     if hf.get_output_embeddings() is None:
         raise ModelError(
@@ -400,9 +398,9 @@ def check_live(hf: object, name: str) -> None:
         hf.get_submodule(architecture.path(0, architecture.mlp_out))
     except AttributeError as error:
         raise ModelError(
-            f"model {name!r} is {_a(hf)}, which is not built as transformers' "
-            f"{hf.config.model_type}: {error}.",
-            hint="Load it with AutoModelForCausalLM, without code of its own.",
+            f"model {name!r} is {_a(hf)} without the modules of {hf.config.model_type} in "
+            f"transformers: {error}.",
+            hint="Load it with AutoModelForCausalLM, without its own code.",
         ) from None
     if len(blocks) != hf.config.num_hidden_layers:
         raise ModelError(
@@ -414,37 +412,37 @@ def check_live(hf: object, name: str) -> None:
     if absent:
         raise ModelError(
             f"{len(absent)} weights of {name!r} are not in memory ({absent[0]} first): an edit "
-            "needs all of them in place.",
-            hint="Load the model onto devices that have room for all its weights.",
+            "needs all of them.",
+            hint="Load the model onto devices with room for all its weights.",
         )
 
 
 def check_tokenizer(tokenizer: object, name: str) -> None:
-    """Refuse what is not a fast tokenizer, or has no tokens.
+    """Refuse anything but a fast tokenizer with tokens.
 
     Raises:
         ModelError: It is slow, empty, or something else.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise ModelError(
-            f"the tokenizer of {name!r} is {_a(tokenizer)}, expected one of transformers.",
+            f"the tokenizer of {name!r} is {_a(tokenizer)}, expected a tokenizer of transformers.",
             hint="Load it with AutoTokenizer.",
         )
     if not tokenizer.is_fast:
         raise ModelError(
-            f"the tokenizer of {name!r} is a slow one ({type(tokenizer).__name__}), which knows no "
+            f"the tokenizer of {name!r} is slow ({type(tokenizer).__name__}): it gives no "
             "character offsets.",
-            hint="Save the model's folder with a tokenizer.json.",
+            hint="Add a tokenizer.json to the model's folder.",
         )
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ModelError(
-            f"the tokenizer of {name!r} has no tokens besides special ones: its files are missing.",
-            hint="Save the tokenizer that the model was trained with into the model's folder.",
+            f"the tokenizer of {name!r} has only special tokens: its files are missing.",
+            hint="Save the tokenizer that the model was trained with to the model's folder.",
         )
 
 
 def _check_adapters(hf: object, name: str) -> None:
-    """A model that peft wraps, or into whose layers it has put adapters."""
+    """Refuse a model that peft wraps or has put adapters into."""
     wrapped = any(base.__module__.partition(".")[0] == "peft" for base in type(hf).__mro__)
     inside: list[str] = []
     if isinstance(hf, nn.Module):
@@ -455,17 +453,17 @@ def _check_adapters(hf: object, name: str) -> None:
         ]
     if wrapped:
         raise ModelError(
-            f"model {name!r} is a {type(hf).__name__} of peft: its adapters are not among the "
-            "weights that editors read and write.",
+            f"model {name!r} is a {type(hf).__name__} of peft: editors do not see the weights of "
+            "its adapters.",
             hint=_MERGE,
         )
     if inside or getattr(hf, "_hf_peft_config_loaded", False):
         where = f" ({inside[0]} first)" if inside else ""
         raise ModelError(
-            f"model {name!r} has adapters of peft in its layers{where}: they are not among the "
-            "weights that editors read and write.",
-            hint="Merge them first: wrap the base model with peft.PeftModel.from_pretrained and "
-            "take its merge_and_unload(); or load the model without adapters.",
+            f"model {name!r} has peft adapters in its layers{where}: editors do not see their "
+            "weights.",
+            hint="Merge them first (peft.PeftModel.from_pretrained(base, adapter)"
+            ".merge_and_unload()), or load the model without adapters.",
         )
 
 
@@ -486,8 +484,8 @@ def _check_quantised(hf: PreTrainedModel, name: str) -> None:
         dtype = str(wrong[1].dtype).removeprefix("torch.")
         where = f" ({wrong[0]} is a {type(wrong[1]).__name__} of {dtype})"
     raise ModelError(
-        f"model {name!r} is quantised, or its weights are not plain tensors of floats{where}: a "
-        "change to a weight cannot be added to codes.",
+        f"model {name!r} is quantised, or its weights are not plain float tensors{where}: an edit "
+        "cannot be added to codes.",
         hint="Load the unquantised checkpoint, or dequantise it first: model.dequantize().",
     )
 

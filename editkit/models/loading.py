@@ -1,4 +1,4 @@
-"""Loading a model onto one device or several."""
+"""Loading a model from a folder: its options, its devices, and the completeness of its weights."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from editkit.models.checkpoint import (
     TensorHeader,
     UnusableFile,
     headers_of,
+    raise_first,
     read_json,
     refuse,
     some,
@@ -49,10 +50,10 @@ def check_options(
     device_map: str | Mapping[str, int | str] | None,
     attention: str | None,
 ) -> None:
-    """Refuse options of :func:`editkit.load_model` that cannot work, before any file is read.
+    """Refuse invalid options of :func:`editkit.load_model`, before any file is read.
 
     Raises:
-        ModelError: There is no such type, device or attention.
+        ModelError: The type, the device or the attention does not exist.
     """
     check_dtype(dtype)
     if attention not in (None, *ATTENTIONS):
@@ -104,16 +105,15 @@ def load_folder(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # it would raise where the report has them all
+            ignore_mismatched_sizes=True,  # the report lists them; otherwise the first one raises
             **options,
         )
     _check_in_memory(name, hf)
-    found = [*incomplete(hf, report, name), *wrong_types(hf, headers_of(folder), name)]
-    for problem in (*warnings, *found):
-        if problem.verdict == "problem":
-            raise ModelError(problem.message, hint=problem.hint)
-        _log.warning("%s", problem)
-    _report_untied(name, hf)
+    problems = [*incomplete(hf, report, name), *wrong_types(hf, headers_of(folder), name)]
+    raise_first(problems)
+    for warning in (*warnings, *problems):
+        _log.warning("%s", warning)
+    _warn_untied(name, hf)
     with _in_plain_words(name):
         placed = hf if device_map else hf.to(torch.device(device))
     return LanguageModel(
@@ -135,7 +135,7 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
         name: The model as the user typed it.
 
     Raises:
-        ModelError: It cannot be read, is a slow one, or has no tokens.
+        ModelError: It cannot be read, is slow, or has no tokens.
     """
     from transformers import AutoTokenizer
 
@@ -146,12 +146,12 @@ def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, trust_remote_code=False, local_files_only=True
             )
-    except Exception as error:  # its parsers raise whatever they raise
+    except Exception as error:  # its parsers raise anything
         _check_json(folder / "tokenizer.json", name)
         raise ModelError(
             f"the tokenizer of model {name!r} could not be read: {first_line(error)}",
-            hint="Save it into the folder as tokenizer.json, with "
-            "AutoTokenizer.from_pretrained(...).save_pretrained(folder) where it can be read.",
+            hint="Load it with AutoTokenizer.from_pretrained(...) where that works, and save it to "
+            "the folder with save_pretrained(folder).",
         ) from error
     check_tokenizer(tokenizer, name)
     return cast("PreTrainedTokenizerBase", tokenizer)
@@ -167,21 +167,21 @@ def _check_json(file: Path, name: str) -> None:
         ) from error
 
 
-def _report_untied(name: str, hf: PreTrainedModel) -> None:
-    """The config may say that embeddings and head are one, and the checkpoint hold two."""
+def _warn_untied(name: str, hf: PreTrainedModel) -> None:
+    """Warn about a checkpoint with two matrices where its config ties embeddings and head."""
     head, embedding = hf.get_output_embeddings(), hf.get_input_embeddings()
     if head is None or not getattr(hf.config, "tie_word_embeddings", False):
         return
     if head.weight is not embedding.weight and head.weight.device == embedding.weight.device:
         _log.warning(
-            "the config of model %r says that its embeddings and its head are the same weights, "
-            "but its checkpoint holds two that differ; both are used as they are stored.",
+            "the config of model %r ties its embeddings and its head, but its checkpoint has two "
+            "different matrices; both are used as stored",
             name,
         )
 
 
 def _check_in_memory(name: str, hf: PreTrainedModel) -> None:
-    """Refuse a model of which parts were left on disk, or come to the GPU only when they run."""
+    """Refuse a model with parts that were left on disk or move to the GPU only when they run."""
     absent = [path for path, weight in hf.named_parameters() if weight.is_meta]
     if absent:
         raise ModelError(
@@ -193,7 +193,7 @@ def _check_in_memory(name: str, hf: PreTrainedModel) -> None:
 
 @contextlib.contextmanager
 def _in_plain_words(name: str) -> Iterator[None]:
-    """Whatever the libraries raise becomes one kind of error."""
+    """Inside, errors of the libraries become a :class:`ModelError`."""
     try:
         yield
     except EditkitError:
@@ -204,13 +204,13 @@ def _in_plain_words(name: str) -> Iterator[None]:
         if isinstance(error, MemoryError) or "out of memory" in str(error):
             raise ModelError(
                 f"model {name!r} does not fit into memory: {reason}",
-                hint="'editkit doctor' estimates what is needed. Use dtype bfloat16, another "
-                "device, or device_map for several GPUs.",
+                hint="Use dtype bfloat16, another device, or device_map for several GPUs; 'editkit "
+                "doctor' estimates the memory.",
             ) from error
         raise ModelError(
             f"model {name!r} could not be loaded: {reason}",
-            hint="Check that its folder holds config.json, tokenizer.json and safetensors weights "
-            "of one model; 'editkit doctor' checks each.",
+            hint="Check its folder with 'editkit doctor': config.json, tokenizer.json and weights "
+            "must belong to one model.",
         ) from error
 
 
@@ -220,23 +220,23 @@ _TYPES = ("cpu", "cuda", "mps", "xpu")
 
 
 def check_dtype(dtype: object) -> None:
-    """Refuse a type of weights that models are not loaded in.
+    """Refuse a type of weights other than :data:`DTYPES`.
 
     Raises:
-        ModelError: It is not one of :data:`DTYPES`.
+        ModelError: The type is another one.
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise ModelError(f"dtype is {dtype!r}.", hint=f"Use one of: {', '.join(DTYPES)}.")
 
 
 def check_device(device: object) -> None:
-    """Refuse a device that does not exist, or that no model can be edited on.
+    """Refuse a device that does not exist here or that editkit does not support.
 
     Args:
         device: As torch names it (``cuda:1``), or the number of a GPU.
 
     Raises:
-        ModelError: It is not there, or is of another kind.
+        ModelError: The device cannot be used.
     """
     import torch
 
@@ -249,15 +249,17 @@ def check_device(device: object) -> None:
         raise ModelError(f"device is {device!r}, which is not a device.", hint=known) from None
     if place.type == "meta":
         raise ModelError(
-            f"device is {str(device)!r}: there weights have shapes, but no values.", hint=known
+            f"device is {str(device)!r}, which keeps shapes of weights but no values.", hint=known
         )
     if place.type not in _TYPES:
         raise ModelError(
-            f"device is {str(device)!r}, of a kind that editkit does not support.", hint=known
+            f"device is {str(device)!r}, a kind that editkit does not support.", hint=known
         )
     if place.type == "cpu":
         if place.index not in (None, 0):
-            raise ModelError(f"device is {str(device)!r}, but there is one cpu.", hint="Use cpu.")
+            raise ModelError(
+                f"device is {str(device)!r}, but there is only one cpu.", hint="Use cpu."
+            )
         return
     module = {"cuda": torch.cuda, "mps": torch.mps, "xpu": torch.xpu}[place.type]
     available = torch.backends.mps.is_available() if place.type == "mps" else module.is_available()
@@ -267,16 +269,16 @@ def check_device(device: object) -> None:
     count = module.device_count()
     if place.index is not None and place.index >= count:
         raise ModelError(
-            f"device is {str(device)!r}, but torch sees {count} of them, numbered from 0.",
+            f"device is {str(device)!r}, but torch sees only {count}, numbered from 0.",
             hint=f"Use {place.type}:0" + (f" to {place.type}:{count - 1}." if count > 1 else "."),
         )
 
 
 def check_device_map(device_map: str | Mapping[str, int | str], device: str) -> None:
-    """Refuse a map that cannot be, or that leaves weights out of memory.
+    """Refuse a device map that is invalid or leaves weights out of memory.
 
     Raises:
-        ModelError: It is given beside a device, is unknown, or accelerate is not installed.
+        ModelError: A device is given too, the map is unknown, or accelerate is not installed.
     """
     if device != "cpu":
         raise ModelError(
@@ -286,9 +288,9 @@ def check_device_map(device_map: str | Mapping[str, int | str], device: str) -> 
     if isinstance(device_map, str):
         if device_map not in DEVICE_MAPS:
             raise ModelError(
-                f"device_map is {device_map!r}, expected {', '.join(DEVICE_MAPS)}, or devices by "
-                "name of module.",
-                hint="For one device set device instead.",
+                f"device_map is {device_map!r}, expected {', '.join(DEVICE_MAPS)}, or a mapping "
+                "from modules to devices.",
+                hint="For a single device, set device instead.",
             )
     else:
         for part, place in device_map.items():
@@ -307,24 +309,24 @@ def check_device_map(device_map: str | Mapping[str, int | str], device: str) -> 
 
 
 LoadingReport = Mapping[str, Any]
-"""What transformers reports: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``."""
+"""The report of transformers: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``."""
 
 _BUFFERS = re.compile(
     r"(^|\.)(attn|attention|self_attn)\.(masked_)?bias$|rotary_emb\.inv_freq$|(^|\.)position_ids$"
 )
-"""Masks and positions that older releases of transformers stored; newer ones compute them."""
+"""Masks and positions: older releases of transformers stored them, newer ones compute them."""
 _FLOATING = ("F64", "F32", "F16", "BF16")
 
 
 def report_of_headers(folder: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, Any]:
-    """What the library would report when it loads a checkpoint, from the headers of its files.
+    """The report that loading a checkpoint would give, from the headers of its files.
 
     Args:
         folder: A folder without :func:`~editkit.models.checkpoint.problems_of`.
         config: Its config.
 
     Returns:
-        The model without values, on the meta device, and the report.
+        The model on the meta device, without values, and the report.
     """
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -347,57 +349,61 @@ def report_of_headers(folder: Path, config: PretrainedConfig) -> tuple[PreTraine
 
 
 def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> list[Problem]:
-    """What a loading report means for the numbers that the model would give."""
-    found = []
+    """The problems in a loading report.
+
+    Transformers fills in random numbers for weights that the checkpoint lacks and drops weights
+    that the model has no place for. Either way, the results are those of an untrained model.
+    """
+    problems = []
     if missing := sorted(report["missing_keys"]):
-        found.append(
+        problems.append(
             Problem(
                 "weights",
                 f"the checkpoint of model {shown!r} lacks {len(missing)} of the model's weights "
                 f"({some(missing)}), which would be random.",
-                "Check that config.json belongs to these weights, and that the checkpoint was "
-                "saved whole: for a causal language model, with save_pretrained.",
+                "Check that config.json belongs to these weights, and that all of the causal "
+                "language model was saved with save_pretrained.",
             )
         )
     if mismatched := sorted(report["mismatched_keys"]):
         name, has, expected = mismatched[0]
-        found.append(
+        problems.append(
             Problem(
                 "weights",
-                f"the checkpoint of model {shown!r} has {_weights(mismatched)} of other shapes "
-                f"than its config says: {name} is {_shape(has)}, expected {_shape(expected)}.",
+                f"the checkpoint of model {shown!r} has {_weights(mismatched)} with shapes that "
+                f"contradict its config: {name} is {_shape(has)}, expected {_shape(expected)}.",
                 "Check that config.json belongs to these weights.",
             )
         )
     unexpected = sorted(n for n in report["unexpected_keys"] if not _BUFFERS.search(n))
     inside = [name for name in unexpected if _is_inside(model, name)]
     if inside:
-        found.append(
+        problems.append(
             Problem(
                 "weights",
                 f"the checkpoint of model {shown!r} has {_weights(inside)} that the model has no "
-                f"place for ({some(inside)}): without them it computes something else.",
+                f"place for ({some(inside)}): without them it is a different model.",
                 "Check that config.json belongs to these weights (number of layers, model_type, "
                 "biases).",
             )
         )
     if outside := [name for name in unexpected if name not in inside]:
-        found.append(
+        problems.append(
             Problem(
                 "weights",
-                f"the checkpoint of model {shown!r} holds {_weights(outside)} beside the language "
-                f"model, not used ({some(outside)}).",
+                f"the checkpoint of model {shown!r} has {_weights(outside)} outside the language "
+                f"model, unused here ({some(outside)}).",
                 "Check that it was saved as a causal language model.",
                 "warning",
             )
         )
-    return found
+    return problems
 
 
 def wrong_types(
     model: PreTrainedModel, headers: Mapping[str, TensorHeader], shown: str
 ) -> list[Problem]:
-    """Weights that are stored as integers or codes: cast to floats they would be other numbers."""
+    """The problem that weights are integers or codes, which must not be cast to floats."""
     prefix = f"{model.base_model_prefix}."
     parameters = {name for name, _ in model.named_parameters()}
     wrong = [
@@ -412,21 +418,21 @@ def wrong_types(
     return [
         Problem(
             "weights",
-            f"the checkpoint of model {shown!r} stores {_weights(wrong)} not as floats: {name} is "
-            f"{dtype}, so it is quantised or damaged.",
-            "Use the unquantised checkpoint that it was made from.",
+            f"the checkpoint of model {shown!r} stores {_weights(wrong)} in a type other than "
+            f"float: {name} is {dtype}, so the checkpoint is quantised or damaged.",
+            "Use the original, unquantised checkpoint.",
         )
     ]
 
 
 def _is_inside(model: PreTrainedModel, name: str) -> bool:
-    """Whether a tensor's name is in a part that the language model has: its blocks, its head."""
+    """Whether a tensor's name is in a part of the language model, such as its blocks or head."""
     parts = {part for part, _ in (*model.named_children(), *model.base_model.named_children())}
     return name.removeprefix(f"{model.base_model_prefix}.").partition(".")[0] in parts
 
 
-def _weights(found: Sized) -> str:
-    return "1 weight" if len(found) == 1 else f"{len(found)} weights"
+def _weights(names: Sized) -> str:
+    return "1 weight" if len(names) == 1 else f"{len(names)} weights"
 
 
 def _shape(shape: Any) -> str:
@@ -435,7 +441,7 @@ def _shape(shape: Any) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bar and no chatter of transformers inside; errors are still raised."""
+    """Inside, transformers shows no progress bar and logs only errors."""
     from transformers.utils import logging as hf_logging
 
     logger = logging.getLogger("transformers")

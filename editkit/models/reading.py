@@ -1,4 +1,4 @@
-"""How a model reads texts: prompts, targets and chats as tokens, with the characters they cover."""
+"""How a model reads prompts, targets and chats: their tokens and the characters they cover."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from editkit.prompts import clean_prompt, clean_target, default_separator, trimm
 
 __all__ = ["TextReader"]
 
-_REMEMBERED = 10_000  # encodings, some 20 MB
+_REMEMBERED = 10_000  # encodings, about 20 MB
 _log = logging.getLogger(__name__)
 
 
 class TextReader:
-    """Reads texts for a model: the part of a language model that knows its tokenizer.
+    """The part of a language model that encodes texts.
 
     Args:
         tokenizer: A fast tokenizer.
@@ -52,12 +52,12 @@ class TextReader:
     def encode(self, texts: Sequence[str], *, empty: bool = False) -> list[Encoding]:
         """Encode whole texts, with the special tokens that the tokenizer adds in front.
 
-        Those are there once, even where the text begins with them; tokens that it adds behind are
-        left out. Encodings are remembered: a benchmark scores the same prompts under every editor.
+        These occur once, even if the text begins with them; appended special tokens are left out.
+        Encodings are remembered, because a benchmark scores the same prompts under every editor.
 
         Args:
-            texts: The texts, as they are; prompts are read with :meth:`read`.
-            empty: Whether a text may have no token, and gives an encoding without tokens then.
+            texts: The texts; for prompts, use :meth:`read`.
+            empty: Whether a text may have no tokens.
 
         Raises:
             RequestError: A text is not valid Unicode, or the tokenizer drops all of it.
@@ -69,14 +69,14 @@ class TextReader:
             new = list(dict.fromkeys(texts))
         if new:
             self._encodings.update(zip(new, encoded(self.tokenizer, new), strict=True))
-        found = [self._encodings[text] for text in texts]
-        if not empty and not all(len(encoding) for encoding in found):
-            text = texts[[len(encoding) for encoding in found].index(0)]
+        encodings = [self._encodings[text] for text in texts]
+        if not empty and not all(map(len, encodings)):
+            text = texts[[len(encoding) for encoding in encodings].index(0)]
             raise RequestError(
                 f"the tokenizer of {self.name} has no token for the text {text!r:.60}.",
                 hint="Leave it out, or write it in characters that the model knows.",
             )
-        return found
+        return encodings
 
     def read(
         self,
@@ -85,38 +85,38 @@ class TextReader:
         chat: bool | Sequence[bool] = False,
         subjects: Sequence[tuple[int, int]] | None = None,
     ) -> list[Encoding]:
-        """Prompts as the model reads them before it answers; offsets count from each prompt.
+        """Encode prompts; offsets count from each prompt's first character.
 
         Args:
             prompts: Texts up to the answer.
-            chat: Whether they are users' turns in a chat; one value for each, or for all.
-            subjects: Half-open character spans of the subjects, which must be found again.
+            chat: Whether they are users' turns in a chat; one value for all, or one per prompt.
+            subjects: Half-open character spans of the subjects.
 
         Raises:
-            RequestError: A prompt cannot be encoded, holds a special token, or its subject cannot
-                be found in the chat template.
-            ModelError: A chat is asked for, and the tokenizer has no chat template.
+            RequestError: A prompt cannot be encoded, contains a special token, or loses its subject
+                in the chat template.
+            ModelError: The prompt is a chat, and the tokenizer has no chat template.
         """
         rendered = self._rendered(prompts, chat, subjects)
         encodings = self._covered([each.text for each in rendered])
-        found = [e.shifted(r.start) for e, r in zip(encodings, rendered, strict=True)]
-        self._check_subjects(found, prompts, subjects)
-        return found
+        shifted = [e.shifted(r.start) for e, r in zip(encodings, rendered, strict=True)]
+        self._check_subjects(shifted, prompts, subjects)
+        return shifted
 
     def rendered(
         self, prompt: str, *, chat: bool = False, subject: tuple[int, int] | None = None
     ) -> Rendered:
-        """A prompt as the text that the model reads, and where the prompt begins in it.
+        """The text that the model reads for a prompt, and the prompt's offset in it.
 
         Args:
             prompt: A text up to the answer.
             chat: Whether it is a user's turn in a chat.
-            subject: Half-open character span of its subject, which must be found again.
+            subject: Half-open character span of its subject.
 
         Raises:
-            RequestError: The prompt holds a special token, or its subject cannot be found in the
-                chat template.
-            ModelError: A chat is asked for, and the tokenizer has no chat template.
+            RequestError: The prompt contains a special token, or loses its subject in the chat
+                template.
+            ModelError: The prompt is a chat, and the tokenizer has no chat template.
         """
         if subject is not None:
             self.special.check(prompt[slice(*subject)], "subject")
@@ -136,32 +136,32 @@ class TextReader:
         chat: bool | Sequence[bool] = False,
         subjects: Sequence[tuple[int, int]] | None = None,
     ) -> list[Sentence]:
-        """Prompts with their targets, each encoded as one text and cut where the target begins.
+        """Encode prompts with their targets, each as one text that is cut before the target.
 
-        Spaces at a prompt's end and white space around a target are dropped. Where the target's
-        first letters share a token with the prompt's end, that token belongs to the target.
+        Spaces at a prompt's end and white space around a target are dropped. A token that the
+        prompt's end and the target's beginning share belongs to the target.
 
         Args:
             prompts: Texts up to the targets.
-            targets: What follows each.
-            separators: What stands between; None: what prompt and target, or the template, ask for
-                (:func:`editkit.prompts.default_separator`).
+            targets: A target per prompt.
+            separators: Text between prompt and target; None: the template's, or
+                :func:`editkit.prompts.default_separator`.
             chat: Whether the prompts are users' turns in a chat.
             subjects: Half-open character spans of the subjects in the prompts.
 
         Raises:
-            RequestError: A text cannot be encoded, or the tokenizer drops it; a special token is in
-                it; prompt and target have no token each; the target has characters that the
-                tokenizer does not know.
-            ModelError: A chat is asked for, and the tokenizer has no chat template.
+            RequestError: A text cannot be encoded, is dropped by the tokenizer, or contains a
+                special token; prompt or target has no token of its own; the tokenizer does not know
+                a character of the target.
+            ModelError: The prompt is a chat, and the tokenizer has no chat template.
         """
         given = self._each(separators, len(prompts))
         prompts = [clean_prompt(p, "prompt", s) for p, s in zip(prompts, given, strict=True)]
         targets = [clean_target(t, "target", s) for t, s in zip(targets, given, strict=True)]
         rendered = self._rendered(prompts, chat, subjects)
-        found = self._cut_sentences(prompts, rendered, targets, separators, chat)
-        self._check_subjects([each.encoding for each in found], prompts, subjects)
-        return found
+        sentences = self._cut_sentences(prompts, rendered, targets, separators, chat)
+        self._check_subjects([each.encoding for each in sentences], prompts, subjects)
+        return sentences
 
     def _cut_sentences(
         self,
@@ -188,15 +188,15 @@ class TextReader:
         ]
 
     def requested(self, requests: Sequence[EditRequest], context: str = "") -> list[Sentence]:
-        """What requests write, as :meth:`sentences`.
+        """The prompts of requests with their new targets, as :meth:`sentences` gives them.
 
         Args:
-            requests: The requests; their subjects' spans hold for a prompt behind the context.
-            context: A text before each prompt; in a chat it is a part of the user's turn.
+            requests: The requests.
+            context: A text before each prompt; in a chat it is part of the user's turn.
 
         Raises:
             RequestError: As for :meth:`sentences`.
-            ModelError: A text is longer than the model's context, or a chat is asked for and the
+            ModelError: A text is longer than the model's context, or a prompt is a chat and the
                 tokenizer has no chat template.
         """
         prompts = [context + request.sentence for request in requests]
@@ -208,19 +208,19 @@ class TextReader:
             self.special.check(request.subject, "subject")
             if request.chat:
                 rendered.append(self.rendered(prompt, chat=True, subject=span))
-            else:  # the context is the editor's own text: only the request's prompt is checked
+            else:  # the context is the editor's text, so only the request's prompt is checked
                 rendered.append(Rendered(context + self.rendered(request.sentence).text, 0))
-        found = self._cut_sentences(
+        sentences = self._cut_sentences(
             prompts,
             rendered,
             [request.target_new for request in requests],
             [request.separator for request in requests],
             chat,
         )
-        self._check_subjects([each.encoding for each in found], prompts, spans)
-        for sentence in found:
+        self._check_subjects([each.encoding for each in sentences], prompts, spans)
+        for sentence in sentences:
             self.check_length(sentence.encoding)
-        return found
+        return sentences
 
     def complete(
         self,
@@ -231,13 +231,13 @@ class TextReader:
         separators: str | Sequence[str | None] | None = None,
         chat: bool | Sequence[bool] = False,
     ) -> list[Completion]:
-        """Encode prompts with their targets, each as one text, and cut it where the target begins.
+        """As :meth:`sentences`, but only the token ids.
 
         Args:
             prompts: Texts up to the targets.
-            targets: What follows each.
-            crop: Of a text that is longer than the model's context, leave out the beginning of
-                the prompt, and say so, instead of refusing it; never in a chat.
+            targets: A target per prompt.
+            crop: If a text is longer than the model's context, cut the beginning of the prompt off,
+                with a warning, instead of raising an error; never in a chat.
             separators: As for :meth:`sentences`.
             chat: Whether the prompts are users' turns in a chat.
 
@@ -261,27 +261,30 @@ class TextReader:
     def alone(
         self, target: str, *, after: str, separator: str | None = None, chat: bool = False
     ) -> tuple[int, ...]:
-        """Token ids of a target with its separator as a text of its own, without special tokens.
+        """Token ids of a target with its separator, encoded without the prompt.
 
         Args:
             target: The target.
-            after: The prompt that it belongs to, which decides on the default separator.
-            separator: What stands between; None: as for :meth:`sentences`.
+            after: The target's prompt, which decides on the default separator.
+            separator: Text between prompt and target; None: as for :meth:`sentences`.
             chat: Whether the prompt is a user's turn in a chat.
 
+        Returns:
+            The ids, without special tokens.
+
         Raises:
-            RequestError: The target holds a special token, or the tokenizer drops it.
+            RequestError: The target contains a special token, or the tokenizer drops it.
         """
         self.special.check(target, "target")
         separator = self._separator(after, target, separator, chat)
         ids = self.tokenizer(f"{separator}{target}", add_special_tokens=False, verbose=False)
-        found = tuple(ids["input_ids"])
-        if not found:
+        target_ids = tuple(ids["input_ids"])
+        if not target_ids:
             raise RequestError(
                 f"the tokenizer of {self.name} has no token for the target {target!r:.60}.",
                 hint="Write the target in characters that the model knows.",
             )
-        return found
+        return target_ids
 
     @functools.cached_property
     def special(self) -> SpecialTokens:
@@ -290,7 +293,7 @@ class TextReader:
 
     @property
     def chat_template(self) -> ChatTemplate:
-        """The tokenizer's chat template, as it is now.
+        """The tokenizer's current chat template.
 
         Raises:
             ModelError: There is none, or it cannot be used.
@@ -307,7 +310,7 @@ class TextReader:
 
     @staticmethod
     def _each(values: Any, n: int) -> list[Any]:
-        """A value for each of ``n``, where one may stand for all."""
+        """A list of ``n`` values; a single value is repeated."""
         return list(values) if isinstance(values, list | tuple) else [values] * n
 
     def _rendered(
@@ -332,14 +335,14 @@ class TextReader:
         """Refuse subjects that the tokenizer drops or does not know.
 
         Raises:
-            RequestError: There is one.
+            RequestError: It drops or does not know one.
         """
         for encoding, prompt, span in zip(encodings, prompts, subjects or (), strict=False):
             first, end = token_span(encoding.offsets, span)
             if all(token == self.special.unknown for token in encoding.ids[first:end]):
                 raise RequestError(
                     f"the tokenizer of {self.name} does not know the subject "
-                    f"{prompt[slice(*span)]!r:.60}: it is read as {self.tokenizer.unk_token!r}.",
+                    f"{prompt[slice(*span)]!r:.60}: it reads {self.tokenizer.unk_token!r}.",
                     hint="Write the subject in characters that the model knows.",
                 )
 
@@ -358,31 +361,31 @@ class TextReader:
             )
         if cut == 0:
             raise RequestError(
-                f"the tokenizer of {self.name} has no token of its own for the prompt "
-                f"{before.text!r:.60} before the target {target!r:.60}.",
-                hint="Word the prompt so that it does not share its only token with the target.",
+                f"the tokenizer of {self.name} has no token for the prompt {before.text!r:.60} "
+                f"apart from the one that it shares with the target {target!r:.60}.",
+                hint="Write a longer prompt.",
             )
         if self.special.unknown is not None and self.special.unknown in encoding.ids[cut:]:
             raise RequestError(
                 f"the tokenizer of {self.name} does not know all of the target {target!r:.60}: it "
-                f"is read with the token {self.tokenizer.unk_token!r}.",
+                f"reads {self.tokenizer.unk_token!r}.",
                 hint="Write the target in characters that the model knows.",
             )
         return cut
 
     def cropped(self, ids: tuple[int, ...], room: int, *, of: str) -> tuple[int, ...]:
-        """The last ``room`` of some token ids, after the special tokens that they begin with.
+        """The last token ids of a text that is too long, with its special tokens in front.
 
         Args:
-            ids: Token ids of a text, more than ``room``.
-            room: How many are kept; at least one.
-            of: The text, named in a warning once.
+            ids: Token ids of the text, more than ``room``.
+            room: Number of ids to keep, at least one.
+            of: The text, for a warning that is logged once per text.
         """
         if of not in self._cropped:
             self._cropped.add(of)
             _log.warning(
-                "a text is longer than the context of %d tokens of %s; its beginning is left out "
-                "where it is scored: %.60r...",
+                "a text is longer than the context of %d tokens of %s; its beginning is cut off "
+                "for scoring: %.60r...",
                 self.context_length,
                 self.name,
                 of,
@@ -396,7 +399,7 @@ class TextReader:
         """Refuse a text that is longer than the model's context.
 
         Raises:
-            ModelError: It is.
+            ModelError: It is longer.
         """
         if len(encoding) > self.context_length:
             raise ModelError(

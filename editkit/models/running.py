@@ -1,13 +1,12 @@
-"""Running a model, or only the part of it that can change.
+"""Running a model, or only the part of it that changes.
 
-A forward pass is cut in two ways. To the left: keys and values of tokens before some column are
-computed once (:func:`run_prefix`). Below: the inputs of the blocks are recorded once
-(:class:`Tail`), and the upper blocks are run again on their own, as often as wanted, with other
-hidden states. Both work for every architecture of the table, because blocks are called with the
-very arguments that the model itself gave them.
+Two things can be computed once and reused: the keys and values of the tokens in front
+(:func:`run_prefix`), and the inputs of the upper blocks (:class:`Tail`), which can then be run any
+number of times with other hidden states. This works for every architecture, because blocks are
+called with the arguments that the model itself passed to them.
 
-A model may be spread over several devices. What is given to these functions and what they return
-is on ``model.device``; only functions that replace a module's output work where that module is.
+A model may be on several devices. Arguments and results of these functions are on ``model.device``;
+only functions that replace a module's output get tensors on the module's device.
 """
 
 from __future__ import annotations
@@ -45,11 +44,11 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class Prefix:
-    """Keys and values of the tokens before some column, for a batch of rows.
+    """Keys and values of the first tokens of a batch of rows.
 
-    A row's tokens are the last ones of its P slots, behind the padding. The tokens that follow it
-    have the next slots, so slots are as far apart as the positions of their tokens: what a model
-    derives from slots (windows, chunks, biases that grow with the distance) is right for all rows.
+    Of its P slots, a row uses the last ones; padding is in front. The tokens that follow take the
+    next slots, so distances between slots equal distances between tokens, and everything that a
+    model derives from slots (windows, chunks, distance biases) is correct for all rows.
 
     Attributes:
         cache: The cache that the model reads; it does not grow.
@@ -73,7 +72,7 @@ def forward(
     Args:
         model: The model.
         ids: Token ids, (B, T).
-        mask: (B, P + T), 1 at real tokens; not needed where padding is only on the right.
+        mask: (B, P + T), 1 at real tokens; not needed if padding is only on the right.
         positions: Position of each token, (B, T); by default counted from 0.
         cache: Keys and values of P earlier tokens.
 
@@ -95,23 +94,23 @@ def forward(
 
 
 def _cache_argument(base: nn.Module) -> str:
-    """What a model calls its keys and values: newer releases of transformers renamed them."""
+    """The name of a model's cache argument, which newer releases of transformers changed."""
     return "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
 
 
 def run_prefix(
     model: LanguageModel, ids: Tensor, lengths: Tensor, *, rows: Tensor | None = None
 ) -> tuple[Prefix, Tensor]:
-    """Run the tokens of a prefix once and keep their keys and values.
+    """Run the tokens of a prefix and keep their keys and values.
 
     Args:
         model: The model.
         ids: Token ids padded on the right, (B, P).
         lengths: Number of real tokens of each row, (B,).
-        rows: The rows that the prefix is wanted for, any number of times each; by default all.
+        rows: Rows of the prefix, each any number of times; by default all rows once.
 
     Returns:
-        The prefix, and the final hidden states of the tokens of all rows, (B, P, H).
+        The prefix, and the final hidden states of all rows of ``ids``, (B, P, H).
     """
     cache = DynamicCache()
     hidden = forward(model, ids, cache=cache)
@@ -130,9 +129,9 @@ def forward_after(
 
     Args:
         model: The model.
-        prefix: What stands before them; None if nothing does.
+        prefix: The prefix; None if there is none.
         ids: Token ids padded on the right, (B, S).
-        starts: Number of real tokens before each row, (B,).
+        starts: Number of real tokens in front of each row, (B,).
 
     Returns:
         (B, S, H)
@@ -151,12 +150,12 @@ def forward_after(
 
 
 class _Stop(Exception):
-    """Ends a forward pass that has gone far enough."""
+    """Ends a forward pass early."""
 
 
 @dataclasses.dataclass
 class Activation:
-    """What went into a module and what came out, as of its last call.
+    """Input and output of a module at its last call.
 
     Attributes:
         inputs: First argument, (B, T, in).
@@ -171,12 +170,12 @@ class Activation:
 def recording(
     model: LanguageModel, paths: Sequence[str], *, stop: bool = False
 ) -> Iterator[dict[str, Activation]]:
-    """Record what the named modules see and give.
+    """Record inputs and outputs of modules, by path.
 
     Args:
         model: The model.
-        paths: Dotted paths of modules.
-        stop: End the forward pass (and the block) after the last of ``paths`` was called.
+        paths: Dotted paths of the modules.
+        stop: Whether the last of ``paths`` ends the forward pass and the ``with`` block.
     """
     seen: dict[str, Activation] = {}
     handles = []
@@ -206,12 +205,12 @@ def recording(
 def replacing(
     model: LanguageModel, replacements: Mapping[str, Callable[[Tensor, Tensor], Tensor]]
 ) -> Iterator[None]:
-    """Replace the outputs of modules inside the block.
+    """Replace the outputs of modules.
 
     Args:
         model: The model.
-        replacements: By module path, a function of (input, output) that gives the new output, all
-            on the device of the module's output.
+        replacements: By module path, a function from (input, output) to the new output, all on the
+            device of the module's output.
     """
 
     def hook(replace: Callable[[Tensor, Tensor], Tensor]) -> Callable[..., Any]:
@@ -236,11 +235,11 @@ def replacing(
 
 @dataclasses.dataclass(frozen=True)
 class Tail:
-    """The blocks from ``start`` on, ready to be run again.
+    """The blocks from ``start`` on, with the arguments to run them again.
 
     Attributes:
         model: The model.
-        start: First block that is run again; the number of layers if only norm and head are.
+        start: The first of these blocks; the number of layers if there are none.
         hidden: Input of that block in the recorded pass, (B, S, H).
     """
 
@@ -260,14 +259,14 @@ class Tail:
         *,
         start: int,
     ) -> Tail:
-        """Run tokens after a prefix once, and keep what the blocks from ``start`` on were given.
+        """Run tokens after a prefix, and keep the arguments of the blocks from ``start`` on.
 
         Args:
             model: The model.
-            prefix: Keys and values of what stands before them; None if nothing does.
+            prefix: The prefix; None if there is none.
             ids: Token ids padded on the right, (B, S).
-            starts: Number of real tokens before each row, (B,).
-            start: First block to be run again.
+            starts: Number of real tokens in front of each row, (B,).
+            start: The first block to run again.
         """
         layers = range(start, model.n_layers)
         calls: list[Call] = []
@@ -313,18 +312,21 @@ class Tail:
         """The tail from a later block on.
 
         Args:
-            layer: That block.
+            layer: The later block.
             hidden: Its input, (B, S, H).
         """
         calls = self._calls[layer - self.start :]
         return dataclasses.replace(self, start=layer, hidden=hidden, _calls=calls)
 
     def select(self, rows: Tensor) -> Tail:
-        """The tail of other rows: ``rows[i]`` names the old row of new row ``i``."""
+        """The tail for other rows: new row ``i`` is the old row ``rows[i]``."""
         cache = None if self._cache is None else frozen_cache(self._cache, rows)
         n_rows = self.hidden.shape[0]
         calls = tuple(c.select(rows, n_rows).with_cache(self._cache, cache) for c in self._calls)
         return dataclasses.replace(self, hidden=self.hidden[rows], _calls=calls, _cache=cache)
+
+
+# ---------------------------------------------------------------- arguments and caches of blocks
 
 
 # Arguments of a block whose first dimension counts tokens, not rows.
@@ -335,14 +337,14 @@ class FrozenLayer(DynamicLayer):
     """Keys and values of a prefix that later tokens can read but never extend."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Take keys and values as those of the prefix, (B, heads, P, head size)."""
+        """Use keys and values as the prefix's, (B, heads, P, head size)."""
         super().lazy_initialization(key_states[:0], value_states[:0])
         self.keys, self.values = key_states, value_states
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values of the prefix and of these tokens, which are not kept."""
+        """Keys and values of the prefix with those of these tokens, which are not kept."""
         if self.keys is None:
             return key_states, value_states
         return (
@@ -352,34 +354,35 @@ class FrozenLayer(DynamicLayer):
 
 
 def first(output: Any) -> Tensor:
-    """The tensor that a module gives: some return it bare, some as the first of a tuple."""
+    """The tensor in a module's output: some modules return a tuple that begins with it."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor
 
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """The arguments that the model gave to one block, but for the hidden states."""
+    """The arguments that the model passed to one block, without the hidden states."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
 
     @classmethod
     def recorded(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Call]:
-        """The hidden states that a block was given, (B, S, H), and its other arguments.
+        """The hidden states that a block received, (B, S, H), and its other arguments.
 
         Raises:
-            ModelError: One of them holds rows or tokens in a form that cannot be cut, as the masks
-                of flex attention do.
+            ModelError: An argument cannot be cut into rows and tokens, such as the masks of flex
+                attention.
         """
         rest = dict(kwargs)
         hidden = args[0] if args else rest.pop("hidden_states")
         for value in (*args[1:], *rest.values()):
             if hasattr(value, "shape") and not isinstance(value, Tensor):
                 raise ModelError(
-                    f"the model's attention gives its blocks a {type(value).__name__}, of which "
-                    "editkit cannot choose rows and tokens.",
-                    hint="Load it with attention sdpa or eager (--set model.attention=sdpa).",
+                    f"the model's attention passes a {type(value).__name__} to its blocks, which "
+                    "editkit cannot cut into rows and tokens.",
+                    hint="Load the model with attention sdpa or eager (--set "
+                    "model.attention=sdpa).",
                 )
         return hidden, cls(args[1:], rest)
 
@@ -388,7 +391,7 @@ class Call:
         return first(block(hidden, *self.args, **self.kwargs))
 
     def select(self, rows: Tensor, n_rows: int) -> Call:
-        """The arguments for other rows: ``rows[i]`` names the old one, of ``n_rows``."""
+        """The arguments for other rows: new row ``i`` is row ``rows[i]`` of the old ``n_rows``."""
 
         def pick(value: Any) -> Any:
             if isinstance(value, Tensor):
@@ -396,7 +399,7 @@ class Call:
                 return rows_of(value, rows) if by_row else value
             if isinstance(value, (tuple, list)):
                 return type(value)(pick(each) for each in value)
-            if isinstance(value, dict):  # masks or rotations by type of layer
+            if isinstance(value, dict):  # masks or rotary embeddings by type of layer
                 return {key: pick(each) for key, each in value.items()}
             return value
 
@@ -414,7 +417,7 @@ class Call:
         )
 
     def at(self, tokens: slice, length: int) -> Call:
-        """The arguments for some tokens in a row, of ``length`` in the recorded call."""
+        """The arguments for consecutive tokens, out of ``length`` in the recorded call."""
 
         def cut(value: Any) -> Any:
             if isinstance(value, (tuple, list)):
@@ -426,7 +429,7 @@ class Call:
             if value.ndim == 4 and value.shape[2] == length:
                 return value[:, :, tokens]  # mask, (B, 1, S', P + S)
             if value.ndim in (2, 3) and value.shape[1] == length:
-                return value[:, tokens]  # positions or their rotations, (B, S', ...)
+                return value[:, tokens]  # positions or rotary embeddings, (B, S', ...)
             return value[tokens] if value.shape == (length,) else value
 
         return Call(
@@ -440,7 +443,7 @@ def aligned_right(cache: DynamicCache, lengths: Tensor, rows: Tensor | None = No
     Args:
         cache: Keys and values of rows padded on the right, (B, heads, P, head size) each.
         lengths: Number of real tokens of each row, (B,).
-        rows: Old rows, one for each new row; by default all.
+        rows: The old row of each new row; by default all rows once.
     """
     aligned = DynamicCache()
     aligned.layers = [_aligned_layer(layer, lengths, rows) for layer in cache.layers]
@@ -455,26 +458,26 @@ def _aligned_layer(layer: DynamicLayer, lengths: Tensor, rows: Tensor | None) ->
         row = torch.arange(n_rows, device=device) if rows is None else rows.to(device)  # (B',)
         padding = size - lengths.to(device)[row]  # (B',)
         slots = torch.arange(size, device=device) - padding[:, None]  # (B', P)
-        # In front of a row, whatever is there: it is masked.
+        # The slots in front of a row are masked, so their content does not matter.
         places = (row[:, None] * size + slots.clamp(min=0)).flatten()
         aligned.lazy_initialization(_at(layer.keys, places), _at(layer.values, places))
     return aligned
 
 
 def _at(states: Tensor, places: Tensor) -> Tensor:
-    """States at places counted through all tokens of all rows, as rows of as many tokens."""
+    """States at places counted over all tokens of all rows, as rows of the same length."""
     by_token = states.transpose(1, 2)  # (B, P, heads, head size), as projections lay them out
     chosen = by_token.flatten(0, 1).index_select(0, places)
     return chosen.reshape(-1, *by_token.shape[1:]).transpose(1, 2)
 
 
 def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
-    """``tensor[rows]``, wherever the two are."""
+    """``tensor[rows]``, on any devices."""
     return tensor[rows.to(tensor.device)]
 
 
 def frozen_cache(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
-    """A copy that does not grow, for all rows or for chosen ones."""
+    """A copy that does not grow, of all rows or of chosen rows."""
     frozen = DynamicCache()
     frozen.layers = [_frozen_layer(layer, rows) for layer in cache.layers]
     return frozen

@@ -1,4 +1,4 @@
-"""The shape of a model, known from its config alone: no weights are read, none are allocated."""
+"""A model's sizes, from its config: no weights are read or allocated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-_TOKENS = 16  # as short as facts are: what attention keeps of pairs of tokens is small
+_TOKENS = 16  # the length of a fact: memory for pairs of tokens is negligible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class ModelShape:
     """Sizes of a model, and the shape of every weight.
 
     Attributes:
-        architecture: Where the parts of a block live.
-        model_type: Family, as configs name it: ``gpt2``.
+        architecture: Module paths of its family.
+        model_type: Its family in configs: ``gpt2``.
         dtype: Type of the weights: ``float32``, ``bfloat16`` or ``float16``.
         n_layers: Number of blocks L.
         hidden_size: Width H of the residual stream.
@@ -32,9 +32,9 @@ class ModelShape:
         n_heads: Number of attention heads.
         vocabulary: Number of tokens V.
         context_length: Most tokens of one row.
-        tied: Whether the embeddings are the head's weights, too.
-        parameters: Shape of each weight by name; shared ones are there once.
-        saved_bytes: What one token leaves behind in one block for a backward pass.
+        tied: Whether embeddings and head share weights.
+        parameters: Shape of each weight by name; a shared weight occurs once.
+        saved_bytes: Bytes that a block saves per token for the backward pass.
     """
 
     architecture: Architecture
@@ -62,14 +62,14 @@ class ModelShape:
 
     @property
     def weight_bytes(self) -> int:
-        """Memory of all weights."""
+        """Bytes of all weights."""
         return self.n_parameters * self.bytes_per_value
 
     def path(self, layer: int, part: Part) -> str:
-        """Dotted path of a part of a block; the first one where a role has several.
+        """Dotted path of a part of a block; the first one if a role has several modules.
 
         Raises:
-            ModelError: There is no such layer, or no module of its own for the part.
+            ModelError: There is no such layer, or no separate module for the part.
         """
         if not 0 <= layer < self.n_layers:
             raise ModelError(
@@ -78,11 +78,11 @@ class ModelShape:
             )
         where = getattr(self.architecture, part)
         if where is None:
-            raise ModelError(f"blocks of this model have no module of their own for {part}.")
+            raise ModelError(f"blocks of this model have no separate module for {part}.")
         return self.architecture.path(layer, where if isinstance(where, str) else where[0])
 
     def module_parameters(self, path: str) -> dict[str, tuple[int, ...]]:
-        """Shapes of the weights of a module, by name within it; empty if there is none."""
+        """Shapes of a module's weights by their names in it; empty if there is no such module."""
         prefix = f"{path}."
         return {
             name.removeprefix(prefix): shape
@@ -92,11 +92,10 @@ class ModelShape:
 
 
 def context_length_of(config: Any) -> int:
-    """Most tokens of one row, of the model that a config describes.
+    """Most tokens of one row of a config's model.
 
-    A model with longrope rotates all rows of a batch by other frequencies as soon as one of them is
-    longer than the original context, so that a result would depend on what is run beside it: such a
-    model is used up to its original context.
+    A model with longrope changes the frequencies of a whole batch if one row is longer than the
+    original context, so a result would depend on the other rows: only the original context is used.
     """
     longest = int(config.max_position_embeddings)
     rope = getattr(config, "rope_parameters", None) or {}
@@ -129,11 +128,11 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
             model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
             saved = _saved_bytes(model, architecture) // int(config.num_hidden_layers)
         if min(weight.numel() for weight in model.parameters()) == 0:
-            raise ValueError("a weight has no entries; is one of its sizes 0?")
+            raise ValueError("a weight is empty; is one of the sizes 0?")
     except (AttributeError, TypeError, ValueError, RuntimeError, LookupError, ArithmeticError) as e:
         error = f"{type(e).__name__}: {e}" if isinstance(e, LookupError | ArithmeticError) else e
         raise ModelError(
-            f"the config describes no model that can be built: {error}",
+            f"no model can be built from the config: {error}",
             hint="Check config.json against the one that the model's authors published.",
         ) from e
     parameters = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
@@ -158,9 +157,9 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
 
 
 def _saved_bytes(model: PreTrainedModel, architecture: Architecture) -> int:
-    """What all blocks together keep of one token for a backward pass, the weights being frozen.
+    """Bytes that all blocks save per token for the backward pass, with frozen weights.
 
-    The model is on the meta device: autograd is watched at work, but no number is computed.
+    Autograd is observed on the meta device, where nothing is computed.
     """
     import torch
     from torch import Tensor

@@ -1,11 +1,10 @@
-"""What a model's weights are now: those it was loaded with, those with edits, or others.
+"""A model's weights in memory, the edits that are applied to them, and their identity.
 
-A model's *identity* decides which cache entries and which deltas belong to it. It is the
-fingerprint of the model as it was loaded; with edits applied, a digest of that fingerprint and of
-the edits in their order; and where the model was changed in any other way (weights in place, also
-through ``.data``, by a new tensor or an adapter; modules, config or tokenizer), a digest of what
-it is now. Changes of weights are noticed by checksums over all bytes, which take as long as reading
-them from memory once.
+The *identity* decides which cache entries and deltas belong to a model. For the model as loaded it
+is the fingerprint; with edits applied, a digest of the fingerprint and the edits in their order;
+after any other change (weights in place, also through ``.data``, a new tensor, an adapter, modules,
+config, tokenizer), a digest of the model in memory. Changes are detected by checksums over all
+bytes, which cost one read of the weights from memory.
 """
 
 from __future__ import annotations
@@ -38,9 +37,9 @@ from editkit.models.checksums import (
 )
 from editkit.storage.digests import digest_of_tensors
 
-__all__ = ["Layer", "Ticket", "Weights"]
+__all__ = ["AppliedEdit", "Ticket", "Weights"]
 
-_SETTINGS = "(config and tokenizer)"  # no name of a tensor
+_SETTINGS = "(config and tokenizer)"  # cannot be a tensor's name
 _log = logging.getLogger(__name__)
 _editing: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Weights]] = weakref.WeakKeyDictionary()
 _claiming = threading.Lock()
@@ -50,25 +49,25 @@ _claiming = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Layer:
+class AppliedEdit:
     """An edit that is, or will be, applied.
 
     Attributes:
         names: Parameters that it changes.
         digest: Gives the digest of the edit.
-        total: Of a parameter's name and of all layers that change it, in order: what they add to
-            it together, float32, in the layout in which the parameter is stored.
-        edit: What :attr:`total` needs of the layer.
+        total: Gives the sum that several edits add to a parameter, from the parameter's name and
+            all edits that change it, in order: float32, in the layout of the stored parameter.
+        edit: The edit itself, for :attr:`total`.
     """
 
     names: Sequence[str]
     digest: Callable[[], str]
-    total: Callable[[str, Sequence[Layer]], Tensor]
+    total: Callable[[str, Sequence[AppliedEdit]], Tensor]
     edit: Any
 
 
 class Ticket:
-    """Held by whoever applied an edit; when nobody holds it any more, the edit is taken back."""
+    """Keeps an edit applied: when the last reference to it is gone, the edit is removed."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -78,7 +77,7 @@ class _Touched:
     Attributes:
         parameter: The parameter.
         original: A copy of it without any edit.
-        checksums: Of the original, by each of the parameter's names.
+        checksums: The original's checksum, under each of the parameter's names.
     """
 
     parameter: nn.Parameter
@@ -91,11 +90,10 @@ class Weights:
 
     Args:
         hf: Gives the model.
-        name: For messages.
-        fingerprint: Of the model as it is now; None: computed from the weights when first needed.
-        surroundings: Digest of what belongs to an identity besides the weights (config,
-            tokenizer), for identities that are computed from the weights.
-        settings: Digest of the part of it that is changed in memory now and then; cheap.
+        name: The model, for messages.
+        fingerprint: The model's fingerprint; None: computed from the weights when first needed.
+        surroundings: Gives a digest of config and tokenizer, for identities that are computed.
+        settings: As ``surroundings``, but cheap: leaves out parts that hardly ever change.
 
     Raises:
         ModelError: A weight is not finite.
@@ -113,7 +111,7 @@ class Weights:
         self._hf, self._name = hf, name
         self._surroundings, self._settings = surroundings, settings
         self._lock = threading.RLock()
-        self._layers: dict[int, tuple[Layer, weakref.ref[Ticket]]] = {}
+        self._edits: dict[int, tuple[AppliedEdit, weakref.ref[Ticket]]] = {}
         self._serials = itertools.count()
         self._thread: int | None = None
         self._touched: dict[int, _Touched] = {}
@@ -126,154 +124,151 @@ class Weights:
         self._known: dict[bytes, str] = {}
         if fingerprint is not None:
             self._known[total_of(self._expected)] = fingerprint
-        self._foreign: str | None = None  # identity, where weights changed while edits are applied
+        self._foreign: str | None = None  # identity if weights changed while edits were applied
 
     # ------------------------------------------------------------ identity
 
     def checksums(self) -> Checksums:
-        """Of all weights as they are now, and of what is computed with them."""
+        """Checksums of all weights and of the settings."""
         return {**checksums_of(self._hf()), _SETTINGS: self._settings()}
 
     def identity(self) -> str:
-        """What the weights are now.
+        """The identity of the weights as they are now.
 
         Raises:
-            ModelError: They were changed, and are not finite.
+            ModelError: They were changed and are not finite.
         """
         with self._lock:
             self._settle()
-            found = self.checksums()
-            if found == self._expected:
+            now = self.checksums()
+            if now == self._expected:
                 self._marks, self._foreign = marks_of(self._hf()), None
-                return self._with_layers()
-            total = total_of(found)
+                return self._with_edits()
+            total = total_of(now)
             if total not in self._known:
-                changed = {n: c for n, c in found.items() if self._expected.get(n) != c}
+                changed = {n: c for n, c in now.items() if self._expected.get(n) != c}
                 check_finite(self._hf(), changed, self._name)
                 self._known[total] = self._content()
-                if self._root is not None:  # somebody may have been told another one
-                    self._warn(changed, found)
+                if self._root is not None:  # a caller may hold the earlier identity
+                    self._warn(changed, now)
             self._marks = marks_of(self._hf())
-            if self._layers:
+            if self._edits:
                 self._foreign = self._known[total]
                 return self._foreign
-            self._root, self._expected, self._foreign = self._known[total], found, None
+            self._root, self._expected, self._foreign = self._known[total], now, None
             return self._root
 
     def base(self) -> str:
-        """What the weights are without the edits that are applied."""
+        """The identity without the applied edits."""
         with self._lock:
             now = self.identity()
             return self._foreign or self._root or now
 
     def acceptable(self) -> list[str]:
-        """Identities that a delta may have been made on, to be applied now.
+        """The identities of the models whose deltas may be applied now.
 
-        Those of the base and of the base with the first, the first two, ... edits that are applied.
+        These are the base, and the base with the first, the first two, ... applied edits.
         """
         with self._lock:
             now = self.identity()
-            if self._foreign or not self._layers:
+            if self._foreign or not self._edits:
                 return [now]
-            found = [self._root or now]
-            for layer in self._in_order():
-                found.append(chained(found[-1], layer.digest()))
-            return found
+            identities = [self._root or now]
+            for edit in self._in_order():
+                identities.append(chained(identities[-1], edit.digest()))
+            return identities
 
     def state(self) -> tuple[object, ...]:
-        """Something that is equal as long as the weights are; cheap.
-
-        Writes through ``.data`` do not show in it.
-        """
+        """A cheap value that changes with the weights, except for writes through ``.data``."""
         with self._lock:
             if self._unsettled or marks_of(self._hf()) != self._marks:
                 self.identity()
-            return self._root, self._foreign, tuple(self._layers)
+            return self._root, self._foreign, tuple(self._edits)
 
-    def _with_layers(self) -> str:
+    def _with_edits(self) -> str:
         if self._root is None:
-            if self._layers:
+            if self._edits:
                 raise AssertionError("the base is known before an edit is applied")
             self._root = self._known[total_of(self._expected)] = self._content()
         identity = self._root
-        for layer in self._in_order():
-            identity = chained(identity, layer.digest())
+        for edit in self._in_order():
+            identity = chained(identity, edit.digest())
         return identity
 
     def _content(self) -> str:
         more = repr(sorted({**structure_of(self._hf()), **switches_of(self._hf())}.items()))
         return digest_of_tensors(tensors_of(self._hf()), self._surroundings() + more)
 
-    def _warn(self, changed: Mapping[str, bytes], found: Checksums) -> None:
-        names = list(changed) or sorted(self._expected.keys() - found.keys())
+    def _warn(self, changed: Mapping[str, bytes], now: Checksums) -> None:
+        names = list(changed) or sorted(self._expected.keys() - now.keys())
         weights = [name for name in names if not name.startswith("(")]
-        inside = " while edits are applied" if self._layers else ""
+        inside = " while edits are applied" if self._edits else ""
         if weights:
-            n_tensors = sum(not name.startswith("(") for name in found)
+            n_tensors = sum(not name.startswith("(") for name in now)
             what = "the weights of"
             where = f"{len(weights)} of {n_tensors} tensors, {weights[0]} first"
         else:
             what, where = "settings of", ", ".join(name.strip("()") for name in names)
         _log.warning(
-            "%s %s were changed in memory%s (%s): from now on results, cache entries and edits "
-            "belong to the model as it is now, not to the model as loaded",
+            "%s %s were changed in memory%s (%s): results, cache entries and edits now belong to "
+            "the changed model, not to the model as loaded",
             what,
             self._name,
             inside,
             where,
         )
 
-    # ------------------------------------------------------------ applying and taking back
+    # ------------------------------------------------------------ applying and removing
 
-    def apply(self, layer: Layer, *, look: bool = True) -> Ticket:
-        """Add an edit to those that are applied.
+    def apply(self, edit: AppliedEdit, *, look: bool = True) -> Ticket:
+        """Add an edit to the applied edits.
 
         Args:
-            layer: The edit.
-            look: Whether to look first for changes by other means; not needed right after
+            edit: The edit.
+            look: Whether to look for other changes first; not needed right after
                 :meth:`acceptable`, or after another edit was applied.
 
         Returns:
             A ticket for :meth:`take_back`.
 
         Raises:
-            DeltaError: Another thread has edits applied, or the weights changed in other ways while
-                edits are applied.
+            DeltaError: Another thread has applied edits, or the weights were changed in other ways
+                while edits are applied.
         """
         ticket = Ticket()
         with self._lock:
             me = threading.get_ident()
-            if self._layers and self._thread != me:
+            if self._edits and self._thread != me:
                 raise DeltaError(
                     f"{self._name} is being edited by another thread.",
-                    hint="Let one thread at a time apply edits to a model, or load it once for "
-                    "each thread.",
+                    hint="Apply edits in one thread at a time, or load the model in each thread.",
                 )
             self._claim()
             if look:
                 self.identity()
             if self._foreign:
                 raise DeltaError(
-                    f"the weights of {self._name} were changed inside applied(), besides its edit.",
+                    f"the weights of {self._name} were changed inside applied(), apart from its "
+                    "edit.",
                     hint="Leave the block before changing weights or applying another edit.",
                 )
-            parameters = {name: self._hf().get_parameter(name) for name in layer.names}
+            parameters = {name: self._hf().get_parameter(name) for name in edit.names}
             for name, parameter in parameters.items():
                 self._keep(name, parameter)
             serial = next(self._serials)
             self._thread = me
             reference = weakref.ref(ticket, lambda _: self._remove(serial))
             try:
-                self._layers[serial] = layer, reference
+                self._edits[serial] = edit, reference
                 self._change(parameters.values())
             except BaseException:
                 self._remove(serial)
                 raise
-            self._warn_infinite(layer)
+            self._warn_infinite(edit)
         return ticket
 
     def _claim(self) -> None:
-        """Refuse what is edited through another object: the last one would restore its edits."""
+        """Refuse a network that another object edits: the last one would restore its edits."""
         with _claiming:
             claimed = _editing.get(self._hf())
             other = claimed() if claimed else None
@@ -288,11 +283,11 @@ class Weights:
     @property
     def is_edited(self) -> bool:
         """Whether edits are applied."""
-        return bool(self._layers)
+        return bool(self._edits)
 
     def take_back(self, ticket: Ticket) -> None:
-        """Remove an edit; the others stay applied. In any order, from any thread."""
-        for serial, (_, reference) in list(self._layers.items()):
+        """Remove an edit, in any order and from any thread; the others stay applied."""
+        for serial, (_, reference) in list(self._edits.items()):
             if reference() is ticket:
                 self._remove(serial)
 
@@ -310,29 +305,29 @@ class Weights:
 
     def _remove(self, serial: int) -> None:
         with self._lock:
-            if serial not in self._layers:
+            if serial not in self._edits:
                 return
-            layer, _ = self._layers.pop(serial)
-            concerned = [
+            edit, _ = self._edits.pop(serial)
+            changed = [
                 touched.parameter
                 for touched in self._touched.values()
-                if touched.checksums.keys() & set(layer.names)
+                if touched.checksums.keys() & set(edit.names)
             ]
             try:
-                self._change(concerned)
-            except BaseException:  # Ctrl-C: once more, or the model would stay edited
+                self._change(changed)
+            except BaseException:  # Ctrl-C: try again, or the model would stay edited
                 self._settle()
                 raise
 
     def _change(self, parameters: Any) -> None:
         if self._foreign:
-            self._marks = {}  # what was changed besides shows itself anew
+            self._marks = {}  # the next look detects the other changes again
         self._unsettled |= {id(parameter) for parameter in parameters}
         self._generation += 1
         self._settle()
 
     def _settle(self) -> None:
-        """Give every parameter the value that the edits which are applied ask for."""
+        """Set every parameter to its original value plus the applied edits."""
         while self._unsettled:
             key = next(iter(self._unsettled))
             touched, generation = self._touched[key], self._generation
@@ -346,25 +341,25 @@ class Weights:
                 if parameter.shape == original.shape:
                     parameter.copy_(value)
             if generation != self._generation:
-                continue  # an edit ended meanwhile, by the garbage collector
+                continue  # the garbage collector removed an edit meanwhile
             self._note(touched, plain=update is None)
             if update is None:
                 del self._touched[key]
             self._unsettled.discard(key)
 
     def _update(self, touched: _Touched) -> Tensor | None:
-        """What all edits add to a parameter, under all its names; None where none does."""
-        layers = self._in_order()
-        names = [name for layer in layers for name in layer.names if name in touched.checksums]
+        """The sum of all edits of a parameter, under all its names; None without edits."""
+        edits = self._in_order()
+        names = [name for edit in edits for name in edit.names if name in touched.checksums]
         update: Tensor | None = None
         for name in dict.fromkeys(names):
-            its = [layer for layer in layers if name in layer.names]
+            its = [edit for edit in edits if name in edit.names]
             part = its[0].total(name, its)
             update = part if update is None else update + part
         return update
 
     def _note(self, touched: _Touched, *, plain: bool) -> None:
-        """Remember what a parameter should be, so that other changes are noticed."""
+        """Remember a parameter's expected value, so that other changes are detected."""
         tensors = tensors_of(self._hf())
         now = touched.checksums if plain else None
         for name in touched.checksums:
@@ -381,15 +376,14 @@ class Weights:
             tensor = touched.parameter
             self._marks[name] = id(tensor), tensor.data_ptr(), version_of(tensor)
 
-    def _warn_infinite(self, layer: Layer) -> None:
-        bad = [name for name in layer.names if not is_finite(self._hf().get_parameter(name))]
+    def _warn_infinite(self, edit: AppliedEdit) -> None:
+        bad = [name for name in edit.names if not is_finite(self._hf().get_parameter(name))]
         if bad:
             _log.warning(
-                "with this edit, %s of %s holds NaN or infinity: what the model answers means "
-                "nothing",
+                "with this edit, %s of %s has NaN or infinity: the model's answers are meaningless",
                 bad[0],
                 self._name,
             )
 
-    def _in_order(self) -> list[Layer]:
-        return [layer for layer, _ in self._layers.values()]
+    def _in_order(self) -> list[AppliedEdit]:
+        return [edit for edit, _ in self._edits.values()]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from editkit.errors import ModelError, PluginError
-from editkit.models.checkpoint import config_problems, problems_of, refuse
+from editkit.errors import PluginError
+from editkit.models.checkpoint import config_problems, problems_of, raise_first, refuse
 from editkit.models.fingerprints import fingerprint_of_folder
 from editkit.models.hub import hub_config, hub_folder, refuse_path
 from editkit.models.loading import check_options, load_folder
@@ -168,6 +168,4 @@ def refuse_config(name: str) -> None:
         found = config_problems(config, name) if config is not None else []
     else:
         found = [p for p in problems_of(folder, name) if p.topic not in ("weights", "tokenizer")]
-    for problem in found:
-        if problem.verdict == "problem":
-            raise ModelError(problem.message, hint=problem.hint)
+    raise_first(found)

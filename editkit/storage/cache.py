@@ -1,7 +1,7 @@
-"""Content-addressed files: written whole or not at all, checked when read, made once.
+"""The cache: files addressed by what they depend on, written atomically, checked when read.
 
-The cache is the folder named by ``EDITKIT_CACHE``, by default ``~/.cache/editkit``. Everything in
-it can be deleted at any time: it is made again when next needed.
+The cache is the folder in ``EDITKIT_CACHE``, by default ``~/.cache/editkit``. Everything in it can
+be deleted at any time and is recomputed when needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def cache_folder() -> Path:
     """The cache's folder; it need not exist.
 
     Raises:
-        CacheError: There is no home folder that it could be in.
+        CacheError: The user has no home folder.
     """
     named = os.environ.get("EDITKIT_CACHE")
     base = os.environ.get("XDG_CACHE_HOME")
@@ -50,19 +50,19 @@ def cache_folder() -> Path:
         return (Path(base) if base else Path.home() / ".cache") / "editkit"
     except RuntimeError as error:  # no such user, no home
         raise CacheError(
-            f"the cache's folder is not known: {error}",
-            hint="Name a folder in EDITKIT_CACHE.",
+            f"the cache's folder is unknown: {error}",
+            hint="Set EDITKIT_CACHE to a folder.",
         ) from None
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that readers see the old content or the new, never a part of it.
+    """Write a file so that readers see either the old content or all of the new.
 
-    A device or a pipe (``/dev/stdout``, ``/dev/null``) is written to, not replaced.
+    Devices and pipes (``/dev/stdout``, ``/dev/null``) are written to, not replaced.
 
     Raises:
-        OSError: It cannot be written: a folder or a database has that name, the disk is full, ...;
-            the error names the file, and an earlier file is as it was.
+        OSError: The file cannot be written: a folder or a database has its name, the disk is full,
+            ...; the error names the file, and an earlier file is unchanged.
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -70,19 +70,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         with path.open("wb") as stream:
             stream.write(content)
         return
-    if path.exists() and _is_database(path):  # a result store, whose results would be lost
-        raise FileExistsError(errno.EEXIST, "a database is there, and is kept", str(path))
+    if path.exists() and _is_database(path):  # a result store: its results would be lost
+        raise FileExistsError(errno.EEXIST, "it is a database, which is not replaced", str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        with temporary.open("xb") as stream:  # its rights are the user's own choice (umask)
+        with temporary.open("xb") as stream:  # with the permissions of the user's umask
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
     except OSError as error:
         _remove(temporary)
-        # What the system refuses while it writes (disk full, quota) names no file by itself.
+        # Errors of a write (disk full, quota) do not name the file themselves.
         raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
     except BaseException:
         _remove(temporary)
@@ -90,7 +90,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def _remove(temporary: Path) -> None:
-    """Remove what was begun; that it cannot be is not the error to report."""
+    """Remove an unfinished file; failing to do so is not the error to report."""
     with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)
 
@@ -106,42 +106,41 @@ def cached_tensors(
     description: Mapping[str, Any],
     make: Callable[[], Mapping[str, Tensor]],
 ) -> dict[str, Tensor]:
-    """Tensors from the cache, or made now and kept for the next time.
+    """Tensors from the cache, or computed now and cached.
 
-    A file that is damaged, or that belongs to something else than its name says, is made again,
-    with a warning. Two processes that want the same tensors make them once: the second waits for
-    the first.
+    A file that is damaged or belongs to another description is recomputed, with a warning. If two
+    processes need the same tensors, the second waits for the first.
 
     Args:
-        kind: Folder within the cache (``second_moment``).
+        kind: Folder in the cache (``second_moment``).
         description: Everything that the tensors depend on, as plain data.
-        make: Computes them.
+        make: Computes the tensors.
     """
     path = cache_folder() / kind / f"{key_of(description)}.safetensors"
     with _alone(path):
-        found = _read(path, description)
-        if found is None:
-            found = dict(make())
+        tensors = _read(path, description)
+        if tensors is None:
+            tensors = dict(make())
             with writing_to_cache():
-                _write(path, description, found)
-    return found
+                _write(path, description, tensors)
+    return tensors
 
 
 @contextlib.contextmanager
 def writing_to_cache() -> Iterator[None]:
-    """Inside, a cache that cannot be written is a :class:`CacheError`."""
+    """Inside, an :class:`OSError` becomes a :class:`CacheError`."""
     try:
         yield
     except OSError as error:
         raise CacheError(
             f"the cache {str(cache_folder())!r} cannot be written: {error}.",
-            hint="Make room or allow writing there, or name another folder in EDITKIT_CACHE.",
+            hint="Free disk space or allow writing there, or set EDITKIT_CACHE to another folder.",
         ) from error
 
 
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Inside, no other process makes this file."""
+    """Inside, no other process computes this file."""
     with writing_to_cache():
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_suffix(".lock"))
@@ -164,7 +163,7 @@ def _write(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Ten
 
 
 def _read(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """The tensors of a file, or None if it is missing, damaged, or of another description."""
+    """The tensors of a file; None if it is missing, damaged, or has another description."""
     from safetensors import SafetensorError
 
     try:
@@ -175,7 +174,7 @@ def _read(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor] | Non
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        _log.warning("%s is damaged (%s); it is made again", path, error)
+        _log.warning("%s is damaged (%s); it is recomputed", path, error)
         return None
     return tensors if _belongs(path, described, description) else None
 
@@ -183,19 +182,19 @@ def _read(path: Path, description: Mapping[str, Any]) -> dict[str, Tensor] | Non
 def _belongs(path: Path, described: Any, wanted: Mapping[str, Any]) -> bool:
     why = first_difference(described, wanted)
     if why is not None:
-        _log.warning("%s belongs to something else (%s); it is made again", path, why)
+        _log.warning("%s belongs to something else (%s); it is recomputed", path, why)
     return why is None
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors of a safetensors file, in memory of their own.
+    """The metadata and copies of the tensors of a safetensors file.
 
-    The library maps the file: what is written into it later would change the tensors, and a file
-    that is cut off would end the process.
+    The library maps the file into memory: later writes would change its tensors, and truncating it
+    would crash the process.
 
     Raises:
         OSError: The file cannot be read.
-        SafetensorError: It is damaged, or no safetensors file.
+        SafetensorError: It is damaged, or is not a safetensors file.
     """
     from safetensors import safe_open
 
@@ -207,18 +206,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def cached_texts(
     kind: str, description: Mapping[str, Any], make: Callable[[], Sequence[str]]
 ) -> list[str]:
-    """Texts from the cache, or made now and kept; damaged files are made again.
-
-    Args:
-        kind: Folder within the cache.
-        description: Everything that the texts depend on, as plain data.
-        make: Computes them.
-    """
+    """As :func:`cached_tensors`, for texts."""
     path = cache_folder() / kind / f"{key_of(description)}.json"
     with _alone(path):
-        found = _read_texts(path, description)
-        if found is not None:
-            return found
+        cached = _read_texts(path, description)
+        if cached is not None:
+            return cached
         texts = list(make())
         content = {"description": description, "digest": key_of({"texts": texts}), "texts": texts}
         with writing_to_cache():
@@ -227,17 +220,17 @@ def cached_texts(
 
 
 def _read_texts(path: Path, description: Mapping[str, Any]) -> list[str] | None:
-    """The texts of a file, or None if it is missing, damaged, or of another description."""
+    """The texts of a file; None if it is missing, damaged, or has another description."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        texts, digest, described = found["texts"], found["digest"], found["description"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        texts, digest, described = content["texts"], content["digest"], content["description"]
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            raise ValueError("it holds no texts")
+            raise ValueError("it has no texts")
         if digest != key_of({"texts": texts}):
             raise ValueError("its content does not match its digest")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        _log.warning("%s is damaged (%s: %s); it is made again", path, type(error).__name__, error)
+        _log.warning("%s is damaged (%s: %s); it is recomputed", path, type(error).__name__, error)
         return None
     return texts if _belongs(path, described, description) else None

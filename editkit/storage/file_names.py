@@ -1,7 +1,7 @@
-"""File names from names that users, files and prompts give: safe on every system, and distinct.
+"""File names that are safe on every system, and distinct.
 
-A name that somebody chose is checked and refused (:func:`why_unsafe`); a name that is made from a
-text, such as a prompt, is written so that it is safe (:func:`safe_file_name`).
+Names that users choose are checked (:func:`why_unsafe`); names that are derived from texts, such as
+prompts, are made safe (:func:`safe_file_name`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from editkit.storage.digests import sha256_of
 __all__ = ["distinct_file_names", "safe_file_name", "why_unsafe", "why_unsafe_path"]
 
 LONGEST = 110
-"""Bytes of a name in UTF-8; suffixes such as ``-state-mlp-severed.svg`` come on top."""
+"""Most bytes of a name in UTF-8, without suffixes such as ``-state-mlp-severed.svg``."""
 
 _ODD = re.compile(r"[^\w.+-]+")
 _CHOSEN = re.compile(r"[\w .+()=,&-]+")
@@ -27,17 +27,17 @@ _DIGEST = 8  # hexadecimal digits
 
 
 def why_unsafe(name: str) -> str | None:
-    """What is wrong with a name that was chosen for files; None where nothing is.
+    """Why a name cannot be used for files (``"is empty"``); None if it can.
 
     Letters and digits of any script, spaces and ``. _ + - ( ) = , &`` are allowed. A name must not
     be empty or longer than :data:`LONGEST` bytes, begin with a dot, a space or a hyphen, end with a
-    dot or a space, or be one that Windows reserves (``con``, ``nul.txt``).
+    dot or a space, or be reserved by Windows (``con``, ``nul.txt``).
     """
     if not name.strip():
         return "is empty"
     if not _CHOSEN.fullmatch(name):
         odd = next(letter for letter in name if not _CHOSEN.fullmatch(letter))
-        return f"holds {odd!a}, expected letters, digits, spaces and . _ + - ( ) = , &"
+        return f"contains {odd!a}, expected letters, digits, spaces and . _ + - ( ) = , &"
     if name[0] in ".- ":
         return f"begins with {name[0]!r}, expected a letter or a digit"
     if name[-1] in ". ":
@@ -51,7 +51,7 @@ def why_unsafe(name: str) -> str | None:
 
 
 def why_unsafe_path(path: str) -> str | None:
-    """What is wrong with a relative path with ``/`` between its parts; None where nothing is."""
+    """As :func:`why_unsafe`, for a relative path with ``/`` between its parts."""
     if not path:
         return "is empty"
     if path.startswith("/"):
@@ -66,10 +66,12 @@ def why_unsafe_path(path: str) -> str | None:
 def safe_file_name(text: str, *, identity: Sequence[object] = ()) -> str:
     """A file name for a text: letters and digits are kept, everything else becomes ``-``.
 
+    If the text is changed, or has an identity, the name ends with a digest of both, so that
+    different things get different files.
+
     Args:
-        text: Any text; one that is safe already is returned as it is.
-        identity: What the file is about, as plain data. Where it is given, or the text had to be
-            changed, a digest is added, so that two things never share a file.
+        text: Any text; a safe one is returned unchanged.
+        identity: Plain data that identifies the file's content.
     """
     plain = _plain(text)
     if plain == text and not identity:
@@ -81,7 +83,7 @@ def safe_file_name(text: str, *, identity: Sequence[object] = ()) -> str:
 def distinct_file_names(texts: Sequence[str]) -> list[str]:
     """File names for several texts, in their order.
 
-    Plain where that is unambiguous, letter case and Unicode forms aside; the others get a digest.
+    Names that are equal apart from letter case and Unicode forms get a digest.
     """
     plain = [_plain(text) for text in texts]
     same = Counter(name.casefold() for name in plain)

@@ -1,4 +1,4 @@
-"""Whether a disk is full: what SQLite and libraries report as other errors."""
+"""This machine: free disk space, and memory of the process, the host and its GPUs."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ __all__ = [
     "space_left",
 ]
 
-_LITTLE = 1 << 20  # SQLite needs some of it for files of its own beside a database
+_LITTLE = 1 << 20  # bytes; SQLite needs space for files next to its database
 _CODES = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _WORDS = ("disk is full", "no space left on device", "quota exceeded")
 
 
 def space_left(path: Path) -> str:
-    """Text about a nearly full disk, to be added to an error that may come of it.
+    """A clause about a full disk, for an error that a full disk may have caused.
 
-    SQLite reports a full disk as "disk I/O error", too, or as a file that cannot be opened.
+    SQLite also reports a full disk as "disk I/O error" or as a file that it cannot open.
 
     Args:
-        path: A file or folder, which need not exist.
+        path: A file or folder; it need not exist.
 
     Returns:
-        ``; its disk is full: 12 KiB are free``; empty where more than 1 MiB is free, and where
-        the system does not say.
+        ``"; its disk is full: 12 KiB are free"``; empty if more than 1 MiB is free or the free
+        space is unknown.
     """
     folder = path.absolute()
     while not folder.is_dir() and folder != folder.parent:
@@ -44,7 +44,7 @@ def space_left(path: Path) -> str:
 
 
 def is_about_space(error: BaseException) -> bool:
-    """Whether an error, or what it came from, is a full disk or a quota that is used up."""
+    """Whether an error, or one of its causes, is a full disk or an exhausted quota."""
     seen: set[int] = set()
     part: BaseException | None = error
     while part is not None and id(part) not in seen:
@@ -58,7 +58,7 @@ def is_about_space(error: BaseException) -> bool:
 
 
 def memory_of_this_process() -> int:
-    """Resident memory now, in bytes (at its highest, where the system tells nothing else)."""
+    """Resident memory now, in bytes; the peak on systems that report nothing else."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except (OSError, ValueError, IndexError):
@@ -67,12 +67,12 @@ def memory_of_this_process() -> int:
 
 
 def peak_memory_of_this_process() -> int:
-    """Resident memory at its highest, in bytes; 0 where the system does not say."""
+    """Peak of the resident memory, in bytes; 0 if the system does not report it."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, ValueError, IndexError):
-        # Elsewhere; on Linux this would count what the parent held before it started us.
+        # Other systems; on Linux, this number would include the parent's memory before the fork.
         try:
             import resource
         except ImportError:
@@ -82,7 +82,7 @@ def peak_memory_of_this_process() -> int:
 
 
 def available_memory(device: str = "cpu") -> int | None:
-    """Free memory of the host or of a GPU, in bytes; None where it cannot be told."""
+    """Free memory of the host or of a GPU, in bytes; None if unknown."""
     if device.startswith("cuda"):
         import torch
 
@@ -91,5 +91,5 @@ def available_memory(device: str = "cpu") -> int | None:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return None
-    found = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return found[0] * 1024 if found else None
+    free = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return free[0] * 1024 if free else None

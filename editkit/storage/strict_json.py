@@ -1,4 +1,4 @@
-"""JSON that anybody may have written: exactly what it says, or an error that says why."""
+"""JSON from unknown writers: read without ambiguity, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ def parse_json(text: str, *, allow_nan: bool = False) -> Any:
         allow_nan: Accept ``NaN`` and ``Infinity``, as Python writes them.
 
     Raises:
-        ValueError: It is not JSON, or it is JSON that readers understand in different ways:
-            duplicate keys, ``NaN`` and ``Infinity``, numbers beyond 64 bits, lone surrogates,
-            and more levels than Python can read.
+        ValueError: It is not JSON, or different readers would read it differently: duplicate keys,
+            ``NaN`` and ``Infinity``, numbers beyond 64 bits, lone surrogates, deep nesting.
     """
     try:
         value = json.loads(
@@ -34,27 +33,27 @@ def parse_json(text: str, *, allow_nan: bool = False) -> Any:
         )
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    if "\\u" in text.lower():  # only an escape can make a lone surrogate of sound UTF-8
+    if "\\u" in text.lower():  # in valid UTF-8, a lone surrogate needs an escape
         _check_texts(value)
     return value
 
 
 def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object's keys and values, each key once (``object_pairs_hook`` of :func:`json.loads`).
+    """The ``object_pairs_hook`` of :func:`json.loads` that refuses duplicate keys.
 
     Raises:
-        ValueError: A key is there twice.
+        ValueError: A key occurs twice.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    content = dict(pairs)
+    if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in found if keys.count(key) > 1)
-        raise ValueError(f"the key {_shown(twice)} is there twice")
-    return found
+        twice = next(key for key in content if keys.count(key) > 1)
+        raise ValueError(f"the key {_shown(twice)} occurs twice")
+    return content
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _float(text: str) -> float:
@@ -75,7 +74,7 @@ def _check_texts(value: Any) -> None:
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise ValueError(f"the text {_shown(value)} holds a lone surrogate") from None
+            raise ValueError(f"the text {_shown(value)} contains a lone surrogate") from None
     elif isinstance(value, dict):
         for key, item in value.items():
             _check_texts(key)

@@ -1,9 +1,8 @@
-"""Plain data from YAML: texts, numbers, true and false, null, lists, and mappings with text keys.
+"""Plain data from YAML: texts, numbers, booleans, null, lists, and mappings with text keys.
 
-Scalars are read as YAML 1.2 reads them, so that no word changes its type: ``no``, ``on`` and
-``2020-01-01`` are texts, ``1e-3`` is a number, and ``010`` and ``1_000``, which other readers take
-for other numbers, are texts, too. Duplicate keys, tags such as ``!!python/object``, and files that
-grow when they are read (aliases of aliases) are refused with their place.
+Scalars follow YAML 1.2: ``no``, ``on`` and ``2020-01-01`` are texts, ``1e-3`` is a number. ``010``
+and ``1_000``, which other readers read as various numbers, are texts too. Duplicate keys, tags such
+as ``!!python/object`` and exploding aliases are refused, with their line and column.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from editkit.errors import ConfigError, first_line
 __all__ = ["decode_yaml", "parse_yaml", "read_yaml_text"]
 
 _LARGEST_FILE = 2**20  # bytes
-_MOST_VALUES = 20_000  # with everything that aliases repeat
+_MOST_VALUES = 20_000  # counting repetitions by aliases
 _DEEPEST = 50
 _LONGEST_INT = 24  # characters of an integer of 64 bits, in any notation
 _PLAIN = ("str", "int", "float", "bool", "null", "seq", "map", "merge")
 _MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16: this mark begins with that of UTF-16
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -39,7 +38,7 @@ def read_yaml_text(path: Path, *, place: str | None = None) -> str:
 
     Args:
         path: The file.
-        place: How messages name it; by default its path.
+        place: Its name in messages; by default its path.
 
     Raises:
         ConfigError: It cannot be read, is too large, or is not UTF-8.
@@ -51,7 +50,7 @@ def read_yaml_text(path: Path, *, place: str | None = None) -> str:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise ConfigError(
             f"{place!r} cannot be read: {getattr(error, 'strerror', None) or error}.",
-            hint="Give the path of a YAML file that you may read.",
+            hint="Give the path of a readable YAML file.",
         ) from None
     return decode_yaml(content, place=place)
 
@@ -71,7 +70,7 @@ def decode_yaml(content: bytes, *, place: str) -> str:
         line = content.count(b"\n", 0, error.start) + 1
         raise ConfigError(
             f"{place} line {line}: byte 0x{content[error.start]:02x} is not UTF-8.",
-            hint="Save the file as UTF-8; it looks like Latin-1 or another older encoding.",
+            hint="Save the file as UTF-8; it seems to be Latin-1 or another older encoding.",
         ) from None
 
 
@@ -80,11 +79,11 @@ def parse_yaml(text: str, *, place: str) -> Any:
 
     Args:
         text: One YAML document.
-        place: How messages name it.
+        place: Its name in messages.
 
     Raises:
-        ConfigError: It is not YAML, holds something else than plain data, repeats a key, or is
-            too large or too deeply nested.
+        ConfigError: It is not YAML, contains more than plain data, repeats a key, or is too large
+            or too deeply nested.
     """
     if len(text) > _LARGEST_FILE:
         raise _too_large(place)
@@ -124,23 +123,23 @@ def _where(error: yaml.MarkedYAMLError) -> str:
 
 def _too_large(place: str) -> ConfigError:
     return ConfigError(
-        f"{place} is larger than {_LARGEST_FILE // 2**20} MiB, which no configuration is.",
-        hint="Give a YAML file of values; records and texts belong into files of their own.",
+        f"{place} is larger than {_LARGEST_FILE // 2**20} MiB, too large for a configuration.",
+        hint="Give a YAML file of values; put records and texts into separate files.",
     )
 
 
 class _RefusedError(yaml.MarkedYAMLError):
-    """YAML, but not plain data within bounds."""
+    """YAML that is not plain data, or exceeds a limit."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars, bounded, with distinct text keys."""
+    """Reads YAML 1.2 scalars and distinct text keys, within limits."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self._depth = 0
         self._counted = 0
-        self._size: dict[int, int] = {}  # number of values of each finished node, by id
+        self._size: dict[int, int] = {}  # number of values in each finished node, by id
 
     @override
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -176,17 +175,17 @@ class _Loader(yaml.SafeLoader):
             for key, _ in node.value:
                 if key.tag not in _KEYS:
                     raise _problem(
-                        f"the key {_shown(key)} is not a text; put it into quotes", key.start_mark
+                        f"the key {_shown(key)} is not a text; put it in quotes", key.start_mark
                     )
                 if key.value in seen:
-                    raise _problem(f"the key {key.value!r} is there twice", key.start_mark)
+                    raise _problem(f"the key {key.value!r} occurs twice", key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep=True)
 
     @override
     def flatten_mapping(self, node: Any) -> None:
         super().flatten_mapping(node)
-        # Merged values come first; what the mapping itself says, and the first of several, wins.
+        # Merged values come first: the mapping's own values override them.
         own = {key.value: (key, value) for key, value in node.value}
         node.value = list(own.values())
 
@@ -197,7 +196,7 @@ _FLOAT = re.compile(
     r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
     r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
 )
-_Loader.yaml_implicit_resolvers = {}  # none of YAML 1.1
+_Loader.yaml_implicit_resolvers = {}  # drops those of YAML 1.1
 for _tag, _pattern, _first in (
     ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), "tTfF"),
     ("int", re.compile(rf"(?:{_INT.pattern})$"), "-+0123456789"),
@@ -210,7 +209,7 @@ for _tag, _pattern, _first in (
 
 def _int_of(loader: _Loader, node: Any) -> int:
     text = str(loader.construct_scalar(node))
-    if not _INT.fullmatch(text):  # !!int written before something else
+    if not _INT.fullmatch(text):  # an explicit !!int
         raise _problem(f"{text!r} is not an integer", node.start_mark)
     if len(text) > _LONGEST_INT or not -(2**63) <= int(text, 0) < 2**63:
         raise _problem("an integer beyond 64 bits", node.start_mark)

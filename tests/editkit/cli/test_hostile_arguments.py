@@ -106,7 +106,7 @@ def test_a_report_replaces_neither_results_nor_devices(
     for target in (store, tmp_path / "link"):
         code, text, err = editkit("report", out, "--format", "text", "--to", target)
         assert (code, text) == (2, "")
-        assert "a database is there, and is kept" in err
+        assert "it is a database, which is not replaced" in err
     assert store.read_bytes() == before
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -259,7 +259,7 @@ def test_case_ids_are_whole_numbers(case_id: object) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ('[{"a": 1, "a": 2}]', "the key 'a' is there twice"),
+        ('[{"a": 1, "a": 2}]', "the key 'a' occurs twice"),
         ("[" * 100_000, "is not JSON"),
         ("[" + "9" * 5000 + "]", "is not JSON"),
         ("[1", "is not JSON"),

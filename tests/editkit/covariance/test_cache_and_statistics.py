@@ -286,7 +286,7 @@ def test_a_statistic_over_texts_that_change_meanwhile_is_not_kept(
     cache: Path, functions: str
 ) -> None:
     model = tiny()
-    with pytest.raises(CacheError, match="changed while a statistic over it was computed"):
+    with pytest.raises(CacheError, match="changed while a statistic was computed"):
         second_moment(model, model.path(1, "mlp_out"), Corpus(f"{functions}:counting"))
     assert not list(cache.rglob("*.safetensors"))
 

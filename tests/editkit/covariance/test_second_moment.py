@@ -20,7 +20,7 @@ from editkit.cli.main import main
 from editkit.covariance.convergence import Convergence, draw, health_of
 from editkit.covariance.corpora import Corpus
 from editkit.covariance.second_moment import (
-    Kept,
+    Checkpoint,
     SecondMoment,
     Whitening,
     accumulate,
@@ -105,7 +105,7 @@ def test_an_interrupted_sum_is_kept_unless_it_is_damaged(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        accumulate(model, PATH, corpus.texts(), kept=Kept(file), progress=interrupt)
+        accumulate(model, PATH, corpus.texts(), checkpoint=Checkpoint(file), progress=interrupt)
     content = bytearray(file.read_bytes())
     if damage == "cut":
         content = content[: len(content) // 2]
@@ -113,7 +113,9 @@ def test_an_interrupted_sum_is_kept_unless_it_is_damaged(
         content[-1] ^= 1
     file.write_bytes(content)
     seen: list[int] = []
-    again = accumulate(model, PATH, corpus.texts(), kept=Kept(file), progress=seen.append)
+    again = accumulate(
+        model, PATH, corpus.texts(), checkpoint=Checkpoint(file), progress=seen.append
+    )
     assert again is not None
     assert torch.equal(again[0], whole[0])
     assert again[1] == whole[1]
@@ -132,9 +134,11 @@ def test_an_unfinished_sum_of_something_else_is_not_continued(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept = Kept(file, of={"model": "other"})
-        accumulate(tiny(seed=1), PATH, corpus.texts(), kept=kept, progress=interrupt)
-    again = accumulate(model, PATH, corpus.texts(), kept=Kept(file, of={"model": "ours"}))
+        other = Checkpoint(file, of={"model": "other"})
+        accumulate(tiny(seed=1), PATH, corpus.texts(), checkpoint=other, progress=interrupt)
+    again = accumulate(
+        model, PATH, corpus.texts(), checkpoint=Checkpoint(file, of={"model": "ours"})
+    )
     assert again is not None
     assert torch.equal(again[0], whole[0])
     [record] = caplog.records
@@ -155,9 +159,16 @@ def test_what_was_watched_is_kept_with_the_sum(corpus: Corpus, tmp_path: Path) -
 
     parts = Convergence(keys, 1e-2, first=1024)
     with pytest.raises(KeyboardInterrupt):
-        accumulate(model, PATH, corpus.texts(), kept=Kept(file), watcher=parts, progress=interrupt)
+        accumulate(
+            model,
+            PATH,
+            corpus.texts(),
+            checkpoint=Checkpoint(file),
+            watcher=parts,
+            progress=interrupt,
+        )
     resumed = Convergence(keys, 1e-2, first=1024)
-    accumulate(model, PATH, corpus.texts(), kept=Kept(file), watcher=resumed)
+    accumulate(model, PATH, corpus.texts(), checkpoint=Checkpoint(file), watcher=resumed)
     assert resumed.directions.keys() == whole.directions.keys()
     assert all(torch.equal(d, whole.directions[n]) for n, d in resumed.directions.items())
 

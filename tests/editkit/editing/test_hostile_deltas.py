@@ -72,7 +72,7 @@ DESCRIPTIONS: dict[str, tuple[Any, str]] = {
     "not JSON": ("{", "damaged: Expecting"),
     "a list": ([], "its description is no mapping"),
     "null": (None, "its description is no mapping"),
-    "twice a key": (json.dumps(DESCRIPTION)[:-1] + ', "joint": true}', "'joint' is there twice"),
+    "twice a key": (json.dumps(DESCRIPTION)[:-1] + ', "joint": true}', "'joint' occurs twice"),
     "deep": ("[" * 100_000, "nested too deeply"),
     "huge number": (json.dumps(changed(notes={"x": 10**40})), "beyond 64 bits"),
     "surrogate": (changed(editor="\ud800"), "lone surrogate"),

@@ -180,7 +180,7 @@ def test_a_model_without_a_template_is_refused() -> None:
         (
             "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
             "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}",
-            "ends with <think>: what follows is not the answer",
+            "ends with <think>: the text that follows is not the answer",
         ),
     ],
 )
@@ -191,7 +191,7 @@ def test_a_template_that_cannot_be_used_is_refused(template: str, message: str) 
 
 def test_a_subject_that_a_template_changes_must_be_found_once() -> None:
     upper = chat_model("<|user|>{{ messages[0].content | upper }}<|model|>")
-    with pytest.raises(RequestError, match="changes the prompt .* stands in the result 0 times"):
+    with pytest.raises(RequestError, match="changes the prompt .* has the subject .* 0 times"):
         upper.requested([REQUEST])
     replaced = chat_model("<|user|>{{ messages[0].content | replace('?', '!!') }}<|model|>")
     [sentence] = replaced.requested([REQUEST])
@@ -199,7 +199,7 @@ def test_a_subject_that_a_template_changes_must_be_found_once() -> None:
     read = replaced.tokenizer.decode(sentence.encoding.ids[: position + 1])
     assert read.endswith("is The Space Needle")
     twice = EditRequest("Rome, {}?", "Rome", "x", chat=True)
-    with pytest.raises(RequestError, match="stands in the result 2 times"):
+    with pytest.raises(RequestError, match="has the subject .* 2 times"):
         replaced.requested([twice])
 
 

@@ -32,17 +32,17 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 DEVICES: list[tuple[Any, str, str]] = [
-    ("meta", r"device is 'meta': there weights have shapes, but no values", "Use cpu"),
+    ("meta", r"device is 'meta', which keeps shapes of weights but no values", "Use cpu"),
     ("mps", "device is 'mps', but torch sees no mps device", "Use cpu"),
     ("cuda", "device is 'cuda', but torch sees no GPU", "Use cpu"),
     ("cuda:99", "device is 'cuda:99', but torch sees no GPU", "Use cpu"),
     ("xpu", "device is 'xpu', but torch sees no xpu device", "Use cpu"),
-    ("cpu:3", "device is 'cpu:3', but there is one cpu", "Use cpu"),
+    ("cpu:3", "device is 'cpu:3', but there is only one cpu", "Use cpu"),
     ("cpu:-1", "device is 'cpu:-1'", "Use cpu"),
     ("cuda:-1", "device is 'cuda:-1', which is not a device", "Use cpu, cuda"),
     ("cuda:", "device is 'cuda:', which is not a device", "Use cpu, cuda"),
-    ("vulkan", "device is 'vulkan', of a kind that editkit does not support", "Use cpu"),
-    ("hpu:0", "device is 'hpu:0', of a kind that", "Use cpu"),
+    ("vulkan", "device is 'vulkan', a kind that editkit does not support", "Use cpu"),
+    ("hpu:0", "device is 'hpu:0', a kind that", "Use cpu"),
     ("warp", "device is 'warp', which is not a device", "Use cpu, cuda"),
     ("CPU", "device is 'CPU', which is not a device", "Use cpu, cuda"),
     ("", "device is '', which is not a device", "Use cpu, cuda"),
@@ -90,7 +90,7 @@ def test_gpus_are_counted() -> None:
     for device in ("cuda", "cuda:0", "cuda:1", 0, 1):
         check_device(device)
     for device in ("cuda:2", "cuda:99", 2):
-        with pytest.raises(ModelError, match="torch sees 2 of them, numbered from 0") as caught:
+        with pytest.raises(ModelError, match="torch sees only 2, numbered from 0") as caught:
             check_device(device)
         assert caught.value.hint == "Use cuda:0 to cuda:1."
 

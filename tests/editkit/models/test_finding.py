@@ -55,12 +55,12 @@ def answer(status: int) -> Any:
 REFUSALS: list[tuple[Exception, str, str]] = [
     (
         hub.GatedRepoError("403 Client Error", response=answer(403)),
-        r"^model 'org/name' is gated: its owner lets only accepted users",
+        r"^model 'org/name' is gated: only users whom its owner has accepted",
         r"Accept its terms on https://huggingface\.co/org/name, then run `hf auth login`",
     ),
     (
         hub.RepositoryNotFoundError("401 Client Error", response=answer(401)),
-        r"^model 'org/name' was not found: it is no registered model, no folder, and no hub id",
+        r"^model 'org/name' was not found: it is not a registered model, a folder, or a hub id",
         r"Registered models: .*atlas.* If it is private, run `hf auth login`",
     ),
     (
@@ -96,7 +96,7 @@ REFUSALS: list[tuple[Exception, str, str]] = [
     (
         OSError(28, "No space left on device"),
         r"could not be downloaded \(OSError: \[Errno 28\] No space left on device\)",
-        r"copy the model's folder here",
+        r"copy the model's folder to this machine",
     ),
 ]
 

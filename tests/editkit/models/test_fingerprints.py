@@ -133,7 +133,10 @@ def test_a_file_that_changes_is_read_again_even_with_its_time_put_back(folder: P
         (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 64), "damaged"),
         (lambda f: _cut(f / "model.safetensors"), "ends before"),
         (lambda f: _index(f, "[]"), "damaged"),
-        (lambda f: _index(f, '{"weight_map": {"a": "gone.safetensors"}}'), r"lacks 1 of 1 files"),
+        (
+            lambda f: _index(f, '{"weight_map": {"a": "gone.safetensors"}}'),
+            r"lacks 1 of its 1 weight files",
+        ),
         (lambda f: (f / "model.safetensors").unlink(), "no .*safetensors"),
     ],
 )

@@ -46,7 +46,7 @@ def wrapped() -> Any:
 def test_a_model_that_peft_wraps_is_refused_and_merged_it_is_taken() -> None:
     model = wrapped()
     error = refused(model)
-    assert "is a PeftModel of peft: its adapters are not among the weights" in error.message
+    assert "is a PeftModel of peft: editors do not see the weights" in error.message
     assert error.hint == "Merge it first: model = model.merge_and_unload()."
     LanguageModel(model.merge_and_unload(), tokenizer(), name="mine")
 
@@ -74,7 +74,7 @@ def test_other_kinds_of_peft_are_refused(kind: str) -> None:
 )
 def test_adapters_in_the_layers_are_refused(build: Callable[[], Any]) -> None:
     error = refused(build())
-    assert "has adapters of peft in its layers (transformer.h.0.attn.c_proj" in error.message
+    assert "has peft adapters in its layers (transformer.h.0.attn.c_proj" in error.message
     assert "merge_and_unload" in str(error.hint)
 
 
@@ -165,7 +165,7 @@ def not_finite() -> Any:
 
 CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
     "t5": (t5, r"'mine' is an encoder-decoder \(t5\)", "Use a causal"),
-    "bert": (bert, "is an encoder, which fills in masked tokens", "Use a causal"),
+    "bert": (bert, "is an encoder that fills in masked tokens", "Use a causal"),
     "vit": (vit, "is a vision or multimodal model", "Use a causal"),
     "unknown": (bloom, "is of architecture 'bloom', which is not known", "Use a causal"),
     "no head": (lambda: GPT2Model(GPT2Config(**SMALL)), "no language-model head", "AutoModelFor"),
@@ -184,7 +184,7 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
     "subclass": (with_subclass, "c_proj.weight is a .* of float32", "dequantize"),
     "meta": (on_meta, r"\d+ weights of 'mine' are not in memory \(transformer.wte", "devices"),
     "pruned": (pruned, "has 1 blocks, but its config says 2", "num_hidden_layers"),
-    "rebuilt": (without_block, "is not built as transformers' gpt2", "AutoModelForCausalLM"),
+    "rebuilt": (without_block, "without the modules of gpt2", "AutoModelForCausalLM"),
     "nan": (not_finite, "hold NaN or infinity", "again"),
     "parallel": (lambda: nn.DataParallel(gpt2()), "is a torch DataParallel", "model.module"),
     "a module": (lambda: nn.Linear(2, 2), "is a torch Linear, expected a causal", "AutoModel"),
@@ -224,8 +224,8 @@ class SlowTokenizer(transformers.PythonBackend):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        ("gpt2", "the tokenizer of 'mine' is a builtins str, expected one of transformers"),
-        (SlowTokenizer(), r"is a slow one \(SlowTokenizer\)"),
+        ("gpt2", "the tokenizer of 'mine' is a builtins str, expected a tokenizer of transformers"),
+        (SlowTokenizer(), r"is slow \(SlowTokenizer\)"),
     ],
 )
 def test_what_is_not_a_fast_tokenizer_is_refused(tokens: Any, message: str) -> None:

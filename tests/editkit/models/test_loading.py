@@ -146,7 +146,10 @@ def test_a_device_map_gives_the_same_model(
     ("arguments", "message"),
     [
         ({"attention": "flash"}, r"attention is 'flash'.*sdpa, eager"),
-        ({"device_map": "best"}, r"device_map is 'best', expected auto, .* For one device set"),
+        (
+            {"device_map": "best"},
+            r"device_map is 'best', expected auto, .* For a single device, set",
+        ),
         ({"device_map": "auto", "device": "meta"}, r"'meta' and device_map 'auto' are both given"),
         ({"device_map": {"": "disk"}}, r"puts 'the model' on 'disk': an edit needs its weights"),
         ({"device_map": {**SPLIT, "lm_head": "disk"}}, r"puts 'lm_head' on 'disk'"),

@@ -1,4 +1,4 @@
-"""Cache files that somebody damaged: made again, with the same result, and a warning."""
+"""Cache files that somebody damaged: recomputed, with the same result and a warning."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_texts_of_a_wrong_shape_are_made_again(
     path.write_bytes(content)
     with caplog.at_level(logging.WARNING, "editkit"):
         assert cached_texts("t", DESCRIPTION, lambda: TEXTS) == TEXTS
-    assert "made again" in caplog.text
+    assert "recomputed" in caplog.text
     assert cached_texts("t", DESCRIPTION, list) == TEXTS
 
 

@@ -66,9 +66,9 @@ def test_scalars_are_what_they_look_like(text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("a: 1\nb: 2\na: 3", r"f\.yaml line 3, column 1: the key 'a' is there twice"),
-        ("a:\n  b: 1\n  'b': 2", r"line 3, column 3: the key 'b' is there twice"),
-        ("{<<: {a: 1}, <<: {a: 2}}", "the key '<<' is there twice"),
+        ("a: 1\nb: 2\na: 3", r"f\.yaml line 3, column 1: the key 'a' occurs twice"),
+        ("a:\n  b: 1\n  'b': 2", r"line 3, column 3: the key 'b' occurs twice"),
+        ("{<<: {a: 1}, <<: {a: 2}}", "the key '<<' occurs twice"),
         ("1: a", "the key '1' is not a text"),
         ("true: a", "the key 'true' is not a text"),
         ("? [a]\n: b", "the key of a sequence is not a text"),
@@ -154,8 +154,8 @@ def test_a_file_that_cannot_be_opened_is_a_config_error(name: str) -> None:
         ("limit: 1.5", "limit: got 1.5, expected an integer"),
         ("limit: .nan", "limit: got nan"),
         ('name: "a\\0b"', "name: got 'a.x00b'; it holds a NUL character"),
-        ("limit: 4\nlimit: 5", "the key 'limit' is there twice"),
-        ("model: {name: atlas, name: gpt2}", "the key 'name' is there twice"),
+        ("limit: 4\nlimit: 5", "the key 'limit' occurs twice"),
+        ("model: {name: atlas, name: gpt2}", "the key 'name' occurs twice"),
     ],
 )
 def test_values_of_a_benchmark_file_are_strict(line: str, complaint: str) -> None:
