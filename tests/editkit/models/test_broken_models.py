@@ -374,7 +374,7 @@ CASES = {
     ),
     "integers": Case(
         with_tensor(f"{H0}mlp.c_proj.weight", torch.ones(128, 32, dtype=torch.int8)),
-        rf"stores 1 weight in a type other than float: {H0}mlp.c_proj.weight is I8, so it is",
+        rf"stores 1 weight in a type other than float: {H0}mlp.c_proj.weight is I8, so the",
         "unquantised",
     ),
     "eight-bit floats": Case(
