@@ -7,9 +7,10 @@ page shows.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from editkit.benchmark.aggregate import SUMMARY
@@ -19,8 +20,29 @@ from editkit.report import svg
 from editkit.report.sections import MOST_CELLS, Section
 from editkit.results import Row
 
+__all__ = ["html_template", "report"]
+
 _HARDEST = 5
 _MOST_TEXTS = 20
+
+
+def html_template(package: str, name: str, **filters: Callable[..., Any]) -> Template:
+    """A Jinja2 template that escapes every value.
+
+    Args:
+        package: Python package with a folder ``templates``.
+        name: File name in that folder.
+        filters: Filters of the template, by name.
+    """
+    templates = Environment(
+        loader=PackageLoader(package),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(filters)
+    return templates.get_template(name)
 
 
 def report(sections: Sequence[Section], *, against: str | None) -> str:
@@ -30,17 +52,9 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
         sections: The runs.
         against: Editor that the others are compared with; by default the best one.
     """
-    templates = Environment(
-        loader=PackageLoader("editkit.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["shade"] = _shade
-    templates.filters["highlighted"] = _highlighted
+    filters = {"shade": _shade, "highlighted": _highlighted}
     names = ", ".join(dict.fromkeys(section.run.benchmark for section in sections))
-    return templates.get_template("report.html").render(
+    return html_template("editkit.report", "report.html", **filters).render(
         title=f"editkit report: {names}",
         against=against,
         sections=sections,
@@ -155,12 +169,11 @@ def _hardest_records(section: Section) -> list[tuple[str, list[tuple[int, list[s
     """By editor, the case ids of the worst records and their scores as printed."""
     scores = [score for score in section.run.scores if score.label]
     cells = zip(section.run.cells, section.labels, section.rows, strict=True)
-    hardest = [
+    return [
         (label, [(row.case_id, [_printed(score, row) for score in scores]) for row in worst])
         for cell, label, rows in cells
         if cell.editor != BASELINE and (worst := _worst(section, rows))
     ]
-    return hardest
 
 
 def _worst(section: Section, rows: Sequence[Row]) -> list[Row]:

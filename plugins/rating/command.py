@@ -16,11 +16,11 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType
 
 from editkit import UsageError
 from editkit.benchmark.store import keep_rating, ratings_in, runs_in
+from editkit.cli.arguments import add_flag
 from editkit_plugins.rating.comparisons import chosen_pair, comparisons
 from editkit_plugins.rating.odds import Judgement, judgements, report
 from editkit_plugins.rating.server import HOST, RatingServer
@@ -28,27 +28,14 @@ from editkit_plugins.rating.server import HOST, RatingServer
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``editkit rate``."""
-    add = parser.add_argument
-    add(
-        "out",
-        type=Path,
-        nargs="?",
-        default=Path("editkit-results"),
-        metavar="OUT",
-        help="output folder of the benchmark runs (default: %(default)s)",
-    )
-    add("--editor", action="append", default=[], metavar="E", help="one of the two; give it twice")
-    add("--limit", type=int, default=50, metavar="N", help="pairs of texts (default: 50)")
-    add("--seed", type=int, default=0, metavar="S", help="seed of order and sides (default: 0)")
-    add(
-        "--rater",
-        default="anonymous",
-        metavar="NAME",
-        help="rater (default: anonymous)",
-    )
-    add("--port", type=int, default=0, help="port to listen on (default: any free port)")
-    add("--report", action="store_true", help="only print the odds so far")
-    add("--json", action="store_true", help="print the odds as one JSON document")
+    add_flag(parser, "out")
+    add_flag(parser, "--editor", help="one of the two editors; give it twice")
+    add_flag(parser, "--limit", default=50, help="compare N pairs of texts")
+    add_flag(parser, "--seed", help="seed of the order and the sides")
+    add_flag(parser, "--rater", default="anonymous", metavar="NAME", help="who rates")
+    add_flag(parser, "--port", default=0, help="port to listen on, 0 for any free port")
+    add_flag(parser, "--report", action="store_true", help="only print the odds so far")
+    add_flag(parser, "--json", help="print the odds as one JSON document")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,8 +57,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> None:
-    if args.limit < 1:
-        raise UsageError(f"--limit is {args.limit}, expected 1 or more.", hint="Try --limit 50.")
     pair = chosen_pair(args.out, args.editor)
     chosen = comparisons(pair, limit=args.limit, seed=args.seed)
     try:

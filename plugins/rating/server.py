@@ -20,9 +20,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from editkit import EditkitError
+from editkit.report.html_page import html_template
 from editkit.results import Rating
 from editkit.storage.resources import resource_text
 from editkit_plugins.rating.comparisons import CHOICES, QUESTIONS, Comparison
@@ -48,15 +49,8 @@ _log = logging.getLogger(__name__)
 
 @functools.cache
 def _template(name: str) -> Template:
-    templates = Environment(
-        loader=PackageLoader("editkit_plugins.rating"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters["nfc"] = functools.partial(unicodedata.normalize, "NFC")
-    return templates.get_template(name)
+    nfc = functools.partial(unicodedata.normalize, "NFC")
+    return html_template("editkit_plugins.rating", name, nfc=nfc)
 
 
 def question_page(

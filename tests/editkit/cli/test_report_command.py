@@ -80,7 +80,7 @@ def out(tmp_path: Path, fake_world: Path) -> Path:
     return write(run_of(tmp_path / "out", cell("none"), cell("good"), cell("bad")))
 
 
-def test_a_folder_of_output_folders_is_told(out: Path, editkit: Cli) -> None:
+def test_a_folder_of_output_folders_is_an_error_that_lists_them(out: Path, editkit: Cli) -> None:
     code, _, err = editkit("report", out.parent)
     assert code == 4
     assert f"Name one of them: {out}." in err
@@ -113,7 +113,7 @@ def test_the_table_has_stars_marks_and_a_legend(out: Path, editkit: Cli) -> None
     assert re.search(r"^P2 +.* 4$", text, re.MULTILINE)
 
 
-def test_any_editor_can_be_compared_with(out: Path, editkit: Cli) -> None:
+def test_against_chooses_the_reference(out: Path, editkit: Cli) -> None:
     assert "Paired differences to bad" in editkit("report", out, "--against", "bad")[1]
     code, _, err = editkit("report", out, "--against", "godo")
     assert code == 2
@@ -121,20 +121,20 @@ def test_any_editor_can_be_compared_with(out: Path, editkit: Cli) -> None:
     assert "Did you mean 'good'?" in err
 
 
-def test_csv_holds_every_number_to_the_last_digit(out: Path, editkit: Cli) -> None:
+def test_csv_has_every_number_in_full_precision(out: Path, editkit: Cli) -> None:
     table = list(csv.DictReader(io.StringIO(editkit("report", out, "--format", "csv")[1])))
     assert {line["table"] for line in table} == {"scores", "relations", "differences", "edits"}
     expected = metrics_of(rows_of("good"), SCORES)
-    found = {
+    lines = {
         line["score"]: line
         for line in table
         if line["editor"] == "good" and line["table"] == "scores"
     }
-    assert found.keys() == expected.keys()
+    assert lines.keys() == expected.keys()
     for key, estimate in expected.items():
-        assert float(found[key]["mean"]) == estimate.mean
-        assert float(found[key]["ci_low"]) == estimate.ci_low
-        assert int(found[key]["n"]) == N
+        assert float(lines[key]["mean"]) == estimate.mean
+        assert float(lines[key]["ci_low"]) == estimate.ci_low
+        assert int(lines[key]["n"]) == N
     relations = [line for line in table if line["table"] == "relations"]
     assert {line["relation"] for line in relations} == {"P0", "P1", "P2"}
 
@@ -173,7 +173,7 @@ def test_latex_is_balanced(out: Path, editkit: Cli) -> None:
 
 
 class Page(HTMLParser):
-    """Knows whether tags are balanced, and what a page asks of the network."""
+    """Checks that tags are balanced, and collects links to other files."""
 
     VOID = ("meta", "br", "rect", "line", "circle", "polygon")
 
@@ -200,9 +200,9 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_one_sound_file_that_needs_no_network(out: Path, editkit: Cli) -> None:
-    code, said, _ = editkit("report", out, "--format", "html")
-    assert (code, said) == (0, f"{out / 'report.html'}\n")
+def test_the_page_is_one_valid_file_without_network_access(out: Path, editkit: Cli) -> None:
+    code, output, _ = editkit("report", out, "--format", "html")
+    assert (code, output) == (0, f"{out / 'report.html'}\n")
     text = (out / "report.html").read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
@@ -216,7 +216,7 @@ def test_the_page_is_one_sound_file_that_needs_no_network(out: Path, editkit: Cl
     assert text == (editkit("report", out, "--format", "html") and text)
 
 
-def test_what_cannot_be_written_is_told(out: Path, editkit: Cli) -> None:
+def test_an_unwritable_target_is_an_error(out: Path, editkit: Cli) -> None:
     (out / "report.html").mkdir()
     code, _, err = editkit("report", out, "--format", "html")
     assert code == 2
@@ -227,7 +227,7 @@ def test_what_cannot_be_written_is_told(out: Path, editkit: Cli) -> None:
     assert target.read_text(encoding="utf-8").startswith("## b: 12 records of facts")
 
 
-def test_unlike_runs_are_never_in_one_table(out: Path, editkit: Cli) -> None:
+def test_different_runs_never_share_a_table(out: Path, editkit: Cli) -> None:
     other = ({"name": "e", "protocol": "e/v2"}, {"name": "p", "protocol": "p/v1"})
     write(run_of(out, cell("good", again=1), metrics=other))
     code, text, _ = editkit("report", out)
@@ -237,7 +237,7 @@ def test_unlike_runs_are_never_in_one_table(out: Path, editkit: Cli) -> None:
     assert not re.search(r"^good \(again", text, re.MULTILINE)
 
 
-def test_missing_and_failed_records_are_told(
+def test_missing_and_failed_records_are_reported(
     tmp_path: Path, fake_world: Path, editkit: Cli
 ) -> None:
     failed = [*rows_of("good")[:-1], Row(N - 1, "failed", error="ValueError: no")]
@@ -263,7 +263,9 @@ def test_a_run_without_a_single_row_has_a_report(
         assert editkit("report", out, "--format", form)[0] == 0
 
 
-def test_a_folder_without_results_is_told(tmp_path: Path, fake_world: Path, editkit: Cli) -> None:
+def test_a_folder_without_results_is_an_error(
+    tmp_path: Path, fake_world: Path, editkit: Cli
+) -> None:
     code, _, err = editkit("report", tmp_path / "nowhere")
     assert code == 4
     assert "there is no result store" in err
@@ -292,9 +294,7 @@ def test_stores_of_early_versions_are_read(out: Path, editkit: Cli) -> None:
     assert "S by relation" in editkit("report", out)[1]
 
 
-def test_settings_of_one_editor_are_told_apart(
-    tmp_path: Path, fake_world: Path, editkit: Cli
-) -> None:
+def test_labels_show_differing_settings(tmp_path: Path, fake_world: Path, editkit: Cli) -> None:
     cells = [cell("good", layer=layer, eps=eps) for layer in (1, 2) for eps in (0.001, 0.25)]
     text = editkit("report", write(run_of(tmp_path / "out", *cells)))[1]
     assert "good (eps 0.001, layer 1)" in text
@@ -315,7 +315,7 @@ tables:
 """
 
 
-class Guest:
+class PaperPlugin:
     @hookimpl
     def editkit_published_tables(self) -> list[PublishedTableSpec]:
         return [PublishedTableSpec("paper", "some_package:published.yaml", "a paper")]
@@ -328,11 +328,11 @@ def published(fake_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "__init__.py").touch()
     (folder / "published.yaml").write_text(PUBLISHED, encoding="utf-8")
-    default_registry().register(Guest(), name="guest")
+    default_registry().register(PaperPlugin(), name="paper-plugin")
     return folder / "published.yaml"
 
 
-def test_published_numbers_stand_below_ours_where_protocols_agree(
+def test_published_numbers_are_below_ours_if_protocols_agree(
     out: Path, published: Path, editkit: Cli
 ) -> None:
     text = editkit("report", out)[1]
@@ -370,7 +370,7 @@ def test_published_numbers_stand_below_ours_where_protocols_agree(
         {"dataset": {"name": "mine", "digest": "d" * 20, "n_records": N}},
     ],
 )
-def test_unlike_published_numbers_are_not_shown(
+def test_published_numbers_of_other_protocols_are_not_shown(
     changes: dict[str, Any], tmp_path: Path, published: Path, editkit: Cli
 ) -> None:
     out = write(run_of(tmp_path / "other", cell("good"), **changes))
@@ -378,20 +378,20 @@ def test_unlike_published_numbers_are_not_shown(
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [("records: 7500", "records: many", "got 'many'"), ("dataset: facts", "x: 1", "unknown field")],
 )
-def test_a_wrong_file_of_published_numbers_is_told(
-    old: str, new: str, said: str, out: Path, published: Path, editkit: Cli
+def test_an_invalid_file_of_published_numbers_is_an_error(
+    old: str, new: str, message: str, out: Path, published: Path, editkit: Cli
 ) -> None:
     published.write_text(PUBLISHED.replace(old, new), encoding="utf-8")
     code, _, err = editkit("report", out)
     assert code == 2
-    assert said in err
+    assert message in err
     assert "published.yaml" in err
 
 
-def test_markdown_shows_text_as_it_is() -> None:
+def test_markdown_renders_text_literally() -> None:
     assert markdown.escaped("a|b *c* <d>\n_e_") == "a\\|b \\*c\\* \\<d\\> \\_e\\_"
 
 
@@ -399,7 +399,7 @@ def test_markdown_shows_text_as_it_is() -> None:
     ("name", "begins"),
     [("r.html", "<!doctype html>"), ("r.CSV", "table,"), ("r.md", "## b: 12"), ("r.txt", "b: 12")],
 )
-def test_the_ending_of_the_file_says_the_format(
+def test_the_file_suffix_chooses_the_format(
     out: Path, editkit: Cli, tmp_path: Path, name: str, begins: str
 ) -> None:
     target = tmp_path / name
@@ -407,7 +407,7 @@ def test_the_ending_of_the_file_says_the_format(
     assert target.read_text(encoding="utf-8").lower().startswith(begins), target.read_text()[:80]
 
 
-def test_an_ending_of_no_format_is_refused(out: Path, editkit: Cli, tmp_path: Path) -> None:
+def test_an_unknown_suffix_is_refused(out: Path, editkit: Cli, tmp_path: Path) -> None:
     code, _, err = editkit("report", out, "--to", tmp_path / "r.pdf")
     assert code == 2
     assert "no format has the suffix '.pdf'" in err

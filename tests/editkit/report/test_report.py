@@ -8,7 +8,7 @@ import pytest
 
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
-from editkit.report import run_table as table
+from editkit.report import run_table
 from editkit.report.tables import score_entry
 from editkit.results import Cell, Run
 
@@ -49,16 +49,16 @@ ENTRIES = [entry("none", 1.0, 0.0), entry("ft", 0.5, 0.3, failed=2), entry("rome
 RUN = run(cell("none"), cell("ft"), cell("rome"))
 
 
-def test_the_table_reads_as_the_papers_do() -> None:
-    lines = table(RUN, ENTRIES, terminal=False).splitlines()
+def test_the_table_matches_the_papers() -> None:
+    lines = run_table(RUN, ENTRIES, terminal=False).splitlines()
     assert lines[2].split() == ["editor", "XS", "XM", "XL", "s/edit", "records"]
     assert lines[5].split() == [
         "ft", "50.0", "±2.0", "+0.0", "±2.0", "30.0", "±2.0", "<0.001", "10", "(2", "failed)",
     ]  # fmt: skip
 
 
-def test_the_best_is_bold_on_a_terminal_and_doing_nothing_is_not_best() -> None:
-    plain, bold = (table(RUN, ENTRIES, terminal=terminal) for terminal in (False, True))
+def test_the_best_is_bold_on_a_terminal_and_the_unedited_model_is_not_ranked() -> None:
+    plain, bold = (run_table(RUN, ENTRIES, terminal=terminal) for terminal in (False, True))
     assert "\x1b" not in plain
     assert bold.count("\x1b[1m") == 4  # two of them tie
     assert "\x1b[1m 90.0 ±2.0" in bold
@@ -66,9 +66,9 @@ def test_the_best_is_bold_on_a_terminal_and_doing_nothing_is_not_best() -> None:
     assert bold.replace("\x1b[1m", "").replace("\x1b[0m", "") == plain
 
 
-def test_namesakes_are_told_apart_and_shards_named() -> None:
+def test_labels_distinguish_cells_of_one_editor_and_titles_name_shards() -> None:
     made = run(cell("rome", "published"), cell("rome", "paper", 1))
-    text = table(
+    text = run_table(
         dataclasses.replace(made, shard=(2, 3)), [entry("rome", 0.5, 0.5)] * 2, terminal=False
     )
     assert "rome (published, seed 0)" in text
@@ -84,6 +84,6 @@ def test_namesakes_are_told_apart_and_shards_named() -> None:
         (8_363_078.6, 6_795_596.0, "8.4e+06 ±6.8e+06"),
     ],
 )
-def test_numbers_beyond_all_measure_are_short(mean: float, half: float, shown: str) -> None:
+def test_huge_numbers_are_short(mean: float, half: float, shown: str) -> None:
     perplexity = Score("essence/perplexity", "perplexity", scale=1.0)
     assert score_entry(perplexity, Estimate(mean, mean - half, mean + half, 3)).plain == shown

@@ -1,4 +1,4 @@
-"""Texts of unknown origin where they are shown."""
+"""Untrusted text in tables, terminals and spreadsheets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_one_line(text: str, shown: str) -> None:
 
 @settings(max_examples=300, derandomize=True)
 @given(st.text())
-def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: str) -> None:
+def test_one_line_is_one_line_without_control_characters(text: str) -> None:
     shown = one_line(text)
     assert len(shown.splitlines()) <= 1
     assert "\x1b" not in shown
@@ -55,14 +55,14 @@ def test_what_is_shown_is_one_line_that_no_terminal_obeys(text: str) -> None:
         ("", ""),
     ],
 )
-def test_a_cell_holds_no_formula(text: str, cell: str) -> None:
+def test_spreadsheets_get_no_formulas(text: str, cell: str) -> None:
     assert spreadsheet_text(text) == cell
 
 
 BAD = ["a\nb", "x" * 400, "\x1b[31mred", "\u202eback", "one\n\ntwo", "50% \\input{x}"]
 
 
-def test_tables_keep_their_lines_whatever_is_in_them() -> None:
+def test_untrusted_text_does_not_break_tables() -> None:
     lines = tuple(Line((Entry(bad), Entry("1.0"))) for bad in BAD)
     table = text_table(Table("scores", "t", ("relation", "S"), lines), terminal=False).splitlines()
     assert len(table) == 2 + len(BAD)

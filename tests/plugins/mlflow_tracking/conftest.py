@@ -11,7 +11,7 @@ from editkit_plugins.mlflow_tracking.database import ensure_database, quiet
 
 @pytest.fixture(scope="session")
 def empty_database(built_once: Callable[[str, Callable[[Path], None]], Path]) -> Path:
-    """A new MLflow database: its migrations take a second or two."""
+    """A new MLflow database, created once: its migrations take a second or two."""
 
     def build(folder: Path) -> None:
         with quiet():
@@ -22,7 +22,7 @@ def empty_database(built_once: Callable[[str, Callable[[Path], None]], Path]) ->
 
 @pytest.fixture
 def out(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An output folder, with a space in its name, where MLflow's database is already made."""
+    """An output folder with a space in its name and an empty MLflow database."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     folder = tmp_path / "my results"
     folder.mkdir()

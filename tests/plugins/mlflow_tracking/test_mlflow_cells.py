@@ -18,7 +18,7 @@ def test_infinite_numbers_never_reach_mlflow() -> None:
     assert finite_metrics(values) == {"a": 1.0, "f/ft-l": 2.0}
 
 
-def test_parameters_are_flat_and_say_only_what_is_set() -> None:
+def test_parameters_are_flat_and_omit_none() -> None:
     values = {"editor": "rome", "editor.layer": 3, "preset": None, "editor.on": True, "n": {"a": 1}}
     assert flat_params(values) == {
         "editor": "rome",
@@ -28,14 +28,14 @@ def test_parameters_are_flat_and_say_only_what_is_set() -> None:
     }
 
 
-def test_a_table_keeps_its_columns_in_order_and_infinity_out() -> None:
+def test_a_table_keeps_the_order_of_columns_and_drops_infinity() -> None:
     lines = [{"case_id": 4, "score": 0.5}, {"case_id": 5, "score": math.nan, "error": "no"}]
     shown = json.loads(table_json(lines))
     assert shown["columns"] == ["case_id", "score", "error"]
     assert shown["data"] == [[4, 0.5, None], [5, None, "no"]]
 
 
-def test_the_table_leads_with_the_case_and_is_short(tmp_path: Path) -> None:
+def test_the_table_of_records_starts_with_the_case_and_is_limited(tmp_path: Path) -> None:
     run = run_in(tmp_path, [cell("rome")])
     store_rows(run, run.cells[0], [row(case) for case in range(501)])
     content = content_of(run, run.cells[0])
@@ -47,7 +47,7 @@ def test_the_table_leads_with_the_case_and_is_short(tmp_path: Path) -> None:
     assert len(content.records) == 501
 
 
-def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
+def test_the_content_matches_the_store(tmp_path: Path) -> None:
     run = finished_run(tmp_path, "rome")
     content = content_of(run, run.cells[0])
     assert content.name == "rome · tiny · facts"
@@ -64,8 +64,8 @@ def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
     assert (content.started, content.finished) == ((NOON + 3 - 3 * 0.75) * 1000, (NOON + 3) * 1000)
     assert set(content.files) == {"config.yaml", "summary.json", "records.json"}
     assert content.tags["mlflow.loggedArtifacts"] == '[{"path": "records.json", "type": "table"}]'
-    told = {head: content.tags[head] for head in ("S", "ES", "EM", "NS", "s/edit", "records")}
-    assert told == {
+    line = {head: content.tags[head] for head in ("S", "ES", "EM", "NS", "s/edit", "records")}
+    assert line == {
         "S": "66.7 ±0.0",
         "ES": "100.0 ±0.0",
         "EM": "+50.0 ±0.0",
@@ -76,7 +76,7 @@ def test_a_page_says_what_the_store_says(tmp_path: Path) -> None:
     assert content.records[0]["efficacy/nll_new"] == [0.1, 0.2]
 
 
-def test_a_page_of_one_store_is_always_the_same(tmp_path: Path) -> None:
+def test_the_content_of_a_store_is_reproducible(tmp_path: Path) -> None:
     run = finished_run(tmp_path, "rome")
     assert content_of(run, run.cells[0]).digest == content_of(run, run.cells[0]).digest
     (replayed,) = runs_in(tmp_path)
@@ -92,13 +92,13 @@ def test_a_page_of_one_store_is_always_the_same(tmp_path: Path) -> None:
         ({"seed": 3}, "rome · tiny · facts · seed 3"),
     ],
 )
-def test_names_tell_runs_apart(tmp_path: Path, changes: dict[str, str], name: str) -> None:
+def test_names_distinguish_runs(tmp_path: Path, changes: dict[str, str], name: str) -> None:
     run = run_in(tmp_path, [cell("rome", **changes)])
     store_rows(run, run.cells[0], [row(1)])
     assert content_of(run, run.cells[0]).name == name
 
 
-def test_a_name_says_nothing_twice(tmp_path: Path) -> None:
+def test_a_name_repeats_no_part(tmp_path: Path) -> None:
     run = run_in(
         tmp_path,
         [cell("rome")],
@@ -109,7 +109,7 @@ def test_a_name_says_nothing_twice(tmp_path: Path) -> None:
     assert content_of(run, run.cells[0]).name == "rome · atlas"
 
 
-def test_settings_tell_namesakes_apart_even_those_of_an_earlier_run(tmp_path: Path) -> None:
+def test_settings_distinguish_cells_of_one_editor_across_runs(tmp_path: Path) -> None:
     earlier = cell("rome", fingerprint="early")
     later = cell("rome", fingerprint="late", config={**earlier.config, "layer": 2})
     store_rows(run_in(tmp_path, [earlier]), earlier, [row(1)])
@@ -121,7 +121,7 @@ def test_settings_tell_namesakes_apart_even_those_of_an_earlier_run(tmp_path: Pa
     assert content_of(elsewhere, later).name == "rome · tiny · facts"
 
 
-def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path) -> None:
+def test_texts_have_their_own_table_with_the_edit(tmp_path: Path) -> None:
     run = run_in(tmp_path, [cell("rome")])
     texts = {"generation": ["Zoë is\nhere.", "<b>Zoë</b>"]}
     store_rows(run, run.cells[0], [row(1, texts=texts), row(2)])
@@ -129,8 +129,8 @@ def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path
     with Store(run.store) as store:
         store.put_requests(run.dataset["digest"], {1: request})
     content = content_of(run, run.cells[0])
-    told = json.loads(content.tags["mlflow.loggedArtifacts"])
-    assert [entry["path"] for entry in told] == ["records.json", "generations.json"]
+    artifacts = json.loads(content.tags["mlflow.loggedArtifacts"])
+    assert [entry["path"] for entry in artifacts] == ["records.json", "generations.json"]
     shown = json.loads(content.files["generations.json"])
     assert shown["columns"][:2] == json.loads(content.files["records.json"])["columns"][:2]
     assert [dict(zip(shown["columns"], line, strict=True)) for line in shown["data"]] == [
@@ -149,7 +149,7 @@ def test_texts_are_a_table_of_their_own_with_the_edit_beside_them(tmp_path: Path
     assert "Zoë is" not in content.files["records.json"]
 
 
-def test_failed_records_are_told_about(tmp_path: Path) -> None:
+def test_failed_records_are_described(tmp_path: Path) -> None:
     run = run_in(tmp_path, [cell("rome")])
     failed = row(2, status="failed", scores={}, details={}, error="the delta is not finite")
     store_rows(run, run.cells[0], [row(1), failed, row(3)])
@@ -158,5 +158,5 @@ def test_failed_records_are_told_about(tmp_path: Path) -> None:
     assert "case 2: the delta is not finite" in content.tags["mlflow.note.content"]
     assert content.metrics["records/failed"] == 1.0
     assert content.tags["records"] == "2 (1 failed)"
-    told = json.loads(content.files["records.json"])["data"][1]
-    assert told[:2] == ["2", "failed: the delta is not finite"]
+    line = json.loads(content.files["records.json"])["data"][1]
+    assert line[:2] == ["2", "failed: the delta is not finite"]

@@ -48,13 +48,13 @@ def creator(database: Path) -> subprocess.Popen[str]:
 def tables(database: Path) -> set[str]:
     connection = sqlite3.connect(database)
     try:
-        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     finally:
         connection.close()
-    return {name for (name,) in found}
+    return {name for (name,) in rows}
 
 
-def test_processes_that_create_it_at_once_all_succeed(tmp_path: Path) -> None:
+def test_processes_that_create_it_at_the_same_time_all_succeed(tmp_path: Path) -> None:
     database = tmp_path / "new" / "mlflow.db"
     children = [creator(database) for _ in range(2)]
     for child in children:
@@ -87,7 +87,7 @@ def test_a_kill_leaves_nothing_broken(tmp_path: Path, empty_database: Path) -> N
     assert unfinished
 
 
-def test_what_a_killed_process_left_is_not_used(tmp_path: Path, empty_database: Path) -> None:
+def test_leftovers_of_a_killed_process_are_not_used(tmp_path: Path, empty_database: Path) -> None:
     database = tmp_path / "mlflow.db"
     for suffix in ("", "-journal", "-wal"):
         (tmp_path / f".mlflow.db.unfinished{suffix}").write_bytes(b"half a migration")
@@ -97,7 +97,7 @@ def test_what_a_killed_process_left_is_not_used(tmp_path: Path, empty_database: 
     assert not list(tmp_path.glob("*.unfinished*"))
 
 
-def test_quiet_puts_everything_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_restores_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "INFO")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
     before = dict(os.environ)
@@ -124,7 +124,7 @@ def test_which_uris_are_files(uri: str, file: Path | None) -> None:
     assert database_file(uri) == file
 
 
-def test_passwords_are_not_shown() -> None:
+def test_passwords_are_not_printed() -> None:
     assert printable_uri("https://me:secret@mlflow.example/x") == "https://mlflow.example/x"
     assert printable_uri("http://me:SEC@RET@host") == "http://host"
     assert printable_uri("http://host/x?token=SECRET") == "http://host/x?token=***"
@@ -132,7 +132,7 @@ def test_passwords_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize("held", [True, False], ids=["held", "impossible"])
-def test_a_lock_that_cannot_be_had_is_a_tracking_error_and_no_endless_wait(
+def test_an_unavailable_lock_is_a_tracking_error_without_an_endless_wait(
     held: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database_module, "_LOCK_SECONDS", 0.2)

@@ -1,4 +1,4 @@
-"""Reports become MLflow runs that go on, end, and are told twice without harm."""
+"""Reports become MLflow runs that can be updated, repeated, and finished."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def runs(out: Path) -> tuple[Any, list[Any]]:
         return client, list(client.search_runs([experiment.experiment_id]))
 
 
-def test_a_report_goes_on_and_ends(out: Path) -> None:
+def test_a_report_is_updated_until_it_is_finished(out: Path) -> None:
     for points in (1, 3, 3):
-        told = editkit_reported(report(out, points=points))["mlflow"]
+        logged = editkit_reported(report(out, points=points))["mlflow"]
         client, [run] = runs(out)
-        assert run.info.run_id == told["run_ids"][0]
+        assert run.info.run_id == logged["run_ids"][0]
         assert run.info.status == "RUNNING"
         history = client.get_metric_history(run.info.run_id, "validation/summary")
         assert [(p.step, p.value) for p in history] == [
@@ -65,7 +65,7 @@ def test_a_report_goes_on_and_ends(out: Path) -> None:
     assert "odd" not in run.data.metrics
 
 
-def test_files_are_kept_with_it_and_tables_are_shown(out: Path, tmp_path: Path) -> None:
+def test_files_become_artifacts_and_tables(out: Path, tmp_path: Path) -> None:
     (tmp_path / "picture.png").write_bytes(b"\x89PNG")
     (tmp_path / "numbers.json").write_text('{"columns": [], "data": []}', encoding="utf-8")
     files = {
@@ -89,30 +89,30 @@ def test_files_are_kept_with_it_and_tables_are_shown(out: Path, tmp_path: Path) 
         editkit_reported(report(out, points=1, files=files))
 
 
-def test_whoever_tells_is_not_harmed(
+def test_publishing_never_raises(
     out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert publish(report(out, points=1))["mlflow"]["run_ids"]
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing listens there
     assert "failed: " in publish(report(out, points=1))["failed"]
     assert "errors/tracking in the documentation" in caplog.text
 
 
-def test_curves_are_shown_as_mlflow_shows_them() -> None:
+def test_reports_with_curves_open_in_mlflows_own_view() -> None:
     page = address("7", None)
     assert "compareRunsMode=CHART" in page
     assert KEY not in page
 
 
-def test_single_numbers_are_shown_as_a_list(out: Path) -> None:
+def test_reports_with_single_numbers_open_as_a_list(out: Path) -> None:
     editkit_reported(report(out, points=0, kind="traces", curves={}, metrics={"mlp/last (1)": 0.5}))
     editkit_reported(report(out, points=1))
-    found = experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}")
-    assert {name: view is not None for name, (_, view) in found.items()} == {
+    experiments = experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}")
+    assert {name: view is not None for name, (_, view) in experiments.items()} == {
         "editkit/traces": True,
         "editkit/training": False,
     }
-    page = address("7", found["editkit/traces"][1])
+    page = address("7", experiments["editkit/traces"][1])
     assert "compareRunsMode=TABLE" in page
     assert page.endswith(f"viewStateShareKey={KEY}")
     columns = json.loads(report_view(["mlp/last (1)", "b"], []))["selectedColumns"]
@@ -128,12 +128,12 @@ def png(path: Path, shade: int) -> Path:
     return path
 
 
-def test_pictures_of_one_name_stand_side_by_side(out: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_share_a_panel(out: Path, tmp_path: Path) -> None:
     first, second = png(tmp_path / "a.png", 10), png(tmp_path / "b.png", 200)
 
     def shown(picture: Path) -> list[str]:
-        told = report(out, points=0, curves={}, finished=True, panels={"maps": picture})
-        editkit_reported(told)
+        with_panel = report(out, points=0, curves={}, finished=True, panels={"maps": picture})
+        editkit_reported(with_panel)
         client, [run] = runs(out)
         with quiet():
             files = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
@@ -144,10 +144,10 @@ def test_pictures_of_one_name_stand_side_by_side(out: Path, tmp_path: Path) -> N
     assert shown(first) == [once]
     [_, later] = shown(second)
     assert int(later.split("+")[4]) > int(once.split("+")[4])  # the latest one is shown
-    found = experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}")
-    [(_, view)] = found.values()
+    experiments = experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}")
+    [(_, view)] = experiments.values()
     assert view is not None
     assert [chart["imageKeys"] for chart in json.loads(view)["compareRunCharts"]] == [["maps"]]
     assert "compareRunsMode=CHART" in address("7", view)
     editkit_reported(report(out, points=0, curves={}, metrics={}, fingerprint="figures"))
-    assert experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}") == found  # the view stays
+    assert experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}") == experiments  # the view stays

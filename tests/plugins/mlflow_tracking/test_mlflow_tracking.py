@@ -20,7 +20,7 @@ from editkit_plugins.mlflow_tracking.database import quiet
 
 
 class Mlflow:
-    """What a user of MLflow sees."""
+    """Reads from MLflow, as its user interface does."""
 
     def __init__(self, uri: str) -> None:
         with quiet():
@@ -30,8 +30,8 @@ class Mlflow:
 
     def runs(self, benchmark: str = "small") -> list[Any]:
         with quiet():
-            found = self.client.get_experiment_by_name(f"editkit/{benchmark}")
-            return list(self.client.search_runs([found.experiment_id])) if found else []
+            experiment = self.client.get_experiment_by_name(f"editkit/{benchmark}")
+            return list(self.client.search_runs([experiment.experiment_id])) if experiment else []
 
     def history(self, run_id: str, key: str) -> list[tuple[float, int, int]]:
         points = self.client.get_metric_history(run_id, key)
@@ -46,15 +46,15 @@ def finish(run: Run) -> dict[str, Any]:
 
 
 def test_every_cell_is_one_flat_run(out: Path) -> None:
-    told = finish(finished_run(out, "none", "rome"))
-    assert told["tracking_uri"] == f"sqlite:///{out}/mlflow.db"
-    seen = Mlflow(told["tracking_uri"])
+    logged = finish(finished_run(out, "none", "rome"))
+    assert logged["tracking_uri"] == f"sqlite:///{out}/mlflow.db"
+    seen = Mlflow(logged["tracking_uri"])
     runs = {run.info.run_id: run for run in seen.runs()}
-    assert len(told["run_ids"]) == 2
-    assert set(told["run_ids"]) == set(runs)
-    assert [runs[run_id].data.tags["editor"] for run_id in told["run_ids"]] == ["none", "rome"]
-    none, rome = (runs[run_id] for run_id in told["run_ids"])
-    assert rome.info.experiment_id == told["experiment_id"]
+    assert len(logged["run_ids"]) == 2
+    assert set(logged["run_ids"]) == set(runs)
+    assert [runs[run_id].data.tags["editor"] for run_id in logged["run_ids"]] == ["none", "rome"]
+    none, rome = (runs[run_id] for run_id in logged["run_ids"])
+    assert rome.info.experiment_id == logged["experiment_id"]
     assert rome.info.run_name == "rome · tiny · facts"
     assert rome.info.status == "FINISHED"
     assert rome.data.metrics["efficacy/score"] == 0.75
@@ -64,30 +64,30 @@ def test_every_cell_is_one_flat_run(out: Path) -> None:
     assert "mlflow.parentRunId" not in rome.data.tags
     assert [item.dataset.name for item in none.inputs.dataset_inputs] == ["facts"]
     assert seen.history(rome.info.run_id, "efficacy/score") == [(0.75, rome.info.end_time, 0)]
-    experiment = seen.client.get_experiment(told["experiment_id"])
+    experiment = seen.client.get_experiment(logged["experiment_id"])
     assert "Benchmark **small**" in experiment.tags["mlflow.note.content"]
     assert view.TAG in experiment.tags
 
 
-def test_a_description_that_somebody_wrote_stays(out: Path) -> None:
+def test_an_edited_description_stays(out: Path) -> None:
     run = finished_run(out, "rome")
-    told = finish(run)
-    client = Mlflow(told["tracking_uri"]).client
-    client.set_experiment_tag(told["experiment_id"], "mlflow.note.content", "see our paper")
-    client.set_experiment_tag(told["experiment_id"], view.TAG, "broken")
+    logged = finish(run)
+    client = Mlflow(logged["tracking_uri"]).client
+    client.set_experiment_tag(logged["experiment_id"], "mlflow.note.content", "see our paper")
+    client.set_experiment_tag(logged["experiment_id"], view.TAG, "broken")
     finish(run)
-    tags = client.get_experiment(told["experiment_id"]).tags
+    tags = client.get_experiment(logged["experiment_id"]).tags
     assert tags["mlflow.note.content"] == "see our paper"
     assert tags[view.TAG] != "broken"
 
 
-def test_runs_are_painted_in_colors_of_their_own(out: Path) -> None:
-    told = finish(finished_run(out, "none", "rome", *map(str, range(8))))
-    colors = [run.data.tags["mlflow.runColor"] for run in Mlflow(told["tracking_uri"]).runs()]
+def test_runs_have_distinct_colors(out: Path) -> None:
+    logged = finish(finished_run(out, "none", "rome", *map(str, range(8))))
+    colors = [run.data.tags["mlflow.runColor"] for run in Mlflow(logged["tracking_uri"]).runs()]
     assert len(set(colors)) == 10
 
 
-def test_artifacts_lie_beside_the_database(out: Path) -> None:
+def test_artifacts_are_next_to_the_database(out: Path) -> None:
     run_id = finish(finished_run(out, "rome"))["run_ids"][0]
     folder = out / "mlartifacts" / run_id / "artifacts"
     names = {path.name for path in folder.iterdir()}
@@ -111,11 +111,11 @@ def test_replaying_changes_nothing(out: Path) -> None:
     assert finish(run) == first
     assert export.run(Namespace(out=out)) == 0
     seen = Mlflow(first["tracking_uri"])
-    assert [found.info.run_id for found in seen.runs()] == first["run_ids"]
+    assert [run.info.run_id for run in seen.runs()] == first["run_ids"]
     assert len(seen.history(first["run_ids"][0], "efficacy/score")) == 1
 
 
-def test_a_lost_database_is_made_again_from_the_store(tmp_path: Path) -> None:
+def test_a_lost_database_is_recreated_from_the_store(tmp_path: Path) -> None:
     finished_run(tmp_path, "none", "rome")
     code = (
         "import argparse, sys, pathlib\n"
@@ -141,13 +141,13 @@ def test_a_lost_artifact_is_written_again(out: Path) -> None:
 
 @pytest.mark.parametrize("es", [0.25, 1.0])
 def test_corrected_rows_show_their_new_value(out: Path, es: float) -> None:
-    """Even where nothing but the value changed: MLflow by itself would show the larger one."""
+    """Even if only the value changed: MLflow would show the larger one."""
     run = run_in(out, [cell("rome")])
     store_rows(run, run.cells[0], [row(case, es=0.5) for case in (1, 2, 3)])
-    told = finish(run)
+    logged = finish(run)
     store_rows(run, run.cells[0], [row(case, es=es) for case in (1, 2, 3)])
-    assert finish(run)["run_ids"] == told["run_ids"]
-    (shown,) = Mlflow(told["tracking_uri"]).runs()
+    assert finish(run)["run_ids"] == logged["run_ids"]
+    (shown,) = Mlflow(logged["tracking_uri"]).runs()
     assert shown.data.metrics["efficacy/score"] == es
 
 
@@ -161,9 +161,7 @@ def test_another_slice_of_one_cell_replaces_its_run(out: Path) -> None:
     assert shown.data.params["n_records"] == "1"
 
 
-def test_a_cell_that_lacks_records_is_left_out(
-    out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_incomplete_cell_is_skipped(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = run_in(out, [cell("none"), cell("rome")])
     store_rows(run, run.cells[0], [row(1), row(2), row(3)])
     store_rows(run, run.cells[1], [row(1)])
@@ -172,23 +170,23 @@ def test_a_cell_that_lacks_records_is_left_out(
     assert "1 unfinished skipped" in capsys.readouterr().err
 
 
-def test_an_experiment_in_the_bin_is_taken_out(out: Path) -> None:
+def test_a_deleted_experiment_is_restored(out: Path) -> None:
     run = finished_run(out, "rome")
-    told = finish(run)
-    Mlflow(told["tracking_uri"]).client.delete_experiment(told["experiment_id"])
-    assert finish(run)["experiment_id"] == told["experiment_id"]
+    logged = finish(run)
+    Mlflow(logged["tracking_uri"]).client.delete_experiment(logged["experiment_id"])
+    assert finish(run)["experiment_id"] == logged["experiment_id"]
 
 
-def test_an_experiment_of_somebody_else_is_joined(out: Path, tmp_path: Path) -> None:
+def test_an_existing_experiment_is_reused(out: Path, tmp_path: Path) -> None:
     theirs = (tmp_path / "theirs").as_uri()
     client = Mlflow(f"sqlite:///{out}/mlflow.db").client
     experiment_id = client.create_experiment("editkit/small", artifact_location=theirs)
-    told = finish(finished_run(out, "rome"))
-    assert told["experiment_id"] == experiment_id
-    assert (tmp_path / "theirs" / told["run_ids"][0]).is_dir()
+    logged = finish(finished_run(out, "rome"))
+    assert logged["experiment_id"] == experiment_id
+    assert (tmp_path / "theirs" / logged["run_ids"][0]).is_dir()
 
 
-def test_a_moved_folder_is_told_about(out: Path) -> None:
+def test_a_moved_folder_is_an_error(out: Path) -> None:
     run = finished_run(out, "rome")
     finish(run)
     moved = dataclasses.replace(run, out=out.rename(out.with_name("elsewhere")))
@@ -197,18 +195,18 @@ def test_a_moved_folder_is_told_about(out: Path) -> None:
     assert "export-mlflow" in str(caught.value.hint)
 
 
-def test_the_user_names_another_place(
+def test_the_environment_variable_chooses_another_database(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "team" / "shared.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{elsewhere}")
-    told = finish(finished_run(out, "rome"))
-    assert told["tracking_uri"] == f"sqlite:///{elsewhere}"
-    assert len(Mlflow(told["tracking_uri"]).runs()) == 1
+    logged = finish(finished_run(out, "rome"))
+    assert logged["tracking_uri"] == f"sqlite:///{elsewhere}"
+    assert len(Mlflow(logged["tracking_uri"]).runs()) == 1
     assert (tmp_path / "team" / "mlartifacts").is_dir()
 
 
-def test_a_service_that_is_down_harms_no_row(
+def test_a_server_that_is_down_loses_no_rows(
     out: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
@@ -236,12 +234,12 @@ def test_without_tracking_nothing_happens(tmp_path: Path) -> None:
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_there_is_no_store_to_export(tmp_path: Path) -> None:
+def test_exporting_without_a_store_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         export.run(Namespace(out=tmp_path))
 
 
-def test_the_plugin_loads_no_mlflow() -> None:
+def test_the_plugin_imports_no_mlflow() -> None:
     code = (
         "import sys, editkit_plugins.mlflow_tracking as plugin\n"
         "import editkit_plugins.mlflow_tracking.export, editkit_plugins.mlflow_tracking.ui\n"

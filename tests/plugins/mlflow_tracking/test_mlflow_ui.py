@@ -36,7 +36,7 @@ def run_ui(*arguments: str) -> int:
 
 
 @pytest.fixture
-def taken() -> Iterator[int]:
+def used_port() -> Iterator[int]:
     """A port on which something listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -50,26 +50,26 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_without_a_database_it_says_what_to_run(tmp_path: Path) -> None:
+def test_without_a_database_the_error_names_the_command_to_run(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="no MLflow database") as caught:
         run_ui("--out", str(tmp_path))
     assert "run-benchmark" in str(caught.value.hint)
 
 
-def test_without_runs_it_says_what_to_run(out: Path) -> None:
+def test_without_runs_the_error_names_the_command_to_run(out: Path) -> None:
     with pytest.raises(TrackingError, match="has no runs"):
         run_ui("--out", str(out))
 
 
-def test_a_taken_port_is_a_clear_error(out: Path, taken: int) -> None:
+def test_a_used_port_is_a_clear_error(out: Path, used_port: int) -> None:
     mlflow_tracking.editkit_run_finished(finished_run(out, "rome"))
-    with pytest.raises(UsageError, match=f"port {taken}") as caught:
-        run_ui("--out", str(out), "--port", str(taken))
+    with pytest.raises(UsageError, match=f"port {used_port}") as caught:
+        run_ui("--out", str(out), "--port", str(used_port))
     assert "--port" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("end", by_default([signal.SIGINT, signal.SIGTERM], signal.SIGINT))
-def test_it_serves_until_told_to_stop(out: Path, end: signal.Signals) -> None:
+def test_it_serves_until_a_signal(out: Path, end: signal.Signals) -> None:
     mlflow_tracking.editkit_run_finished(finished_run(out, "rome"))
     port = free_port()
     command = [sys.executable, "-c", SERVE, "--out", str(out), "--port", str(port)]
@@ -95,7 +95,7 @@ def test_it_serves_until_told_to_stop(out: Path, end: signal.Signals) -> None:
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
-def test_an_answering_service_of_others_is_only_named(
+def test_for_a_remote_server_only_the_links_are_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")

@@ -7,10 +7,10 @@ from tracking_samples import SCORES
 from editkit import Score
 from editkit_plugins.mlflow_tracking.view import TAG, address, benchmark_view
 
-SHORTEST_TAG_LIMIT = 5000  # of the MLflow versions that we allow
+SHORTEST_TAG_LIMIT = 5000  # among the MLflow versions that we support
 
 
-def test_the_view_shows_the_tables_columns_in_their_order() -> None:
+def test_the_view_has_the_columns_of_the_table_in_order() -> None:
     view = json.loads(benchmark_view((*SCORES, Score("fluency/entropy"))))
     keys = ["summary/score", *(score.key for score in SCORES), "time/edit_s_mean"]
     heads = ["S", "ES", "EM", "NS", "s/edit", "records"]
@@ -28,7 +28,7 @@ def test_the_view_shows_the_tables_columns_in_their_order() -> None:
     assert {chart["metricSectionId"] for chart in view["compareRunCharts"]} == sections
 
 
-def test_a_view_of_many_scores_fits_into_a_tag() -> None:
+def test_a_view_with_many_scores_fits_into_a_tag() -> None:
     many = [Score(f"some_metric_{number}/magnitude", f"M{number}") for number in range(12)]
     assert len(benchmark_view(many)) < SHORTEST_TAG_LIMIT
 

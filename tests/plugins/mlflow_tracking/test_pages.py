@@ -1,4 +1,4 @@
-"""MLflow's pages of all editors on atlas, as a reader sees them in a real browser.
+"""MLflow's pages of all editors on atlas in a real browser.
 
 ``pytest -m slow tests/plugins/mlflow_tracking/test_pages.py --basetemp=DIR`` leaves a picture of
 every page in ``DIR``.
@@ -39,8 +39,8 @@ KEYS = {
 }
 """The paper's columns, in its order."""
 NOT_OURS = ("/mlflow/users/current", "AG Grid: since", "> attribute ")
-"""What MLflow's pages complain of: a server without accounts, their own old code, and parallel
-coordinates that they draw once before they know the card's size."""
+"""Known console messages of MLflow's pages: a server without accounts, deprecated code, and
+parallel coordinates that are first drawn before the size of their card is known."""
 
 GRID = """
 return [...document.querySelectorAll('.ag-center-cols-container .ag-row')].map(row => {
@@ -89,17 +89,17 @@ return rows.length > 1 && rows
 """
 PICK = """
 for (const old of document.querySelectorAll('[data-picked]')) old.removeAttribute('data-picked');
-const found = [...document.querySelectorAll('button, [role=option]')].filter(
+const matches = [...document.querySelectorAll('button, [role=option]')].filter(
   one => one.innerText.replace(/\\s+/g, ' ').trim() === '%s');
-if (found.length) found[found.length - 1].setAttribute('data-picked', '');
-return found.length
+if (matches.length) matches[matches.length - 1].setAttribute('data-picked', '');
+return matches.length
 """
 ESCAPE = "\ue00c"
 
 
 @dataclasses.dataclass
 class Site:
-    """The running program, what its store holds, and a browser that looks at it."""
+    """The running server, the run in its store, and a browser."""
 
     browser: Browser
     process: subprocess.Popen[str]
@@ -113,14 +113,14 @@ class Site:
         return {cell.editor: cell for cell in self.run.cells}
 
     def means(self, editor: str) -> dict[str, dict[str, float]]:
-        found: dict[str, dict[str, float]] = cell_document(self.run, self.cells[editor])["metrics"]
-        return found
+        means: dict[str, dict[str, float]] = cell_document(self.run, self.cells[editor])["metrics"]
+        return means
 
     def rows(self, editor: str) -> list[Row]:
         return rows_of(self.run, self.cells[editor])
 
     def show(self, address: str) -> None:
-        """Load a page anew: its links differ in their fragments only."""
+        """Load a page from scratch, since links differ only in their fragments."""
         self.browser.open("about:blank")
         self.browser.problems()
         self.browser.open(address)
@@ -133,7 +133,7 @@ class Site:
         self.browser.click("[data-picked]")
 
     def artifact(self, editor: str, name: str) -> None:
-        """An artifact's page, found as a reader finds it: from the list of runs."""
+        """Open the page of an artifact from the list of runs."""
         self.view("TABLE")
         place = self.browser.wait_until(
             "const link = [...document.querySelectorAll('a')].find("
@@ -142,7 +142,7 @@ class Site:
         self.show(f"{place.partition('?')[0]}/artifacts/{name}")
 
     def done(self, name: str) -> None:
-        """Keep a picture; fail where the page complained or asked another machine."""
+        """Save a screenshot; fail if the page logged errors or contacted another machine."""
         self.browser.picture(self.pictures / f"{name}.png")
         mine = [text for text in self.browser.problems() if not any(n in text for n in NOT_OURS)]
         assert mine == []
@@ -175,7 +175,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 pictures = tmp_path_factory.mktemp("pictures")
                 site = Site(browser, process, link, port, run, pictures)
                 site.show(f"http://127.0.0.1:{port}/")
-                # MLflow's assistant opens itself once for every new reader.
+                # MLflow's assistant opens once in every new browser.
                 close = "[data-component-id='mlflow.assistant.chat_panel.close']"
                 browser.wait_until(f'return document.querySelector("{close}") !== null')
                 browser.click(close)
@@ -184,13 +184,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 process.terminate()
 
 
-def told(key: str, estimate: dict[str, float]) -> str:
+def printed(key: str, estimate: dict[str, float]) -> str:
     sign = "+" if key.endswith("magnitude") else ""
     half = (estimate["ci_high"] - estimate["ci_low"]) / 2
     return f"{round(100 * estimate['mean'], 1) + 0.0:{sign}.1f} ±{100 * half:.1f}"
 
 
-def test_the_runs_table_is_the_papers_ranked_by_s(site: Site) -> None:
+def test_the_list_of_runs_is_the_papers_table_ranked_by_s(site: Site) -> None:
     site.view("TABLE")
     site.browser.wait_for("±")
     rows: list[dict[str, Any]] = site.browser.run(GRID)
@@ -200,13 +200,13 @@ def test_the_runs_table_is_the_papers_ranked_by_s(site: Site) -> None:
     for row in rows:
         means = site.means(row["name"].partition(" ")[0])
         shown = row["cells"][: len(KEYS)]
-        assert shown == [[f"tags.`{head}`", told(key, means[key])] for head, key in KEYS.items()]
+        assert shown == [[f"tags.`{head}`", printed(key, means[key])] for head, key in KEYS.items()]
         totals.append(means["summary/score"]["mean"])
     assert totals == sorted(totals, reverse=True)
     assert totals[0] > totals[-1]
 
 
-def test_the_charts_set_specificity_against_generalization(site: Site) -> None:
+def test_the_charts_plot_specificity_against_generalization(site: Site) -> None:
     site.show(site.link)
     chart = site.browser.wait_until(SCATTER)
     assert (chart["x"], chart["y"]) == (KEYS["PS"], KEYS["NS"])
@@ -250,7 +250,7 @@ def test_a_run_shows_its_records_as_a_table(site: Site) -> None:
             assert float(shown[key]) == pytest.approx(row.scores[key])
 
 
-def test_a_run_shows_what_its_model_wrote(site: Site) -> None:
+def test_a_run_shows_the_texts_of_its_model(site: Site) -> None:
     site.artifact("rome", "generations.json")
     head, *lines = site.browser.wait_until(TABLE)
     texts = [text for row in site.rows("rome") for text in row.texts["generation"]]
@@ -261,7 +261,7 @@ def test_a_run_shows_what_its_model_wrote(site: Site) -> None:
     site.done("generations")
 
 
-def test_tables_of_all_runs_lie_side_by_side(site: Site) -> None:
+def test_tables_of_all_runs_are_side_by_side(site: Site) -> None:
     site.view("ARTIFACT")
     site.browser.wait_for("Group by:")
     site.browser.wait_for(" · PS ")
@@ -282,7 +282,7 @@ def test_tables_of_all_runs_lie_side_by_side(site: Site) -> None:
 
 
 def first_case(site: Site) -> dict[str, str]:
-    """By editor, what the comparison shows of the first case; of the runs that fit on the page."""
+    """The comparison's result on the first case, by editor, for the runs that fit on the page."""
     names = site.browser.run(
         "return Object.fromEntries([...document.querySelectorAll('a')]"
         ".filter(link => link.href.includes('/runs/'))"
@@ -294,7 +294,7 @@ def first_case(site: Site) -> dict[str, str]:
     return {names[place].partition(" ")[0]: " ".join(text.split()) for place, text in cells.items()}
 
 
-def test_it_ends_when_told(site: Site) -> None:
+def test_sigterm_stops_the_server(site: Site) -> None:
     site.process.send_signal(signal.SIGTERM)
     assert site.process.wait(timeout=30) == 128 + signal.SIGTERM
     with pytest.raises(OSError, match="refused"):

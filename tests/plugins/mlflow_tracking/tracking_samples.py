@@ -1,4 +1,4 @@
-"""A finished benchmark run in a store, without a model in sight."""
+"""A finished benchmark run in a store, written without a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store with what two editors wrote on three cases."""
+"""A store with the texts of editors on three cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def cell(editor: str, seed: int = 0) -> Cell:
 
 
 def texts(editor: str, case: int) -> list[str]:
-    """Two texts that tell whose they are, and one that is everybody's."""
+    """Two texts that identify the editor, and one that all editors wrote."""
     return [f"Zoë, {case}/{place} by {editor[::-1]}" for place in (0, 1)] + ["the same"]
 
 

@@ -1,4 +1,4 @@
-"""Who is compared with whom, in which order, and what comes out of the answers."""
+"""Which texts are compared, in which order, and what the answers add up to."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ def run_command(*arguments: object) -> int:
 
 
 def rating(case: int, consistent: Answer, fluent: Answer = "same", **changes: Any) -> Rating:
-    """Rome stands left."""
+    """A rating with rome on the left."""
     cells = (cell("rome").fingerprint, cell("ft").fingerprint)
     made = Rating(case, 0, cells, "me", {"consistent": consistent, "fluent": fluent}, 1.0)
     return dataclasses.replace(made, **changes)
 
 
-# ---------------------------------------------------------------- what is compared
+# ---------------------------------------------------------------- comparisons
 
 
-def test_the_only_two_editors_need_no_naming(out: Path) -> None:
+def test_two_editors_need_no_flag(out: Path) -> None:
     assert chosen_pair(out, []).labels == ("rome", "ft")
     assert chosen_pair(out, ["ft", "none"]).labels == ("ft", "none")
 
 
-def test_every_case_comes_once_before_any_comes_twice(out: Path) -> None:
-    found = comparisons(chosen_pair(out, []), limit=None, seed=0)
-    assert [c.number for c in found] == list(range(6))
-    assert {c.case_id for c in found[:3]} == {c.case_id for c in found[3:]} == {1, 2, 3}
-    assert len({(c.case_id, c.place) for c in found}) == 6
-    assert all("the same" not in c.texts for c in found)
-    assert comparisons(chosen_pair(out, []), limit=2, seed=0) == found[:2]
+def test_every_case_comes_once_before_any_case_comes_twice(out: Path) -> None:
+    order = comparisons(chosen_pair(out, []), limit=None, seed=0)
+    assert [c.number for c in order] == list(range(6))
+    assert {c.case_id for c in order[:3]} == {c.case_id for c in order[3:]} == {1, 2, 3}
+    assert len({(c.case_id, c.place) for c in order}) == 6
+    assert all("the same" not in c.texts for c in order)
+    assert comparisons(chosen_pair(out, []), limit=2, seed=0) == order[:2]
 
 
-def test_texts_belong_to_the_cells_at_their_sides(out: Path) -> None:
+def test_texts_match_the_cells_on_their_sides(out: Path) -> None:
     for c in comparisons(chosen_pair(out, []), limit=None, seed=3):
         for fingerprint, text in zip(c.cells, c.texts, strict=True):
             assert text == texts(fingerprint.partition("-")[0], c.case_id)[c.place]
 
 
-def test_order_and_sides_are_drawn_from_the_seed(out: Path) -> None:
+def test_the_seed_draws_order_and_sides(out: Path) -> None:
     pair = chosen_pair(out, [])
     orders = [comparisons(pair, limit=None, seed=seed) for seed in range(60)]
     assert comparisons(pair, limit=None, seed=0) == orders[0]
@@ -76,7 +76,7 @@ def test_order_and_sides_are_drawn_from_the_seed(out: Path) -> None:
     assert len({tuple((c.case_id, c.place) for c in order) for order in orders}) > 30
 
 
-def test_naming_the_pair_the_other_way_round_changes_nothing_that_is_seen(out: Path) -> None:
+def test_the_order_of_the_editors_changes_nothing_on_the_page(out: Path) -> None:
     one = comparisons(chosen_pair(out, ["rome", "ft"]), limit=None, seed=0)
     other = comparisons(chosen_pair(out, ["ft", "rome"]), limit=None, seed=0)
     assert [c.case_id for c in one] == [c.case_id for c in other]
@@ -92,12 +92,12 @@ def test_naming_the_pair_the_other_way_round_changes_nothing_that_is_seen(out: P
         (["x", "y"], "no texts of x and y"),
     ],
 )
-def test_an_unclear_pair_is_told(out: Path, editors: list[str], message: str) -> None:
+def test_an_ambiguous_pair_is_an_error(out: Path, editors: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         chosen_pair(out, editors)
 
 
-def test_namesakes_are_named_by_their_labels(tmp_path: Path) -> None:
+def test_cells_of_one_editor_are_chosen_by_label(tmp_path: Path) -> None:
     written_run(tmp_path, cell("rome"), cell("rome", seed=1), cell("ft"))
     with pytest.raises(UsageError, match=r"rome \(seed 0\), rome \(seed 1\), ft; expected two"):
         chosen_pair(tmp_path, [])
@@ -105,7 +105,7 @@ def test_namesakes_are_named_by_their_labels(tmp_path: Path) -> None:
     assert list(chosen_pair(tmp_path, labels).labels) == labels
 
 
-def test_without_texts_or_edits_it_says_what_to_run(tmp_path: Path) -> None:
+def test_without_texts_or_edits_the_error_names_the_command_to_run(tmp_path: Path) -> None:
     run = written_run(tmp_path / "early", cell("rome"), cell("ft"), requests=None)
     with pytest.raises(UsageError, match="whose edit is in the store"):
         comparisons(chosen_pair(run.out, []), limit=None, seed=0)
@@ -120,7 +120,7 @@ def test_without_texts_or_edits_it_says_what_to_run(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- answers in the store
 
 
-def test_a_later_answer_takes_the_place_of_an_earlier_one(out: Path) -> None:
+def test_a_later_answer_replaces_an_earlier_one(out: Path) -> None:
     keep_rating(out, rating(1, "left"))
     keep_rating(out, rating(2, "left"))
     keep_rating(out, rating(1, "right", rated_at=2.0))
@@ -132,7 +132,7 @@ def test_a_later_answer_takes_the_place_of_an_earlier_one(out: Path) -> None:
     ]
 
 
-def test_sides_do_not_matter_to_what_a_rating_is_about() -> None:
+def test_a_rating_does_not_depend_on_the_sides() -> None:
     one = rating(1, "left")
     other = dataclasses.replace(one, cells=one.cells[::-1], answers={"consistent": "right"})
     assert one.name == other.name
@@ -154,7 +154,7 @@ def test_damaged_ratings_are_skipped_with_a_warning(
     assert "skipped 1 damaged ratings" in caplog.text
 
 
-def test_merging_takes_over_ratings_and_keeps_ones_own(out: Path, tmp_path: Path) -> None:
+def test_merging_imports_ratings_and_keeps_existing_ones(out: Path, tmp_path: Path) -> None:
     keep_rating(out, rating(1, "left"))
     theirs = tmp_path / "theirs"
     keep_rating(theirs, rating(1, "right"))
@@ -164,7 +164,7 @@ def test_merging_takes_over_ratings_and_keeps_ones_own(out: Path, tmp_path: Path
     assert [r.answers["consistent"] for r in ratings_in(out)] == ["left", "right"]
 
 
-def test_a_store_of_before_ratings_is_read_and_gets_them(out: Path) -> None:
+def test_a_store_from_before_ratings_can_be_rated(out: Path) -> None:
     with sqlite3.connect(out / STORE_FILE) as connection:
         connection.execute("DROP TABLE ratings")
         connection.execute("ALTER TABLE cells DROP COLUMN checksum")
@@ -180,16 +180,16 @@ def test_a_store_of_before_ratings_is_read_and_gets_them(out: Path) -> None:
 
 
 def test_odds_and_their_interval() -> None:
-    found = odds_of(9, 2, ties=4)
-    assert (found.wins, found.ties) == ((9, 2), 4)
-    assert found.odds == pytest.approx(9.5 / 2.5)
+    odds = odds_of(9, 2, ties=4)
+    assert (odds.wins, odds.ties) == ((9, 2), 4)
+    assert odds.odds == pytest.approx(9.5 / 2.5)
     half = 1.96 * math.sqrt(1 / 9.5 + 1 / 2.5)
-    assert math.log(found.ci_high / found.odds) == pytest.approx(half)
-    assert math.log(found.odds / found.ci_low) == pytest.approx(half)
+    assert math.log(odds.ci_high / odds.odds) == pytest.approx(half)
+    assert math.log(odds.odds / odds.ci_low) == pytest.approx(half)
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
-def test_odds_are_finite_and_turn_over_with_the_sides(a: int, b: int) -> None:
+def test_odds_are_finite_and_invert_with_the_sides(a: int, b: int) -> None:
     one, other = odds_of(a, b), odds_of(b, a)
     assert 0 < one.ci_low < one.odds < one.ci_high < math.inf
     assert one.odds == pytest.approx(1 / other.odds)
@@ -205,12 +205,12 @@ def test_judgements_count_for_the_first_editor_of_the_run(out: Path) -> None:
         dataclasses.replace(swapped, cells=swapped.cells[::-1], rater="you"),
         dataclasses.replace(swapped, cells=("gone", "rome-0-f00d")),
     ]
-    [found] = judgements(runs_in(out), given_ratings)
-    assert found.labels == ("rome", "ft")
-    assert (found.ratings, found.texts, found.raters) == (3, 3, 2)
-    assert (found.odds["consistent"].wins, found.odds["consistent"].ties) == ((3, 0), 0)
-    assert (found.odds["fluent"].wins, found.odds["fluent"].ties) == ((1, 1), 1)
-    text = report([found])
+    [judgement] = judgements(runs_in(out), given_ratings)
+    assert judgement.labels == ("rome", "ft")
+    assert (judgement.ratings, judgement.texts, judgement.raters) == (3, 3, 2)
+    assert (judgement.odds["consistent"].wins, judgement.odds["consistent"].ties) == ((3, 0), 0)
+    assert (judgement.odds["fluent"].wins, judgement.odds["fluent"].ties) == ((1, 1), 1)
+    text = report([judgement])
     assert "rome against ft, small on tiny: 3 ratings by 2 people of 3 pairs of texts" in text
     assert text.splitlines()[4].split()[:4] == ["consistent", "3", "0", "0"]
     assert "7.00 (0.36 to 135.52)" in text

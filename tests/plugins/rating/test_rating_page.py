@@ -21,6 +21,7 @@ import pytest
 
 from editkit import StoreError, UsageError
 from editkit.benchmark.store import keep_rating, ratings_in
+from editkit.cli.arguments import Parser
 from editkit_plugins.rating import command
 from editkit_plugins.rating.comparisons import Comparison, chosen_pair, comparisons
 from editkit_plugins.rating.server import RatingServer
@@ -78,7 +79,7 @@ def ask(
         connection.close()
 
 
-def test_a_page_shows_two_texts_and_tells_nothing_of_whose_they_are(out: Path) -> None:
+def test_a_page_shows_two_texts_without_revealing_their_editors(out: Path) -> None:
     with serving(out) as server:
         status, page, headers = ask(server.server_port)
     first: Comparison = server.comparisons[0]
@@ -95,7 +96,7 @@ def test_a_page_shows_two_texts_and_tells_nothing_of_whose_they_are(out: Path) -
     assert not re.search(r"https?://", page)
 
 
-def test_answers_are_kept_and_lead_to_the_next(out: Path) -> None:
+def test_answers_are_saved_and_lead_to_the_next_pair(out: Path) -> None:
     with serving(out) as server:
         port = server.server_port
         for number in range(3):
@@ -114,7 +115,7 @@ def test_answers_are_kept_and_lead_to_the_next(out: Path) -> None:
     assert kept[changed.case_id, changed.place].rater == "me"
 
 
-def test_what_was_rated_is_not_asked_again_but_of_others(out: Path) -> None:
+def test_rated_pairs_are_skipped_for_the_same_rater_only(out: Path) -> None:
     with serving(out) as server:
         ask(server.server_port, "POST", "/", {"number": 0, **WHOLE})
     with serving(out) as server:
@@ -140,14 +141,14 @@ def test_what_was_rated_is_not_asked_again_but_of_others(out: Path) -> None:
         "x" * 20_000,
     ],
 )
-def test_unusable_answers_are_refused_and_nothing_is_kept(out: Path, body: Any) -> None:
+def test_invalid_answers_are_refused_and_not_saved(out: Path, body: Any) -> None:
     with serving(out) as server:
         status, _, _ = ask(server.server_port, "POST", "/", body)
     assert status == 400
     assert ratings_in(out) == []
 
 
-def test_only_this_machine_under_its_own_name_is_answered(out: Path) -> None:
+def test_only_requests_to_this_machine_by_its_own_name_are_answered(out: Path) -> None:
     with serving(out) as server:
         port = server.server_port
         assert server.server_address[0] == "127.0.0.1"
@@ -161,16 +162,16 @@ def test_only_this_machine_under_its_own_name_is_answered(out: Path) -> None:
             assert (status, headers["Content-Type"]) == (200, f"{kind}; charset=utf-8")
 
 
-# ---------------------------------------------------------------- requests that are not a browser's
+# ---------------------------------------------------------------- malformed requests
 
 LENGTH = len(urllib.parse.urlencode({"number": 0, **WHOLE}))
 
 
 def raw(port: int, *parts: bytes, pause: float = 0.0, finish: bool = False) -> bytes:
-    """What comes back on bytes that are sent one part after the other."""
+    """The response to bytes that are sent part by part."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         answer = b""
-        with contextlib.suppress(OSError):  # closed in the middle is an answer, too
+        with contextlib.suppress(OSError):  # a closed connection is a response, too
             for part in parts:
                 connection.sendall(part)
                 time.sleep(pause)
@@ -185,13 +186,13 @@ def head(port: int, *lines: str, method: str = "POST / HTTP/1.1") -> bytes:
     return "\r\n".join([method, f"Host: 127.0.0.1:{port}", *lines, "", ""]).encode()
 
 
-def test_connections_that_send_nothing_or_too_slowly_are_closed(out: Path) -> None:
+def test_silent_and_slow_connections_are_closed(out: Path) -> None:
     with serving(out, seconds=0.4) as server:
         port = server.server_port
         start = time.monotonic()
         assert raw(port) == b""
         drips = [b"G", b"E", b"T", b" ", b"/", b" ", b"H", b"T", b"T", b"P"]
-        assert raw(port, *drips, pause=0.1) == b""  # each in time, the whole is not
+        assert raw(port, *drips, pause=0.1) == b""  # the whole request is too slow
         assert raw(port, head(port, f"Content-Length: {LENGTH}"), b"number=0") == b""
         assert raw(port, head(port, f"Content-Length: {LENGTH}"), *drips, pause=0.1) == b""
         assert time.monotonic() - start < 10
@@ -199,7 +200,7 @@ def test_connections_that_send_nothing_or_too_slowly_are_closed(out: Path) -> No
     assert ratings_in(out) == []
 
 
-def test_many_open_connections_do_not_keep_others_out(out: Path) -> None:
+def test_many_open_connections_do_not_block_new_ones(out: Path) -> None:
     with serving(out, seconds=0.5) as server, contextlib.ExitStack() as stack:
         port = server.server_port
         for _ in range(60):
@@ -219,7 +220,7 @@ def test_many_open_connections_do_not_keep_others_out(out: Path) -> None:
     "length",
     ["", "x", "-1", "+5", "1_0", "5 5", "1e3", "\xb2", "9" * 11, "9" * 30, "20000", "5, 6"],
 )
-def test_wrong_lengths_are_refused(out: Path, length: str) -> None:
+def test_invalid_lengths_are_refused(out: Path, length: str) -> None:
     with serving(out) as server:
         port = server.server_port
         body = urllib.parse.urlencode({"number": 0, **WHOLE}).encode()
@@ -230,7 +231,7 @@ def test_wrong_lengths_are_refused(out: Path, length: str) -> None:
     assert ratings_in(out) == []
 
 
-def test_bodies_that_are_cut_off_doubled_or_chunked_are_refused(out: Path) -> None:
+def test_truncated_ambiguous_and_chunked_bodies_are_refused(out: Path) -> None:
     body = urllib.parse.urlencode({"number": 0, **WHOLE}).encode()
     with serving(out) as server:
         port = server.server_port
@@ -254,7 +255,7 @@ def test_huge_requests_are_refused(out: Path) -> None:
         lines = [f"X-{i}: y" for i in range(200)]
         assert b" 431 " in raw(port, head(port, *lines, method="GET / HTTP/1.1"))
         assert b" 431 " in raw(port, head(port, "X: " + "y" * 70_000, method="GET / HTTP/1.1"))
-        huge = [b"x" * 65536] * 160  # 10 MB that nobody asked for
+        huge = [b"x" * 65536] * 160  # 10 MB
         raw(port, head(port, f"Content-Length: {160 * 65536}"), *huge)
         assert ask(port)[0] == 200
     assert ratings_in(out) == []
@@ -283,7 +284,7 @@ def test_other_hosts_and_addresses_are_refused(
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_browser_that_does_not_read_is_not_waited_for(out: Path) -> None:
+def test_a_browser_that_does_not_read_blocks_nobody(out: Path) -> None:
     with serving(out, seconds=0.3) as server, contextlib.ExitStack() as stack:
         for _ in range(5):
             one = stack.enter_context(socket.create_connection(("127.0.0.1", server.server_port)))
@@ -291,7 +292,7 @@ def test_a_browser_that_does_not_read_is_not_waited_for(out: Path) -> None:
         assert ask(server.server_port)[0] == 200
 
 
-def test_an_answer_that_cannot_be_kept_is_told_and_asked_again(
+def test_an_answer_that_cannot_be_saved_is_reported_and_asked_again(
     out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(rating: object) -> None:
@@ -305,9 +306,9 @@ def test_an_answer_that_cannot_be_kept_is_told_and_asked_again(
         assert "1 of 3" in ask(server.server_port)[1]
 
 
-def test_a_taken_port_and_a_senseless_limit_are_clear_errors(out: Path) -> None:
+def test_a_used_port_and_an_invalid_limit_are_clear_errors(out: Path) -> None:
     def run(*arguments: str) -> int:
-        parser = command.argparse.ArgumentParser()
+        parser = Parser()
         command.configure(parser)
         return command.run(parser.parse_args([str(out), *arguments]))
 
@@ -316,15 +317,15 @@ def test_a_taken_port_and_a_senseless_limit_are_clear_errors(out: Path) -> None:
         listener.listen()
         with pytest.raises(UsageError, match="cannot listen on port"):
             run("--port", str(listener.getsockname()[1]))
-    with pytest.raises(UsageError, match="cannot listen on port 99999"):
+    with pytest.raises(UsageError, match="a port from 0 to 65535"):
         run("--port", "99999")
-    with pytest.raises(UsageError, match="--limit is 0"):
+    with pytest.raises(UsageError, match="--limit"):
         run("--limit", "0")
 
 
 @contextlib.contextmanager
 def process(out: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """The command in a process of its own, and its port."""
+    """The command in a new process, and its port."""
     arguments = [sys.executable, "-c", SERVE, str(out)]
     with subprocess.Popen(
         arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -336,7 +337,7 @@ def process(out: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
             child.kill()
 
 
-def test_answers_survive_being_killed(out: Path) -> None:
+def test_answers_survive_a_kill(out: Path) -> None:
     with process(out) as (child, port):
         assert ask(port, "POST", "/", {"number": 0, **WHOLE})[0] == 303
         child.kill()
@@ -345,13 +346,13 @@ def test_answers_survive_being_killed(out: Path) -> None:
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_when_told_and_shows_the_odds(out: Path, end: signal.Signals) -> None:
+def test_a_signal_stops_it_and_it_prints_the_odds(out: Path, end: signal.Signals) -> None:
     with process(out) as (child, port):
         ask(port, "POST", "/", {"number": 0, **WHOLE})
         child.send_signal(end)
-        said, _ = child.communicate(timeout=30)
+        output, _ = child.communicate(timeout=30)
         assert child.returncode == 0
-    assert "rome against ft, small on tiny: 1 rating by 1 person of 1 pair of texts" in said
+    assert "rome against ft, small on tiny: 1 rating by 1 person of 1 pair of texts" in output
 
 
 def test_a_person_rates_everything_in_a_browser(out: Path, tmp_path: Path) -> None:
@@ -359,7 +360,7 @@ def test_a_person_rates_everything_in_a_browser(out: Path, tmp_path: Path) -> No
         browser.open(server.url)
         browser.wait_for("1 of 3")
         assert "Zoë" in browser.text()
-        # With keys alone: A, then about the same; back, and another answer; then on.
+        # With the keyboard: A, then about the same; back, another answer, and next.
         browser.press("1", "2")
         assert browser.run(
             "return [...document.querySelectorAll('input:checked')].map(i => i.name + i.value)"
@@ -372,7 +373,7 @@ def test_a_person_rates_everything_in_a_browser(out: Path, tmp_path: Path) -> No
         browser.click("input[name=fluent][value=right]")
         browser.click("button")
         browser.wait_for("2 of 3")
-        browser.click("button")  # nothing is chosen: the browser itself asks for answers
+        browser.click("button")  # nothing is chosen: the browser requires answers
         assert "2 of 3" in browser.text()
         browser.press("3", "3", ENTER)
         browser.wait_for("3 of 3")

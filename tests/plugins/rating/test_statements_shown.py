@@ -1,4 +1,4 @@
-"""What stands between prompt and target is shown as the model learns it, wherever an edit is."""
+"""Every page shows prompt and target with the separator that the model learns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def out(tmp_path: Path) -> Path:
 
 
 def plain(page: str) -> list[str]:
-    """The texts of blocks of HTML, marks taken out."""
+    """The texts of blocks of HTML without tags."""
     return [html.unescape(re.sub(r"<[^>]+>", "", block)) for block in page.split("\0")]
 
 
@@ -75,7 +75,7 @@ def test_show_generations_shows_statements(
     assert EditRequest.from_dict(run["request"]) == request
 
 
-def test_tables_say_how_prompts_are_asked(out: Path) -> None:
+def test_table_titles_name_chat_and_separator(out: Path) -> None:
     [run] = runs_in(out)
     config = {"chat": True, "separator": "\n"}
     asked = dataclasses.replace(run, dataset={**run.dataset, "config": config})
@@ -85,7 +85,7 @@ def test_tables_say_how_prompts_are_asked(out: Path) -> None:
 
 
 def test_statements_differ_by_their_separator() -> None:
-    """The samples above would not notice a space that is always there."""
+    """Otherwise the samples above would not detect a page that always prints a space."""
     for request in list(EDITS.values())[:5]:
         spaced = dataclasses.replace(request, separator=" ")
         assert spaced.statement != request.statement
