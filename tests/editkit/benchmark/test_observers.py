@@ -316,7 +316,7 @@ def test_reports_are_copies_and_answers_are_checked(
     original = report(tmp_path)
     assert publish(original) == {"x": 1, "lr": [0.1]}
     assert original == report(tmp_path)
-    assert "answers 'failed' in editkit_reported, which is editkit's" in caplog.text
+    assert "in editkit_reported: it belongs to editkit." in caplog.text
 
 
 def test_a_hook_that_reports_again_is_not_asked_for_ever(fake_world: Path, tmp_path: Path) -> None:
