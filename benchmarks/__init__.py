@@ -1,1 +1,1 @@
-"""The experiments, and the embedded world that they run on."""
+"""Benchmarks: the embedded world, experiments, and tools for developers."""

@@ -1,6 +1,6 @@
 """The embedded world: real facts, a small model that knows them, and records to edit.
 
-This module is light: it imports neither torch nor transformers.
+This module imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _HERE = Path(__file__).resolve().parent
 
 
 def model_path() -> Path:
-    """Return the folder of the shipped model and its tokenizer."""
+    """Folder of the shipped model and its tokenizer."""
     return _HERE / "model"
 
 
 def records_path(split: str = "test") -> Path:
-    """Return the file with the records of a split.
+    """File with the records of a split.
 
     Args:
-        split: ``test``, on which results are reported, or ``train``, made of other subjects.
+        split: ``test``, for reported results, or ``train``, with other subjects.
 
     Raises:
         ValueError: There is no such split.
@@ -42,10 +42,10 @@ def records_path(split: str = "test") -> Path:
 
 
 def reference_texts_path() -> Path:
-    """Return the file of reference sentences: relation id -> object -> sentences."""
+    """File of reference sentences: relation id -> object -> sentences."""
     return _HERE / "records" / "reference_texts.json"
 
 
 def essence_path() -> Path:
-    """Return the file of texts about each subject: subject -> texts."""
+    """File of texts about each subject: subject -> texts."""
     return _HERE / "records" / "essence.json"

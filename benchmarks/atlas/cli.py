@@ -1,4 +1,4 @@
-"""The commands of ``editkit atlas``: build, train, recall, describe, facts."""
+"""Build, train, measure and describe the embedded world."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 from . import model_path, records_path
@@ -20,42 +21,47 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the subcommands of ``editkit atlas``."""
     commands = parser.add_subparsers(dest="atlas_command", metavar="COMMAND", required=True)
 
-    build = commands.add_parser("build", help="write records, reference texts and tokenizer anew")
+    build = commands.add_parser("build", help="rebuild records, reference texts and tokenizer")
     build.add_argument(
-        "--out", type=Path, default=_HERE, help="folder that gets records/ and tokenizer files"
+        "--out", type=Path, default=_HERE, help="output folder for records/ and the tokenizer"
     )
 
-    train = commands.add_parser("train", help="train the embedded model from nothing")
+    train = commands.add_parser("train", help="train the embedded model from scratch")
     train.add_argument(
-        "--out", type=Path, default=Path("atlas-model"), help="folder of the model (atlas-model)"
+        "--out",
+        type=Path,
+        default=Path("atlas-model"),
+        help="output folder of the model (atlas-model)",
     )
-    train.add_argument("--minutes", type=float, help="stop after this long; run again to go on")
-    train.add_argument("--seed", type=int, default=0, help="of the weights and of the text (0)")
-    train.add_argument("--steps", type=int, help="optimiser steps: how well the world is known")
+    train.add_argument(
+        "--minutes", type=float, help="stop after this time; the same command resumes"
+    )
+    train.add_argument("--seed", type=int, default=0, help="seed of the weights and the text (0)")
+    train.add_argument("--steps", type=int, help="optimiser steps: more steps, more facts known")
     train.add_argument("--threads", type=int, help="processor threads (all)")
     train.add_argument("--quiet", action="store_true", help="no progress bar")
     again = train.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on from a checkpoint (default)")
+    again.add_argument("--resume", action="store_true", help="resume from a checkpoint (default)")
     again.add_argument("--fresh", action="store_true", help="ignore a checkpoint")
 
-    recall = commands.add_parser("recall", help="measure what a model knows of the world")
+    recall = commands.add_parser("recall", help="measure how many facts a model knows")
     recall.add_argument("--model", type=Path, help="folder of the model (the shipped one)")
-    recall.add_argument("--facts", type=int, help="ask for a sample of this many facts (all)")
+    recall.add_argument("--facts", type=int, help="sample this many facts (all)")
     recall.add_argument("--json", action="store_true", help="print one JSON document")
 
-    describe = commands.add_parser("describe", help="print what the world is made of")
+    describe = commands.add_parser("describe", help="count subjects, facts, records and tokens")
     describe.add_argument("--json", action="store_true", help="print one JSON document")
 
-    facts = commands.add_parser(
-        "facts", help="list facts as prompts, the most frequent subjects first"
+    facts = commands.add_parser("facts", help="list facts as prompts, most frequent subjects first")
+    facts.add_argument("--relation", metavar="R", help="only this relation, by id or name")
+    facts.add_argument("--subject", metavar="TEXT", help="only subjects that contain this text")
+    facts.add_argument(
+        "--limit", type=int, default=20, metavar="N", help="number of facts to list (20)"
     )
-    facts.add_argument("--relation", metavar="R", help="only this relation: an id or a name")
-    facts.add_argument("--subject", metavar="TEXT", help="only subjects that contain this")
-    facts.add_argument("--limit", type=int, default=20, metavar="N", help="at most so many (20)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run a subcommand and return the exit code."""
+    """Run a subcommand; returns the exit code."""
     command = {
         "build": _build,
         "train": _train,
@@ -70,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         return USAGE_ERROR
 
 
-def _say(line: object) -> None:
+def _print(line: object) -> None:
     sys.stdout.write(f"{line}\n")
 
 
@@ -79,9 +85,9 @@ def _build(args: argparse.Namespace) -> int:
     from .tokenizer import save_tokenizer
 
     for path in write_files(args.out / "records"):
-        _say(path)
+        _print(path)
     save_tokenizer(args.out / "model")
-    _say(args.out / "model" / "tokenizer.json")
+    _print(args.out / "model" / "tokenizer.json")
     return 0
 
 
@@ -111,10 +117,10 @@ def _train(args: argparse.Namespace) -> int:
         )
     minutes = (time.monotonic() - started) / 60
     if not done:
-        _say(f"stopped after {minutes:.1f} min; the same command goes on from the checkpoint")
+        _print(f"stopped after {minutes:.1f} min; the same command resumes from the checkpoint")
         return INCOMPLETE
-    _say(f"model in {args.out} after {minutes:.1f} min")
-    _say(f"next: editkit atlas recall --model {args.out}")
+    _print(f"model in {args.out} after {minutes:.1f} min")
+    _print(f"next: editkit atlas recall --model {args.out}")
     return 0
 
 
@@ -123,22 +129,23 @@ def _recall(args: argparse.Namespace) -> int:
 
     if args.facts is not None and args.facts < 1:
         raise ValueError(f"--facts is {args.facts}; expected 1 or more")
-    found = measure_recall(args.model or model_path(), facts=args.facts)
+    recall = measure_recall(args.model or model_path(), facts=args.facts)
     if args.json:
-        _say(json.dumps(found.as_dict(), indent=2))
+        _print(json.dumps(asdict(recall), indent=2))
         return 0
-    _say(f"recall of whole objects over {found.prompts} prompts")
-    rows = {"all": found.overall, "seen wordings": found.seen, "held-out wordings": found.held_out}
-    for name, share in {**rows, **found.by_quarter, **found.by_relation}.items():
-        _say(f"  {name:<24}{share:>8.1%}")
+    _print(f"recall of whole objects over {recall.prompts} prompts")
+    rows = {"all": recall.overall, "seen wordings": recall.seen}
+    rows["held-out wordings"] = recall.held_out
+    for name, share in {**rows, **recall.by_quarter, **recall.by_relation}.items():
+        _print(f"  {name:<24}{share:>8.1%}")
     return 0
 
 
 def _describe(args: argparse.Namespace) -> int:
     from .describe import as_table, describe
 
-    found = describe(model_path(), records_path().parent)
-    _say(json.dumps(found, indent=2, ensure_ascii=False) if args.json else as_table(found))
+    counts = describe(model_path(), records_path().parent)
+    _print(json.dumps(counts, indent=2, ensure_ascii=False) if args.json else as_table(counts))
     return 0
 
 
@@ -152,25 +159,25 @@ def _facts(args: argparse.Namespace) -> int:
         raise ValueError(f"--relation is {args.relation!r}; expected one of {known}")
     if args.limit < 1:
         raise ValueError(f"--limit is {args.limit}; expected 1 or more")
-    asked = (args.subject or "").casefold()
-    found = [
+    wanted = (args.subject or "").casefold()
+    facts = [
         fact
         for fact in world.all_facts()
-        if asked in fact.subject.casefold()
+        if wanted in fact.subject.casefold()
         and args.relation in (None, fact.relation, names[fact.relation])
     ]
-    if not found:
-        raise ValueError(f"no fact is about a subject with {args.subject!r} in its name")
-    for fact in found[: args.limit]:
+    if not facts:
+        raise ValueError(f"no subject with facts contains {args.subject!r} in its name")
+    for fact in facts[: args.limit]:
         prompt = fact.seen[0].format(fact.subject)
-        _say(f"{prompt} -> {fact.object}   ({fact.subject}; {names[fact.relation]})")
-    if len(found) > args.limit:
-        _say(f"... {len(found) - args.limit} more; --limit, --relation and --subject choose")
+        _print(f"{prompt} -> {fact.object}   ({fact.subject}; {names[fact.relation]})")
+    if len(facts) > args.limit:
+        _print(f"... {len(facts) - args.limit} more: use --limit, --relation or --subject")
     return 0
 
 
 def main() -> int:
-    """Run the commands without the rest of editkit: ``python -m editkit_benchmarks.atlas.cli``."""
+    """Run the commands as ``python -m editkit_benchmarks.atlas.cli``."""
     parser = argparse.ArgumentParser(prog="editkit atlas", description=__doc__)
     configure(parser)
     return run(parser.parse_args())

@@ -1,4 +1,4 @@
-"""The embedded records as a dataset: CounterFact's layout, read from the package."""
+"""The dataset ``atlas``: the embedded records, in CounterFact's layout."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class AtlasConfig(PromptConfig):
     """Configuration of the dataset ``atlas``."""
 
     split: Literal["test", "train"] = "test"
-    """``test``, on which results are reported, or ``train``: other subjects, for choosing
-    hyperparameters and for editors that learn."""
+    """``test``, for reported results, or ``train``, with other subjects, for choosing
+    hyperparameters and training editors."""
 
 
 class AtlasDataset(CounterFactDataset):
-    """Records about the embedded world."""
+    """The records of one split, read from the package."""
 
     def __init__(self, config: AtlasConfig) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""What the embedded world is made of, in numbers."""
+"""Counts of the embedded world: subjects, facts, records and tokens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
     """Count subjects, facts, records and tokens.
 
     Args:
-        model_folder: Folder with the tokenizer; without one, tokens are not counted.
-        records_folder: Folder with the records; those that are missing count as 0.
+        model_folder: Folder with the tokenizer; if it has none, tokens are not counted.
+        records_folder: Folder with the records; missing files are skipped.
 
     Returns:
-        Plain values, for a table or JSON.
+        Counts as plain data.
     """
     world = load_world()
     facts = list(world.all_facts())
@@ -32,7 +32,7 @@ def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
             "wordings": len(relation.wordings),
         }
     sizes = [len(of_subject) for of_subject in world.facts.values()]
-    found: dict[str, Any] = {
+    counts: dict[str, Any] = {
         "subjects": len(world.subjects),
         "facts": len(facts),
         "subjects_by_type": dict(Counter(s.type for s in world.subjects.values()).most_common()),
@@ -56,7 +56,7 @@ def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
 
         objects = lengths(sorted({fact.object for fact in facts}))
         subjects = lengths(list(world.subjects))
-        found["tokens"] = {
+        counts["tokens"] = {
             "vocabulary": tokenizer.get_vocab_size(),
             "per_object": dict(sorted(Counter(objects).items())),
             "per_subject": dict(sorted(Counter(subjects).items())),
@@ -65,35 +65,35 @@ def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
         }
     weights = model_folder / "model.safetensors"
     if weights.is_file():
-        found["model_megabytes"] = weights.stat().st_size / 1e6
-    return found
+        counts["model_megabytes"] = weights.stat().st_size / 1e6
+    return counts
 
 
-def as_table(found: dict[str, Any]) -> str:
-    """Lay out the numbers of :func:`describe` for reading."""
+def as_table(counts: dict[str, Any]) -> str:
+    """The counts of :func:`describe` as text."""
     lines = [
-        f"subjects {found['subjects']}, facts {found['facts']}, "
-        f"relations {len(found['relations'])}",
-        f"fewest facts of a subject {found['fewest_facts_of_a_subject']}; "
-        f"{found['share_of_subjects_with_3_or_more_facts']:.0%} of subjects have 3 or more",
-        "subjects: " + ", ".join(f"{k} {n}" for k, n in found["subjects_by_type"].items()),
-        "records: " + (", ".join(f"{k} {n}" for k, n in found["records"].items()) or "none built"),
+        f"subjects {counts['subjects']}, facts {counts['facts']}, "
+        f"relations {len(counts['relations'])}",
+        f"fewest facts of a subject {counts['fewest_facts_of_a_subject']}; "
+        f"{counts['share_of_subjects_with_3_or_more_facts']:.0%} of subjects have 3 or more",
+        "subjects: " + ", ".join(f"{k} {n}" for k, n in counts["subjects_by_type"].items()),
+        "records: " + (", ".join(f"{k} {n}" for k, n in counts["records"].items()) or "none built"),
     ]
-    if "tokens" in found:
-        tokens = found["tokens"]
+    if "tokens" in counts:
+        tokens = counts["tokens"]
         lines.append(
             f"vocabulary {tokens['vocabulary']}; several tokens in "
             f"{tokens['objects_of_several']:.0%} of objects and "
             f"{tokens['subjects_of_several']:.0%} of subjects"
         )
         for kind in ("object", "subject"):
-            counts = ", ".join(f"{n}: {count}" for n, count in tokens[f"per_{kind}"].items())
-            lines.append(f"tokens per {kind}: {counts}")
-    if "model_megabytes" in found:
-        lines.append(f"model {found['model_megabytes']:.1f} MB")
+            lengths = ", ".join(f"{n}: {count}" for n, count in tokens[f"per_{kind}"].items())
+            lines.append(f"tokens per {kind}: {lengths}")
+    if "model_megabytes" in counts:
+        lines.append(f"model {counts['model_megabytes']:.1f} MB")
     lines.append("")
     lines.append(f"{'relation':<9}{'name':<20}{'facts':>6}{'objects':>9}{'wordings':>10}")
-    for key, relation in found["relations"].items():
+    for key, relation in counts["relations"].items():
         lines.append(
             f"{key:<9}{relation['name']:<20}{relation['facts']:>6}"
             f"{relation['objects']:>9}{relation['wordings']:>10}"

@@ -1,4 +1,4 @@
-"""What the embedded world offers: a model, a dataset, the default benchmark, and its command."""
+"""The plugin of the embedded world: its model, datasets, benchmarks and command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def editkit_models() -> list[ModelSpec]:
         ModelSpec(
             name="atlas",
             folder="editkit_benchmarks:atlas/model",
-            summary="a small GPT-2 that knows the embedded world, common facts surely, rare hardly",
+            summary="a small GPT-2 that knows common facts of the world well, rare ones poorly",
         )
     ]
 
@@ -31,7 +31,7 @@ def editkit_datasets() -> list[DatasetSpec]:
             name="atlas-zsre",
             factory="editkit_benchmarks.atlas.zsre:AtlasZsreDataset",
             config="editkit_benchmarks.atlas.dataset:AtlasConfig",
-            summary="the same edits, beside facts that have nothing to do with them, as in zsRE",
+            summary="the same edits with unrelated facts to preserve, as in zsRE",
         ),
     ]
 
@@ -48,7 +48,7 @@ def editkit_benchmarks() -> list[BenchmarkSpec]:
         BenchmarkSpec(
             name="atlas-generation",
             file="editkit_benchmarks:atlas-generation.yaml",
-            summary="the same with every metric: what the edited models write, too",
+            summary="the same with all metrics, including those of generated text",
         ),
         BenchmarkSpec(
             name="zsre-atlas",

@@ -1,10 +1,11 @@
-"""How much of the world a model knows: recall of whole objects, by frequency and by wording."""
+"""Recall: the share of facts that a model knows, by frequency, wording and relation."""
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,15 +18,15 @@ QUARTERS = ("most frequent quarter", "second quarter", "third quarter", "least f
 
 @dataclass(frozen=True)
 class Recall:
-    """Shares of prompts whose whole object is the model's greedy continuation.
+    """Shares of prompts that the model continues greedily with the whole object.
 
     Attributes:
-        overall: Over all facts and the wordings asked.
-        seen: In wordings that the training text used for the fact.
-        held_out: In wordings that it never used for the fact.
-        by_quarter: Quarter of the subjects by frequency -> share.
-        by_relation: Relation id -> share.
-        prompts: Number of prompts asked.
+        overall: Over all prompts.
+        seen: Over wordings that the training text used for the fact.
+        held_out: Over wordings that it never used for the fact.
+        by_quarter: By quarter of the subjects, ranked by frequency.
+        by_relation: By relation id.
+        prompts: Number of prompts.
     """
 
     overall: float
@@ -35,10 +36,6 @@ class Recall:
     by_relation: dict[str, float]
     prompts: int
 
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values, for JSON."""
-        return asdict(self)
-
 
 @torch.inference_mode()
 def whole_object_correct(
@@ -47,9 +44,9 @@ def whole_object_correct(
     questions: Sequence[tuple[str, str]],
     batch_size: int = 128,
 ) -> list[bool]:
-    """Say for each (prompt, object) whether every token of " object" is the argmax.
+    """For each (prompt, object), whether every token of " object" is the argmax.
 
-    With teacher forcing, all tokens are the argmax exactly when greedy decoding writes the object.
+    With teacher forcing, that is the case exactly when greedy decoding writes the object.
     """
     encoded = []
     for prompt, value in questions:
@@ -73,7 +70,7 @@ def whole_object_correct(
 
 
 def _ask(fact: Fact, rng: random.Random) -> list[tuple[str, bool]]:
-    """Choose as many seen wordings as there are held-out ones: (wording, whether seen)."""
+    """The held-out wordings and as many seen ones, as (wording, whether seen)."""
     seen = rng.sample(fact.seen, k=len(fact.held_out))
     return [(wording, True) for wording in seen] + [(wording, False) for wording in fact.held_out]
 
@@ -86,7 +83,7 @@ def measure_recall(
     Args:
         model_folder: Folder with the model and its tokenizer.
         facts: Number of facts to sample; all by default.
-        seed: Of the sample and of the seen wordings that are asked.
+        seed: Seed of the sample and of the choice of seen wordings.
         world: The facts; by default the embedded world.
 
     Returns:
@@ -94,7 +91,7 @@ def measure_recall(
     """
     if not (model_folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"{model_folder} holds no model (no config.json); expected a folder written by "
+            f"{model_folder} has no config.json; expected a folder written by "
             "'editkit atlas train': train one, or name its folder with --model"
         )
     world = world or load_world()
@@ -108,10 +105,10 @@ def measure_recall(
     correct = whole_object_correct(model, lambda text: tokenizer(text)["input_ids"], questions)
 
     def share(of: Callable[[Fact, bool], bool]) -> float:
-        found = [
+        chosen = [
             right for (fact, _, seen), right in zip(asked, correct, strict=True) if of(fact, seen)
         ]
-        return sum(found) / len(found) if found else float("nan")
+        return sum(chosen) / len(chosen) if chosen else float("nan")
 
     size = len(world.subjects)
     quarter = {name: 4 * subject.rank // size for name, subject in world.subjects.items()}
@@ -120,11 +117,17 @@ def measure_recall(
         seen=share(lambda fact, seen: seen),
         held_out=share(lambda fact, seen: not seen),
         by_quarter={
-            name: share(lambda fact, seen, place=place: quarter[fact.subject] == place)
+            name: share(functools.partial(_in_quarter, quarter, place))
             for place, name in enumerate(QUARTERS)
         },
-        by_relation={
-            key: share(lambda fact, seen, key=key: fact.relation == key) for key in world.relations
-        },
+        by_relation={key: share(functools.partial(_has_relation, key)) for key in world.relations},
         prompts=len(asked),
     )
+
+
+def _in_quarter(quarters: Mapping[str, int], place: int, fact: Fact, seen: bool) -> bool:
+    return quarters[fact.subject] == place
+
+
+def _has_relation(relation: str, fact: Fact, seen: bool) -> bool:
+    return fact.relation == relation

@@ -1,8 +1,7 @@
-"""Records of the embedded world in CounterFact's schema with one extra key, in two splits.
+"""Build the records of the embedded world: CounterFact's schema with one extra key, two splits.
 
-The splits share no subject. ``test`` holds the records that results are reported on;
-hyperparameters are chosen, and editors that learn are trained, on ``train``, whose prompts name
-subjects of its own split only.
+The splits share no subjects. ``test`` is for reported results. ``train``, whose prompts name only
+subjects of its own split, is for choosing hyperparameters and training editors.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ SPLITS = ("test", "train")
 RECORDS_WANTED = {"test": 1000, "train": 600}
 NEIGHBORS = 10
 GENERATIONS = 10
-# Fewest other subjects of the same relation and object; their wordings then vary.
+# Minimum number of other subjects with the same relation and object, so that wordings vary.
 FEWEST_HOLDERS = {"test": 4, "train": 2}
 _DISTRACTOR = 0.5
-# 1 draws neighbours evenly from all frequencies; smaller, more of them from the rarer.
+# 1 draws neighbours evenly from all frequencies, smaller values draw more rare ones.
 _TOWARDS_RARE = 0.6
-# Case numbers of the second split start here, so that the two never share one.
+# First case id of each split: the splits share none.
 _FIRST_CASE = {"test": 0, "train": 100_000}
 
 
 class RecordWriter(Compiler):
-    """Writes the records of one split; the same world gives the same records."""
+    """Compiles the records of one split, deterministically."""
 
     id_letter = "A"
 
@@ -56,9 +55,9 @@ class RecordWriter(Compiler):
 
     @override
     def choose(self) -> list[Fact]:
-        """Relations as even as they can be, in a seeded order.
+        """Choose facts with relations as balanced as possible, in a seeded order.
 
-        Goes through the subjects again and again, taking of each its relation met least so far.
+        Loops over the subjects and takes from each the fact whose relation is the rarest so far.
         """
         rng = random.Random(f"atlas-records-{self._split}")
         subjects = [s.name for s in self._world.subjects.values() if s.split == self._split]
@@ -85,7 +84,7 @@ class RecordWriter(Compiler):
 
     @override
     def holders(self, relation: str, value: str, but: str) -> list[str]:
-        """Other subjects with this object, most frequent first; of the own split in ``train``."""
+        """Other subjects with this object, most frequent first; in ``train`` only of that split."""
         return [
             name
             for name in super().holders(relation, value, but)
@@ -94,9 +93,9 @@ class RecordWriter(Compiler):
 
     @override
     def pick(self, rng: random.Random, names: list[str], count: int) -> list[str]:
-        """One from each of ``count`` slices of the frequency ranking, thinner where it is rarer.
+        """One from each of ``count`` slices of the frequency ranking, thinner ones for rare names.
 
-        What a model knows less surely is what an edit disturbs first.
+        Edits first disturb facts that the model knows less well.
         """
         edges = [round(len(names) * (k / count) ** _TOWARDS_RARE) for k in range(count + 1)]
         for place in range(count - 1, 0, -1):
@@ -105,7 +104,7 @@ class RecordWriter(Compiler):
 
     @override
     def draw_wordings(self, rng: random.Random, fact: Fact) -> tuple[str, list[str]]:
-        """Two that the training text uses, and between them one that it never uses."""
+        """Two wordings that the training text uses, and one that it never uses."""
         prompt, rephrased = rng.sample(fact.wordings, k=2)
         return prompt, [rng.choice(fact.rephrasings), rephrased]
 
@@ -115,7 +114,7 @@ class RecordWriter(Compiler):
 
 
 def _table(world: World) -> FactTable:
-    """The world's facts, subjects by frequency."""
+    """The world's facts, most frequent subjects first."""
     return FactTable(
         {key: Relation(key, of.wordings, of.generation) for key, of in world.relations.items()},
         tuple(
@@ -148,7 +147,7 @@ def build_records(split: str) -> list[RawRecord]:
 
 
 def dump(content: object) -> str:
-    """Write JSON as the shipped files are written: one line an entry at the top level."""
+    """JSON in the format of the shipped files: one line per top-level entry."""
     if isinstance(content, list):
         lines = [json.dumps(entry, ensure_ascii=False) for entry in content]
         return "[\n" + ",\n".join(lines) + "\n]\n"
@@ -162,11 +161,7 @@ def dump(content: object) -> str:
 
 
 def render_files() -> dict[str, str]:
-    """Render all record files.
-
-    Returns:
-        File name -> content.
-    """
+    """The content of all record files by name."""
     world = load_world()
     files = {f"{split}.json": dump(build_records(split)) for split in SPLITS}
     files["reference_texts.json"] = dump(reference_texts(world))
@@ -175,7 +170,7 @@ def render_files() -> dict[str, str]:
 
 
 def write_files(folder: Path) -> list[Path]:
-    """Write all record files to ``folder`` and return their paths."""
+    """Write all record files to ``folder``; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, content in render_files().items():

@@ -1,6 +1,6 @@
 """Text about the embedded world: seeded documents of one to three sentences, and plain prose.
 
-A fact is only ever written in the wordings that its :class:`~.world.Fact` lists as seen.
+A fact occurs only in the wordings that its :class:`~.world.Fact` lists as seen.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from .world import Fact, World, load_world
 
 _PROSE = Path(__file__).parent / "world" / "prose.json"
-# Subjects are drawn with weight 1 / (rank + RANK_SHIFT) ** RANK_EXPONENT: the last of them a
-# hundred times less often than the first.
+# Subjects are drawn with weight 1 / (rank + RANK_SHIFT) ** RANK_EXPONENT: the last one a hundred
+# times less often than the first.
 RANK_SHIFT = 8.0
 RANK_EXPONENT = 0.9
 PLAIN_DOCUMENTS = 0.15
@@ -34,7 +34,7 @@ def _prose() -> dict[str, Any]:
 
 
 def plain_sentence(rng: random.Random) -> str:
-    """Write one sentence that is about no subject of the world."""
+    """A sentence that mentions no subject of the world."""
     prose = _prose()
     chosen = {slot: rng.choice(values) for slot, values in prose["slots"].items()}
     sentence: str = rng.choice(prose["plain"]).format(**chosen)
@@ -42,13 +42,13 @@ def plain_sentence(rng: random.Random) -> str:
 
 
 def about_sentences(world: World, subject: str) -> list[str]:
-    """Write the sentences that say what kind of thing a subject is."""
+    """Sentences that state the type of a subject."""
     about: list[str] = _prose()["about"][world.subjects[subject].type]
     return [template.format(subject) for template in about]
 
 
 def fact_sentence(rng: random.Random, world: World, fact: Fact) -> str:
-    """Write one sentence that states a fact in a wording seen in training."""
+    """A sentence that states a fact in one of its seen wordings."""
     prose = _prose()
     implicit = rng.random() < IMPLICIT
     wordings = world.relations[fact.relation].generation if implicit else fact.seen
@@ -60,10 +60,10 @@ def fact_sentence(rng: random.Random, world: World, fact: Fact) -> str:
 
 
 class TextGenerator:
-    """Seeded source of documents.
+    """Generates documents.
 
     Attributes:
-        world: The world whose facts are written about.
+        world: The world that the documents are about.
     """
 
     def __init__(self, world: World | None = None) -> None:
@@ -74,14 +74,14 @@ class TextGenerator:
         self._weights = list(accumulate(weights))
 
     def document(self, rng: random.Random) -> str:
-        """Write one document: plain prose, or one to three sentences about one subject."""
+        """A document: plain prose, or one to three sentences about one subject."""
         if rng.random() < PLAIN_DOCUMENTS:
             return " ".join(plain_sentence(rng) for _ in range(rng.randint(1, 3)))
         (subject,) = rng.choices(self._names, cum_weights=self._weights)
         return self.document_about(rng, subject)
 
     def document_about(self, rng: random.Random, subject: str) -> str:
-        """Write one document of one to three sentences about ``subject``."""
+        """A document of one to three sentences about a subject."""
         facts = list(self.world.facts[subject].values())
         chosen = rng.sample(facts, k=min(rng.randint(1, 3), len(facts)))
         sentences = [fact_sentence(rng, self.world, fact) for fact in chosen]
@@ -94,17 +94,17 @@ class TextGenerator:
 
 
 def corpus_texts(seed: int = 0, n: int = 10_000) -> Iterator[str]:
-    """Yield texts distributed as the training text, for statistics such as second moments.
+    """Texts from the distribution of the training text, for second moments.
 
     Args:
-        seed: Other seeds give other texts of the same distribution.
+        seed: Seed of the texts.
         n: Number of texts.
 
     Yields:
         Documents of one to a few sentences.
     """
     if n < 0:
-        raise ValueError(f"n is {n}; expected a number of texts of 0 or more")
+        raise ValueError(f"n is {n}; expected 0 or more")
     generator = TextGenerator()
     rng = random.Random(f"atlas-corpus-{seed}")
     for _ in range(n):
@@ -112,12 +112,12 @@ def corpus_texts(seed: int = 0, n: int = 10_000) -> Iterator[str]:
 
 
 def reference_texts(world: World, per_pair: int = 8) -> dict[str, dict[str, list[str]]]:
-    """Write sentences about subjects that have an object, for every (relation, object).
+    """Sentences about subjects that have an object, for every (relation, object).
 
     Returns:
         Relation id -> object -> sentences.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    texts: dict[str, dict[str, list[str]]] = {}
     for relation, value in sorted(world.holders):
         rng = random.Random(f"atlas-reference-{relation}-{value}")
         subjects = world.holders[relation, value]
@@ -125,20 +125,20 @@ def reference_texts(world: World, per_pair: int = 8) -> dict[str, dict[str, list
         for number in range(per_pair):
             subject = subjects[number % len(subjects)]
             sentences.append(fact_sentence(rng, world, world.facts[subject][relation]))
-        found.setdefault(relation, {})[value] = list(dict.fromkeys(sentences))
-    return found
+        texts.setdefault(relation, {})[value] = list(dict.fromkeys(sentences))
+    return texts
 
 
 def essence_texts(world: World) -> dict[str, list[str]]:
-    """Write, for every subject, a few texts about it.
+    """Texts about every subject.
 
     Returns:
         Subject -> texts.
     """
-    found: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for subject, facts in world.facts.items():
         rng = random.Random(f"atlas-essence-{subject}")
         about = about_sentences(world, subject)
-        told = [fact_sentence(rng, world, fact) for fact in facts.values()]
-        found[subject] = [" ".join([about[0], *told]), " ".join([*reversed(told), about[-1]])]
-    return found
+        stated = [fact_sentence(rng, world, fact) for fact in facts.values()]
+        texts[subject] = [" ".join([about[0], *stated]), " ".join([*reversed(stated), about[-1]])]
+    return texts

@@ -1,4 +1,4 @@
-"""The world's own byte-level BPE tokenizer, which behaves as GPT-2's does."""
+"""The world's byte-level BPE tokenizer, which behaves like that of GPT-2."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DOCUMENTS_PER_SUBJECT = 6
 
 
 def training_texts() -> Iterator[str]:
-    """Yield the texts that merges are learned from, with more of rare subjects than in training."""
+    """Texts to learn merges from; rare subjects occur more often than in training."""
     generator = TextGenerator()
     rng = random.Random("atlas-tokenizer")
     for _ in range(_DOCUMENTS_BY_FREQUENCY):
@@ -33,10 +33,10 @@ def training_texts() -> Iterator[str]:
 
 
 def build_tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """Learn the tokenizer from the world's text.
+    """Train the tokenizer on the world's text.
 
     Args:
-        vocabulary: Number of entries, ``<|endoftext|>`` included.
+        vocabulary: Size of the vocabulary, with ``<|endoftext|>``.
 
     Returns:
         A fast tokenizer with offsets; no space is added before the first word.
@@ -67,10 +67,10 @@ def build_tokenizer(vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
 
 
 def save_tokenizer(folder: Path, vocabulary: int = VOCABULARY) -> None:
-    """Learn the tokenizer and write it to ``folder``."""
+    """Train the tokenizer and write it to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     build_tokenizer(vocabulary).save_pretrained(folder)
-    # The name that older and newer versions of transformers both load.
+    # Old and new versions of transformers load this class name.
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["tokenizer_class"] = "PreTrainedTokenizerFast"

@@ -1,7 +1,7 @@
-"""Training of the embedded model from nothing: seeded, with progress, resumable after a kill.
+"""Training of the embedded model from scratch: seeded, with progress, resumable after a kill.
 
-The batch of a step depends on (seed, step) only, so the step is the position in the data, and a run
-that was killed and resumed gives the same weights as one that was not.
+A batch depends only on (seed, step), so a run that was killed and resumed gives the same weights as
+one that was not.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from .text import TextGenerator
 from .tokenizer import POSITIONS, TOKENIZER_FILES
 
 _CHECKPOINT = "checkpoint.safetensors"
-# The same function as GPT-2's gelu_new, in one kernel.
+# The function of GPT-2's gelu_new in one kernel.
 _FAST_GELU = "gelu_pytorch_tanh"
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that decides the trained weights.
+    """Everything that determines the trained weights.
 
     Attributes:
-        seed: Of the initial weights and of the text.
-        steps: Optimiser steps; the learning rate's cosine ends with them. The lever of difficulty.
-        layers: Blocks.
+        seed: Seed of the initial weights and the text.
+        steps: Optimiser steps, the length of the learning rate's cosine. Sets the difficulty.
+        layers: Number of blocks.
         hidden: Hidden size H.
         heads: Attention heads.
-        rows: Rows a batch.
-        row_tokens: Tokens a row. Every fourth batch has half as many rows of twice the length, so
-            that the later positions are trained too.
-        learning_rate: Peak of AdamW's rate.
+        rows: Rows per batch.
+        row_tokens: Tokens per row. Every fourth batch has half as many rows of twice the length, to
+            train the later positions.
+        learning_rate: AdamW's peak learning rate.
         warmup: Steps of linear warm-up.
-        weight_decay: Of matrices; biases, gains and embeddings have none.
+        weight_decay: Weight decay of matrices; biases, gains and embeddings have none.
     """
 
     seed: int = 0
@@ -94,7 +94,7 @@ class Batches:
 
 
 def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> GPT2LMHeadModel:
-    """Make the untrained model: GPT-2's architecture with tied embeddings and no dropout."""
+    """The untrained model: GPT-2's architecture with tied embeddings and no dropout."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return GPT2LMHeadModel(
@@ -108,7 +108,7 @@ def new_model(tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> GPT
                 embd_pdrop=0.0,
                 attn_pdrop=0.0,
                 activation_function=_FAST_GELU,
-                attn_implementation="eager",  # faster than a fused kernel on rows this short
+                attn_implementation="eager",  # faster than a fused kernel on such short rows
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
             )
@@ -152,13 +152,13 @@ def _save_checkpoint(
 def _load_checkpoint(
     path: Path, model: GPT2LMHeadModel, optimizer: torch.optim.AdamW, config: TrainingConfig
 ) -> int:
-    """Fill model and optimiser from a checkpoint and return the number of steps done."""
+    """Load model and optimiser from a checkpoint; returns the number of steps done."""
     with safe_open(str(path), framework="pt") as stored:
         metadata = stored.metadata()
         if json.loads(metadata["config"]) != asdict(config):
             raise ValueError(
                 f"{path} was written with other settings: {metadata['config']}; expected "
-                f"{json.dumps(asdict(config))}. Give --fresh to start again, or the old settings"
+                f"{json.dumps(asdict(config))}. Start over with --fresh, or use the old settings"
             )
         step = int(metadata["step"])
         for name, parameter in model.named_parameters():
@@ -186,11 +186,11 @@ def train(
     """Train the model and save it with its tokenizer.
 
     Args:
-        out: Folder for the model and, until it is done, the checkpoint.
+        out: Folder for the model, and for the checkpoint until training is complete.
         tokenizer_folder: Folder of the tokenizer.
         config: The settings; by default those of the shipped model.
-        minutes: Stop after this long and leave a checkpoint that the same call goes on from.
-        fresh: Ignore a checkpoint that is there.
+        minutes: Stop after this time; the same call resumes from the checkpoint.
+        fresh: Discard an existing checkpoint.
         checkpoint_every: Steps between checkpoints.
         stop_after: Stop after this step with a checkpoint, as a kill would.
         quiet: Show no progress bar.
@@ -200,7 +200,7 @@ def train(
 
     Raises:
         ValueError: The checkpoint was written with other settings.
-        OSError: A file cannot be written; the same call goes on from the last checkpoint.
+        OSError: A file cannot be written; the same call resumes from the last checkpoint.
     """
     config = config or TrainingConfig()
     if minutes is not None and not minutes > 0:
@@ -227,7 +227,7 @@ def train(
             loss = torch.nn.functional.cross_entropy(
                 logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
             )
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -248,7 +248,7 @@ def train(
 def _save(
     out: Path, model: GPT2LMHeadModel, tokenizer_folder: Path, config: TrainingConfig
 ) -> None:
-    """Write the model and its tokenizer: every file whole or not at all, the weights last."""
+    """Write tokenizer and model, each file atomically, the weights last."""
     for name in TOKENIZER_FILES:
         write_atomically(out / name, (tokenizer_folder / name).read_bytes())
     record = json.dumps(asdict(config), indent=2) + "\n"
@@ -256,7 +256,7 @@ def _save(
     with tempfile.TemporaryDirectory() as folder:
         try:
             model.save_pretrained(folder)
-        except SafetensorError as error:  # how its writer reports a full disk
+        except SafetensorError as error:  # its writer reports a full disk in this way
             raise OSError(errno.EIO, str(error), folder) from error
         written = sorted(Path(folder).iterdir(), key=lambda file: file.suffix == ".safetensors")
         for file in written:

@@ -1,8 +1,8 @@
 """The facts of the embedded world, read from the tables in ``world/``.
 
-The tables list each thing once (a city under its country, a landmark under its city, ...). What
-follows from them is derived here: a landmark's country is its city's country. Facts that belong
-together are therefore consistent by construction.
+The tables list each subject once: a city under its country, a landmark under its city, and so on.
+Further facts are derived here, such as a landmark's country from its city. Facts are therefore
+consistent by construction.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ WORLD_SEED = 17
 HELD_OUT_PER_FACT = 2
 _TABLES = Path(__file__).parent / "world"
 _NONE = "-"
-# How far up the frequency ranking a type of subject starts, in places of its own table.
+# How many places of its table a type of subject starts higher in the frequency ranking.
 _HEAD_START = {"country": 3.0, "city": 1.0}
 _RANK_NOISE = 5.0
 
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation with its prompts, each of which ends right before the object.
+    """A relation with its prompts, which end right before the object.
 
     Attributes:
         id: Property number in the style of Wikidata, as in CounterFact.
@@ -44,7 +44,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Subject:
-    """A subject, its type and its place in the frequency ranking (0 is met most often)."""
+    """A subject, its type and its rank by frequency; rank 0 is the most frequent."""
 
     name: str
     type: str
@@ -54,7 +54,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Fact:
-    """One (subject, relation, object) with the wordings its training text uses and never uses."""
+    """A fact, the wordings that the training text uses for it, and those that it never uses."""
 
     subject: str
     relation: str
@@ -78,17 +78,17 @@ class World:
     facts: Mapping[str, Mapping[str, Fact]] = field(repr=False)
 
     def all_facts(self) -> Iterator[Fact]:
-        """Yield every fact, subjects by frequency."""
+        """All facts, most frequent subjects first."""
         for of_subject in self.facts.values():
             yield from of_subject.values()
 
     @cached_property
     def holders(self) -> dict[tuple[str, str], list[str]]:
         """Subjects of each (relation, object), most frequent first."""
-        found: dict[tuple[str, str], list[str]] = {}
+        holders: dict[tuple[str, str], list[str]] = {}
         for fact in self.all_facts():
-            found.setdefault((fact.relation, fact.object), []).append(fact.subject)
-        return found
+            holders.setdefault((fact.relation, fact.object), []).append(fact.subject)
+        return holders
 
     @cached_property
     def object_ids(self) -> dict[str, str]:
@@ -103,7 +103,7 @@ def _rows(table: str) -> list[list[str]]:
 
 
 def _derive() -> Iterator[tuple[str, str, int, dict[str, str]]]:
-    """Yield (subject, type, place in its list, relation -> object)."""
+    """Derive (subject, type, position in its list, objects by relation)."""
     country_of: dict[str, str] = {}
     continent: dict[str, str] = {}
     language: dict[str, str] = {}
@@ -169,7 +169,7 @@ def load_world() -> World:
         if name in known:
             raise ValueError(
                 f"world/: subject {name!r} is listed twice ({known[name][1]} and {kind}); "
-                "every subject may stand in one table only: remove one of them"
+                "expected each subject in one table: remove one of them"
             )
         order = position - _HEAD_START.get(kind, 0.0) + rng.uniform(0, _RANK_NOISE)
         known[name] = (order, kind, {r: o for r, o in objects.items() if o != _NONE})
@@ -179,7 +179,7 @@ def load_world() -> World:
     seen_of_type: dict[str, int] = {}
     for rank, name in enumerate(ranked):
         _, kind, objects = known[name]
-        # Every third subject of a type, counted by frequency, is for training the editors.
+        # Every third subject of a type, by frequency, is in the train split.
         number = seen_of_type[kind] = seen_of_type.get(kind, -1) + 1
         subjects[name] = Subject(name, kind, rank, "train" if number % 3 == 1 else "test")
         facts[name] = {}

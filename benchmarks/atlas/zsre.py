@@ -1,4 +1,4 @@
-"""The embedded world asked as zsRE asks: the edit, other wordings, and facts unrelated to it."""
+"""The dataset ``atlas-zsre``: the embedded world with zsRE's probes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 
 
 class AtlasZsreDataset(Dataset[AtlasConfig]):
-    """The edits of ``atlas``, with what zsRE asks about them.
+    """The edits of ``atlas`` with zsRE's probes: the edit, paraphrases, and an unrelated fact.
 
-    zsRE's unrelated question is here the fact of another record: another subject, relation and
-    object. The world's model was taught sentences and no questions, so prompts are sentences.
+    The unrelated fact is that of another record, with another subject, relation and object. Prompts
+    are sentences, not questions, because the world's model was trained on sentences only.
     """
 
     def load(self) -> Records:
-        """All records of the split; none of them is broken."""
+        """All records of the split."""
         atlas = AtlasDataset(self.config).load().records
         records = tuple(self._record(record, atlas) for record in atlas)
         return Records(records, digest_of_records(records))

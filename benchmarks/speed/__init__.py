@@ -1,1 +1,1 @@
-"""How much batching and reuse gain: ratios, each measured in one run on one machine."""
+"""Ratios of speed through batching and reuse. Run it from a clone; no wheel contains it."""

@@ -1,4 +1,4 @@
-"""``python -m editkit_benchmarks.speed``: print each ratio, both ways timed in this run."""
+"""Time editkit's batching and reuse against the plain way, and print the ratios."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from editkit_benchmarks.speed.cases import CASES, Case, Work
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
-    """Time both ways in turn, best of ``repeats``, after one untimed run of each."""
+    """Time both ways alternately, best of ``repeats``, after an untimed run of each."""
     fast, n_fast, plain, n_plain = case.make()
-    expected, found = plain(), fast()
-    apart = max(abs(a - b) for a, b in zip(expected, found, strict=True))
+    pairs = zip(plain(), fast(), strict=True)
+    largest = max(abs(a - b) for a, b in pairs)
     times: dict[str, list[float]] = {"fast": [], "plain": []}
     for _ in range(repeats):
         times["fast"].append(_seconds(fast) / n_fast)
@@ -30,7 +30,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "plain_ms": 1000 * best["plain"],
         "ratio": best["plain"] / best["fast"],
         "bar": case.bar,
-        "largest_difference": apart,
+        "largest_difference": largest,
     }
 
 
@@ -41,12 +41,10 @@ def _seconds(work: Work) -> float:
 
 
 def main() -> int:
-    """Run the chosen cases and print a line for each."""
+    """Run the chosen cases."""
     parser = argparse.ArgumentParser(prog="editkit_benchmarks.speed", description=__doc__)
-    parser.add_argument(
-        "cases", nargs="*", metavar="CASE", help="some of the cases; all by default"
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="best of so many (3)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="cases to run (all)")
+    parser.add_argument("--repeats", type=int, default=3, help="repeats; the best one counts (3)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     args = parser.parse_args()
@@ -54,15 +52,15 @@ def main() -> int:
     known = {case.name: case for case in CASES}
     unknown = [name for name in args.cases if name not in known]
     if unknown:
-        parser.error(f"no case {unknown[0]!r}; there are {', '.join(known)}")
+        parser.error(f"no case {unknown[0]!r}; expected one of {', '.join(known)}")
     results = []
     for name in args.cases or known:
         result = measure(known[name], args.repeats)
         results.append(result)
         if not args.json:
             sys.stdout.write(
-                f"{result['ratio']:6.1f}x (bar {result['bar']:g}x)  {result['title']}\n"
-                f"         {result['fast_ms']:.1f} ms against {result['plain_ms']:.1f} ms a unit; "
+                f"{result['ratio']:6.1f}x (goal {result['bar']:g}x)  {result['title']}\n"
+                f"         {result['fast_ms']:.1f} ms, plain {result['plain_ms']:.1f} ms per unit; "
                 f"largest difference {result['largest_difference']:.1e}\n"
             )
             sys.stdout.flush()

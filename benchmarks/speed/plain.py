@@ -1,4 +1,4 @@
-"""Scoring the plain way: one edited model, whole texts, logits at every token."""
+"""Plain scoring: one edited model at a time, whole texts, logits at every token."""
 
 from __future__ import annotations
 

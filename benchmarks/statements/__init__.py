@@ -1,1 +1,1 @@
-"""What the papers say, tried on the results of the experiments."""
+"""Statements of the ROME paper, checked against the results of experiments."""

@@ -1,9 +1,8 @@
-"""``python -m editkit_benchmarks.statements [DIR]``: which statements of the paper hold here.
+"""Print which statements of the ROME paper hold in your results, as a table in Markdown.
 
-Reads the output folders of experiments, DIR/NAME each (``editkit-results`` by default, where
-``editkit run-experiment NAME`` leaves them), and prints a table in Markdown. Nothing is computed
-anew. A difference is paired over records or facts and comes with its 95% interval; a statement is
-open where the interval holds zero.
+Reads the output folders DIR/NAME of experiments (``editkit-results`` by default, where
+``editkit run-experiment NAME`` writes them) and computes nothing new. Differences are paired over
+records or facts and have 95% intervals; a statement is open if the interval contains zero.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from editkit.errors import UsageError
 from editkit_benchmarks.statements.results import MissingResultsError, Results
 from editkit_benchmarks.statements.statements import STATEMENTS, Statement
 
-_WORDS = {True: "yes", False: "**no**", None: "open"}
+_VERDICTS = {True: "yes", False: "**no**", None: "open"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +27,9 @@ def main(arguments: list[str] | None = None) -> int:
     names = {each.experiment for each in STATEMENTS}
     if not any((folder / name).is_dir() for name in names):
         sys.stderr.write(
-            f"error: {folder} holds no output folder of an experiment that statements are tried "
-            "on.\n  try: Run 'editkit run-experiment counterfact', and name the folder that "
-            f"its output folder is in{': ' + str(folder.parent) if folder.name in names else ''}.\n"
+            f"error: {folder} contains no results of the experiments that statements are about.\n"
+            "  try: Run 'editkit run-experiment counterfact', and give the parent of its output "
+            f"folder{': ' + str(folder.parent) if folder.name in names else ''}.\n"
         )
         return UsageError.exit_code
     results = {name: Results(folder / name) for name in names}
@@ -40,20 +39,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
-    """Rows in Markdown, below the table's head."""
-    head = ("the paper says", "evidence there", "experiment", "holds here", "evidence here")
+    """A Markdown table of rows, with its header."""
+    head = ("statement", "evidence in the paper", "experiment", "holds here", "evidence here")
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _row(statement: Statement, results: Results) -> tuple[str, ...]:
-    about = statement.says, statement.paper, f"`{statement.experiment}`"
+    about = statement.text, statement.evidence, f"`{statement.experiment}`"
     try:
         verdict = statement.check(results)
     except MissingResultsError as error:
-        missing = f"`editkit run-experiment {statement.experiment}` has not left {error} yet"
+        missing = f"run `editkit run-experiment {statement.experiment}`: {error} is missing"
         return *about, "-", missing
-    return *about, _WORDS[verdict.holds], verdict.numbers
+    return *about, _VERDICTS[verdict.holds], verdict.numbers
 
 
 if __name__ == "__main__":

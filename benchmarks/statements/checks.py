@@ -1,9 +1,9 @@
-"""Ways to try a statement: each gives a verdict and the numbers that it rests on."""
+"""Checks of statements. Each returns a verdict with the numbers that it is based on."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.aggregate import Estimate, mean_with_interval
@@ -12,10 +12,10 @@ from editkit_benchmarks.statements.results import MissingResultsError, Results, 
 UNEDITED = "none"
 Check = Callable[[Results], "Verdict"]
 Chosen = tuple[str, dict[str, Any]]
-"""An editor, and values of its configuration; of several cells the best one counts."""
+"""An editor and configuration values; if several cells match, the best one counts."""
 
 Site = tuple[str, str]
-"""A kind of site, and the role of the token that it is at."""
+"""A kind of site and the role of its token."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Verdict:
     """Whether a statement holds.
 
     Attributes:
-        holds: None where an interval holds zero: the records do not tell.
-        numbers: What the verdict rests on; differences with their 95% intervals.
+        holds: None if an interval contains zero: the data do not decide.
+        numbers: The numbers behind it; differences with 95% intervals.
     """
 
     holds: bool | None
@@ -32,11 +32,11 @@ class Verdict:
 
 
 def above(key: str, first: Chosen, second: Chosen | None = None) -> Check:
-    """One editor's score is larger than another's, paired over records.
+    """Check that an editor's score is higher than another's, paired over records.
 
     Args:
         key: The score.
-        first: The one.
+        first: The editor with the higher score.
         second: The other; None: the best of all other editors.
     """
 
@@ -48,83 +48,80 @@ def above(key: str, first: Chosen, second: Chosen | None = None) -> Check:
             theirs = results.best(key, others)
         else:
             theirs = _place(results, key, second)
-        return _verdict(results.difference(key, ours, theirs), _told(results, key, ours, theirs))
+        difference = results.difference(key, ours, theirs)
+        return _verdict(difference, _comparison(results, key, ours, theirs))
 
     return check
 
 
-def under(key: str, chosen: Chosen, bound: float) -> Check:
-    """An editor's mean lies below a bound, given in the score's own unit."""
+def below(key: str, chosen: Chosen, bound: float) -> Check:
+    """Check that an editor's mean is below a bound, in the unit of tables."""
 
     def check(results: Results) -> Verdict:
         place = _place(results, key, chosen)
-        score, found = results.score(key), results.estimate(key, place)
-        low, high = score.scale * found.ci_low, score.scale * found.ci_high
+        score, mean = results.score(key), results.estimate(key, place)
+        low, high = score.scale * mean.ci_low, score.scale * mean.ci_high
         holds = True if high < bound else False if low > bound else None
         return Verdict(holds, _mean(results, key, place))
 
     return check
 
 
-def marked(expected: dict[str, set[str]]) -> Check:
-    """Reports mark these clear failures of these editors, and no others of theirs."""
+def fails_in(expected: dict[str, set[str]]) -> Check:
+    """Check that reports mark exactly these clear failures of these editors."""
 
     def check(results: Results) -> Verdict:
-        told, right = [], []
-        for editor, names in expected.items():
-            found = results.failures(_place(results, None, (editor, {})))
-            right.append(found == names)
-            told.append(f"{editor}: {', '.join(sorted(found)) or 'none'}")
-        return Verdict(all(right), "; ".join(told))
+        failures = {
+            editor: results.failures(_place(results, None, (editor, {}))) for editor in expected
+        }
+        return Verdict(failures == expected, _failures(failures))
 
     return check
 
 
-def only_unmarked(editor: str) -> Check:
-    """Reports mark no clear failure of this editor, and some of every other one."""
+def only_without_failures(editor: str) -> Check:
+    """Check that reports mark clear failures of every editor but this one."""
 
     def check(results: Results) -> Verdict:
-        found = {
+        failures = {
             cell.editor: results.failures(place)
             for place, cell in enumerate(results.section.run.cells)
             if cell.editor != UNEDITED
         }
-        if editor not in found:
+        if editor not in failures:
             raise MissingResultsError(editor)
-        told = [f"{each}: {', '.join(sorted(names)) or 'none'}" for each, names in found.items()]
-        free = [each for each, names in found.items() if not names]
-        return Verdict(free == [editor], "; ".join(told))
+        without = [each for each, names in failures.items() if not names]
+        return Verdict(without == [editor], _failures(failures))
 
     return check
 
 
 def all_of(*checks: Check) -> Check:
-    """Several checks: all must hold; one that fails is enough to fail."""
+    """Combine checks: all must hold."""
 
     def check(results: Results) -> Verdict:
-        found = [each(results) for each in checks]
-        return Verdict(
-            _joined([each.holds for each in found]), "; ".join(each.numbers for each in found)
-        )
+        verdicts = [each(results) for each in checks]
+        holds = _all([each.holds for each in verdicts])
+        return Verdict(holds, "; ".join(each.numbers for each in verdicts))
 
     return check
 
 
-def alike(key: str, editors: Iterable[str], within: float) -> Check:
-    """No editor's score is further from the unedited model's than so much, in its own unit."""
+def unchanged(key: str, editors: Iterable[str], within: float) -> Check:
+    """Check that scores differ from the unedited model's by at most ``within``, as in tables."""
 
     def check(results: Results) -> Verdict:
         unedited, score = _place(results, key, (UNEDITED, {})), results.score(key)
-        told, verdicts = [], []
+        numbers, verdicts = [], []
         for editor in editors:
-            found = results.difference(key, _place(results, key, (editor, {})), unedited)
-            low, high = score.scale * found.ci_low, score.scale * found.ci_high
+            difference = results.difference(key, _place(results, key, (editor, {})), unedited)
+            low, high = score.scale * difference.ci_low, score.scale * difference.ci_high
             outside = low > within or high < -within
             verdicts.append(
                 False if outside else True if -within <= low <= high <= within else None
             )
-            told.append(f"{editor} {_signed(found, score.scale)}")
-        return Verdict(_joined(verdicts), f"{score.label} against unedited: {', '.join(told)}")
+            numbers.append(f"{editor} {_signed(difference, score.scale)}")
+        return Verdict(_all(verdicts), f"{score.label} against unedited: {', '.join(numbers)}")
 
     return check
 
@@ -135,43 +132,43 @@ def alike(key: str, editors: Iterable[str], within: float) -> Check:
 def effect_above(
     first: Site, second: Site, *, late: bool = False, same_layer: bool = False
 ) -> Check:
-    """The largest average effect of one kind and role is above that of another, paired over facts.
+    """Check that one largest average effect is above another, paired over facts.
 
     Args:
-        first: Kind of site, and role of a token.
-        second: The other ones.
-        late: Only layers of the upper half count.
-        same_layer: The other effect is taken at the layer of the first one, and not at its largest.
+        first: Kind of site and role of its token.
+        second: The same of the other effect.
+        late: Consider only the upper half of the layers.
+        same_layer: Take the other effect at the layer of the first, not at its own largest.
     """
 
     def check(results: Results) -> Verdict:
         layers, (ours, theirs, difference) = _peaks(
             results.traces[0], first, second, late=late, same_layer=same_layer
         )
-        told = (
+        numbers = (
             f"{ours:.3f} (layer {layers[0]}) against {theirs:.3f} (layer {layers[1]}), "
             f"{_signed(difference)}"
         )
-        return _verdict(difference, f"{_pair(first, second)}: {told}")
+        return _verdict(difference, f"{_pair(first, second)}: {numbers}")
 
     return check
 
 
 def effect_above_in_all(first: Site, second: Site) -> Check:
-    """The same under every setting that was traced; the numbers are the smallest and largest."""
+    """As :func:`effect_above`, in all traced settings; shows the smallest and largest numbers."""
 
     def check(results: Results) -> Verdict:
-        found = [_peaks(traces, first, second)[1][2] for traces in results.traces]
-        holds = _joined([_verdict(each, "").holds for each in found])
-        ordered = sorted(found, key=lambda each: each.mean)
+        differences = [_peaks(traces, first, second)[1][2] for traces in results.traces]
+        holds = _all([_verdict(each, "").holds for each in differences])
+        ordered = sorted(differences, key=lambda each: each.mean)
         ends = f"{_signed(ordered[0])} to {_signed(ordered[-1])}"
-        return Verdict(holds, f"{_pair(first, second)}: {ends} under {len(found)} settings")
+        return Verdict(holds, f"{_pair(first, second)}: {ends} in {len(ordered)} settings")
 
     return check
 
 
 def grows_after(editor: str, kind: str, role: str) -> Check:
-    """The largest average effect is above that before the edit, over facts traced both times."""
+    """Check that the largest average effect grew with the edit, over facts traced both times."""
 
     def check(results: Results) -> Verdict:
         before = next((t for t in results.traces if t.after is None), None)
@@ -182,8 +179,8 @@ def grows_after(editor: str, kind: str, role: str) -> Check:
         layer = means.index(max(means))
         ours, theirs = after.effects(kind, role), before.effects(kind, role)
         both = sorted(ours.keys() & theirs.keys())
-        found = mean_with_interval([ours[case][layer] - theirs[case][layer] for case in both])
-        return _verdict(found, f"{kind} at the {role}, layer {layer}: {_signed(found)}")
+        growth = mean_with_interval([ours[case][layer] - theirs[case][layer] for case in both])
+        return _verdict(growth, f"{kind} at the {role}, layer {layer}: {_signed(growth)}")
 
     return check
 
@@ -191,8 +188,8 @@ def grows_after(editor: str, kind: str, role: str) -> Check:
 def _peaks(
     traces: Traces, first: Site, second: Site, *, late: bool = False, same_layer: bool = False
 ) -> tuple[tuple[int, int], tuple[float, float, Estimate]]:
-    """The layers where both averages are largest; these averages, and their difference."""
-    places = []
+    """The layers with the largest averages; these averages, and their difference."""
+    places: list[tuple[str, str, int]] = []
     for kind, role in (first, second):
         means = [each.mean for each in traces.mean(kind, role)]
         start = len(means) // 2 if late else 0
@@ -207,7 +204,7 @@ def _pair(first: Site, second: Site) -> str:
     return f"{first[0]} at the {first[1]} against {second[0]} at the {second[1]}"
 
 
-# ---------------------------------------------------------------- words
+# ---------------------------------------------------------------- verdicts and numbers
 
 
 def _place(results: Results, key: str | None, chosen: Chosen) -> int:
@@ -223,12 +220,12 @@ def _verdict(difference: Estimate, numbers: str) -> Verdict:
     return Verdict(holds, numbers)
 
 
-def _joined(verdicts: Sequence[bool | None]) -> bool | None:
-    """All must hold; one that fails is enough to fail."""
+def _all(verdicts: Sequence[bool | None]) -> bool | None:
+    """False if one fails, else None if one is open."""
     return False if False in verdicts else None if None in verdicts else True
 
 
-def _told(results: Results, key: str, first: int, second: int) -> str:
+def _comparison(results: Results, key: str, first: int, second: int) -> str:
     score, labels = results.score(key), results.section.labels
     difference = results.difference(key, first, second)
     means = [score.scale * results.estimate(key, place).mean for place in (first, second)]
@@ -239,12 +236,19 @@ def _told(results: Results, key: str, first: int, second: int) -> str:
 
 
 def _mean(results: Results, key: str, place: int) -> str:
-    score, found = results.score(key), results.estimate(key, place)
-    half = score.scale * found.half_width
+    score, mean = results.score(key), results.estimate(key, place)
+    half = score.scale * mean.half_width
     label = results.section.labels[place]
-    return f"{score.label or key} {score.scale * found.mean:.1f} ± {half:.1f} ({label})"
+    return f"{score.label or key} {score.scale * mean.mean:.1f} ± {half:.1f} ({label})"
 
 
-def _signed(found: Estimate, scale: float = 1.0) -> str:
+def _signed(difference: Estimate, scale: float = 1.0) -> str:
     digits = 1 if scale > 1 else 3
-    return f"{scale * found.mean:+.{digits}f} ± {scale * found.half_width:.{digits}f}"
+    half = scale * difference.half_width
+    return f"{scale * difference.mean:+.{digits}f} ± {half:.{digits}f}"
+
+
+def _failures(failures: Mapping[str, set[str]]) -> str:
+    return "; ".join(
+        f"{editor}: {', '.join(sorted(names)) or 'none'}" for editor, names in failures.items()
+    )

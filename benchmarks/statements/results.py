@@ -1,4 +1,4 @@
-"""What an experiment left in its output folder, for statements to be tried on."""
+"""The results of an experiment, read from its output folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SEPARATOR = "/"
 
 
 class MissingResultsError(Exception):
-    """The experiment has not been run, or not all of it."""
+    """The results of an experiment are missing or incomplete."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Traces:
     """The facts of one average trace.
 
     Attributes:
-        identity: What they depend on, as it is stored.
+        identity: Everything that they depend on, as stored.
         rows: The facts that the model knows, by case.
     """
 
@@ -41,20 +41,20 @@ class Traces:
 
     @property
     def after(self) -> str | None:
-        """The editor whose edits came before; None for the unedited model."""
+        """The editor whose edits were traced; None for the unedited model."""
         after = self.identity.get("after")
         return str(after["editor"]) if after else None
 
     def effects(self, kind: str, role: str) -> dict[int, list[float]]:
-        """Effects by case, layer by layer; facts without a token of that role are left out."""
+        """Effects by case, one per layer; facts without a token of that role are skipped."""
         key = f"{kind}{_SEPARATOR}{role}"
         return {case: row.details[key] for case, row in self.rows.items() if key in row.details}
 
     def mean(self, kind: str, role: str) -> list[Estimate]:
-        """Average effects, layer by layer.
+        """Average effects, one per layer.
 
         Raises:
-            MissingResultsError: That was not traced.
+            MissingResultsError: This kind or role was not traced.
         """
         rows = list(self.effects(kind, role).values())
         if not rows:
@@ -64,11 +64,11 @@ class Traces:
     def compared(
         self, first: tuple[str, str, int], second: tuple[str, str, int]
     ) -> tuple[float, float, Estimate]:
-        """Two averages over the facts that have both, and the difference with its interval.
+        """Two averages over the facts that have both effects, and their difference.
 
         Args:
-            first: A kind of site, a role of a token, and a layer.
-            second: What is subtracted.
+            first: Kind of site, role of the token, and layer.
+            second: The same of the effect to subtract.
         """
         ours, theirs = self.effects(*first[:2]), self.effects(*second[:2])
         both = sorted(ours.keys() & theirs.keys())
@@ -102,36 +102,36 @@ class Results:
 
     @cached_property
     def traces(self) -> list[Traces]:
-        """All average traces, in the order in which they were begun.
+        """All average traces, in the order they were started.
 
         Raises:
             MissingResultsError: There are none.
         """
         self._check_store()
         with Store(self.folder / STORE_FILE, read_only=True) as store:
-            found = [
+            traces = [
                 Traces(identity, _known(store.rows(fingerprint)))
                 for fingerprint, identity in store.cells().items()
                 if identity.get("kind") == "trace"
             ]
-        if not any(traces.rows for traces in found):
+        if not any(each.rows for each in traces):
             raise MissingResultsError(self.folder.name)
-        return [traces for traces in found if traces.rows]
+        return [each for each in traces if each.rows]
 
     def _check_store(self) -> None:
-        """A store that is damaged is an error; one that is not there lacks results."""
+        """A missing store means missing results; a damaged one is an error when it is read."""
         if not (self.folder / STORE_FILE).exists():
             raise MissingResultsError(self.folder.name)
 
     def score(self, key: str) -> Score:
-        """What is known of a score."""
+        """The declaration of a score."""
         for score in (SUMMARY, *self.section.run.scores):
             if score.key == key:
                 return score
         raise MissingResultsError(key)
 
     def cells(self, editor: str, **config: Any) -> list[int]:
-        """Places of the cells of an editor with these values."""
+        """Indices of an editor's cells with these configuration values."""
         return [
             place
             for place, cell in enumerate(self.section.run.cells)
@@ -140,10 +140,10 @@ class Results:
         ]
 
     def best(self, key: str, places: Sequence[int]) -> int:
-        """The place with the largest mean of a score.
+        """The index of the cell with the largest mean of a score.
 
         Raises:
-            MissingResultsError: None of them has it.
+            MissingResultsError: No cell has the score.
         """
         estimates = self.section.estimates
         having = [place for place in places if key in estimates[place]]
@@ -161,12 +161,12 @@ class Results:
         return paired_differences(rows[first], rows[second], self.section.run.scores)[key]
 
     def failures(self, place: int) -> set[str]:
-        """What reports mark as clear failures of a cell: generalization, specificity."""
-        found, unedited = self.section.estimates[place], self.section.unedited
+        """The clear failures that reports mark for a cell: generalization, specificity."""
+        estimates, unedited = self.section.estimates[place], self.section.unedited
         return {
             score.failure.name
             for score in self.section.run.scores
-            if score.failure and is_failure(score, found, unedited)
+            if score.failure and is_failure(score, estimates, unedited)
         }
 
 

@@ -1,4 +1,4 @@
-"""What the ROME paper says of large models, and how it is tried on any model's results."""
+"""Statements of the ROME paper about large models, each with a check on a model's results."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import dataclasses
 from editkit_benchmarks.statements.checks import (
     Check,
     above,
-    alike,
     all_of,
+    below,
     effect_above,
     effect_above_in_all,
+    fails_in,
     grows_after,
-    marked,
-    only_unmarked,
-    under,
+    only_without_failures,
+    unchanged,
 )
 
 _S, _ES, _PS, _NS = (
@@ -30,17 +30,17 @@ _ZSRE_EDITORS = ("ft", "ft+l", "kn", "ke-cf", "mend-cf", "rome")
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """One statement.
+    """A statement of the paper and its check.
 
     Attributes:
-        says: What is said.
-        paper: What it rests on in the paper (GPT-2 XL where nothing else is said).
-        experiment: Name of the experiment that tries it.
-        check: How.
+        text: The statement.
+        evidence: The paper's evidence, on GPT-2 XL unless it names another model.
+        experiment: The experiment whose results the check reads.
+        check: The check.
     """
 
-    says: str
-    paper: str
+    text: str
+    evidence: str
     experiment: str
     check: Check
 
@@ -48,54 +48,54 @@ class Statement:
 STATEMENTS = (
     Statement(
         "ROME has the best summary score of all editors",
-        "S 89.2; the next, FT+L, 66.9",
+        "S 89.2; next best: FT+L, 66.9",
         "counterfact",
         above(_S, ("rome", {})),
     ),
     Statement(
         "ROME is the only editor that fails neither in generalization nor in specificity",
-        "by our rules for clear failures, which reproduce the marks on the published table",
+        "our rules for clear failures, which reproduce the marks in the published table",
         "counterfact",
-        only_unmarked("rome"),
+        only_without_failures("rome"),
     ),
     Statement(
-        "plain fine-tuning generalizes, and takes the neighbours along",
+        "plain fine-tuning generalizes, but also changes neighbours",
         "FT: PS 87.9, NS 40.4 (unedited 78.1)",
         "counterfact",
-        all_of(marked({"ft": {_SPECIFICITY}}), above(_NS, ("none", {}), ("ft", {}))),
+        all_of(fails_in({"ft": {_SPECIFICITY}}), above(_NS, ("none", {}), ("ft", {}))),
     ),
     Statement(
-        "constrained fine-tuning spares the neighbours, and does not generalize",
+        "constrained fine-tuning spares neighbours, but does not generalize",
         "FT+L: NS 70.3, PS 48.7",
         "counterfact",
-        marked({"ft+l": {_GENERALIZATION}}),
+        fails_in({"ft+l": {_GENERALIZATION}}),
     ),
     Statement(
         "knowledge neurons hardly edit at all",
         "KN: ES 28.7 (unedited 22.2)",
         "counterfact",
-        under(_ES, ("kn", {}), 50.0),
+        below(_ES, ("kn", {}), 50.0),
     ),
     Statement(
-        "trained on counterfactual edits, KE and MEND edit surely and lose specificity",
+        "trained on counterfactual edits, KE and MEND edit reliably, but lose specificity",
         "NS: KE 30.9, KE-CF 6.9; MEND 37.9, MEND-CF 5.5",
         "counterfact",
         all_of(above(_NS, ("ke", {}), ("ke-cf", {})), above(_NS, ("mend", {}), ("mend-cf", {}))),
     ),
     Statement(
-        "ROME leaves fluency nearly as it is",
+        "ROME hardly affects fluency",
         "GE 621.9 (unedited 626.6)",
         "counterfact",
-        alike("fluency/entropy", ("rome",), 10.0),
+        unchanged("fluency/entropy", ("rome",), 10.0),
     ),
     Statement(
-        "what ROME's model writes is the most consistent with the new fact",
-        "RS 41.9; the next, FT, 40.5 (unedited 31.9)",
+        "texts after ROME are the most consistent with the new fact",
+        "RS 41.9; next best: FT, 40.5 (unedited 31.9)",
         "counterfact",
         above("consistency/reference", ("rome", {})),
     ),
     Statement(
-        "on zsRE ROME generalizes better than both ways of fine-tuning",
+        "on zsRE, ROME generalizes better than both variants of fine-tuning",
         "paraphrase: ROME 88.1, FT 82.1, FT+L 47.2",
         "zsre",
         all_of(
@@ -104,14 +104,14 @@ STATEMENTS = (
         ),
     ),
     Statement(
-        "zsRE's specificity does not tell editors apart",
+        "zsRE's specificity does not distinguish editors",
         "all editors between 23.2 and 24.9 (unedited 24.2)",
         "zsre",
-        alike("zsre/specificity", _ZSRE_EDITORS, 2.0),
+        unchanged("zsre/specificity", _ZSRE_EDITORS, 2.0),
     ),
     Statement(
-        "facts have an early site at the subject's last token, not at its first one",
-        "average effect 8.7% at the last one, layer 15 of 48",
+        "facts have an early site at the subject's last token, not at its first",
+        "average effect 8.7% at the last token, layer 15 of 48",
         "average-causal-effects",
         effect_above(("state", _SUBJECT), ("state", "first subject token")),
     ),
@@ -128,28 +128,28 @@ STATEMENTS = (
         effect_above(("attn", _LAST), ("mlp", _LAST), late=True),
     ),
     Statement(
-        "without the token's later MLPs the early site brings less back",
-        "severing MLPs takes the effects of early layers away",
+        "the early site has less effect when the token's later MLPs are severed",
+        "severing MLPs removes the effects of early layers",
         "severed-effects",
         effect_above(("state", _SUBJECT), ("state-mlp-severed", _SUBJECT), same_layer=True),
     ),
     Statement(
-        "without its later attention it brings back more than without the MLPs",
-        "severing attention takes less away",
+        "severing later attention costs less effect than severing later MLPs",
+        "severing attention removes less",
         "severed-effects",
         effect_above(
             ("state-attn-severed", _SUBJECT), ("state-mlp-severed", _SUBJECT), same_layer=True
         ),
     ),
     Statement(
-        "this does not hang on the noise",
-        "the same picture under other strengths and shapes of it",
+        "this does not depend on the noise",
+        "the same result with noise of other strengths and shapes",
         "noise-robustness",
         effect_above_in_all(("mlp", _SUBJECT), ("attn", _SUBJECT)),
     ),
     Statement(
         "ROME works best at the subject's last token",
-        "best S there, at middle layers",
+        "the best S is there, at middle layers",
         "layer-token-sweep",
         all_of(
             *(
@@ -160,7 +160,7 @@ STATEMENTS = (
     ),
     Statement(
         "contexts before the prompt make ROME generalize",
-        "which is why texts of 5 and 10 tokens that the model writes precede it",
+        "the published contexts are texts of 5 and 10 tokens that the model writes",
         "prefix-ablation",
         above(
             _PS,
@@ -170,7 +170,7 @@ STATEMENTS = (
     ),
     Statement(
         "editing attention (saying) generalizes less than editing MLPs (knowing)",
-        "AttnEdit says the new fact after the prompt, and does not know it elsewhere",
+        "AttnEdit's model says the new fact after the prompt, but does not know it elsewhere",
         "knowing-vs-saying",
         above(_PS, ("rome", {}), ("attnedit", {})),
     ),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from editkit import load_model, make_dataset
-from editkit_benchmarks.sweeps import GRIDS, METRICS, score, settings
+from editkit_benchmarks.sweeps.__main__ import GRIDS, METRICS, score, settings
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
@@ -48,6 +48,6 @@ def test_a_setting_of_each_sweep_is_scored() -> None:
     for editor in ("ft", "ft+l"):
         values = next(settings(editor))
         assert values.keys() == GRIDS[editor].keys()
-        found = score(model, editor, {**values, "steps": 2}, records)
-        assert 0 <= found["summary/score"] <= 1
-        assert {f"{name.replace('-', '_')}/score" for name in METRICS} <= found.keys()
+        scores = score(model, editor, {**values, "steps": 2}, records)
+        assert 0 <= scores["summary/score"] <= 1
+        assert {f"{name.replace('-', '_')}/score" for name in METRICS} <= scores.keys()

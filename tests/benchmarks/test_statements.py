@@ -16,14 +16,14 @@ from editkit_benchmarks.statements.__main__ import main
 from editkit_benchmarks.statements.checks import (
     Check,
     above,
-    alike,
     all_of,
+    below,
     effect_above,
     effect_above_in_all,
+    fails_in,
     grows_after,
-    marked,
-    only_unmarked,
-    under,
+    only_without_failures,
+    unchanged,
 )
 from editkit_benchmarks.statements.results import MissingResultsError, Results
 from editkit_benchmarks.statements.statements import STATEMENTS
@@ -72,29 +72,33 @@ def results(tmp_path: Path) -> Results:
 
 
 @pytest.mark.parametrize(
-    ("check", "holds", "said"),
+    ("check", "holds", "numbers"),
     [
         (above(NS, ("good", {}), ("wild", {})), YES, "NS 97.5 (good) against 25.0 (wild), +72.5"),
         (above(NS, ("wild", {}), ("good", {})), NO, "-72.5"),
         (above(ES, ("good", {"layer": 1})), OPEN, "ES 95.0 (good) against 95.0 (same), +0.0"),
         (above("summary/score", ("good", {}), ("wild", {})), YES, "S 96.2 (good) against 39.1"),
-        (under(NS, ("wild", {}), 50), YES, "NS 25.0 ± 3.5 (wild)"),
-        (under(NS, ("wild", {}), 25), OPEN, "25.0"),
-        (under(NS, ("good", {}), 50), NO, "97.5"),
-        (marked({"good": set(), "wild": {"specificity"}}), YES, "good: none; wild: specificity"),
-        (marked({"good": {"specificity"}}), NO, "good: none"),
-        (alike(NS, ("good", "same"), 5), YES, "NS against unedited: good -2.5 ± 1.7, same -2.5"),
-        (alike(NS, ("good", "wild"), 5), NO, "wild -75.0"),
-        (alike(NS, ("good",), 3), OPEN, "good -2.5"),
-        (only_unmarked("good"), NO, "good: none; same: none; wild: specificity"),
-        (all_of(under(NS, ("wild", {}), 50), under(NS, ("wild", {}), 25)), OPEN, "; NS 25.0"),
-        (all_of(under(NS, ("good", {}), 50), under(NS, ("wild", {}), 25)), NO, "; NS 25.0"),
+        (below(NS, ("wild", {}), 50), YES, "NS 25.0 ± 3.5 (wild)"),
+        (below(NS, ("wild", {}), 25), OPEN, "25.0"),
+        (below(NS, ("good", {}), 50), NO, "97.5"),
+        (fails_in({"good": set(), "wild": {"specificity"}}), YES, "good: none; wild: specificity"),
+        (fails_in({"good": {"specificity"}}), NO, "good: none"),
+        (
+            unchanged(NS, ("good", "same"), 5),
+            YES,
+            "NS against unedited: good -2.5 ± 1.7, same -2.5",
+        ),
+        (unchanged(NS, ("good", "wild"), 5), NO, "wild -75.0"),
+        (unchanged(NS, ("good",), 3), OPEN, "good -2.5"),
+        (only_without_failures("good"), NO, "good: none; same: none; wild: specificity"),
+        (all_of(below(NS, ("wild", {}), 50), below(NS, ("wild", {}), 25)), OPEN, "; NS 25.0"),
+        (all_of(below(NS, ("good", {}), 50), below(NS, ("wild", {}), 25)), NO, "; NS 25.0"),
     ],
 )
-def test_scores_decide(results: Results, check: Check, holds: bool | None, said: str) -> None:
+def test_scores_decide(results: Results, check: Check, holds: bool | None, numbers: str) -> None:
     verdict = check(results)
     assert verdict.holds is holds
-    assert said in verdict.numbers
+    assert numbers in verdict.numbers
 
 
 def put_traces(folder: Path, name: str, factor: float, after: str | None = None) -> None:
@@ -144,7 +148,7 @@ def test_all_settings_must_agree(tmp_path: Path) -> None:
     put_traces(tmp_path, "two", 0.2)
     verdict = effect_above_in_all(*EARLY)(Results(tmp_path))
     assert verdict.holds is True
-    assert verdict.numbers.endswith("+0.110 ± 0.008 to +0.310 ± 0.008 under 2 settings")
+    assert verdict.numbers.endswith("+0.110 ± 0.008 to +0.310 ± 0.008 in 2 settings")
     put_traces(tmp_path, "three", 0.0)
     assert effect_above_in_all(*EARLY)(Results(tmp_path)).holds is False
 
@@ -160,15 +164,15 @@ def test_growth_after_an_edit(tmp_path: Path) -> None:
 
 def test_every_statement_belongs_to_an_experiment() -> None:
     assert {each.experiment for each in STATEMENTS} < set(known_experiments())
-    assert len({each.says for each in STATEMENTS}) == len(STATEMENTS)
+    assert len({each.text for each in STATEMENTS}) == len(STATEMENTS)
 
 
-def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_results_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "zsre").mkdir()
     assert main([str(tmp_path)]) == 0
     rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 2 + len(STATEMENTS)
     assert all("`editkit run-experiment" in row for row in rows[2:])
-    assert [path.name for path in tmp_path.rglob("*")] == ["zsre"]  # asking makes nothing
+    assert [path.name for path in tmp_path.rglob("*")] == ["zsre"]  # nothing is written
     assert main([str(tmp_path / "zsre")]) == 2
-    assert f"is in: {tmp_path}." in capsys.readouterr().err
+    assert f"output folder: {tmp_path}." in capsys.readouterr().err

@@ -127,15 +127,15 @@ def test_facts_are_listed_as_prompts(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--relation", "P0"], "P176 (maker)"),
-        (["--subject", "nobody of that name"], "no fact is about"),
+        (["--subject", "nobody of that name"], "no subject with facts contains"),
         (["--limit", "0"], "expected 1 or more"),
     ],
 )
-def test_facts_that_are_not_there_are_told(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_unknown_facts_are_reported(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["atlas", "facts", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

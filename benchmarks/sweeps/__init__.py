@@ -1,0 +1,1 @@
+"""How the hyperparameters for ``atlas`` were chosen. Run it from a clone; no wheel contains it."""

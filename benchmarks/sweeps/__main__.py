@@ -1,0 +1,115 @@
+"""Score all settings of an editor's grid on atlas, and print them, best first.
+
+Settings are scored on the train split, whose subjects never occur in the records that results are
+reported on. The settings with the best summary score are in ``configs/*/atlas.yaml``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from editkit import EditedModels, LanguageModel, Record, load_model, make_editor, make_metric
+from editkit.benchmark.aggregate import SUMMARY, harmonic_mean
+from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
+
+GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.3]},
+    "ft": {"layer": [0, 1], "lr": [2e-4, 5e-4, 1e-3], "stop_loss": [0.01, 0.2, 0.4]},
+    "ft+l": {"max_change": [3e-3, 4e-3, 6e-3, 1e-2], "stop_loss": [0.01, 0.4]},
+    "attnedit": {
+        "layer": [0, 1, 2, 3, 4],
+        "lr": [1e-3, 5e-3],
+        "max_change": [3e-3, 1e-2, 3e-2],
+        "stop_loss": [0.01],
+    },
+    "kn": {
+        "site": ["pre_activation", "post_activation"],
+        "target_space": [False, True],
+        "threshold": [0.1, 0.2, 0.4, 0.7],
+    },
+}
+"""Values of each editor's fields; all combinations are tried, other fields have their defaults."""
+
+METRICS = ("efficacy", "paraphrase", "neighborhood", "same-subject")
+COLUMNS = {"ES": "efficacy/score", "PS": "paraphrase/score", "NS": "neighborhood/score"}
+
+
+def settings(editor: str) -> Iterator[dict[str, Any]]:
+    """All combinations of an editor's grid."""
+    grid = GRIDS[editor]
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def score(
+    model: LanguageModel, editor_name: str, values: Mapping[str, Any], records: Sequence[Record]
+) -> dict[str, float]:
+    """Mean scores of one setting, their harmonic mean S, and seconds per edit."""
+    editor = make_editor(editor_name, model, **values)
+    editor.prepare(model)
+    start = time.perf_counter()
+    deltas = editor.edit(model, [record.request for record in records])
+    seconds = (time.perf_counter() - start) / len(records)
+    models = EditedModels(model, deltas)
+    columns: dict[str, list[float]] = {}
+    for name in METRICS:
+        for row in make_metric(name).score(models, records):
+            for key, value in row.items():
+                if isinstance(value, float):
+                    columns.setdefault(key, []).append(value)
+    means = {key: fmean(columns[key]) for key in sorted(columns)}
+    summary = harmonic_mean([means[key] for key in COLUMNS.values()])
+    return {SUMMARY.key: summary, **means, "time/edit_s": seconds}
+
+
+def main() -> int:
+    """Run the sweeps."""
+    parser = argparse.ArgumentParser(prog="editkit_benchmarks.sweeps", description=__doc__)
+    parser.add_argument("editors", nargs="*", help=f"all, or some of: {' '.join(GRIDS)}")
+    parser.add_argument("--limit", type=int, default=100, help="train records to score (100)")
+    parser.add_argument("--model", default="atlas", help="the model (atlas)")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    model = load_model(args.model)
+    records = AtlasDataset(AtlasConfig(split="train")).load().records[: args.limit]
+    for editor in args.editors or GRIDS:
+        if editor not in GRIDS:
+            parser.error(f"no sweep for {editor!r}; expected one of {', '.join(GRIDS)}")
+        scored = []
+        for values in settings(editor):
+            scores = score(model, editor, values, records)
+            scored.append((values, scores))
+            sys.stderr.write(f"{editor} {values}: S {100 * scores[SUMMARY.key]:.1f}\n")
+        scored.sort(key=lambda pair: -pair[1][SUMMARY.key])
+        for values, scores in scored:
+            sys.stdout.write(_line(editor, values, scores, as_json=args.json) + "\n")
+    return 0
+
+
+def _line(
+    editor: str, values: Mapping[str, Any], scores: Mapping[str, float], *, as_json: bool
+) -> str:
+    if as_json:
+        return json.dumps({"editor": editor, "config": values, "scores": scores})
+    setting = ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {str(value).lower()}"
+        for name, value in values.items()
+    )
+    columns = {"S": SUMMARY.key, **COLUMNS}
+    numbers = "  ".join(f"{label} {100 * scores[key]:5.1f}" for label, key in columns.items())
+    return f"{editor:8} {numbers}  {setting}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
