@@ -422,7 +422,7 @@ def _stdout_to_stderr() -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_descriptor_to_stderr(out, sys.__stdout__))
         stream: Any = err or stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-        sys.stdout = sys.stderr = _Borrowed(stream)  # type: ignore[assignment]
+        sys.stdout = sys.stderr = _Borrowed(stream)
         try:
             yield
         finally:

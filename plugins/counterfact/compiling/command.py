@@ -1,6 +1,6 @@
-"""Compile records in CounterFact's layout from facts, and count what they are made of.
+"""Compile records in CounterFact's layout from facts, and print their composition.
 
-FILE holds facts and wordings by relation, in ParaRel's layout or our own (docs/datasets.md). The
+FILE has facts and phrasings by relation, in ParaRel's layout or our own (docs/datasets.md). The
 same file, flags and model give the same records.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit import DatasetError, Records, UsageError
-from editkit.cli.arguments import positive
+from editkit.cli.arguments import add_flag, add_flags, names, positive
 
 if TYPE_CHECKING:
     from editkit import LanguageModel
@@ -33,35 +33,64 @@ _log = logging.getLogger("editkit.compile-dataset")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--facts", type=Path, metavar="FILE", help="facts and wordings by relation")
-    source.add_argument(
-        "--count", type=Path, metavar="RECORDS", help="only count what a file of records holds"
+    add_flag(source, "--facts", type=Path, metavar="FILE", help="facts and phrasings by relation")
+    add_flag(
+        source, "--count", type=Path, metavar="RECORDS", help="only count what a file contains"
     )
-    add("--out", type=Path, metavar="FILE", help="where the records go (compiled.json)")
-    add("--records", type=positive, metavar="N", help="at most so many, drawn at random (all)")
-    add("--relations", metavar="R,...", help="only these relations")
-    add("--seed", type=int, default=0, metavar="S", help="of everything drawn (%(default)s)")
-    add("--model", metavar="M", help="its texts stand before paraphrases; see --known")
-    add("--known", action="store_true", help="only facts of which --model gives the object itself")
-    add("--prefixes", metavar="C", help="texts for paraphrases: a corpus, as for statistics")
-    add("--generation", type=Path, metavar="FILE", help="generation prompts by relation")
-    add("--paraphrases", type=positive, default=2, metavar="N", help="of a record (%(default)s)")
-    add("--neighbors", type=positive, default=10, metavar="N", help="of a record (%(default)s)")
-    add(
+    add_flag(parser, "--out", default=Path("compiled.json"), metavar="FILE", help="file to write")
+    add_flag(
+        parser,
+        "--records",
+        type=positive,
+        metavar="N",
+        help="at most N records, drawn at random (default: all)",
+    )
+    add_flag(
+        parser, "--relations", type=names, default=[], metavar="R,...", help="relations to use"
+    )
+    add_flag(parser, "--seed")
+    add_flag(parser, "--model", help="model whose texts precede the paraphrases; see --known")
+    add_flag(
+        parser, "--known", action="store_true", help="only facts whose object --model predicts"
+    )
+    add_flag(
+        parser,
+        "--prefixes",
+        metavar="C",
+        help="corpus whose texts precede the paraphrases; see 'editkit statistics'",
+    )
+    add_flag(
+        parser, "--generation", type=Path, metavar="FILE", help="generation prompts by relation"
+    )
+    add_flag(
+        parser,
+        "--paraphrases",
+        type=positive,
+        default=2,
+        metavar="N",
+        help="paraphrases per record",
+    )
+    add_flag(
+        parser,
+        "--neighbors",
+        type=positive,
+        default=10,
+        metavar="N",
+        help="neighbourhood prompts per record",
+    )
+    add_flag(
+        parser,
         "--fewest-neighbors",
         type=positive,
         metavar="N",
-        help="leave out records with fewer (as many as --neighbors)",
+        help="skip records with fewer (default: the value of --neighbors)",
     )
-    add("--dtype", default="float32", help="type of the model's weights (%(default)s)")
-    add("--device", default="cpu", help="where the model goes (%(default)s)")
-    add("--json", action="store_true", help="print one JSON document")
+    add_flags(parser, "--dtype", "--device", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compile, write, count."""
+    """Compile and write the records, and print their composition."""
     if args.count is not None:
         return _count(args)
     if args.known and args.model is None:
@@ -71,16 +100,16 @@ def run(args: argparse.Namespace) -> int:
     from editkit_plugins.counterfact.compiling.layouts import read_facts, read_openings
     from editkit_plugins.counterfact.parsing import parse_records
 
-    out = args.out or Path("compiled.json")
+    out = args.out
     for given in (args.facts.expanduser(), args.generation):
         if given is not None and out.exists() and given.exists() and out.samefile(given):
             raise UsageError(
-                f"the records would be written over {str(given)!r}, which they are made of.",
+                f"--out would overwrite the input file {str(given)!r}.",
                 hint="Choose another file with --out.",
             )
     facts = read_facts(
         args.facts.expanduser(),
-        only=tuple(args.relations.split(",")) if args.relations else (),
+        only=tuple(args.relations),
         openings=None if args.generation is None else read_openings(args.generation),
     )
     _warn(facts)
@@ -96,14 +125,14 @@ def run(args: argparse.Namespace) -> int:
     compiled = Compiler(facts.table, recipe).compile(_keep(model) if args.known else None)
     if not compiled:
         raise DatasetError(
-            f"no record can be made of the {len(facts.table.facts)} facts of {str(args.facts)!r}.",
-            hint="Give more facts that share objects, or lower --fewest-neighbors.",
+            f"the {len(facts.table.facts)} facts in {str(args.facts)!r} give no record.",
+            hint="Add facts that share objects, or lower --fewest-neighbors.",
         )
     if args.records is not None and len(compiled) < args.records:
-        _log.warning("only %d of %d records could be made.", len(compiled), args.records)
+        _log.warning("only %d of %d records could be compiled.", len(compiled), args.records)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, _dump(compiled).encode())
-    _tell(args, parse_records(compiled), out)
+    _print_composition(args, parse_records(compiled), out)
     return 0
 
 
@@ -114,13 +143,13 @@ def _count(args: argparse.Namespace) -> int:
     loaded = parse_records(read_json_list(args.count.expanduser()))
     if not loaded.records:
         raise DatasetError(
-            f"dataset file {str(args.count)!r} has no usable record of {len(loaded.rejected)} "
+            f"dataset file {str(args.count)!r} has no usable record among {len(loaded.rejected)} "
             f"({loaded.rejected[0].field}: {loaded.rejected[0].reason}).",
             hint="docs/datasets.md shows the layout of a record.",
         )
     if loaded.rejected:
         _log.warning("%d broken records are not counted.", len(loaded.rejected))
-    _tell(args, loaded, args.count)
+    _print_composition(args, loaded, args.count)
     return 0
 
 
@@ -136,7 +165,7 @@ def _model(args: argparse.Namespace) -> LanguageModel | None:
 
 
 def _prefixes(args: argparse.Namespace, model: LanguageModel | None) -> tuple[str, ...]:
-    """Texts to stand before paraphrases: of a corpus, or what the model writes."""
+    """Texts to put before paraphrases, from a corpus or written by the model."""
     if args.prefixes is not None:
         from editkit.covariance.corpora import Corpus
 
@@ -145,13 +174,13 @@ def _prefixes(args: argparse.Namespace, model: LanguageModel | None) -> tuple[st
         if not usable:
             raise DatasetError(
                 f"corpus {args.prefixes!r} has no text of at most {_LONGEST_PREFIX} characters.",
-                hint="Give one with a sentence a line.",
+                hint="Give a corpus with one sentence per line.",
             )
         return tuple(
             random.Random(f"prefixes-{args.seed}").sample(usable, min(_MOST_PREFIXES, len(usable)))
         )
     if model is None:
-        _log.warning("no --model and no --prefixes: nothing stands before the paraphrases.")
+        _log.warning("no --model and no --prefixes: paraphrases have no text before them.")
         return ()
     from editkit_plugins.counterfact.compiling.knowledge import sampled_prefixes
 
@@ -170,18 +199,18 @@ def _keep(model: LanguageModel | None) -> Callable[[Sequence[RawRecord]], Sequen
 
 
 def _dump(records: Sequence[RawRecord]) -> str:
-    """One line a record."""
+    """JSON with one record per line."""
     return "[\n" + ",\n".join(json.dumps(each, ensure_ascii=False) for each in records) + "\n]\n"
 
 
 def _warn(facts: Facts) -> None:
     for rejected in facts.rejected[:_SHOWN]:
-        _log.warning("left out: %s: %s", rejected.field, rejected.reason)
+        _log.warning("skipped: %s: %s", rejected.field, rejected.reason)
     if (more := len(facts.rejected) - _SHOWN) > 0:
-        _log.warning("left out: %d more broken facts", more)
+        _log.warning("skipped: %d more broken facts", more)
     if facts.unusable:
         _log.warning(
-            "relations without facts, or with fewer than two wordings that end at the object: %s",
+            "relations without facts, or with fewer than two phrasings that end at the object: %s",
             ", ".join(facts.unusable),
         )
     if facts.no_openings:
@@ -190,14 +219,14 @@ def _warn(facts: Facts) -> None:
         )
 
 
-def _tell(args: argparse.Namespace, loaded: Records, path: Path) -> None:
+def _print_composition(args: argparse.Namespace, loaded: Records, path: Path) -> None:
     from editkit_plugins.counterfact.compiling.composition import composition, table
 
-    found = composition(loaded.records)
+    result = composition(loaded.records)
     if args.json:
-        sys.stdout.write(json.dumps(_document(found, loaded, path), indent=2) + "\n")
+        sys.stdout.write(json.dumps(_document(result, loaded, path), indent=2) + "\n")
         return
-    rows = table(found)
+    rows = table(result)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         first, *rest = (
@@ -205,19 +234,19 @@ def _tell(args: argparse.Namespace, loaded: Records, path: Path) -> None:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         sys.stdout.write("  ".join([first, *rest]).rstrip() + "\n")
-    relations = ", ".join(f"{name} {n}" for name, n in found.records_of.items())
+    relations = ", ".join(f"{name} {n}" for name, n in result.records_of.items())
     sys.stdout.write(f"\nrecords by relation: {relations}\n{path}\n")
 
 
-def _document(found: Composition, loaded: Records, path: Path) -> dict[str, Any]:
+def _document(result: Composition, loaded: Records, path: Path) -> dict[str, Any]:
     from editkit_plugins.counterfact.compiling.composition import PAPER
 
     return {
         "schema": 1,
         "file": str(path),
         "digest": loaded.digest,
-        "composition": {name: dataclasses.asdict(count) for name, count in found.items.items()},
-        "records_of_relation": dict(found.records_of),
+        "composition": {name: dataclasses.asdict(count) for name, count in result.items.items()},
+        "records_of_relation": dict(result.records_of),
         "paper": {
             name: dict(zip(("total", "per_relation", "per_record"), numbers, strict=True))
             for name, numbers in PAPER.items()
