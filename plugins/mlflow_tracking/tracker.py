@@ -41,12 +41,16 @@ _SHOWN_DIGEST = 12
 _KIND = "editkit.experiment"  # tag with the kind of the runs; it marks our experiments
 _ARTIFACTS = "editkit.artifacts"  # tag with the folder of artifacts at creation
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-_COLORS = (
-    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#332288"),
-    *("#882255", "#999933", "#000000", "#A0522D", "#00CED1", "#6A9F00", "#B07AFF", "#F08080"),
+_MORE_COLORS = (
+    "#882255",
+    "#999933",
+    "#000000",
+    "#A0522D",
+    "#00CED1",
+    "#6A9F00",
+    "#B07AFF",
+    "#F08080",
 )
-"""Colours of runs, in the order of their creation; the first eight are safe for colour-blind
-readers. MLflow would choose by run id and often give two runs similar colours."""
 
 
 class Tracker:
@@ -149,8 +153,12 @@ class Tracker:
         return str(existing.experiment_id)
 
     def _new_run(self, content: RunContent) -> MlflowRun:
+        from editkit.figures import COLORS
+
+        # MLflow would choose colours by run id and often give two runs similar ones.
+        colors = (*COLORS, *_MORE_COLORS)
         earlier = len(self.client.search_runs([self.experiment_id]))
-        own = {FINGERPRINT: content.fingerprint, "mlflow.runColor": _COLORS[earlier % len(_COLORS)]}
+        own = {FINGERPRINT: content.fingerprint, "mlflow.runColor": colors[earlier % len(colors)]}
         return self.client.create_run(
             self.experiment_id,
             start_time=content.started,

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
 from editkit.report import run_table
-from editkit.report.tables import score_entry
+from editkit.report.tables import Entry, Line, Table, score_entry
+from editkit.report.terminal import text_table
 from editkit.results import Cell, Run
 
 SCORES = (
@@ -74,6 +77,35 @@ def test_labels_distinguish_cells_of_one_editor_and_titles_name_shards() -> None
     assert "rome (published, seed 0)" in text
     assert "rome (paper, seed 1)" in text
     assert "part 2 of 3" in text
+
+
+def numbers_table() -> Table:
+    head = ("editor", *(f"score {n}" for n in range(9)))
+    lines = [
+        Line((Entry(editor), *(Entry(f"{n}.0", "1.5", bold=n == 3) for n in range(9))))
+        for editor in ("rome", "漢字")
+    ]
+    return Table("scores", "", head, tuple(lines))
+
+
+def test_piped_tables_have_one_line_per_editor_and_no_control_codes() -> None:
+    head, rule, *lines = text_table(numbers_table(), terminal=False).splitlines()
+    assert len(lines) == 2
+    assert {cell_len(line) for line in (head, *lines)} == {len(rule)}
+    assert rule.strip("-") == ""
+    assert "\x1b" not in "".join(lines)
+
+
+@pytest.mark.parametrize("width", [5, 30, 80])
+def test_wide_tables_continue_in_blocks_on_a_terminal(width: int) -> None:
+    table = numbers_table()
+    text = text_table(table, terminal=True, width=width)
+    blocks = [block.splitlines() for block in text.split("\n\n")]
+    columns = [re.split(r"  +", block[0].strip()) for block in blocks]
+    assert all(heads[0] == "editor" for heads in columns)
+    assert ["editor", *(head for heads in columns for head in heads[1:])] == list(table.head)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert width < 30 or max(map(cell_len, plain.splitlines())) <= width
 
 
 @pytest.mark.parametrize(
