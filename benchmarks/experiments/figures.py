@@ -285,7 +285,9 @@ def _effect_line(panel: Axes, average: AverageTrace, kind: str, role: str, **opt
     layers = average.effects.get(kind, {}).get(role)
     if layers is None:
         return
-    means, lows, highs = zip(*((each.mean, each.low, each.high) for each in layers), strict=True)
+    means, lows, highs = zip(
+        *((each.mean, each.ci_low, each.ci_high) for each in layers), strict=True
+    )
     plot_with_interval(panel, range(len(layers)), means, lows, highs, **options)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit import Localization
+from editkit.benchmark.aggregate import Z95, Estimate
 from editkit.storage.cache import write_atomically
 from editkit_plugins.tracing.config import Averaging
 
@@ -37,26 +38,6 @@ ROLES = (
 PLACES = ("any token", "last subject token", "last token")
 """Tokens over which a fact's largest effect is taken (appendix B.1 of the first version)."""
 
-_Z95 = 1.96
-
-
-@dataclasses.dataclass(frozen=True)
-class Mean:
-    """A mean over ``n`` facts (or tokens of a role), with its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half_width:.3f}"
-
-    @property
-    def half_width(self) -> float:
-        """Half of the interval's width."""
-        return (self.high - self.low) / 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Largest:
@@ -68,8 +49,8 @@ class Largest:
             version calls the average maximum score; None for locators without a corrupted run.
     """
 
-    effect: Mean
-    probability: Mean | None
+    effect: Estimate
+    probability: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +77,9 @@ class AverageTrace:
     facts: str
     setting: str
     fingerprint: str
-    effects: Mapping[str, Mapping[str, Sequence[Mean]]]
+    effects: Mapping[str, Mapping[str, Sequence[Estimate]]]
     largest: Mapping[str, Mapping[str, Largest]]
-    baselines: Mapping[str, Mean]
+    baselines: Mapping[str, Estimate]
     known: int
     unknown: int
     failed: Mapping[int, str]
@@ -151,7 +132,7 @@ class AverageTrace:
 
         lines = {
             kind: {
-                role: [(each.mean, each.low, each.high) for each in layers]
+                role: [(each.mean, each.ci_low, each.ci_high) for each in layers]
                 for role, layers in means.items()
             }
             for kind, means in self.effects.items()
@@ -163,7 +144,7 @@ class AverageTrace:
         from pandas import DataFrame
 
         rows = [
-            (kind, role, layer, each.mean, each.low, each.high, each.n)
+            (kind, role, layer, each.mean, each.ci_low, each.ci_high, each.n)
             for kind, roles in self.effects.items()
             for role, layers in roles.items()
             for layer, each in enumerate(layers)
@@ -288,27 +269,31 @@ def _subject_of(localization: Localization) -> tuple[int, int]:
 # ---------------------------------------------------------------- many facts
 
 
-def mean_with_interval(values: Sequence[float]) -> Mean:
-    """Mean and normal 95% interval, ``1.96 std / sqrt(n)`` with the population's deviation."""
+def mean_of_effects(values: Sequence[float]) -> Estimate:
+    """Mean and normal 95% interval, ``1.96 std / sqrt(n)`` with the population's deviation.
+
+    The same as ``editkit.benchmark.aggregate.mean_with_interval`` up to rounding: sums run from
+    left to right, as in all results so far.
+    """
     n = len(values)
     mean = sum(values) / n
-    half = _Z95 * math.sqrt(sum((value - mean) ** 2 for value in values) / n) / math.sqrt(n)
-    return Mean(mean, mean - half, mean + half, n)
+    half = Z95 * math.sqrt(sum((value - mean) ** 2 for value in values) / n) / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n)
 
 
 def average_by_role(
     facts: Sequence[Mapping[str, Sequence[Sequence[float]]]],
-) -> dict[str, list[Mean]]:
+) -> dict[str, list[Estimate]]:
     """Mean effects by role and layer, over the facts that have tokens of that role.
 
     Args:
         facts: The results of :func:`effects_by_role`.
     """
-    means: dict[str, list[Mean]] = {}
+    means: dict[str, list[Estimate]] = {}
     for role in ROLES:
         rows = [row for fact in facts for row in fact.get(role, ())]
         if rows:
-            means[role] = [mean_with_interval(column) for column in zip(*rows, strict=True)]
+            means[role] = [mean_of_effects(column) for column in zip(*rows, strict=True)]
     return means
 
 
@@ -327,6 +312,6 @@ def average_largest(
         restored = [
             effect + low for effect, low in zip(effects, corrupted, strict=True) if low is not None
         ]
-        probability = mean_with_interval(restored) if len(restored) == len(effects) else None
-        means[place] = Largest(mean_with_interval(effects), probability)
+        probability = mean_of_effects(restored) if len(restored) == len(effects) else None
+        means[place] = Largest(mean_of_effects(effects), probability)
     return means

@@ -73,6 +73,9 @@ SEVERED: Mapping[Kind, tuple[BlockPart, ...]] = {
 }
 WINDOWS: Mapping[Kind, BlockPart] = {"mlp": "mlp_out", "attn": "attention_out"}
 
+Hook = Callable[[Tensor], Tensor]
+"""Gives a module's new output from its output, (runs * n, tokens from i on, H)."""
+
 _MAX_MB = 512
 _MAX_MB_CPU = 64  # the largest tensor is a quarter of it; from 32 MB on, malloc never reuses memory
 _VALUES_PER_TOKEN = 16  # in units of H: what a block holds per token while it runs
@@ -279,9 +282,7 @@ class _Tracer:
         rows = slice(1, 1 + self.n_draws)
         for layer in dict.fromkeys(run.start for run in runs if run.restores == "attention_out"):
             clean = corrupted.parts["attention_out"][layer][:1]  # (1, S, H)
-            hooks: dict[BlockPart, Callable[[Tensor], Tensor]] = {
-                "attention_out": lambda output, clean=clean: clean.expand_as(output)
-            }
+            hooks: dict[BlockPart, Hook] = {"attention_out": clean.expand_as}
             states = corrupted.states[layer][rows]
             outputs[layer] = corrupted.run(layer, states, skip=0, rows=rows, replace=hooks)
         return outputs
@@ -333,8 +334,9 @@ class _Tracer:
         if hidden is None:
             return {}
         results = [i for i, run in enumerate(active) if run.layers]
-        states = hidden[:, -self.n_answer :].unflatten(0, (len(active), n))[results]
-        p = self._answer_probability(states.flatten(0, 1)).unflatten(0, (-1, n))  # (results, n)
+        at_answer = hidden[:, -self.n_answer :]  # (active runs * n, A, H)
+        by_run = at_answer.reshape(len(active), n, *at_answer.shape[1:])[results]
+        p = self._answer_probability(by_run.flatten(0, 1)).reshape(-1, n)  # (results, n)
         return dict(zip([active[i] for i in results], p.sum(dim=1).tolist(), strict=True))
 
 
@@ -467,10 +469,10 @@ def _patched(
 
 def _overwrites(
     runs: Sequence[PatchedRun], layer: int, baseline: _Baseline, skip: int, rows: slice
-) -> dict[BlockPart, Callable[[Tensor], Tensor]]:
+) -> dict[BlockPart, Hook]:
     """Hooks that overwrite the outputs of a block's modules at token i; arguments as above."""
     n = rows.stop - rows.start
-    hooks: dict[BlockPart, Callable[[Tensor], Tensor]] = {}
+    hooks: dict[BlockPart, Hook] = {}
     parts: tuple[BlockPart, ...] = ("attention_out", "mlp_out")
     for part in parts:
         overwritten = [

@@ -25,6 +25,7 @@ from editkit.validation import nested_values
 
 if TYPE_CHECKING:
     from editkit import LanguageModel, Trace
+    from editkit.benchmark.aggregate import Estimate
     from editkit_plugins.tracing.averages import AverageTrace
     from editkit_plugins.tracing.facts import Facts
 
@@ -232,16 +233,16 @@ def _average_document(average: AverageTrace, broken: Sequence[str]) -> dict[str,
         "unknown": average.unknown,
         "broken": list(broken),
         "failed": {str(case): reason for case, reason in average.failed.items()},
-        "baselines": {key: vars(mean) for key, mean in average.baselines.items()},
+        "baselines": {key: _interval(mean) for key, mean in average.baselines.items()},
         "effects": {
-            kind: {role: [vars(mean) for mean in layers] for role, layers in roles.items()}
+            kind: {role: [_interval(mean) for mean in layers] for role, layers in roles.items()}
             for kind, roles in average.effects.items()
         },
         "largest": {
             kind: {
                 place: {
-                    "effect": vars(each.effect),
-                    "probability": each.probability and vars(each.probability),
+                    "effect": _interval(each.effect),
+                    "probability": each.probability and _interval(each.probability),
                 }
                 for place, each in places.items()
             }
@@ -250,12 +251,19 @@ def _average_document(average: AverageTrace, broken: Sequence[str]) -> dict[str,
     }
 
 
+def _interval(mean: Estimate) -> dict[str, float]:
+    return {"mean": mean.mean, "low": mean.ci_low, "high": mean.ci_high, "n": mean.n}
+
+
 def _print_average(average: AverageTrace, n_facts: int, files: list[Path]) -> None:
     lines = [
         f"{average.title}: {average.known} of {n_facts} facts of {average.facts} "
         f"({average.unknown} unknown to the model, {len(average.failed)} failed)"
     ]
-    lines += [f"{key.replace('_', ' ')}: {mean}" for key, mean in average.baselines.items()]
+    lines += [
+        f"{key.replace('_', ' ')}: {mean.mean:.3f} ± {mean.half_width:.3f}"
+        for key, mean in average.baselines.items()
+    ]
     for kind, roles in average.effects.items():
         lines.append(f"\n{kind}: layer of the largest average effect, by role")
         for role, layers in roles.items():

@@ -93,7 +93,7 @@ class IntegratedGradientsLocator(_GradientLocator[IntegratedGradientsConfig]):
             if self.config.baseline == "mean":
                 baseline = states.mean(dim=1, keepdim=True).expand_as(states)
             total = torch.zeros_like(states)
-            for chunk in points.split(self._points_per_pass(model, ids.shape[1])):
+            for chunk in torch.split(points, self._points_per_pass(model, ids.shape[1])):
                 path = baseline + chunk[:, None, None] * (states - baseline)  # (S, T, H)
                 leaf = path.to(model.dtype).detach().requires_grad_()
                 rows = torch.zeros(len(chunk), dtype=torch.long, device=model.device)

@@ -36,7 +36,7 @@ from editkit_plugins.tracing.averages import (
     average_largest,
     effects_by_role,
     largest_effects,
-    mean_with_interval,
+    mean_of_effects,
 )
 from editkit_plugins.tracing.config import Averaging, CausalTracingConfig, Kind
 from editkit_plugins.tracing.tokenized_facts import tokenize_facts
@@ -155,7 +155,7 @@ def average_trace(
             )
             for kind, effects in by_kind.items()
         },
-        baselines={key: mean_with_interval(values) for key, values in columns.items() if values},
+        baselines={key: mean_of_effects(values) for key, values in columns.items() if values},
         known=len(known),
         unknown=sum(row.status == "done" and not row.scores["predicted"] for row in rows),
         failed={row.case_id: str(row.error) for row in rows if row.status == "failed"},
@@ -222,7 +222,8 @@ def _trace(model: LanguageModel, locator: Locator[Any], case: int, fact: Fact) -
     scores = {"predicted": 1.0, **baselines}
     if {"clean", "corrupted"} <= baselines.keys():
         scores["total_effect"] = baselines["clean"] - baselines["corrupted"]  # TE
-    details = _details(maps, getattr(locator.config, "averaging", "by_fact"))
+    averaging: Averaging = getattr(locator.config, "averaging", "by_fact")
+    details = _details(maps, averaging)
     return Row(case, "done", scores, details=details, completed_at=time.time())
 
 

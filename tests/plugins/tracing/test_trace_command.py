@@ -31,7 +31,7 @@ from editkit_plugins.tracing import stored_traces
 from editkit_plugins.tracing.averages import (
     ROLES,
     average_by_role,
-    mean_with_interval,
+    mean_of_effects,
     tokens_by_role,
 )
 from editkit_plugins.tracing.facts import read_facts
@@ -416,9 +416,9 @@ def test_roles_cover_every_token_once() -> None:
 
 
 def test_averages_have_intervals_and_skip_facts_without_a_role() -> None:
-    mean = mean_with_interval([0.0, 1.0])
+    mean = mean_of_effects([0.0, 1.0])
     assert mean.mean == 0.5
-    assert mean.high - mean.mean == pytest.approx(1.96 * 0.5 / 2**0.5)
+    assert mean.half_width == pytest.approx(1.96 * 0.5 / 2**0.5)
     averages = average_by_role(
         [{"last token": [[1.0, 3.0]]}, {"last token": [[3.0, 5.0]], ROLES[0]: [[1.0, 1.0]]}]
     )
