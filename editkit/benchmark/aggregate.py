@@ -28,6 +28,7 @@ __all__ = [
     "harmonic_mean",
     "mean_with_interval",
     "metrics_of",
+    "normal_interval",
     "outcomes",
     "paired_differences",
     "summary_score",
@@ -65,9 +66,13 @@ def mean_with_interval(values: Sequence[float]) -> Estimate:
     import numpy as np
 
     numbers = np.asarray(values, dtype=np.float64)
-    mean = float(numbers.mean())
-    half = float(Z95 * numbers.std() / np.sqrt(len(numbers)))
-    return Estimate(mean, mean - half, mean + half, len(numbers))
+    return normal_interval(float(numbers.mean()), float(numbers.std()), len(numbers))
+
+
+def normal_interval(mean: float, deviation: float, n: int) -> Estimate:
+    """A mean over ``n`` values with its normal 95% interval, from their standard deviation."""
+    half = Z95 * deviation / math.sqrt(n)
+    return Estimate(mean, mean - half, mean + half, n)
 
 
 def harmonic_mean(values: Sequence[float]) -> float:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit import Localization
-from editkit.benchmark.aggregate import Z95, Estimate
+from editkit.benchmark.aggregate import Estimate, normal_interval
 from editkit.storage.cache import write_atomically
 from editkit_plugins.tracing.config import Averaging
 
@@ -277,8 +277,7 @@ def mean_of_effects(values: Sequence[float]) -> Estimate:
     """
     n = len(values)
     mean = sum(values) / n
-    half = Z95 * math.sqrt(sum((value - mean) ** 2 for value in values) / n) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
+    return normal_interval(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / n), n)
 
 
 def average_by_role(
