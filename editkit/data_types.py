@@ -1,4 +1,4 @@
-"""The data that editors, locators, metrics, datasets and observers exchange: frozen, without code.
+"""The data that editors, locators, metrics, datasets and observers exchange.
 
 Facts and their prompts: :class:`EditRequest`, :class:`Probe`, :class:`Record`, :class:`Fact`.
 Results: :class:`Localization`, :class:`Score`, :class:`Report`. Requirements: :class:`Needs`.
@@ -46,26 +46,26 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class EditRequest:
-    """One fact to write: the prompt, filled with the subject, shall continue with the new target.
+    """One fact to write: after the edit, the prompt should continue with the new target.
 
-    Spaces at the prompt's end and white space around targets are dropped: the separator stands for
+    Spaces at the prompt's end and white space around targets are dropped; the separator replaces
     them. Line breaks at the prompt's end are kept.
 
     Attributes:
-        prompt: A sentence up to the object, with exactly one ``{}`` where the subject stands.
+        prompt: A sentence up to the object, with exactly one ``{}`` for the subject.
         subject: The entity that the fact is about.
         target_new: The object to write.
-        target_true: The object that the model is expected to hold before, if known.
+        target_true: The object that the model is expected to give before the edit, if known.
         relation_id: The relation's identifier, if known (``P17``).
-        separator: What stands between prompt and target; None: what the script and the end of the
-            prompt ask for (:func:`editkit.prompts.default_separator`).
-        chat: Whether the filled prompt is a user's turn in a chat, written with the model's own
-            template, and the target the beginning of the model's answer.
+        separator: Text between prompt and target; None: the default for the script and the end of
+            the prompt (:func:`editkit.prompts.default_separator`).
+        chat: Whether the filled prompt is a user's turn in a chat, in the model's own template, and
+            the target is the beginning of the model's answer.
 
     Raises:
         RequestError: A text is blank or is not valid Unicode, the subject begins or ends with white
-            space, the prompt has not exactly one place for it, or white space at the prompt's end
-            or around a target contradicts a separator that is given.
+            space, the prompt does not have exactly one place for it, or white space at the prompt's
+            end or around a target contradicts the given separator.
     """
 
     prompt: str
@@ -91,7 +91,7 @@ class EditRequest:
             raise RequestError(
                 f"prompt {self.prompt!r} holds {self.prompt.count('{}')} places for the subject, "
                 "expected exactly one '{}'.",
-                hint="Write '{}' where the subject belongs, once.",
+                hint="Write '{}' once, where the subject belongs.",
             )
 
     @property
@@ -106,22 +106,22 @@ class EditRequest:
 
     @property
     def statement(self) -> str:
-        """The sentence with the new target, as a plain text: what an edit makes the model say."""
+        """The sentence with the new target, as one text."""
         return joined(self.sentence, self.target_new, self.separator)
 
     def to_dict(self) -> dict[str, Any]:
-        """The request as plain data, to be saved with a delta or a row.
+        """The request as plain data, as it is saved with a delta or a row.
 
-        ``separator`` and ``chat`` are there where they are set, so that digests of requests that do
-        not use them are those of earlier versions.
+        ``separator`` and ``chat`` are included only if they are set, so that the digests of other
+        requests are those of earlier versions.
         """
         return without_defaults(vars(self))
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EditRequest:
-        """The request that :meth:`to_dict` described, today or in an earlier version.
+        """The request that :meth:`to_dict` described, in this or an earlier version.
 
-        Earlier versions took subjects with white space around them; it moves into the prompt.
+        Earlier versions allowed white space around subjects; it is moved into the prompt.
         """
         values = dict(data)
         subject, prompt = values.get("subject"), values.get("prompt")
@@ -134,13 +134,13 @@ class EditRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """A prompt with the answers that compete for it.
+    """A prompt with two competing answers.
 
     Attributes:
         prompt: Text up to the answer; spaces at its end are dropped.
-        target_true: The answer that the unedited world holds; white space around it is dropped.
+        target_true: The answer before any edit; white space around it is dropped.
         target_new: The answer that competes with it; likewise.
-        separator: What stands between prompt and answer; None: the default rule.
+        separator: Text between prompt and answer; None: the default rule.
         chat: Whether the prompt is a user's turn in a chat.
 
     Raises:
@@ -162,7 +162,7 @@ class Probe:
             put(self, name, clean_target(getattr(self, name), name, self.separator))
 
     def to_dict(self) -> dict[str, Any]:
-        """The probe as plain data; ``separator`` and ``chat`` where they are set."""
+        """The probe as plain data; ``separator`` and ``chat`` only if they are set."""
         return without_defaults(vars(self))
 
 
@@ -174,7 +174,7 @@ class Record:
         case_id: Unique within its dataset.
         request: The edit.
         probes: Prompts by kind: ``rewrite``, ``paraphrase``, ``neighborhood``, ``attribute``,
-            ``same_subject``, or kinds of a dataset's own.
+            ``same_subject``, or a dataset's own kinds.
         texts: Free texts by kind: ``generation`` (prompts), ``reference``, ``essence``.
     """
 
@@ -186,7 +186,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class RejectedRecord:
-    """A record that could not be read: which, where in it, and why."""
+    """A record that could not be read, the broken field, and the reason."""
 
     case_id: str
     field: str
@@ -200,10 +200,10 @@ class Records:
     Attributes:
         records: The records, in the dataset's own order.
         digest: Hexadecimal digest of the records' content.
-        rejected: Records that were broken and are not among ``records``.
+        rejected: Broken records, which are not in ``records``.
         texts: Free texts of the dataset as a whole, by kind: ``reference``.
-        as_configured: Whether the dataset has seen to ``separator`` and ``chat`` of its
-            configuration itself; otherwise its records are asked so afterwards.
+        as_configured: Whether the dataset has already applied ``separator`` and ``chat`` of its
+            configuration; otherwise they are applied to its records afterwards.
     """
 
     records: tuple[Record, ...]
@@ -214,7 +214,7 @@ class Records:
 
 
 def without_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data of a request, a probe or a fact without a separator or chat that is not set."""
+    """Plain data of a request, probe or fact, without ``separator`` and ``chat`` if unset."""
     unset = {"separator": None, "chat": False}
     return {key: value for key, value in data.items() if key not in unset or value != unset[key]}
 
@@ -224,16 +224,16 @@ def without_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """What a locator traces: a prompt, its subject, and the answer (None: the model's own).
+    """A fact to trace: a prompt, its subject, and the answer.
 
     Spaces at the prompt's end and around the answer are dropped, as in
     :class:`~editkit.EditRequest`.
 
     Attributes:
         prompt: A text up to the answer.
-        subject: What the fact is about, as it stands in the prompt.
-        answer: What the prompt continues with.
-        separator: What stands between them; None: the default rule.
+        subject: The entity that the fact is about, spelled as in the prompt.
+        answer: The continuation of the prompt; None: the model's own.
+        separator: Text between prompt and answer; None: the default rule.
         chat: Whether the prompt is a user's turn in a chat.
 
     Raises:
@@ -257,20 +257,20 @@ class Fact:
         if self.subject not in self.prompt:
             raise RequestError(
                 f"the subject {self.subject!r} is not in the prompt {self.prompt!r}.",
-                hint="Write the subject as it stands in the prompt, letter by letter.",
+                hint="Write the subject exactly as it is spelled in the prompt.",
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The fact as plain data; ``separator`` and ``chat`` where they are set."""
+        """The fact as plain data; ``separator`` and ``chat`` only if they are set."""
         return without_defaults(vars(self))
 
 
 def fact_of(request: EditRequest, answer: str | None = None) -> Fact:
-    """The fact that a request is about, before it is edited.
+    """The fact that a request edits.
 
     Args:
         request: The request.
-        answer: The answer to follow; None: the request's true target.
+        answer: The answer to trace; None: the request's true target.
     """
     return Fact(
         request.sentence,
@@ -288,12 +288,12 @@ class Localization:
     Attributes:
         fact: The fact.
         tokens: The prompt's tokens as text.
-        kind: What a site is: ``state``, ``mlp``, ``attn``, ``neuron``.
+        kind: Kind of the sites: ``state``, ``mlp``, ``attn``, ``neuron``.
         scores: Nested lists (tokens, layers) of effects; 0 where nothing was traced.
         baselines: Named reference values, such as ``clean`` and ``corrupted`` probability.
         neurons: For kind ``neuron``: single neurons as (layer, neuron, effect), largest first.
-        subject: Half-open span of the subject's tokens, where the locator tells it.
-        answer: The answer whose probability was followed, as the model writes it.
+        subject: Half-open span of the subject's tokens, if the locator reports it.
+        answer: The answer whose probability was traced, as the model writes it.
     """
 
     fact: Fact
@@ -311,16 +311,16 @@ class Localization:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """When reports mark a mean as a clear failure: its 95% interval lies wholly below a bound.
+    """When reports mark a mean as a clear failure: its whole 95% interval is below a bound.
 
-    The bound is the larger one of ``floor`` and of a share of another mean: the same editor's mean
-    of the score ``of``, or the unedited model's mean of the very score where ``of`` is empty.
+    The bound is the larger of ``floor`` and a share of another mean: the same editor's mean of the
+    score ``of``, or the unedited model's mean of the same score if ``of`` is empty.
 
     Attributes:
-        name: What failed: ``generalization``.
+        name: Name of the failure: ``generalization``.
         share: The share, a fraction.
         of: Key of the score that it is a share of; empty for the unedited model's.
-        floor: The least bound; None for none.
+        floor: The lowest bound; None for none.
     """
 
     name: str
@@ -335,14 +335,14 @@ class Score:
 
     Attributes:
         key: Name in stores and MLflow: ``efficacy/score``.
-        label: Column head in tables: ``ES``; empty for scores that tables leave out.
-        summary: Whether it enters the summary score, the harmonic mean of such columns.
-        higher_is_better: Direction; None where neither is better.
+        label: Column head in tables: ``ES``; empty for scores that tables omit.
+        summary: Whether it is part of the summary score, the harmonic mean of such columns.
+        higher_is_better: Direction; None if neither is better.
         signed: Whether it may be negative (shown with its sign).
-        scale: What tables multiply it by: 100 for fractions, 1 for what is no fraction.
+        scale: Factor in tables: 100 for fractions, 1 for other numbers.
         failure: When reports mark it as a clear failure; None for never.
-        at_edit: Whether it is measured at the edited prompt itself: 0 says that the edit is not
-            there.
+        at_edit: Whether it is measured at the edited prompt itself, so that 0 means that the edit
+            had no effect.
     """
 
     key: str
@@ -360,9 +360,9 @@ class Point:
     """One point of a curve.
 
     Attributes:
-        step: Where it stands, from 0.
+        step: Its step, from 0.
         value: Its value.
-        time: When it was known, in seconds since the epoch.
+        time: When it was measured, in seconds since the epoch.
     """
 
     step: int
@@ -372,22 +372,22 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """Something to be shown.
+    """The result of a training, a trace or similar work, for tracking services.
 
     Attributes:
         out: Output folder; a tracking service may keep its own files there.
-        kind: What it is one of: ``training``; reports of one kind are shown together.
+        kind: Its kind, such as ``training``; reports of one kind are shown together.
         name: Its name in lists.
-        fingerprint: Digest of what it depends on: the same thing keeps it for ever.
-        started: When it was begun, in seconds since the epoch.
-        finished: When it was done; None while it goes on.
-        params: What was chosen.
-        metrics: Single numbers that came out.
-        curves: Numbers that came out step by step, by name.
-        tags: What to group and search by.
+        fingerprint: Digest of everything it depends on; the same work always has the same digest.
+        started: Start time, in seconds since the epoch.
+        finished: End time; None while it is running.
+        params: The settings.
+        metrics: Single numbers, the results.
+        curves: Numbers measured step by step, by name.
+        tags: Values to group and search by.
         files: Files to keep with it (figures, tables), by the path that they are shown under.
-        panels: Pictures (PNG) by name, shown beside those of the same name of other reports.
-        note: Markdown for a reader who sees it alone.
+        panels: Images (PNG) by name, shown next to those of the same name in other reports.
+        note: Markdown that explains the report by itself.
 
     Raises:
         PluginError: A name in ``files`` or ``panels`` is absolute, climbs out with ``..``, or
@@ -409,14 +409,14 @@ class Report:
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse names that would leave the folders of whoever keeps the files."""
+        """Refuse names that would leave the folder in which a tracking service keeps files."""
         for what, names in (("files", self.files), ("panels", self.panels)):
             for name in names:
-                trouble = why_unsafe_path(name)
-                if trouble is not None:
+                reason = why_unsafe_path(name)
+                if reason is not None:
                     raise PluginError(
                         f"report {self.kind} {self.name!r} names {name!a:.80} among its {what}, "
-                        f"which {trouble}.",
+                        f"which {reason}.",
                         hint="Fix the plugin: a name is a relative path such as 'figures/a.png'.",
                     )
 
@@ -429,14 +429,14 @@ class StatisticNeeds:
     """A second moment that an editor reads before it edits.
 
     Attributes:
-        path: Dotted path of the module whose inputs it is of.
+        path: Dotted path of the module whose inputs it averages.
         width: Length D of those inputs; the statistic is D x D.
-        corpus: Source of its texts; None where it is read from ``file``.
+        corpus: Source of its texts; None if it is read from ``file``.
         tokens: Most tokens of the corpus that are used; None for all.
         file: A published file that is read instead.
-        order: Order of the texts; None: that of such a source.
+        order: Order of the texts; None: the default for this source.
         seed: Seed of a random order.
-        row_tokens: Most tokens of a text that are run; None: the usual number.
+        row_tokens: Most tokens of a text that are run; None: the default.
     """
 
     path: str
@@ -451,15 +451,14 @@ class StatisticNeeds:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What an editor will need besides the model's weights, in bytes.
+    """Memory that an editor needs in addition to the model's weights, in bytes.
 
     Attributes:
-        prepare: Most memory at once while it prepares, with statistics read and not computed.
-        edit: Most memory at once while it edits all requests together, with what preparing leaves
-            behind and the deltas that it gives.
-        deltas: Memory of what is left after an edit: the deltas, and what preparing leaves.
+        prepare: Peak memory of preparing, with statistics read, not computed.
+        edit: Peak memory of editing all requests together, including prepared data and the deltas.
+        deltas: Memory in use after an edit: the deltas and prepared data.
         statistics: The statistics that it reads.
-        notes: What else there is to say, in plain sentences.
+        notes: Remarks for the user, one sentence each.
     """
 
     prepare: int = 0

@@ -1,6 +1,6 @@
-"""What an edit adds to one parameter, and sums of such changes.
+"""Changes of one parameter (low-rank, a few rows, dense), and their sums.
 
-Changes are written input-major, (in, out), however the model stores its weights.
+Changes are input-major, (in, out), however the model stores its weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Change", "Dense", "LowRank", "Rows", "moved", "summed"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Change(ABC):
-    """What is added to one parameter."""
+    """A tensor to add to one parameter, in a compact form."""
 
     @abstractmethod
     def dense(self) -> Tensor:
@@ -166,17 +166,17 @@ class Dense(Change):
 
 
 def _check_numbers(*tensors: Tensor) -> None:
-    """Refuse what is not real numbers of one type that can be computed with."""
+    """Refuse tensors that are not of one supported floating-point type."""
     types = {tensor.dtype for tensor in tensors}
     if len(types) > 1 or not types <= _FLOATS:
         raise DeltaError(
-            f"a change is made of {' and '.join(sorted(map(str, types)))}.",
-            hint="Give float32, float64, bfloat16 or float16, the same for all its parts.",
+            f"a change has tensors of type {' and '.join(sorted(map(str, types)))}.",
+            hint="Give float32, float64, bfloat16 or float16, the same for all its tensors.",
         )
 
 
 def summed(name: str, changes: Sequence[Change]) -> Change:
-    """The sum of changes of one parameter, from the first on."""
+    """The sum of changes of one parameter, added from left to right."""
     shapes = {change.shape for change in changes}
     if len(shapes) > 1:
         raise DeltaError(
@@ -216,12 +216,12 @@ def _sum_of_kind(kind: type[Change], changes: list[Any]) -> Change:
 
 
 def _wide(values: Tensor) -> Tensor:
-    """In float32, or as it is where that is wider."""
+    """In float32, or in the tensor's own type if that is wider."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def moved(change: Change, device: torch.device) -> Change:
-    """A change on a device, at least float32 where it is a number."""
+    """A change on a device, its values in float32 at least."""
     own = change.tensors()
     tensors = {
         field: (_wide(t) if t.is_floating_point() else t).to(device) for field, t in own.items()

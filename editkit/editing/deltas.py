@@ -1,9 +1,9 @@
-"""Edits as values: what is added to which weights, and for whom.
+"""Edits as values: which changes to which weights, made for which requests.
 
-A :class:`WeightDelta` maps parameter names to changes. Changes are written input-major,
-(in, out), however the model stores its weights. They are applied to a model for the length of a
-``with`` block (:func:`applied`), or stacked over many rows of one batch
-(:class:`editkit.editing.edited.EditedModels`), and the model itself is never altered for good.
+A :class:`WeightDelta` maps parameter names to changes. Changes are input-major, (in, out),
+however the model stores its weights. They are applied to a model within a ``with`` block
+(:func:`applied`), or to single rows of a batch (:class:`editkit.editing.edited.EditedModels`); the
+model itself is never changed permanently.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class WeightDelta:
         config: The editor's configuration as plain data.
         model_fingerprint: Fingerprint of the model that it was made on.
         notes: Plain facts about the edit: ``loss``, ``unstable`` with its reason.
-        made_on: Of an edit that was made while others were applied: the fingerprint of the base
-            model, and the digests of those edits, in order. Empty for one of a base model. Known
-            by itself, from ``model_fingerprint``.
+        made_on: For an edit that was made while others were applied: the fingerprint of the base
+            model, and the digests of those edits, in order. Empty for an edit of a base model. It
+            is derived from ``model_fingerprint`` if it is not given.
     """
 
     changes: Mapping[str, Change] = dataclasses.field(repr=False)
@@ -69,7 +69,7 @@ class WeightDelta:
         object.__setattr__(self, "made_on", made_on)
 
     def digest(self) -> str:
-        """Hexadecimal digest of what it changes, and of nothing else."""
+        """Hexadecimal digest of the changes alone."""
         tensors: dict[str, Tensor] = {}
         kinds = []
         for name, change in self.changes.items():
@@ -95,14 +95,14 @@ class WeightDelta:
 
 
 def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
-    """One delta that does what all of them do together: their changes are summed.
+    """One delta with the effect of all of them together: the sum of their changes.
 
     Low-rank changes stay low-rank (their ranks add up), rows stay rows; mixtures become dense. Sums
     are formed in float32 at least.
 
     Args:
-        deltas: All of one model; or each made on that model, or while some of those before it were
-            applied, as for :func:`applied`.
+        deltas: Deltas of one model. As for :func:`applied`, a delta may also have been made while
+            earlier ones were applied.
 
     Raises:
         DeltaError: There are none, or they were made for different models.
@@ -127,15 +127,15 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
 
 
 def _check_sequence(identities: list[str], deltas: Sequence[WeightDelta]) -> None:
-    """Refuse deltas of which one was not made on any state of the model on the way to it."""
+    """Refuse deltas unless each was made on the model or after some of the deltas before it."""
     for delta in deltas:
         if not delta.changes:
             continue
         if delta.model_fingerprint not in identities:
             raise DeltaError(
                 "these deltas were made for different models.",
-                hint="Stack only edits of one model; edits made on top of others come after them, "
-                "in the order in which they were made.",
+                hint="Stack only edits of one model, and put edits made on top of others after "
+                "them, in the order in which they were made.",
             )
         identities.append(chained(identities[-1], delta.digest()))
 
@@ -147,29 +147,29 @@ def applied(
     *,
     force: bool = False,
 ) -> Iterator[LanguageModel]:
-    """The model with the edit inside the block, and its very bytes back afterwards.
+    """The model with the edit inside the block; afterwards its weights are restored bit for bit.
 
-    Blocks may be nested, overlap, and be left in any order: at every moment a weight is its
-    original plus the sum of all edits that are applied, formed in float32 and rounded once to the
-    weight's type. Several deltas therefore do exactly what :func:`stack` of them does. When the
-    last edit of a weight ends, the weight is put back from a copy, never by subtraction; after
-    exceptions too, and when a block that was never left is collected.
+    Blocks may be nested, overlap, and end in any order: at every moment a weight is its
+    original plus the sum of all applied edits, formed in float32 and rounded once to the
+    weight's type. Several deltas therefore have exactly the effect of their :func:`stack`. When the
+    last edit of a weight ends, the weight is restored from a copy, never by subtraction; also
+    after exceptions, and when a block that was never left is garbage-collected.
 
-    Inside, the model has another :attr:`~editkit.LanguageModel.fingerprint`: nothing that is
-    computed there is taken for a result of the model without the edit, and a delta made there is
-    an edit on top of this one.
+    Inside, the model has a different :attr:`~editkit.LanguageModel.fingerprint`: results computed
+    there are never mistaken for results of the unedited model, and a delta made there is an edit on
+    top of this one.
 
     Args:
-        model: The model to edit for the length of the block.
+        model: The model to edit within the block.
         delta: One delta, or several that are added up. Each must have been made on the model as
-            loaded, or with the first few of the edits applied that are applied before it, in the
+            loaded, or with the first edits applied that are also applied before it now, in the
             same order.
         force: Apply a delta that was made for another model, if the shapes allow it.
 
     Raises:
-        DeltaError: The delta was made for another model, or does not fit this one; another thread
-            has edits applied to the model, which belongs to one thread as long as it is edited;
-            or weights were changed by other means while edits are applied.
+        DeltaError: The delta was made for another model or does not fit this one; another thread
+            has edits applied to the model, which belongs to one thread while it is edited; or
+            weights were changed by other means while edits are applied.
     """
     deltas = [delta] if isinstance(delta, WeightDelta) else list(delta)
     check_all_fit(model, deltas, force=force, in_order=True)
@@ -202,7 +202,7 @@ def _layer(model: LanguageModel, delta: WeightDelta) -> AppliedEdit:
 
 
 def check_fits(model: LanguageModel, delta: WeightDelta, *, force: bool = False) -> None:
-    """Refuse a delta of another model, unless forced, and one whose names or shapes do not fit.
+    """Refuse a delta if its names or shapes do not fit or, unless forced, if its model differs.
 
     Raises:
         DeltaError: It does not fit.
@@ -217,13 +217,13 @@ def check_all_fit(
     force: bool = False,
     in_order: bool = False,
 ) -> None:
-    """As :func:`check_fits`, for several deltas, looking at the model's weights once.
+    """:func:`check_fits` for several deltas, reading the model's weights once.
 
     Args:
         model: The model.
         deltas: The deltas.
-        force: Accept those of other models.
-        in_order: Whether each may be made on top of those before it.
+        force: Accept deltas of other models.
+        in_order: Whether each may have been made on top of those before it.
 
     Raises:
         DeltaError: One does not fit.
@@ -243,7 +243,7 @@ def check_all_fit(
 
 
 def _made_elsewhere(model: LanguageModel, delta: WeightDelta, base: str) -> DeltaError:
-    """Why a delta is refused, and what to do."""
+    """The error for a delta of another model, or made on top of edits that are not applied."""
     made_on = delta.made_on
     if made_on and made_on[0] in (base, model.legacy_fingerprint):
         below = ", ".join(edit[:12] for edit in made_on[1:])
@@ -252,14 +252,13 @@ def _made_elsewhere(model: LanguageModel, delta: WeightDelta, base: str) -> Delt
             f"this edit was made on {model.name} with {n} other edit{'s' if n > 1 else ''} "
             f"applied ({below}, in this order), which {'are' if n > 1 else 'is'} not what is "
             "applied now.",
-            hint="Apply those first, in that order: with applied(model, [FIRST, ..., THIS]). "
-            "delta.digest() says which is which. Or force it: its numbers then mean something "
-            "else.",
+            hint="Apply those first, in that order: with applied(model, [FIRST, ..., THIS]); "
+            "delta.digest() identifies them. Or force it; its effect is then undefined.",
         )
     return DeltaError(
         f"this edit was made for the model {delta.model_fingerprint[:12]}, but {model.name} "
         f"is {model.fingerprint[:12]}.",
-        hint="Load the model it was made for, or force it if you know that it fits.",
+        hint="Load the model that it was made for, or force it if you know that it fits.",
     )
 
 
@@ -277,8 +276,8 @@ def _check_shapes(model: LanguageModel, delta: WeightDelta) -> None:
             weight.shape
         ):
             raise DeltaError(
-                f"the change of {name} has shape {change.shape} (in, out), which does not fit "
-                f"the stored weight {tuple(weight.shape)}.",
+                f"the change of {name} has the shape {change.shape} (in, out), which does not fit "
+                f"the stored weight of shape {tuple(weight.shape)}.",
                 hint="Check that the edit was made for this model's size.",
             )
 

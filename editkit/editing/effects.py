@@ -1,4 +1,4 @@
-"""What a delta does to the weights as they are stored: its size, and what rounding leaves of it."""
+"""Size of a delta, and how much of it is lost when weights are rounded to their type."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["Effects"]
 
 _SAFE = 16
-"""A change whose norm is this many rounding steps of its weight's own norm, or more, is not looked
-at entry by entry."""
-_ROWS = 1024
+"""A change is checked entry by entry only if its norm is below this many rounding steps of the
+weight's norm."""
+_ROWS = 1024  # checked at once
 
 
 class Effects:
-    """Measures deltas against the weights of one model, which are not changed meanwhile.
+    """Measures deltas against the weights of one model, which must not change meanwhile.
 
     Args:
         model: The unedited model.
@@ -40,10 +40,10 @@ class Effects:
         """Notes about a delta.
 
         Returns:
-            ``delta_norm``, its Frobenius norm; and ``rounded_away``, where it is small beside the
-            weights: the share of that norm that is lost when the sums are rounded to the weights'
-            type, from 0 to 1. With 1 the edited model is the unedited one, bit for bit. Nothing
-            for a delta that does not fit the model: whoever applies it will refuse it.
+            ``delta_norm``, its Frobenius norm; and ``rounded_away``, for a delta that is small
+            compared to the weights: the share of the norm that is lost when the sums are rounded to
+            the weights' type, from 0 to 1. With 1 the edited model is the unedited one, bit for
+            bit. Empty for a delta that does not fit the model, which applying it will refuse.
         """
         try:
             check_fits(self._model, delta, force=True)
@@ -63,10 +63,10 @@ class Effects:
         return weight.detach()
 
     def _is_small(self, name: str, square: float) -> bool:
-        """Whether rounding could take a good part of a change.
+        """Whether rounding could remove a good part of a change.
 
-        Were each entry of the change below half a rounding step of its weight's, its norm would be
-        below that share of the weight's norm.
+        If each entry of the change is below half a rounding step of its weight's, its norm is below
+        that share of the weight's norm.
         """
         weight = self._weight(name)
         if name not in self._norms:
@@ -75,7 +75,7 @@ class Effects:
         return bool(square**0.5 < _SAFE * step * self._norms[name])
 
     def _lost(self, name: str, change: Change) -> float:
-        """The squared norm of what rounding takes from a change, rows by rows."""
+        """Squared norm of the part of a change that rounding removes, in blocks of rows."""
         module = self._model.module(name.rpartition(".")[0])
         weight = input_major(module, self._weight(name))  # (in, out) or (out,)
         dense = change.dense()
@@ -83,8 +83,8 @@ class Effects:
         for start in range(0, len(weight), _ROWS):
             part = weight[start : start + _ROWS].float()
             wanted = dense[start : start + _ROWS].to(part)
-            got = (part + wanted).to(weight.dtype).float() - part
-            lost += float((wanted - got).double().square().sum())
+            kept = (part + wanted).to(weight.dtype).float() - part
+            lost += float((wanted - kept).double().square().sum())
         return lost
 
 

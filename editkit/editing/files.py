@@ -1,6 +1,6 @@
-"""Deltas as files: one safetensors file with everything, small enough to mail.
+"""Deltas as files: one self-contained safetensors file each.
 
-The header carries the description as JSON, and a digest over description and tensors.
+The header has the description as JSON, and a digest of description and tensors.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _KINDS: Mapping[str, type[Change]] = {"low_rank": LowRank, "rows": Rows, "dense"
 
 
 def save_delta(delta: WeightDelta, path: str | Path) -> None:
-    """Write a delta as safetensors; the file appears whole or not at all.
+    """Write a delta as a safetensors file, atomically.
 
     Raises:
-        DeltaError: The file cannot be written, or config or notes are no plain data.
+        DeltaError: The file cannot be written, or config or notes are not plain data.
     """
     kinds = {kind: name for name, kind in _KINDS.items()}
     tensors: dict[str, Tensor] = {}
@@ -73,7 +73,7 @@ def save_delta(delta: WeightDelta, path: str | Path) -> None:
     path = Path(path)
     try:
         description = json.dumps(described, sort_keys=True)
-        parse_json(description, allow_nan=True)  # what no reader would accept is not written
+        parse_json(description, allow_nan=True)  # never write what loading would refuse
         metadata = {"editkit": description, "digest": digest_of_tensors(tensors, description)}
         write_atomically(path, save(tensors, metadata=metadata))
     except (OSError, SafetensorError, TypeError, ValueError) as error:
@@ -87,13 +87,13 @@ def load_delta(path: str | Path) -> WeightDelta:
     """Read a delta that :func:`save_delta` wrote.
 
     Raises:
-        DeltaError: The file is missing, is none of ours, is from a newer version, or is damaged.
+        DeltaError: The file is missing or damaged, is not a delta, or is from a newer version.
     """
     path = Path(path)
     try:
         if not path.is_file():
             raise FileNotFoundError
-    except OSError:  # a name that no file can have, too
+    except OSError:  # the name itself may be impossible
         raise DeltaError(
             f"{str(path)[:200]!r} does not exist, or is not a file.", hint="Check its path."
         ) from None
@@ -102,11 +102,13 @@ def load_delta(path: str | Path) -> WeightDelta:
         digest = digest_of_tensors(tensors, metadata.get("editkit", ""))
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise DeltaError(
-            f"{path} is damaged or no safetensors file: {error}",
-            hint="Get the file again from where it was made.",
+            f"{path} is damaged, or is not a safetensors file: {error}",
+            hint="Copy the file again from its source.",
         ) from error
     if "editkit" not in metadata:
-        raise DeltaError(f"{path} is no edit of editkit.", hint="Give a file that editkit saved.")
+        raise DeltaError(
+            f"{path} is not an edit of editkit.", hint="Give a file that save_delta wrote."
+        )
     if metadata.get("digest") != digest:
         raise _damaged(path, "its content does not match its digest")
     try:
@@ -120,25 +122,23 @@ def load_delta(path: str | Path) -> WeightDelta:
 
 
 class _NewerError(ValueError):
-    """The file says something that this version does not know."""
+    """The file has a format or a key that this version does not know."""
 
 
 def _damaged(path: Path, problem: str) -> DeltaError:
-    return DeltaError(
-        f"{path} is damaged: {problem}.", hint="Get the file again from where it was made."
-    )
+    return DeltaError(f"{path} is damaged: {problem}.", hint="Copy the file again from its source.")
 
 
 # ---------------------------------------------------------------- from plain data
 
 
 def _delta(data: Any, tensors: Mapping[str, Tensor]) -> WeightDelta:
-    """The delta that a description and its tensors make.
+    """The delta of a description and its tensors.
 
     Raises:
-        ValueError, EditkitError: They make none; the message says why.
+        ValueError, EditkitError: They do not describe a delta.
     """
-    _check(isinstance(data, dict), "its description is no mapping")
+    _check(isinstance(data, dict), "its description is not a mapping")
     number = data.get("format")
     _check(type(number) is int and number > 0, f"format is {number!r:.40}, expected a number")
     if number > _FORMAT:
@@ -147,11 +147,11 @@ def _delta(data: Any, tensors: Mapping[str, Tensor]) -> WeightDelta:
     for field, kind in _TYPES.items():
         value = data.get(field, kind())
         _check(type(value) is kind, f"{field} is {value!r:.40}, expected {_WORDS[kind]}")
-    _check(all(isinstance(each, dict) for each in data["requests"]), "a request is no mapping")
+    _check(all(isinstance(each, dict) for each in data["requests"]), "a request is not a mapping")
     made_on = data.get("made_on", [])  # older files have none
-    _check(all(isinstance(each, str) for each in made_on), "made_on holds other things than texts")
+    _check(all(isinstance(each, str) for each in made_on), "made_on is not a list of texts")
     requests = tuple(_request(each) for each in data["requests"])
-    _check(data["joint"] or len(requests) < 2, "it is not joint, and has several requests")
+    _check(data["joint"] or len(requests) < 2, "it has several requests but is not joint")
     changes = {name: _change(name, each, tensors) for name, each in data["changes"].items()}
     own = {f"{name}/{field}" for name, change in changes.items() for field in change.tensors()}
     if strange := sorted(tensors.keys() - own):
@@ -176,11 +176,11 @@ def _request(data: Mapping[str, Any]) -> EditRequest:
 
 def _change(name: str, described: Any, tensors: Mapping[str, Tensor]) -> Change:
     shown = f"the change of {name[:80]!r}"
-    _check(bool(name) and name.isprintable(), f"{shown}: that is no name of a parameter")
-    _check(isinstance(described, dict), f"{shown} is no mapping")
+    _check(bool(name) and name.isprintable(), f"{shown}: that is not the name of a parameter")
+    _check(isinstance(described, dict), f"{shown} is not a mapping")
     kind = _KINDS.get(described["kind"]) if isinstance(described.get("kind"), str) else None
     if kind is None:
-        raise ValueError(f"{shown} is of the unknown kind {described.get('kind')!r:.40}")
+        raise ValueError(f"{shown} has the unknown kind {described.get('kind')!r:.40}")
     keys = {"kind", "n_rows"} if kind is Rows else {"kind"}
     _check_keys(described, required=keys, known=keys, what=shown)
     names = [field.name for field in dataclasses.fields(kind) if field.name != "n_rows"]
@@ -191,8 +191,8 @@ def _change(name: str, described: Any, tensors: Mapping[str, Tensor]) -> Change:
         values["n_rows"] = described["n_rows"]
     change = kind(**values)
     size = math.prod(change.shape)
-    _check(0 < size <= _LARGEST, f"{shown} is of the shape {change.shape}")
-    _check(change.is_finite(), f"{shown} holds numbers that are not finite")
+    _check(0 < size <= _LARGEST, f"{shown} has the shape {change.shape}")
+    _check(change.is_finite(), f"{shown} has numbers that are not finite")
     return change
 
 
@@ -207,4 +207,6 @@ def _check_keys(
     if missing := sorted(required - data.keys()):
         raise ValueError(f"{what} lacks {missing[0]!r}")
     if unknown := sorted(data.keys() - known):
-        raise _NewerError(f"says {unknown[0][:40]!r} in {what}, which this version does not know")
+        raise _NewerError(
+            f"has the key {unknown[0][:40]!r} in {what}, which this version does not know"
+        )

@@ -1,4 +1,4 @@
-"""Text that a model writes: top-k, seeded, in batches; and the contexts that editors use."""
+"""Text generation: top-k, seeded, in batches; and sampled contexts for editors."""
 
 from __future__ import annotations
 
@@ -53,14 +53,13 @@ def continued(
 ) -> list[list[int]]:
     """Continue prompts of different length, all in one batch, to texts of one length.
 
-    All rows start behind the shortest prompt; one that is still within its prompt takes the
-    prompt's token instead of a drawn one. So no row is ever padded in front of what it writes.
+    Generation starts after the shortest prompt. A row that is still within its prompt takes the
+    prompt's token instead of a drawn one, so no row needs padding before its generated tokens.
 
     Args:
         model: The model, inside its :meth:`~editkit.models.LanguageModel.frozen`.
         prompts: Token ids; none may be empty.
-        uniform: Numbers from 0 up to 1, (B, N) for texts of N tokens: the one in column n decides
-            which token stands there.
+        uniform: Numbers from 0 up to 1, (B, N) for texts of N tokens: column n decides token n.
         top_k: Only the k most likely tokens are drawn.
 
     Returns:
@@ -89,8 +88,7 @@ def continued(
 def _drawn(logits: Tensor, uniform: Tensor, top_k: int) -> Tensor:
     """One token of each row, (B, V) and (B,) to (B,).
 
-    Tokens stand in the order of their ids, not of their likelihood: equally likely ones then keep
-    their place, whatever rounding does to their likelihood.
+    Tokens are sorted by id, not by likelihood, so that rounding cannot swap equally likely ones.
     """
     ids = logits.topk(min(top_k, logits.shape[-1]), dim=-1).indices.sort(dim=-1).values  # (B, k)
     weights = torch.softmax(logits.gather(1, ids), dim=-1)  # (B, k)
@@ -111,7 +109,7 @@ def sample(
 
     Args:
         model: The model.
-        prompt: Token ids; at least one.
+        prompt: Token ids, at least one.
         n: Number of samples.
         new_tokens: Length of each sample; an end-of-text token does not end it.
         top_k: Only the k most likely tokens are drawn.
@@ -140,9 +138,9 @@ def sample(
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     """The text of token ids, without any of the tokenizer's special tokens.
 
-    That holds for special tokens themselves and for texts such as ``<|endoftext|>`` that the model
-    spells out in ordinary tokens. What came before one and what comes after it are other texts: if
-    nothing else is between them, a space is.
+    Special tokens are removed, and so are texts such as ``<|endoftext|>`` that the model spells out
+    in ordinary tokens. The texts before and after one are joined by a space unless white space
+    already separates them.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -153,7 +151,7 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     runs = itertools.groupby(ids, key=lambda token: token in special)
     pieces = [tokenizer.decode(list(run)) for is_special, run in runs if not is_special]
     names = {*map(str, tokenizer.all_special_tokens), *(name for _, name in added)}
-    # A token such as "!" may serve for padding: only what no text contains by itself is cut out.
+    # A token such as "!" may serve for padding: only names that no text contains are cut out.
     spelled = sorted((name for name in names if len(name) > 2 and not name.isalnum()), key=len)
     if spelled:
         pattern = "|".join(map(re.escape, reversed(spelled)))  # the longest first
@@ -180,16 +178,16 @@ def in_published_form(text: str, *, form: str | None = "NFKD") -> str:
 def sampled_contexts(
     model: LanguageModel, lengths: Sequence[tuple[int, int]], *, top_k: int, seed: int
 ) -> list[str]:
-    """Short texts ``"x. "`` that the model writes by itself, to stand before a prompt.
+    """Short texts ``"x. "`` sampled from the model, to put before a prompt.
 
-    Samples start at the model's start (or end) of text token. Special tokens are not part of a
-    text; as in the published generator it is in Unicode form NFKD, with spaces for blank lines. A
-    sample that is empty then is drawn anew up to ten times, and otherwise left out with a warning.
-    Texts are kept in the cache by model, lengths and seed.
+    Samples start at the model's start (or end) of text token. As in the published generator, texts
+    are in Unicode form NFKD with spaces for blank lines, and special tokens are removed. A sample
+    that is then empty is drawn again up to ten times, and otherwise dropped with a warning. Texts
+    are cached by model, lengths and seed.
 
     Args:
         model: The model.
-        lengths: How many, and the new tokens of each.
+        lengths: Pairs of a number of texts and the number of new tokens of each.
         top_k: Only the k most likely tokens are drawn.
         seed: Seed of the samples.
 
@@ -234,13 +232,13 @@ def sampled_contexts(
         kept = [text for _, text in texts if text.strip()]
         if texts and not kept:
             raise ModelError(
-                f"{model.name} writes nothing but special tokens and white space, so there are no "
-                "contexts.",
-                hint="Name texts in the editor's contexts instead of sampling them.",
+                f"{model.name} generates only special tokens and white space, so no contexts can "
+                "be sampled.",
+                hint="Give texts in the editor's field contexts.",
             )
         if len(kept) < len(texts):
             _log.warning(
-                "%d of %d contexts that %s wrote are empty and left out.",
+                "%d of %d contexts sampled from %s are empty and were dropped.",
                 len(texts) - len(kept),
                 len(texts),
                 model.name,

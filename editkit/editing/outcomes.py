@@ -1,15 +1,15 @@
-"""Which edits did not work, and what to change: read from notes and scores, for any editor.
+"""Which edits did not work, and what to change; read from notes and scores, for any editor.
 
-An editor states its own verdict in the notes of each delta, under standard keys:
+An editor reports how an edit went in the notes of its delta, under standard keys:
 
-- ``converged`` (bool): whether its own criterion is met; absent where the method has none;
+- ``converged`` (bool): whether its own criterion is met; absent if the method has none;
 - ``unstable`` (text): why the edit should not be trusted;
 - ``warning`` (text): what the method cannot do for this request;
-- ``advice`` (text): what to change where the edit did not converge or is unstable;
-- ``loss``, ``steps``, ``delta_norm`` (numbers): shown and kept, never judged.
+- ``advice`` (text): what to change if the edit did not converge or is unstable;
+- ``loss``, ``steps``, ``delta_norm`` (numbers): shown and stored, never judged.
 
-The core adds what it can check without knowing the method: whether the change is there at all,
-whether it survives rounding (:mod:`editkit.editing.effects`), and whether the prompt shows it.
+The core adds what it can check without knowing the method: whether the change is zero, whether
+it survives rounding (:mod:`editkit.editing.effects`), and whether the prompt shows the edit.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ __all__ = [
 ]
 
 BASELINE = "none"
-"""The editor that does nothing, on purpose: it neither competes nor fails."""
+"""The editor that changes nothing: it is neither ranked nor counted as failed."""
 
 IMPROBABLE = math.log(2)
-"""Nats per token at which a target is as probable as everything else together."""
+"""Nats per token at which a target is as probable as all other tokens together."""
 
 MOSTLY_LOST, WHOLLY_LOST = 0.5, 0.99
-"""Shares of a change, lost to rounding, that are worth a word, and that leave nothing of it."""
+"""Shares of a change lost to rounding: from the first it is reported, from the second nothing is
+left of the change."""
 
 ROUNDED_AWAY = "rounded_away"
-"""Note of the core: the share of the change that is lost when weights are rounded to their type."""
+"""Note by the core: the share of the change that is lost when weights are rounded to their type."""
 
 _MOST_TEXTS = 2
 _MOST_NAMES = 3
@@ -56,10 +57,10 @@ _log = logging.getLogger(__name__)
 
 
 def is_probable(nll: float) -> bool:
-    """Whether a target is more probable than not, token by token on average.
+    """Whether a target is more probable than not, on average over its tokens.
 
-    Editors that raise the probability of a target use it beside their own criterion to stop: a
-    loss may hold terms that never vanish while the target is long what the model would write.
+    Editors that raise the probability of a target use it in addition to their own stopping
+    criterion: other terms may keep the loss up although the model already writes the target.
 
     Args:
         nll: Mean negative log likelihood of the target's tokens, in nats.
@@ -69,12 +70,12 @@ def is_probable(nll: float) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """What is known of one edit.
+    """One edit as far as it was measured.
 
     Attributes:
-        name: What to call it: ``case 17``.
+        name: Its name in messages: ``case 17``.
         notes: The notes of its delta.
-        taken: Score at the edited prompt itself, where there is one: 0 where the edit is not there.
+        taken: Score at the edited prompt itself, if there is one: 0 if the edit does not show.
     """
 
     name: str
@@ -87,16 +88,16 @@ class Outcomes:
     """How many edits did not work, in which way, and what to change.
 
     Attributes:
-        n: Edits that were looked at.
-        unconverged: The editor's own criterion is not met.
-        unstable: The editor says that they should not be trusted.
-        unchanged: The change is zero, or rounding leaves nothing of it, and the editor does not
-            call that done.
-        rounded: Most of the change is lost when the weights are rounded to their type.
-        contradicted: The editor reports convergence, and the edited prompt does not show the edit.
-        untaken: The editor reports nothing, and the edited prompt does not show the edit.
-        example: The first reason for which an edit is unstable.
-        warnings: What editors warn of, with the number of edits.
+        n: Number of edits.
+        unconverged: Edits that do not meet the editor's own criterion.
+        unstable: Edits that the editor marked as unstable.
+        unchanged: Edits whose change is zero, or vanishes in rounding, without a report of
+            convergence.
+        rounded: Edits that mostly vanish when the weights are rounded to their type.
+        contradicted: Edits reported as converged that the edited prompt does not show.
+        untaken: Edits without a report that the edited prompt does not show.
+        example: The first reason for an unstable edit.
+        warnings: Warnings of editors, each with its number of edits.
         advice: What to change, the most frequent first.
     """
 
@@ -116,12 +117,12 @@ class Outcomes:
         return {kind: getattr(self, kind) for kind in KINDS}
 
     def __bool__(self) -> bool:
-        """Whether there is anything to report."""
+        """Whether any edit did not work or came with a warning."""
         return any(self.counts().values()) or bool(self.warnings)
 
     @property
     def summary(self) -> str:
-        """One line, to be put behind the editor's name; empty where every edit worked."""
+        """One line to print after the editor's name; empty if every edit worked."""
         parts = [
             KINDS[kind].format(n=n, are="is" if n == 1 else "are")
             for kind, n in self.counts().items()
@@ -140,7 +141,7 @@ class Outcomes:
         return "".join(f"{sentence}. " for sentence in sentences).rstrip()
 
     def document(self) -> dict[str, Any]:
-        """The same as plain data, for the ``--json`` document."""
+        """The outcomes as plain data, for the ``--json`` document."""
         return {
             "n": self.n,
             **self.counts(),
@@ -161,9 +162,9 @@ KINDS = {
 
 
 def outcomes_of(edits: Iterable[Edit]) -> Outcomes:
-    """Count what did not work.
+    """Count the edits that did not work.
 
-    Notes of the wrong type count as absent: a verdict is a verdict only where it is clear.
+    Notes of the wrong type count as absent.
     """
     n = 0
     counts = dict.fromkeys(KINDS, 0)
@@ -235,7 +236,7 @@ _Edit = Callable[..., "list[WeightDelta]"]
 
 @contextlib.contextmanager
 def unwatched() -> Iterator[None]:
-    """Inside, editors log nothing about edits that did not work: the caller reports them itself."""
+    """Inside, editors log nothing about edits that did not work; the caller reports them."""
     token = _unwatched.set(True)
     try:
         yield
@@ -244,7 +245,7 @@ def unwatched() -> Iterator[None]:
 
 
 def watched(edit: _Edit) -> _Edit:
-    """An editor's ``edit`` that logs one warning per call where edits did not work."""
+    """An editor's ``edit`` that logs one warning per call with edits that did not work."""
 
     @functools.wraps(edit)
     def run(self: Any, *arguments: Any, **named: Any) -> list[WeightDelta]:
@@ -263,26 +264,26 @@ def _warn_of(model: Any, deltas: Any) -> None:
     from editkit.editing.effects import Effects
 
     if not isinstance(deltas, list) or not all(isinstance(each, WeightDelta) for each in deltas):
-        return  # whoever uses them will refuse them
+        return  # the caller will refuse them
     if not deltas or deltas[0].editor == BASELINE:
         return
     try:
         effects = Effects(model)
         measured = [effects.of(delta) for delta in deltas]
-    except Exception as error:  # the same will be raised by whoever applies them
+    except Exception as error:  # applying them will raise it again
         _log.debug("the deltas could not be measured", exc_info=error)
         measured = [{} for _ in deltas]
     edits = [
-        Edit(_name_of(delta), {**found, **delta.notes})
-        for delta, found in zip(deltas, measured, strict=True)
+        Edit(_name_of(delta), {**own, **delta.notes})
+        for delta, own in zip(deltas, measured, strict=True)
         if isinstance(delta.notes, Mapping)
     ]
-    found = outcomes_of(edits)
-    if found:
+    outcomes = outcomes_of(edits)
+    if outcomes:
         which = [edit.name for edit in edits if outcomes_of([edit])]
         more = f" and {len(which) - _MOST_NAMES} more" if len(which) > _MOST_NAMES else ""
         names = "; ".join(which[:_MOST_NAMES])
-        _log.warning("%s: %s The requests: %s%s.", deltas[0].editor, found.summary, names, more)
+        _log.warning("%s: %s The requests: %s%s.", deltas[0].editor, outcomes.summary, names, more)
 
 
 def _name_of(delta: WeightDelta) -> str:

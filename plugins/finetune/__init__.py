@@ -1,4 +1,4 @@
-"""Fine-tuning one module on the fact: freely (FT), or in a box (FT+L; AttnEdit on attention)."""
+"""Fine-tuning of one module: unconstrained (FT), or bounded (FT+L, and AttnEdit on attention)."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def editkit_editors() -> list[EditorSpec]:
             name="ft+l",
             factory="editkit_plugins.finetune.editor:FineTuneEditor",
             config="editkit_plugins.finetune.config:ConstrainedFineTuneConfig",
-            summary="Fine-tuning within an L-infinity box around the weights (FT+L)",
+            summary="Fine-tuning with an L-infinity bound on the change (FT+L)",
             presets=_PRESETS,
             configs="editkit_configs:ft+l",
             layer_rule=_FT_L_LAYER,

@@ -17,10 +17,10 @@ class FineTuneConfig(Config):
     """Configuration of the editor ``ft``."""
 
     layer: Annotated[int, Field(ge=0)] = 1
-    """Block of which a module is trained, from 0."""
+    """Block whose module is trained, from 0."""
 
     part: Literal["mlp_out", "qkv"] = "mlp_out"
-    """What is trained: the MLP's output projection, or the projections to queries, keys, values."""
+    """Trained module: the MLP's output projection, or the query, key and value projections."""
 
     lr: Positive = 5e-4
     """Learning rate of Adam."""
@@ -35,14 +35,14 @@ class FineTuneConfig(Config):
     """Stop, without an update, once the loss is below this."""
 
     max_change: Positive | None = None
-    """Every entry is clamped to within this of its original after each step; None: no bound."""
+    """Bound on the change of every entry, enforced after each step; None: no bound."""
 
     train_bias: bool = True
-    """Whether the module's bias is trained too, as in the published code (by a name match)."""
+    """Whether the module's bias is trained too, as in the published code (which matches names)."""
 
     target_positions: Literal["last_prompt", "teacher_forced"] = "last_prompt"
-    """Where a target of several tokens is scored: all of it at the prompt's last token (published
-    code), or each token after the ones before it (the paper's text)."""
+    """Where a target of several tokens is scored: all tokens at the prompt's last token (published
+    code), or each after the ones before it (the paper's text)."""
 
     target_loss: Literal["token_mean", "sum"] = "token_mean"
     """Loss of a target of several tokens: the mean over its tokens (published code), or -log of the
@@ -52,30 +52,30 @@ class FineTuneConfig(Config):
     """Train one common change on all requests of a call, instead of one change for each."""
 
     memory_mb: Count = 1024
-    """Bounds how many requests are trained side by side."""
+    """Limit on the memory of the weights that are trained side by side."""
 
 
 class ConstrainedFineTuneConfig(FineTuneConfig):
     """Configuration of the editor ``ft+l``."""
 
     layer: Annotated[int, Field(ge=0)] = 0
-    """Block of which a module is trained, from 0."""
+    """Block whose module is trained, from 0."""
 
     max_change: Positive | None = 5e-4
-    """Every entry is clamped to within this of its original after each step; None: no bound."""
+    """Bound on the change of every entry, enforced after each step; None: no bound."""
 
 
 class AttentionFineTuneConfig(ConstrainedFineTuneConfig):
     """Configuration of the editor ``attnedit``."""
 
     layer: Annotated[int, Field(ge=0)] = 33
-    """Block of which a module is trained, from 0."""
+    """Block whose module is trained, from 0."""
 
     part: Literal["mlp_out", "qkv"] = "qkv"
-    """What is trained: the MLP's output projection, or the projections to queries, keys, values."""
+    """Trained module: the MLP's output projection, or the query, key and value projections."""
 
     lr: Positive = 1e-3
     """Learning rate of Adam."""
 
     max_change: Positive | None = 1e-3
-    """Every entry is clamped to within this of its original after each step; None: no bound."""
+    """Bound on the change of every entry, enforced after each step; None: no bound."""

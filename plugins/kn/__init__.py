@@ -1,4 +1,4 @@
-"""Knowledge neurons (Dai et al. 2022): an editor, and the locator that it is built on."""
+"""Knowledge neurons (Dai et al. 2022): an editor and a locator."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def editkit_locators() -> list[LocatorSpec]:
             name="knowledge-neurons",
             factory="editkit_plugins.kn.locator:KnowledgeNeuronsLocator",
             config="editkit_plugins.kn.config:KnowledgeNeuronsConfig",
-            summary="neurons that a prediction rests on, by integrated gradients",
+            summary="neurons that carry a prediction, by integrated gradients",
         )
     ]

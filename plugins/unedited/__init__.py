@@ -1,4 +1,4 @@
-"""Editor ``none``: changes nothing. The baseline of every table and the smallest of plugins."""
+"""The editor ``none``, which changes nothing: the baseline of every table."""
 
 from __future__ import annotations
 

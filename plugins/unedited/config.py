@@ -6,4 +6,4 @@ from editkit import Config
 
 
 class NoEditorConfig(Config):
-    """Nothing to configure."""
+    """No fields."""

@@ -1,4 +1,4 @@
-"""The editor that leaves the model alone."""
+"""The editor ``none``."""
 
 from __future__ import annotations
 

@@ -168,7 +168,7 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DeltaError, match="does not exist"):
         load_delta(tmp_path / "none")
     (tmp_path / "x").write_bytes(b"hello")
-    with pytest.raises(DeltaError, match="damaged or no safetensors"):
+    with pytest.raises(DeltaError, match="damaged, or is not a safetensors"):
         load_delta(tmp_path / "x")
 
 

@@ -295,7 +295,7 @@ def test_empty_samples_are_drawn_anew_or_left_out_with_a_warning(
     assert "2 of 3 contexts" in caplog.text
 
     monkeypatch.setattr("editkit.editing.generation.sample", lambda *_, n, **__: [[end]] * n)
-    with pytest.raises(ModelError, match="nothing but special tokens"):
+    with pytest.raises(ModelError, match="only special tokens"):
         sampled_contexts(model, [(3, 4)], top_k=5, seed=3)
 
 

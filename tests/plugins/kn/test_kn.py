@@ -134,7 +134,7 @@ def test_thresholds() -> None:
     ("values", "said"),
     [
         ({"threshold_kind": "percentile", "threshold": 5}, "threshold 5 is no share"),
-        ({"wanted_neurons": [5, 2]}, "wrong way round"),
+        ({"wanted_neurons": [5, 2]}, "wrong order"),
     ],
 )
 def test_values_that_make_no_sense_together_are_refused(values: dict, said: str) -> None:
