@@ -1,6 +1,6 @@
-"""CounterFact: the dataset, its metrics, and what the papers could not see (same-subject drift).
+"""CounterFact: the dataset, its metrics, and a metric for the subject's other facts.
 
-The scores are documented in ``docs/metrics.md``, the file format in ``docs/datasets.md``.
+``docs/metrics.md`` documents the scores, ``docs/datasets.md`` the file format.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GENERALIZATION, _SPECIFICITY = "generalization", "specificity"
 
 @hookimpl
 def editkit_datasets() -> list[DatasetSpec]:
-    """Offer the dataset ``counterfact``."""
+    """Register the dataset ``counterfact``."""
     return [
         DatasetSpec(
             name="counterfact",
@@ -30,7 +30,7 @@ def editkit_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def editkit_commands() -> list[CommandSpec]:
-    """Offer ``editkit compile-dataset``."""
+    """Register ``editkit compile-dataset``."""
     return [
         CommandSpec(
             name="compile-dataset",
@@ -42,13 +42,13 @@ def editkit_commands() -> list[CommandSpec]:
 
 @hookimpl
 def editkit_metrics() -> list[MetricSpec]:
-    """Offer the scores of the papers, exact correctness, and ``same-subject``."""
+    """Register the papers' metrics, ``correctness`` and ``same-subject``."""
     return [
         MetricSpec(
             name="efficacy",
             factory=f"{_METRICS}:Efficacy",
             config=_CONFIG,
-            summary="is the new object preferred where it was written?",
+            summary="is the new object preferred at the edited prompt?",
             scores=(
                 Score("efficacy/score", "ES", summary=True, at_edit=True),
                 Score("efficacy/magnitude", "EM", signed=True),
@@ -112,7 +112,7 @@ def editkit_metrics() -> list[MetricSpec]:
             name="correctness",
             factory=f"{_METRICS}:Correctness",
             config=_CONFIG,
-            summary="at how many prompts would the model itself write the wanted object?",
+            summary="at how many prompts is the right object what greedy decoding writes?",
             scores=tuple(Score(f"correctness/{kind}") for kind in _KINDS),
             protocol="counterfact/exact-argmax/v1",
         ),
@@ -120,7 +120,7 @@ def editkit_metrics() -> list[MetricSpec]:
             name="same-subject",
             factory=f"{_METRICS}:SameSubject",
             config=_CONFIG,
-            summary="are the subject's other facts still held, and how far did they move?",
+            summary="does the model still know the subject's other facts?",
             scores=(
                 Score("same_subject/score", "SS"),
                 Score("same_subject/drift", "SD", higher_is_better=None, signed=True),

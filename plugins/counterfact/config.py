@@ -9,17 +9,17 @@ from editkit.records.config import SourceConfig
 
 
 class CounterFactConfig(SourceConfig):
-    """Where the records in CounterFact's layout are: exactly one of ``path`` and ``hub``."""
+    """The source of records in CounterFact's layout: exactly one of ``path`` and ``hub``."""
 
     reference_texts: Path | None = None
-    """Texts by relation and object, a local ``.json`` or ``.json.gz``: what the metric
-    ``consistency`` compares with. CounterFact's own ``attribute_snippets.json``, which also has
-    the texts about subjects, or a mapping of relations to objects to texts."""
+    """Reference texts for the metric ``consistency``, by relation and object: a local ``.json`` or
+    ``.json.gz``. CounterFact's own ``attribute_snippets.json``, which also has texts about
+    subjects, or a mapping of relations to objects to texts."""
 
     essence_texts: Path | None = None
-    """Texts by subject, a local ``.json`` or ``.json.gz`` with a mapping of subjects to texts: what
-    the metric ``essence`` reads."""
+    """Texts about subjects for the metric ``essence``: a local ``.json`` or ``.json.gz`` with a
+    mapping of subjects to texts."""
 
 
 class ChoiceConfig(Config):
-    """Nothing to configure: the procedure is fixed by the metric's protocol name."""
+    """Nothing to configure: the metric's protocol name fixes the procedure."""

@@ -1,8 +1,16 @@
-"""CounterFact's metrics: which of two answers does the edited model prefer, and by how much.
+"""CounterFact's metrics (Meng et al. 2022, section 3.3; first version, section 5.2).
 
-The probability of an answer is ``exp(-NLL)`` with the negative log likelihood averaged over the
-answer's tokens (a geometric mean), as in the code behind the published tables of ROME (Meng et al.
-2022). Ties are no success.
+For an edit of (s, r, o^c) to o*, and P the edited model::
+
+    P[o | p] = exp(-mean over o's tokens of -log p(token))      Choice; a geometric mean
+    ES, PS   = mean over prompts of [P[o*] > P[o^c]]            ChoiceMetric.row, wanted = "new"
+    EM, PM   = mean over prompts of P[o*] - P[o^c]
+    NS       = mean over prompts of [P[o^c] > P[o*]]            ChoiceMetric.row, wanted = "true"
+    NM       = mean over prompts of P[o^c] - P[o*]
+
+at the rewritten prompt (E), its paraphrases (P) and prompts about neighbours of s (N). The papers
+do not define P for objects of several tokens; the geometric mean is what the code behind the
+published tables computes. A tie is not a success.
 """
 
 from __future__ import annotations
@@ -27,27 +35,26 @@ class Choice(NamedTuple):
 
 
 def _query(edit: int, probe: Probe) -> CandidateQuery:
-    """Asks an edited model how likely the true and the new answer are."""
     answers = (probe.target_true, probe.target_new)
     return CandidateQuery(edit, probe.prompt, answers, probe.separator, probe.chat)
 
 
 class ChoiceMetric(Metric[ChoiceConfig]):
-    """At how many prompts of one kind does the wanted answer win, and by what probability?"""
+    """Base of the metrics that compare the probabilities of two answers at prompts of one kind."""
 
     kind: ClassVar[str]
-    """The kind of probes that ask."""
+    """The kind of probes."""
     wanted: ClassVar[Literal["true", "new"]]
-    """The answer that a good edit makes, or leaves, the more likely one."""
+    """The answer that is more probable after a good edit."""
     prefix: ClassVar[str]
-    """First part of the scores' keys; the registry sets ``name``, which may differ."""
+    """First part of the scores' keys. The metric's name may differ: ``same-subject``."""
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
-        """The scores of each record, and the answers' NLL prompt by prompt as details."""
+        """Score and magnitude of each record; as details, the answers' NLL at each prompt."""
         return [self.row(choices) if choices else {} for choices in self.choices(models, records)]
 
     def row(self, choices: Sequence[Choice]) -> ScoreRow:
-        """The scores and details of one record, from the choices at its prompts."""
+        """Scores and details of one record."""
         if self.wanted == "new":
             pairs = [(choice.new, choice.true) for choice in choices]
         else:
@@ -62,7 +69,7 @@ class ChoiceMetric(Metric[ChoiceConfig]):
         }
 
     def choices(self, models: EditedModels, records: Sequence[Record]) -> list[list[Choice]]:
-        """For each record, the choices of its own edited model."""
+        """For each record, the two NLLs at its prompts under its own edit."""
         queries = [
             _query(edit, probe)
             for edit, record in enumerate(records)
@@ -75,63 +82,63 @@ class ChoiceMetric(Metric[ChoiceConfig]):
 
 
 class Efficacy(ChoiceMetric):
-    """ES and EM: the new object at the rewritten prompt."""
+    """ES and EM: the new object wins at the rewritten prompt."""
 
     prefix, kind, wanted = "efficacy", "rewrite", "new"
 
 
 class Paraphrase(ChoiceMetric):
-    """PS and PM: the new object under other wordings of the same fact."""
+    """PS and PM: the new object wins at paraphrases."""
 
     prefix, kind, wanted = "paraphrase", "paraphrase", "new"
 
 
 class Neighborhood(ChoiceMetric):
-    """NS and NM: the true object for other subjects that share it."""
+    """NS and NM: the true object wins for other subjects that share it."""
 
     prefix, kind, wanted = "neighborhood", "neighborhood", "true"
 
 
 class Attribute(ChoiceMetric):
-    """AS and AM: the new object for other subjects that really have it."""
+    """AS and AM: the new object wins for other subjects for which it is true."""
 
     prefix, kind, wanted = "attribute", "attribute", "new"
 
 
 class Correctness(Metric[ChoiceConfig]):
-    """Share of prompts whose wanted answer the model would write by itself, greedily.
+    """Share of prompts at which greedy decoding writes the wanted answer.
 
-    Stricter than being preferred to one rival: every token of the answer must be the most likely
-    one of the whole vocabulary, after the prompt and the answer's tokens before it.
+    This is stricter than beating one other answer: every token of the answer must be the argmax
+    over the vocabulary, given the prompt and the answer's earlier tokens.
     """
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
-        """The share for each kind of prompts that a record has."""
-        asked = [
+        """One score for each kind of prompts that a record has."""
+        queries = [
             (metric, _query(edit, probe))
             for edit, record in enumerate(records)
             for metric in (Efficacy, Paraphrase, Neighborhood, Attribute)
             for probe in record.probes.get(metric.kind, ())
         ]
-        answers = models.candidate_scores([query for _, query in asked])
+        answers = models.candidate_scores([query for _, query in queries])
         hits: list[dict[str, list[bool]]] = [{} for _ in records]
-        for (metric, query), (true, new) in zip(asked, answers, strict=True):
+        for (metric, query), (true, new) in zip(queries, answers, strict=True):
             wanted = new if metric.wanted == "new" else true
             hits[query.edit].setdefault(f"correctness/{metric.kind}", []).append(wanted.argmax == 1)
         return [{key: fmean(values) for key, values in row.items()} for row in hits]
 
 
 class SameSubject(ChoiceMetric):
-    """SS and SD: the subject's other facts, against a peer, and against before the edit.
+    """SS and SD: the subject's other facts, compared with a peer's answer and with before the edit.
 
-    Drift is the change of the answers' probability that the edit brought; below zero, the model
-    lost facts that nobody asked it to forget.
+    The drift SD is the mean change of P[answer]. Below zero, the edit made the model forget facts
+    that the request did not mention.
     """
 
     prefix, kind, wanted = "same_subject", "same_subject", "true"
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
-        """Score and drift of each record, and the NLL prompt by prompt as details."""
+        """Score and drift of each record; as details, the answers' NLL at each prompt."""
         before = self.choices(models.unedited(), records)
         after = self.choices(models, records)
         return [
@@ -139,9 +146,9 @@ class SameSubject(ChoiceMetric):
         ]
 
     def row_of_change(self, before: Sequence[Choice], after: Sequence[Choice]) -> ScoreRow:
-        """The scores and details of one record, from the choices before and after its edit."""
+        """Scores and details of one record, from its choices before and after the edit."""
         row = self.row(after)
-        del row["same_subject/magnitude"]  # a margin over a peer; the drift says more
+        del row["same_subject/magnitude"]  # the margin over a peer; the drift replaces it
         changes = zip(before, after, strict=True)
         row["same_subject/drift"] = fmean(
             math.exp(-now.true) - math.exp(-then.true) for then, now in changes

@@ -1,4 +1,4 @@
-"""Configurations of the metrics of texts."""
+"""Configurations of the text metrics."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from editkit import Config
 
 
 class GenerationConfig(Config):
-    """How texts are generated; metrics with equal values share one set of texts."""
+    """How texts are generated. Metrics with equal values share their texts."""
 
     tokens: int = Field(default=100, ge=1)
-    """Length of a text in tokens, its prompt included; at most the model's context."""
+    """Length of a text in tokens, including its prompt; at most the model's context."""
 
     top_k: int = Field(default=5, ge=1)
-    """Only so many of the most likely tokens are drawn."""
+    """Number of most likely tokens to sample from."""
 
     normalization: Literal["NFKD", "none"] = "NFKD"
-    """Unicode form of the texts. ``NFKD``, as published, takes accents off their letters, and the
-    words are then no longer those of reference texts that write them as one."""
+    """Unicode form of the texts. ``NFKD``, as published, separates accents from letters. Accented
+    words then no longer match those in reference texts."""
 
 
 class EssenceConfig(Config):
-    """How the perplexity of texts about the subject is computed."""
+    """How the perplexity of essence texts is computed."""
 
     max_tokens: int = Field(default=100, ge=2)
-    """Only so many of the first tokens are read; at most the model's context."""
+    """Number of tokens to read from the beginning; at most the model's context."""
 
     divisor: Literal["all_tokens", "scored_tokens"] = "all_tokens"
-    """What the sum of log likelihoods is divided by. ``all_tokens``, as published, counts the first
-    token, too, which is not scored: the perplexity is a little too low."""
+    """Divisor of the summed log likelihood. ``all_tokens``, as published, includes the first token,
+    which has no prediction; the perplexity is then slightly too low."""

@@ -1,6 +1,6 @@
-"""zsRE: questions with their answers, rephrased questions, and unrelated ones; dataset and metric.
+"""zsRE: a dataset of questions with rephrased and unrelated ones, and its metric.
 
-The scores are documented in ``docs/metrics.md``, the file format in ``docs/datasets.md``.
+``docs/metrics.md`` documents the scores, ``docs/datasets.md`` the file format.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ from editkit import DatasetSpec, MetricSpec, Score, hookimpl
 
 @hookimpl
 def editkit_datasets() -> list[DatasetSpec]:
-    """Offer the dataset ``zsre``."""
+    """Register the dataset ``zsre``."""
     return [
         DatasetSpec(
             name="zsre",
             factory="editkit_plugins.zsre.dataset:ZsreDataset",
             config="editkit_plugins.zsre.config:ZsreConfig",
-            summary="questions to be answered otherwise, in MEND's layout, from a file or the hub",
+            summary="questions with new answers, in MEND's layout, from a file or the hub",
         )
     ]
 
 
 @hookimpl
 def editkit_metrics() -> list[MetricSpec]:
-    """Offer the metric ``zsre``."""
+    """Register the metric ``zsre``."""
     return [
         MetricSpec(
             name="zsre",
             factory="editkit_plugins.zsre.metric:ZsreAccuracy",
             config="editkit_plugins.zsre.config:ZsreAccuracyConfig",
-            summary="how many of the answers' tokens are the model's first choice?",
+            summary="what share of the answers' tokens does greedy decoding predict?",
             scores=(
                 Score("zsre/efficacy", "Efficacy", summary=True, at_edit=True),
                 Score("zsre/paraphrase", "Paraphrase", summary=True),

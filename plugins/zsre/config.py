@@ -9,16 +9,16 @@ from editkit.records.config import SourceConfig
 
 
 class ZsreConfig(SourceConfig):
-    """Where the records in MEND's layout are: exactly one of ``path`` and ``hub``."""
+    """The source of records in MEND's layout: exactly one of ``path`` and ``hub``."""
 
     target: Literal["answer", "alternative"] = "answer"
-    """What an edit writes: the first of ``answers``, as when editors are evaluated, or ``alt``, as
-    when MEND and KE are trained."""
+    """The answer that an edit writes: the first of ``answers``, as in evaluation, or ``alt``, as in
+    the training of MEND and KE."""
 
 
 class ZsreAccuracyConfig(Config):
     """Configuration of the metric ``zsre``."""
 
     forcing: Literal["text", "tokens"] = "text"
-    """How the tokens before the one that is asked for are given: written as text behind the prompt
-    and tokenised with it anew (published), or as they are tokenised in the whole sentence."""
+    """How the answer's earlier tokens enter the input: decoded, appended to the prompt and
+    tokenised again (``text``, published), or as tokens of the whole sentence (``tokens``)."""

@@ -8,17 +8,17 @@ from editkit.records.reading import Node, read_records, read_source
 from editkit_plugins.zsre.config import ZsreConfig
 
 _UNKNOWN = "<|endoftext|>"
-"""What the published evaluation names as the old answer where none is known."""
+"""The old answer where none is known, as in the published evaluation."""
 
 
 class ZsreDataset(Dataset[ZsreConfig]):
-    """Questions with the answers to write, rephrased questions, and unrelated ones."""
+    """Questions with the answers to write, rephrased questions, and unrelated questions."""
 
     def load(self) -> Records:
-        """Read all records; broken ones are reported in ``Records.rejected``.
+        """Read all records. Broken ones are reported in ``Records.rejected``.
 
         Raises:
-            DatasetError: The file or hub dataset is absent or holds no list of records.
+            DatasetError: The file or hub dataset does not exist or is not a list of records.
         """
         return read_records(read_source(self.config), self._record, config=self.config)
 
@@ -55,9 +55,9 @@ class ZsreDataset(Dataset[ZsreConfig]):
 
 
 def _template(root: Node, question: str, subject: str) -> str:
-    """The question with a place for its subject, where it stands first."""
+    """The question with ``{}`` for the first occurrence of its subject."""
     if subject not in question:
         raise root["subject"].error(f"{subject!a:.60} is not in src")
     if "{}" in question:
-        raise root["src"].error(f"{question!a:.60} holds '{{}}', the mark of the subject's place")
+        raise root["src"].error(f"{question!a:.60} contains '{{}}', the subject's mark")
     return question.replace(subject, "{}", 1)

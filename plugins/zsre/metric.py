@@ -1,8 +1,11 @@
-"""zsRE's metric: of the tokens of an answer, how many are the model's first choice?
+"""zsRE's metric: the share of an answer's tokens that greedy decoding predicts (teacher forcing).
 
-Every token of the answer is asked for with those before it given (teacher forcing). The record's
-accuracy is the share of its tokens that are right, as in the code behind the published tables of
-ROME (Meng et al. 2022).
+For a prompt x and an answer t_1 ... t_n (Meng et al. 2022, section 3.2)::
+
+    accuracy = mean over i of [argmax p(. | x, t_1 ... t_(i-1)) = t_i]
+
+Efficacy and paraphrase ask for the new answer at the question and at the rephrased question;
+specificity asks for the old answer at an unrelated question.
 """
 
 from __future__ import annotations
@@ -16,51 +19,52 @@ from editkit.models.encoding import Sentence
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
 
 KINDS = {"efficacy": "rewrite", "paraphrase": "paraphrase", "specificity": "neighborhood"}
-"""Score -> the kind of probes that it asks."""
+"""Score -> kind of probes."""
 
-Asked = tuple[tuple[int, ...], int]
-"""Token ids that go before, and the token that is right after them."""
+Prediction = tuple[tuple[int, ...], int]
+"""Token ids of an input, and the correct next token."""
 
 
 class ZsreAccuracy(Metric[ZsreAccuracyConfig]):
-    """The new answer at its question and rephrased, and the old one at an unrelated question."""
+    """Accuracy on the new answer, the new answer rephrased, and an unrelated answer."""
 
     def score(
         self, models: EditedModels, records: Sequence[Record]
     ) -> list[Mapping[str, float | list[float]]]:
-        """The accuracies of each record; as details, token by token, 1 where it is right."""
-        asked = [
-            (edit, score, before, right)
+        """The accuracies of each record; as details, 1 for each correct token and 0 otherwise."""
+        predictions = [
+            (edit, score, inputs, correct)
             for edit, record in enumerate(records)
             for score, kind in KINDS.items()
             for probe in record.probes.get(kind, ())
-            for before, right in self._asked(models.model, probe, _answer(score, probe))
+            for inputs, correct in self._predictions(models.model, probe, _answer(score, probe))
         ]
-        found = most_likely_tokens(models, [NextTokenQuery(e, ids) for e, _, ids, _ in asked])
+        queries = [NextTokenQuery(edit, inputs) for edit, _, inputs, _ in predictions]
+        predicted = most_likely_tokens(models, queries)
         hits: list[dict[str, list[float]]] = [{} for _ in records]
-        for (edit, score, _, right), token in zip(asked, found, strict=True):
-            hits[edit].setdefault(score, []).append(float(token == right))
+        for (edit, score, _, correct), token in zip(predictions, predicted, strict=True):
+            hits[edit].setdefault(score, []).append(float(token == correct))
         return [
             {f"zsre/{score}": fmean(row) for score, row in rows.items()}
             | {f"zsre/{score}_hits": row for score, row in rows.items()}
             for rows in hits
         ]
 
-    def _asked(self, model: LanguageModel, probe: Probe, answer: str) -> Iterator[Asked]:
+    def _predictions(self, model: LanguageModel, probe: Probe, answer: str) -> Iterator[Prediction]:
         forced = _as_text if self.config.forcing == "text" else _as_tokens
         return forced(model, probe, answer)
 
 
 def _answer(score: str, probe: Probe) -> str:
-    """What a good edit makes, or leaves, the model's answer."""
+    """The model's answer after a good edit."""
     return probe.target_true if score == "specificity" else probe.target_new
 
 
-def _as_text(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Asked]:
-    """The answer's earlier tokens are decoded, put behind the prompt, and tokenised with it.
+def _as_text(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Prediction]:
+    """Decode the answer's earlier tokens, append them to the prompt, and tokenise the whole text.
 
-    The right token is the first one of the asked token's own text. It is another one than the
-    asked token where a character takes several tokens.
+    The correct token is the first token of the answer token's decoded text. The two differ where
+    one character takes several tokens.
     """
     tokenizer = model.tokenizer
 
@@ -73,25 +77,25 @@ def _as_text(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Asked]
     [sentence] = _sentences(model, probe, answer)
     prompt = model.rendered(probe.prompt, chat=probe.chat).text
     tokens: Sequence[int] = sentence.target
-    if sentence.separator:  # as the published code: the answer as a text of its own
+    if sentence.separator:  # as published: the answer is tokenised on its own
         tokens = ids_of(f"{sentence.separator}{answer}")
     encodings = model.encode([prompt + text(tokens[:i]) for i in range(len(tokens))])
     for token, encoding in zip(tokens, encodings, strict=True):
-        before = encoding.ids
+        inputs = encoding.ids
         if probe.chat:
             model.check_length(encoding)
-        elif len(before) > model.context_length:
-            before = model.cropped(before, model.context_length, of=prompt)
-        [right, *_] = ids_of(text([token])) or [token]
-        yield before, right
+        elif len(inputs) > model.context_length:
+            inputs = model.cropped(inputs, model.context_length, of=prompt)
+        [correct, *_] = ids_of(text([token])) or [token]
+        yield inputs, correct
 
 
 def _sentences(model: LanguageModel, probe: Probe, answer: str) -> list[Sentence]:
     return model.sentences([probe.prompt], [answer], separators=probe.separator, chat=probe.chat)
 
 
-def _as_tokens(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Asked]:
-    """Prompt and answer are tokenised as one sentence."""
+def _as_tokens(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Prediction]:
+    """Tokenise prompt and answer as one sentence."""
     [completion] = model.complete(
         [probe.prompt], [answer], crop=True, separators=probe.separator, chat=probe.chat
     )

@@ -1,1 +1,1 @@
-"""From facts to records in CounterFact's layout, as the appendix of Meng et al. (2022) has it."""
+"""Compiling records in CounterFact's layout from facts, in the way of the paper's appendix."""

@@ -1,9 +1,9 @@
-"""Compiling records: a new object, paraphrases, neighbours, and openings of texts for each fact.
+"""Compiling a record from each fact: new object, paraphrases, neighbours, generation prompts.
 
-As in CounterFact (Meng et al. 2022, appendix): the new object is drawn by its frequency among the
-relation's other objects; paraphrases stand behind texts that have nothing to do with them;
-neighbours are other subjects with the same (relation, true object). Besides, each record gets what
-the subject's other facts ask for (``same_subject_prompts``).
+As for CounterFact (Meng et al. 2022, appendix D; first version, appendix C): the new object is
+drawn by frequency from the relation's other objects, paraphrases follow unrelated texts, and
+neighbours are other subjects with the same relation and true object. In addition, each record
+gets prompts for the subject's other facts (``same_subject_prompts``).
 """
 
 from __future__ import annotations
@@ -15,29 +15,32 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+from editkit import EditedModels, EditRequest, LanguageModel, WeightDelta
+from editkit.editing.generation import sampled_contexts
+from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
 from editkit.prompts import fill
 from editkit_plugins.counterfact.compiling.facts import Fact, FactTable
 
 RawRecord = dict[str, Any]
-"""A record in CounterFact's layout, as it is written to JSON."""
+"""A record in CounterFact's layout, before it is written as JSON."""
 
-_AT_ONCE = 64
+_BATCH = 64
 _TRIES = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How records are made.
+    """Settings of the compiler.
 
     Attributes:
-        records: Most records; None: one of every fact that can have one.
-        seed: Of everything that is drawn.
-        paraphrases: Paraphrase prompts of a record.
-        neighbors: Most neighbourhood prompts, and most attribute prompts.
-        fewest_neighbors: Records with fewer neighbourhood prompts are left out.
-        fewest_holders: Facts with fewer other subjects of the same object are left out.
-        generations: Generation prompts of a record; they repeat.
-        prefixes: Texts of which one stands before each paraphrase; none: nothing does.
+        records: Maximum number of records. None: one for every suitable fact.
+        seed: Seed of all random draws.
+        paraphrases: Paraphrase prompts per record.
+        neighbors: Maximum number of neighborhood prompts, and of attribute prompts.
+        fewest_neighbors: Records with fewer neighborhood prompts are dropped.
+        fewest_holders: Facts with fewer other subjects of the same object are skipped.
+        generations: Generation prompts per record. They may repeat.
+        prefixes: Texts, one of which precedes each paraphrase. Empty: nothing does.
         first_case: Case id of the first record.
     """
 
@@ -53,19 +56,18 @@ class Recipe:
 
 
 class Compiler:
-    """Compiles records from facts; the same table and recipe give the same records.
+    """Compiles records from facts. The same table and recipe give the same records.
 
-    What is drawn for a record depends on the seed and its fact alone, not on other records.
-
-    A subclass may choose facts, wordings, prefixes and neighbours in ways of its own.
+    All draws for a record depend only on the seed and its fact, not on other records. A subclass
+    may override how facts, wordings, prefixes and neighbours are chosen.
 
     Args:
         table: The facts.
-        recipe: How records are made.
+        recipe: The settings.
     """
 
     id_letter = "O"
-    """First letter of the identifiers that objects get."""
+    """First letter of the objects' identifiers."""
 
     def __init__(self, table: FactTable, recipe: Recipe) -> None:
         self.table = table
@@ -74,20 +76,20 @@ class Compiler:
     def compile(
         self, keep: Callable[[Sequence[RawRecord]], Sequence[bool]] | None = None
     ) -> list[RawRecord]:
-        """The records, numbered in their order.
+        """Compile the records, and number them in their order.
 
         Args:
-            keep: Says of some records which of them are wanted; by default all are.
+            keep: Returns for a batch of records which of them to keep. None: all.
         """
         records: list[RawRecord] = []
         for drafts in self._drafts():
-            some = [
+            batch = [
                 draft
                 for draft in drafts
                 if len(draft["neighborhood_prompts"]) >= self.recipe.fewest_neighbors
             ]
-            wanted = keep(some) if keep is not None else [True] * len(some)
-            records += [record for record, is_wanted in zip(some, wanted, strict=True) if is_wanted]
+            kept = keep(batch) if keep is not None else [True] * len(batch)
+            records += [record for record, is_kept in zip(batch, kept, strict=True) if is_kept]
             if self.recipe.records is not None and len(records) >= self.recipe.records:
                 break
         records = records[: self.recipe.records]
@@ -97,19 +99,19 @@ class Compiler:
 
     def _drafts(self) -> Iterator[list[RawRecord]]:
         facts = self.choose()
-        for start in range(0, len(facts), _AT_ONCE):
-            yield [self.record(fact) for fact in facts[start : start + _AT_ONCE]]
+        for start in range(0, len(facts), _BATCH):
+            yield [self.record(fact) for fact in facts[start : start + _BATCH]]
 
     # ------------------------------------------------------------ which facts
 
     def choose(self) -> list[Fact]:
-        """The facts that records are made of, in the order of the records: a seeded shuffle."""
+        """The facts to compile, in the order of the records: a seeded shuffle."""
         facts = [fact for fact in self.table.facts if self.is_eligible(fact)]
         random.Random(f"compile-{self.recipe.seed}").shuffle(facts)
         return facts
 
     def is_eligible(self, fact: Fact) -> bool:
-        """Whether a record can be made: another object, another wording, and neighbours exist."""
+        """Whether another object, another wording and enough other holders exist."""
         wordings = {*self.table.wordings(fact), *self.table.rephrasings(fact)}
         truths = self.table.truths[fact.subject, fact.relation]
         return (
@@ -120,24 +122,25 @@ class Compiler:
         )
 
     def holders(self, relation: str, value: str, but: str) -> list[str]:
-        """Other subjects with this object."""
+        """Subjects with this object, other than ``but``."""
         return [name for name in self.table.holders.get((relation, value), []) if name != but]
 
     # ------------------------------------------------------------ one record
 
     def generator(self, fact: Fact) -> random.Random:
-        """What decides all that is drawn for a fact's record."""
+        """The source of all random draws for a fact's record."""
         return random.Random(f"{self.recipe.seed}/{fact.relation}/{fact.subject}/{fact.object}")
 
     def record(self, fact: Fact) -> RawRecord:
-        """The record of a fact, numbered by the fact's place."""
+        """The record of a fact. Its case id is the fact's place."""
         rng = self.generator(fact)
         subject, relation = fact.subject, fact.relation
         new = self.new_object(rng, fact)
         prompt, rephrasings = self.draw_wordings(rng, fact)
         paraphrases = self._paraphrases(rng, rephrasings, subject, (subject, fact.object, new))
-        openings = self.table.relations[relation].generation
-        drawn = [rng.choice(openings) for _ in range(self.recipe.generations if openings else 0)]
+        generation = self.table.relations[relation].generation
+        n_drawn = self.recipe.generations if generation else 0
+        drawn = [rng.choice(generation) for _ in range(n_drawn)]
         return {
             "case_id": fact.place,
             "pararel_idx": fact.place,
@@ -151,21 +154,21 @@ class Compiler:
             "paraphrase_prompts": paraphrases,
             "neighborhood_prompts": self._prompts_about(rng, fact, fact.object, rival=new),
             "attribute_prompts": self._prompts_about(rng, fact, new, rival=fact.object),
-            "generation_prompts": [fill(opening, subject) for opening in drawn],
+            "generation_prompts": [fill(prompt, subject) for prompt in drawn],
             "same_subject_prompts": self._same_subject(rng, fact, new),
         }
 
     def new_object(self, rng: random.Random, fact: Fact) -> str:
-        """Another object of the relation, drawn by its frequency; none that is true."""
+        """Another object of the relation that is not true of the subject, drawn by frequency."""
         truths = self.table.truths[fact.subject, fact.relation]
-        found = self.table.objects[fact.relation, fact.group]
-        others = sorted(value for value in found if value not in truths)
-        return rng.choices(others, weights=[found[value] for value in others])[0]
+        counts = self.table.objects[fact.relation, fact.group]
+        others = sorted(value for value in counts if value not in truths)
+        return rng.choices(others, weights=[counts[value] for value in others])[0]
 
     def draw_wordings(self, rng: random.Random, fact: Fact) -> tuple[str, list[str]]:
-        """The wording that is rewritten, and other ones for the paraphrases.
+        """The wording to rewrite, and other wordings for the paraphrases.
 
-        Where there are too few others and prefixes tell the paraphrases apart, they repeat.
+        If there are too few others, they repeat, as long as prefixes make the prompts differ.
         """
         prompt = rng.choice(self.table.wordings(fact))
         others = [wording for wording in self.table.rephrasings(fact) if wording != prompt]
@@ -176,9 +179,9 @@ class Compiler:
         return prompt, drawn
 
     def prefix(self, rng: random.Random, avoided: tuple[str, ...]) -> str:
-        """What stands before a paraphrase, with a space at its end.
+        """Draw the text before a paraphrase, with a trailing space.
 
-        It names none of the texts to be avoided; where many in a row do, nothing stands there.
+        It mentions none of the names in ``avoided``. If many draws in a row do, it is empty.
         """
         for _ in range(_TRIES if self.recipe.prefixes else 0):
             text = rng.choice(self.recipe.prefixes).strip()
@@ -189,7 +192,7 @@ class Compiler:
     def _paraphrases(
         self, rng: random.Random, wordings: Sequence[str], subject: str, avoided: tuple[str, ...]
     ) -> list[str]:
-        """One prompt for each wording, as far as prefixes tell equal ones apart."""
+        """One prompt per wording. Duplicates that no prefix makes different are dropped."""
         prompts: list[str] = []
         for wording in wordings:
             for _ in range(_TRIES):
@@ -200,13 +203,13 @@ class Compiler:
         return prompts
 
     def pick(self, rng: random.Random, names: list[str], count: int) -> list[str]:
-        """Some of more than ``count`` subjects."""
+        """Draw ``count`` of the subjects."""
         return rng.sample(names, k=count)
 
     def _prompts_about(
         self, rng: random.Random, fact: Fact, value: str, *, rival: str
     ) -> list[str]:
-        """Different prompts about other subjects for which ``value`` is true, and not its rival."""
+        """Distinct prompts about other subjects of which ``value`` is true and ``rival`` is not."""
         count = self.recipe.neighbors
         names = [
             name
@@ -246,15 +249,15 @@ class Compiler:
         return prompts
 
     def _peer(self, fact: Fact, other: Fact, new: str) -> str | None:
-        """The object that subjects having the new object usually have in another relation."""
-        alike = [
+        """The most frequent object, in another relation, of subjects that have the new object."""
+        of_peers = [
             theirs.object
             for name in self.table.holders.get((fact.relation, new), [])
             for theirs in self.table.of_subject[name]
             if theirs.relation == other.relation and theirs.group == other.group
         ]
-        for found in (Counter(alike), self.table.objects[other.relation, other.group]):
-            for value, _ in sorted(found.items(), key=lambda item: (-item[1], item[0])):
+        for counts in (Counter(of_peers), self.table.objects[other.relation, other.group]):
+            for value, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
                 if value != other.object:
                     return value
         return None
@@ -264,3 +267,51 @@ class Compiler:
         """A stable identifier for each object."""
         names = sorted({fact.object for fact in self.table.facts})
         return {name: f"{self.id_letter}{number}" for number, name in enumerate(names, start=1)}
+
+
+# ---------------------------------------------------------------- with a model
+
+_PREFIX_LENGTHS = ((100, 9), (100, 19))
+_PREFIX_TOP_K = 5
+
+
+def sampled_prefixes(model: LanguageModel, seed: int) -> tuple[str, ...]:
+    """200 short texts sampled from the model, half of 10 and half of 20 tokens, as prefixes."""
+    return tuple(
+        dict.fromkeys(sampled_contexts(model, _PREFIX_LENGTHS, top_k=_PREFIX_TOP_K, seed=seed))
+    )
+
+
+def is_known(model: LanguageModel, records: Sequence[RawRecord]) -> list[bool]:
+    """Whether the model's greedy continuation of each record's prompt is the true object."""
+    rewrites = [record["requested_rewrite"] for record in records]
+    requests = [
+        EditRequest(each["prompt"], each["subject"], each["target_new"]["str"]) for each in rewrites
+    ]
+    fingerprint = model.fingerprint
+    unedited = [
+        WeightDelta(
+            changes={},
+            request=request,
+            editor="none",
+            config={},
+            model_fingerprint=fingerprint,
+        )
+        for request in requests
+    ]
+    completions = model.complete(
+        [request.sentence for request in requests],
+        [each["target_true"]["str"] for each in rewrites],
+        crop=True,
+    )
+    predictions = [
+        (number, NextTokenQuery(number, each.prompt + each.target[:i]), token)
+        for number, each in enumerate(completions)
+        for i, token in enumerate(each.target)
+    ]
+    queries = [query for _, query, _ in predictions]
+    predicted = most_likely_tokens(EditedModels(model, unedited), queries)
+    known = [True] * len(records)
+    for (number, _, token), prediction in zip(predictions, predicted, strict=True):
+        known[number] &= token == prediction
+    return known

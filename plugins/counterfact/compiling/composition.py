@@ -1,4 +1,4 @@
-"""What a file of records is made of, counted as in the paper's table of CounterFact."""
+"""The composition of a file of records, counted as in the paper's table 2."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ PAPER: Mapping[str, tuple[int, int, int]] = {
     "neighborhood prompts": (82650, 2441, 10),
     "generation prompts": (62346, 1841, 3),
 }
-"""CounterFact's own (Meng et al. 2022): in all, per relation, per record."""
+"""The counts of CounterFact (Meng et al. 2022, table 2): in all, per relation, per record."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """How many different ones there are.
+    """The number of distinct items.
 
     Attributes:
         total: In all records together.
@@ -51,57 +51,52 @@ class Count:
 
 @dataclasses.dataclass(frozen=True)
 class Composition:
-    """What records are made of.
+    """The composition of records.
 
     Attributes:
-        items: Kind of thing -> how many.
-        records_of: Records of each relation.
+        items: Kind of item -> counts.
+        records_per_relation: Relation -> number of records.
     """
 
     items: Mapping[str, Count]
-    records_of: Mapping[str, int]
+    records_per_relation: Mapping[str, int]
 
 
 def composition(records: Sequence[Record]) -> Composition:
-    """Count records, subjects, objects and prompts; what is said twice counts once."""
+    """Count distinct records, subjects, objects and prompts."""
     relations: dict[str, list[Record]] = {}
     for record in records:
         relations.setdefault(record.request.relation_id or "-", []).append(record)
-    items = {name: _count(records, relations, things) for name, things in _ITEMS.items()}
-    return Composition(items, {name: len(of) for name, of in sorted(relations.items())})
+    items = {name: _count(records, relations, items_of) for name, items_of in _ITEMS.items()}
+    return Composition(items, {name: len(group) for name, group in sorted(relations.items())})
 
 
-def table(found: Composition) -> list[list[str]]:
-    """The composition beside the paper's, as cells of a table."""
+def table(counts: Composition) -> list[list[str]]:
+    """The composition next to the paper's, as rows of cells. Numbers are right-aligned."""
     head = ["", "total", "per relation", "per record", "paper: total", "per relation", "per record"]
     rows = [head]
-    for name, count in found.items.items():
+    for name, count in counts.items.items():
         paper = [f"{number:,}" for number in PAPER[name]] if name in PAPER else ["-"] * 3
-        rows.append(
-            [
-                name,
-                f"{count.total:,}",
-                f"{count.per_relation:,.1f}",
-                f"{count.per_record:.1f}",
-                *paper,
-            ]
-        )
-    return rows
+        ours = [f"{count.total:,}", f"{count.per_relation:,.1f}", f"{count.per_record:.1f}"]
+        rows.append([name, *ours, *paper])
+    widths = [0, *(max(map(len, column)) for column in list(zip(*rows, strict=True))[1:])]
+    return [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
 def _count(
     records: Sequence[Record],
     relations: Mapping[str, Sequence[Record]],
-    things: Callable[[Record], Iterable[object]],
+    items: Callable[[Record], Iterable[object]],
 ) -> Count:
     if not records:
         return Count(0, 0.0, 0.0)
     return Count(
-        total=len({thing for record in records for thing in things(record)}),
+        total=len({item for record in records for item in items(record)}),
         per_relation=fmean(
-            len({thing for record in of for thing in things(record)}) for of in relations.values()
+            len({item for record in group for item in items(record)})
+            for group in relations.values()
         ),
-        per_record=fmean(len(set(things(record))) for record in records),
+        per_record=fmean(len(set(items(record))) for record in records),
     )
 
 

@@ -17,7 +17,7 @@ from editkit.models.chat import ChatTemplate
 from editkit_plugins.learned.training.data import draw_edits, fact_texts
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.text_metrics.config import GenerationConfig
-from editkit_plugins.text_metrics.writing import written
+from editkit_plugins.text_metrics.metrics import generated_texts
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
 from editkit_plugins.zsre.metric import ZsreAccuracy
 from tests.tokenizers import TEMPLATES, model_of, tokenizer_of
@@ -305,7 +305,7 @@ def test_metrics_ask_in_the_chat() -> None:
     assert len(row["zsre/efficacy_hits"]) == len(
         model.complete([REQUEST.sentence], ["Paris"], chat=True)[0].target
     )
-    [[text]] = written(models, [record()], GenerationConfig(tokens=120))
+    [[text]] = generated_texts(models, [record()], GenerationConfig(tokens=120))
     assert text.startswith("Tell me more.\n")
     assert "header" not in text.split("\n")[0]
 

@@ -11,7 +11,7 @@ from compiling_samples import own_facts, pararel_facts
 
 from editkit import load_model, make_dataset
 from editkit.cli.main import main
-from editkit_plugins.counterfact.compiling.knowledge import is_known
+from editkit_plugins.counterfact.compiling.compiler import is_known
 
 FEW = ["--fewest-neighbors", "2", "--neighbors", "4"]
 
@@ -122,7 +122,7 @@ def test_a_model_writes_prefixes_and_says_what_it_knows(
     [
         (["--known"], "--known needs a model", 2),
         (["--relations", "P99"], "no relation 'P99'", 2),
-        ([], "the 24 facts in", 2),
+        ([], "the 24 facts", 2),
         (["--prefixes", "absent.txt"], "absent.txt", 2),
         (["--generation", "absent.json"], "absent.json", 2),
         (["--records", "0"], "expected a whole number above 0", 2),
@@ -146,7 +146,7 @@ def test_fewer_records_than_wanted_are_told(
     assert compile_dataset("--facts", facts, "--out", out, "--records", 500, *FEW) == 0
     said = capsys.readouterr().err
     assert "only 24 of 500 records" in said
-    assert "paraphrases have no text before them" in said
+    assert "paraphrases have no prefixes" in said
 
 
 def test_broken_records_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -163,5 +163,5 @@ def test_records_are_not_written_over_the_facts(
     (tmp_path / "link.json").symlink_to(facts)
     for out in (facts, tmp_path / "link.json"):
         assert compile_dataset("--facts", facts, "--out", out, *FEW) == 2
-        assert "would overwrite the input file" in capsys.readouterr().err
+        assert "would overwrite the input" in capsys.readouterr().err
     assert facts.read_bytes() == before

@@ -16,14 +16,16 @@ from editkit import DatasetError
 from editkit.prompts import fill
 from editkit_plugins.counterfact.compiling.compiler import Compiler, RawRecord, Recipe
 from editkit_plugins.counterfact.compiling.composition import composition
-from editkit_plugins.counterfact.compiling.facts import Fact, FactTable, Relation
-from editkit_plugins.counterfact.compiling.layouts import (
+from editkit_plugins.counterfact.compiling.facts import (
+    Fact,
+    FactTable,
+    Relation,
     read_facts,
-    read_openings,
-    shipped_openings,
+    read_generation_prompts,
+    shipped_generation_prompts,
     wording_of,
 )
-from editkit_plugins.counterfact.parsing import parse_records
+from editkit_plugins.counterfact.dataset import parse_records
 
 PREFIXES = ("It rained.", "The tailor slept.", "Nothing was said about Norway.")
 
@@ -175,7 +177,7 @@ def test_records_with_too_few_neighbours_are_left_out(tmp_path: Path) -> None:
 
 def test_both_layouts_say_the_same(tmp_path: Path) -> None:
     own, pararel = (
-        table_of(content, tmp_path, openings={}) for content in (own_facts(), pararel_facts())
+        table_of(content, tmp_path, generation={}) for content in (own_facts(), pararel_facts())
     )
     assert own.facts == pararel.facts
     for name, relation in own.relations.items():
@@ -183,7 +185,7 @@ def test_both_layouts_say_the_same(tmp_path: Path) -> None:
     assert own.relations["P17"].generation == ("Visitors of {} see", "Trains to {} cross")
     assert not pararel.relations["P17"].generation
     shipped = table_of(pararel_facts(), tmp_path)
-    assert shipped.relations["P17"].generation == shipped_openings()["P17"]
+    assert shipped.relations["P17"].generation == shipped_generation_prompts()["P17"]
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_broken_facts_are_told_by_place_and_left_out(tmp_path: Path) -> None:
     }
     assert "is missing" in places["P17.facts[1].object"]
     assert found.unusable == ("P6",)
-    assert found.no_openings == ()
+    assert found.no_generation == ()
     assert len(found.table.facts) == 9 + 12
 
 
@@ -234,7 +236,7 @@ def test_broken_facts_are_told_by_place_and_left_out(tmp_path: Path) -> None:
     [
         ("[]", "holds no relations"),
         ("{}", "holds no relations"),
-        ('{"P1": {"wordings": ["{} is"], "facts": []}}', "no relation that can be used"),
+        ('{"P1": {"wordings": ["{} is"], "facts": []}}', "no usable relation"),
         ('{"P1": {"wordings": ["it is"], "facts": []}}', "exactly one"),
         ("{", "is not JSON"),
         (None, "does not exist"),
@@ -258,13 +260,13 @@ def test_a_relation_that_is_not_there_is_told(tmp_path: Path) -> None:
 def test_openings_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "openings.json"
     path.write_text(json.dumps({"P17": ["Roads to {} cross"]}), encoding="utf-8")
-    openings = read_openings(path)
-    assert table_of(pararel_facts(), tmp_path, openings=openings).relations["P17"].generation == (
+    openings = read_generation_prompts(path)
+    assert table_of(pararel_facts(), tmp_path, generation=openings).relations["P17"].generation == (
         "Roads to {} cross",
     )
     path.write_text(json.dumps({"P17": ["Roads cross"]}), encoding="utf-8")
     with pytest.raises(DatasetError, match=r"P17\[0\].*exactly one"):
-        read_openings(path)
+        read_generation_prompts(path)
 
 
 # ---------------------------------------------------------------- the real facts
@@ -274,7 +276,7 @@ def test_pararel_compiles(test_data: Path) -> None:
     found = read_facts(test_data / "data" / "pararel.json")
     assert found.rejected == ()
     assert found.unusable == ("P1001", "P140", "P190", "P37")
-    assert found.no_openings == ()
+    assert found.no_generation == ()
     recipe = Recipe(records=400, fewest_neighbors=10, prefixes=PREFIXES)
     compiled = Compiler(found.table, recipe).compile()
     assert len(compiled) == 400

@@ -14,6 +14,7 @@ from editkit.records.reading import Node
 from editkit_plugins import counterfact
 from editkit_plugins.counterfact import metrics
 from editkit_plugins.counterfact.config import ChoiceConfig
+from editkit_plugins.counterfact.dataset import parse_record
 from editkit_plugins.counterfact.metrics import (
     Attribute,
     ChoiceMetric,
@@ -23,7 +24,6 @@ from editkit_plugins.counterfact.metrics import (
     Paraphrase,
     SameSubject,
 )
-from editkit_plugins.counterfact.parsing import parse_record
 
 
 @dataclasses.dataclass

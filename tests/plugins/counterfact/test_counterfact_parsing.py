@@ -10,7 +10,7 @@ from counterfact_samples import raw_record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit_plugins.counterfact.parsing import parse_records
+from editkit_plugins.counterfact.dataset import parse_records
 
 
 def test_a_record_becomes_a_request_probes_and_texts() -> None:

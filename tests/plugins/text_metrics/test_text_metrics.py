@@ -13,9 +13,14 @@ from hypothesis import strategies as st
 from editkit import EditedModels, EditRequest, Metric, PluginError, Record
 from editkit.editing.edited import GenerationQuery
 from editkit_plugins.text_metrics.config import EssenceConfig, GenerationConfig
-from editkit_plugins.text_metrics.consistency import Consistency
-from editkit_plugins.text_metrics.essence import Essence
-from editkit_plugins.text_metrics.fluency import Fluency, combined_entropy, ngram_entropy, words
+from editkit_plugins.text_metrics.metrics import (
+    Consistency,
+    Essence,
+    Fluency,
+    combined_entropy,
+    ngram_entropy,
+    words,
+)
 from tests.editkit.editing.test_deltas import delta_for
 from tests.tiny import tiny
 
@@ -85,7 +90,7 @@ def test_records_without_prompts_or_references_leave_scores_out() -> None:
 
 def test_consistency_that_was_not_prepared_says_so() -> None:
     models = cast(EditedModels, ToldModels())
-    with pytest.raises(PluginError, match="was not prepared"):
+    with pytest.raises(PluginError, match="is not prepared"):
         Consistency(GenerationConfig()).score(models, [record(1, "a")])
 
 

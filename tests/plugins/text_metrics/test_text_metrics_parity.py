@@ -10,9 +10,14 @@ import pytest
 
 from editkit import EditedModels, Record
 from editkit_plugins.text_metrics.config import EssenceConfig
-from editkit_plugins.text_metrics.consistency import fitted, similarity
-from editkit_plugins.text_metrics.essence import Essence
-from editkit_plugins.text_metrics.fluency import combined_entropy, ngram_entropy, words
+from editkit_plugins.text_metrics.metrics import (
+    Essence,
+    combined_entropy,
+    fitted,
+    ngram_entropy,
+    similarity,
+    words,
+)
 from editkit_plugins.unedited.config import NoEditorConfig
 from editkit_plugins.unedited.editor import NoEditor
 from tests.parity import Parity

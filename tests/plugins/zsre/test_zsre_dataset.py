@@ -63,7 +63,7 @@ def test_a_subject_that_occurs_twice_is_edited_where_it_stands_first() -> None:
     [
         ({"subject": "Oslo"}, "subject", "not in src"),
         ({"subject": " "}, "subject", "not empty"),
-        ({"src": "Where is the Fish Market, {}?"}, "src", "the mark of the subject's place"),
+        ({"src": "Where is the Fish Market, {}?"}, "src", "contains '{}', the subject's mark"),
         ({"answers": []}, "answers", "at least one"),
         ({"answers": [5]}, "answers[0]", "expected a text"),
         ({"answers": None}, "answers", "is missing"),
