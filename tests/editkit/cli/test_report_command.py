@@ -71,7 +71,8 @@ def write(run: Run, rows: dict[str, list[Row]] | None = None) -> Path:
         store.put_requests(run.dataset["digest"], {i: request(i) for i in range(N)})
         for each in run.cells:
             store.put_cell(each.fingerprint, run.describe(each))
-            store.put_rows(each.fingerprint, (rows or {}).get(each.editor, rows_of(each.editor)))
+            own = rows[each.editor] if rows else rows_of(each.editor)
+            store.put_rows(each.fingerprint, own)
     return run.out
 
 
@@ -214,6 +215,35 @@ def test_the_page_is_one_valid_file_without_network_access(out: Path, editkit: C
     assert "City 0 is &lt;in&gt; <mark>Rome</mark> &amp; not" in text
     assert '<mark class="true">Paris</mark>' in text
     assert text == (editkit("report", out, "--format", "html") and text)
+
+
+HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
+
+
+def test_hostile_names_and_texts_are_inert_on_the_page(
+    tmp_path: Path, fake_world: Path, editkit: Cli
+) -> None:
+    run = run_of(
+        tmp_path / "out",
+        cell(HOSTILE),
+        cell("good"),
+        benchmark=HOSTILE,
+        model={"name": HOSTILE, "fingerprint": HOSTILE, "dtype": HOSTILE},
+        metrics=({"name": HOSTILE, "protocol": HOSTILE},),
+        scores=tuple(dataclasses.replace(score, label=HOSTILE) for score in SCORES),
+    )
+    rows = [
+        dataclasses.replace(row, texts={"generation": [HOSTILE, f"Rome {HOSTILE}"]})
+        for row in rows_of("good")
+    ]
+    failed = Row(N, "failed", error=HOSTILE)
+    write(run, {HOSTILE: [*rows, failed], "good": rows})
+    assert editkit("report", run.out, "--format", "html")[0] == 0
+    page = Page()
+    page.feed((run.out / "report.html").read_text(encoding="utf-8"))
+    assert page.open == []
+    assert page.outside == []
+    assert (page.count["script"], page.count.get("img")) == (1, None)
 
 
 def test_an_unwritable_target_is_an_error(out: Path, editkit: Cli) -> None:
