@@ -1,7 +1,8 @@
 """The data that editors, locators, metrics, datasets and observers exchange.
 
 Facts and their prompts: :class:`EditRequest`, :class:`Probe`, :class:`Record`, :class:`Fact`.
-Results: :class:`Localization`, :class:`Score`, :class:`Report`. Requirements: :class:`Needs`.
+Results: :class:`Localization`, :class:`Score`, :class:`Report`. Before a run:
+:class:`Requirements`.
 """
 
 from __future__ import annotations
@@ -30,15 +31,15 @@ __all__ = [
     "Fact",
     "Failure",
     "Localization",
-    "Needs",
     "Point",
     "Probe",
     "Record",
     "Records",
     "RejectedRecord",
     "Report",
+    "RequiredStatistic",
+    "Requirements",
     "Score",
-    "StatisticNeeds",
     "fact_of",
     "without_defaults",
 ]
@@ -425,18 +426,18 @@ class Report:
 
 
 @dataclasses.dataclass(frozen=True)
-class StatisticNeeds:
+class RequiredStatistic:
     """A second moment that an editor reads before it edits.
 
     Attributes:
         path: Dotted path of the module whose inputs it averages.
-        width: Length D of those inputs; the statistic is D x D.
+        width: Length D of those inputs; the statistic is (D, D).
         corpus: Source of its texts; None if it is read from ``file``.
-        tokens: Most tokens of the corpus that are used; None for all.
+        tokens: Most tokens of the corpus; None: all.
         file: A published file that is read instead.
-        order: Order of the texts; None: the default for this source.
+        order: Order of the texts; None: the default of the source.
         seed: Seed of a random order.
-        row_tokens: Most tokens of a text that are run; None: the default.
+        row_tokens: Most tokens of a text; None: the default.
     """
 
     path: str
@@ -450,19 +451,16 @@ class StatisticNeeds:
 
 
 @dataclasses.dataclass(frozen=True)
-class Needs:
-    """Memory that an editor needs in addition to the model's weights, in bytes.
+class Requirements:
+    """What an editor needs besides the model's weights.
 
     Attributes:
-        prepare: Peak memory of preparing, with statistics read, not computed.
-        edit: Peak memory of editing all requests together, including prepared data and the deltas.
-        deltas: Memory in use after an edit: the deltas and prepared data.
+        memory: Most bytes at once while it edits all requests together, without the weights and
+            statistics: activations, networks of its own, and the deltas that it returns.
         statistics: The statistics that it reads.
-        notes: Remarks for the user, one sentence each.
+        notes: Sentences for the user.
     """
 
-    prepare: int = 0
-    edit: int = 0
-    deltas: int = 0
-    statistics: tuple[StatisticNeeds, ...] = ()
+    memory: int = 0
+    statistics: tuple[RequiredStatistic, ...] = ()
     notes: tuple[str, ...] = ()

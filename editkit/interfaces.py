@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from editkit.data_types import EditRequest, Fact, Localization, Needs, Record, Records
+from editkit.data_types import EditRequest, Fact, Localization, Record, Records, Requirements
 from editkit.editing.outcomes import watched
 from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
 
@@ -86,8 +86,8 @@ class Editor(Configurable[ConfigT], ABC):
     def prepare(self, model: LanguageModel) -> None:
         """Get what the method needs for this model (statistics, trained networks); idempotent."""
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs | None:
-        """Estimate the memory of preparing and editing, before any weights are loaded.
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements | None:
+        """Estimate memory and statistics, before any weights are loaded.
 
         Args:
             shape: The model's shape, read from its config.

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import Field
 
 from editkit.covariance.corpora import Corpus, Order
-from editkit.data_types import StatisticNeeds
+from editkit.data_types import RequiredStatistic
 from editkit.errors import ConfigError
 from editkit.interfaces import Config, CorpusName, FileName
 
@@ -65,8 +65,8 @@ class SecondMomentConfig(Config):
             )
         return Corpus(self.corpus, self.corpus_order, self.corpus_seed)
 
-    def statistics(self, path: str, width: int) -> tuple[StatisticNeeds, ...]:
-        """The statistic that will be read, for :meth:`editkit.Editor.needs`; none without C.
+    def statistics(self, path: str, width: int) -> tuple[RequiredStatistic, ...]:
+        """The statistic that will be read, for :meth:`editkit.Editor.requirements`; none without C.
 
         Args:
             path: Dotted path of the module whose inputs C averages.
@@ -75,7 +75,7 @@ class SecondMomentConfig(Config):
         if not self.second_moment:
             return ()
         return (
-            StatisticNeeds(
+            RequiredStatistic(
                 path,
                 width,
                 None if self.second_moment_file else self.corpus,

@@ -1,4 +1,4 @@
-"""What a run would need, checked before any weights are loaded."""
+"""The checks of ``editkit doctor``: what a run needs, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from editkit import __version__
 from editkit.covariance.corpora import Corpus
-from editkit.data_types import Needs, StatisticNeeds
-from editkit.doctor.forecast import Estimate, estimate
+from editkit.data_types import RequiredStatistic
+from editkit.doctor.forecast import MemoryForecast, forecast
 from editkit.errors import ConfigError, EditkitError, ModelError, first_line
 from editkit.interfaces import Config
 from editkit.models.checkpoint import config_problems, headers_of, listed_problems, problems_of
@@ -42,17 +42,17 @@ __all__ = ["Check", "Diagnosis", "PlannedEditor", "diagnose"]
 Verdict = Literal["ok", "warning", "problem"]
 MB = 2**20
 _NO_CONFIG = ("config", "model")
-_DELTA_DISK_MB = 50  # results of a run: a store, a table, tracking
+_RESULTS_MB = 50  # of a run: a store, a table, tracking
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        topic: What: ``architecture``, ``memory of rome``.
+        topic: What was checked: ``architecture``, ``memory of rome``.
         verdict: ``problem`` if it would stop the run.
-        text: What was found, in plain words.
+        text: The result in words.
     """
 
     topic: str
@@ -62,19 +62,15 @@ class Check:
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """Everything that was found.
+    """All checks.
 
     Attributes:
-        checks: In the order in which they are shown.
-        memory: Estimates by editor, where the editor says what it needs.
-        needs: What the editors say.
-        shape: The model's shape; None where its config could not be read.
+        checks: The checks in the order of display.
+        memory: Forecasts by editor, for editors that state their requirements.
     """
 
     checks: tuple[Check, ...]
-    memory: dict[str, Estimate]
-    needs: dict[str, Needs]
-    shape: ModelShape | None
+    memory: dict[str, MemoryForecast]
 
     @property
     def sound(self) -> bool:
@@ -84,7 +80,7 @@ class Diagnosis:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedEditor:
-    """An editor with the configuration that it would run with."""
+    """An editor with the configuration of the run."""
 
     offer: Offer
     config: Config
@@ -103,40 +99,39 @@ def diagnose(
     requests: int = 20,
     tokens: int = 20,
 ) -> Diagnosis:
-    """Look at everything that a run would need; no weights are loaded.
+    """Check everything that a run needs; no weights are loaded.
 
     Args:
-        registry: Where editors are built.
-        model: A registered name, a folder, or a hub id; estimates need only its ``config.json``.
+        registry: Builds the editors.
+        model: A registered name, a folder, or a hub id; forecasts need only its ``config.json``.
         editors: The editors.
         dtype: Type of the weights.
-        device: Where the model would go.
+        device: Device of the model.
         requests: Requests that are edited together.
-        tokens: Tokens of the longest prompt and target.
+        tokens: Tokens of the longest prompt with its target.
     """
     checks = [_versions(editors), _device(device)]
     try:
         check_dtype(dtype)
     except ModelError as error:
         checks.append(Check("dtype", "problem", str(error)))
-        dtype = "float32"  # estimates are made all the same
+        dtype = "float32"  # for the forecasts
     files, folder, config = _files_and_config(registry, model)
     checks += files
     if config is None:
-        return Diagnosis(tuple(checks), {}, {}, None)
+        return Diagnosis(tuple(checks), {})
     try:
         shape = shape_of(config, dtype=dtype)
     except ModelError as error:
         checks.append(Check("architecture", "problem", str(error)))
-        return Diagnosis(tuple(checks), {}, {}, None)
+        return Diagnosis(tuple(checks), {})
     base = memory_of_this_process()
     checks += [_architecture(shape), *_weights(shape, folder, config, model, files)]
     if not any(check.topic == "tokenizer" for check in files):
         checks.append(_tokenizer(folder, model, shape.vocabulary))
     if any(check.topic == "device" and check.verdict == "problem" for check in checks):
-        device = "cpu"  # estimates are made all the same
-    memory: dict[str, Estimate] = {}
-    said: dict[str, Needs] = {}
+        device = "cpu"  # for the forecasts
+    memory: dict[str, MemoryForecast] = {}
     to_write = 0
     for planned in editors:
         name = planned.offer.name
@@ -150,42 +145,38 @@ def diagnose(
             checks.append(Check(name, "warning", planned.rule))
         try:
             editor = registry.build("editor", name, planned.config)
-            needs = editor.needs(shape, requests=requests, tokens=tokens)
+            required = editor.requirements(shape, requests=requests, tokens=tokens)
         except EditkitError as error:
             checks.append(Check(name, "problem", str(error)))
             continue
-        if needs is None:
-            checks.append(Check(name, "warning", "the editor does not say what it needs"))
+        if required is None:
+            text = "its memory and statistics are unknown: the editor states no requirements"
+            checks.append(Check(name, "warning", text))
             continue
-        checks += [Check(name, "ok", note.rstrip(".")) for note in needs.notes]
-        missing: list[StatisticNeeds] = []
-        for statistic in needs.statistics:
-            check, cached = _statistic(name, statistic, folder, dtype)
+        checks += [Check(name, "ok", note.rstrip(".")) for note in required.notes]
+        for statistic in required.statistics:
+            check, available = _statistic(planned, statistic, folder, dtype)
             checks.append(check)
-            if not cached:
-                missing.append(statistic)
+            if not available:
                 to_write += 4 * statistic.width**2
-        said[name] = needs
-        memory[name] = estimate(
-            shape, needs, requests=requests, tokens=tokens, missing=missing, base=base
-        )
+        memory[name] = forecast(shape, required, requests=requests, tokens=tokens, base=base)
         checks.append(_memory(name, memory[name], device))
     checks.append(_disk(shape, folder, to_write))
-    return Diagnosis(tuple(checks), memory, said, shape)
+    return Diagnosis(tuple(checks), memory)
 
 
 def size(n: int) -> str:
-    """A number of bytes as people say it."""
+    """A number of bytes as text: ``12 MiB``, ``3.4 GiB``."""
     return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / MB:.0f} MiB"
 
 
 def _files_and_config(
     registry: Registry, model: str
 ) -> tuple[list[Check], Path | None, PretrainedConfig | None]:
-    """What is wrong with the model's files, its folder if it is on this disk, and its config.
+    """Problems with the model's files, its local folder, and its config.
 
-    The config is None where it cannot be read, or describes no model that can be edited. Weights
-    are never downloaded.
+    The config is None if it cannot be read or its model cannot be edited. Weights are never
+    downloaded.
     """
     from transformers import AutoConfig
 
@@ -199,17 +190,17 @@ def _files_and_config(
     except ModelError as error:
         return [Check("model", "problem", str(error))], None, None
     if folder is not None:
-        found = problems_of(folder, model)
+        problems = problems_of(folder, model)
     else:
         content, names = config_of(model, download=True), hub_files(model)
-        found = config_problems(content, model) if content is not None else []
-        found += listed_problems(names, model) if names is not None else []
-    checks = [Check(problem.topic, problem.verdict, str(problem)) for problem in found]
+        problems = config_problems(content, model) if content is not None else []
+        problems += listed_problems(names, model) if names is not None else []
+    checks = [Check(problem.topic, problem.verdict, str(problem)) for problem in problems]
     if any(check.verdict == "problem" and check.topic in _NO_CONFIG for check in checks):
         return checks, folder, None
     try:
         config = AutoConfig.from_pretrained(folder or model, trust_remote_code=False)
-    except Exception as error:  # transformers raises whatever its parsers raise
+    except Exception as error:  # the parsers of transformers raise anything
         text = f"the config of {model!r} could not be read: {first_line(error)}"
         hint = "Give a registered model, a folder with a config.json, or a hub id."
         return [*checks, Check("config", "problem", f"{text} {hint}")], folder, None
@@ -218,9 +209,9 @@ def _files_and_config(
 
 def _versions(editors: Sequence[PlannedEditor]) -> Check:
     names = ("torch", "transformers", "tokenizers", "safetensors")
-    found = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    libraries = [f"{name} {importlib.metadata.version(name)}" for name in names]
     sources = dict.fromkeys(str(planned.offer.source) for planned in editors)
-    parts = [f"editkit {__version__}", f"python {platform.python_version()}", *found, *sources]
+    parts = [f"editkit {__version__}", f"python {platform.python_version()}", *libraries, *sources]
     return Check("versions", "ok", ", ".join(dict.fromkeys(parts)))
 
 
@@ -242,22 +233,21 @@ def _weights(
     folder: Path | None,
     config: PretrainedConfig,
     model: str,
-    found: Sequence[Check],
+    file_checks: Sequence[Check],
 ) -> list[Check]:
-    """The memory that they need, and whether the checkpoint holds all of them and no others."""
-    need = f"{size(shape.weight_bytes)} of memory as {shape.dtype}"
+    """The memory of the weights, and whether the checkpoint has exactly the model's weights."""
+    topic, need = "memory of weights", f"{size(shape.weight_bytes)} of memory as {shape.dtype}"
     if folder is None:
-        text = f"{need}; {model} would be downloaded"
-        return [Check("weights", "warning", text)]
-    if any(check.topic == "weights" and check.verdict == "problem" for check in found):
-        return [Check("weights", "ok", need)]
+        return [Check(topic, "warning", f"{need}; {model} would be downloaded")]
+    if any(check.topic == "weights" and check.verdict == "problem" for check in file_checks):
+        return [Check(topic, "ok", need)]
     files = _files(folder)
-    here = size(sum(file.stat().st_size for file in files))
-    checks = [Check("weights", "ok", f"{need}; {here} on disk in {len(files)} file(s)")]
+    on_disk = size(sum(file.stat().st_size for file in files))
+    checks = [Check(topic, "ok", f"{need}; {on_disk} on disk in {len(files)} file(s)")]
     try:
         empty, report = report_of_headers(folder, config)
     except Exception as error:  # the library raises whatever it meets
-        text = f"the checkpoint of {model!r} does not fit its config: {first_line(error)}"
+        text = f"the checkpoint of {model!r} does not match its config: {first_line(error)}"
         return [*checks, Check("weights", "problem", text)]
     problems = [
         *incomplete(empty, report, model),
@@ -284,11 +274,11 @@ def _tokenizer(folder: Path | None, model: str, rows: int) -> Check:
                 f"none could be read here ({type(error).__name__}): a run needs a tokenizer.json",
             )
     side = (
-        f"pads on the {tokenizer.padding_side}, which does not matter: editkit pads by itself, "
-        "always on the right"
+        f"pads on the {tokenizer.padding_side}, which does not matter: editkit always pads on the "
+        "right itself"
     )
     if not tokenizer.is_fast:
-        return Check("tokenizer", "problem", f"it is a slow one, without offsets; it {side}")
+        return Check("tokenizer", "problem", "it is slow: it gives no character offsets")
     from editkit.models.encoding import check_vocabulary
 
     try:
@@ -307,20 +297,22 @@ def _device(device: str) -> Check:
 
 
 def _statistic(
-    name: str, statistic: StatisticNeeds, folder: Path | None, dtype: str
+    planned: PlannedEditor, statistic: RequiredStatistic, folder: Path | None, dtype: str
 ) -> tuple[Check, bool]:
-    """Whether a statistic is there already."""
+    """Whether a statistic can be read or computed, and whether it is available already."""
+    name = planned.offer.name
     topic = f"statistic of {name}"
     what = f"{statistic.width} x {statistic.width} for {statistic.path}"
     if statistic.file is not None:
-        there = Path(statistic.file).expanduser().is_file()
-        found = "is there" if there else "is not there"
-        verdict: Verdict = "ok" if there else "problem"
-        return Check(topic, verdict, f"{what}: {statistic.file} {found}"), True
+        exists = Path(statistic.file).expanduser().is_file()
+        state = "exists" if exists else "does not exist"
+        verdict: Verdict = "ok" if exists else "problem"
+        return Check(topic, verdict, f"{what}: {statistic.file} {state}"), True
     if statistic.corpus is None:
-        return Check(
-            topic, "problem", f"{what}: no corpus is named (set editors.{name}.corpus)"
-        ), False
+        hint = f"set editors.{name}.corpus"
+        if "second_moment" in type(planned.config).model_fields:
+            hint += f", or editors.{name}.second_moment=false to edit without the statistic"
+        return Check(topic, "problem", f"{what}: it has no corpus ({hint})"), False
     tokens = f"{statistic.tokens:,} tokens" if statistic.tokens else "all tokens"
     source = f"{what}, {tokens} of {statistic.corpus}"
     try:
@@ -332,7 +324,7 @@ def _statistic(
         return Check(
             topic,
             "warning",
-            f"{source}: whether it is cached is unknown until the weights are here",
+            f"{source}: unknown whether it is cached, because the weights are not downloaded",
         ), False
     from editkit.covariance.second_moment import (
         ROW_TOKENS,  # loads torch
@@ -348,18 +340,16 @@ def _statistic(
     return Check(topic, "warning", f"{source}: must be computed"), False
 
 
-def _memory(name: str, memory: Estimate, device: str) -> Check:
+def _memory(name: str, memory: MemoryForecast, device: str) -> Check:
     parts = {
         "process": memory.base,
         "weights": memory.weights,
-        "computing statistics": memory.statistics,
-        "preparing": memory.prepare,
-        "editing": memory.edit,
-        "scoring": memory.score,
+        "statistics": memory.statistics,
+        "activations": memory.activations,
     }
     needed = memory.peak if device == "cpu" else memory.beyond
     free = available_memory(device)
-    more = memory.beyond  # this process holds its base already
+    more = memory.beyond  # this process already has its base
     verdict: Verdict = "ok"
     if free is not None and more > free:
         verdict = "problem"
@@ -367,9 +357,7 @@ def _memory(name: str, memory: Estimate, device: str) -> Check:
         verdict = "warning"
     listed = ", ".join(f"{part} {size(value)}" for part, value in parts.items() if value)
     left = "unknown" if free is None else size(free)
-    return Check(
-        f"memory of {name}", verdict, f"about {size(needed)} at most ({listed}); free: {left}"
-    )
+    return Check(f"memory of {name}", verdict, f"about {size(needed)} ({listed}); free: {left}")
 
 
 def _disk(shape: ModelShape, folder: Path | None, statistics: int) -> Check:
@@ -378,9 +366,9 @@ def _disk(shape: ModelShape, folder: Path | None, statistics: int) -> Check:
         place = place.parent
     free = shutil.disk_usage(place).free
     download = 0 if folder else shape.weight_bytes
-    need = statistics + download + _DELTA_DISK_MB * MB
+    need = statistics + download + _RESULTS_MB * MB
     verdict: Verdict = "problem" if need > free else "ok"
-    told = f"statistics {size(statistics)}, results {_DELTA_DISK_MB} MiB"
+    parts = f"statistics {size(statistics)}, results {_RESULTS_MB} MiB"
     if download:
-        told += f", download about {size(download)}"
-    return Check("disk", verdict, f"{told}; free at {place}: {size(free)}")
+        parts += f", download about {size(download)}"
+    return Check("disk", verdict, f"{parts}; free at {place}: {size(free)}")

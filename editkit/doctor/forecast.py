@@ -1,14 +1,13 @@
-"""What editing and scoring will need in memory, told from a model's shape alone."""
+"""A forecast of a run's memory from the model's shape: weights, statistics, activations."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
-from editkit.data_types import Needs, StatisticNeeds
+from editkit.data_types import Requirements
 from editkit.models.shape import ModelShape
 
-__all__ = ["Estimate", "estimate"]
+__all__ = ["MemoryForecast", "forecast"]
 
 PROMPTS_PER_RECORD = 13  # of CounterFact: the rewrite, two paraphrases, ten neighbours
 _TOKENS_PER_PASS = 16384  # when scoring
@@ -16,81 +15,57 @@ _FLOAT, _DOUBLE = 4, 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class MemoryForecast:
     """Memory in bytes.
 
     Attributes:
-        base: What the process holds anyway: Python and its libraries.
+        base: The process without a model: Python and its libraries.
         weights: The model's weights.
-        statistics: Most at once while statistics are computed; 0 if all are cached.
-        prepare: Most at once while the editor prepares, besides the weights.
-        edit: Most at once while it edits, besides the weights.
-        score: Most at once while edits are scored, besides the weights.
+        statistics: The second moments that the editor reads.
+        activations: Most at once while the editor edits, or while its edits are scored.
     """
 
     base: int
     weights: int
     statistics: int
-    prepare: int
-    edit: int
-    score: int
+    activations: int
 
     @property
     def beyond(self) -> int:
-        """The peak without what the process holds anyway."""
-        return self.weights + max(self.statistics, self.prepare, self.edit, self.score)
+        """The peak without :attr:`base`."""
+        return self.weights + self.statistics + self.activations
 
     @property
     def peak(self) -> int:
-        """The most that is held at once."""
+        """The peak of the process."""
         return self.base + self.beyond
 
 
-def estimate(
-    shape: ModelShape,
-    needs: Needs,
-    *,
-    requests: int,
-    tokens: int,
-    missing: Sequence[StatisticNeeds] = (),
-    base: int = 0,
-) -> Estimate:
-    """What a run of one editor will need.
+def forecast(
+    shape: ModelShape, required: Requirements, *, requests: int, tokens: int, base: int = 0
+) -> MemoryForecast:
+    """The memory that a run of one editor needs.
 
     Args:
         shape: The model's shape.
-        needs: What the editor says.
+        required: The editor's requirements.
         requests: Requests that are edited and scored together.
-        tokens: Tokens of the longest prompt and target.
-        missing: Statistics that must be computed first.
-        base: What the process holds anyway.
+        tokens: Tokens of the longest prompt with its target.
+        base: Memory of the process without a model.
     """
-    return Estimate(
+    squares = [statistic.width**2 for statistic in required.statistics]
+    # Each C becomes a factor in float64; while one is prepared, C also exists in both types.
+    statistics = _DOUBLE * sum(squares) + (_FLOAT + _DOUBLE) * max(squares, default=0)
+    return MemoryForecast(
         base=base,
         weights=shape.weight_bytes,
-        statistics=max((_computing(shape, statistic) for statistic in missing), default=0),
-        prepare=needs.prepare,
-        edit=needs.edit,
-        score=needs.deltas + _scoring(shape, requests, tokens),
+        statistics=statistics,
+        activations=max(required.memory, _scoring(shape, requests, tokens)),
     )
 
 
-def _computing(shape: ModelShape, statistic: StatisticNeeds) -> int:
-    """A product in float32, the same in float64, their sum, and the activations of one pass."""
-    from editkit.covariance.second_moment import TOKENS_PER_PASS  # loads torch
-
-    tokens = min(TOKENS_PER_PASS, statistic.tokens or TOKENS_PER_PASS)
-    passing = _passing(shape) + statistic.width * (shape.bytes_per_value + _FLOAT)
-    return statistic.width**2 * (_FLOAT + 2 * _DOUBLE) + tokens * passing
-
-
 def _scoring(shape: ModelShape, requests: int, tokens: int) -> int:
-    """Logits and log probabilities after each prompt, or else a block's activations."""
+    """Logits and log probabilities after each prompt, or else the activations of one block."""
     prompts = min(requests * PROMPTS_PER_RECORD, max(1, _TOKENS_PER_PASS // tokens))
-    logits = 2 * prompts * shape.vocabulary * shape.bytes_per_value
-    return max(logits, prompts * tokens * _passing(shape))
-
-
-def _passing(shape: ModelShape) -> int:
-    """What a token holds at once in a forward pass: the residual stream, the MLP in and out."""
-    return 2 * (shape.hidden_size + shape.inner_size) * shape.bytes_per_value
+    block = tokens * 2 * (shape.hidden_size + shape.inner_size)
+    return prompts * max(2 * shape.vocabulary, block) * shape.bytes_per_value

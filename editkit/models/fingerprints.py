@@ -203,4 +203,10 @@ def legacy_fingerprint(folder: Path) -> str:
     """A folder's fingerprint in earlier versions: a digest of its files and their names."""
     patterns = ("*.safetensors", "config.json", "tokenizer*.json", "vocab.*", "merges.txt")
     files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
-    return blake2b_of(part for path in files for part in (path.name, *file_blocks(path)))
+
+    def parts() -> Iterator[str | bytes]:
+        for path in files:
+            yield path.name
+            yield from file_blocks(path)
+
+    return blake2b_of(parts())

@@ -337,7 +337,7 @@ class LanguageModel(TextReader):
     def final_hidden(self, hidden: Tensor) -> Tensor:
         """The states that :meth:`head` reads, from those after the last block, (..., H) both."""
         for path in (self.architecture.final_norm, self.architecture.project_out):
-            module = path and operator.attrgetter(path)(self.hf)
+            module: Any = operator.attrgetter(path)(self.hf) if path else None
             if module is not None:  # some models are configured without one
                 hidden = module(hidden)
         return hidden.to(self.device)

@@ -65,6 +65,21 @@ class ModelShape:
         """Bytes of all weights."""
         return self.n_parameters * self.bytes_per_value
 
+    def backward_bytes(self, rows: int, tokens: int, layers: int) -> int:
+        """Memory of a backward pass through the last blocks, with frozen weights.
+
+        Args:
+            rows: Number of rows.
+            tokens: Tokens of each row.
+            layers: Number of blocks.
+
+        Returns:
+            Bytes of the saved activations, and of the logits of two target tokens per row, their
+            softmax and their gradient.
+        """
+        activations = tokens * self.saved_bytes * layers
+        return rows * (activations + 3 * 2 * self.vocabulary * self.bytes_per_value)
+
     def path(self, layer: int, part: Part) -> str:
         """Dotted path of a part of a block; the first one if a role has several modules.
 

@@ -33,8 +33,8 @@ REQUESTS = (
 )
 _PLACES = ("{} is in", "The city of {}", 'They said: "{}" is in', "({}), it is", "{}")
 _LAYER = 10**6
-_LEAST_TOLD = 0.7  # of the deltas' memory; and what is little next to the weights need not be told
-_SLACK = 0.1
+_LEAST_SHARE = 0.7  # of the deltas that requirements must cover
+_SLACK = 0.1  # share of the weights that is negligible
 
 
 class EditorContract(ModelContract):
@@ -355,8 +355,8 @@ class EditorContract(ModelContract):
             return
         raise ContractError(f"check() accepts layer {_LAYER} of a model with few.")
 
-    def test_needs_are_told(self) -> None:
-        """needs() tells, from the model's shape alone, what the deltas and statistics will be.
+    def test_requirements_are_realistic(self) -> None:
+        """requirements() covers at least the deltas, and names real modules for its statistics.
 
         Count bytes of float32 values; name statistics by the path of their module.
         """
@@ -364,13 +364,12 @@ class EditorContract(ModelContract):
         for architecture in self.architectures:
             model = self.make_model(architecture)
             shape = shape_of(model.hf.config)
-            needs = self.make().needs(shape, requests=requests, tokens=16)
-            if needs is None:
-                raise SkipTest("the editor does not say")
-            for name in ("prepare", "edit", "deltas"):
-                amount = getattr(needs, name)
-                require(isinstance(amount, int) and amount >= 0, f"{name} is {amount!r}.")
-            for statistic in needs.statistics:
+            required = self.make().requirements(shape, requests=requests, tokens=16)
+            if required is None:
+                raise SkipTest("the editor states no requirements")
+            memory = required.memory
+            require(isinstance(memory, int) and memory >= 0, f"memory is {memory!r}.")
+            for statistic in required.statistics:
                 weight = shape.module_parameters(statistic.path).get("weight", ())
                 require(
                     statistic.width in weight,
@@ -379,9 +378,9 @@ class EditorContract(ModelContract):
                 )
             actual = bytes_of(self.edit(model, self.requests))
             require(
-                needs.deltas + _SLACK * shape.weight_bytes >= _LEAST_TOLD * actual,
-                f"deltas are said to take {needs.deltas} bytes for {requests} requests, and take "
-                f"{actual} on {architecture}.",
+                memory + _SLACK * shape.weight_bytes >= _LEAST_SHARE * actual,
+                f"the requirements for {requests} requests are {memory} bytes, but the deltas "
+                f"alone take {actual} on {architecture}.",
             )
 
     def _edited_or_refused(self, model: LanguageModel, requests: Sequence[EditRequest]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from editkit import Dense, Editor, EditRequest, Needs, WeightDelta
+from editkit import Dense, Editor, EditRequest, Requirements, WeightDelta
 from editkit.editing.optimise import minimise
 from editkit.editing.outcomes import is_probable
 from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
@@ -77,7 +77,7 @@ class FineTuneEditor(Editor[FineTuneConfig]):
         """
         model.check_layer(self.config.layer)
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """Memory of a copy, a gradient and Adam's two moments per request, and of activations."""
         config = self.config
         shape.path(config.layer, "mlp_out")  # refuses a layer that does not exist
@@ -92,14 +92,10 @@ class FineTuneEditor(Editor[FineTuneConfig]):
         copies = 1 if config.joint else requests
         together = 1 if config.joint else min(requests, self._trained_together(trained))
         rows = requests if config.joint else together
-        activations = rows * tokens * shape.saved_bytes * (shape.n_layers - config.layer)
-        logits = 3 * rows * 2 * shape.vocabulary * shape.bytes_per_value  # softmax, gradient too
-        weights = trained * _FLOAT
-        original = 0 if shape.dtype == "float32" else weights
-        earlier = (copies - together) * weights
-        return Needs(
-            edit=original + earlier + 4 * together * weights + activations + logits,
-            deltas=copies * weights,
+        weights = (copies + 3 * together) * trained * _FLOAT  # with gradient and Adam's moments
+        backward = shape.backward_bytes(rows, tokens, shape.n_layers - config.layer)
+        return Requirements(
+            memory=weights + backward,
             notes=(f"{together} of {copies} changes are trained side by side (memory_mb)",),
         )
 

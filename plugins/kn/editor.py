@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from editkit import ConfigError, Editor, EditRequest, Needs, Rows, WeightDelta
+from editkit import ConfigError, Editor, EditRequest, Requirements, Rows, WeightDelta
 from editkit.editing.generation import sampled_contexts
 from editkit.models import LanguageModel, ModelShape
 from editkit.models.orientation import input_major
@@ -79,7 +79,7 @@ class KnEditor(Editor[KnConfig]):
         """
         read_templates(self.config)
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """Memory of the prompts that share a backward pass, and of all neurons' scores."""
         several = 1 + self.config.contexts[0] if self.config.refine else 1
         if self.config.refine:
@@ -88,8 +88,8 @@ class KnEditor(Editor[KnConfig]):
         point = point_bytes(*sizes, tokens, shape.bytes_per_value)
         together = min(requests * several, prompts_together(point, self.config))
         scores = requests * several * shape.n_layers * shape.inner_size * 4
-        return Needs(
-            edit=together * self.config.steps * point + scores,
+        return Requirements(
+            memory=together * self.config.steps * point + scores,
             notes=("The number of neurons, and so the size of the deltas, depends on the fact.",),
         )
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from typing_extensions import override
 
-from editkit import ConfigError, Editor, EditRequest, LanguageModel, Needs, WeightDelta
+from editkit import ConfigError, Editor, EditRequest, LanguageModel, Requirements, WeightDelta
 from editkit.models import ModelShape
 from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FILE, KeConfig, LearnedConfig, MendConfig
@@ -83,7 +83,7 @@ class LearnedEditor(Editor[LearnedConfigT]):
                 "%s uses the network in %s, which was trained for %s", self.name, folder, trained_as
             )
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """Memory for the network, one backward pass, and the deltas.
 
         Raises:
@@ -94,14 +94,10 @@ class LearnedEditor(Editor[LearnedConfigT]):
         network = _FLOAT * _network_size(settings, shape, matrices)
         widths = sum(n_in + n_out for n_in, n_out in matrices)
         batch = min(requests, self.config.edits_per_pass)
-        activations = batch * tokens * shape.saved_bytes * settings.blocks
-        gradients = batch * tokens * widths * _FLOAT
-        logits = 3 * batch * 2 * shape.vocabulary * _FLOAT
-        factors = requests * tokens * widths * _FLOAT
-        in_network = 4 * batch * tokens * max(n_in + n_out for n_in, n_out in matrices) * _FLOAT
-        return Needs(
-            edit=network + activations + 2 * gradients + logits + in_network + factors,
-            deltas=network + factors,
+        backward = shape.backward_bytes(batch, tokens, settings.blocks)
+        factors = (2 * batch + requests) * tokens * widths * _FLOAT  # gradients and deltas
+        return Requirements(
+            memory=network + backward + factors,
             notes=(note,),
         )
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from editkit import Editor, EditRequest, LowRank, Needs, WeightDelta
+from editkit import Editor, EditRequest, LowRank, Requirements, WeightDelta
 from editkit.covariance.second_moment import Whitening, configured_second_moment
 from editkit.editing.outcomes import is_probable
 from editkit.editing.value import (
@@ -31,7 +31,7 @@ from editkit.editing.value import (
 from editkit.models import LanguageModel, ModelShape
 from editkit_plugins.rome.config import RomeConfig
 
-_FLOAT, _DOUBLE = 4, 8  # bytes
+_FLOAT = 4  # bytes
 
 _AT_BOUND = 0.99
 """An offset this close to the clamp's radius is held back by it."""
@@ -116,8 +116,8 @@ class RomeEditor(Editor[RomeConfig]):
             self._whitening = (fingerprint, whitening)
         return self._whitening[1]
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
-        """Memory of the second moment, its factor, and the activations of requests side by side.
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
+        """The second moment, and memory of the requests that are optimised side by side.
 
         The edited token is assumed to be in the middle of a request: only the tokens after it are
         run again at each step.
@@ -125,7 +125,6 @@ class RomeEditor(Editor[RomeConfig]):
         config = self.config
         layer = shape.n_layers // 3 if config.layer is None else config.layer
         path = shape.path(layer, "mlp_out")
-        square = shape.inner_size**2 if config.second_moment else 0
         sampled = sum(n for n, _ in config.context_lengths)
         sampled = sampled if config.contexts is None else len(config.contexts)
         rows_per_request = (sampled if config.value_contexts else 0) + 2  # bare prompt, essence
@@ -133,16 +132,9 @@ class RomeEditor(Editor[RomeConfig]):
         upper = shape.n_layers - layer
         budget = config.memory_mb * 2**20 // (_FLOAT * 40 * shape.hidden_size * upper)
         together = max(1, min(requests, budget // (rows_per_request * width)))
-        n_rows = together * rows_per_request
-        activations = n_rows * width * shape.saved_bytes * upper
-        logits = 3 * 2 * n_rows * shape.vocabulary * shape.bytes_per_value  # softmax, gradient too
-        prefix = 2 * n_rows * (tokens - width) * shape.hidden_size * shape.bytes_per_value
-        factor = square * _DOUBLE
         deltas = requests * (shape.inner_size + shape.hidden_size) * _FLOAT
-        return Needs(
-            prepare=square * (_FLOAT + _DOUBLE + _DOUBLE),  # C, C in float64, its Cholesky factor
-            edit=factor + activations + logits + prefix * shape.n_layers + deltas,
-            deltas=factor + deltas,
+        return Requirements(
+            memory=shape.backward_bytes(together * rows_per_request, width, upper) + deltas,
             statistics=config.statistics(path, shape.inner_size),
             notes=(f"{together} of {requests} requests are optimised side by side (memory_mb)",),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editkit import Editor, EditRequest, Needs, WeightDelta
+from editkit import Editor, EditRequest, Requirements, WeightDelta
 from editkit_plugins.unedited.config import NoEditorConfig
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ class NoEditor(Editor[NoEditorConfig]):
 
     name = "none"
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """No memory beyond the model's own."""
-        return Needs()
+        return Requirements()
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One empty delta per request."""

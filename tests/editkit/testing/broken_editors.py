@@ -14,9 +14,9 @@ from editkit import (
     EditRequest,
     LanguageModel,
     LowRank,
-    Needs,
     RequestError,
-    StatisticNeeds,
+    RequiredStatistic,
+    Requirements,
     WeightDelta,
 )
 from editkit.models.encoding import Encoding, padded
@@ -372,24 +372,24 @@ class ChecksNothing(SoundEditor):
 class _Misjudged(SoundEditor):
     changes: dict[str, Any]
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
-        needs = super().needs(shape, requests=requests, tokens=tokens)
-        return dataclasses.replace(needs, **self.changes)
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
+        required = super().requirements(shape, requests=requests, tokens=tokens)
+        return dataclasses.replace(required, **self.changes)
 
 
-@breaks("needs_are_told", "deltas is -1")
-class NeedsLessThanNothing(_Misjudged):
-    changes = {"deltas": -1}
+@breaks("requirements_are_realistic", "memory is -1")
+class RequiresLessThanNothing(_Misjudged):
+    changes = {"memory": -1}
 
 
-@breaks("needs_are_told", "bytes for 3 requests")
-class NeedsTooLittle(_Misjudged):
-    changes = {"deltas": 400}
+@breaks("requirements_are_realistic", "for 3 requests are 400 bytes")
+class RequiresTooLittle(_Misjudged):
+    changes = {"memory": 400}
 
     def delta_of(self, model: LanguageModel, request: EditRequest, change: Any) -> WeightDelta:
         return super().delta_of(model, request, Dense(change.dense()))
 
 
-@breaks("needs_are_told", "a statistic of width 7")
-class NeedsAnotherWidth(_Misjudged):
-    changes = {"statistics": (StatisticNeeds("transformer.h.0.mlp.c_proj", 7),)}
+@breaks("requirements_are_realistic", "a statistic of width 7")
+class RequiresAnotherWidth(_Misjudged):
+    changes = {"statistics": (RequiredStatistic("transformer.h.0.mlp.c_proj", 7),)}

@@ -19,10 +19,10 @@ from editkit import (
     Locator,
     LowRank,
     Metric,
-    Needs,
     Probe,
     Record,
-    StatisticNeeds,
+    RequiredStatistic,
+    Requirements,
     WeightDelta,
 )
 from editkit.editing.edited import CandidateQuery
@@ -40,12 +40,10 @@ class SoundEditor(Editor[EditorConfig]):
     def check(self, model: LanguageModel) -> None:
         model.check_layer(self.config.layer)
 
-    def needs(self, shape: ModelShape, *, requests: int, tokens: int) -> Needs:
+    def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         deltas = 4 * requests * (shape.inner_size + shape.hidden_size)
         path = shape.path(self.config.layer, "mlp_out")
-        return Needs(
-            edit=deltas, deltas=deltas, statistics=(StatisticNeeds(path, shape.inner_size),)
-        )
+        return Requirements(memory=deltas, statistics=(RequiredStatistic(path, shape.inner_size),))
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         return [self.edit_one(model, request) for request in requests]

@@ -71,11 +71,11 @@ def test_shipped_editors_carry_a_digest_of_their_settings(name: str) -> None:
 def test_memory_is_estimated_from_the_file_that_is_loaded(old_editor: Path) -> None:
     shape = shape_of(load_model("atlas").hf.config)
     config = MendConfig(trained=str(old_editor))
-    before = MendEditor(config).needs(shape, requests=2, tokens=20)
+    before = MendEditor(config).requirements(shape, requests=2, tokens=20)
     (old_editor / "editor.json").write_text('{"settings": {"kind": "mend", "rank": 1}}')
-    assert MendEditor(config).needs(shape, requests=2, tokens=20) == before
+    assert MendEditor(config).requirements(shape, requests=2, tokens=20) == before
     (old_editor / "editor.json").unlink()
-    assert MendEditor(config).needs(shape, requests=2, tokens=20) == before
+    assert MendEditor(config).requirements(shape, requests=2, tokens=20) == before
     assert str(old_editor) in before.notes[0]
     (old_editor / "editor.safetensors").write_bytes(b"")
-    assert "not known" in MendEditor(config).needs(shape, requests=2, tokens=20).notes[0]
+    assert "not known" in MendEditor(config).requirements(shape, requests=2, tokens=20).notes[0]
