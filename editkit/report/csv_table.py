@@ -40,7 +40,7 @@ COLUMNS = (
 )
 
 Key = Mapping[str, Any]
-"""The columns that say what the numbers of a line are about."""
+"""The columns that identify the numbers of a line."""
 
 
 def report(sections: Sequence[Section], *, against: str | None) -> str:

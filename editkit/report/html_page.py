@@ -52,9 +52,11 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
         sections: The runs.
         against: Editor that the others are compared with; by default the best one.
     """
-    filters = {"shade": _shade, "highlighted": _highlighted}
     names = ", ".join(dict.fromkeys(section.run.benchmark for section in sections))
-    return html_template("editkit.report", "report.html", **filters).render(
+    template = html_template(
+        "editkit.report", "report.html", shade=_shade, highlighted=_highlighted
+    )
+    return template.render(
         title=f"editkit report: {names}",
         against=against,
         sections=sections,

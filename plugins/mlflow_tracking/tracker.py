@@ -107,7 +107,7 @@ class Tracker:
         """Create the MLflow run of some content, or update it.
 
         Args:
-            content: What the run shall show.
+            content: The content of the run.
             environment: Logged only when the run is first written; a later export may happen on
                 another machine.
             rewrite: Write everything, even if the run already has this content.
@@ -209,7 +209,7 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def _metrics(self, run: MlflowRun, content: RunContent) -> list[Any]:
-        """Metrics that are new, or whose value changed."""
+        """Metrics with a new or changed value."""
         from mlflow.entities import Metric
 
         points = []

@@ -1,4 +1,4 @@
-// Sorts a table by the column whose head is pressed; faint lines stay below the line before them.
+// Sorts a table by the column of the clicked head; faint lines stay below the line they belong to.
 for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => {
     const head = button.closest("th"), table = head.closest("table"), body = table.tBodies[0];
