@@ -1,7 +1,7 @@
-"""Contract suites that plugins run against themselves, on tiny models made in-process.
+"""Contracts: rules that plugins test themselves against, on tiny models built in the process.
 
-A subclass of a contract is a test class: it names an installed plugin, and pytest runs the rules.
-``editkit check-plugin NAME`` runs the same rules from the command line.
+A subclass of a contract names an installed plugin; pytest collects it and checks the rules.
+``editkit check-plugin NAME`` checks the same rules from the command line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running a contract without pytest: one outcome per rule, told in plain words."""
+"""Checking a contract without pytest, with one outcome per rule."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ CONTRACTS: Mapping[Kind, type[Contract]] = {
 }
 _TRIAL = Rule(
     "try_out",
-    "It can be tried as it is configured",
-    "Give values with --set. What works on a model is tried on a tiny one of four layers; an "
-    "editor can ship values for it in a file tiny.yaml of its configs folder.",
+    "It can be tested with its configuration",
+    "Give values with --set. Models are tiny, with four layers; an editor can ship values for them "
+    "in a file tiny.yaml in its configs folder.",
 )
 _LIBRARIES = (editkit.__file__, torch.__file__, transformers.__file__)
 _log = logging.getLogger(__name__)
@@ -43,12 +43,12 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one rule.
+    """The outcome of one rule.
 
     Attributes:
         rule: The rule.
-        status: ``ok``, ``fail``, or ``skip`` where the rule does not apply.
-        reason: Why it fails or does not apply; empty for ``ok``.
+        status: ``ok``, ``fail``, or ``skip`` if the rule does not apply.
+        reason: Why it is broken or does not apply; empty for ``ok``.
     """
 
     rule: Rule
@@ -59,14 +59,14 @@ class Outcome:
 def check(
     offer: Offer, config: Mapping[str, Any] | None = None, *, preset: str | None = None
 ) -> Iterator[Outcome]:
-    """Hold something that is on offer to the contract of its kind.
+    """Check an offer against the rules of its kind.
 
-    Where it cannot be tried at all, that is the only outcome.
+    If it cannot be tested at all, there is only one outcome, which says so.
 
     Args:
         offer: An editor, locator, metric or dataset.
-        config: Values to try it with.
-        preset: The preset to try.
+        config: Values to test it with.
+        preset: The preset to test it with.
     """
     values = {"plugin": offer.name, "config": dict(config or {}), "preset": preset}
     base = CONTRACTS[offer.kind]
@@ -79,7 +79,7 @@ def check(
 
 
 def outcome_of(suite: type[Contract], rule: Rule) -> Outcome:
-    """Try one rule of a suite; whatever a plugin raises becomes part of the outcome."""
+    """Check one rule of a suite; an error raised by the plugin becomes the outcome."""
     checks = suite()
     checks.setup_method()
     try:
@@ -95,12 +95,12 @@ def outcome_of(suite: type[Contract], rule: Rule) -> Outcome:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong; where nobody foresaw it, with its last place in the plugin's own code."""
+    """What went wrong; for an unforeseen error, with its last line in the plugin's own code."""
     if isinstance(error, (ContractError, EditkitError)):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)
-    guests = [frame for frame in frames if not _is_library(Path(frame.filename))]
-    place = (guests or frames)[-1]
+    plugin_frames = [frame for frame in frames if not _is_library(Path(frame.filename))]
+    place = (plugin_frames or frames)[-1]
     return f"{first_line(error, named=True)} ({place.filename}, line {place.lineno})"
 
 

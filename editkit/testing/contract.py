@@ -1,8 +1,8 @@
-"""What all contract suites share: rules as plain methods, and the rules about specs and configs.
+"""The rules that everything keeps that a plugin offers: about its spec and its config.
 
-A rule is a method ``test_*`` without arguments. The first line of its docstring says what must
-hold; the rest says what to do where it does not. Nothing here needs pytest, which collects a
-subclass like any other test class.
+A rule is a method ``test_*`` without arguments. The first line of its docstring states the rule,
+the rest what to do if it is broken. Nothing here needs pytest, which collects a subclass like any
+other test class.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ print(json.dumps(sorted(set(json.loads(sys.argv[3])) & set(sys.modules))))
 
 
 class ContractError(AssertionError):
-    """A plugin breaks a rule of its contract; the message says how."""
+    """A plugin breaks a rule of its contract."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Rule:
 
     Attributes:
         method: Name of the method that checks it.
-        text: What must hold.
-        advice: What to do where it does not.
+        text: The rule.
+        advice: What to do if it is broken.
     """
 
     method: str
@@ -61,14 +61,14 @@ class Rule:
 
 
 def require(holds: object, message: str) -> None:
-    """Raise a :class:`ContractError` with this message unless something holds."""
+    """Raise a :class:`ContractError` with the message unless ``holds`` is true."""
     if not holds:
         raise ContractError(message)
 
 
 @contextlib.contextmanager
 def fresh_cache() -> Iterator[Path]:
-    """An empty cache inside; the folder is gone afterwards."""
+    """Inside, the cache is an empty folder, which is deleted afterwards."""
     before = os.environ.get(_CACHE)
     with tempfile.TemporaryDirectory(prefix="editkit-contract-") as folder:
         os.environ[_CACHE] = folder
@@ -82,18 +82,18 @@ def fresh_cache() -> Iterator[Path]:
 
 
 def few(things: Sequence[str]) -> str:
-    """The first of many things."""
+    """The first three, and how many more there are."""
     more = f" and {len(things) - 3} more" if len(things) > 3 else ""
     return ", ".join(things[:3]) + more
 
 
 class Contract:
-    """The rules that hold for every editor, locator, metric and dataset.
+    """The rules for every editor, locator, metric and dataset.
 
     Attributes:
-        plugin: Name under which it is installed.
-        preset: The preset that is tried; None: the default one.
-        config: Values on top of it, under which it does its work on a tiny model in little time.
+        plugin: Its name, as installed.
+        preset: The preset to test; None: the default.
+        config: Values on top of the preset that make it work quickly on a tiny model.
     """
 
     kind: ClassVar[Kind]
@@ -104,53 +104,54 @@ class Contract:
     config: Mapping[str, Any] = {}
 
     def setup_method(self) -> None:
-        """Give every rule an empty cache of its own; pytest and check-plugin call this."""
+        """Set up an empty cache for a rule; pytest and check-plugin call this."""
         self._cleanup = contextlib.ExitStack()
         self.scratch = self._cleanup.enter_context(self.fresh_cache())
 
     def teardown_method(self) -> None:
-        """Put the cache back."""
+        """Restore the cache."""
         self._cleanup.close()
 
     def fresh_cache(self) -> AbstractContextManager[Path]:
-        """An empty cache inside; a suite can put in what takes long to make."""
+        """Inside, the cache is empty; a suite can add what takes long to compute."""
         return fresh_cache()
 
-    # ------------------------------------------------------------ making one
+    # ------------------------------------------------------------ building it
 
     def registry(self) -> Registry:
-        """Where the plugin is looked up."""
+        """The registry of the plugin."""
         return default_registry()
 
     def offer(self) -> Offer:
-        """What is offered under the plugin's name."""
+        """The plugin's offer."""
         return self.registry().get(self.kind, self.plugin)
 
     def make_config(self, **changes: Any) -> Any:
-        """The configuration that is tried, with some values changed."""
+        """The configuration to test, with some values changed."""
         given = [GivenValues({**self.config, **changes}, "contract", f"{self.plugin}.config")]
         return resolve_config(
             self.offer(), model=TINY, preset=self.preset, given=given, n_layers=self.n_layers
         ).config
 
     def n_layers(self) -> int | None:
-        """Number of layers that a rule for the layer goes by."""
+        """Number of layers for the editor's layer rule."""
         return None
 
     def make(self, **changes: Any) -> Any:
-        """A new instance."""
+        """Build a new instance."""
         return self.registry().build(self.kind, self.plugin, self.make_config(**changes))
 
     def try_out(self) -> None:
-        """Fail where the configuration is one that nothing can be tried with."""
+        """Raise an error if nothing can be tested with this configuration."""
         self.make()
 
-    # ------------------------------------------------------------ rules about spec and config
+    # ------------------------------------------------------------ rules for spec and config
 
     def test_summary_is_one_line(self) -> None:
-        """The spec has a summary of one line.
+        """The spec's summary is one line.
 
-        It stands in `editkit plugins` and `editkit describe`: say in a few words what it does.
+        `editkit plugins` and `editkit describe` show it: describe in a few words what the
+        plugin does.
         """
         summary = self.offer().spec.summary
         require(
@@ -159,10 +160,10 @@ class Contract:
         )
 
     def test_importing_spec_and_config_loads_no_torch(self) -> None:
-        """Importing the plugin's module and its config's module loads no torch.
+        """Importing the plugin's module and its config's module does not load torch.
 
-        Name classes in the spec as "package.module:Name" and import torch only where the work is
-        done: everybody's `editkit plugins` and `--help` wait for these imports.
+        Refer to classes in the spec as "package.module:Name", and import torch only where
+        the work is done: every `editkit plugins` and `--help` waits for these imports.
         """
         offer = self.offer()
         spec: Any = offer.spec
@@ -174,13 +175,13 @@ class Contract:
             text=True,
             check=False,
         )
-        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         require(not done.returncode, f"importing {' and '.join(modules)} fails: {last}.")
         loaded = json.loads(done.stdout.strip().splitlines()[-1])
         require(not loaded, f"importing {' and '.join(modules)} loads {', '.join(loaded)}.")
 
     def test_config_is_documented(self) -> None:
-        """The config class and each of its fields have a docstring.
+        """The config class and all of its fields have docstrings.
 
         Put a docstring below each field; `editkit describe` shows it.
         """
@@ -191,7 +192,7 @@ class Contract:
     def test_config_refuses_unknown_keys(self) -> None:
         """The config refuses unknown keys, and numbers that are not finite.
 
-        Subclass editkit.Config, and leave its model_config as it is.
+        Subclass editkit.Config, and do not change its model_config.
         """
         config = self.make_config()
         for name, value in (("no_such_field", 1), *_not_finite(config)):
@@ -202,10 +203,10 @@ class Contract:
             raise ContractError(f"the config accepts {name} = {value!r}.")
 
     def test_config_is_frozen(self) -> None:
-        """The config cannot be changed once it is made.
+        """The config is immutable.
 
-        Results are stored by their configuration: subclass editkit.Config, and leave its
-        model_config as it is.
+        The configuration is part of the key of stored results: subclass editkit.Config, and
+        do not change its model_config.
         """
         config = self.make_config()
         for name in type(config).model_fields:
@@ -216,7 +217,7 @@ class Contract:
             raise ContractError(f"the config's field {name} can be set.")
 
     def test_config_survives_json(self) -> None:
-        """The config is the same after it was written as JSON and read again.
+        """The config is unchanged after it is written as JSON and read back.
 
         Use plain types: numbers, texts, tuples, nested configs.
         """
@@ -226,31 +227,32 @@ class Contract:
             again = type(config).model_validate(json.loads(written))
         except ValidationError as error:
             raise ContractError(
-                f"{written} is refused when it is read: {problems_of(error)}."
+                f"{written} is refused when it is read back: {problems_of(error)}."
             ) from None
         require(again == config, f"{written} is read as {again!r}, which differs from {config!r}.")
 
     def test_it_can_be_made(self) -> None:
-        """The class is made from its config, of the right kind, and keeps that config.
+        """The class is built from its config, implements the interface, and keeps the config.
 
-        Subclass the interface of editkit that fits, and call super().__init__(config).
+        Subclass the interface from editkit, and call super().__init__(config).
         """
         config = self.make_config()
         made = self.registry().build(self.kind, self.plugin, config)
         require(
             isinstance(made, self.base),
-            f"the factory made a {type(made).__name__}, which is no editkit.{self.base.__name__}.",
+            f"the factory returned a {type(made).__name__}, expected an instance of "
+            f"editkit.{self.base.__name__}.",
         )
         kept = getattr(made, "config", None)
         require(isinstance(kept, Config), f"its attribute config is {kept!r}, expected a config.")
 
 
 TINY = ModelIdentity("tiny", (KnownAs("tiny", "a tiny model of editkit.testing", proven=True),))
-"""What per-model values for the tiny models are looked up by: ``tiny.yaml``."""
+"""The tiny models' identity: their files of values are ``tiny.yaml``."""
 
 
 def rules_of(suite: type[Contract]) -> list[Rule]:
-    """The rules of a suite in order, those that all kinds share first."""
+    """The rules of a suite in order; those shared by all kinds are first."""
     names = dict.fromkeys(
         name for cls in reversed(suite.__mro__) for name in vars(cls) if name.startswith("test_")
     )
@@ -263,7 +265,7 @@ def _rule(suite: type[Contract], name: str) -> Rule:
 
 
 def _entry_modules(offer: Offer) -> list[str]:
-    """The module that the plugin's entry point names; none for one registered in the process."""
+    """The module of the plugin's entry point; empty for a plugin registered in the process."""
     return [
         entry.value.partition(":")[0]
         for entry in importlib.metadata.entry_points(group=GROUP, name=offer.source.plugin)
@@ -283,7 +285,7 @@ def _undocumented(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _not_finite(config: BaseModel) -> list[tuple[str, float]]:
-    """Values that are no numbers, for the fields that hold one."""
+    """NaN for each field that has a float."""
     return [
         (name, float("nan"))
         for name in type(config).model_fields

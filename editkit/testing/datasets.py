@@ -1,4 +1,4 @@
-"""The contract of datasets."""
+"""The rules that every dataset keeps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from unittest import SkipTest
 
 from editkit.data_types import EditRequest, Record, Records, RejectedRecord
-from editkit.errors import DatasetError
+from editkit.errors import DatasetError, first_line
 from editkit.interfaces import Dataset
 from editkit.testing.contract import Contract, ContractError, require
 
@@ -30,12 +30,12 @@ print(made.load().digest)
 
 
 class DatasetContract(Contract):
-    """The contract of a dataset; a subclass names it: ``plugin = "mine"``.
+    """The rules for a dataset; a subclass names it: ``plugin = "mine"``.
 
     Attributes:
-        other_config: Values under which it holds other records; None: it has only these.
-        broken_config: Values under which some record is broken, if that can be.
-        absent_config: Values that name a source which is not there, if that can be.
+        other_config: Values that give different records; None if there are none.
+        broken_config: Values that give some broken records; None if there are none.
+        absent_config: Values with a source that does not exist; None if there is no source.
     """
 
     kind = "dataset"
@@ -46,51 +46,53 @@ class DatasetContract(Contract):
     absent_config: Mapping[str, Any] | None = None
 
     def load(self, **changes: Any) -> Records:
-        """All records, newly made and loaded."""
-        found: Records = self.make(**changes).load()
+        """Build the dataset and load its records."""
+        records: Records = self.make(**changes).load()
         require(
-            isinstance(found, Records), f"load() returned {found!r:.80}, expected editkit.Records."
+            isinstance(records, Records),
+            f"load() returned {records!r:.80}, expected editkit.Records.",
         )
-        return found
+        return records
 
     # ------------------------------------------------------------ the records
 
     def test_it_loads_without_network(self) -> None:
-        """load() finds records where there is no network.
+        """load() returns records without a network.
 
-        Ship a small file, or name a local one in the suite's config, whatever else it can read.
+        Ship a small file, or name a local one in the suite's config, in addition to other
+        sources.
         """
         with _no_network():
-            found = self.load()
-        require(found.records, "load() found no records.")
+            loaded = self.load()
+        require(loaded.records, "load() returned no records.")
 
     def test_records_are_records(self) -> None:
         """Records are a tuple of editkit.Record, each with an EditRequest.
 
-        Make them with editkit's own classes, which check what they are given.
+        Build them with editkit's own classes, which check their arguments.
         """
-        found = self.load().records
-        require(isinstance(found, tuple), f"records are a {type(found).__name__}.")
-        for record in found:
+        records = self.load().records
+        require(isinstance(records, tuple), f"records are a {type(records).__name__}.")
+        for record in records:
             sound = isinstance(record, Record) and isinstance(record.request, EditRequest)
-            require(sound, f"{record!r:.80} is no Record with an EditRequest.")
+            require(sound, f"{record!r:.80} is not a Record with an EditRequest.")
 
     def test_case_ids_are_unique(self) -> None:
-        """Every record has a case id of its own, a whole number.
+        """Every record has its own case id, a whole number.
 
-        Results are stored by case id: number the records, or give broken ones up.
+        Results are stored by case id: number the records, and reject broken ones.
         """
         seen: set[int] = set()
         for record in self.load().records:
             case_id = record.case_id
-            require(type(case_id) is int, f"case id {case_id!r} is no whole number.")
-            require(case_id not in seen, f"case id {case_id} is there twice.")
+            require(type(case_id) is int, f"case id {case_id!r} is not a whole number.")
+            require(case_id not in seen, f"case id {case_id} occurs twice.")
             seen.add(case_id)
 
     def test_prompts_can_be_filled_and_continued(self) -> None:
-        """Prompts hold no place left to fill.
+        """Prompts have no placeholder left.
 
-        Fill in the subject: only the prompt of a request has a place for it.
+        Fill in the subject: only the prompt of a request has a placeholder for it.
         """
         for record in self.load().records:
             prompts = [record.request.sentence]
@@ -99,9 +101,9 @@ class DatasetContract(Contract):
                 require("{}" not in prompt, f"case {record.case_id} has the prompt {prompt!r}.")
 
     def test_answers_begin_without_space(self) -> None:
-        """Answers differ from their rivals.
+        """True and new answers differ.
 
-        Leave out records whose new object is the true one.
+        Skip records whose new object is the true one.
         """
         for record in self.load().records:
             request = record.request
@@ -113,28 +115,28 @@ class DatasetContract(Contract):
             ]
             for true, new in pairs:
                 where = f"case {record.case_id} has the answers {true!r} and {new!r}"
-                require(true != new, f"{where}, which are the same.")
+                require(true != new, f"{where}, which are equal.")
 
-    # ------------------------------------------------------------ the same every time
+    # ------------------------------------------------------------ reproducible records
 
     def test_loading_twice_is_the_same(self) -> None:
         """Loading again gives the same records in the same order, with the same digest.
 
-        Shuffle with a seed of the configuration only.
+        Shuffle only with a seed from the configuration.
         """
         made = self.make()
         first, again, anew = made.load(), made.load(), self.load()
         for other in (again, anew):
-            require(other.records == first.records, "the records differ from load to load.")
+            require(other.records == first.records, "the records differ between loads.")
             require(
                 other.digest == first.digest,
-                f"the digest was {first.digest!r} and is {other.digest!r}.",
+                f"the digest was {first.digest!r}, and then {other.digest!r}.",
             )
 
     def test_digest_is_the_same_in_another_process(self) -> None:
         """The digest is hexadecimal, and the same in another process.
 
-        Hash the content with hashlib; Python's hash() differs from process to process.
+        Hash the content with hashlib; Python's hash() differs between processes.
         """
         spec: Any = self.offer().spec
         here = self.load().digest
@@ -148,46 +150,46 @@ class DatasetContract(Contract):
             check=False,
             env={**os.environ, "PYTHONHASHSEED": "7"},
         )
-        last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         require(not done.returncode, f"loading in another process fails: {last}.")
         there = done.stdout.strip().splitlines()[-1]
         require(here == there, f"the digest is {here} here and {there} in another process.")
 
     def test_other_content_has_another_digest(self) -> None:
-        """Other records have another digest.
+        """Different records have different digests.
 
-        Hash everything that a record holds. Name such values as other_config.
+        Hash everything in a record. Set such values as other_config.
         """
         if self.other_config is None:
-            raise SkipTest("no other_config is named")
+            raise SkipTest("other_config is not set")
         first, other = self.load(), self.load(**self.other_config)
-        require(first.records != other.records, "under other_config the records are the same.")
+        require(first.records != other.records, "other_config gives the same records.")
         require(first.digest != other.digest, f"both have the digest {first.digest}.")
 
-    # ------------------------------------------------------------ what cannot be read
+    # ------------------------------------------------------------ errors
 
     def test_broken_records_are_reported(self) -> None:
-        """Broken records are left out and reported, each with its field and a reason.
+        """Broken records are skipped and reported, each with its field and a reason.
 
-        Collect RejectedRecord(case_id, field, reason). Name such values as broken_config.
+        Collect RejectedRecord(case_id, field, reason). Set such values as broken_config.
         """
         if self.broken_config is None:
-            raise SkipTest("no broken_config is named")
-        found = self.load(**self.broken_config)
-        require(found.rejected, "under broken_config no record is rejected.")
-        for rejected in found.rejected:
+            raise SkipTest("broken_config is not set")
+        loaded = self.load(**self.broken_config)
+        require(loaded.rejected, "broken_config gives no rejected record.")
+        for rejected in loaded.rejected:
             sound = isinstance(rejected, RejectedRecord) and all(
                 str(text).strip() for text in (rejected.case_id, rejected.field, rejected.reason)
             )
             require(sound, f"a rejected record is reported as {rejected!r}.")
 
     def test_an_absent_source_is_told(self) -> None:
-        """A source that is not there ends in a DatasetError.
+        """A source that does not exist raises a DatasetError.
 
-        Say what was looked for and where to get it. Name such values as absent_config.
+        Name what was looked for and where to get it. Set such values as absent_config.
         """
         if self.absent_config is None:
-            raise SkipTest("no absent_config is named")
+            raise SkipTest("absent_config is not set")
         try:
             with _no_network():
                 self.load(**self.absent_config)
@@ -195,17 +197,17 @@ class DatasetContract(Contract):
             return
         except Exception as error:
             raise ContractError(
-                f"it ends in {type(error).__name__}: {error}; expected a DatasetError."
+                f"it raises {first_line(error, named=True)}; expected a DatasetError."
             ) from error
-        raise ContractError("nothing was said about it.")
+        raise ContractError("it raises no error.")
 
 
 @contextlib.contextmanager
 def _no_network() -> Iterator[None]:
-    """Inside, every connection is refused."""
+    """Refuse every network connection inside."""
 
     def refuse(*arguments: Any, **options: Any) -> NoReturn:
-        raise ContractError("it asks for the network.")
+        raise ContractError("it uses the network.")
 
     names = ("connect", "connect_ex")
     saved = {name: vars(socket.socket).get(name) for name in names}

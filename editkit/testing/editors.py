@@ -1,4 +1,4 @@
-"""The contract of editors."""
+"""The rules that every editor keeps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from editkit.interfaces import Editor
 from editkit.models.language_model import LanguageModel
 from editkit.models.shape import shape_of
 from editkit.testing.contract import ContractError, few, require
-from editkit.testing.edits import bytes_of, distance_of, require_finite
-from editkit.testing.guests import UNICODE, ModelContract
+from editkit.testing.model_contract import UNICODE, ModelContract
 from editkit.testing.state import differences, state_of
 
 __all__ = ["REQUESTS", "EditorContract"]
@@ -38,14 +37,13 @@ _SLACK = 0.1  # share of the weights that is negligible
 
 
 class EditorContract(ModelContract):
-    """The contract of an editor; a subclass names it: ``plugin = "mine"``.
+    """The rules for an editor; a subclass names it: ``plugin = "mine"``.
 
     Attributes:
-        requests: What is written; at least two.
-        joint: Whether one change is made for all requests of a call, so that an edit may depend
-            on the others.
-        separators: Whether what stands between prompt and target matters; False for a method that
-            takes targets without it.
+        requests: Requests to edit; at least two.
+        joint: Whether one delta edits all requests of a call, so that requests affect each other.
+        separators: Whether the separator between prompt and target matters; False for a method
+            that uses targets without it.
     """
 
     kind = "editor"
@@ -67,7 +65,7 @@ class EditorContract(ModelContract):
 
     @override
     def distance(self, first: Sequence[WeightDelta], second: Sequence[WeightDelta]) -> float:
-        return max(distance_of(a, b) for a, b in zip(first, second, strict=True))
+        return max(_distance(a, b) for a, b in zip(first, second, strict=True))
 
     def edit(
         self,
@@ -75,7 +73,7 @@ class EditorContract(ModelContract):
         requests: Sequence[EditRequest],
         editor: Editor[Any] | None = None,
     ) -> list[WeightDelta]:
-        """Edit as a benchmark does: check, prepare, edit; one delta for each request."""
+        """Edit as a benchmark does: check, prepare, edit. Returns one delta per request."""
         editor = editor or self.make()
         editor.check(model)
         editor.prepare(model)
@@ -90,42 +88,43 @@ class EditorContract(ModelContract):
         )
         return deltas
 
-    # ------------------------------------------------------------ what comes out
+    # ------------------------------------------------------------ deltas
 
     def test_one_delta_per_request(self) -> None:
         """edit() returns one delta per request, in order, each with its request.
 
-        Give self.delta() the request itself, or all requests of a joint edit.
+        Pass self.delta() the request itself, or all requests of a joint edit.
         """
         deltas = self.edit(self.make_model(), self.requests)
         for request, delta in zip(self.requests, deltas, strict=True):
             wanted = tuple(self.requests) if self.joint else (request,)
             require(
                 delta.requests == wanted,
-                f"the delta of {request.sentence!r} is of the request {delta.request!r}.",
+                f"the delta for {request.sentence!r} has the request {delta.request!r}.",
             )
 
     def test_no_requests_no_deltas(self) -> None:
-        """edit() of no requests returns an empty list.
+        """edit() returns an empty list for no requests.
 
         Return [] before anything is stacked or averaged.
         """
-        found = self.edit(self.make_model(), [])
-        require(found == [], f"edit() returned {found!r}, expected [].")
+        deltas = self.edit(self.make_model(), [])
+        require(deltas == [], f"edit() returned {deltas!r}, expected [].")
 
     def test_deltas_are_finite(self) -> None:
-        """Every number of every delta is finite.
+        """Every number in every delta is finite.
 
-        Look for divisions by zero, overflow in half precision, and too large a learning rate.
+        Look for divisions by zero, overflow in half precision, and a learning rate that is
+        too large.
         """
         for delta in self.edit(self.make_model(), self.requests):
-            require_finite(delta)
+            _require_finite(delta)
 
     def test_deltas_fit_the_model(self) -> None:
         """Each delta names parameters of the model and fits their shapes, on each architecture.
 
-        Changes are written input-major, (in, out), however the model stores its weights:
-        editkit.models.orientation.input_major turns a stored weight around.
+        Changes are input-major, (in, out), however the model stores its weights:
+        editkit.models.orientation.input_major transposes a stored weight if needed.
         """
         for architecture in self.architectures:
             model = self.make_model(architecture)
@@ -134,30 +133,30 @@ class EditorContract(ModelContract):
                     check_fits(model, delta)
                 except DeltaError as error:
                     raise ContractError(f"on {architecture}: {error.message}") from None
-                require_finite(delta, f" on {architecture}")
+                _require_finite(delta, f" on {architecture}")
 
     def test_deltas_say_where_they_come_from(self) -> None:
-        """Each delta names its editor, its configuration and the model it was made on.
+        """Each delta names its editor, its configuration and the model that was edited.
 
-        Build deltas with self.delta(model, request, changes), which fills in all three.
+        Build deltas with self.delta(model, request, changes), which sets all three.
         """
         model, editor = self.make_model(), self.make()
         for delta in self.edit(model, self.requests, editor):
-            for what, found, wanted in (
+            for what, value, expected in (
                 ("editor", delta.editor, self.plugin),
                 ("config", delta.config, editor.config.model_dump(mode="json")),
                 ("model_fingerprint", delta.model_fingerprint, model.fingerprint),
             ):
-                require(found == wanted, f"{what} is {found!r}, expected {wanted!r}.")
+                require(value == expected, f"{what} is {value!r}, expected {expected!r}.")
         with applied(model, delta):
             [above] = self.edit(model, self.requests[:1], editor)
-            what = "model_fingerprint is that of another model on top of another edit."
+            what = "model_fingerprint differs when another edit is applied."
             require(above.model_fingerprint == model.fingerprint, what)
 
     def test_deltas_stand_on_their_own(self) -> None:
-        """Deltas share no memory with the model and hold no gradients.
+        """Deltas share no memory with the model and require no gradients.
 
-        Detach and clone what is taken from the model.
+        Detach and clone tensors of the model.
         """
         model = self.make_model()
         own = {
@@ -173,9 +172,9 @@ class EditorContract(ModelContract):
                     require(not shared, f"{what} is a view of the model's own memory.")
 
     def test_deltas_survive_files(self) -> None:
-        """Each delta is the same after it was saved and loaded: changes, request, config, notes.
+        """Each delta is unchanged after it is saved and loaded: changes, request, config, notes.
 
-        Keep notes to plain data: texts, numbers, lists, mappings with texts as keys.
+        Use plain data in notes: texts, numbers, lists, mappings with texts as keys.
         """
         path = self.scratch / "delta.safetensors"
         for delta in self.edit(self.make_model(), self.requests):
@@ -185,14 +184,14 @@ class EditorContract(ModelContract):
                 raise ContractError(f"the delta cannot be saved: {error}.") from None
             again = load_delta(path)
             for what in ("request", "editor", "config", "model_fingerprint", "notes"):
-                found, wanted = getattr(again, what), getattr(delta, what)
-                require(found == wanted, f"{what} was {wanted!r} and is read as {found!r}.")
-            require(distance_of(delta, again) == 0, "the changes differ after loading.")
+                loaded, saved = getattr(again, what), getattr(delta, what)
+                require(loaded == saved, f"{what} was {saved!r} and is loaded as {loaded!r}.")
+            require(_distance(delta, again) == 0, "the changes differ after loading.")
 
     def test_prepare_can_be_repeated(self) -> None:
-        """prepare() leaves the model alone, and doing it twice changes nothing.
+        """prepare() does not change the model, and repeating it changes nothing.
 
-        Keep what is prepared by the model's fingerprint; do not add it up.
+        Store prepared data by the model's fingerprint; do not accumulate it.
         """
         model, editor = self.make_model(), self.make()
         before = state_of(model)
@@ -210,9 +209,9 @@ class EditorContract(ModelContract):
     # ------------------------------------------------------------ applying the edit
 
     def test_applying_is_taken_back(self) -> None:
-        """An edit that is applied is taken back to the bit, after an exception inside, too.
+        """Applying an edit and leaving the context restores every bit, also after an exception.
 
-        Return deltas of editkit's own kinds: LowRank, Rows or Dense.
+        Return deltas of editkit's own types: LowRank, Rows or Dense.
         """
         model = self.make_model()
         for delta in self.edit(model, self.requests):
@@ -225,9 +224,10 @@ class EditorContract(ModelContract):
                 require(not changed, f"after applying: {few(changed)} changed.")
 
     def test_rows_of_a_batch_see_the_same_edit(self) -> None:
-        """The edit does the same to a row of a batch as to the weights themselves.
+        """The edit has the same effect on a row of a batch as on the weights themselves.
 
-        Change weights and biases of linear modules in a way that does not depend on the input.
+        Change weights and biases of linear modules, in a way that does not depend on the
+        input.
         """
         model = self.make_model()
         deltas = self.edit(model, self.requests)
@@ -244,18 +244,19 @@ class EditorContract(ModelContract):
                     abs(a - b) <= self.tolerance * (1 + abs(b))
                     for a, b in zip(row, plain, strict=True)
                 ),
-                f"after {query.prompt!r} the batch gives {row}, the edited weights {plain}.",
+                f"for {query.prompt!r} the batch gives {row}, the edited weights give {plain}.",
             )
 
-    # ------------------------------------------------------------ requests together and alone
+    # ------------------------------------------------------------ batches
 
     def test_batch_equals_one_by_one(self) -> None:
         """Requests edited together give the same deltas as one at a time.
 
-        Mask padding, average within a request and not over the batch, or say `joint = True`.
+        Mask padding, average within a request and not over the batch, or set `joint =
+        True`.
         """
         if self.joint:
-            raise SkipTest("one change is made for all requests")
+            raise SkipTest("one delta edits all requests")
         model = self.make_model()
         together = self.edit(model, self.requests)
         alone = [self.edit(model, [request])[0] for request in self.requests]
@@ -263,10 +264,10 @@ class EditorContract(ModelContract):
         backwards = self.edit(model, self.requests[::-1])[::-1]
         self._require_close(together, backwards, "in this order and in reverse")
 
-    # ------------------------------------------------------------ all sorts of models and requests
+    # ------------------------------------------------------------ kinds of models and requests
 
     def test_half_precision(self) -> None:
-        """A model in bfloat16 is edited, with finite deltas that can be applied and taken back.
+        """A model in bfloat16 can be edited, with finite deltas that can be undone.
 
         Compute in float32 where precision matters: weight.float().
         """
@@ -274,43 +275,43 @@ class EditorContract(ModelContract):
         deltas = self.edit(model, self.requests)
         before = state_of(model)
         for delta in deltas:
-            require_finite(delta, " in bfloat16")
+            _require_finite(delta, " in bfloat16")
             with applied(model, delta):
                 pass
         changed = differences(before, state_of(model))
         require(not changed, f"after applying in bfloat16: {few(changed)} changed.")
 
     def test_start_tokens(self) -> None:
-        """A tokenizer that puts a start token before every text is no trouble.
+        """A tokenizer that puts a start token before every text works.
 
         Take positions from Encoding.position, which counts such tokens.
         """
         for delta in self.edit(self.make_model(begin=True), self.requests):
-            require_finite(delta, " with a start token")
+            _require_finite(delta, " with a start token")
 
     def test_separators_and_chats(self) -> None:
-        """What stands between prompt and target, and a chat around them, changes the edit.
+        """The separator between prompt and target, and a chat around them, change the edit.
 
-        Read requests with model.requested: it knows each request's separator and chat. Where the
-        deltas do not depend on the target, or not on the prompt, there is nothing to ask for.
+        Encode requests with model.requested, which uses each request's separator and chat.
+        This does not apply if the deltas do not depend on the target, or on the prompt.
         """
         model, request = self.make_model(), self.requests[0]
         [usual] = self.edit(model, [request])
 
         def changes(**values: Any) -> bool:
             [other] = self.edit(model, [dataclasses.replace(request, **values)])
-            return distance_of(usual, other) > 0
+            return _distance(usual, other) > 0
 
         if self.separators and changes(target_new="Microsoft"):
             for separator in ("", " (", "\n"):
                 what = f"the separator {separator!r} makes no difference."
                 require(changes(separator=separator), what)
-            require(not changes(separator=" "), "the separator ' ' is not what words have anyway.")
+            require(not changes(separator=" "), "the separator ' ' is not the default one.")
         if changes(prompt=f"In France, {request.prompt}"):
-            require(changes(chat=True), "a request in a chat is edited like any other.")
+            require(changes(chat=True), "a chat around the request makes no difference.")
 
     def test_unicode(self) -> None:
-        """Subjects and targets in any script are edited.
+        """Subjects and targets in any script can be edited.
 
         Find tokens by the characters that they cover, never by decoding single tokens.
         """
@@ -321,21 +322,21 @@ class EditorContract(ModelContract):
                 [delta] = self.edit(model, [request])
             except EditkitError as error:
                 raise ContractError(f"the subject {text!r} is refused: {error}") from error
-            require_finite(delta, f" for the subject {text!r}")
+            _require_finite(delta, f" for the subject {text!r}")
 
     def test_subject_anywhere(self) -> None:
-        """A subject at the start, at the end or after a quote is edited, or refused in words.
+        """A subject at the start, at the end or after a quote is edited, or refused.
 
-        Raise an EditkitError where a request cannot be carried out.
+        Raise an EditkitError if a request cannot be carried out.
         """
         model = self.make_model()
         for prompt in _PLACES:
             self._edited_or_refused(model, [EditRequest(prompt, "Rome", "Seattle", "Paris")])
 
     def test_impossible_requests_are_refused(self) -> None:
-        """A request longer than the model's context is edited, or refused in words.
+        """A request longer than the model's context is edited, or refused.
 
-        Call model.check_length on every encoding; a text that is cut off loses its subject.
+        Call model.check_length on every encoding; a truncated text loses its subject.
         """
         model = self.make_model()
         long = "word " * model.context_length
@@ -345,7 +346,8 @@ class EditorContract(ModelContract):
     def test_wrong_layers_are_refused(self) -> None:
         """check() refuses a layer that the model does not have.
 
-        Call model.check_layer(self.config.layer) in check(): it runs before any work is done.
+        Call model.check_layer(self.config.layer) in check(): it runs before any work is
+        done.
         """
         if "layer" not in type(self.make_config()).model_fields:
             raise SkipTest("the config has no field named layer")
@@ -353,7 +355,7 @@ class EditorContract(ModelContract):
             self.make(layer=_LAYER).check(self.make_model())
         except EditkitError:
             return
-        raise ContractError(f"check() accepts layer {_LAYER} of a model with few.")
+        raise ContractError(f"check() accepts layer {_LAYER} of a model that has only a few.")
 
     def test_requirements_are_realistic(self) -> None:
         """requirements() covers at least the deltas, and names real modules for its statistics.
@@ -373,10 +375,10 @@ class EditorContract(ModelContract):
                 weight = shape.module_parameters(statistic.path).get("weight", ())
                 require(
                     statistic.width in weight,
-                    f"a statistic of width {statistic.width} is named at {statistic.path!r}, "
-                    f"whose weight has the shape {tuple(weight)} on {architecture}.",
+                    f"requirements() has a statistic of width {statistic.width} at {statistic.path!r}, "
+                    f"but the weight there has the shape {tuple(weight)} on {architecture}.",
                 )
-            actual = bytes_of(self.edit(model, self.requests))
+            actual = _bytes_of(self.edit(model, self.requests))
             require(
                 memory + _SLACK * shape.weight_bytes >= _LEAST_SHARE * actual,
                 f"the requirements for {requests} requests are {memory} bytes, but the deltas "
@@ -386,7 +388,7 @@ class EditorContract(ModelContract):
     def _edited_or_refused(self, model: LanguageModel, requests: Sequence[EditRequest]) -> None:
         def work() -> None:
             for delta in self.edit(model, requests):
-                require_finite(delta)
+                _require_finite(delta)
 
         last = requests[-1]
         what = f"the request {last.prompt!r:.60} with the subject {last.subject!r}"
@@ -395,3 +397,29 @@ class EditorContract(ModelContract):
 
 class _Planned(Exception):
     """Raised by a rule itself."""
+
+
+def _bytes_of(deltas: Sequence[WeightDelta]) -> int:
+    """Memory of all changes; a change that several deltas share counts once."""
+    changes = {id(change): change for delta in deltas for change in delta.changes.values()}
+    return sum(t.nbytes for change in changes.values() for t in change.tensors().values())
+
+
+def _distance(first: WeightDelta, second: WeightDelta) -> float:
+    """Norm of the difference, relative to the larger norm; infinite for different parameters."""
+    if first.changes.keys() != second.changes.keys():
+        return float("inf")
+    squares = 0.0
+    for name, change in first.changes.items():
+        other = second.changes[name]
+        if change.shape != other.shape:
+            return float("inf")
+        squares += float((change.dense().double() - other.dense().double()).norm()) ** 2
+    largest = max(first.norm(), second.norm())
+    return float(squares**0.5 / largest) if largest else 0.0
+
+
+def _require_finite(delta: WeightDelta, where: str = "") -> None:
+    """Raise a :class:`ContractError` if a number in the delta is not finite."""
+    for name, change in delta.changes.items():
+        require(change.is_finite(), f"the change of {name} is not finite{where}.")

@@ -1,4 +1,4 @@
-"""The contract of metrics."""
+"""The rules that every metric keeps."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from editkit.errors import EditkitError
 from editkit.interfaces import Metric, MetricRow
 from editkit.models.language_model import LanguageModel
 from editkit.testing.contract import ContractError, require
-from editkit.testing.guests import UNICODE, ModelContract
+from editkit.testing.model_contract import UNICODE, ModelContract
 from editkit.testing.samples import RECORDS, random_edits
 
 __all__ = ["MetricContract"]
 
 _CONTEXT = 256
-"""Room for metrics that let the model write."""
+"""Long enough for metrics that generate text."""
 
 
 class MetricContract(ModelContract):
-    """The contract of a metric; a subclass names it: ``plugin = "mine"``.
+    """The rules for a metric; a subclass names it: ``plugin = "mine"``.
 
     Attributes:
-        records: What is scored; at least two, with the prompts that the metric asks for.
-        needs_prompts: Whether nothing can be said about a record that has no prompts and texts.
+        records: Records to score; at least two, with the prompts that the metric needs.
+        needs_prompts: Whether a record without prompts and texts has no scores.
     """
 
     kind = "metric"
@@ -58,7 +58,7 @@ class MetricContract(ModelContract):
         records: Sequence[Record],
         edits: Sequence[WeightDelta] | None = None,
     ) -> list[MetricRow]:
-        """Score, newly made, under random edits or those given; one row for each record."""
+        """Build the metric and score, under random edits or those given; a row per record."""
         edits = random_edits(model, records) if edits is None else edits
         metric = self.make()
         metric.prepare(self.corpora())
@@ -74,7 +74,7 @@ class MetricContract(ModelContract):
         return rows
 
     def corpora(self) -> dict[str, tuple[str, ...]]:
-        """Texts of the dataset as a whole, by kind: those of all the suite's records."""
+        """The dataset's texts by kind: those of all the suite's records."""
         kinds = {kind for record in self.records for kind in record.texts}
         return {
             kind: tuple(text for record in self.records for text in record.texts.get(kind, ()))
@@ -91,8 +91,8 @@ class MetricContract(ModelContract):
     def test_protocol_is_named(self) -> None:
         """The spec names the protocol of the metric.
 
-        Say in a few words, with a version, how it is measured ("mine/top-1/v1"): results of
-        unlike protocols are never put together.
+        Describe the procedure in a few words, with a version ("mine/top-1/v1"): results of
+        different protocols are never averaged together.
         """
         spec: Any = self.offer().spec
         require(spec.protocol.strip(), f"the spec's protocol is {spec.protocol!r}.")
@@ -109,30 +109,31 @@ class MetricContract(ModelContract):
             f"the declared scores are {keys!r}.",
         )
 
-    # ------------------------------------------------------------ what comes out
+    # ------------------------------------------------------------ rows
 
     def test_one_row_per_record(self) -> None:
-        """score() returns one row per record: declared scores as numbers, all else as lists.
+        """score() returns one row per record: declared scores as numbers, everything else as lists.
 
-        A number under a key that the spec does not declare is lost; declare it, or make it a list.
-        A list holds numbers, or the texts that the edited model wrote.
+        A number under an undeclared key is lost; declare it, or return a list. A list has
+        numbers, or texts that the edited model wrote.
         """
         for row in self.work(self.make_model()):
             self._require_sound(row)
 
     def test_declared_scores_appear(self) -> None:
-        """Every declared score is there for records that have its prompts.
+        """Every declared score is present for records that have its prompts.
 
-        Spell keys as in the spec; `records` of the suite can be your own.
+        Spell keys as in the spec; set `records` of the suite if the metric needs others.
         """
-        found = {key for row in self.work(self.make_model()) for key in row}
-        missing = [key for key in self.scores() if key not in found]
+        keys = {key for row in self.work(self.make_model()) for key in row}
+        missing = [key for key in self.scores() if key not in keys]
         require(not missing, f"no record has {', '.join(missing)}.")
 
     def test_numbers_are_in_range(self) -> None:
-        """Summary scores lie between 0 and 1, and only signed scores below 0.
+        """Summary scores are between 0 and 1, and only signed scores are negative.
 
-        The summary is a harmonic mean of fractions. Mark a score that may be negative as signed.
+        The summary is a harmonic mean of fractions. Mark a score that may be negative as
+        signed.
         """
         model = self.make_model()
         scores = self.scores()
@@ -141,21 +142,24 @@ class MetricContract(ModelContract):
                 score = scores.get(key)
                 if score is None or not isinstance(value, (int, float)):
                     continue
-                require(score.signed or value >= 0, f"{key} is {value}, and not signed.")
-                require(not score.summary or value <= 1, f"{key} is {value} and in the summary.")
+                require(score.signed or value >= 0, f"{key} is {value}, but not signed.")
+                require(
+                    not score.summary or value <= 1,
+                    f"{key} is {value}, but in the summary.",
+                )
 
     def test_no_records_no_rows(self) -> None:
-        """score() of no records returns an empty list.
+        """score() returns an empty list for no records.
 
         Return [] before anything is stacked or averaged.
         """
-        found = self.score(self.make_model(), [])
-        require(found == [], f"score() returned {found!r}, expected [].")
+        rows = self.score(self.make_model(), [])
+        require(rows == [], f"score() returned {rows!r}, expected [].")
 
     def test_records_without_prompts(self) -> None:
-        """A record without the prompts leaves scores out, and the other records as they are.
+        """A record without the prompts has no scores, and does not change other records.
 
-        Leave a score out of the row where it cannot be had; no 0, no nan.
+        Omit a score from the row if it cannot be computed; do not return 0 or nan.
         """
         model = self.make_model()
         first, *others = self.records
@@ -164,15 +168,16 @@ class MetricContract(ModelContract):
         for row in rows:
             self._require_sound(row)
         for row in (rows[0], *self.score(model, [bare])):
-            said = [key for key in self.scores() if key in row]
+            keys = [key for key in self.scores() if key in row]
             require(
-                not (self.needs_prompts and said),
-                f"a record without prompts and texts has {', '.join(said)}; say "
-                "`needs_prompts = False` where the request alone is enough.",
+                not (self.needs_prompts and keys),
+                f"a record without prompts and texts has {', '.join(keys)}; set "
+                "`needs_prompts = False` if the request alone is enough.",
             )
-        self._require_close(self.score(model, others), rows[1:], "beside a record without prompts")
+        how = "with and without a record without prompts"
+        self._require_close(self.score(model, others), rows[1:], how)
 
-    # ------------------------------------------------------------ whose model, whose record
+    # ------------------------------------------------------------ edits and records
 
     def test_each_record_sees_its_own_edit(self) -> None:
         """Row i measures edited model i on record i: alone, together, in any order.
@@ -187,9 +192,9 @@ class MetricContract(ModelContract):
         self._require_close(together, backwards, "in this order and in reverse")
 
     def test_no_edit_is_no_edit(self) -> None:
-        """An edit that adds zeros scores as the unedited model does.
+        """An edit that adds zeros scores the same as the unedited model.
 
-        Ask the edited models for everything; do not look at what a delta holds.
+        Query the edited models for everything; do not look at what a delta contains.
         """
         model = self.make_model()
         zeros = [
@@ -208,12 +213,12 @@ class MetricContract(ModelContract):
             "unedited and with zeros added",
         )
 
-    # ------------------------------------------------------------ all sorts of models and records
+    # ------------------------------------------------------------ kinds of models and records
 
     def test_every_architecture(self) -> None:
-        """Every architecture is scored, with and without a start token, in bfloat16, too.
+        """Every architecture is scored, with and without a start token, also in bfloat16.
 
-        Ask through EditedModels and model.encode, which know the differences.
+        Use EditedModels and model.encode, which handle the differences.
         """
         variants: list[dict[str, Any]] = [{"begin": True}, {"dtype": torch.bfloat16}]
         models = [self.make_model(architecture) for architecture in self.architectures]
@@ -222,31 +227,31 @@ class MetricContract(ModelContract):
                 self._require_sound(row)
 
     def test_separators_and_chats(self) -> None:
-        """What stands between prompt and answer, and a chat around them, changes the scores.
+        """The separator between prompt and answer, and a chat around them, change the scores.
 
-        Pass probe.separator and probe.chat on to each CandidateQuery. Where scores do not depend
-        on the answers of probes, there is nothing to ask for.
+        Pass probe.separator and probe.chat to each CandidateQuery. This does not apply if
+        the scores do not depend on the answers of probes.
         """
         model = self.make_model()
         usual = self.work(model)
 
         def changes(**values: Any) -> bool:
-            found = self.score(model, [_probed(each, **values) for each in self.records])
-            return self.distance(usual, found) > 0
+            rows = self.score(model, [_probed(each, **values) for each in self.records])
+            return self.distance(usual, rows) > 0
 
         if changes(target_new="Microsoft Rome", target_true="Windows France"):
             require(changes(separator="\n"), "the separator of a probe makes no difference.")
-            require(changes(chat=True), "a probe in a chat is scored like any other.")
+            require(changes(chat=True), "a chat around a probe makes no difference.")
 
     def test_unicode(self) -> None:
-        """Records in any script are scored.
+        """Records in any script can be scored.
 
         Find tokens by the characters that they cover, never by decoding single tokens.
         """
         model = self.make_model()
         for text in UNICODE:
             try:
-                [row] = self.score(model, [_translated(self.records[0], text)])
+                [row] = self.score(model, [_in_another_script(self.records[0], text)])
             except EditkitError as error:
                 raise ContractError(f"the subject {text!r} is refused: {error}") from error
             self._require_sound(row)
@@ -258,14 +263,14 @@ class MetricContract(ModelContract):
             require(
                 is_list != (key in declared),
                 f"{key} is {value!r:.60}; it is {'' if key in declared else 'not '}a declared "
-                "score: those are numbers, all else are lists of numbers or of texts.",
+                "score. Declared scores are numbers, everything else lists of numbers or texts.",
             )
             if value and isinstance(value, list) and all(isinstance(v, str) for v in value):
                 continue
             for number in value if isinstance(value, list) else [value]:
                 require(
                     isinstance(number, (int, float)) and math.isfinite(number),
-                    f"{key} holds {number!r} ({type(number).__name__}), expected finite numbers.",
+                    f"{key} has {number!r} ({type(number).__name__}), expected finite numbers.",
                 )
 
 
@@ -274,7 +279,7 @@ def _no_edits(model: LanguageModel, suite: MetricContract) -> list[WeightDelta]:
 
 
 def _probed(record: Record, **values: Any) -> Record:
-    """The record with other values in all of its probes."""
+    """The record with these values in all of its probes."""
     probes = {
         kind: tuple(dataclasses.replace(probe, **values) for probe in of_kind)
         for kind, of_kind in record.probes.items()
@@ -282,11 +287,11 @@ def _probed(record: Record, **values: Any) -> Record:
     return dataclasses.replace(record, probes=probes)
 
 
-def _translated(record: Record, text: str) -> Record:
-    """The record with a text of another script for its subject, and as an answer everywhere."""
+def _in_another_script(record: Record, text: str) -> Record:
+    """The record with a text in another script as its subject and as every answer."""
     subject = record.request.subject
 
-    def put(sentence: str) -> str:
+    def filled(sentence: str) -> str:
         return sentence.replace(subject, text)
 
     request = record.request
@@ -294,15 +299,15 @@ def _translated(record: Record, text: str) -> Record:
         record.case_id,
         EditRequest(request.prompt, text, text, request.target_true),
         probes={
-            kind: tuple(Probe(put(probe.prompt), probe.target_true, text) for probe in probes)
+            kind: tuple(Probe(filled(probe.prompt), probe.target_true, text) for probe in probes)
             for kind, probes in record.probes.items()
         },
-        texts={kind: tuple(map(put, texts)) for kind, texts in record.texts.items()},
+        texts={kind: tuple(map(filled, texts)) for kind, texts in record.texts.items()},
     )
 
 
 def _distance(first: MetricRow, second: MetricRow) -> float:
-    """Largest difference of two numbers under the same key, relative to 1 and the larger."""
+    """Largest difference of two numbers under the same key, relative to the larger or 1."""
     if first.keys() != second.keys():
         return float("inf")
     largest = 0.0

@@ -1,6 +1,6 @@
-"""Tiny models made in-process: random weights, a byte-level tokenizer trained on a few sentences.
+"""Tiny models with random weights, and a byte-level tokenizer trained on a few sentences.
 
-No network and no files: a model of any known architecture is there within some milliseconds.
+They are built in milliseconds, for every known architecture, without network or files.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ARCHITECTURES = tuple(_CONFIGS)
 
 @functools.cache
 def _trained(begin: bool, end: bool) -> str:
-    """The tokenizer as JSON, so that nobody's changes to one reach another."""
+    """The tokenizer as JSON, so that changes to one copy do not affect others."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -75,9 +75,7 @@ def _trained(begin: bool, end: bool) -> str:
 def tiny_tokenizer(
     *, begin: bool = False, end: bool = False, padding_side: str = "right"
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of up to 400 tokens; every text can be written with it.
-
-    It has a chat template.
+    """A byte-level BPE tokenizer of up to 400 tokens, which encodes any text; with a chat template.
 
     Args:
         begin: Whether a start token is put before every text.
@@ -109,7 +107,7 @@ def tiny_model(
 
     Args:
         architecture: One of :data:`ARCHITECTURES`.
-        seed: Seed of the weights; the process' own random numbers are left alone.
+        seed: Seed of the weights; global random states are not changed.
         dtype: Type of the weights.
         begin: Whether the tokenizer puts a start token before every text.
         end: Whether the tokenizer puts an end token behind every text.

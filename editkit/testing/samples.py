@@ -1,4 +1,4 @@
-"""Records with prompts of every kind, and edits that visibly change a tiny model."""
+"""Records with every kind of prompt, and edits with a visible effect on a tiny model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["RECORDS", "random_edits"]
 
 
 def _record(case_id: int, request: EditRequest, others: Sequence[str]) -> Record:
-    """A record whose numbers of prompts differ from case to case."""
+    """A record; the number of its prompts depends on the case."""
     true = request.target_true or "Rome"
     sentence, subject = request.sentence, request.subject
     about = tuple(Probe(f"{subject} {end}", "France", "Italy") for end in ("works in", "is near"))
@@ -62,7 +62,7 @@ RECORDS = (
 
 
 def random_edits(model: LanguageModel, records: Sequence[Record]) -> list[WeightDelta]:
-    """A rank-one edit for each record, as large as the weight that it changes; always the same."""
+    """A deterministic rank-one edit per record, as large as the weight that it changes."""
     path = model.path(model.n_layers // 2, "mlp_out")
     name = f"{path}.weight"
     weight = model.hf.get_parameter(name).detach()

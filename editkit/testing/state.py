@@ -1,4 +1,4 @@
-"""Everything about a model and the process that a plugin must leave as it found it."""
+"""The state of a model and of the process that a plugin must not change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from editkit.storage.digests import digest_of_tensors
 
 Area = Literal["weights", "gradients", "mode", "modules", "random numbers", "surroundings"]
 State = Mapping[Area, Mapping[str, Any]]
-"""What there is, by area and in words, with a value that can be compared."""
+"""By area, descriptions with values that can be compared."""
 
 _HOOKS = (
     "_forward_hooks",
@@ -32,7 +32,7 @@ _HOOKS = (
 
 
 def state_of(model: LanguageModel) -> State:
-    """The present state; cheap enough to be taken before and after every check."""
+    """The current state."""
     parameters = dict(model.hf.named_parameters(remove_duplicate=False))
     tensors = {**parameters, **dict(model.hf.named_buffers(remove_duplicate=False))}
     modules = {name or "the model": module for name, module in model.hf.named_modules()}
@@ -70,17 +70,17 @@ def state_of(model: LanguageModel) -> State:
 
 
 def differences(before: State, after: State, *areas: Area) -> list[str]:
-    """What changed, in words; in all areas where none is named."""
-    found = []
+    """Descriptions of what changed; in all areas if none is named."""
+    changed = []
     for area in areas or before:
         first, second = before[area], after[area]
-        found += [what for what in first if what not in second or first[what] != second[what]]
-        found += [what for what in second if what not in first]
-    return found
+        changed += [what for what in first if what not in second or first[what] != second[what]]
+        changed += [what for what in second if what not in first]
+    return changed
 
 
 def disturb(model: LanguageModel) -> None:
-    """An unusual state: training mode, and gradients for every other parameter only."""
+    """Set an unusual state: training mode, and gradients for every other parameter only."""
     model.hf.train()
     for place, parameter in enumerate(model.hf.parameters()):
         parameter.requires_grad_(place % 2 == 0)
@@ -95,7 +95,7 @@ def reseed(seed: int) -> None:
 
 @contextlib.contextmanager
 def kept_random_numbers() -> Iterator[None]:
-    """Puts every global source of random numbers back afterwards."""
+    """Restore all global random states afterwards."""
     python, arrays, tensors = random.getstate(), numpy.random.get_state(), _torch_states()
     try:
         yield
@@ -118,7 +118,7 @@ def _hooks(owner: nn.Module | Tensor, kinds: tuple[str, ...]) -> tuple[tuple[int
 
 
 def _code(module: nn.Module) -> tuple[int, str]:
-    """The class, and a ``forward`` that was put onto the instance."""
+    """The class, and a ``forward`` that was set on the instance."""
     return id(type(module)), repr(vars(module).get("forward"))
 
 
@@ -129,6 +129,6 @@ def _numpy_state() -> tuple[Any, ...]:
 
 
 def _torch_states() -> list[Tensor]:
-    """Those of the CPU and of each GPU."""
+    """The states of the CPU and of each GPU."""
     gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return [torch.get_rng_state(), *gpus]

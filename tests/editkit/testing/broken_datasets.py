@@ -25,7 +25,7 @@ class _Changed(SoundDataset):
         return dataclasses.replace(super().load(), **self.changes)
 
 
-@breaks("it_loads_without_network", "asks for the network")
+@breaks("it_loads_without_network", "uses the network")
 class Online(SoundDataset):
     def load(self) -> Records:
         with socket.socket() as connection:
@@ -33,14 +33,14 @@ class Online(SoundDataset):
         return super().load()
 
 
-@breaks("it_loads_without_network", "asks for the network")
+@breaks("it_loads_without_network", "uses the network")
 class LooksUp(SoundDataset):
     def load(self) -> Records:
         socket.getaddrinfo("localhost", 9)
         return super().load()
 
 
-@breaks("it_loads_without_network", "found no records")
+@breaks("it_loads_without_network", "returned no records")
 class Empty(SoundDataset):
     def records(self) -> Sequence[Record]:
         return []
@@ -57,17 +57,17 @@ class AsList(_Changed):
     changes = {"records": [record(0, "the Opera")]}
 
 
-@breaks("records_are_records", "is no Record")
+@breaks("records_are_records", "is not a Record")
 class AsMappings(_Changed):
     changes = {"records": ({"case_id": 0},)}
 
 
-@breaks("case_ids_are_unique", "is there twice")
+@breaks("case_ids_are_unique", "occurs twice")
 class Twice(_Changed):
     changes = {"records": (record(3, "the Opera"), record(3, "Ulriken"))}
 
 
-@breaks("case_ids_are_unique", "is no whole number")
+@breaks("case_ids_are_unique", "is not a whole number")
 class AsText(_Changed):
     changes = {"records": (record("3", "the Opera"),)}
 
@@ -85,7 +85,7 @@ class Unfilled(_Changed):
     changes = probed("{} is in", "Rome", "Oslo")
 
 
-@breaks("answers_begin_without_space", "which are the same")
+@breaks("answers_begin_without_space", "which are equal")
 class SameAnswer(_Changed):
     changes = {"records": (record(0, "the Opera", target_new="Rome"),)}
 
@@ -119,13 +119,13 @@ class SameDigest(_Changed):
     changes = {"digest": "0123456789abcdef"}
 
 
-@breaks("other_content_has_another_digest", "the records are the same")
+@breaks("other_content_has_another_digest", "gives the same records")
 class SameRecords(SoundDataset):
     def records(self) -> Sequence[Record]:
         return [record(0, "the Opera")]
 
 
-@breaks("broken_records_are_reported", "no record is rejected")
+@breaks("broken_records_are_reported", "no rejected record")
 class Silent(_Changed):
     changes = {"rejected": ()}
 
@@ -143,7 +143,7 @@ class RawError(SoundDataset):
         return super().load()
 
 
-@breaks("an_absent_source_is_told", "nothing was said")
+@breaks("an_absent_source_is_told", "raises no error")
 class Nothing(SoundDataset):
     def load(self) -> Records:
         return Records((), "00000000") if self.config.source == "absent" else super().load()

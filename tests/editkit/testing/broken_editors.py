@@ -51,7 +51,7 @@ CASES: list[Broken] = [
         {"config": f"{HERE}.no_such_module:Config"},
     ),
     Broken(
-        "editor", "test_it_can_be_made", "no-editor", "which is no editkit.Editor",
+        "editor", "test_it_can_be_made", "no-editor", "expected an instance of editkit.Editor",
         {"factory": "builtins:repr"},
     ),
 ]  # fmt: skip
@@ -76,7 +76,7 @@ class TooFew(SoundEditor):
         return super().edit(model, requests)[:2]
 
 
-@breaks("one_delta_per_request", "is of the request")
+@breaks("one_delta_per_request", "has the request")
 class Reversed(SoundEditor):
     def edit(self, model: LanguageModel, requests: Requests) -> Deltas:
         return super().edit(model, requests)[::-1]
@@ -149,7 +149,7 @@ class NoModel(_Relabelled):
     changes = {"model_fingerprint": ""}
 
 
-@breaks("deltas_say_where_they_come_from", "on top of another edit")
+@breaks("deltas_say_where_they_come_from", "when another edit is applied")
 class RemembersTheModel(SoundEditor):
     fingerprint = ""
 
@@ -185,14 +185,14 @@ class WithGradient(SoundEditor):
 # ---------------------------------------------------------------- same in, same out
 
 
-@breaks("same_seed_same_result", "done twice, newly made")
+@breaks("same_seed_same_result", "built and run twice")
 class GlobalRandomness(SoundEditor):
     def direction(self, model: LanguageModel) -> Tensor:
         with torch.random.fork_rng(devices=[]):
             return torch.randn(model.hidden_size)
 
 
-@breaks("same_seed_same_result", "done twice, newly made")
+@breaks("same_seed_same_result", "built and run twice")
 class NewRandomness(SoundEditor):
     def direction(self, model: LanguageModel) -> Tensor:
         generator = torch.Generator()
@@ -208,7 +208,7 @@ class NeedsGradients(SoundEditor):
         return gradient
 
 
-@breaks("gradient_mode_does_not_matter", "with and without gradients around")
+@breaks("gradient_mode_does_not_matter", "with and without gradients enabled")
 class AsksForGradients(SoundEditor):
     def direction(self, model: LanguageModel) -> Tensor:
         return super().direction(model) * (1 + torch.is_grad_enabled())
@@ -305,14 +305,14 @@ class PutsASpace(SoundEditor):
         return super().key(model, request) * (1 + sum(encoding.ids))
 
 
-@breaks("separators_and_chats", "the separator ' ' is not what words have anyway")
+@breaks("separators_and_chats", "the separator ' ' is not the default")
 class CountsSeparators(SoundEditor):
     def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
         text = f"{request.sentence}{request.separator}{request.target_new}"
         return super().key(model, request) * (1 + len(text) + len(request.target_new))
 
 
-@breaks("separators_and_chats", "in a chat is edited like any other")
+@breaks("separators_and_chats", "a chat around the request makes no difference")
 class KnowsNoChat(SoundEditor):
     def read(self, model: LanguageModel, request: EditRequest) -> Encoding:
         [encoding] = model.encode([request.sentence])
@@ -337,7 +337,7 @@ class SearchesTokens(SoundEditor):
         return super().key(model, request)
 
 
-@breaks("subject_anywhere", "ends in IndexError")
+@breaks("subject_anywhere", "raises IndexError")
 class LooksBehindTheSubject(SoundEditor):
     def key(self, model: LanguageModel, request: EditRequest) -> Tensor:
         request.prompt.split("{}")[1].split()[0]

@@ -41,7 +41,7 @@ class TooFew(SoundLocator):
         return super().locate(model, facts)[:1]
 
 
-@breaks("one_localization_per_fact", "is of the fact")
+@breaks("one_localization_per_fact", "has the fact")
 class Reversed(SoundLocator):
     def locate(self, model: LanguageModel, facts: Facts) -> list[Localization]:
         return super().locate(model, facts)[::-1]
@@ -85,7 +85,7 @@ class EndlessBaseline(_Changed):
         return {"clean": float("inf")}
 
 
-@breaks("scores_are_tokens_by_layers", "does not say what a site is")
+@breaks("scores_are_tokens_by_layers", "has no kind")
 class NoKind(_Changed):
     attribute = "kind"
 
@@ -93,7 +93,7 @@ class NoKind(_Changed):
         return ""
 
 
-@breaks("tokens_are_the_prompt", "are joined to")
+@breaks("tokens_are_the_prompt", "when joined")
 class StrippedTokens(_Changed):
     attribute = "tokens"
 
@@ -101,7 +101,7 @@ class StrippedTokens(_Changed):
         return tuple(token.strip() for token in value)
 
 
-@breaks("tokens_are_the_prompt", "the localization 1")
+@breaks("tokens_are_the_prompt", "the localization has 1")
 class OneToken(SoundLocator):
     def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
         found = super().locate_one(model, fact)
@@ -116,7 +116,7 @@ class TokenIds(_Changed):
         return tuple(range(len(value)))
 
 
-@breaks("neurons_exist", "expected falling numbers")
+@breaks("neurons_exist", "expected decreasing numbers")
 class Unsorted(_Changed):
     attribute = "neurons"
 
@@ -124,7 +124,7 @@ class Unsorted(_Changed):
         return value[::-1]
 
 
-@breaks("neurons_exist", "neuron 128 is named of 128")
+@breaks("neurons_exist", "has no neuron 128")
 class NoSuchNeuron(_Changed):
     attribute = "neurons"
 
@@ -132,7 +132,7 @@ class NoSuchNeuron(_Changed):
         return ((0, 128, 1.0),)
 
 
-@breaks("neurons_exist", "in layer 4")
+@breaks("neurons_exist", "no layer 4")
 class NoSuchLayer(_Changed):
     attribute = "neurons"
 
@@ -173,7 +173,7 @@ class OnlyAscii(SoundLocator):
         return super().locate_one(model, fact)
 
 
-@breaks("subject_anywhere", "ends in IndexError")
+@breaks("subject_anywhere", "raises IndexError")
 class LooksBehindTheSubject(SoundLocator):
     def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
         fact.prompt.split(fact.subject)[1].split()[0]
@@ -199,7 +199,7 @@ class Mutates(SoundLocator):
         return super().scores(model, ids)
 
 
-@breaks("same_seed_same_result", "done twice, newly made")
+@breaks("same_seed_same_result", "built and run twice")
 class GlobalRandomness(SoundLocator):
     def scores(self, model: LanguageModel, ids: Sequence[int]) -> Tensor:
         scores = super().scores(model, ids)
@@ -215,7 +215,7 @@ class HookWithoutFinally(SoundLocator):
         return scores
 
 
-@breaks("chats", "tokens, the localization")
+@breaks("chats", "tokens, and the localization")
 class KnowsNoChat(SoundLocator):
     def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
         found = super().locate_one(model, dataclasses.replace(fact, chat=False))

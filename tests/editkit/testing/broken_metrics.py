@@ -23,7 +23,7 @@ CASES: list[Broken] = [
         {"scores": (*SCORES, Score("guest/scroe"))},
     ),
     Broken(
-        "metric", "test_numbers_are_in_range", "unsigned", "and not signed",
+        "metric", "test_numbers_are_in_range", "unsigned", "but not signed",
         {"scores": tuple(dataclasses.replace(score, signed=False) for score in SCORES)},
     ),
 ]  # fmt: skip
@@ -74,7 +74,7 @@ class TensorForScore(_Changed):
         return {**row, "guest/score": torch.tensor(0.5)}
 
 
-@breaks("one_row_per_record", "holds nan")
+@breaks("one_row_per_record", "has nan")
 class NotFinite(_Changed):
     def change(self, row: dict[str, Any]) -> dict[str, Any]:
         return {**row, "guest/nll": [float("nan")]}
@@ -100,7 +100,7 @@ class Divides(SoundMetric):
         return super().score(models, records)
 
 
-@breaks("records_without_prompts", "holds nan")
+@breaks("records_without_prompts", "has nan")
 class NanForNothing(SoundMetric):
     def score(self, models: EditedModels, records: Records) -> list[Any]:
         rows = super().score(models, records)
@@ -113,7 +113,7 @@ class ZeroForNothing(SoundMetric):
         return [row or {"guest/score": 0.0} for row in super().score(models, records)]
 
 
-@breaks("records_without_prompts", "beside a record without prompts")
+@breaks("records_without_prompts", "without a record without prompts")
 class Shifts(SoundMetric):
     def score(self, models: EditedModels, records: Records) -> list[Any]:
         rows = super().score(models, records)
@@ -201,7 +201,7 @@ class PutsASpace(SoundMetric):
         return dataclasses.replace(super().query(edit, probe), separator=" ")
 
 
-@breaks("separators_and_chats", "a probe in a chat is scored like any other")
+@breaks("separators_and_chats", "a chat around a probe makes no difference")
 class KnowsNoChat(SoundMetric):
     def query(self, edit: int, probe: Probe) -> CandidateQuery:
         return dataclasses.replace(super().query(edit, probe), chat=False)

@@ -12,7 +12,7 @@ import torch
 
 from editkit.testing import Rule, rules_of
 from editkit.testing.checking import CONTRACTS
-from editkit.testing.guests import ModelContract
+from editkit.testing.model_contract import ModelContract
 from tests.editkit.testing import (
     broken_datasets,
     broken_editors,

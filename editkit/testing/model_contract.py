@@ -1,18 +1,19 @@
-"""What editors, locators and metrics have in common: they are guests in somebody's model."""
+"""The rules that everything keeps that works on a model: editors, locators and metrics."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from typing_extensions import override
 
-from editkit.errors import EditkitError
+from editkit.errors import EditkitError, first_line
 from editkit.models.language_model import LanguageModel
 from editkit.testing.contract import Contract, ContractError, few, require
-from editkit.testing.failing import failures_inside
 from editkit.testing.models import tiny_model
 from editkit.testing.state import (
     Area,
@@ -27,11 +28,11 @@ UNICODE = ("Zoë Müller", "東京タワー", "🙂👩‍👩‍👧", "Nguye\u
 
 
 class ModelContract(Contract, abc.ABC):
-    """Rules for everything that works on a model.
+    """The rules for everything that works on a model.
 
     Attributes:
-        architectures: Models that it works on; most rules are tried on the first.
-        tolerance: Largest relative difference between results that are the same but for rounding.
+        architectures: Architectures to test on; most rules use only the first.
+        tolerance: Largest relative difference that rounding may cause.
     """
 
     architectures: Sequence[str] = ("gpt2", "gpt_neox", "llama")
@@ -47,62 +48,65 @@ class ModelContract(Contract, abc.ABC):
 
     @abc.abstractmethod
     def work(self, model: LanguageModel) -> Any:
-        """Do what the plugin is for, newly made; results with like shapes can be compared."""
+        """Build the plugin and let it do its work; :meth:`distance` compares two results."""
 
     @abc.abstractmethod
     def distance(self, first: Any, second: Any) -> float:
-        """How far two results of :meth:`work` are apart, in units of the larger; 0 if equal."""
+        """The difference of two results of :meth:`work`, relative to the larger one."""
 
-    # ------------------------------------------------------------ the model stays as it was
+    # ------------------------------------------------------------ the model is unchanged
 
     def test_model_is_left_bit_identical(self) -> None:
-        """The model's weights and buffers are left bit-identical.
+        """The model's weights and buffers stay bit-identical.
 
-        Work on copies, or put saved copies back; subtracting what was added does not restore.
+        Work on copies, or restore saved copies; subtracting what was added does not restore
+        the bits.
         """
         self._require_unchanged("weights")
 
     def test_gradient_flags_are_restored(self) -> None:
-        """requires_grad and .grad of every parameter are left as they were.
+        """requires_grad and .grad of every parameter are unchanged.
 
-        Work inside `with model.frozen(), torch.enable_grad():`, and get gradients with
+        Work inside `with model.frozen(), torch.enable_grad():`, and compute gradients with
         torch.autograd.grad instead of backward().
         """
         self._require_unchanged("gradients")
 
     def test_mode_is_restored(self) -> None:
-        """Every module is left in the mode it was in, training or evaluation.
+        """Every module stays in its mode, training or evaluation.
 
-        Work inside `with model.frozen():`, which puts the mode back.
+        Work inside `with model.frozen():`, which restores the mode.
         """
         self._require_unchanged("mode")
 
     def test_modules_and_hooks_are_restored(self) -> None:
         """No hook is left behind, and no module, parameter or method is replaced.
 
-        Use the context managers of editkit.models.running, or remove hooks in a finally clause.
+        Use the context managers of editkit.models.running, or remove hooks in a finally
+        clause.
         """
         self._require_unchanged("modules")
 
     def test_random_numbers_are_left_alone(self) -> None:
-        """The random numbers of Python, NumPy and torch are left where they were.
+        """The random states of Python, NumPy and torch are unchanged.
 
-        Draw from a generator of your own: torch.Generator().manual_seed(self.config.seed). A model
-        in training mode draws for its dropout: work inside `with model.frozen():`.
+        Use your own generator: torch.Generator().manual_seed(self.config.seed). Dropout in
+        a model in training mode draws random numbers, too: work inside `with
+        model.frozen():`.
         """
         self._require_unchanged("random numbers")
 
     def test_surroundings_are_restored(self) -> None:
-        """torch's switches, the model's config and the tokenizer are left as they were.
+        """torch's global settings, the model's config and the tokenizer are unchanged.
 
-        Put back what is set, in a finally clause.
+        Restore whatever you set, in a finally clause.
         """
         self._require_unchanged("surroundings")
 
     def test_errors_leave_nothing_behind(self) -> None:
-        """All of that holds, too, when the model fails in the middle of the work.
+        """All of this also holds if the model raises an error in the middle of the work.
 
-        Put things back in a finally clause or a context manager.
+        Restore everything in a finally clause or a context manager.
         """
         model = self.make_model()
         disturb(model)
@@ -111,28 +115,28 @@ class ModelContract(Contract, abc.ABC):
             with self.fresh_cache():
                 self.work(model)
 
-        for failing in failures_inside(model, work):
+        for failing in _failures_inside(model, work):
             before = state_of(model)
             failing()
             changed = differences(before, state_of(model))
             require(not changed, f"after an error inside the model, {few(changed)} changed.")
 
-    # ------------------------------------------------------------ same in, same out
+    # ------------------------------------------------------------ reproducible results
 
     def test_same_seed_same_result(self) -> None:
-        """The same configuration gives the same result, whatever the global random numbers are.
+        """The same configuration gives the same result, whatever the global random state.
 
-        Draw from a generator that is seeded from the configuration, and from nothing else.
+        Use a generator seeded from the configuration, and no other source of randomness.
         """
         results = []
         for seed in (1, 2):
             with self.fresh_cache(), kept_random_numbers():
                 reseed(seed)
                 results.append(self.work(self.make_model()))
-        self._require_close(results[0], results[1], "done twice, newly made", tolerance=0.0)
+        self._require_close(results[0], results[1], "built and run twice", tolerance=0.0)
 
     def test_gradient_mode_does_not_matter(self) -> None:
-        """The result is the same where gradients are switched off around it.
+        """The result is the same under torch.no_grad().
 
         Work inside `with torch.enable_grad():` where gradients are needed.
         """
@@ -140,12 +144,12 @@ class ModelContract(Contract, abc.ABC):
         usual = self.work(model)
         with torch.no_grad():
             without = self.work(model)
-        self._require_close(usual, without, "with and without gradients around")
+        self._require_close(usual, without, "with and without gradients enabled")
 
     def test_training_mode_does_not_matter(self) -> None:
-        """The result is the same on a model in training mode with frozen parameters.
+        """The result is the same for a model in training mode with frozen parameters.
 
-        Work inside `with model.frozen():`, and take gradients of tensors of your own.
+        Work inside `with model.frozen():`, and compute gradients only of your own tensors.
         """
         model = self.make_model()
         usual = self.work(model)
@@ -157,7 +161,7 @@ class ModelContract(Contract, abc.ABC):
     def test_padding_side_does_not_matter(self) -> None:
         """The tokenizer's padding side does not matter.
 
-        Read with model.read or model.encode, and pad with editkit.models.encoding.padded.
+        Encode with model.read or model.encode, and pad with editkit.models.encoding.padded.
         """
         left, right = (self.work(self.make_model(padding_side=side)) for side in ("left", "right"))
         self._require_close(left, right, "padded on the left and on the right")
@@ -165,7 +169,8 @@ class ModelContract(Contract, abc.ABC):
     def test_end_tokens_do_not_matter(self) -> None:
         """A tokenizer that appends an end token to every text gives the same result.
 
-        Read prompts with model.read, requests with model.requested; they leave such tokens out.
+        Encode prompts with model.read and requests with model.requested, which omit such
+        tokens.
         """
         usual, ended = (self.work(self.make_model(begin=True, end=end)) for end in (False, True))
         self._require_close(usual, ended, "with and without an end token")
@@ -188,11 +193,11 @@ class ModelContract(Contract, abc.ABC):
         distance = self.distance(first, second)
         require(
             distance <= allowed,
-            f"{how}, the results differ by {distance:.2g} of their size; {allowed:g} is allowed.",
+            f"{how}, the results differ by {distance:.2g} of their size, allowed is {allowed:g}.",
         )
 
     def _done_or_refused(self, model: LanguageModel, work: Callable[[], object], what: str) -> None:
-        """Work that may end in an :class:`EditkitError`, but in no other error."""
+        """Do work that may raise an :class:`EditkitError`, but no other error."""
         before = state_of(model)
         try:
             work()
@@ -202,7 +207,55 @@ class ModelContract(Contract, abc.ABC):
             raise
         except Exception as error:
             raise ContractError(
-                f"{what} ends in {type(error).__name__}: {error}; expected an EditkitError."
+                f"{what} raises {first_line(error, named=True)}; expected an EditkitError."
             ) from error
         changed = differences(before, state_of(model))
         require(not changed, f"after {what}, {few(changed)} changed.")
+
+
+class _PlannedError(RuntimeError):
+    """Stands for any error inside a model, such as running out of memory."""
+
+
+def _failures_inside(
+    model: LanguageModel, work: Callable[[], object]
+) -> Iterator[Callable[[], None]]:
+    """Functions that each do the work and fail inside a block: early, halfway, or at the end.
+
+    The work is first done once without failing, to count how often blocks run. Nothing fails if
+    the work does not run the model.
+    """
+    failure = _Failure()
+    handles = [
+        model.block(layer).register_forward_pre_hook(failure) for layer in range(model.n_layers)
+    ]
+    try:
+        work()
+        calls = failure.calls
+        for call in sorted({1, calls // 2, calls} - {0}):
+            yield functools.partial(failure.attempt, work, call)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class _Failure:
+    """Counts the runs of all blocks, and raises an error in one of them."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.call: int | None = None
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        self.calls += 1
+        if self.calls == self.call:
+            raise _PlannedError("raised on purpose by the contract")
+
+    def attempt(self, work: Callable[[], object], call: int) -> None:
+        self.calls, self.call = 0, call
+        try:
+            work()
+        except _PlannedError:
+            pass
+        finally:
+            self.call = None
