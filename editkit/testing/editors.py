@@ -375,7 +375,7 @@ class EditorContract(ModelContract):
                 weight = shape.module_parameters(statistic.path).get("weight", ())
                 require(
                     statistic.width in weight,
-                    f"requirements() has a statistic of width {statistic.width} at {statistic.path!r}, "
+                    f"a statistic of width {statistic.width} is required at {statistic.path!r}, "
                     f"but the weight there has the shape {tuple(weight)} on {architecture}.",
                 )
             actual = _bytes_of(self.edit(model, self.requests))
