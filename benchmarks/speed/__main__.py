@@ -29,7 +29,7 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
         "fast_ms": 1000 * best["fast"],
         "plain_ms": 1000 * best["plain"],
         "ratio": best["plain"] / best["fast"],
-        "bar": case.bar,
+        "goal": case.goal,
         "largest_difference": largest,
     }
 
@@ -59,7 +59,7 @@ def main() -> int:
         results.append(result)
         if not args.json:
             sys.stdout.write(
-                f"{result['ratio']:6.1f}x (goal {result['bar']:g}x)  {result['title']}\n"
+                f"{result['ratio']:6.1f}x (goal {result['goal']:g}x)  {result['title']}\n"
                 f"         {result['fast_ms']:.1f} ms, plain {result['plain_ms']:.1f} ms per unit; "
                 f"largest difference {result['largest_difference']:.1e}\n"
             )

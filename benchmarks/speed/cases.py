@@ -1,4 +1,4 @@
-"""What is compared with what. Every case checks that both ways give the same numbers."""
+"""The cases: for each, a fast and a plain way that return the same numbers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import random
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -40,11 +41,14 @@ from editkit_plugins.tracing.corruption import draw_noise
 from editkit_plugins.tracing.tokenized_facts import tokenize_facts
 
 Work = Callable[[], Sequence[float]]
-"""Does some work, and returns numbers that both ways must agree on."""
+"""Does the work, and returns numbers on which both ways must agree."""
 
 _TRACED: tuple[Kind, ...] = ("state", "mlp", "attn")
 _KINDS = ("rewrite", "paraphrase", "neighborhood")
-_CORPUS = {"corpus": "editkit_benchmarks.atlas:corpus_texts", "corpus_tokens": 50_000}
+_CORPUS: dict[str, Any] = {
+    "corpus": "editkit_benchmarks.atlas:corpus_texts",
+    "corpus_tokens": 50_000,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +57,14 @@ class Case:
 
     Attributes:
         name: Name on the command line.
-        title: What is compared.
-        bar: The ratio that the project asks of itself.
-        make: Builds the fast and the plain way, and how many units of work each does.
+        title: Description of both ways.
+        goal: The ratio to reach.
+        make: Builds the fast and the plain way, each with its number of units of work.
     """
 
     name: str
     title: str
-    bar: float
+    goal: float
     make: Callable[[], tuple[Work, int, Work, int]]
 
 
@@ -71,7 +75,7 @@ def _atlas() -> LanguageModel:
 
 @functools.cache
 def _gpt2_small() -> LanguageModel:
-    """GPT-2 small's shape with random weights, and the embedded tokenizer's ids."""
+    """A model in GPT-2 small's shape with random weights, and atlas's tokenizer."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hf = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0))
@@ -104,11 +108,11 @@ def _scoring() -> tuple[Work, int, Work, int]:
         return [x for row in EditedModels(model, deltas).candidate_nll(queries) for x in row]
 
     def one_at_a_time() -> list[float]:
-        found = []
+        numbers = []
         for delta, record in zip(deltas, records, strict=True):
             with applied(model, delta):
-                found += [x for pair in probe_nll(model, _probes(record)) for x in pair]
-        return found
+                numbers += [x for pair in probe_nll(model, _probes(record)) for x in pair]
+        return numbers
 
     return together, len(records), one_at_a_time, len(records)
 
@@ -119,10 +123,15 @@ def _rome(
     from tests.plugins.rome.oracle import solve_plainly  # needs a checkout
 
     requests = [record.request for record in _records(n_fast)]
-    # Contexts of the embedded model, so that both models see the same texts; every edit runs all
-    # its steps, so that none gets away with less work.
+    # Atlas writes the contexts, so that both models see the same texts. Without an early stop all
+    # edits do the same work.
     texts = sampled_or_given_contexts(_atlas(), RomeConfig())[1:]
-    values = {"layer": layer, "weight_decay": 0.1, "stop_loss": 0.0, "second_moment": False}
+    values: dict[str, Any] = {
+        "layer": layer,
+        "weight_decay": 0.1,
+        "stop_loss": 0.0,
+        "second_moment": False,
+    }
     editor = RomeEditor(RomeConfig(**values, contexts=texts))
 
     def run(solve: Callable[..., Sequence[RankOneUpdate]], n: int) -> list[float]:
@@ -164,11 +173,11 @@ def _prompts() -> tuple[Work, int, Work, int]:
     empty = [WeightDelta({}, record.request, "none", {}, model.fingerprint) for record in records]
 
     def shared_prefix() -> list[float]:
-        found: list[float] = []
+        numbers: list[float] = []
         for delta, record in zip(empty, records, strict=True):
             rows = EditedModels(model, [delta]).candidate_nll(_queries(0, record))
-            found += [x for row in rows for x in row]
-        return found
+            numbers += [x for row in rows for x in row]
+        return numbers
 
     def whole_texts() -> list[float]:
         return [x for r in records for pair in probe_nll(model, _probes(r)) for x in pair]
@@ -200,7 +209,7 @@ def _training(method: str) -> tuple[Work, int, Work, int]:
 def _generation(
     model: Callable[[], LanguageModel], *, records: int, n_plain: int, tokens: int
 ) -> tuple[Work, int, Work, int]:
-    """Texts of several edited models; one at a time, too, with its keys and values kept."""
+    """Texts of several edited models together, and one at a time with cached keys and values."""
     chosen = _records(records)
     deltas = [_random_edit(model(), record.case_id) for record in chosen]
     queries = [
@@ -214,14 +223,14 @@ def _generation(
         return [_number(text) for text in texts[:n_plain]]
 
     def one_at_a_time() -> list[float]:
-        found = []
+        numbers = []
         for query in queries[:n_plain]:
             with applied(model(), deltas[query.edit]), model().frozen(), torch.no_grad():
                 prompt = model().encode([query.prompt])[0].ids
                 uniform = draws([(0, query.name, query.prompt)], tokens)
                 [ids] = continued(model(), [prompt], uniform, top_k=5)
-            found.append(_number(model().tokenizer.decode(ids, skip_special_tokens=True)))
-        return found
+            numbers.append(_number(model().tokenizer.decode(ids, skip_special_tokens=True)))
+        return numbers
 
     return together, len(queries), one_at_a_time, n_plain
 
@@ -239,7 +248,7 @@ def _random_edit(model: LanguageModel, seed: int) -> WeightDelta:
 
 
 def _number(text: str) -> float:
-    """A number that nearly always tells two texts apart."""
+    """A checksum that differs for different texts."""
     return float(zlib.crc32(text.encode()))
 
 
@@ -269,70 +278,70 @@ def _tracing(
 
 
 CASES = (
-    Case("scoring", "atlas: 32 edited models scored together, against one at a time", 5, _scoring),
+    Case("scoring", "atlas: 32 edited models scored together against one at a time", 5, _scoring),
     Case(
         "rome-atlas",
-        "atlas: ROME with reuse and batching, against plain",
+        "atlas: ROME with reuse and batching against plain",
         8,
         functools.partial(_rome, _atlas, layer=1, n_fast=20, n_plain=3),
     ),
     Case(
         "rome-gpt2-small",
-        "GPT-2-small shape: ROME with reuse and batching, against plain",
+        "GPT-2-small shape: ROME with reuse and batching against plain",
         8,
         functools.partial(_rome, _gpt2_small, layer=4, n_fast=8, n_plain=1),
     ),
     Case(
         "kn-atlas",
-        "atlas: integrated gradients of several facts together, against one step at a time",
+        "atlas: integrated gradients of several facts together against one step at a time",
         4,
         functools.partial(_attribution, _atlas, n_fast=20, n_plain=3),
     ),
     Case(
         "kn-gpt2-small",
-        "GPT-2-small shape: integrated gradients together, against one step at a time",
+        "GPT-2-small shape: integrated gradients together against one step at a time",
         4,
         functools.partial(_attribution, _gpt2_small, n_fast=8, n_plain=1),
     ),
     Case(
         "trace-atlas",
-        "atlas: a full trace with reuse, against one site a forward pass",
+        "atlas: a full trace with reuse against one site a forward pass",
         15,
         functools.partial(_tracing, _atlas, kinds=_TRACED, n_fast=4, n_plain=1),
     ),
     Case(
         "trace-gpt2-small",
-        "GPT-2-small shape: a full trace with reuse, against one site a forward pass",
+        "GPT-2-small shape: a full trace with reuse against one site a forward pass",
         8,
         functools.partial(_tracing, _gpt2_small, kinds=_TRACED, n_fast=1, n_plain=1),
     ),
     Case(
         "train-mend",
-        "atlas: a training step of MEND, all edits together, against one at a time",
+        "atlas: a training step of MEND, all edits together against one at a time",
         4,
         functools.partial(_training, "mend"),
     ),
     Case(
         "train-ke",
-        "atlas: a training step of KE, all edits together, against one at a time",
+        "atlas: a training step of KE, all edits together against one at a time",
         4,
         functools.partial(_training, "ke"),
     ),
     Case(
         "prompts",
-        "GPT-2-small shape: a record's prompts with shared prefix, against whole texts",
+        "GPT-2-small shape: a record's prompts with shared prefix against whole texts",
         3,
         _prompts,
     ),
     Case(
         "generation-atlas",
-        "atlas: texts of 20 edited models together, against one prompt at a time",
+        "atlas: texts of 20 edited models together against one prompt at a time",
         5,
         functools.partial(_generation, _atlas, records=20, n_plain=10, tokens=100),
     ),
     Case(
         "generation-gpt2-small",
-        "GPT-2-small shape: texts of 4 edited models together, against one prompt at a time",
+        "GPT-2-small shape: texts of 4 edited models together against one prompt at a time",
         5,
         functools.partial(_generation, _gpt2_small, records=4, n_plain=3, tokens=48),
     ),

@@ -1,7 +1,7 @@
-"""A step of KE's or MEND's training, one edit at a time: the plain way that batches are held to.
+"""A training step of KE or MEND, one edit at a time: the plain way to compare batches with.
 
-As in the published code, every edit has its own backward pass and its own copy of the weights, and
-whole texts go through the whole model, with logits at every token.
+As in the published code, each edit has its own backward pass and copy of the weights, and whole
+texts run through the whole model, with logits at every token.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ Step = Callable[[LanguageModel, EditNetwork, Sequence[TrainingEdit]], Losses]
 
 def settings_of(method: str) -> MendSettings | KeSettings:
     """The fast preset of a method."""
-    schema = {"mend": MendSettings, "ke": KeSettings}[method]
-    return schema.model_validate(PRESETS[method]["fast"])
+    fast = PRESETS[method]["fast"]
+    return MendSettings(**fast) if method == "mend" else KeSettings(**fast)
 
 
 def network_of(model: LanguageModel, method: str, drawn: Sequence[TrainingEdit]) -> EditNetwork:
@@ -48,25 +48,25 @@ def steps(
     batches: Sequence[Sequence[TrainingEdit]],
     step: Step,
 ) -> list[float]:
-    """Train a copy of the network for some steps; the losses of each."""
+    """Train a copy of the network for some steps; returns the losses of each."""
     network = copy.deepcopy(network)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
-    found = []
+    numbers = []
     for drawn in batches:
         optimiser.zero_grad()
         loss = step(model, network, drawn)
-        (0.5 * loss.edit + loss.locality).backward()
+        torch.autograd.backward(0.5 * loss.edit + loss.locality)
         optimiser.step()
-        found += [loss.edit.item(), loss.locality.item()]
-    return found
+        numbers += [loss.edit.item(), loss.locality.item()]
+    return numbers
 
 
 class Together:
-    """The edits of a step together, as training does.
+    """A step with all edits together, as in training.
 
     Args:
         model: The unedited model.
-        blocks: The last so many are edited.
+        blocks: Number of edited blocks, counted from the last.
     """
 
     def __init__(self, model: LanguageModel, blocks: int) -> None:
@@ -82,7 +82,7 @@ class Together:
 def one_at_a_time(
     model: LanguageModel, network: EditNetwork, drawn: Sequence[TrainingEdit]
 ) -> Losses:
-    """The same, edit by edit."""
+    """The losses of a step, one edit at a time."""
     edit_losses, divergences = [], []
     with model.frozen():
         for each in drawn:
@@ -115,7 +115,7 @@ def _width(module: torch.nn.Module) -> int:
 
 
 def _log_p(model: LanguageModel, facts: Sequence[Completion], weights: dict[str, Tensor]) -> Tensor:
-    """Log probabilities of all tokens where a target's token is predicted, (N, V)."""
+    """Log probabilities at the positions that predict a target's token, (N, V)."""
     ids = padded([fact.prompt + fact.target[:-1] for fact in facts], model.device)  # (B, T)
     logits = torch.func.functional_call(model.hf, weights, (ids,)).logits  # (B, T, V)
     reads = [

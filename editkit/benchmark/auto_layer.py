@@ -133,13 +133,13 @@ def _training_facts(
     """
     choice = benchmark.dataset
     offer = registry.get("dataset", choice.name)
-    given = {**choice.config, **values.get(("dataset", choice.name), {})}
+    chosen = {**choice.config, **values.get(("dataset", choice.name), {})}
     split = config_class(offer).model_fields.get("split")
     trained = split is not None and "train" in typing.get_args(split.annotation)
     if trained:
-        given["split"] = "train"
-    values = [GivenValues(given, choice.name, "dataset.config")] if given else []
-    config = resolve_config(offer, given=values).config
+        chosen["split"] = "train"
+    given = [GivenValues(chosen, choice.name, "dataset.config")] if chosen else []
+    config = resolve_config(offer, given=given).config
     records = load_records(registry.build("dataset", offer.name, config), offer).records
     if not trained:
         records = records[benchmark.limit :] if benchmark.limit is not None else ()
