@@ -7,7 +7,7 @@ from editkit_benchmarks.sweeps.__main__ import GRIDS, METRICS, score, settings
 
 
 @pytest.mark.parametrize("split", ["test", "train"])
-def test_every_embedded_record_is_sound(split: str) -> None:
+def test_every_embedded_record_is_valid(split: str) -> None:
     loaded = make_dataset("atlas", split=split).load()
     assert not loaded.rejected
     assert len(loaded.records) >= (800 if split == "test" else 500)

@@ -38,22 +38,22 @@ FAILURES = {
 
 def published(model: str) -> Published:
     run = dataclasses.replace(RUN, model={**RUN.model, "name": model})
-    [found] = published_for(run, default_registry())
-    return found
+    [table] = published_for(run, default_registry())
+    return table
 
 
 @pytest.mark.parametrize("model", FAILURES)
-def test_the_rules_mark_what_the_papers_call_clear_failures(model: str) -> None:
+def test_the_rules_mark_the_clear_failures_of_the_papers(model: str) -> None:
     rows = {
         editor: {key: Estimate(mean, mean, mean, 0) for key, mean in row.items()}
         for editor, row in published(model).rows.items()
     }
-    found = {
+    failures = {
         editor: " ".join(score.label for score in SCORES if is_failure(score, row, rows["none"]))
         for editor, row in rows.items()
         if editor != "none"
     }
-    assert found == FAILURES[model]
+    assert failures == FAILURES[model]
 
 
 @pytest.mark.parametrize("model", FAILURES)
@@ -68,8 +68,8 @@ def test_columns_that_a_run_does_not_measure_are_left_out() -> None:
     assert "fluency/entropy" not in published("gpt2-xl").rows["rome"]
     metrics = (*RUN.metrics, {"name": "fluency", "protocol": "counterfact/ngram-entropy/x/v1"})
     run = dataclasses.replace(RUN, metrics=metrics)
-    [found] = published_for(run, default_registry())
-    assert found.rows["rome"]["fluency/entropy"] == pytest.approx(6.219)
+    [table] = published_for(run, default_registry())
+    assert table.rows["rome"]["fluency/entropy"] == pytest.approx(6.219)
 
 
 def test_smaller_models_have_their_summary_only() -> None:
@@ -79,9 +79,9 @@ def test_smaller_models_have_their_summary_only() -> None:
 def test_zsre_is_published_for_one_model() -> None:
     metrics = ({"name": "zsre", "protocol": "zsre/teacher-forced-argmax/v1"},)
     run = dataclasses.replace(RUN, dataset={**RUN.dataset, "name": "zsre"}, metrics=metrics)
-    [found] = published_for(run, default_registry())
-    assert found.n_records == 10000
-    assert found.rows["rome"] == {
+    [table] = published_for(run, default_registry())
+    assert table.n_records == 10000
+    assert table.rows["rome"] == {
         "zsre/efficacy": pytest.approx(0.998),
         "zsre/paraphrase": pytest.approx(0.881),
         "zsre/specificity": pytest.approx(0.242),

@@ -82,9 +82,9 @@ def test_plain_prose_names_no_subject() -> None:
 
 
 def test_reference_texts_state_the_object() -> None:
-    found = reference_texts(WORLD)
+    texts_by_relation = reference_texts(WORLD)
     for (relation, value), subjects in WORLD.holders.items():
-        sentences = found[relation][value]
+        sentences = texts_by_relation[relation][value]
         assert sentences
         for sentence in sentences:
             assert f" {value}" in sentence
@@ -92,6 +92,6 @@ def test_reference_texts_state_the_object() -> None:
 
 
 def test_essence_texts_are_about_their_subject() -> None:
-    found = essence_texts(WORLD)
-    assert set(found) == set(WORLD.subjects)
-    assert all(subject in text for subject, texts in found.items() for text in texts)
+    essence = essence_texts(WORLD)
+    assert set(essence) == set(WORLD.subjects)
+    assert all(subject in text for subject, texts in essence.items() for text in texts)

@@ -82,7 +82,7 @@ def test_wordings_leave_the_object_for_the_end(relation) -> None:
         assert not any(other != one and other.startswith(one) for other in filled)
 
 
-def test_subjects_stand_at_the_start_in_the_middle_and_are_few_prompts_alike() -> None:
+def test_prompts_differ_and_have_subjects_at_the_start_and_in_the_middle() -> None:
     starts = [w.startswith("{}") for r in WORLD.relations.values() for w in r.wordings]
     assert 0.15 < sum(starts) / len(starts) < 0.85
 

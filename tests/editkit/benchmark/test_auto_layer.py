@@ -1,4 +1,4 @@
-"""``layer: auto:LOCATOR``: chosen on other facts than those that are scored, and said why."""
+"""``layer: auto:LOCATOR``: a layer chosen on facts that are not scored, with a reason."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def planned(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict[s
 
 def test_a_locator_chooses_the_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     auto = ["--set", "editors.rome.layer=auto:causal-tracing"]
-    cell, said = planned(capsys, *auto)
+    cell, log = planned(capsys, *auto)
     assert cell["config"]["layer"] == 0
-    assert "rome: layer 0, where causal-tracing finds the largest effect" in said
-    assert "known facts of the training split of atlas" in said
+    assert "rome: layer 0, with the largest effect of causal-tracing" in log
+    assert "known facts of the training split of atlas" in log
     same, _ = planned(capsys, "--set", "editors.rome.layer=0")
     other, _ = planned(capsys, "--set", "editors.rome.layer=1")
     assert cell["fingerprint"] == same["fingerprint"] != other["fingerprint"]
@@ -49,21 +49,21 @@ def test_a_dataset_without_a_training_split_gives_its_unscored_records(
     )
     arguments = ["--dataset", "counterfact", "--set", f"dataset.path={path}"]
     arguments += ["--set", "editors.rome.layer=auto:saliency"]
-    _, said = planned(capsys, *arguments)
-    assert "of unscored counterfact" in said
+    _, log = planned(capsys, *arguments)
+    assert "of unscored counterfact" in log
     assert main([*ROME, *arguments, "--limit", "13"]) == 2
-    assert "no records beyond those that are scored" in capsys.readouterr().err
+    assert "all of its records are scored" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("value", "said", "code"),
+    ("value", "message", "code"),
     [
         ("auto:nobody", "no locator named 'nobody'", 3),
         ("automatic", "got 'automatic'", 2),
     ],
 )
-def test_bad_input_is_told(
-    value: str, said: str, code: int, capsys: pytest.CaptureFixture[str]
+def test_bad_input_is_reported(
+    value: str, message: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*ROME, "--set", f"editors.rome.layer={value}"]) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

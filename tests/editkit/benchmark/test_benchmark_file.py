@@ -30,7 +30,7 @@ def test_short_forms_and_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "said"),
+    ("before", "after", "message"),
     [
         ("batch: 5", "batch: many", r"batch: got 'many', expected an integer"),
         ("batch: 5", "batch: 0", r"batch: got 0, expected greater than or equal to 1"),
@@ -43,8 +43,8 @@ def test_short_forms_and_defaults() -> None:
         (SMALL, "- one", r"expected a mapping"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_place(before: str, after: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_errors_name_the_place_in_the_file(before: str, after: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_benchmark(SMALL.replace(before, after), place="small.yaml")
 
 
@@ -54,7 +54,7 @@ def test_flags_override_the_file() -> None:
     assert [metric.name for metric in benchmark.metrics] == ["other"]
 
 
-def test_a_named_editor_keeps_what_the_file_says_about_it() -> None:
+def test_a_named_editor_keeps_its_values_from_the_file() -> None:
     editors = changed(editors=("two", "rome", "two")).editors
     assert [editor.name for editor in editors] == ["two", "rome"]
     assert editors[0].config == {"strength": 0.75}
@@ -88,7 +88,7 @@ def test_set_reaches_every_part() -> None:
 
 
 @pytest.mark.parametrize(
-    ("assignment", "said"),
+    ("assignment", "message"),
     [
         ("limit", "expected a.b=value"),
         ("limt=3", "unknown name, expected one of"),
@@ -98,8 +98,8 @@ def test_set_reaches_every_part() -> None:
         ("limit=[", "expected YAML"),
     ],
 )
-def test_a_wrong_set_is_told(assignment: str, said: str) -> None:
-    with pytest.raises((ConfigError, UsageError), match=said):
+def test_an_invalid_set_is_reported(assignment: str, message: str) -> None:
+    with pytest.raises((ConfigError, UsageError), match=message):
         changed(sets=parse_sets([assignment]))
 
 

@@ -27,22 +27,26 @@ def rows(values: list[tuple[float, float]], shift: float = 0.0) -> list[Row]:
     ]
 
 
-def test_a_difference_is_that_of_the_records_that_both_have() -> None:
+def test_differences_are_over_common_records() -> None:
     first = [Row(1, "done", {"c": 0.9}), Row(2, "done", {"c": 0.5}), Row(3, "done", {"c": 1.0})]
     second = [Row(1, "done", {"c": 0.4}), Row(2, "done", {"c": 0.2}), Row(3, "failed", error="no")]
-    found = paired_differences(first, second, SCORES)
-    assert list(found) == ["c"]
-    assert found["c"].n == 2
-    assert found["c"].mean == pytest.approx(0.4)
-    assert found["c"].half_width == pytest.approx(1.96 * 0.1 / 2**0.5)
+    differences = paired_differences(first, second, SCORES)
+    assert list(differences) == ["c"]
+    assert differences["c"].n == 2
+    assert differences["c"].mean == pytest.approx(0.4)
+    assert differences["c"].half_width == pytest.approx(1.96 * 0.1 / 2**0.5)
 
 
 @given(cases)
 def test_nothing_differs_from_itself(values: list[tuple[float, float]]) -> None:
-    found = paired_differences(rows(values), rows(values), SCORES)
+    differences = paired_differences(rows(values), rows(values), SCORES)
     for key in ("summary/score", "a/score", "b/score"):
-        assert (found[key].mean, found[key].ci_low, found[key].ci_high) == (0, 0, 0)
-        assert not excludes_zero(found[key])
+        assert (differences[key].mean, differences[key].ci_low, differences[key].ci_high) == (
+            0,
+            0,
+            0,
+        )
+        assert not excludes_zero(differences[key])
 
 
 @given(cases, st.floats(min_value=0, max_value=0.5))
@@ -53,21 +57,21 @@ def test_differences_turn_round_and_are_those_of_the_means(
     there = paired_differences(ours, theirs, SCORES)
     back = paired_differences(theirs, ours, SCORES)
     means = [metrics_of(side, SCORES) for side in (ours, theirs)]
-    for key, found in there.items():
-        assert found.mean == pytest.approx(means[0][key].mean - means[1][key].mean)
-        assert found.mean == pytest.approx(-back[key].mean)
-        assert found.ci_low == pytest.approx(-back[key].ci_high)
-        assert found.ci_low <= found.mean <= found.ci_high
+    for key, difference in there.items():
+        assert difference.mean == pytest.approx(means[0][key].mean - means[1][key].mean)
+        assert difference.mean == pytest.approx(-back[key].mean)
+        assert difference.ci_low == pytest.approx(-back[key].ci_high)
+        assert difference.ci_low <= difference.mean <= difference.ci_high
 
 
-def test_what_makes_a_record_hard_for_both_cancels_out() -> None:
+def test_the_difficulty_of_records_cancels_out() -> None:
     values = [(0.1 + 0.8 * (i % 2), 0.2 + 0.6 * (i % 3 == 0)) for i in range(40)]
     ours, theirs = rows(values), rows(values, 0.05)
-    found = paired_differences(ours, theirs, SCORES)
+    differences = paired_differences(ours, theirs, SCORES)
     alone = [metrics_of(side, SCORES) for side in (ours, theirs)]
     for key in ("summary/score", "a/score"):
-        assert excludes_zero(found[key])
-        assert found[key].half_width < 0.2 * alone[0][key].half_width
+        assert excludes_zero(differences[key])
+        assert differences[key].half_width < 0.2 * alone[0][key].half_width
         assert alone[0][key].ci_low < alone[1][key].ci_high  # their own intervals overlap
 
 
@@ -79,9 +83,9 @@ def test_a_score_that_one_side_lacks_does_not_enter_the_summary() -> None:
 
 def test_groups_are_scored_by_themselves() -> None:
     values = [(0.2, 0.4), (0.6, 0.8), (1.0, 1.0)]
-    found = by_group(rows(values), {0: "P1", 1: "P1", 7: "P9"}, SCORES)
-    assert list(found) == ["P1"]
-    assert found["P1"] == metrics_of(rows(values)[:2], SCORES)
+    groups = by_group(rows(values), {0: "P1", 1: "P1", 7: "P9"}, SCORES)
+    assert list(groups) == ["P1"]
+    assert groups["P1"] == metrics_of(rows(values)[:2], SCORES)
 
 
 def at(mean: float, half: float = 0.0) -> Estimate:
@@ -115,7 +119,7 @@ def test_a_failure_is_clear_or_none(
     assert is_failure(score, estimates, unedited) == fails
 
 
-def test_rules_are_told_in_words() -> None:
+def test_rules_are_described_in_words() -> None:
     assert failure_rules([Score("e", "E"), OWN, OTHER]) == [
         "generalization fails with P below 75% of the editor's own E or below 50",
         "specificity fails with N below 50% of the unedited model's",

@@ -98,7 +98,7 @@ def test_files_that_are_keys_count(file: Path) -> None:
     assert contents_of(config) != before
 
 
-def test_what_names_no_file_does_not_count(tmp_path: Path) -> None:
+def test_values_that_name_no_file_do_not_count(tmp_path: Path) -> None:
     assert contents_of(Everything(out=tmp_path / "not there")) == {}
 
 

@@ -1,4 +1,4 @@
-"""Stores that somebody damaged: a clear error, or damaged rows that are computed again."""
+"""Damaged stores: a clear error, or damaged rows that are recomputed."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ BAD_TEXTS = {
 }
 
 
-def test_rows_of_a_wrong_shape_are_damaged_though_their_checksum_fits(
+def test_rows_of_a_wrong_shape_are_damaged_even_with_a_valid_checksum(
     out: Path, editkit: Cli
 ) -> None:
     command = ("run-benchmark", "small", "--out", out, "--no-mlflow", "--json", "--quiet")
@@ -150,7 +150,7 @@ def test_rows_of_a_wrong_shape_are_damaged_though_their_checksum_fits(
 
 
 @pytest.mark.parametrize("name", BAD_TEXTS)
-def test_a_row_that_is_no_exact_json_is_damaged(name: str, out: Path) -> None:
+def test_a_row_with_invalid_json_is_damaged(name: str, out: Path) -> None:
     key, case, _ = first_row(out)
     text = f'{{"case_id":{case},"status":"done","scores":{{{BAD_TEXTS[name]}}}}}'
     replace_row(out, key, case, text)
@@ -173,7 +173,7 @@ def test_a_row_that_is_no_exact_json_is_damaged(name: str, out: Path) -> None:
         ("case_id", 2.5),
     ],
 )
-def test_wrong_types_in_columns_damage_their_row_alone(
+def test_wrong_types_in_columns_damage_only_their_row(
     column: str, value: object, out: Path
 ) -> None:
     key, case, _ = first_row(out)
@@ -188,7 +188,7 @@ def test_wrong_types_in_columns_damage_their_row_alone(
         assert store.drop_damaged(key) == []
 
 
-def test_text_that_is_no_utf_8_damages_its_row_alone(out: Path) -> None:
+def test_invalid_utf_8_damages_only_its_row(out: Path) -> None:
     key, case, _ = first_row(out)
     with opened(out) as connection:
         connection.execute(
@@ -200,7 +200,7 @@ def test_text_that_is_no_utf_8_damages_its_row_alone(out: Path) -> None:
         assert store.drop_damaged(key) == [case]
 
 
-def test_rows_of_no_known_cell_are_warned_of(out: Path, editkit: Cli) -> None:
+def test_rows_without_a_cell_cause_a_warning(out: Path, editkit: Cli) -> None:
     key, case, _ = first_row(out)
     with opened(out) as connection:
         connection.execute(
@@ -244,7 +244,7 @@ BAD_CELLS: dict[str, Callable[[dict[str, Any]], None]] = {
 
 @pytest.mark.parametrize("name", BAD_CELLS)
 @pytest.mark.parametrize("checksum", ["fits", "stale"])
-def test_a_damaged_description_is_a_store_error_and_healed_by_the_run(
+def test_a_damaged_description_is_a_store_error_and_rewritten_by_the_run(
     name: str, checksum: str, out: Path, editkit: Cli
 ) -> None:
     sound = editkit("report", out, "--format", "csv")[1] if name == "dataset null" else ""
@@ -277,7 +277,7 @@ def test_a_changed_number_of_records_is_noticed(out: Path, editkit: Cli) -> None
     assert "its checksum is wrong" in err
 
 
-def test_damaged_requests_are_warned_of_and_written_again(out: Path, editkit: Cli) -> None:
+def test_damaged_requests_are_skipped_and_rewritten(out: Path, editkit: Cli) -> None:
     [run] = runs_in(out)
     with opened(out) as connection:
         connection.execute("UPDATE requests SET request = replace(request, 'Rome', 'Oslo')")
@@ -290,7 +290,7 @@ def test_damaged_requests_are_warned_of_and_written_again(out: Path, editkit: Cl
     "request_text",
     ['{"prompt":"no place","subject":"a","target_new":"b"}', "[]", '{"prompt":3}', '{"x":1}', "{"],
 )
-def test_crafted_requests_are_left_out(
+def test_crafted_requests_are_skipped(
     request_text: str, out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     [run] = runs_in(out)
@@ -309,7 +309,7 @@ def test_crafted_requests_are_left_out(
     "change",
     [{"cells": ["a"]}, {"answers": {"q": "up"}}, {"rated_at": "now"}, {"place": 1.5}, {"more": 1}],
 )
-def test_crafted_ratings_are_left_out(
+def test_crafted_ratings_are_skipped(
     change: dict[str, Any], out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rating = Rating(1000, 0, ("a" * 64, "b" * 64), "me", {"q": "left"}, 1.0)
@@ -348,7 +348,7 @@ def test_crafted_ratings_are_left_out(
     ],
     ids=lambda statements: statements[-1][:30],
 )
-def test_tables_that_are_not_ours_are_a_store_error(
+def test_foreign_tables_are_a_store_error(
     statements: list[str], out: Path, editkit: Cli, tmp_path: Path
 ) -> None:
     with opened(out) as connection:
@@ -392,7 +392,7 @@ def make_version_1(folder: Path) -> None:
         connection.execute("PRAGMA user_version = 1")
 
 
-def test_a_store_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(
+def test_a_store_of_version_1_is_read_unchanged_and_upgraded_on_the_first_write(
     out: Path, editkit: Cli, tmp_path: Path
 ) -> None:
     sound = editkit("report", out, "--format", "csv")[1]
@@ -412,7 +412,7 @@ def test_a_store_of_version_1_is_read_as_it_is_and_upgraded_when_it_is_written(
     assert editkit("report", out)[0] == 4
 
 
-def test_what_could_not_be_read_before_the_upgrade_is_damaged_after_it(out: Path) -> None:
+def test_entries_that_were_unreadable_before_the_upgrade_are_damaged_after_it(out: Path) -> None:
     make_version_1(out)
     with opened(out) as connection:
         connection.execute("UPDATE requests SET request = x'ff' WHERE case_id = 1000")
@@ -454,7 +454,7 @@ def stores(tmp_path: Path, ours: Row, theirs: Row, *machines: str | None) -> tup
         ((None, None), 1e-2, False),
     ],
 )
-def test_results_of_one_environment_are_equal_and_of_two_close(
+def test_results_must_be_equal_in_one_environment_and_close_in_two(
     machines: tuple[str | None, str | None], distance: float, merges: bool, tmp_path: Path
 ) -> None:
     ours, theirs = stores(tmp_path, row(0.5), row(0.5 + distance), *machines)
@@ -485,7 +485,7 @@ def test_results_of_one_environment_are_equal_and_of_two_close(
         Row(7, "failed", error="no"),
     ],
 )
-def test_no_tolerance_covers_other_keys_texts_or_status(other: Row, tmp_path: Path) -> None:
+def test_the_tolerance_does_not_cover_keys_texts_or_status(other: Row, tmp_path: Path) -> None:
     ours, theirs = stores(tmp_path, row(0.5), other, "A", "BB")
     with ours, theirs, pytest.raises(StoreError, match="case 7"):
         merge(ours, theirs)
@@ -509,7 +509,7 @@ def test_merging_keeps_the_environments_and_reports_the_difference(
         assert machines == ["A", "BB"]
 
 
-def test_a_run_in_another_environment_logs_what_changed(
+def test_a_run_in_another_environment_logs_the_changes(
     out: Path, editkit: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, case, _ = first_row(out)
@@ -563,7 +563,7 @@ CELL_VALUE = st.one_of(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_any_row_is_sound_or_left_out_with_a_warning(data: st.DataObject, tmp_path: Path) -> None:
+def test_any_row_is_valid_or_skipped_with_a_warning(data: st.DataObject, tmp_path: Path) -> None:
     path = tmp_path / "fuzz.sqlite"
     field = data.draw(st.sampled_from([each.name for each in dataclasses.fields(Row)]))
     content = {**dataclasses.asdict(row(0.5)), field: data.draw(JSON)}
@@ -591,7 +591,7 @@ def test_any_row_is_sound_or_left_out_with_a_warning(data: st.DataObject, tmp_pa
 @given(
     table=st.sampled_from(["cells", "rows", "requests"]), place=st.integers(0, 3), value=CELL_VALUE
 )
-def test_any_value_in_any_column_is_an_error_or_changes_no_number(
+def test_any_value_in_any_column_is_an_error_or_harmless(
     table: str, place: int, value: object, out: Path, editkit: Cli
 ) -> None:
     store = out / STORE_FILE
@@ -605,10 +605,10 @@ def test_any_value_in_any_column_is_an_error_or_changes_no_number(
                 f"UPDATE {table} SET {name} = ? WHERE rowid = (SELECT min(rowid) FROM {table})",
                 (value,),
             )
-    found = either(lambda: table_report(out), StoreError)
-    if not isinstance(found, StoreError):
-        assert found.keys() <= sound.keys()
-        for key, scores in found.items():
+    report = either(lambda: table_report(out), StoreError)
+    if not isinstance(report, StoreError):
+        assert report.keys() <= sound.keys()
+        for key, scores in report.items():
             assert scores.items() <= sound[key].items()
     code, _, err = editkit("run-benchmark", "small", "--out", out, "--no-mlflow", "--quiet")
     assert code == 0, err
@@ -651,7 +651,7 @@ _WORDS = st.one_of(
     max_examples=15, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(name=_WORDS, text=_WORDS)
-def test_any_text_in_names_requests_and_results_comes_back_in_every_format(
+def test_any_text_in_names_requests_and_results_survives_every_format(
     name: str, text: str, out: Path, editkit: Cli, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("any") / "out"
@@ -696,7 +696,7 @@ def table_report(folder: Path) -> dict[str, dict[int, Any]]:
 
 @pytest.mark.parametrize("read_only", [True, False])
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_what_is_no_file_is_no_store(kind: str, read_only: bool, tmp_path: Path) -> None:
+def test_folders_and_pipes_are_not_stores(kind: str, read_only: bool, tmp_path: Path) -> None:
     path = tmp_path / STORE_FILE
     path.mkdir() if kind == "folder" else os.mkfifo(path)
     with pytest.raises(StoreError, match=f"is a .*{kind}, expected the file of a result store"):

@@ -132,7 +132,7 @@ def deeper_hook() -> None:
     deeper()
 
 
-def test_what_observers_add_to_the_document_holds_no_secrets(watched: Any) -> None:
+def test_entries_of_observers_contain_no_secrets(watched: Any) -> None:
     added = {"at": ["http://u:SEC@RET@h/?token=SECRET"], "password": "SECRET", "n": 1}
     shown = {"at": ["http://***@h/?token=***"], "password": "***", "n": 1}
     watched({"hostile": shown}, run_finished=lambda: {"hostile": added})
@@ -151,7 +151,7 @@ def test_the_users_ctrl_c_in_a_hook_ends_the_run(
     assert "5 rows are stored" in err  # the first batch
 
 
-def test_a_tracking_error_of_any_shape_is_told(
+def test_a_tracking_error_of_any_shape_is_reported(
     fake_world: Path, tmp_path: Path, editkit: Cli
 ) -> None:
     default_registry().register(observer(run_finished=raising(Loud())), name="hostile")
@@ -200,14 +200,14 @@ class Trap(dict):  # type: ignore[type-arg]
         {"x": types.MappingProxyType({})},
     ],
 )
-def test_an_answer_that_no_document_can_hold_is_refused(watched: Any, answer: Any) -> None:
+def test_an_answer_that_json_cannot_represent_is_refused(watched: Any, answer: Any) -> None:
     _, err = watched(run_finished=lambda: answer)
     assert err.count("plugin 'hostile' (evil 0) failed in editkit_run_finished") == 1
     assert len(err) < 1000
 
 
 @pytest.mark.parametrize("key", sorted(DOCUMENT_KEYS))
-def test_no_answer_claims_what_is_ours(watched: Any, key: str) -> None:
+def test_answers_cannot_use_reserved_keys(watched: Any, key: str) -> None:
     _, err = watched({"mine": [1, 2]}, run_finished=lambda: {key: "changed", "mine": (1, 2)})
     assert f"ignored the key '{key}'" in err
     assert "in editkit_run_finished: it belongs to editkit." in err
@@ -255,7 +255,7 @@ def spoil(value: Any, depth: int = 0) -> None:
             object.__setattr__(value, name, "spoilt")
 
 
-def test_changing_what_a_hook_is_given_changes_nothing(watched: Any) -> None:
+def test_changing_the_arguments_of_a_hook_has_no_effect(watched: Any) -> None:
     seen: list[Any] = []
     other = observer(
         record_finished=lambda run, cell, row: seen.append(
@@ -319,7 +319,7 @@ def test_reports_are_copies_and_answers_are_checked(
     assert "in editkit_reported: it belongs to editkit." in caplog.text
 
 
-def test_a_hook_that_reports_again_is_not_asked_for_ever(fake_world: Path, tmp_path: Path) -> None:
+def test_a_hook_that_publishes_a_report_does_not_recurse(fake_world: Path, tmp_path: Path) -> None:
     from editkit.benchmark.observers import publish
 
     calls: list[str] = []
@@ -335,7 +335,7 @@ def test_a_hook_that_reports_again_is_not_asked_for_ever(fake_world: Path, tmp_p
     assert calls == ["again", "other", "other"]
 
 
-def test_what_cannot_be_copied_is_given_in_a_copied_structure(tmp_path: Path) -> None:
+def test_objects_that_cannot_be_copied_are_shared_in_a_copied_structure(tmp_path: Path) -> None:
     import threading
 
     lock = threading.Lock()
@@ -349,7 +349,7 @@ def test_what_cannot_be_copied_is_given_in_a_copied_structure(tmp_path: Path) ->
     assert twin.params["lock"] is lock
 
 
-def test_plugins_without_observers_cost_no_copies(fake_world: Path, tmp_path: Path) -> None:
+def test_plugins_without_observers_cause_no_copies(fake_world: Path, tmp_path: Path) -> None:
     class Uncopyable:
         def __deepcopy__(self, memo: Any) -> Any:
             raise AssertionError("copied for nobody")

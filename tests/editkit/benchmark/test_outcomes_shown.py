@@ -71,11 +71,11 @@ def test_every_report_has_the_line_and_only_where_something_is_wrong(
 def test_the_spreadsheet_counts_every_kind(stored: Run, editkit: Cli) -> None:
     text = editkit("report", stored.out, "--format", "csv")[1]
     lines = [line for line in csv.DictReader(io.StringIO(text)) if line["table"] == "edits"]
-    found = {(line["editor"], line["score"]): float(line["mean"]) for line in lines}
-    assert found["bad", "edits/unconverged"] == 7 / 12
-    assert found["bad", "edits/unstable"] == 3 / 12
-    assert found["bad", "edits/contradicted"] == 2 / 12
-    assert sum(found[key] for key in found if key[0] != "bad") == 0
+    shares = {(line["editor"], line["score"]): float(line["mean"]) for line in lines}
+    assert shares["bad", "edits/unconverged"] == 7 / 12
+    assert shares["bad", "edits/unstable"] == 3 / 12
+    assert shares["bad", "edits/contradicted"] == 2 / 12
+    assert sum(shares[key] for key in shares if key[0] != "bad") == 0
 
 
 def test_warnings_about_edits_are_directly_below_the_table(stored: Run, editkit: Cli) -> None:

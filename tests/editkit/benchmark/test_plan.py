@@ -73,7 +73,7 @@ def test_cells_are_editors_times_seeds() -> None:
         {"seeds": (1,)},
     ],
 )
-def test_the_fingerprint_holds_all_that_results_depend_on(other: dict[str, Any]) -> None:
+def test_the_fingerprint_covers_everything_that_results_depend_on(other: dict[str, Any]) -> None:
     assert not set(fingerprints(plan())) & set(fingerprints(plan(**other)))
 
 
@@ -87,11 +87,11 @@ def test_the_fingerprint_holds_all_that_results_depend_on(other: dict[str, Any])
         "dataset.n=22",
     ],
 )
-def test_the_fingerprint_holds_values_too(assignment: str) -> None:
+def test_the_fingerprint_covers_values(assignment: str) -> None:
     assert not set(fingerprints(plan())) & set(fingerprints(plan(assignment)))
 
 
-def test_the_fingerprint_ignores_what_results_do_not_depend_on() -> None:
+def test_the_fingerprint_ignores_everything_else() -> None:
     assert fingerprints(plan()) == fingerprints(plan("model.device=cuda", "name=other"))
     assert fingerprints(plan()) == fingerprints(plan("model.device_map=auto"))
     assert fingerprints(plan()) == fingerprints(plan("model.attention=null"))
@@ -119,7 +119,7 @@ def test_batches_cover_the_records_in_order(n: int, size: int) -> None:
     assert [batch.index for batch in batches] == list(range(len(batches)))
 
 
-def test_the_same_editor_twice_is_refused_and_with_another_preset_welcome() -> None:
+def test_an_editor_may_be_repeated_only_with_another_preset() -> None:
     twice = SMALL.replace("- one", "- one\n  - {name: one, preset: published}")
     with pytest.raises(ConfigError, match="'one' with seed 0 occurs twice"):
         make_plan(parse_benchmark(twice, place="x"), registry(), place="x", **fakes.lookups("f"))
@@ -127,7 +127,7 @@ def test_the_same_editor_twice_is_refused_and_with_another_preset_welcome() -> N
     assert len(make_plan(other, registry(), place="x", **fakes.lookups("f")).cells) == 3
 
 
-def test_errors_of_plugins_and_records_are_told() -> None:
+def test_errors_of_plugins_and_records_are_reported() -> None:
     with pytest.raises(PluginError, match="no editor named 'won'"):
         plan(editors=("won",))
     with pytest.raises(DatasetError, match="no usable record"):

@@ -37,7 +37,7 @@ def bench(editkit: Cli, tmp_path: Path) -> Callable[..., Any]:
 
 
 def results(document: Any) -> Any:
-    """What must not depend on when and in how many pieces something ran."""
+    """The parts that must not depend on interruptions and shards."""
     return [
         {key: cell[key] for key in ("editor", "preset", "fingerprint", "records", "metrics")}
         for cell in document["cells"]
@@ -53,7 +53,7 @@ def observer(**hooks: Any) -> types.SimpleNamespace:
     return types.SimpleNamespace(**{f"editkit_{name}": hookimpl(h) for name, h in hooks.items()})
 
 
-def test_the_document_is_that_of_schema_1(bench: Any) -> None:
+def test_the_document_has_schema_1(bench: Any) -> None:
     code, document = bench()
     assert code == 0
     assert list(document) == ["schema", "benchmark", "model", "dataset", "cells"]
@@ -72,14 +72,14 @@ def test_the_document_is_that_of_schema_1(bench: Any) -> None:
         assert {"edit_s_mean", "score_s_mean", "prepare_s"} == set(cell["time"])
 
 
-def test_done_work_is_not_done_again_and_needs_no_model(bench: Any) -> None:
+def test_stored_work_is_not_repeated_and_needs_no_model(bench: Any) -> None:
     first = bench()
     assert fakes.loaded == ["tiny"]
     assert bench() == first
     assert fakes.loaded == ["tiny"]
 
 
-def test_fresh_computes_again(bench: Any, tmp_path: Path) -> None:
+def test_fresh_recomputes(bench: Any, tmp_path: Path) -> None:
     _, first = bench()
     before = [row.completed_at for row in rows(tmp_path / "out")]
     _, second = bench("--fresh")
@@ -87,7 +87,7 @@ def test_fresh_computes_again(bench: Any, tmp_path: Path) -> None:
     assert all(a < b.completed_at for a, b in zip(before, rows(tmp_path / "out"), strict=True))
 
 
-def test_the_random_numbers_of_a_batch_do_not_depend_on_others(bench: Any, tmp_path: Path) -> None:
+def test_the_random_numbers_of_a_batch_are_its_own(bench: Any, tmp_path: Path) -> None:
     state = random.getstate()
     _, whole = bench(out="whole")
     assert random.getstate() == state
@@ -108,7 +108,7 @@ def test_merged_shards_are_the_whole(bench: Any, editkit: Cli, tmp_path: Path) -
     assert "26 new rows" in text
     fakes.loaded.clear()
     assert results(bench(out="all")[1]) == results(bench(out="whole")[1])
-    assert fakes.loaded == ["tiny"]  # for the whole; the merged one lacked nothing
+    assert fakes.loaded == ["tiny"]  # for the whole run; the merged one was complete
 
 
 def test_a_merge_conflict_names_the_case(bench: Any, editkit: Cli, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_merge_conflict_names_the_case(bench: Any, editkit: Cli, tmp_path: Pat
     assert "case 990 of editor 'one'" in err
 
 
-def test_only_the_culprit_of_a_batch_fails(bench: Any, tmp_path: Path) -> None:
+def test_only_the_record_at_fault_fails(bench: Any, tmp_path: Path) -> None:
     code, document = bench("--set", "editors.one.fail_on=[3, 21]")
     assert code == 1
     assert document["cells"][0]["records"] == {"done": 21, "failed": 2}
@@ -146,7 +146,7 @@ def test_only_the_culprit_of_a_batch_fails(bench: Any, tmp_path: Path) -> None:
         ("metrics.fake.nan_on=[997]", "metric 'fake' gives fake/score = nan, which is not finite"),
     ],
 )
-def test_what_is_not_finite_fails_its_record_only(
+def test_numbers_that_are_not_finite_fail_only_their_record(
     bench: Any, tmp_path: Path, assignment: str, reason: str
 ) -> None:
     code, document = bench("--editor", "one", "--set", assignment)
@@ -158,7 +158,7 @@ def test_what_is_not_finite_fails_its_record_only(
 
 
 def test_an_editor_that_loses_requests_ends_the_run(editkit: Cli, tmp_path: Path) -> None:
-    """It breaks its contract: no record is at fault, so none is stored as failed."""
+    """The editor is at fault, so that no record is stored as failed."""
     out = tmp_path / "out"
     code, _, err = editkit("run-benchmark", "small", "--out", out, "--editor", "short")
     assert code == 3
@@ -166,7 +166,7 @@ def test_an_editor_that_loses_requests_ends_the_run(editkit: Cli, tmp_path: Path
     assert not rows(out)
 
 
-def test_an_editor_that_changes_the_model_is_named_and_its_rows_go(
+def test_an_editor_that_changes_the_model_is_named_and_loses_its_rows(
     editkit: Cli, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -186,7 +186,7 @@ def test_an_editor_that_cannot_be_prepared_is_named(editkit: Cli, tmp_path: Path
     assert "could not be prepared: RuntimeError: no statistics" in err
 
 
-def test_damaged_rows_are_told_and_computed_again(bench: Any, editkit: Cli, tmp_path: Path) -> None:
+def test_damaged_rows_are_reported_and_recomputed(bench: Any, editkit: Cli, tmp_path: Path) -> None:
     _, first = bench()
     with sqlite3.connect(tmp_path / "out" / STORE_FILE) as connection:
         connection.execute("UPDATE rows SET payload = '{}' WHERE case_id = 995")
@@ -197,7 +197,7 @@ def test_damaged_rows_are_told_and_computed_again(bench: Any, editkit: Cli, tmp_
     assert results(bench()[1]) == results(first)
 
 
-def test_rejected_records_are_counted_and_told(editkit: Cli, tmp_path: Path) -> None:
+def test_rejected_records_are_counted_and_reported(editkit: Cli, tmp_path: Path) -> None:
     code, text, err = editkit(
         "run-benchmark", "small", "--out", tmp_path, "--set", "dataset.rejected=2", "--json"
     )
@@ -220,7 +220,7 @@ def test_observers_see_the_run_and_add_to_the_document(bench: Any) -> None:
     assert document["mlflow"] == {"run_ids": ["1"]}
     seen.clear()
     bench("--editor", "one", "--shard", "1/2", out="part")
-    assert {"done": 13, "failed": 0} not in seen  # its cell is not complete
+    assert {"done": 13, "failed": 0} not in seen  # the cell is incomplete
 
 
 def test_a_failing_observer_is_a_warning_and_a_tracking_error_the_exit_code(
@@ -248,7 +248,7 @@ def test_stored_runs_can_be_read_back(bench: Any, tmp_path: Path) -> None:
     _, document = bench("--seed", 0, "--seed", 1)
     bench("--limit", 7)
     runs = runs_in(tmp_path / "out")
-    assert [found.dataset["n_records"] for found in runs] == [23, 7]
+    assert [run.dataset["n_records"] for run in runs] == [23, 7]
     assert [cell_document(runs[0], cell) for cell in runs[0].cells] == document["cells"]
     assert runs[0].seeds == (0, 1)
     assert all(is_complete(runs[0], cell) for cell in runs[0].cells)
@@ -290,7 +290,7 @@ def test_a_corpus_is_part_of_the_protocol_and_texts_are_kept(bench: Any, tmp_pat
     protocol = run.metrics[0]["protocol"]
     assert protocol.startswith("words/v1/reference-")
     assert run.metrics[1]["protocol"] == "fake/v1"
-    # Another corpus, another protocol: another line that no table holds beside the first one.
+    # Another corpus means another protocol, which no table mixes with the first.
     bench("--metrics", "words,fake", "--set", 'dataset.config.texts=["one"]', "--limit", 3)
     assert len({run.metrics[0]["protocol"] for run in runs_in(tmp_path / "out")}) == 2
     assert len(runs_in(tmp_path / "out")) == 2
@@ -302,19 +302,19 @@ def test_a_limit_changes_neither_corpus_nor_protocol(bench: Any, tmp_path: Path)
     assert len({run.metrics[0]["protocol"] for run in runs_in(tmp_path / "out")}) == 1
 
 
-def test_a_missing_or_unusable_corpus_ends_the_run_with_what_to_do(editkit: Cli) -> None:
-    code, _, said = editkit("run-benchmark", "small", "--metrics", "words")
+def test_a_missing_or_unusable_corpus_ends_the_run_with_a_hint(editkit: Cli) -> None:
+    code, _, err = editkit("run-benchmark", "small", "--metrics", "words")
     assert code == 2
-    assert "metric 'words' needs reference texts, and dataset 'few' has none" in said
-    assert "--set dataset.config.reference_texts=FILE" in said
-    code, _, said = editkit(
+    assert "metric 'words' needs reference texts, and dataset 'few' has none" in err
+    assert "--set dataset.config.reference_texts=FILE" in err
+    code, _, err = editkit(
         "run-benchmark", "small", "--metrics", "words", "--set", 'dataset.config.texts=["broken"]'
     )
     assert code == 3
-    assert "metric 'words' could not be prepared: RuntimeError: no words" in said
+    assert "metric 'words' could not be prepared: RuntimeError: no words" in err
 
 
-def test_a_score_of_its_own_scale_is_shown_as_it_is(editkit: Cli, tmp_path: Path) -> None:
+def test_a_score_with_its_own_scale_is_not_rescaled(editkit: Cli, tmp_path: Path) -> None:
     code, text, _ = editkit("run-benchmark", "small", *WORDS, "--out", tmp_path / "out")
     assert code == 0
     assert " 0.2 ±0.0 " in text

@@ -50,7 +50,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(path: Path) -> None:
         assert store.rows("f") == []
 
 
-def test_a_damaged_row_is_told_dropped_and_missing(
+def test_a_damaged_row_is_reported_dropped_and_missing(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Store(path) as store:
@@ -98,7 +98,7 @@ def test_writers_at_the_same_time_do_not_lose_rows(path: Path) -> None:
         assert len(store.rows("f")) == 80
 
 
-def test_files_that_are_no_store_of_ours_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_our_stores_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is not a database, not at all " * 40, encoding="utf-8")
     with pytest.raises(StoreError, match="damaged"):
         Store(tmp_path / "text")
