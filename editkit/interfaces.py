@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from editkit.data_types import EditRequest, Fact, Localization, Record, Records, Requirements
-from editkit.editing.outcomes import watched
+from editkit.editing.outcomes import is_watched, unwatched, warn_of_failed
 from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Editor(Configurable[ConfigT], ABC):
         super().__init_subclass__(**options)
         own = vars(cls).get("edit")
         if inspect.isfunction(own) and not getattr(own, "__isabstractmethod__", False):
-            cls.edit = _fingerprinting_once(watched(own))  # type: ignore[method-assign]
+            cls.edit = _one_call(own)  # type: ignore[method-assign]
 
     def check(self, model: LanguageModel) -> None:
         """Refuse a model that this configuration does not fit; quick, before any work is done.
@@ -148,8 +148,8 @@ def _fingerprint_of(model: LanguageModel) -> str:
     return model.fingerprint
 
 
-def _fingerprinting_once(edit: Callable[..., Any]) -> Callable[..., Any]:
-    """An editor's ``edit`` during which the model's fingerprint, which is slow, is read once."""
+def _one_call(edit: Callable[..., Any]) -> Callable[..., Any]:
+    """An editor's ``edit`` that reads the fingerprint once and logs one warning of failed edits."""
 
     @functools.wraps(edit)
     def run(self: Editor[Any], *arguments: Any, **named: Any) -> Any:
@@ -160,12 +160,16 @@ def _fingerprinting_once(edit: Callable[..., Any]) -> Callable[..., Any]:
                 known[id(model)] = model.fingerprint
             return known[id(model)]
 
-        outer = self._fingerprint
+        outer, watched = self._fingerprint, is_watched()
         self._fingerprint = outer or once
         try:
-            return edit(self, *arguments, **named)
+            with unwatched():  # an edit() that calls the one of its base class
+                deltas = edit(self, *arguments, **named)
         finally:
             self._fingerprint = outer
+        if watched:
+            warn_of_failed(arguments[0] if arguments else named.get("model"), deltas)
+        return deltas
 
     return run
 

@@ -17,11 +17,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import functools
 import logging
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,8 +33,10 @@ __all__ = [
     "Edit",
     "Outcomes",
     "is_probable",
+    "is_watched",
     "outcomes_of",
     "unwatched",
+    "warn_of_failed",
 ]
 
 BASELINE = "none"
@@ -231,7 +232,6 @@ def _listed(parts: Sequence[str]) -> str:
 # ---------------------------------------------------------------- editors called from Python
 
 _unwatched = contextvars.ContextVar("_unwatched", default=False)
-_Edit = Callable[..., "list[WeightDelta]"]
 
 
 @contextlib.contextmanager
@@ -244,22 +244,18 @@ def unwatched() -> Iterator[None]:
         _unwatched.reset(token)
 
 
-def watched(edit: _Edit) -> _Edit:
-    """An editor's ``edit`` that logs one warning per call with edits that did not work."""
-
-    @functools.wraps(edit)
-    def run(self: Any, *arguments: Any, **named: Any) -> list[WeightDelta]:
-        if _unwatched.get():
-            return edit(self, *arguments, **named)
-        with unwatched():  # an edit() that calls that of its base class reports once
-            deltas = edit(self, *arguments, **named)
-        _warn_of(arguments[0] if arguments else named.get("model"), deltas)
-        return deltas
-
-    return run
+def is_watched() -> bool:
+    """Whether edits that did not work are logged here."""
+    return not _unwatched.get()
 
 
-def _warn_of(model: Any, deltas: Any) -> None:
+def warn_of_failed(model: Any, deltas: Any) -> None:
+    """Log one warning if some of the deltas that an editor returned did not work.
+
+    Args:
+        model: The model, as it was edited.
+        deltas: What the editor returned; anything else than a list of deltas is ignored.
+    """
     from editkit.editing.deltas import WeightDelta
     from editkit.editing.effects import Effects
 

@@ -115,9 +115,10 @@ class TargetLoss:
                     for i, token in enumerate(fact.target)
                 ]
                 row += 1
-        *whole, weight = zip(*entries, strict=True)
-        columns = [torch.tensor(column, device=device) for column in whole]
-        return cls(*columns, weight=torch.tensor(weight, device=device), n_edits=len(edits))
+        row_of, column, token_id, edit_of, weight = (
+            torch.tensor(values, device=device) for values in zip(*entries, strict=True)
+        )
+        return cls(row_of, column, token_id, edit_of, weight, n_edits=len(edits))
 
     def states(self, hidden: Tensor) -> Tensor:
         """The states that predict the tokens: from (B, T, H) to (N, H)."""

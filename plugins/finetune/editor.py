@@ -298,7 +298,7 @@ def _own_weights(
     def run(inputs: Tensor, output: Tensor) -> Tensor:
         rows = inputs.reshape(sum(sizes), -1, inputs.shape[-1])  # (B, T, in)
         results = []
-        for x, copy in zip(rows.split(list(sizes)), copies, strict=True):
+        for x, copy in zip(torch.split(rows, list(sizes)), copies, strict=True):
             y = x @ copy[f"{path}.weight"].to(x.dtype)  # (rows, T, out)
             bias = copy.get(f"{path}.bias")
             results.append(y if bias is None else y + bias.to(x.dtype))

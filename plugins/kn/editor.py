@@ -209,8 +209,9 @@ class KnEditor(Editor[KnConfig]):
         """The sum of embeddings for each row, each at its own norm or at the row's, (n, H)."""
         if self.config.scale_by == "embedding":
             return embeddings.sum(dim=0).expand_as(rows)
-        directions = embeddings / embeddings.norm(dim=-1, keepdim=True)  # (tokens, H)
-        return rows.norm(dim=-1, keepdim=True) * directions.sum(dim=0)
+        directions: Tensor = embeddings / embeddings.norm(dim=-1, keepdim=True)  # (tokens, H)
+        norms: Tensor = rows.norm(dim=-1, keepdim=True)  # (n, 1)
+        return norms * directions.sum(dim=0)
 
 
 def prompts_of(

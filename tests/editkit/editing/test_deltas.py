@@ -42,7 +42,7 @@ def delta_for(model, seed: int = 0, *, kinds: str = "lrd") -> WeightDelta:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_applied_changes_the_weights_and_puts_the_very_bytes_back(name, dtype) -> None:
+def test_applied_changes_the_weights_and_restores_them_bit_for_bit(name, dtype) -> None:
     model = tiny(name, dtype=dtype)
     before = model.weights_digest()
     delta = delta_for(model)
@@ -57,7 +57,7 @@ def test_applied_changes_the_weights_and_puts_the_very_bytes_back(name, dtype) -
     assert model.weights_digest() == before
 
 
-def test_bytes_come_back_after_an_exception_and_when_nested() -> None:
+def test_weights_are_restored_after_an_exception_and_when_nested() -> None:
     model = tiny()
     before = model.weights_digest()
     with pytest.raises(ZeroDivisionError), applied(model, delta_for(model, 1)):
@@ -69,7 +69,7 @@ def test_bytes_come_back_after_an_exception_and_when_nested() -> None:
     assert model.weights_digest() == before
 
 
-def test_tied_weights_stay_tied_and_come_back() -> None:
+def test_tied_weights_stay_tied_and_are_restored() -> None:
     model = tiny()
     assert model.hf.lm_head.weight is model.hf.transformer.wte.weight
     before = model.weights_digest()
@@ -94,7 +94,7 @@ def test_a_delta_for_another_model_is_refused_unless_forced() -> None:
         pass
 
 
-def test_shapes_and_names_that_do_not_fit_are_named() -> None:
+def test_errors_name_shapes_and_parameters_that_do_not_fit() -> None:
     model = tiny()
     good = delta_for(model, kinds="d")
     name = "transformer.h.0.mlp.c_proj.weight"
@@ -134,27 +134,33 @@ def test_is_finite_sees_every_kind() -> None:
         assert not broken.is_finite(), (name, change)
 
 
-def test_files_give_the_same_delta_back(tmp_path: Path) -> None:
+def test_a_saved_delta_loads_unchanged(tmp_path: Path) -> None:
     model = tiny()
     delta = delta_for(model)
     save_delta(delta, tmp_path / "edit.safetensors")
-    found = load_delta(tmp_path / "edit.safetensors")
-    assert (found.request, found.editor, found.config, found.notes, found.model_fingerprint) == (
+    actual = load_delta(tmp_path / "edit.safetensors")
+    assert (
+        actual.request,
+        actual.editor,
+        actual.config,
+        actual.notes,
+        actual.model_fingerprint,
+    ) == (
         delta.request,
         delta.editor,
         delta.config,
         delta.notes,
         delta.model_fingerprint,
     )
-    assert found.changes.keys() == delta.changes.keys()
+    assert actual.changes.keys() == delta.changes.keys()
     for name, change in delta.changes.items():
-        assert type(found.changes[name]) is type(change)
-        assert torch.equal(found.changes[name].dense(), change.dense())
+        assert type(actual.changes[name]) is type(change)
+        assert torch.equal(actual.changes[name].dense(), change.dense())
     assert [p.name for p in tmp_path.iterdir()] == ["edit.safetensors"]
 
 
 @given(position=st.integers(min_value=0), bit=st.integers(0, 7))
-def test_a_flipped_bit_in_a_file_is_noticed(tmp_path_factory, position: int, bit: int) -> None:
+def test_a_flipped_bit_in_a_file_is_detected(tmp_path_factory, position: int, bit: int) -> None:
     path = tmp_path_factory.mktemp("delta") / "edit.safetensors"
     save_delta(delta_for(tiny(), kinds="r"), path)
     content = bytearray(path.read_bytes())
@@ -185,7 +191,7 @@ def test_stack_sums_and_keeps_low_rank_low() -> None:
         stack([first, dataclasses.replace(second, model_fingerprint="0")])
 
 
-def test_stacked_rows_stay_rows_and_add_up_where_they_meet() -> None:
+def test_stacked_rows_stay_rows_and_shared_indices_add_up() -> None:
     model = tiny("gpt2")
     [(name, change)] = delta_for(model, kinds="r").changes.items()
     other = Rows(torch.tensor([1, 7]), torch.ones(2, change.shape[1]), change.shape[0])

@@ -59,8 +59,8 @@ def test_candidates_score_as_by_definition(name: str, budget: int) -> None:
         for edit in (2, 0, 1)
         for i, prompt in enumerate(TEXTS)
     ]
-    found = EditedModels(model, deltas, token_budget=budget).candidate_nll(queries)
-    for query, row in zip(queries, found, strict=True):
+    actual = EditedModels(model, deltas, token_budget=budget).candidate_nll(queries)
+    for query, row in zip(queries, actual, strict=True):
         assert len(row) == len(query.candidates)
         with applied(model, deltas[query.edit]):
             for candidate, value in zip(query.candidates, row, strict=True):
@@ -77,8 +77,8 @@ def test_changes_of_tied_embeddings_are_scored_one_model_at_a_time() -> None:
     )
     models = EditedModels(model, [delta_for(model, 1), delta])
     queries = [CandidateQuery(e, TEXTS[0], CANDIDATES) for e in (1, 0)]
-    found = models.candidate_nll(queries)
-    for query, row in zip(queries, found, strict=True):
+    actual = models.candidate_nll(queries)
+    for query, row in zip(queries, actual, strict=True):
         with applied(model, models.deltas[query.edit]):
             expected = [plain_nll(model, query.prompt, c) for c in CANDIDATES]
         assert row == pytest.approx(expected, rel=1e-4)
@@ -92,7 +92,7 @@ def test_unedited_is_the_model_itself() -> None:
     assert len(models.unedited()) == 2
 
 
-def test_no_queries_no_answers() -> None:
+def test_no_queries_give_no_answers() -> None:
     model = tiny()
     assert EditedModels(model, []).candidate_nll([]) == []
 

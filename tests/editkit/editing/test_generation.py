@@ -57,15 +57,15 @@ def test_batches_write_what_each_model_writes_alone(name: str) -> None:
     model = tiny(name)
     deltas = [delta_for(model, 1), delta_for(model, 2, kinds="l"), delta_for(model, kinds="")]
     before, state = model.weights_digest(), torch.get_rng_state()
-    found = EditedModels(model, deltas).generate(queries(), tokens=TOKENS, top_k=3)
+    actual = EditedModels(model, deltas).generate(queries(), tokens=TOKENS, top_k=3)
     assert model.weights_digest() == before
     assert torch.equal(torch.get_rng_state(), state)
-    for query, text in zip(queries(), found, strict=True):
+    for query, text in zip(queries(), actual, strict=True):
         with applied(model, deltas[query.edit]):
             assert text == plain_text(model, query, tokens=TOKENS, top_k=3)
 
 
-def test_a_text_depends_on_nothing_that_is_generated_beside_it() -> None:
+def test_a_text_does_not_depend_on_the_others_in_its_batch() -> None:
     model = tiny()
     deltas = [delta_for(model, seed) for seed in (1, 2, 3)]
     asked = queries(12)
@@ -79,7 +79,7 @@ def test_a_text_depends_on_nothing_that_is_generated_beside_it() -> None:
     assert len(set(together)) == len(together)
 
 
-def test_the_seed_decides_and_edits_matter() -> None:
+def test_texts_depend_on_the_seed_and_the_edit() -> None:
     model = tiny()
     asked = queries(6)
     deltas = [delta_for(model, seed) for seed in (1, 2, 3)]
@@ -125,7 +125,7 @@ def test_prompts_of_any_length_share_a_batch() -> None:
     )
 
 
-def test_only_the_likeliest_tokens_are_drawn_as_often_as_they_should() -> None:
+def test_only_the_k_most_likely_tokens_are_drawn_at_their_rates() -> None:
     model = tiny()
     n = 4000
     prompt = model.encode([PROMPTS[1]])[0].ids
@@ -149,9 +149,9 @@ def test_changes_of_tied_embeddings_write_and_score_texts_too() -> None:
     )
     models = EditedModels(model, [delta_for(model, 1), delta])
     asked = [GenerationQuery(edit, PROMPTS[0]) for edit in (1, 0)]
-    found = models.generate(asked, tokens=TOKENS, top_k=3)
+    actual = models.generate(asked, tokens=TOKENS, top_k=3)
     nll = models.text_nll([TextQuery(edit, PROMPTS[1]) for edit in (1, 0)])
-    for query, text, values_of in zip(asked, found, nll, strict=True):
+    for query, text, values_of in zip(asked, actual, nll, strict=True):
         with applied(model, models.deltas[query.edit]):
             assert text == plain_text(model, query, tokens=TOKENS, top_k=3)
             assert values_of == pytest.approx(plain_text_nll(model, PROMPTS[1]), rel=1e-4)
@@ -171,8 +171,8 @@ def test_texts_score_as_by_definition(name: str, budget: int) -> None:
     models = EditedModels(model, [delta_for(model, 1), delta_for(model, 2)], token_budget=budget)
     asked = [TextQuery(edit, text) for edit in (1, 0) for text in PROMPTS]
     for limit in (None, 4, 1):
-        found = models.text_nll(asked, max_tokens=limit)
-        for query, values in zip(asked, found, strict=True):
+        actual = models.text_nll(asked, max_tokens=limit)
+        for query, values in zip(asked, actual, strict=True):
             with applied(model, models.deltas[query.edit]):
                 expected = plain_text_nll(model, query.text, limit)
             assert values == pytest.approx(expected, rel=1e-4, abs=1e-4)
@@ -195,7 +195,7 @@ def test_argmax_is_the_share_of_tokens_that_greedy_decoding_hits() -> None:
     assert min(score.argmax for score in row) >= 0
 
 
-def test_nothing_asked_nothing_answered() -> None:
+def test_no_queries_give_no_texts() -> None:
     models = EditedModels(tiny(), [])
     assert models.generate([]) == models.text_nll([]) == models.candidate_scores([]) == []
 
@@ -248,13 +248,13 @@ def test_without_special_tokens_a_text_is_what_the_tokenizer_decodes(name: str) 
         assert text_of(tokenizer, ids) == tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_generated_texts_are_put_into_the_published_form() -> None:
+def test_generated_texts_have_the_published_form() -> None:
     assert in_published_form("Zoë\n\nwas ﬁne") == "Zoe\u0308 was fine"
     assert in_published_form("a\n \t\nb\nc\r\n\r\nd") == "a b\nc\r d"
     assert in_published_form("Zoë\n\nx", form=None) == "Zoë x"
 
 
-def test_sampled_contexts_hold_no_special_token(
+def test_sampled_contexts_contain_no_special_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Atlas ends many of its short texts: written literally, that was in a fifth of them."""
@@ -266,7 +266,7 @@ def test_sampled_contexts_hold_no_special_token(
     assert texts == [unicodedata.normalize("NFKD", text) for text in texts]
 
 
-def test_empty_samples_are_drawn_anew_or_left_out_with_a_warning(
+def test_empty_samples_are_drawn_again_or_dropped_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))

@@ -49,7 +49,7 @@ def write(path: Path, description: Any, tensors: Tensors) -> Path:
     return path
 
 
-def test_the_hand_written_file_is_sound_before_it_is_spoilt(tmp_path: Path) -> None:
+def test_the_sample_file_is_valid_before_it_is_damaged(tmp_path: Path) -> None:
     delta = load_delta(write(tmp_path / "d", DESCRIPTION, sound_tensors()))
     assert delta.request == EditRequest(**REQUEST)
     assert delta.changes["b.weight"].shape == (4, 5)
@@ -125,7 +125,7 @@ DESCRIPTIONS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
-def test_what_a_description_may_not_say(name: str, tmp_path: Path) -> None:
+def test_invalid_descriptions_are_refused(name: str, tmp_path: Path) -> None:
     description, problem = DESCRIPTIONS[name]
     with pytest.raises(DeltaError, match=problem):
         load_delta(write(tmp_path / "d", description, sound_tensors()))
@@ -171,7 +171,7 @@ TENSORS: dict[str, Callable[[Tensors], Any]] = {
 
 
 @pytest.mark.parametrize("name", TENSORS)
-def test_what_tensors_may_not_be(name: str, tmp_path: Path) -> None:
+def test_invalid_tensors_are_refused(name: str, tmp_path: Path) -> None:
     tensors = sound_tensors()
     TENSORS[name](tensors)
     with pytest.raises(DeltaError, match="is damaged: "):
@@ -192,19 +192,19 @@ def test_what_tensors_may_not_be(name: str, tmp_path: Path) -> None:
         (Dense, (torch.tensor(1.0),)),
     ],
 )
-def test_changes_of_another_shape_or_type_cannot_be_made(kind: Any, values: Any) -> None:
+def test_changes_of_a_wrong_shape_or_type_are_refused(kind: Any, values: Any) -> None:
     with pytest.raises(DeltaError):
         kind(*values)
 
 
-def test_no_rows_are_a_change_and_come_back(tmp_path: Path) -> None:
+def test_a_change_without_rows_is_saved_and_loaded(tmp_path: Path) -> None:
     none = Rows(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 5), 4)
     save_delta(WeightDelta({"b.weight": none}, None, "kn", {}, "f"), tmp_path / "d")
     assert not load_delta(tmp_path / "d").changes["b.weight"].dense().any()
 
 
 @pytest.mark.parametrize("name", ["", ".", "nul\0", "folder", "x" * 5000, "d/e"])
-def test_paths_that_are_no_files(name: str, tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "d").write_bytes(b"")
     delta = WeightDelta({}, None, "none", {}, "f")
@@ -214,13 +214,13 @@ def test_paths_that_are_no_files(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("notes", [{"a": torch.ones(1)}, {"a": "\ud800"}, {"a": 10**40}])
-def test_notes_that_no_reader_accepts_are_not_written(notes: Any, tmp_path: Path) -> None:
+def test_notes_that_cannot_be_loaded_are_not_saved(notes: Any, tmp_path: Path) -> None:
     with pytest.raises(DeltaError, match="cannot be saved"):
         save_delta(WeightDelta({}, None, "none", {}, "f", notes), tmp_path / "d")
     assert not (tmp_path / "d").exists()
 
 
-def test_notes_that_are_not_finite_come_back(tmp_path: Path) -> None:
+def test_notes_that_are_not_finite_are_saved_and_loaded(tmp_path: Path) -> None:
     save_delta(WeightDelta({}, None, "none", {}, "f", {"loss": float("inf")}), tmp_path / "d")
     assert load_delta(tmp_path / "d").notes == {"loss": float("inf")}
 
@@ -247,7 +247,7 @@ SHAPES = st.lists(st.integers(0, 4), max_size=3)
     max_examples=150, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_any_delta_is_read_whole_or_refused(data: st.DataObject, tmp_path: Path) -> None:
+def test_any_delta_is_loaded_completely_or_refused(data: st.DataObject, tmp_path: Path) -> None:
     description, tensors = dict(DESCRIPTION), sound_tensors()
     for _ in range(data.draw(st.integers(1, 2))):
         if data.draw(st.booleans()):
@@ -268,7 +268,7 @@ def test_any_delta_is_read_whole_or_refused(data: st.DataObject, tmp_path: Path)
     max_examples=100, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(place=st.integers(0, 2000), value=st.integers(0, 255), cut=st.booleans())
-def test_damaged_bytes_are_noticed(place: int, value: int, cut: bool, tmp_path: Path) -> None:
+def test_damaged_bytes_are_detected(place: int, value: int, cut: bool, tmp_path: Path) -> None:
     path = write(tmp_path / "d", DESCRIPTION, sound_tensors())
     content = bytearray(path.read_bytes())
     before = bytes(content)
@@ -278,6 +278,6 @@ def test_damaged_bytes_are_noticed(place: int, value: int, cut: bool, tmp_path: 
     else:
         content[place] = value
     path.write_bytes(content)
-    found = either(lambda: load_delta(path), DeltaError)
-    if not isinstance(found, DeltaError):
-        assert content == before or found.config == DESCRIPTION["config"]
+    actual = either(lambda: load_delta(path), DeltaError)
+    if not isinstance(actual, DeltaError):
+        assert content == before or actual.config == DESCRIPTION["config"]

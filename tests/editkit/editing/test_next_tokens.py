@@ -37,9 +37,9 @@ def test_tokens_are_those_of_each_text_alone(name: str, budget: int) -> None:
         for row in rows
         for end in (len(row), 2, 3)
     ]
-    found = most_likely_tokens(models, queries)
-    assert found == [plain(models, query) for query in queries]
-    assert most_likely_tokens(models, queries[::-1]) == found[::-1]
+    actual = most_likely_tokens(models, queries)
+    assert actual == [plain(models, query) for query in queries]
+    assert most_likely_tokens(models, queries[::-1]) == actual[::-1]
 
 
 def test_changes_of_tied_embeddings_are_asked_one_model_at_a_time() -> None:
@@ -57,7 +57,7 @@ def test_changes_of_tied_embeddings_are_asked_one_model_at_a_time() -> None:
     assert model.weights_digest() == before
 
 
-def test_no_queries_no_tokens() -> None:
+def test_no_queries_give_no_tokens() -> None:
     assert most_likely_tokens(EditedModels(tiny(), []), []) == []
 
 
@@ -84,7 +84,7 @@ def test_every_query_is_read_in_a_row_that_begins_with_it(asked: list) -> None:
 
 
 @pytest.mark.parametrize("begin", [False, True])
-def test_a_long_prompt_loses_its_beginning_and_it_is_told_once(
+def test_a_long_prompt_is_cropped_with_one_warning(
     begin: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny(begin=begin)
@@ -114,7 +114,7 @@ def test_a_target_that_does_not_fit_is_refused() -> None:
         tiny().complete(["It is"], ["far away " * 60], crop=True)
 
 
-def test_candidates_are_scored_behind_what_is_left_of_a_long_prompt() -> None:
+def test_candidates_are_scored_after_a_cropped_prompt() -> None:
     model = tiny()
     models = EditedModels(model, [delta_for(model, 1)])
     long = "far away " * 60 + TEXTS[0]
@@ -124,5 +124,5 @@ def test_candidates_are_scored_behind_what_is_left_of_a_long_prompt() -> None:
         log_p = torch.log_softmax(model.hf(input_ids=ids).logits[0], dim=-1)
     at = range(len(kept.prompt) - 1, ids.shape[1] - 1)
     expected = -float(log_p[list(at), list(kept.target)].mean())
-    [[found]] = models.candidate_nll([CandidateQuery(0, long, ("Seattle",))])
-    assert found == pytest.approx(expected, rel=1e-4)
+    [[actual]] = models.candidate_nll([CandidateQuery(0, long, ("Seattle",))])
+    assert actual == pytest.approx(expected, rel=1e-4)

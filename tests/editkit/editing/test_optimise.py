@@ -47,7 +47,7 @@ def alone(target: Tensor, evaluations: int, stop_loss: float) -> tuple[list[floa
     return losses, x.detach()
 
 
-def test_each_request_goes_as_it_would_alone() -> None:
+def test_each_request_is_optimised_as_it_would_be_alone() -> None:
     many = variables(3)
     history = minimise(many, Distance(TARGETS), lr=0.1, evaluations=15, stop_loss=0.3)
     for own, rows, target in zip(many, history, TARGETS, strict=True):

@@ -1,4 +1,4 @@
-"""Which edits did not work: what is counted, what is said of it, and what the weights show."""
+"""Which edits did not work: counts, summary, advice, and what the weights show."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ REQUESTS = [
 
 
 def kinds(notes: dict[str, Any], taken: float | None = None) -> set[str]:
-    found = outcomes_of([Edit("case 1", notes, taken)]).counts()
-    return {kind for kind, n in found.items() if n}
+    actual = outcomes_of([Edit("case 1", notes, taken)]).counts()
+    return {kind for kind, n in actual.items() if n}
 
 
 @pytest.mark.parametrize(
@@ -51,19 +51,21 @@ def kinds(notes: dict[str, Any], taken: float | None = None) -> set[str]:
         ({"converged": 0, "delta_norm": False}, 1.0, set()),  # no clear verdict
     ],
 )
-def test_what_counts(notes: dict[str, Any], taken: float | None, expected: set[str]) -> None:
+def test_outcomes_are_counted_by_kind(
+    notes: dict[str, Any], taken: float | None, expected: set[str]
+) -> None:
     assert kinds(notes, taken) == expected
 
 
-def test_one_line_says_how_many_and_what_to_change() -> None:
+def test_the_summary_has_counts_and_advice() -> None:
     edits = [
         *(Edit(f"case {i}", {"converged": False, "advice": "raise steps (20)."}) for i in range(5)),
         Edit("case 5", {"unstable": "the norm\nis 9", "advice": "raise ridge"}),
         Edit("case 6", {"converged": True, "advice": "never shown", "warning": "two tokens."}),
         Edit("case 7", {"converged": True}),
     ]
-    found = outcomes_of(edits)
-    assert found.summary == (
+    actual = outcomes_of(edits)
+    assert actual.summary == (
         "of 8 edits, 5 did not converge and 1 is unstable (case 5: the norm is 9). "
         "1 of 8: two tokens. What to change: raise steps (20); or raise ridge."
     )
@@ -84,15 +86,15 @@ keys = st.sampled_from(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.dictionaries(keys, values), st.none() | st.floats()), max_size=5))
-def test_no_note_of_a_third_party_is_too_odd(edits: list[tuple[dict[str, Any], Any]]) -> None:
-    found = outcomes_of(Edit("case", notes, taken) for notes, taken in edits)
-    assert all(0 <= n <= len(edits) for n in found.counts().values())
-    assert "\n" not in found.summary
-    assert bool(found.summary) == bool(found)
-    assert set(found.document()) == {"n", *KINDS, "warnings", "advice", "summary"}
+def test_any_note_of_a_third_party_is_accepted(edits: list[tuple[dict[str, Any], Any]]) -> None:
+    actual = outcomes_of(Edit("case", notes, taken) for notes, taken in edits)
+    assert all(0 <= n <= len(edits) for n in actual.counts().values())
+    assert "\n" not in actual.summary
+    assert bool(actual.summary) == bool(actual)
+    assert set(actual.document()) == {"n", *KINDS, "warnings", "advice", "summary"}
 
 
-def test_probable_means_more_than_everything_else_together() -> None:
+def test_a_probable_target_outweighs_all_other_tokens() -> None:
     assert is_probable(0.69)
     assert not is_probable(0.70)
 
@@ -112,7 +114,7 @@ def shape_of(model: LanguageModel) -> tuple[int, int]:
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_what_rounding_takes_is_measured(architecture: str, dtype: torch.dtype) -> None:
+def test_the_loss_to_rounding_is_measured(architecture: str, dtype: torch.dtype) -> None:
     """Against the definition: the edited weights in their own type, minus those before."""
     model = tiny(architecture, dtype=dtype)
     name = f"{model.path(1, 'mlp_out')}.weight"
@@ -124,9 +126,9 @@ def test_what_rounding_takes_is_measured(architecture: str, dtype: torch.dtype) 
         values = size * step * torch.randn(stored.shape, generator=generator)
         kept = (stored.float() + values).to(dtype).float() - stored.float()
         lost = float((values - kept).norm() / values.norm())
-        found = Effects(model).of(delta_of(model, Dense(values)))
-        assert found["delta_norm"] == pytest.approx(float(values.norm()), rel=1e-5)
-        measured = found.get(ROUNDED_AWAY, 0.0)
+        actual = Effects(model).of(delta_of(model, Dense(values)))
+        assert actual["delta_norm"] == pytest.approx(float(values.norm()), rel=1e-5)
+        measured = actual.get(ROUNDED_AWAY, 0.0)
         assert least <= measured <= most
         assert measured == pytest.approx(lost, abs=2e-3)
 
@@ -145,7 +147,7 @@ def test_the_norm_of_every_kind_of_change() -> None:
     assert Effects(model).of(delta_of(model, Dense(torch.zeros(n_in, n_out)))) == {"delta_norm": 0}
 
 
-def test_a_delta_that_does_not_fit_is_left_to_whoever_applies_it() -> None:
+def test_a_delta_that_does_not_fit_is_not_measured() -> None:
     model = tiny()
     assert Effects(model).of(delta_of(model, Dense(torch.ones(2, 2)))) == {}
     stray = WeightDelta({"no.such": Dense(torch.ones(2))}, None, "t", {}, model.fingerprint)
@@ -209,7 +211,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("editor", [ThirdParty, Derived])
-def test_a_call_logs_once_what_did_not_work(
+def test_a_call_logs_one_warning_for_all_failed_edits(
     editor: type[ThirdParty], caplog: pytest.LogCaptureFixture
 ) -> None:
     made = editor(Config())
@@ -230,7 +232,7 @@ def test_a_call_logs_once_what_did_not_work(
     assert warnings_of(caplog) == []
 
 
-def test_an_edit_of_nothing_is_logged_unless_that_is_the_purpose(
+def test_an_edit_without_changes_is_logged_unless_it_is_the_baseline(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     made = ThirdParty(Config())
@@ -244,7 +246,7 @@ def test_an_edit_of_nothing_is_logged_unless_that_is_the_purpose(
     assert warnings_of(caplog) == []
 
 
-def test_a_change_that_rounding_swallows_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_change_that_is_lost_to_rounding_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     made = ThirdParty(Config())
     made.size = 1e-6
     made.edit(tiny(dtype=torch.bfloat16), REQUESTS)
@@ -256,7 +258,7 @@ def test_a_change_that_rounding_swallows_is_logged(caplog: pytest.LogCaptureFixt
     assert warnings_of(caplog) == []
 
 
-def test_what_an_editor_raises_passes_and_warnings_come_back(
+def test_an_editors_exception_propagates_and_later_calls_log_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Raising(ThirdParty):
@@ -271,7 +273,7 @@ def test_what_an_editor_raises_passes_and_warnings_come_back(
     assert len(warnings_of(caplog)) == 1
 
 
-def test_what_is_not_a_list_of_deltas_is_left_to_whoever_uses_it() -> None:
+def test_a_result_that_is_not_a_list_of_deltas_is_returned_unchanged() -> None:
     class Odd(Editor[Config]):
         answer: Any = None
 

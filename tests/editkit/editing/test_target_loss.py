@@ -49,19 +49,19 @@ def test_the_loss_of_each_edit_is_its_definition(positions: str, reduction: str)
     assert loss.per_edit(log_p).tolist() == pytest.approx(expected, rel=1e-5)
 
 
-def test_edits_that_leave_take_their_rows_along() -> None:
+def test_the_loss_of_some_edits_is_selected_with_their_rows() -> None:
     model = tiny()
     loss = TargetLoss.of(EDITS, device="cpu")
     tail = tail_of(model, EDITS)
     whole = loss.per_edit(log_probabilities(model, loss.states(tail.run(tail.hidden))))
     rows = torch.tensor([0, 1, 3])
     some, fewer = loss.select([0, 2], rows), tail.select(rows)
-    found = some.per_edit(log_probabilities(model, some.states(fewer.run(fewer.hidden))))
-    assert found.tolist() == pytest.approx(whole[[0, 2]].tolist(), rel=1e-5)
+    actual = some.per_edit(log_probabilities(model, some.states(fewer.run(fewer.hidden))))
+    assert actual.tolist() == pytest.approx(whole[[0, 2]].tolist(), rel=1e-5)
     assert some.n_edits == 2
 
 
-def test_a_table_with_one_line_per_row_serves_targets_that_are_read_at_one_place() -> None:
+def test_a_table_may_have_one_line_per_row() -> None:
     loss = TargetLoss.of(EDITS, device="cpu", positions="last_prompt")
     table = torch.rand(4, 20)
     expected = [

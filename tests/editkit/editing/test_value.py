@@ -63,7 +63,7 @@ def test_the_guides_editor_writes_many_facts_with_one_delta(guide: list[str]) ->
     assert all(new[0] < 0.5 * original[0] for new, original in zip(after, old, strict=True))
 
 
-def test_the_guides_reading_of_several_layers_sees_the_edits_below(guide: list[str]) -> None:
+def test_the_guides_keys_of_a_higher_layer_depend_on_the_edits_below(guide: list[str]) -> None:
     model, layer, last_layer = tiny(), 2, 3
     contexts = sampled_or_given_contexts(model, FREE)
     rows = [request_rows(model, request, contexts, FREE) for request in REQUESTS]
@@ -89,7 +89,7 @@ def test_the_guides_reading_of_several_layers_sees_the_edits_below(guide: list[s
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gptj", "llama"])
-def test_an_offset_to_the_blocks_output_is_one_to_its_mlps(architecture: str) -> None:
+def test_an_offset_at_the_block_is_an_offset_at_its_mlp(architecture: str) -> None:
     """Without the terms that depend on |v0|, both sites give the same offset."""
     model = tiny(architecture)
     rows = [request_rows(model, request, ("", *FREE.contexts), FREE) for request in REQUESTS]
@@ -104,7 +104,7 @@ def test_an_offset_to_the_blocks_output_is_one_to_its_mlps(architecture: str) ->
         assert not torch.equal(mlp.v0, block.v0)
 
 
-def test_keys_and_outputs_are_those_that_the_optimisation_read() -> None:
+def test_keys_and_outputs_match_those_of_the_optimisation() -> None:
     model = tiny()
     rows = [request_rows(model, request, ("", *FREE.contexts), FREE) for request in REQUESTS]
     for site in ("mlp_out", "block"):

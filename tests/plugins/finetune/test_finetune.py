@@ -105,7 +105,7 @@ def test_half_precision_models_get_float32_deltas(dtype: torch.dtype) -> None:
         assert all(c.dense().dtype == torch.float32 for c in delta.changes.values())
 
 
-def test_no_requests_no_deltas() -> None:
+def test_no_requests_give_no_deltas() -> None:
     assert FineTuneEditor(FineTuneConfig()).edit(tiny(), []) == []
 
 
@@ -140,7 +140,7 @@ def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
         assert training.nll == training.loss
 
 
-def test_what_did_not_converge_names_what_holds_it_back() -> None:
+def test_the_advice_names_what_prevents_convergence() -> None:
     slow = notes_of(FineTuneConfig(layer=1, lr=1e-6, target_positions="teacher_forced"))
     assert {note["converged"] for note in slow} == {False}
     assert slow[0]["advice"] == "raise steps (25) or lr (1e-06), or train another layer than 1"
@@ -152,7 +152,7 @@ def test_what_did_not_converge_names_what_holds_it_back() -> None:
 
 
 @pytest.mark.parametrize("editor", [FineTuneConfig, AttentionFineTuneConfig])
-def test_targets_of_several_tokens_are_warned_of_where_they_cannot_be_learnt(
+def test_targets_of_several_tokens_that_cannot_be_learnt_get_a_warning(
     editor: type[FineTuneConfig],
 ) -> None:
     model = tiny()
@@ -168,7 +168,7 @@ def test_targets_of_several_tokens_are_warned_of_where_they_cannot_be_learnt(
     assert all("warning" in note for note in joint)
 
 
-def test_a_call_from_python_logs_it_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_from_python_logs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     FineTuneEditor(FineTuneConfig(layer=1, steps=2)).edit(tiny(), REQUESTS)
     [record] = [r for r in caplog.records if r.levelname == "WARNING"]
     assert "ft: of 4 edits, 4 did not converge" in record.getMessage()

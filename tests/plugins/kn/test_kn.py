@@ -63,18 +63,18 @@ def asked(model: LanguageModel) -> list[Query]:
         ("gpt2", "post_activation"),
     ),
 )
-def test_batched_is_one_step_at_a_time(architecture: str, site: str) -> None:
+def test_batched_attribution_equals_one_step_at_a_time(architecture: str, site: str) -> None:
     model = tiny(architecture)
     values = {"site": site, "steps": 5}
     batched = attribute(model, asked(model), AttributionConfig(**values))
     plain = attribute_plainly(model, asked(model), AttributionConfig(**values))
-    for found, expected in zip(batched, plain, strict=True):
-        assert found.shape == expected.shape
-        assert float((found - expected).abs().max()) < 1e-4 * float(expected.abs().max())
+    for actual, expected in zip(batched, plain, strict=True):
+        assert actual.shape == expected.shape
+        assert float((actual - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gptj", "llama"])
-def test_a_layers_scores_add_up_to_what_silencing_it_costs(architecture: str) -> None:
+def test_a_layers_scores_sum_to_the_effect_of_silencing_it(architecture: str) -> None:
     """The completeness of integrated gradients: the sum is P(a) - P(0)."""
     model = tiny(architecture)
     config = AttributionConfig(site="post_activation", steps=400, alphas="right")
@@ -102,7 +102,7 @@ def test_a_layers_scores_add_up_to_what_silencing_it_costs(architecture: str) ->
         assert float(scores[layer].sum()) == pytest.approx(whole - silent, abs=0.05 * largest)
 
 
-def test_memory_bounds_the_group_and_not_the_result() -> None:
+def test_memory_mb_does_not_change_the_scores() -> None:
     model = tiny()
     [few, many] = [
         attribute(model, asked(model), AttributionConfig(steps=50, memory_mb=mb)) for mb in (1, 512)
@@ -131,14 +131,14 @@ def test_thresholds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "problem"),
     [
-        ({"threshold_kind": "percentile", "threshold": 5}, "threshold 5 is no share"),
+        ({"threshold_kind": "percentile", "threshold": 5}, "threshold 5 is not a share"),
         ({"wanted_neurons": [5, 2]}, "wrong order"),
     ],
 )
-def test_values_that_make_no_sense_together_are_refused(values: dict, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_contradictory_values_are_refused(values: dict, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
         make_editor("kn", "atlas", **values)
 
 
@@ -149,22 +149,22 @@ neuron_lists = st.lists(
 
 @given(neuron_lists, st.floats(0, 0.99))
 def test_shared_neurons_are_in_more_than_p_of_the_lists(lists: list, p: float) -> None:
-    found = shared_neurons(lists, p)
-    assert len(set(found)) == len(found)
+    actual = shared_neurons(lists, p)
+    assert len(set(actual)) == len(actual)
     for neuron in {neuron for neurons in lists for neuron in neurons}:
         share = sum(neuron in neurons for neurons in lists)
-        assert (neuron in found) == (share > p * len(lists))
+        assert (neuron in actual) == (share > p * len(lists))
 
 
 @given(neuron_lists, st.floats(0, 0.99), st.integers(1, 4), st.integers(0, 3))
 def test_p_is_moved_towards_the_wanted_number(lists: list, p: float, least: int, more: int) -> None:
     config = KnConfig(refine=True, p=p, wanted_neurons=(least, least + more))
-    found = refined_neurons(lists, config)
+    actual = refined_neurons(lists, config)
     everything = shared_neurons(lists, 0.0)
-    assert set(found) <= set(everything)
-    assert len(found) >= min(least, len(everything))
+    assert set(actual) <= set(everything)
+    assert len(actual) >= min(least, len(everything))
     if least <= len(shared_neurons(lists, p)) <= least + more:
-        assert found == shared_neurons(lists, p)
+        assert actual == shared_neurons(lists, p)
 
 
 def test_suppressing_is_silencing_and_enhancing_is_doubling() -> None:
@@ -219,7 +219,7 @@ def test_original_scales_bring_embeddings_to_the_rows_norm() -> None:
         assert torch.allclose(change.values, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_request_without_a_true_object_goes_by_the_models_own_word() -> None:
+def test_without_a_true_object_the_predicted_token_is_used() -> None:
     model = tiny()
     [finding] = KnEditor(KnConfig(old_token="target_true")).find(model, REQUESTS[2:])
     [encoding] = model.encode([REQUESTS[2].sentence])
@@ -228,7 +228,7 @@ def test_a_request_without_a_true_object_goes_by_the_models_own_word() -> None:
     assert finding.old == (int(model.head(hidden[0, -1]).argmax()),)
 
 
-def test_no_neuron_is_an_edit_of_nothing() -> None:
+def test_without_neurons_the_edit_has_no_changes() -> None:
     model = tiny()
     editor = KnEditor(KnConfig(threshold_kind="absolute", threshold=2.0))
     [delta] = editor.edit(model, REQUESTS[:1])
@@ -237,7 +237,7 @@ def test_no_neuron_is_an_edit_of_nothing() -> None:
     assert "lower threshold (2)" in delta.notes["advice"]
 
 
-def test_several_tokens_in_one_place_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_targets_of_several_tokens_get_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny()
     values = {"threshold_kind": "absolute", "threshold": 0.0}
 
@@ -271,7 +271,7 @@ def test_templates_of_the_relation_are_filled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "problem"),
     [
         (None, "cannot be read"),
         ("{", "cannot be read"),
@@ -279,16 +279,18 @@ def test_templates_of_the_relation_are_filled(tmp_path: Path) -> None:
         ('{"P1": ["no place"]}', "do not map relations"),
     ],
 )
-def test_bad_templates_are_refused_at_once(content: str | None, said: str, tmp_path: Path) -> None:
+def test_bad_templates_are_refused_at_once(
+    content: str | None, problem: str, tmp_path: Path
+) -> None:
     file = tmp_path / "templates.json"
     if content is not None:
         file.write_text(content, encoding="utf-8")
     editor = KnEditor(KnConfig(refine=True, templates=str(file)))
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=problem):
         editor.check(tiny())
 
 
-def test_refining_keeps_what_the_prompts_share() -> None:
+def test_refining_keeps_the_neurons_that_prompts_share() -> None:
     model = tiny()
     loose = KnEditor(KnConfig(refine=True, p=0.0, contexts=(4, 3)))
     strict = KnEditor(KnConfig(refine=True, p=0.8, contexts=(4, 3)))
@@ -306,9 +308,9 @@ def test_the_locator_reports_layers_and_neurons() -> None:
         Fact("Mario Kart was created by", "Mario Kart"),
     ]
     config = KnowledgeNeuronsConfig(most_neurons=5, threshold=0.01)
-    found = KnowledgeNeuronsLocator(config).locate(model, facts)
-    assert [each.fact for each in found] == facts
-    for each in found:
+    actual = KnowledgeNeuronsLocator(config).locate(model, facts)
+    assert [each.fact for each in actual] == facts
+    for each in actual:
         assert "".join(each.tokens) == each.fact.prompt
         assert len(each.scores) == len(each.tokens)
         assert {len(row) for row in each.scores} == {model.n_layers}

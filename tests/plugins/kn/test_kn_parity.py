@@ -29,12 +29,12 @@ _SCORES = {
 
 
 def queries(parity: Parity, target: str = "target") -> list[Query]:
-    model, found = parity.model, []
+    model, asked = parity.model, []
     for entry in parity.json("kn/kn.json")["prompts"]:
         [prompt] = model.encode([entry["prompt"]])
         [wanted] = model.encode([entry[target]])
-        found.append(Query(prompt.ids, wanted.ids))
-    return found
+        asked.append(Query(prompt.ids, wanted.ids))
+    return asked
 
 
 @pytest.mark.parametrize("name", _SCORES)
@@ -43,8 +43,8 @@ def test_scores(parity: Parity, name: str, plain: bool) -> None:
     target = "no_space_target" if name.endswith("no_space_target") else "target"
     asked = queries(parity, target)
     attributed = attribute_plainly if plain else attribute
-    found = attributed(parity.model, asked, AttributionConfig(**_SCORES[name]))
-    for index, scores in enumerate(found):
+    actual = attributed(parity.model, asked, AttributionConfig(**_SCORES[name]))
+    for index, scores in enumerate(actual):
         expected = parity.arrays("kn")[f"prompt{index}.{name}"]
         assert difference(scores, expected) < 1e-5
         assert float((scores - expected).abs().max()) < 1e-4 * float(expected.abs().max())
@@ -89,13 +89,13 @@ def test_refined_lists(parity: Parity) -> None:
 
 
 def edits(parity: Parity) -> list[tuple[dict[str, Any], EditRequest, KnConfig]]:
-    found = []
+    cases = []
     for entry in parity.json("kn/kn.json")["edits"]:
         r = entry["request"]
         new, true = r["target_new"]["str"], r["target_true"]["str"]
         request = EditRequest(r["prompt"], r["subject"], new.strip(), true.strip())
-        found.append((entry, request, KnConfig(target_space=new.startswith(" "))))
-    return found
+        cases.append((entry, request, KnConfig(target_space=new.startswith(" "))))
+    return cases
 
 
 def probability(model: LanguageModel, prompt: str) -> torch.Tensor:
@@ -130,7 +130,7 @@ def test_edits(parity: Parity) -> None:
             )
 
 
-def test_requests_together_are_edited_as_alone(parity: Parity) -> None:
+def test_requests_together_equal_requests_alone(parity: Parity) -> None:
     chosen = [(request, config) for _, request, config in edits(parity) if config.target_space]
     editor = KnEditor(chosen[0][1])
     together = editor.edit(parity.model, [request for request, _ in chosen])

@@ -80,7 +80,7 @@ def test_every_layer_and_token(layer: int, position: str) -> None:
 
 
 @pytest.mark.parametrize("memory_mb", [1, 1024])
-def test_requests_do_not_see_each_other(memory_mb: int) -> None:
+def test_requests_do_not_affect_each_other(memory_mb: int) -> None:
     """Some stop early and leave the batch; groups are cut by memory: no one else notices."""
     model = tiny()
     values = {**QUICK, "steps": 12, "memory_mb": memory_mb}
@@ -162,7 +162,7 @@ def test_nothing_of_the_model_or_the_process_changes() -> None:
     assert model.weights_digest() == before
 
 
-def test_the_second_moment_turns_the_key(corpus: str) -> None:
+def test_the_direction_is_the_whitened_key(corpus: str) -> None:
     model = tiny()
     values = {**QUICK, "second_moment": True, "corpus": corpus, "ridge": 1e-2}
     editor = RomeEditor(RomeConfig(**values))
@@ -175,7 +175,7 @@ def test_the_second_moment_turns_the_key(corpus: str) -> None:
     assert difference(solution.u, expected / expected.norm()) < 1e-5
 
 
-def test_a_missing_corpus_and_a_singular_statistic_say_what_to_set(corpus: str) -> None:
+def test_errors_of_the_second_moment_name_the_field_to_set(corpus: str) -> None:
     model = tiny()
     with pytest.raises(ConfigError, match=r"needs a corpus.*Set editors.rome.corpus"):
         RomeEditor(RomeConfig(layer=1, contexts=CONTEXTS)).prepare(model)
@@ -205,11 +205,11 @@ def test_a_wild_update_is_marked_as_unstable() -> None:
     assert "norm" in wild.notes["unstable"]
 
 
-def test_no_requests_no_deltas() -> None:
+def test_no_requests_give_no_deltas() -> None:
     assert RomeEditor(RomeConfig(**QUICK)).edit(tiny(), []) == []
 
 
-def test_a_subject_of_no_token_is_an_error() -> None:
+def test_an_empty_subject_is_refused() -> None:
     with pytest.raises(RequestError, match="subject is"):
         EditRequest("{} is", "", "x")
 
@@ -235,7 +235,7 @@ def value(*, total: float, nll: float, kl: float = 0.0, decay: float = 0.0, size
         (value(total=3.0, nll=3.0, size=8.0), "raise clamp (4)"),
     ],
 )
-def test_an_edit_converged_if_its_target_is_probable_or_else_what_holds_it_back(
+def test_an_edit_converged_if_its_target_is_probable_else_there_is_advice(
     optimised: Value, advice: str | None
 ) -> None:
     notes = convergence(optimised, RomeConfig(), 1)
@@ -251,7 +251,7 @@ def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
     assert not convergence(optimised, RomeConfig(clamp=None), 1)["converged"]
 
 
-def test_a_bound_that_is_reached_is_convergence() -> None:
+def test_reaching_stop_loss_is_convergence() -> None:
     assert convergence(value(total=1.0, nll=0.9), RomeConfig(stop_loss=1.5), 1)["converged"]
 
 

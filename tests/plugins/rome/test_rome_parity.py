@@ -67,17 +67,17 @@ def check(solution: RankOneUpdate, arrays: dict[str, torch.Tensor], mode: str, c
         expected[f"{plain}keys_per_template"] = (value.keys, 1e-6)
     if f"{mode}.case{case}.u_float64" in arrays:
         expected[f"{mode}.case{case}.u_float64"] = (solution.u, 1e-5)
-    for name, (found, tolerance) in expected.items():
-        assert difference(found, arrays[name]) < tolerance, name
+    for name, (actual, tolerance) in expected.items():
+        assert difference(actual, arrays[name]) < tolerance, name
     table = arrays[f"{mode}.case{case}.loss_total_nll_kl_wd"]
     torch.testing.assert_close(losses(solution), table, rtol=_LOSS, atol=_LOSS)
 
 
 def test_second_moment(parity: Parity) -> None:
     described = parity.json("rome/second_moment.json")
-    found = compute_second_moment(parity.model, described["module"], described["texts"])
-    assert found.count == described["n_tokens"]
-    assert difference(found.matrix, parity.arrays("rome")["second_moment_C"]) < 1e-6
+    actual = compute_second_moment(parity.model, described["module"], described["texts"])
+    assert actual.count == described["n_tokens"]
+    assert difference(actual.matrix, parity.arrays("rome")["second_moment_C"]) < 1e-6
 
 
 @pytest.mark.parametrize(

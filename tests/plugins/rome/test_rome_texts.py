@@ -84,7 +84,7 @@ def test_on_atlas_only_the_published_update_misses_its_own_value(name: str) -> N
 
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gptj"])
-def test_both_ways_to_run_agree(architecture: str, name: str) -> None:
+def test_shared_passes_agree_with_whole_rows(architecture: str, name: str) -> None:
     model = tiny(architecture)
     # A KL factor of 100 makes a random model's losses noise: it is compared at 0.1.
     few = {"steps": 4, "kl_factor": 0.1, "context_lengths": [[2, 2], [2, 5]]}
@@ -100,7 +100,7 @@ def test_both_ways_to_run_agree(architecture: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_requests_side_by_side_come_out_as_alone(name: str) -> None:
+def test_requests_side_by_side_equal_requests_alone(name: str) -> None:
     model = tiny()
     few = {"steps": 8, "kl_factor": 0.1, "context_lengths": [[3, 3]]}
     editor = RomeEditor(preset(name, **few, stop_loss=5.0))
@@ -133,7 +133,7 @@ def test_the_key_of_the_text_is_the_mean_over_sampled_texts_before_the_subject()
         assert difference(solution.value.keys.mean(dim=0), torch.stack(keys).mean(dim=0)) < 1e-5
 
 
-def test_the_value_is_put_in_place_of_the_output_in_every_context() -> None:
+def test_the_value_replaces_the_output_in_every_context() -> None:
     """The first loss of equation 4 is that of z = v0 everywhere, a sum over the target's tokens."""
     model = tiny()
     config = preset("paper", steps=1, context_lengths=[[2, 3]])
@@ -183,7 +183,7 @@ def test_a_step_is_an_update_in_the_texts(step_is: str, evaluations: int, plain:
     assert len(solution.value.losses) == evaluations
 
 
-def test_the_texts_bound_no_offset() -> None:
+def test_without_clamp_the_offset_is_unbounded() -> None:
     values = {**SMALL, "contexts": ("Mario Kart. ",), "steps": 12, "stop_loss": 0.0}
     values["weight_decay"] = 0.0
     bound, free = (
@@ -222,12 +222,12 @@ def test_the_second_moment_of_the_texts_is_over_a_random_sample(name: str, tmp_p
     values = {"second_moment": True, "corpus": str(tmp_path / "texts.txt"), "corpus_tokens": 400}
     model = tiny()
     path = model.path(1, "mlp_out")
-    found = configured_second_moment(model, path, preset(name, **values), editor="rome")
+    actual = configured_second_moment(model, path, preset(name, **values), editor="rome")
     sample = Corpus(str(tmp_path / "texts.txt"), "random").texts()
     expected = compute_second_moment(model, path, sample, tokens=400)
-    assert torch.equal(found.matrix, expected.matrix)
+    assert torch.equal(actual.matrix, expected.matrix)
     first = compute_second_moment(model, path, texts, tokens=400)
-    assert not torch.equal(found.matrix, first.matrix)
+    assert not torch.equal(actual.matrix, first.matrix)
 
 
 TURNS = (

@@ -22,7 +22,7 @@ def test_one_empty_delta_per_request() -> None:
     assert (first.request, first.editor, first.model_fingerprint) == (REQUEST, "none", "f00")
 
 
-def test_no_requests_no_deltas() -> None:
+def test_no_requests_give_no_deltas() -> None:
     assert edit() == []
 
 
