@@ -18,7 +18,7 @@ __all__ = ["SecondMomentConfig"]
 
 
 class SecondMomentConfig(Config):
-    """Which corpus C averages over, or the published file that it is read from."""
+    """The corpus that C averages over, or the published file that it is read from."""
 
     second_moment: bool = True
     """Whether keys are whitened by the second moment C of the keys of a corpus."""
@@ -27,18 +27,18 @@ class SecondMomentConfig(Config):
     """Texts for C: a file, ``package:file``, ``package.module:function``, ``hub:name:config``."""
 
     corpus_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Use only this many tokens, the first of the corpus; None: all."""
+    """Number of tokens, from the beginning of the corpus; None: all."""
 
     corpus_order: Order | None = None
-    """Order of the corpus' texts: in a random one its first tokens are a random sample of texts,
-    without replacement; as they are stored; or null: random for ``hub:...``, else as stored."""
+    """Order of the texts: ``stored``, or ``random``: the first tokens are then a random sample of
+    texts without replacement; null: ``random`` for ``hub:...``, else ``stored``."""
 
     corpus_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the random order."""
 
     corpus_row_tokens: Annotated[int, Field(ge=1)] = 2048
-    """Most tokens of a text that are run, at most the model's context: the whole context of GPT-2
-    and GPT-J, as published."""
+    """Most tokens of a text, at most the model's context: the default keeps the whole context of
+    GPT-2 and GPT-J, as published."""
 
     second_moment_file: FileName | None = None
     """A published ``.npz`` statistic to read instead of a corpus."""

@@ -242,19 +242,15 @@ def _watched(
 
         return hook
 
-    handles = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for layer in range(model.n_layers):
-            block = model.block(layer)
-            handles.append(block.register_forward_pre_hook(before, with_kwargs=True))
+            handle = model.block(layer).register_forward_pre_hook(before, with_kwargs=True)
+            hooks.callback(handle.remove)
             for part in PARTS:
                 module = model.module(model.path(layer, part))
-                handles.append(module.register_forward_hook(adding(part)))
-        handles.append(model.block(model.n_layers - 1).register_forward_hook(last))
+                hooks.callback(module.register_forward_hook(adding(part)).remove)
+        hooks.callback(model.block(model.n_layers - 1).register_forward_hook(last).remove)
         yield states, parts, calls
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _shaped(

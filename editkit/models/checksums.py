@@ -118,12 +118,12 @@ def checksums_of(hf: nn.Module) -> Checksums:
     Each tensor is read once, even if it has several names.
     """
     by_id: dict[int, bytes] = {}
-    found = {}
+    checksums = {}
     for name, tensor in tensors_of(hf).items():
         if id(tensor) not in by_id:
             by_id[id(tensor)] = checksum(tensor)
-        found[name] = by_id[id(tensor)]
-    return {**found, **structure_of(hf), **switches_of(hf)}
+        checksums[name] = by_id[id(tensor)]
+    return {**checksums, **structure_of(hf), **switches_of(hf)}
 
 
 def marks_of(hf: nn.Module) -> dict[str, tuple[int, int, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import re
@@ -44,69 +45,67 @@ ATTENTIONS = ("sdpa", "eager")
 _log = logging.getLogger(__name__)
 
 
-def check_options(
-    dtype: str,
-    device: str,
-    device_map: str | Mapping[str, int | str] | None,
-    attention: str | None,
-) -> None:
-    """Refuse invalid options of :func:`editkit.load_model`, before any file is read.
+@dataclasses.dataclass(frozen=True)
+class LoadOptions:
+    """The options of :func:`editkit.load_model` other than the model, checked.
 
     Raises:
         ModelError: The type, the device or the attention does not exist.
     """
-    check_dtype(dtype)
-    if attention not in (None, *ATTENTIONS):
-        raise ModelError(
-            f"attention is {attention!r}.", hint=f"Use one of: {', '.join(ATTENTIONS)}."
-        )
-    if device_map is None:
-        check_device(device)
-    else:
-        check_device_map(device_map, device)
+
+    dtype: str = "float32"
+    device: str = "cpu"
+    device_map: str | Mapping[str, int | str] | None = None
+    attention: str | None = None
+
+    def __post_init__(self) -> None:
+        check_dtype(self.dtype)
+        if self.attention not in (None, *ATTENTIONS):
+            raise ModelError(
+                f"attention is {self.attention!r}.", hint=f"Use one of: {', '.join(ATTENTIONS)}."
+            )
+        if self.device_map is None:
+            check_device(self.device)
+        else:
+            check_device_map(self.device_map, self.device)
 
 
 def load_folder(
-    folder: Path,
-    *,
-    name: str,
-    dtype: str = "float32",
-    device: str = "cpu",
-    device_map: str | Mapping[str, int | str] | None = None,
-    attention: str | None = None,
-    revision: str | None = None,
+    folder: Path, options: LoadOptions, *, name: str, revision: str | None = None
 ) -> LanguageModel:
     """Load a model and its tokenizer from a folder.
 
     Args:
         folder: The folder.
+        options: Type, device and attention.
         name: The model as the user typed it.
-        revision: Branch, tag or commit that the folder holds.
+        revision: Branch, tag or commit of the folder's files.
 
-    The other arguments and the errors are those of :func:`editkit.load_model`.
+    Raises:
+        ModelError: As for :func:`editkit.load_model`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     from editkit.models.language_model import LanguageModel
 
-    options: dict[str, Any] = {}
+    device_map, given = options.device_map, dict[str, Any]()
     if device_map is not None:
-        options["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
-    if attention is not None:
-        options["attn_implementation"] = attention
+        given["device_map"] = device_map if isinstance(device_map, str) else dict(device_map)
+    if options.attention is not None:
+        given["attn_implementation"] = options.attention
     warnings = refuse(folder, name)
     tokenizer = read_tokenizer(folder, name)
     with _in_plain_words(name), quiet():
         hf, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, options.dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # the report lists them; otherwise the first one raises
-            **options,
+            **given,
         )
     _check_in_memory(name, hf)
     problems = [*incomplete(hf, report, name), *wrong_types(hf, headers_of(folder), name)]
@@ -115,7 +114,7 @@ def load_folder(
         _log.warning("%s", warning)
     _warn_untied(name, hf)
     with _in_plain_words(name):
-        placed = hf if device_map else hf.to(torch.device(device))
+        placed = hf if device_map else hf.to(torch.device(options.device))
     return LanguageModel(
         placed,
         tokenizer,

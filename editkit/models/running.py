@@ -178,7 +178,6 @@ def recording(
         stop: Whether the last of ``paths`` ends the forward pass and the ``with`` block.
     """
     seen: dict[str, Activation] = {}
-    handles = []
 
     def hook(path: str) -> Callable[..., None]:
         def record(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
@@ -190,15 +189,12 @@ def recording(
 
         return record
 
-    try:
+    with contextlib.ExitStack() as hooks:
         for path in paths:
-            module = model.module(path)
-            handles.append(module.register_forward_hook(hook(path), with_kwargs=True))
+            handle = model.module(path).register_forward_hook(hook(path), with_kwargs=True)
+            hooks.callback(handle.remove)
         with contextlib.suppress(_Stop):
             yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextlib.contextmanager
@@ -222,15 +218,11 @@ def replacing(
 
         return run
 
-    handles = []
-    try:
+    with contextlib.ExitStack() as hooks:
         for path, replace in replacements.items():
-            module = model.module(path)
-            handles.append(module.register_forward_hook(hook(replace), with_kwargs=True))
+            handle = model.module(path).register_forward_hook(hook(replace), with_kwargs=True)
+            hooks.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,18 +272,13 @@ class Tail:
         def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             inputs.append(first(output))
 
-        handles = [
-            model.block(layer).register_forward_pre_hook(before, with_kwargs=True)
-            for layer in layers
-        ]
-        if not layers:
-            handles = [model.block(start - 1).register_forward_hook(after)]
-        try:
-            with torch.no_grad():
-                forward_after(model, prefix, ids, starts)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with contextlib.ExitStack() as hooks, torch.no_grad():
+            for layer in layers:
+                handle = model.block(layer).register_forward_pre_hook(before, with_kwargs=True)
+                hooks.callback(handle.remove)
+            if not layers:
+                hooks.callback(model.block(start - 1).register_forward_hook(after).remove)
+            forward_after(model, prefix, ids, starts)
         hidden = inputs[0].to(model.device)
         return cls(model, start, hidden, tuple(calls), prefix.cache if prefix else None)
 

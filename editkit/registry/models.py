@@ -11,7 +11,7 @@ from editkit.errors import PluginError
 from editkit.models.checkpoint import config_problems, problems_of, raise_first, refuse
 from editkit.models.fingerprints import fingerprint_of_folder
 from editkit.models.hub import hub_config, hub_folder, refuse_path
-from editkit.models.loading import check_options, load_folder
+from editkit.models.loading import LoadOptions, load_folder
 from editkit.registry.plugins import default_registry
 from editkit.storage.resources import resource_path
 
@@ -60,16 +60,8 @@ def load_model(
             its weights are not stored as safetensors, are quantised, incomplete or not finite, or
             it does not fit onto the devices.
     """
-    check_options(dtype, device, device_map, attention)
-    return load_folder(
-        model_folder(name, revision=revision),
-        name=name,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        attention=attention,
-        revision=revision,
-    )
+    options = LoadOptions(dtype, device, device_map, attention)  # checked before any file is read
+    return load_folder(model_folder(name, revision=revision), options, name=name, revision=revision)
 
 
 def fingerprint_of(name: str, *, revision: str | None = None) -> str:

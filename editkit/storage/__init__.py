@@ -1,1 +1,1 @@
-"""Files: the cache, digests, packaged resources, strict JSON and YAML, safe names."""
+"""Files and the machine: cache, digests, files of packages, JSON and YAML, memory, disk space."""

@@ -33,13 +33,13 @@ def resource(reference: str, *, owner: str | None = None) -> Traversable:
         PluginError: The package cannot be imported, or there is nothing of that name in it.
     """
     try:
-        found = _locate(reference)
-        if not (found.is_file() or found.is_dir()):
+        entry = _locate(reference)
+        if not (entry.is_file() or entry.is_dir()):
             package, _, inside = reference.partition(":")
             raise _MissingError(f"package {package!r} has no {inside!r}")
     except _MissingError as error:
         raise _broken(reference, owner, str(error)) from None
-    return found
+    return entry
 
 
 def resource_text(reference: str, *, owner: str | None = None) -> str:

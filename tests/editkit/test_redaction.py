@@ -69,7 +69,7 @@ NO_SECRETS = {"true", "false", "none", "null", "disabled", "enabled", "default"}
         ("set-cookie: session=SECRET", "set-cookie: ***"),
     ],
 )
-def test_secrets_are_hidden_and_the_rest_is_readable(text: str, shown: str) -> None:
+def test_secrets_are_masked_and_the_rest_stays_readable(text: str, shown: str) -> None:
     assert redacted(text) == shown
     assert redacted(shown) == shown
 
@@ -86,7 +86,7 @@ def test_secrets_are_hidden_and_the_rest_is_readable(text: str, shown: str) -> N
         "bos_token='<s>' add_eos_token=True tokens=20000",
     ],
 )
-def test_what_holds_no_secret_is_left_as_it_is(text: str) -> None:
+def test_texts_without_secrets_are_unchanged(text: str) -> None:
     assert redacted(text) == text
 
 
@@ -112,7 +112,7 @@ def _leaks(secret: str, shown: str) -> bool:
         ["{}", "MLflow at {} failed: no", "('{}',)", "at <{}>", "{}. Again: {}"]
     ),
 )
-def test_secrets_at_any_place_of_an_address_are_hidden(
+def test_secrets_anywhere_in_an_address_are_masked(
     scheme: str, host: str, user: str, secret: str, path: str, place: str, around: str
 ) -> None:
     if place == "password":
@@ -133,7 +133,7 @@ def test_secrets_at_any_place_of_an_address_are_hidden(
 
 @settings(max_examples=300, derandomize=True)
 @given(secret=st.text(string.ascii_letters + "/@:?#&=%. ", min_size=6, max_size=20))
-def test_what_the_environment_holds_is_hidden_wherever_it_is_repeated(secret: str) -> None:
+def test_secrets_of_the_environment_are_masked_everywhere(secret: str) -> None:
     secret = secret.strip()
     assume(len(secret) >= 4 and secret.lower() not in NO_SECRETS)
     with pytest.MonkeyPatch.context() as patch:
@@ -151,7 +151,7 @@ def test_what_the_environment_holds_is_hidden_wherever_it_is_repeated(secret: st
         "postgresql://user:SEC/RET@host/db?sslpassword=TOKEN9",
     ],
 )
-def test_pieces_of_the_tracking_address_are_hidden(
+def test_parts_of_the_tracking_address_are_masked(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -187,7 +187,7 @@ def test_ordinary_variables_are_not_secrets(monkeypatch: pytest.MonkeyPatch) -> 
         "?a=b&",
     ],
 )
-def test_long_texts_are_read_in_time(part: str) -> None:
+def test_long_texts_are_redacted_quickly(part: str) -> None:
     started = time.perf_counter()
     redacted(part * (20_000 // len(part)))
     assert time.perf_counter() - started < 5  # 0.1 s; "x." took minutes
@@ -199,7 +199,7 @@ def test_errors_redact_themselves() -> None:
     assert issubclass(TrackingError, EditkitError)
 
 
-def test_plain_data_is_redacted_whole() -> None:
+def test_plain_data_is_redacted_at_every_level() -> None:
     data = {"hub": "https://u:SECRET@h/x", "n": 1, "list": ["a?token=SECRET"], "api_key": "SECRET"}
     shown = redacted_values(data)
     assert "SECRET" not in json.dumps(shown)
@@ -207,7 +207,7 @@ def test_plain_data_is_redacted_whole() -> None:
     assert shown["api_key"] == MASK
 
 
-def test_the_command_line_shows_no_secret_in_errors_logs_and_tracebacks(
+def test_errors_logs_and_tracebacks_show_no_secret(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from editkit.cli import main as command_line
@@ -236,7 +236,7 @@ def test_the_command_line_shows_no_secret_in_errors_logs_and_tracebacks(
     assert logging.LogRecord is logging.getLogRecordFactory()
 
 
-def test_arguments_that_are_refused_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_arguments_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     from editkit.cli.main import main
 
     assert main(["report", "--format", "http://u:SECRET@h"]) == 2

@@ -30,7 +30,7 @@ def files(folder: Path) -> list[Path]:
     return [p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json")]
 
 
-def test_tensors_are_made_once_and_again_when_damaged(cache: Path) -> None:
+def test_tensors_are_computed_once_and_again_if_damaged(cache: Path) -> None:
     made = []
 
     def make():
@@ -54,7 +54,7 @@ def test_tensors_are_made_once_and_again_when_damaged(cache: Path) -> None:
     assert len(made) == 4
 
 
-def test_texts_are_made_once_and_again_when_damaged(cache: Path) -> None:
+def test_texts_are_computed_once_and_again_if_damaged(cache: Path) -> None:
     made = []
 
     def make():
@@ -71,7 +71,7 @@ def test_texts_are_made_once_and_again_when_damaged(cache: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
-def test_an_entry_of_something_else_under_our_name_is_not_used(
+def test_an_entry_with_another_description_is_not_used(
     cache: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def get(x: int) -> object:
@@ -92,7 +92,7 @@ def test_an_entry_of_something_else_under_our_name_is_not_used(
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "json"])
-def test_an_entry_that_does_not_say_whose_it_is_is_not_used(
+def test_an_entry_without_a_description_is_not_used(
     cache: Path, suffix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = cache / "k" / f"{key_of({'x': 1})}.{suffix}"
@@ -109,7 +109,7 @@ def test_an_entry_that_does_not_say_whose_it_is_is_not_used(
     assert len(caplog.records) == 1
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_atomically(path, b"old")
     with pytest.raises(TypeError):
@@ -133,13 +133,13 @@ def test_second_moment_equals_its_definition(name: str) -> None:
     model = tiny(name)
     path = model.path(2, "mlp_out")
     texts = SENTENCES * 7
-    found = compute_second_moment(model, path, texts)
+    moment = compute_second_moment(model, path, texts)
     matrix, count = plain_second_moment(model, path, texts)
-    assert found.count == count
-    torch.testing.assert_close(found.matrix.double(), matrix, rtol=1e-4, atol=1e-6)
+    assert moment.count == count
+    torch.testing.assert_close(moment.matrix.double(), matrix, rtol=1e-4, atol=1e-6)
 
 
-def test_the_token_budget_is_kept_and_no_text_is_an_error() -> None:
+def test_the_token_budget_holds_and_an_empty_corpus_is_an_error() -> None:
     model = tiny()
     path = model.path(0, "mlp_out")
     assert compute_second_moment(model, path, SENTENCES * 9, tokens=23).count == 23
@@ -147,7 +147,7 @@ def test_the_token_budget_is_kept_and_no_text_is_an_error() -> None:
         compute_second_moment(model, path, [])
 
 
-def test_the_cache_knows_model_corpus_and_budget(cache: Path, tmp_path: Path) -> None:
+def test_the_cache_key_includes_model_corpus_and_budget(cache: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "c.txt"
     corpus.write_text("\n".join(SENTENCES), encoding="utf-8")
     model, path = tiny(), tiny().path(1, "mlp_out")
@@ -165,9 +165,9 @@ def test_the_cache_knows_model_corpus_and_budget(cache: Path, tmp_path: Path) ->
 def test_published_statistics_are_read(tmp_path: Path) -> None:
     total = np.diag([2.0, 4.0])
     np.savez(tmp_path / "s.npz", **{"mom2.mom2": total, "mom2.count": 4, "mom2.constructor": "x"})
-    found = read_published(tmp_path / "s.npz")
-    assert found.count == 4
-    assert found.matrix.tolist() == [[0.5, 0.0], [0.0, 1.0]]
+    moment = read_published(tmp_path / "s.npz")
+    assert moment.count == 4
+    assert moment.matrix.tolist() == [[0.5, 0.0], [0.0, 1.0]]
     for content in (b"junk", b""):
         (tmp_path / "bad.npz").write_bytes(content)
         with pytest.raises(CacheError, match="bad.npz"):
@@ -181,7 +181,7 @@ def test_published_statistics_are_read(tmp_path: Path) -> None:
     ("count", "matrix"),
     [(5, np.full((3, 3), np.nan)), (5, np.full((3, 3), 1e300)), (np.array([1, 2]), np.eye(3))],
 )
-def test_published_statistics_that_cannot_be_are_refused(
+def test_invalid_published_statistics_are_refused(
     tmp_path: Path, count: object, matrix: object
 ) -> None:
     np.savez(tmp_path / "a.npz", **{"mom2.count": count, "mom2.mom2": matrix})
@@ -247,7 +247,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         ("_poor:good", "failed: ModuleNotFoundError: No module named 'not_there_at_all'"),
     ],
 )
-def test_a_function_that_gives_no_texts_is_an_error(
+def test_a_function_that_yields_other_things_than_texts_is_an_error(
     functions: str, function: str, message: str
 ) -> None:
     corpus = Corpus(f"{functions}{function}")
@@ -256,7 +256,7 @@ def test_a_function_that_gives_no_texts_is_an_error(
             use()
 
 
-def test_where_texts_of_a_function_end_is_part_of_its_digest(functions: str) -> None:
+def test_the_ends_of_a_functions_texts_are_part_of_the_digest(functions: str) -> None:
     assert list(Corpus(f"{functions}:good").texts()) == ["one", "two"]
     assert Corpus(f"{functions}:broken").digest() != Corpus(f"{functions}:split").digest()
 
@@ -282,7 +282,7 @@ def test_a_damaged_corpus_is_an_error(
         list(Corpus(str(tmp_path / name), order=order).texts())
 
 
-def test_a_statistic_over_texts_that_change_meanwhile_is_not_kept(
+def test_a_statistic_is_not_cached_if_its_texts_change_meanwhile(
     cache: Path, functions: str
 ) -> None:
     model = tiny()
@@ -341,7 +341,7 @@ def test_statistics_of_an_edited_model_are_not_those_of_the_model(
     assert torch.equal(second_moment(model, path, corpus).matrix, true)
 
 
-def test_a_statistic_of_weights_that_change_meanwhile_is_not_kept(
+def test_a_statistic_is_not_cached_if_the_weights_change_meanwhile(
     cache: Path, tmp_path: Path
 ) -> None:
     corpus = Corpus(str(tmp_path / "c.txt"))

@@ -1,4 +1,4 @@
-"""Statistics of a new model: gone on with after a kill, true in any type, watched as they grow."""
+"""Statistics of a new model: resumable, correct in any type, observed as they grow."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ second_moment(load_model("atlas"), sys.argv[1], Corpus(sys.argv[2]), tokens=40_0
 """
 
 
-def test_a_sum_goes_on_after_kill_9_to_the_very_same_bits(cache: Path, tmp_path: Path) -> None:
+def test_a_sum_resumes_bit_exact_after_kill_9(cache: Path, tmp_path: Path) -> None:
     path = "transformer.h.0.mlp.c_proj"
     source = "editkit_benchmarks.atlas:corpus_texts"
     child = subprocess.Popen(
@@ -84,16 +84,16 @@ def test_a_sum_goes_on_after_kill_9_to_the_very_same_bits(cache: Path, tmp_path:
     child.stdout.close()
     [partial] = (cache / "second_moment").glob("*.partial")
     model, seen = load_model("atlas"), []
-    found = second_moment(model, path, Corpus(source), tokens=40_000, progress=seen.append)
+    moment = second_moment(model, path, Corpus(source), tokens=40_000, progress=seen.append)
     assert seen[0] > before[1]  # two batches at least were not done again
     assert not partial.exists()
     whole = compute_second_moment(model, path, Corpus(source).texts(), tokens=40_000)
-    assert found.count == whole.count == 40_000
-    assert torch.equal(found.matrix, whole.matrix)
+    assert moment.count == whole.count == 40_000
+    assert torch.equal(moment.matrix, whole.matrix)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "none"])
-def test_an_interrupted_sum_is_kept_unless_it_is_damaged(
+def test_an_interrupted_sum_is_resumed_unless_it_is_damaged(
     damage: str, corpus: Corpus, tmp_path: Path
 ) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
@@ -122,7 +122,7 @@ def test_an_interrupted_sum_is_kept_unless_it_is_damaged(
     assert (seen[0] > whole[1] // 2) == (damage == "none")
 
 
-def test_an_unfinished_sum_of_something_else_is_not_continued(
+def test_an_unfinished_sum_of_another_model_is_not_resumed(
     corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
@@ -145,12 +145,12 @@ def test_an_unfinished_sum_of_something_else_is_not_continued(
     assert "belongs to something else (model is 'other', expected 'ours')" in record.message
 
 
-def test_what_was_watched_is_kept_with_the_sum(corpus: Corpus, tmp_path: Path) -> None:
+def test_the_watchers_state_is_saved_with_the_sum(corpus: Corpus, tmp_path: Path) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
     keys = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
     whole = Convergence(keys, 1e-2, first=1024)
-    found = accumulate(model, PATH, corpus.texts(), watcher=whole)
-    assert found is not None
+    sums = accumulate(model, PATH, corpus.texts(), watcher=whole)
+    assert sums is not None
     assert len(whole.directions) > 2
 
     def interrupt(count: int) -> None:
@@ -176,18 +176,18 @@ def test_what_was_watched_is_kept_with_the_sum(corpus: Corpus, tmp_path: Path) -
 # ---------------------------------------------------------------- the numbers
 
 
-def test_half_precision_loses_nothing_in_the_sum(corpus: Corpus) -> None:
+def test_half_precision_does_not_lose_precision_in_the_sum(corpus: Corpus) -> None:
     """Sums in bfloat16 would stop growing; ours agree with float64 over the same keys."""
     model = tiny(dtype=torch.bfloat16)
-    found = compute_second_moment(model, PATH, corpus.texts())
+    moment = compute_second_moment(model, PATH, corpus.texts())
     sums, count = torch.zeros(128, 128, dtype=torch.float64), 0
     from editkit.covariance.second_moment import batched, keys_of
 
     for rows in batched(tokenised(model, corpus.texts(), None)):
         keys = keys_of(model, PATH, rows).double()
         sums, count = sums + keys.T @ keys, count + len(keys)
-    assert found.count == count
-    assert float((found.matrix - sums / count).norm() / (sums / count).norm()) < 1e-6
+    assert moment.count == count
+    assert float((moment.matrix - sums / count).norm() / (sums / count).norm()) < 1e-6
 
 
 def test_whitening_solves_one_key_and_several() -> None:
@@ -229,7 +229,7 @@ def test_directions_settle_as_the_sample_grows(tmp_path: Path) -> None:
     assert health.condition == pytest.approx(float(torch.linalg.cond(statistic.matrix)), rel=1e-3)
 
 
-def test_silent_neurons_and_singular_moments_are_told() -> None:
+def test_silent_neurons_and_singular_moments_are_reported() -> None:
     matrix = torch.eye(6)
     matrix[2, 2] = 0.0
     health = health_of(SecondMoment(matrix, 10), 0.0)
@@ -294,12 +294,12 @@ def test_a_file_in_random_order(tmp_path: Path, name: str) -> None:
     path.write_bytes(gzip.compress(content.encode()) if name.endswith(".gz") else content.encode())
     stored, mixed = Corpus(str(path)), Corpus(str(path), "random")
     assert list(stored.texts()) == texts
-    found = list(mixed.texts())
-    assert sorted(found) == sorted(texts)
-    assert found != texts
-    assert list(Corpus(str(path), "random").texts()) == found
+    shuffled = list(mixed.texts())
+    assert sorted(shuffled) == sorted(texts)
+    assert shuffled != texts
+    assert list(Corpus(str(path), "random").texts()) == shuffled
     other = Corpus(str(path), "random", 7)
-    assert list(other.texts()) != found
+    assert list(other.texts()) != shuffled
     assert len({stored.digest(), mixed.digest(), other.digest()}) == 3
 
 
@@ -311,7 +311,7 @@ def test_functions_and_datasets_have_a_random_order_too() -> None:
         assert mixed != stored
 
 
-def test_a_text_is_run_up_to_the_length_of_rows(cache: Path) -> None:
+def test_a_text_is_cut_at_the_row_length(cache: Path) -> None:
     model = tiny()
     texts = [" ".join(SENTENCES) * 2, SENTENCES[0]]
     lengths = [len(encoding.ids) for encoding in model.encode(texts)]
@@ -322,7 +322,7 @@ def test_a_text_is_run_up_to_the_length_of_rows(cache: Path) -> None:
     assert [len(row) for row in tokenised(model, texts, 8, 5)] == [5, 3]
 
 
-def test_the_order_and_the_length_of_rows_are_part_of_the_key(
+def test_order_and_row_length_are_part_of_the_key(
     cache: Path, tmp_path: Path, corpus: Corpus
 ) -> None:
     model = tiny()
@@ -333,8 +333,8 @@ def test_the_order_and_the_length_of_rows_are_part_of_the_key(
     assert len(list((cache / "second_moment").glob("*.safetensors"))) == 3
     assert not torch.equal(first.matrix, sampled.matrix)
     assert not torch.equal(first.matrix, short.matrix)
-    found = cached_second_moment(model.fingerprint, PATH, corpus, 60, "float32", 3)
-    assert found is not None
+    file = cached_second_moment(model.fingerprint, PATH, corpus, 60, "float32", 3)
+    assert file is not None
     assert cached_second_moment(model.fingerprint, PATH, corpus, 60, "float32", 4) is None
 
 
@@ -361,7 +361,7 @@ def statistics(corpus: Corpus | str, *more: str) -> int:
     return main(["statistics", "atlas", "--layer", "1", "--corpus", source, "--quiet", *more])
 
 
-def test_the_command_computes_reports_and_is_found_again(
+def test_the_command_computes_reports_and_caches(
     cache: Path, tmp_path: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("--tokens", "9000", "--ridge", "1e-3", "--out", str(tmp_path / "report"))
@@ -392,7 +392,7 @@ def test_the_command_computes_reports_and_is_found_again(
     assert not json.loads(capsys.readouterr().out)["was_cached"]
 
 
-def test_a_singular_moment_ends_with_its_own_code_and_is_kept(
+def test_a_singular_moment_has_its_own_exit_code_and_is_cached(
     cache: Path, corpus: Corpus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert statistics(corpus, "--tokens", "300") == 1
@@ -402,7 +402,7 @@ def test_a_singular_moment_ends_with_its_own_code_and_is_kept(
     assert statistics(corpus, "--tokens", "300", "--ridge", "1e-2") == 0
 
 
-def test_a_short_corpus_is_told(
+def test_a_short_corpus_is_reported(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "short.txt").write_text("\n".join(SENTENCES), encoding="utf-8")
@@ -411,7 +411,7 @@ def test_a_short_corpus_is_told(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--corpus", "nowhere.txt"], "corpus 'nowhere.txt' is not a file"),
         (["--corpus", "empty.txt"], "holds no text"),
@@ -421,9 +421,9 @@ def test_a_short_corpus_is_told(
         (["--corpus", "texts.txt", "--records", "nobody"], "no dataset named 'nobody'"),
     ],
 )
-def test_bad_input_is_told(
+def test_invalid_arguments_have_clear_errors(
     arguments: list[str],
-    said: str,
+    message: str,
     cache: Path,
     corpus: Corpus,
     tmp_path: Path,
@@ -432,5 +432,5 @@ def test_bad_input_is_told(
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     layer = [] if "--layer" in arguments else ["--layer", "0"]
     assert main(["statistics", "atlas", *layer, *arguments]) in (2, 3)
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(cache.rglob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""What ``editkit doctor`` says is held against what a fresh process really holds at its peak."""
+"""The forecast of ``editkit doctor`` against the peak memory of a fresh process."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ print(peak_memory_of_this_process())
 """
 
 
-def measured_and_told(
+def measured_and_forecast(
     model: str, editor: str, n: int, values: dict[str, Any], cache: Path
 ) -> tuple[int, dict[str, int]]:
-    """The measured peak in bytes, and what the doctor said of it before."""
+    """The measured peak in bytes, and the forecast before the run."""
     environment = {**os.environ, "EDITKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
 
     def python(*arguments: str) -> str:
@@ -58,14 +58,14 @@ def measured_and_told(
 
     sets = [f"editors.{editor}.{field}={json.dumps(value)}" for field, value in values.items()]
     flags = [part for each in sets for part in ("--set", each)]
-    told = python(
+    output = python(
         "-m", "editkit", "doctor", "--model", model, "--editor", editor, "--batch", str(n),
         "--tokens", "17", "--json", *flags,
     )  # fmt: skip
     peak = int(python("-c", _RUN, model, editor, str(n), json.dumps(values)))
-    memory = json.loads(told)["memory"][editor]
+    memory = json.loads(output)["memory"][editor]
     print(
-        f"{editor}: told {memory['peak'] >> 20} MiB, measured {peak >> 20} MiB; beyond the "
+        f"{editor}: forecast {memory['peak'] >> 20} MiB, measured {peak >> 20} MiB; beyond the "
         f"process {memory['beyond_base'] >> 20}, {(peak - memory['base']) >> 20}"
     )
     return peak, memory
@@ -74,8 +74,8 @@ def measured_and_told(
 @pytest.mark.parametrize("editor", _ON_ATLAS)
 def test_peak_on_atlas(editor: str, tmp_path: Path) -> None:
     values = {"corpus_tokens": 5000} if editor == "rome" else {}
-    peak, told = measured_and_told("atlas", editor, 20, values, tmp_path)
-    assert told["peak"] == pytest.approx(peak, rel=TOLERANCE)
+    peak, forecast = measured_and_forecast("atlas", editor, 20, values, tmp_path)
+    assert forecast["peak"] == pytest.approx(peak, rel=TOLERANCE)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def gpt2_small(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("editor", ["none", "rome", "ft", "ft+l", "attnedit", "kn"])
-def test_peak_on_gpt2_smalls_shape(editor: str, gpt2_small: str, tmp_path: Path) -> None:
+def test_peak_on_the_shape_of_gpt2_small(editor: str, gpt2_small: str, tmp_path: Path) -> None:
     values: dict[str, Any] = {}
     if editor == "rome":
         corpus = "editkit_benchmarks.atlas:corpus_texts"
@@ -104,12 +104,12 @@ def test_peak_on_gpt2_smalls_shape(editor: str, gpt2_small: str, tmp_path: Path)
     elif editor not in ("none", "kn"):
         values = {"steps": 3, "layer": 4}
     n = 4 if editor in ("rome", "kn") else 20
-    peak, told = measured_and_told(gpt2_small, editor, n, values, tmp_path)
-    assert told["peak"] == pytest.approx(peak, rel=TOLERANCE)
-    assert told["beyond_base"] == pytest.approx(peak - told["base"], rel=TOLERANCE)
+    peak, forecast = measured_and_forecast(gpt2_small, editor, n, values, tmp_path)
+    assert forecast["peak"] == pytest.approx(peak, rel=TOLERANCE)
+    assert forecast["beyond_base"] == pytest.approx(peak - forecast["base"], rel=TOLERANCE)
 
 
-def test_the_peak_is_this_process_alone(tmp_path: Path) -> None:
+def test_the_peak_excludes_the_parent_process(tmp_path: Path) -> None:
     ballast = bytearray(300 * 2**20)  # ru_maxrss of a child would count it
     done = subprocess.run(
         [sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True, cwd=tmp_path

@@ -50,7 +50,7 @@ def test_rows_see_their_own_delta(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])
 @pytest.mark.parametrize("budget", [8, 64, 16384])
-def test_candidates_score_as_by_definition(name: str, budget: int) -> None:
+def test_candidates_score_as_defined(name: str, budget: int) -> None:
     """Every batching gives what each text alone gives under really changed weights."""
     model = tiny(name, begin=name == "llama")
     deltas = [delta_for(model, 1), delta_for(model, 2, kinds="l"), delta_for(model, kinds="")]

@@ -166,7 +166,7 @@ def plain_text_nll(model: LanguageModel, text: str, max_tokens: int | None = Non
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize("budget", [8, 16384])
-def test_texts_score_as_by_definition(name: str, budget: int) -> None:
+def test_texts_score_as_defined(name: str, budget: int) -> None:
     model = tiny(name, begin=name == "llama")
     models = EditedModels(model, [delta_for(model, 1), delta_for(model, 2)], token_budget=budget)
     asked = [TextQuery(edit, text) for edit in (1, 0) for text in PROMPTS]

@@ -27,7 +27,7 @@ def rows_of(model):
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_every_part_of_the_table_exists(name: str) -> None:
+def test_every_module_path_exists(name: str) -> None:
     model = tiny(name)
     architecture = model.architecture
     for layer in range(model.n_layers):
@@ -63,12 +63,12 @@ def test_probability_of_one_token_without_all_logits(
     with torch.no_grad():
         hidden = forward(model, ids)  # (1, T, H)
         expected = torch.log_softmax(model.head(hidden), dim=-1).gather(-1, wanted[..., None])
-        found = model.log_probability(hidden, wanted)
-    torch.testing.assert_close(found, expected[..., 0], rtol=1e-5, atol=1e-5)
+        actual = model.log_probability(hidden, wanted)
+    torch.testing.assert_close(actual, expected[..., 0], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_block_is_run_again_for_rows_that_differ_on_the_right(name: str) -> None:
+def test_a_block_can_be_run_again_for_rows_that_differ_on_the_right(name: str) -> None:
     """Two states for each recorded row, at all tokens and at the last ones alone."""
     model, skip, rows = tiny(name), 2, slice(1, 4)
     ids = torch.tensor(model.encode([TEXTS[0]])[0].ids)
@@ -78,9 +78,11 @@ def test_a_block_is_run_again_for_rows_that_differ_on_the_right(name: str) -> No
         hidden = torch.cat([recorded.states[layer][rows, skip:]] * 2)  # (2 R, S', H)
         expected = torch.cat([recorded.states[layer + 1][rows, skip:]] * 2)
         for only in (None, 1, 2, hidden.shape[1]):
-            found = recorded.run(layer, hidden, skip=skip, rows=rows, only=only)
-            torch.testing.assert_close(found, expected[:, -found.shape[1] :], rtol=1e-5, atol=1e-5)
-            assert found.shape[1] == (only or hidden.shape[1])
+            output = recorded.run(layer, hidden, skip=skip, rows=rows, only=only)
+            torch.testing.assert_close(
+                output, expected[:, -output.shape[1] :], rtol=1e-5, atol=1e-5
+            )
+            assert output.shape[1] == (only or hidden.shape[1])
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -139,7 +141,7 @@ def test_recording_stops_early_and_leaves_no_hooks(name: str) -> None:
     assert not any(module._forward_hooks for module in model.hf.modules())
 
 
-def test_hooks_go_after_an_error_inside() -> None:
+def test_hooks_are_removed_after_an_error() -> None:
     model = tiny()
     with pytest.raises(ZeroDivisionError), recording(model, [model.path(0, "mlp")]):
         raise ZeroDivisionError
@@ -158,7 +160,7 @@ def test_layers_out_of_range_are_refused() -> None:
         tiny().path(9, "mlp_out")
 
 
-def test_frozen_puts_flags_and_modes_back() -> None:
+def test_frozen_restores_flags_and_modes() -> None:
     model = tiny()
     model.hf.train()
     odd = model.hf.get_parameter("transformer.h.0.mlp.c_fc.bias").requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Every kind of folder that holds no usable model is refused with its cause and with what to do.
+"""Folders without a usable model are refused, with the cause and a hint.
 
 Each case is built from a tiny model. ``load_model``, commands and ``editkit doctor`` must say the
 same.
@@ -425,7 +425,7 @@ def plain(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str
 
 
 @pytest.mark.parametrize("label", CASES)
-def test_it_is_refused_with_its_cause_and_doctor_finds_it(
+def test_loading_and_doctor_name_the_cause(
     label: str, whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     case = CASES[label]
@@ -466,7 +466,7 @@ def test_every_command_refuses_it(
 
 
 @pytest.mark.parametrize("label", ["t5", "pickle", "truncated", "absent shard", "no tokenizer"])
-def test_a_plan_without_the_model_refuses_it_too(
+def test_a_plan_refuses_it_without_loading(
     label: str, whole: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(built(CASES[label], whole, tmp_path))
@@ -490,7 +490,7 @@ def loads(folder: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_sound_models_load_without_a_word(
+def test_sound_models_load_without_warnings(
     architecture: str,
     whole: dict[str, Path],
     tmp_path: Path,
@@ -518,7 +518,7 @@ def old_names(content: dict[str, Any]) -> None:
         content[f"h.{layer}.attn.masked_bias"] = torch.tensor(-1e4)
 
 
-def test_names_and_buffers_of_older_checkpoints_are_known(
+def test_names_and_buffers_of_older_checkpoints_are_accepted(
     whole: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "model"
@@ -549,7 +549,7 @@ def test_names_and_buffers_of_older_checkpoints_are_known(
         ),
     ],
 )  # fmt: skip
-def test_what_may_be_meant_is_warned_of_once(
+def test_possible_mistakes_cause_one_warning(
     change: Callable[[Path], Any],
     message: str,
     whole: dict[str, Path],
@@ -595,7 +595,7 @@ def nobody() -> Any:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", ""])
-def test_files_that_may_not_be_read_are_named(
+def test_unreadable_files_are_named(
     name: str, whole: dict[str, Path], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = tmp_path / "model"
@@ -631,7 +631,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize(("name", "message", "hint"), NAMES)
-def test_names_that_are_no_models(
+def test_names_of_other_things_are_refused_with_a_hint(
     name: str,
     message: str,
     hint: str,
@@ -671,7 +671,7 @@ def test_names_that_are_no_models(
         ("config.json model.safetensors", "has no tokenizer"),
     ],
 )
-def test_doctor_knows_what_a_hub_model_lacks_from_its_list_of_files(
+def test_doctor_checks_the_file_list_of_a_hub_model(
     files: str,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -683,7 +683,7 @@ def test_doctor_knows_what_a_hub_model_lacks_from_its_list_of_files(
     assert any(re.search(message, check["text"]) for check in json.loads(out)["checks"]), out
 
 
-def test_doctor_looks_into_the_hubs_cache(
+def test_doctor_reads_the_hubs_cache(
     whole: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -716,7 +716,7 @@ def test_doctor_looks_into_the_hubs_cache(
         ({"hidden_size": 0}, "a weight is empty"),
     ],
 )
-def test_a_config_of_no_possible_model_is_a_problem_for_doctor(
+def test_doctor_reports_a_config_that_no_model_can_be_built_from(
     values: dict[str, Any],
     message: str,
     whole: dict[str, Path],

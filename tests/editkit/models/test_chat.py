@@ -1,4 +1,4 @@
-"""Requests as turns of a chat: templates of several families, subjects found in them."""
+"""Requests as turns of a chat: templates of several families, and the subjects in them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def chat_model(style: str, family: str = "llama3", **options: Any) -> LanguageMo
 
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("family", ["llama3", "llama3+eos", "gpt2"])
-def test_a_request_is_read_as_the_template_writes_it(style: str, family: str) -> None:
+def test_a_request_is_encoded_as_the_template_renders_it(style: str, family: str) -> None:
     model = chat_model(style, family)
     [sentence] = model.requested([REQUEST])
     tokenizer = model.tokenizer
@@ -70,7 +70,7 @@ def test_a_request_is_read_as_the_template_writes_it(style: str, family: str) ->
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_subjects_that_a_template_writes_itself_are_found_in_the_users_turn(style: str) -> None:
+def test_a_subject_that_occurs_in_the_template_is_found_in_the_users_turn(style: str) -> None:
     model = chat_model(style)
     for subject in ("user", "Today", "a", "model"):
         request = EditRequest("Where is {}?", subject, "Paris", chat=True)
@@ -88,7 +88,7 @@ def test_results_do_not_depend_on_the_day() -> None:
     assert datetime.datetime.now(datetime.UTC).strftime("%d %b %Y") not in text
 
 
-def test_the_answer_begins_where_the_template_lets_it_begin() -> None:
+def test_the_answer_begins_after_the_templates_white_space() -> None:
     for style in STYLES:
         assert chat_model(style).chat_template.separator == ""
     mistral = chat_model("mistral")
@@ -119,7 +119,7 @@ THINKS = TURNS.replace(
     ],
     ids=["no role", "thoughts in answers", "thoughts in the question"],
 )
-def test_the_answer_is_where_the_template_itself_puts_one(template: str, before: str) -> None:
+def test_the_answer_is_where_the_template_puts_it(template: str, before: str) -> None:
     model = chat_model(template)
     [sentence] = model.requested([REQUEST])
     question = f"<|im_start|>user\n{REQUEST.sentence}<|im_end|>\n"
@@ -129,7 +129,7 @@ def test_the_answer_is_where_the_template_itself_puts_one(template: str, before:
     assert asked.text == f"{question}{before}"
 
 
-def test_a_template_that_is_no_text_is_refused() -> None:
+def test_a_template_that_is_not_a_text_is_refused() -> None:
     tokenizer = tokenizer_of("llama3")
     tokenizer.chat_template = [{"name": "default", "template": TURNS}]  # not a mapping
     with pytest.raises(ModelError, match=r"is \[.*expected a text"):
@@ -139,14 +139,14 @@ def test_a_template_that_is_no_text_is_refused() -> None:
 def test_a_template_that_changes_prompts_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     model = chat_model("<|user|>{{ messages[0].content[:16] }}<|model|>")
     model.read(["Where is Rome, the city?", "Where is Paris, the city?"], chat=True)
-    [told] = caplog.messages
-    assert "changes prompts: 'Where is Rome, the city?' is read as 'Where is Rome, t'" in told
+    [warning] = caplog.messages
+    assert "changes prompts: 'Where is Rome, the city?' is read as 'Where is Rome, t'" in warning
     caplog.clear()
     chat_model("gemma").read([" Where is Rome? "], chat=True)
     assert caplog.messages == []
 
 
-def test_contexts_stand_in_the_users_turn() -> None:
+def test_contexts_are_part_of_the_users_turn() -> None:
     for style in STYLES:
         model = chat_model(style)
         rows = request_rows(model, REQUEST, ["", "The city. "], RomeConfig())
@@ -184,12 +184,12 @@ def test_a_model_without_a_template_is_refused() -> None:
         ),
     ],
 )
-def test_a_template_that_cannot_be_used_is_refused(template: str, message: str) -> None:
+def test_an_unusable_template_is_refused(template: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         chat_model(template).requested([REQUEST])
 
 
-def test_a_subject_that_a_template_changes_must_be_found_once() -> None:
+def test_a_changed_prompt_must_contain_its_subject_once() -> None:
     upper = chat_model("<|user|>{{ messages[0].content | upper }}<|model|>")
     with pytest.raises(RequestError, match="changes the prompt .* has the subject .* 0 times"):
         upper.requested([REQUEST])
@@ -222,7 +222,7 @@ def record() -> Record:
 
 
 @pytest.mark.parametrize("editor", ["ft", "ft+l", "kn"])
-def test_editors_write_the_answer_into_the_chat(editor: str) -> None:
+def test_editors_edit_the_answer_in_the_chat(editor: str) -> None:
     """The edit raises the answer's probability in the chat by more than in plain text."""
     model = chat_model("chatml")
     options: dict[str, dict[str, Any]] = {
@@ -255,7 +255,9 @@ def test_editors_write_the_answer_into_the_chat(editor: str) -> None:
         ("kn", {"steps": 3}),
     ],
 )
-def test_the_same_edit_is_that_of_the_rendered_text(name: str, options: dict[str, Any]) -> None:
+def test_an_edit_in_a_chat_equals_the_edit_of_the_rendered_text(
+    name: str, options: dict[str, Any]
+) -> None:
     """A chat is nothing but the text that the template writes."""
     model = chat_model("chatml")
     text = f"<|im_start|>user\n{REQUEST.prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -273,11 +275,11 @@ def test_the_same_edit_is_that_of_the_rendered_text(name: str, options: dict[str
 
 
 @pytest.mark.parametrize("locator", ["causal-tracing", "integrated-gradients", "knowledge-neurons"])
-def test_locators_ask_in_the_chat(locator: str) -> None:
+def test_locators_use_the_chat_format(locator: str) -> None:
     model = chat_model("gemma")
     small = {"causal-tracing": {"samples": 2}, "integrated-gradients": {"steps": 2}}
     small["knowledge-neurons"] = {"steps": 2}
-    found = trace_fact(
+    trace = trace_fact(
         model,
         REQUEST.sentence,
         REQUEST.subject,
@@ -287,15 +289,15 @@ def test_locators_ask_in_the_chat(locator: str) -> None:
         **small[locator],
     )
     [encoding] = model.read([REQUEST.sentence], chat=True)
-    assert found.maps[0].tokens == encoding.texts
+    assert trace.maps[0].tokens == encoding.texts
     assert "".join(encoding.texts).endswith(AFTER["gemma"])
-    assert "Paris".startswith(found.answer)  # some presets follow its first token
-    if found.maps[0].subject is not None:
-        first, end = found.maps[0].subject
+    assert "Paris".startswith(trace.answer)  # some presets follow its first token
+    if trace.maps[0].subject is not None:
+        first, end = trace.maps[0].subject
         assert "".join(encoding.texts[first:end]).strip() == REQUEST.subject
 
 
-def test_metrics_ask_in_the_chat() -> None:
+def test_metrics_use_the_chat_format() -> None:
     model = chat_model("llama3")
     delta = make_editor("none", model).edit(model, [REQUEST])
     models = EditedModels(model, delta)
@@ -310,7 +312,7 @@ def test_metrics_ask_in_the_chat() -> None:
     assert "header" not in text.split("\n")[0]
 
 
-def test_what_is_generated_in_a_chat_ends_with_the_turn() -> None:
+def test_generation_in_a_chat_ends_with_the_turn() -> None:
     model = chat_model("chatml")
     models = EditedModels(model, make_editor("none", model).edit(model, [REQUEST]))
     texts = models.generate([GenerationQuery(0, "Where?", str(i), chat=True) for i in range(8)])
@@ -320,7 +322,7 @@ def test_what_is_generated_in_a_chat_ends_with_the_turn() -> None:
         assert "im_start" not in text
 
 
-def test_training_asks_in_the_chat() -> None:
+def test_training_uses_the_chat_format() -> None:
     import random
 
     model = chat_model("chatml")

@@ -1,4 +1,4 @@
-"""Models that are spread over devices: edits land where the weights are, and come out the same."""
+"""Models on several devices: edits are on the devices of their weights, with the same values."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ CASES = [
     ("architecture", "editor", "layer", "device"),
     by_default(CASES, *(case for case in CASES if case[0] in ("gpt2", "opt", "llama"))),
 )
-def test_edits_are_those_of_one_device(
+def test_edits_equal_those_on_one_device(
     architecture: str, editor: str, layer: int, device: str
 ) -> None:
     model = tiny(architecture)
@@ -101,7 +101,7 @@ def test_edits_are_those_of_one_device(
 
 @pytest.mark.parametrize("values", [{}, {"site": "post_activation"}], ids=str)
 @pytest.mark.parametrize("architecture", by_default(["gpt2", "opt", "llama"], "gpt2"))
-def test_neurons_are_those_of_one_device(architecture: str, values: dict[str, Any]) -> None:
+def test_neurons_equal_those_on_one_device(architecture: str, values: dict[str, Any]) -> None:
     values = {**values, "steps": 4, "target_space": True}
     expected = make_editor("kn", tiny(architecture), **values).edit(tiny(architecture), REQUESTS)
     with pretended_devices():
@@ -115,7 +115,7 @@ def test_neurons_are_those_of_one_device(architecture: str, values: dict[str, An
                 pass
 
 
-def test_sampled_contexts_and_second_moments_are_those_of_one_device(
+def test_sampled_contexts_and_second_moments_equal_those_on_one_device(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus = tmp_path / "corpus.txt"
@@ -134,7 +134,7 @@ def test_sampled_contexts_and_second_moments_are_those_of_one_device(
         assert difference(cpu(change.dense()), expected.changes[name].dense()) < 5e-3
 
 
-def test_texts_are_those_of_one_device() -> None:
+def test_texts_equal_those_on_one_device() -> None:
     written = [
         GenerationQuery(edit, request.sentence, str(edit)) for edit, request in enumerate(REQUESTS)
     ]
@@ -149,7 +149,7 @@ def test_texts_are_those_of_one_device() -> None:
         assert spread_models.text_nll(read) == [pytest.approx(row, rel=1e-4) for row in nll]
 
 
-def test_what_replaces_a_blocks_output_finds_its_input_beside_it() -> None:
+def test_a_replacement_gets_input_and_output_on_one_device() -> None:
     """The first block of the second device is given its input by the first device."""
     with pretended_devices(), torch.no_grad():
         model = spread("gpt2")
@@ -157,13 +157,13 @@ def test_what_replaces_a_blocks_output_finds_its_input_beside_it() -> None:
         with replacing(model, {model.architecture.block(2): lambda x, y: x + y}):
             hidden = forward(model, ids)
         assert hidden.device == model.device
-        found = cpu(hidden)
+        states = cpu(hidden)
     model = tiny()
     with torch.no_grad(), replacing(model, {model.architecture.block(2): lambda x, y: x + y}):
-        assert difference(found, forward(model, torch.tensor([[1, 2, 3]]))) < 1e-5
+        assert difference(states, forward(model, torch.tensor([[1, 2, 3]]))) < 1e-5
 
 
-def test_the_pretended_devices_refuse_what_gpus_refuse() -> None:
+def test_the_simulated_devices_refuse_mixed_devices_like_gpus() -> None:
     with pretended_devices():
         here, there = torch.ones(2, device=FIRST), torch.ones(2, device=SECOND)
         with pytest.raises(RuntimeError, match="all tensors must be on the same device"):

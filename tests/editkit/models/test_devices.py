@@ -1,4 +1,4 @@
-"""Devices and types that are not there are refused before a weight is read, and by doctor."""
+"""Missing devices and unsupported types are refused before weights are read, and by doctor."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("device", "message", "hint"), DEVICES)
 @pytest.mark.usefixtures("bare", "unreadable")
-def test_a_device_that_is_not_there(
+def test_a_missing_device_is_refused(
     device: str, message: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ModelError, match=message) as caught:
@@ -80,7 +80,7 @@ def test_a_device_that_is_not_there(
 
 
 @pytest.mark.parametrize("device", [None, True, 1.5, [], b"cpu"])
-def test_what_is_no_name_of_a_device(device: Any) -> None:
+def test_an_invalid_device_name_is_refused(device: Any) -> None:
     with pytest.raises(ModelError, match=r"device is .*, expected a text"):
         load_model("atlas", device=device)
 
@@ -96,7 +96,7 @@ def test_gpus_are_counted() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu")])
-def test_the_cpu_may_be_named_in_any_way(device: Any) -> None:
+def test_every_name_of_the_cpu_is_accepted(device: Any) -> None:
     assert load_model("atlas", device=device).device.type == "cpu"
 
 
@@ -104,9 +104,7 @@ def test_the_cpu_may_be_named_in_any_way(device: Any) -> None:
     "dtype", ["int8", "float64", "auto", "FLOAT32", "", None, torch.float32, []]
 )
 @pytest.mark.usefixtures("unreadable")
-def test_a_type_that_models_are_not_loaded_in(
-    dtype: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unsupported_type_is_refused(dtype: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ModelError, match=r"^dtype is .*Use one of: float32, bfloat16, float16"):
         load_model("atlas", dtype=dtype)
     if isinstance(dtype, str) and dtype:
@@ -133,7 +131,7 @@ def test_a_run_refuses_the_device(tmp_path: Path, capsys: pytest.CaptureFixture[
 # ---------------------------------------------------------------- describe --model
 
 
-def test_describe_refuses_what_cannot_be_a_model(
+def test_describe_refuses_names_that_cannot_be_models(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "model"

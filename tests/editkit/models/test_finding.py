@@ -36,14 +36,14 @@ def test_a_hub_models_config_is_found_in_the_hubs_cache(
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"n_layer": "many"}'])
-def test_configs_that_do_not_tell(tmp_path: Path, content: str) -> None:
+def test_configs_without_a_number_of_layers(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content, encoding="utf-8")
     assert n_layers_of(str(tmp_path)) is None
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "./nowhere", "a/b/c", "bad name!", ""])
 @pytest.mark.parametrize("download", [False, True])
-def test_models_that_are_not_at_hand(name: str, download: bool) -> None:
+def test_models_that_are_not_available(name: str, download: bool) -> None:
     assert n_layers_of(name, download=download) is None
 
 
@@ -104,7 +104,7 @@ REFUSALS: list[tuple[Exception, str, str]] = [
 @pytest.mark.parametrize(
     ("refusal", "message", "hint"), REFUSALS, ids=[type(r[0]).__name__ for r in REFUSALS]
 )
-def test_what_the_hub_refuses_is_told_in_plain_words(
+def test_errors_of_the_hub_have_clear_messages(
     monkeypatch: pytest.MonkeyPatch, refusal: Exception, message: str, hint: str
 ) -> None:
     def download(*_: Any, **__: Any) -> str:

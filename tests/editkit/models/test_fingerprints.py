@@ -1,4 +1,4 @@
-"""The fingerprint of a folder: what the model is, however its files are cut."""
+"""The fingerprint of a folder depends on the model, not on how its files are divided."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_where_a_model_was_stored_does_not_matter(
     assert (fingerprint_of(str(folder)) != before) == matters
 
 
-def test_a_file_that_changes_is_read_again_even_with_its_time_put_back(folder: Path) -> None:
+def test_a_changed_file_is_read_again_even_if_its_time_is_restored(folder: Path) -> None:
     path = folder / "model.safetensors"
     stamp = path.stat()
     old = stamp.st_mtime_ns - 60_000_000_000
@@ -158,7 +158,7 @@ def _index(folder: Path, text: str) -> None:
 # ---------------------------------------------------------------- models without files
 
 
-def test_a_model_in_memory_is_its_weights_its_config_and_its_tokenizer() -> None:
+def test_the_fingerprint_in_memory_depends_on_weights_config_and_tokenizer() -> None:
     def fingerprint(seed: int = 0, eps: float | None = None, side: str = "right") -> str:
         model = tiny(seed=seed)
         if eps:

@@ -43,7 +43,7 @@ def wrapped() -> Any:
 
 
 @WITH_PEFT
-def test_a_model_that_peft_wraps_is_refused_and_merged_it_is_taken() -> None:
+def test_a_peft_model_is_refused_and_accepted_after_merging() -> None:
     model = wrapped()
     error = refused(model)
     assert "is a PeftModel of peft: editors do not see the weights" in error.message
@@ -195,7 +195,7 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_not_a_plain_causal_model_is_refused(case: str) -> None:
+def test_other_objects_than_causal_models_are_refused(case: str) -> None:
     build, message, hint = CASES[case]
     error = refused(build())
     assert re.search(message, error.message), error.message
@@ -210,7 +210,7 @@ class Compiled(nn.Module):
         self._orig_mod = model
 
 
-def test_a_compiled_model_names_the_one_inside() -> None:
+def test_the_error_for_a_compiled_model_names_the_original() -> None:
     assert "model._orig_mod" in str(refused(Compiled(gpt2())).hint)
 
 
@@ -228,7 +228,7 @@ class SlowTokenizer(transformers.PythonBackend):
         (SlowTokenizer(), r"is slow \(SlowTokenizer\)"),
     ],
 )
-def test_what_is_not_a_fast_tokenizer_is_refused(tokens: Any, message: str) -> None:
+def test_other_objects_than_fast_tokenizers_are_refused(tokens: Any, message: str) -> None:
     error = refused(gpt2(), tokens)
     assert re.search(message, error.message), error.message
 
@@ -239,7 +239,7 @@ def test_a_model_needs_a_name(name: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_sound_models_are_taken(dtype: torch.dtype) -> None:
+def test_sound_models_are_accepted(dtype: torch.dtype) -> None:
     model = AutoModelForCausalLM.from_config(gpt2().config).to(dtype)
     taken = LanguageModel(model, tokenizer(), name="mine")
     assert taken.dtype == dtype

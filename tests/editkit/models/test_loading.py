@@ -40,13 +40,13 @@ def test_a_folder_loads_as_it_was_saved(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_the_type_is_the_one_asked_for(folder: Path, dtype: str) -> None:
+def test_the_weights_have_the_requested_type(folder: Path, dtype: str) -> None:
     model = load_model(str(folder), dtype=dtype)
     assert model.dtype == getattr(torch, dtype)
     assert model.fingerprint == fingerprint_of(str(folder))
 
 
-def test_the_fingerprint_follows_weights_config_and_tokenizer(folder: Path) -> None:
+def test_the_fingerprint_depends_on_weights_config_and_tokenizer(folder: Path) -> None:
     before = fingerprint_of(str(folder))
     assert fingerprint_of(str(folder)) == before
     (folder / "README.md").write_text("irrelevant", encoding="utf-8")
@@ -90,7 +90,7 @@ def test_folders_that_do_not_exist(name: str) -> None:
         load_model(name)
 
 
-def test_hub_models_that_cannot_be_had_offline() -> None:
+def test_hub_models_that_are_not_cached_fail_offline() -> None:
     with pytest.raises(ModelError, match=r"'no-such-model'.*Registered models: atlas"):
         load_model("no-such-model")
 
@@ -102,7 +102,7 @@ def test_pickled_weights_are_not_read(folder: Path) -> None:
         load_model(str(folder))
 
 
-def test_damaged_and_incomplete_folders_say_what_is_missing(folder: Path) -> None:
+def test_errors_for_damaged_and_incomplete_folders_name_the_cause(folder: Path) -> None:
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:100])
@@ -115,7 +115,7 @@ def test_damaged_and_incomplete_folders_say_what_is_missing(folder: Path) -> Non
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_attention_is_the_one_asked_for_and_is_recorded(folder: Path, attention: str) -> None:
+def test_the_requested_attention_is_used_and_recorded(folder: Path, attention: str) -> None:
     model = load_model(str(folder), attention=attention)
     assert model.describe()["attention"] == attention
     assert model.hf.config._attn_implementation == attention
@@ -158,7 +158,7 @@ def test_a_device_map_gives_the_same_model(
     ],
 )
 @pytest.mark.usefixtures("no_gpu")
-def test_device_maps_that_cannot_be(folder: Path, arguments, message: str) -> None:
+def test_invalid_device_maps_are_refused(folder: Path, arguments, message: str) -> None:
     pytest.importorskip("accelerate")
     with pytest.raises(ModelError, match=message):
         load_model(str(folder), **arguments)
@@ -178,7 +178,7 @@ def test_a_device_map_without_accelerate_names_the_extra(
     assert caught.value.hint == "Run: pip install 'editkit[large]'"
 
 
-def test_a_model_that_does_not_fit_is_refused_in_plain_words(
+def test_a_model_that_does_not_fit_is_refused_with_a_hint(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("accelerate")

@@ -37,7 +37,7 @@ def tokens(model: LanguageModel, ids: tuple[int, ...]) -> list[str]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_text_has_its_first_token_once_and_no_last_one(family: str) -> None:
+def test_a_text_has_one_begin_token_and_no_end_token(family: str) -> None:
     model = model_of(family)
     begin = FRONT.get(family)
     [plain] = model.encode([SENTENCE])
@@ -111,9 +111,7 @@ def test_a_prompt_in_the_models_own_format_keeps_its_special_tokens() -> None:
 @pytest.mark.parametrize(
     "subject", ["Space Needle", "São Paulo", "Zoe\u0308", "法国", "ﬁn", "x😀y"]
 )
-def test_positions_are_those_of_the_subjects_characters(
-    family: str, prompt: str, subject: str
-) -> None:
+def test_positions_follow_the_subjects_characters(family: str, prompt: str, subject: str) -> None:
     model = model_of(family)
     request = EditRequest(prompt, subject, "Paris")
     [sentence] = model.requested([request])
@@ -131,16 +129,16 @@ def _distinct(encoding, first: int, last: int) -> list[str]:
     """Texts of tokens, those of several tokens of one character once."""
     spans = dict.fromkeys(encoding.offsets[first : last + 1])
     text = dict(zip(encoding.offsets, encoding.texts, strict=True))
-    found, end = [], -1
+    pieces, end = [], -1
     for a, b in spans:
         if b > end:
-            found.append(text[a, b][max(0, end - a) :] if end > a else text[a, b])
+            pieces.append(text[a, b][max(0, end - a) :] if end > a else text[a, b])
             end = b
-    return found
+    return pieces
 
 
 @given(subject=st.text(min_size=1, max_size=8), target=st.text(min_size=1, max_size=8))
-def test_any_text_is_encoded_or_refused_in_words(subject: str, target: str) -> None:
+def test_any_text_is_encoded_or_refused_with_a_message(subject: str, target: str) -> None:
     for family in ("gpt2", "llama3+eos", "metaspace", "nfkc", "lower"):
         model = model_of(family)
         try:
@@ -188,14 +186,14 @@ def words_only(unknown: str | None = "[UNK]") -> LanguageModel:
         ("{} is in", "Paris", "Italy", "does not know the subject 'Paris'"),
     ],
 )
-def test_what_a_tokenizer_drops_or_does_not_know_is_refused(
+def test_dropped_and_unknown_characters_are_refused(
     prompt: str, subject: str, target: str, message: str
 ) -> None:
     with pytest.raises(RequestError, match=message):
         words_only().requested([EditRequest(prompt, subject, target)])
 
 
-def test_a_text_without_any_token_is_refused_and_left_out_of_corpora() -> None:
+def test_a_text_without_tokens_is_refused_and_skipped_in_corpora() -> None:
     model = words_only()
     for ask in (model.encode, model.read):
         with pytest.raises(RequestError, match="no token for the text '777'"):
@@ -214,7 +212,7 @@ def test_a_tokenizer_with_more_tokens_than_the_embedding_is_refused() -> None:
         LanguageModel(hf, larger, name="larger")
 
 
-def test_double_spaces_are_never_read() -> None:
+def test_double_spaces_are_never_encoded() -> None:
     model = model_of("gpt2")
     wanted = model.complete(["Rome is"], ["Paris"])
     assert model.complete(["Rome is "], [" Paris "]) == wanted
@@ -227,7 +225,7 @@ def test_double_spaces_are_never_read() -> None:
         model.complete(["Rome is"], ["Paris", "Oslo"])
 
 
-def test_positions_and_scores_do_not_see_an_end_token() -> None:
+def test_positions_and_scores_ignore_end_tokens() -> None:
     """Losses: the last state that is read is that of the target's last token but one."""
     model = model_of("llama3+eos")
     [completion] = model.complete([SENTENCE], ["Seattle"])

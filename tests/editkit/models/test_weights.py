@@ -1,4 +1,4 @@
-"""What a model is taken for: with edits applied, changed in memory, in whatever order edits end."""
+"""The identity of a model: with edits, after changes in memory, in any order of edits."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ CHANGES = [in_place, through_data, swapped_through_data, replaced, buffer, adapt
 
 @pytest.mark.filterwarnings("ignore")  # of peft
 @pytest.mark.parametrize("change", CHANGES)
-def test_weights_that_were_changed_in_memory_are_another_model(
+def test_changed_weights_are_another_model(
     change: Callable[[LanguageModel], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny()
@@ -126,7 +126,7 @@ def token(model: LanguageModel) -> None:
 
 @pytest.mark.parametrize("change", [epsilon, activation, scale, template, token])
 @pytest.mark.parametrize("loaded", [True, False])
-def test_modules_config_and_tokenizer_that_were_changed_in_memory_are_another_model(
+def test_a_changed_module_config_or_tokenizer_is_another_model(
     change: Callable[[LanguageModel], None], loaded: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny()
@@ -144,7 +144,7 @@ def test_modules_config_and_tokenizer_that_were_changed_in_memory_are_another_mo
     assert again.fingerprint == model.fingerprint != edited
 
 
-def test_a_chat_follows_the_template_that_the_tokenizer_has_now() -> None:
+def test_a_chat_uses_the_current_template() -> None:
     model = tiny()
     for begin in ("Q: ", "User: "):
         model.tokenizer.chat_template = (
@@ -153,7 +153,7 @@ def test_a_chat_follows_the_template_that_the_tokenizer_has_now() -> None:
         assert model.rendered("Who?", chat=True).text == f"{begin}Who? A:"
 
 
-def test_a_model_is_not_pickled_and_says_what_to_do() -> None:
+def test_pickling_a_model_is_refused_with_a_hint() -> None:
     model = tiny()
     with pytest.raises(ModelError, match=r"cannot be pickled.*save_pretrained"):
         pickle.dumps(model)
@@ -163,7 +163,7 @@ def test_a_model_is_not_pickled_and_says_what_to_do() -> None:
     assert other.fingerprint == model.fingerprint
 
 
-def test_weights_that_are_put_back_are_the_model_again() -> None:
+def test_restored_weights_are_the_original_model() -> None:
     model = tiny()
     before = model.fingerprint
     weight = model.hf.get_parameter("transformer.h.0.mlp.c_fc.weight")
@@ -175,7 +175,7 @@ def test_weights_that_are_put_back_are_the_model_again() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")  # of peft
-def test_an_adapter_that_is_switched_off_is_another_model() -> None:
+def test_a_disabled_adapter_is_another_model() -> None:
     peft = pytest.importorskip("peft")
     model = tiny()
     config = peft.LoraConfig(
@@ -190,7 +190,7 @@ def test_an_adapter_that_is_switched_off_is_another_model() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.uint8])
 @pytest.mark.parametrize("shape", [(1,), (7,), (3, 5), (257, 3), (300, 700)])
-def test_a_checksum_sees_every_entry_and_its_place(
+def test_a_checksum_depends_on_every_entry_and_its_place(
     dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
     g = torch.Generator().manual_seed(0)
@@ -214,7 +214,7 @@ def test_a_checksum_sees_every_entry_and_its_place(
 # ---------------------------------------------------------------- edits on top of edits
 
 
-def test_an_edit_made_on_top_of_others_says_so_and_the_bare_model_refuses_it(
+def test_an_edit_on_top_of_others_records_them_and_does_not_fit_the_bare_model(
     tmp_path: Path,
 ) -> None:
     model = tiny()
@@ -276,7 +276,7 @@ def test_identities_follow_the_edits_and_their_order() -> None:
     assert model.fingerprint == base
 
 
-def test_a_change_inside_applied_is_noticed_and_gone_afterwards() -> None:
+def test_a_change_inside_applied_is_detected_and_undone() -> None:
     model = tiny()
     base, delta = model.fingerprint, edit(model, 1)
     name = next(iter(delta.changes))
@@ -294,7 +294,7 @@ def test_a_change_inside_applied_is_noticed_and_gone_afterwards() -> None:
     assert model.fingerprint == base
 
 
-def test_what_was_scored_under_other_weights_is_not_remembered() -> None:
+def test_scores_of_other_weights_are_not_reused() -> None:
     model = tiny()
     models = EditedModels(model, [dataclasses.replace(edit(model, 0), changes={})])
     query = CandidateQuery(0, "Rome is in", ("Italy", "France"))
@@ -382,7 +382,7 @@ def test_tied_weights_take_the_edits_of_both_names() -> None:
     assert model.weights_digest() == before
 
 
-def test_a_block_that_is_never_left_is_taken_back_when_it_is_collected() -> None:
+def test_an_abandoned_block_ends_when_it_is_garbage_collected() -> None:
     model = tiny()
     before = model.weights_digest()
 
@@ -402,7 +402,7 @@ def test_a_block_that_is_never_left_is_taken_back_when_it_is_collected() -> None
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("when", range(6))
-def test_an_interruption_at_any_moment_leaves_the_model_as_it_was(
+def test_an_interruption_at_any_moment_leaves_the_model_unchanged(
     error: type[BaseException], when: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny()
@@ -462,7 +462,7 @@ def test_a_network_is_edited_through_one_object_at_a_time() -> None:
     assert model.weights_digest() == before
 
 
-def test_a_copy_is_a_model_of_its_own() -> None:
+def test_a_copy_is_independent() -> None:
     model = tiny()
     base, delta = model.fingerprint, edit(model, 0)
     twin = copy.deepcopy(model)
@@ -476,7 +476,7 @@ def test_a_copy_is_a_model_of_its_own() -> None:
         assert twin.weights_digest() == edited.weights_digest()
 
 
-def test_threads_that_race_for_a_model_leave_it_as_it_was() -> None:
+def test_racing_threads_leave_the_model_unchanged() -> None:
     model = tiny()
     before, base = model.weights_digest(), model.fingerprint
     deltas = [edit(model, seed) for seed in range(4)]

@@ -1,4 +1,4 @@
-"""Attention with a window: the reuse of prefixes and blocks changes no result.
+"""Attention with a window: reusing prefixes and blocks changes no result.
 
 What is compared with is the definition: a row alone, unpadded, through the whole model, no cache.
 """
@@ -54,14 +54,14 @@ def alone(model: LanguageModel, row: Row) -> Tensor:
     return states.last_hidden_state[0]
 
 
-def assert_same(found: Tensor, expected: Tensor) -> None:
+def assert_same(actual: Tensor, expected: Tensor) -> None:
     largest = float(expected.abs().max()) if expected.numel() else 0.0
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * largest)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", WINDOWED)
-def test_the_window_is_there_and_ends_where_it_should(name: str, attention: str) -> None:
+def test_the_window_has_the_configured_size(name: str, attention: str) -> None:
     """Otherwise everything below would hold without one."""
     model = model_of(name, 4, attention)
     rows = torch.arange(7, 31).repeat(24, 1)  # (24, 24)
@@ -89,7 +89,7 @@ def ragged(draw: st.DrawFn) -> tuple[list[Row], list[int]]:
     start=st.integers(0, 4),
 )  # fmt: skip
 @settings(max_examples=8, derandomize=True)
-def test_rows_cut_anywhere_are_as_if_alone(
+def test_a_row_gives_the_same_states_wherever_it_is_cut(
     name: str, batch: tuple[list[Row], list[int]], window: int, attention: str, start: int
 ) -> None:
     model = model_of(name, window if name in WINDOWED else 4, attention)
@@ -110,15 +110,17 @@ def test_rows_cut_anywhere_are_as_if_alone(
     for b, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
         expected = alone(model, row)
         assert_same(hidden[b, :cut], expected[:cut])
-        for found in (after, again, chosen.flip(0), selected.flip(0)):
-            assert_same(found[b, : len(row) - cut], expected[cut:])
+        for states in (after, again, chosen.flip(0), selected.flip(0)):
+            assert_same(states[b, : len(row) - cut], expected[cut:])
         assert_same(chosen[len(rows) - 1 - b, : len(row) - cut], expected[cut:])
 
 
 @pytest.mark.parametrize("name", WINDOWED)
 @given(length=st.integers(1, 20), where=st.integers(0, 19), at=st.integers(0, 19))
 @settings(max_examples=8, derandomize=True)
-def test_a_block_is_run_again_at_any_tokens(name: str, length: int, where: int, at: int) -> None:
+def test_a_block_can_be_run_again_at_any_tokens(
+    name: str, length: int, where: int, at: int
+) -> None:
     model = model_of(name)
     start = where % length
     ids = torch.arange(11, 11 + length)
@@ -130,27 +132,27 @@ def test_a_block_is_run_again_at_any_tokens(name: str, length: int, where: int, 
     for layer in range(model.n_layers):
         hidden = recorded.states[layer][1:, skip:].repeat(2, 1, 1)
         for only in (None, 1, min(2, own - skip)):
-            found = recorded.run(layer, hidden, skip=skip, rows=slice(1, 3), only=only)
+            output = recorded.run(layer, hidden, skip=skip, rows=slice(1, 3), only=only)
             wanted = recorded.states[layer + 1][1:].repeat(2, 1, 1)
-            assert_same(found, wanted[:, -found.shape[1] :])
+            assert_same(output, wanted[:, -output.shape[1] :])
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_candidates_score_as_by_definition(name: str) -> None:
+def test_candidates_score_as_defined(name: str) -> None:
     model = model_of(name)
     models = EditedModels(model, [delta_for(model, kinds="")])
-    found = models.candidate_nll([CandidateQuery(0, prompt, CANDIDATES) for prompt in PROMPTS])
-    for prompt, row in zip(PROMPTS, found, strict=True):
+    rows = models.candidate_nll([CandidateQuery(0, prompt, CANDIDATES) for prompt in PROMPTS])
+    for prompt, row in zip(PROMPTS, rows, strict=True):
         for candidate, value in zip(CANDIDATES, row, strict=True):
             assert value == pytest.approx(plain_nll(model, prompt, candidate), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_texts_score_as_by_definition(name: str) -> None:
+def test_texts_score_as_defined(name: str) -> None:
     model = model_of(name)
     models = EditedModels(model, [delta_for(model, kinds="")])
-    found = models.text_nll([TextQuery(0, prompt) for prompt in PROMPTS])
-    for encoding, row in zip(model.encode(PROMPTS), found, strict=True):
+    rows = models.text_nll([TextQuery(0, prompt) for prompt in PROMPTS])
+    for encoding, row in zip(model.encode(PROMPTS), rows, strict=True):
         with torch.no_grad():
             log_p = torch.log_softmax(model.head(alone(model, encoding.ids)), dim=-1)
         expected = [-float(log_p[i, token]) for i, token in enumerate(encoding.ids[1:])]
@@ -167,7 +169,7 @@ def greedy(model: LanguageModel, prompt: Row, n: int) -> Row:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_texts_are_written_as_by_definition(name: str) -> None:
+def test_texts_are_generated_as_defined(name: str) -> None:
     """Prompts of other lengths, one longer than the window; all texts far longer than it."""
     model = model_of(name)
     prompts = [encoding.ids for encoding in model.encode(PROMPTS)]
@@ -270,7 +272,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_prefixes_suit_other_ways_to_see_distances(name: str) -> None:
+def test_prefixes_work_with_other_position_encodings(name: str) -> None:
     config = getattr(transformers, f"{name}Config")(**OTHERS[name])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

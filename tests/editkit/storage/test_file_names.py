@@ -1,4 +1,4 @@
-"""Names of files: safe on every system, distinct, and never outside of their folder."""
+"""File names are safe on every system, distinct, and never outside their folder."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_other_names_are_accepted(name: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_a_name_made_from_any_text_is_safe(text: str) -> None:
+def test_a_name_derived_from_any_text_is_safe(text: str) -> None:
     for name in (
         safe_file_name(text),
         safe_file_name(text, identity=[1]),
@@ -71,12 +71,12 @@ def test_a_name_made_from_any_text_is_safe(text: str) -> None:
 
 
 @given(st.lists(st.text(max_size=20), max_size=8, unique=True))
-def test_several_texts_have_several_files(texts: list[str]) -> None:
+def test_different_texts_get_different_files(texts: list[str]) -> None:
     names = distinct_file_names(texts)
     assert len({name.casefold() for name in names}) == len(texts)
 
 
-def test_what_is_safe_and_alone_stays_as_it_is() -> None:
+def test_a_safe_and_unique_name_is_unchanged() -> None:
     assert safe_file_name("rome-atlas") == "rome-atlas"
     assert distinct_file_names(["my traces", "other"]) == ["my-traces", "other"]
     assert safe_file_name("a b") != safe_file_name("a-b") == "a-b"

@@ -1,4 +1,4 @@
-"""Cache files that somebody damaged: recomputed, with the same result and a warning."""
+"""Damaged cache files are recomputed, with the same result and a warning."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_damaged_bytes_change_no_result(place: int, value: int, cut: bool, cache
     ],
     ids=lambda content: repr(content[:12]),
 )
-def test_texts_of_a_wrong_shape_are_made_again(
+def test_malformed_texts_are_recomputed(
     content: bytes, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = cache / "t" / f"{key_of(DESCRIPTION)}.json"
@@ -91,7 +91,7 @@ def test_texts_of_a_wrong_shape_are_made_again(
 @pytest.mark.parametrize(
     "description", ["null", "[]", "{", '"x"', "[" * 100_000, json.dumps({"model": "other"})]
 )
-def test_tensors_of_another_description_are_made_again(description: str, cache: Path) -> None:
+def test_tensors_of_another_description_are_recomputed(description: str, cache: Path) -> None:
     path = cache / "t" / f"{key_of(DESCRIPTION)}.safetensors"
     path.parent.mkdir()
     others = {"moment": torch.zeros(1, dtype=torch.int64)}

@@ -1,4 +1,4 @@
-"""YAML from anybody: plain values or one clear error, soon, and never something else."""
+"""YAML from unknown writers: plain values or one clear error, quickly."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_scalars_are_what_they_look_like(text: str, value: object) -> None:
     ],
     ids=lambda text: repr(text[:20]),
 )
-def test_what_is_not_plain_data_is_refused_soon(text: str, complaint: str) -> None:
+def test_anything_but_plain_data_is_refused_quickly(text: str, complaint: str) -> None:
     started = time.monotonic()
     with pytest.raises(ConfigError, match=complaint):
         parse_yaml(text, place="f.yaml")
@@ -129,7 +129,7 @@ def test_files_in_other_encodings_are_refused_with_the_line(
         load_benchmark(str(file), default_registry())
 
 
-def test_a_byte_order_mark_of_utf_8_is_no_part_of_the_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_dropped(tmp_path: Path) -> None:
     file = tmp_path / "b.yaml"
     file.write_bytes(codecs.BOM_UTF8 + SMALL.encode())
     assert load_benchmark(str(file), default_registry())[0].limit == 3
@@ -196,7 +196,7 @@ class _Values(Config):
         ({"either": "\ud800"}, "either: got '\\ud800'; it holds the lone surrogate U+D800"),
     ],
 )
-def test_true_is_no_number_in_any_configuration(values: dict[str, Any], complaint: str) -> None:
+def test_true_is_not_a_number_in_any_configuration(values: dict[str, Any], complaint: str) -> None:
     from pydantic import ValidationError
 
     with pytest.raises(ValidationError) as caught:
@@ -227,7 +227,7 @@ _WORDS = st.sampled_from(
 
 @settings(max_examples=400, derandomize=True)
 @given(st.one_of(st.lists(_WORDS, max_size=30).map("".join), st.text(max_size=60)))
-def test_any_text_is_plain_data_or_a_config_error(text: str) -> None:
+def test_any_text_gives_plain_data_or_a_config_error(text: str) -> None:
     value = either(lambda: parse_yaml(text, place="f.yaml"), ConfigError)
     if not isinstance(value, ConfigError):
         _check_plain(value)
@@ -235,7 +235,7 @@ def test_any_text_is_plain_data_or_a_config_error(text: str) -> None:
 
 @settings(max_examples=100, derandomize=True)
 @given(st.binary(max_size=60))
-def test_any_bytes_are_a_text_or_a_config_error(content: bytes) -> None:
+def test_any_bytes_give_a_text_or_a_config_error(content: bytes) -> None:
     text = either(lambda: decode_yaml(content, place="f.yaml"), ConfigError)
     if not isinstance(text, ConfigError):
         assert text.encode() == content.removeprefix(codecs.BOM_UTF8)
@@ -246,7 +246,7 @@ def test_any_bytes_are_a_text_or_a_config_error(content: bytes) -> None:
     st.sampled_from(["limit", "batch", "seeds", "metrics", "editors", "dataset", "model", "name"]),
     st.one_of(st.text(max_size=20), st.lists(_WORDS, max_size=6).map("".join)),
 )
-def test_any_value_makes_a_benchmark_or_a_config_error(key: str, text: str) -> None:
+def test_any_value_gives_a_benchmark_or_a_config_error(key: str, text: str) -> None:
     rest = "".join(f"{kept}\n" for kept in SMALL.splitlines() if not kept.startswith(f"{key}:"))
     either(lambda: parse_benchmark(f"{rest}{key}: {text}", place="f.yaml"), ConfigError)
 

@@ -128,7 +128,7 @@ def test_a_model_writes_prefixes_and_says_what_it_knows(
         (["--records", "0"], "expected a whole number above 0", 2),
     ],
 )
-def test_bad_input_is_told(
+def test_invalid_arguments_have_clear_errors(
     facts: Path, arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:

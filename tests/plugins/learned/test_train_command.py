@@ -120,7 +120,7 @@ def test_text_and_flat_files_make_other_editors(
         (["--dataset", "atlas", "--limit", "1"], "cannot be split", 2),
     ],
 )
-def test_bad_input_is_told(
+def test_invalid_arguments_have_clear_errors(
     arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(*arguments) == code
