@@ -398,7 +398,7 @@ def test_a_singular_moment_has_its_own_exit_code_and_is_cached(
     assert statistics(corpus, "--tokens", "300") == 1
     out = capsys.readouterr().out
     assert "can not be inverted" in out
-    assert "1e-3 is usual" in out
+    assert "1e-3 is common" in out
     assert statistics(corpus, "--tokens", "300", "--ridge", "1e-2") == 0
 
 
@@ -414,9 +414,9 @@ def test_a_short_corpus_is_reported(
     ("arguments", "message"),
     [
         (["--corpus", "nowhere.txt"], "corpus 'nowhere.txt' is not a file"),
-        (["--corpus", "empty.txt"], "holds no text"),
+        (["--corpus", "empty.txt"], "the corpus has no text"),
         (["--corpus", "texts.txt", "--layer", "99"], "layer 99 does not exist"),
-        (["--corpus", "texts.txt", "--ridge", "-1"], "--ridge is -1"),
+        (["--corpus", "texts.txt", "--ridge", "-1"], "--ridge: got '-1'"),
         (["--corpus", "texts.txt", "--dtype", "int3"], "dtype is 'int3'"),
         (["--corpus", "texts.txt", "--records", "nobody"], "no dataset named 'nobody'"),
     ],
