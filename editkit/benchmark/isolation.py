@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from editkit.registry.random_state import preserved_random_state, seed_generators
 from editkit.storage.digests import seed_of
 
 if TYPE_CHECKING:
@@ -22,23 +21,9 @@ def seeded(*key: int | str) -> Iterator[None]:
 
     Covers Python's, and those of numpy and torch if they are loaded.
     """
-    with contextlib.ExitStack() as stack:
-        seed = seed_of(key, n_bytes=4)
-        stack.callback(random.setstate, random.getstate())
-        random.seed(seed)
-        if numpy := sys.modules.get("numpy"):
-            stack.callback(numpy.random.set_state, numpy.random.get_state())
-            numpy.random.seed(seed)
-        if torch := sys.modules.get("torch"):
-            _seed_torch(torch, seed, stack)
+    with preserved_random_state():
+        seed_generators(seed_of(key, n_bytes=4))
         yield
-
-
-def _seed_torch(torch: Any, seed: int, stack: contextlib.ExitStack) -> None:
-    stack.callback(torch.set_rng_state, torch.get_rng_state())
-    if torch.cuda.is_initialized():
-        stack.callback(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all())
-    torch.manual_seed(seed)
 
 
 class WeightGuard:

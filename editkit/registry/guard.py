@@ -20,7 +20,6 @@ import gc
 import locale
 import logging
 import os
-import random
 import signal
 import sys
 import threading
@@ -34,6 +33,7 @@ from typing_extensions import Self
 
 from editkit.errors import first_line
 from editkit.redaction import redacted
+from editkit.registry.random_state import RandomState
 
 __all__ = ["Guard", "PluginFailure", "RuleBrokenError", "call_guarded", "reason_of"]
 
@@ -337,27 +337,6 @@ def _threads() -> int | None:
     return _torch().get_num_threads() if _torch() else None
 
 
-def _random_numbers() -> tuple[Any, ...]:
-    numpy, torch = sys.modules.get("numpy"), _torch()
-    return (
-        random.getstate(),
-        numpy.random.get_state() if numpy else None,
-        torch.get_rng_state() if torch else None,
-        torch.cuda.get_rng_state_all() if torch and torch.cuda.is_initialized() else None,
-    )
-
-
-def _write_random_numbers(value: tuple[Any, ...]) -> None:
-    python, numpy, torch, cuda = value
-    random.setstate(python)
-    if numpy is not None:
-        sys.modules["numpy"].random.set_state(numpy)
-    if torch is not None:
-        _torch().set_rng_state(torch)
-    if cuda is not None:
-        _torch().cuda.set_rng_state_all(cuda)
-
-
 _STATE = (
     _Setting("the working directory", _working_directory, os.chdir),
     _Setting("sys.argv", lambda: list(sys.argv), _write_argv),
@@ -395,7 +374,9 @@ _STATE = (
         only_observing=True,
     ),
     _Setting("tracing, garbage collection, alarms", _tracing, _write_tracing, only_observing=True),
-    _Setting("random numbers", _random_numbers, _write_random_numbers, only_observing=True),
+    _Setting(
+        "random numbers", RandomState.capture, lambda value: value.restore(), only_observing=True
+    ),
 )
 
 

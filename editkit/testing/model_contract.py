@@ -13,14 +13,13 @@ from typing_extensions import override
 
 from editkit.errors import EditkitError, first_line
 from editkit.models.language_model import LanguageModel
+from editkit.registry.random_state import preserved_random_state, seed_generators
 from editkit.testing.contract import Contract, ContractError, few, require
 from editkit.testing.models import tiny_model
 from editkit.testing.state import (
     Area,
     differences,
     disturb,
-    kept_random_numbers,
-    reseed,
     state_of,
 )
 
@@ -130,8 +129,8 @@ class ModelContract(Contract, abc.ABC):
         """
         results = []
         for seed in (1, 2):
-            with self.fresh_cache(), kept_random_numbers():
-                reseed(seed)
+            with self.fresh_cache(), preserved_random_state():
+                seed_generators(seed)
                 results.append(self.work(self.make_model()))
         self._require_close(results[0], results[1], "built and run twice", tolerance=0.0)
 
@@ -154,7 +153,7 @@ class ModelContract(Contract, abc.ABC):
         model = self.make_model()
         usual = self.work(model)
         disturb(model)
-        with kept_random_numbers():
+        with preserved_random_state():
             disturbed = self.work(model)
         self._require_close(usual, disturbed, "in evaluation and in training mode")
 
@@ -181,7 +180,7 @@ class ModelContract(Contract, abc.ABC):
         model = self.make_model()
         disturb(model)
         before = state_of(model)
-        with kept_random_numbers():
+        with preserved_random_state():
             self.work(model)
             changed = differences(before, state_of(model), area)
         require(not changed, f"it changed {few(changed)}.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy
@@ -84,27 +83,6 @@ def disturb(model: LanguageModel) -> None:
     model.hf.train()
     for place, parameter in enumerate(model.hf.parameters()):
         parameter.requires_grad_(place % 2 == 0)
-
-
-def reseed(seed: int) -> None:
-    """Seed every global source of random numbers."""
-    random.seed(seed)
-    numpy.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def kept_random_numbers() -> Iterator[None]:
-    """Restore all global random states afterwards."""
-    python, arrays, tensors = random.getstate(), numpy.random.get_state(), _torch_states()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        numpy.random.set_state(arrays)
-        torch.set_rng_state(tensors[0])
-        if len(tensors) > 1:
-            torch.cuda.set_rng_state_all(tensors[1:])
 
 
 def _digest(tensor: Tensor | None) -> str | None:

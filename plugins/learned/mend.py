@@ -19,6 +19,7 @@ In the code, x is u and d is delta.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -149,12 +150,10 @@ class GradientTransform(nn.Module):
         if self.normalise:
             x, d = self.inputs(x), self.gradients(d)
         parts = [torch.cat([x, d], dim=-1)] if len(self.networks) == 1 else [x, d]
-        outputs = []
-        for layers, part in zip(self.networks, parts, strict=True):
-            for layer in layers:
-                part = layer(part, mode)
-            outputs.append(part)
-        z = torch.cat(outputs, dim=-1)  # (N, in + out)
+        for i, layers in enumerate(self.networks):
+            for layer in cast(nn.ModuleList, layers):
+                parts[i] = layer(parts[i], mode)
+        z = torch.cat(parts, dim=-1)  # (N, in + out)
         return z[:, : self.n_in], z[:, self.n_in :]
 
 
@@ -183,18 +182,21 @@ class MendNetwork(EditNetwork):
     def update_statistics(self, gradients: EditGradients) -> None:
         for matrix in self.matrices:
             x, d, _ = gradients.factors(matrix.path)
-            self.transforms[_key(matrix.shape)].update_statistics(x, d)
+            self._transform(matrix).update_statistics(x, d)
 
     @override
     def changes(self, gradients: EditGradients, edits: Sequence[Edit]) -> dict[str, MatrixChanges]:
         result: dict[str, MatrixChanges] = {}
         for matrix, rate in zip(self.matrices, self.rates, strict=True):
             x, d, edit_of_token = gradients.factors(matrix.path)
-            x, d = self.transforms[_key(matrix.shape)](x, d, matrix.mode)
+            x, d = self._transform(matrix)(x, d, matrix.mode)
             result[matrix.name] = MatrixChanges.from_factors(
                 x, self.sign * rate * d, edit_of_token, len(edits)
             )
         return result
+
+    def _transform(self, matrix: Matrix) -> GradientTransform:
+        return cast(GradientTransform, self.transforms[_key(matrix.shape)])
 
 
 def _key(shape: tuple[int, int]) -> str:

@@ -100,10 +100,8 @@ def convert(
         ConfigError: The checkpoint is incomplete or does not fit the model's matrices.
     """
     try:
-        if "edit_lrs" in tensors:
-            settings, state = _mend(tensors)
-        else:
-            settings, state = _ke(tensors, model)
+        settings: Settings
+        settings, state = _mend(tensors) if "edit_lrs" in tensors else _ke(tensors, model)
         own = new_network(model, settings).state_dict()
     except (KeyError, StopIteration) as error:
         raise ConfigError(

@@ -10,10 +10,10 @@ specificity asks for the old answer at an unrelated question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from editkit import EditedModels, LanguageModel, Metric, Probe, Record
+from editkit import EditedModels, LanguageModel, Metric, MetricRow, Probe, Record
 from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
 from editkit.models.encoding import Sentence
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
@@ -28,9 +28,7 @@ Prediction = tuple[tuple[int, ...], int]
 class ZsreAccuracy(Metric[ZsreAccuracyConfig]):
     """Accuracy on the new answer, the new answer rephrased, and an unrelated answer."""
 
-    def score(
-        self, models: EditedModels, records: Sequence[Record]
-    ) -> list[Mapping[str, float | list[float]]]:
+    def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The accuracies of each record; as details, 1 for each correct token and 0 otherwise."""
         predictions = [
             (edit, score, inputs, correct)

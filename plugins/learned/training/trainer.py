@@ -188,7 +188,7 @@ class Training:
         step_losses = losses(self._blocks, self.network, edits, update_statistics=True)
         loss = step_losses.total(settings.edit_weight)
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         progress.step += 1
         if not bool(torch.isfinite(norm)) or not bool(torch.isfinite(loss)):
