@@ -33,7 +33,7 @@ from editkit.registry.specs import MetricSpec
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
-__all__ = ["Batch", "Plan", "PlannedCell", "PlannedMetric", "cut", "make_plan"]
+__all__ = ["Batch", "ConfigResolver", "Plan", "PlannedCell", "PlannedMetric", "cut", "make_plan"]
 
 _RESERVED = "summary/score"
 
@@ -216,7 +216,7 @@ def make_plan(
         PluginError: A plugin is missing or broken.
     """
     identity = identity_of(benchmark.model)
-    resolver = _Resolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
+    resolver = ConfigResolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
     metrics = _plan_metrics(benchmark, resolver)
     editors = [  # before the records are read: an invalid value is reported at once
         (seed, *resolver.resolve("editor", f"editors.{i}", choice, choice.preset, seed))
@@ -286,8 +286,17 @@ def cut(records: tuple[Record, ...], size: int) -> list[Batch]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Resolver:
-    """Resolves the configurations of a benchmark's plugins: file first, then the command line."""
+class ConfigResolver:
+    """Resolves the configurations of a benchmark's plugins.
+
+    Attributes:
+        registry: Where plugins are looked up.
+        model: The model.
+        identity: The names by which hyperparameter files may know the model.
+        place: Name of the benchmark file.
+        values: Config values from the command line, which override those in the file.
+        n_layers_of: Looks up the model's number of layers, if known.
+    """
 
     registry: Registry
     model: ModelChoice
@@ -304,6 +313,19 @@ class _Resolver:
         preset: str | None = None,
         seed: int | None = None,
     ) -> tuple[Offer, Resolved]:
+        """A plugin and its configuration.
+
+        Args:
+            kind: Kind of the plugin: ``editor``, ``metric``, ``dataset``.
+            where: Its place in the file: ``editors.0``.
+            choice: The choice in the file.
+            preset: The preset, for editors.
+            seed: The run's seed, for editors.
+
+        Raises:
+            ConfigError: A value is invalid.
+            PluginError: There is no such plugin, or it is broken.
+        """
         offer = self.registry.get(kind, choice.name)
         flag = "--set dataset" if kind == "dataset" else f"--set {kind}s.{choice.name}"
         given = [
@@ -321,7 +343,7 @@ class _Resolver:
         )
 
 
-def _plan_metrics(benchmark: Benchmark, resolver: _Resolver) -> tuple[PlannedMetric, ...]:
+def _plan_metrics(benchmark: Benchmark, resolver: ConfigResolver) -> tuple[PlannedMetric, ...]:
     planned: list[PlannedMetric] = []
     owners = {_RESERVED: "the core"}
     for i, choice in enumerate(benchmark.metrics):

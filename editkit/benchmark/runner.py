@@ -214,7 +214,14 @@ class _CellRunner:
         prepare_s = self._prepare()
         written: list[int] = []
         for batch in self.batches:
-            rows = self._rows(batch, prepare_s)
+            try:
+                rows = self._edit_and_score(batch.index, batch.records)
+            except Exception as error:
+                if _stops_the_run(error):
+                    raise
+                _log.debug("batch %d of %s failed", batch.index, self.cell.editor, exc_info=error)
+                rows = [self._alone(batch.index, record) for record in batch.records]
+            rows = _finished(rows, prepare_s)
             self._check_weights(written)
             shared.store.put_rows(self.cell.fingerprint, rows)
             written += [row.case_id for row in rows]
@@ -238,26 +245,6 @@ class _CellRunner:
             ) from error
         return time.perf_counter() - started
 
-    def _rows(self, batch: Batch, prepare_s: float) -> list[Row]:
-        """One row per record of the batch, in order."""
-        try:
-            rows = self._edit_and_score(batch.index, batch.records)
-        except Exception as error:
-            if _stops_the_run(error):
-                raise
-            _log.debug("batch %d of %s failed", batch.index, self.cell.editor, exc_info=error)
-            rows = [self._alone(batch.index, record) for record in batch.records]
-        peak = peak_memory_of_this_process() / _MIB
-        return [
-            dataclasses.replace(
-                row,
-                times={**row.times, "prepare_s": prepare_s},
-                completed_at=time.time(),
-                peak_rss_mb=peak,
-            )
-            for row in rows
-        ]
-
     def _alone(self, index: int, record: Record) -> Row:
         """A record of a batch that failed, on its own: only the record at fault fails again."""
         try:
@@ -269,6 +256,7 @@ class _CellRunner:
             return _failed(record, _reason(error))
 
     def _edit_and_score(self, index: int, records: Sequence[Record]) -> list[Row]:
+        """One row per record, in order; ``index`` is the batch's, which seeds the edit."""
         with seeded(self.cell.seed, index):
             started = time.perf_counter()
             with unwatched():  # edits without effect are reported with the table
@@ -326,6 +314,20 @@ class _CellRunner:
 
     def _who(self) -> str:
         return f"editor {self.cell.editor!r} of {self.cell.distribution} {self.cell.version}"
+
+
+def _finished(rows: Sequence[Row], prepare_s: float) -> list[Row]:
+    """Rows with the time and memory that are known once their batch is done."""
+    peak = peak_memory_of_this_process() / _MIB
+    return [
+        dataclasses.replace(
+            row,
+            times={**row.times, "prepare_s": prepare_s},
+            completed_at=time.time(),
+            peak_rss_mb=peak,
+        )
+        for row in rows
+    ]
 
 
 def _row(

@@ -12,11 +12,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
+from editkit.benchmark.inputs import identity_of, n_layers_of
+from editkit.benchmark.plan import ConfigResolver
+from editkit.benchmark.spec import Benchmark, Flags, PluginValues, apply_flags, load_benchmark
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
-from editkit.registry.config import GivenValues, resolve_config
-from editkit.registry.model_identity import identity_of
-from editkit.registry.models import n_layers_of
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.safe_text import one_line
 from editkit.report.terminal import aligned
@@ -76,27 +75,17 @@ def run(args: argparse.Namespace) -> int:
     return 0 if diagnosis.sound else EXIT_PROBLEM
 
 
-def _editors(registry: Registry, benchmark: Any, values: Any, place: str) -> list[PlannedEditor]:
+def _editors(
+    registry: Registry, benchmark: Benchmark, values: PluginValues, place: str
+) -> list[PlannedEditor]:
     """The chosen editors, each with the configuration that a benchmark would give it."""
     from editkit.doctor.diagnose import PlannedEditor
 
-    model = benchmark.model.name
-    identity = identity_of(model, download=True)
+    model = benchmark.model
+    resolver = ConfigResolver(registry, model, identity_of(model), place, values, n_layers_of)
     planned = []
-    for choice in benchmark.editors:
-        offer = registry.get("editor", choice.name)
-        flag = f"--set editors.{choice.name}"
-        given = [
-            GivenValues(choice.config, place, f"editors.{choice.name}.config"),
-            GivenValues(values.get(("editor", choice.name), {}), "--set", flag),
-        ]
-        resolved = resolve_config(
-            offer,
-            model=identity,
-            preset=choice.preset,
-            given=[each for each in given if each.values],
-            n_layers=lambda: n_layers_of(model, download=True),
-        )
+    for i, choice in enumerate(benchmark.editors):
+        offer, resolved = resolver.resolve("editor", f"editors.{i}", choice, choice.preset)
         planned.append(
             PlannedEditor(
                 offer, resolved.config, resolved.rule, resolved.matched, resolved.overridden
