@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from editkit.data_types import EditRequest, Fact, Localization, Record, Records, Requirements
-from editkit.editing.outcomes import is_watched, unwatched, warn_of_failed
+from editkit.editing.outcomes import is_watched, unwatched
 from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ def _one_call(edit: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self._fingerprint = outer
         if watched:
+            from editkit.editing.effects import warn_of_failed
+
             warn_of_failed(arguments[0] if arguments else named.get("model"), deltas)
         return deltas
 

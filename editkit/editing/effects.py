@@ -1,27 +1,33 @@
-"""Size of a delta, and how much of it is lost when weights are rounded to their type."""
+"""Effects of deltas on the weights of a model: their size, and the part that rounding removes.
+
+Also the warning after a call of an editor, which reports edits that did not work.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from editkit.editing.deltas import Change, Dense, LowRank, Rows, check_fits
-from editkit.editing.outcomes import ROUNDED_AWAY
+from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta, check_fits
+from editkit.editing.outcomes import BASELINE, ROUNDED_AWAY, Edit, outcomes_of
 from editkit.errors import DeltaError
 from editkit.models.orientation import input_major
 
 if TYPE_CHECKING:
-    from editkit.editing.deltas import WeightDelta
     from editkit.models import LanguageModel
 
-__all__ = ["Effects"]
+__all__ = ["Effects", "warn_of_failed"]
 
 _SAFE = 16
 """A change is checked entry by entry only if its norm is below this many rounding steps of the
 weight's norm."""
 _ROWS = 1024  # checked at once
+_MOST_NAMES = 3
+_log = logging.getLogger(__name__)
 
 
 class Effects:
@@ -95,3 +101,41 @@ def _square_of(change: Change) -> float:
         return max(0.0, float(((left.T @ left) * (right @ right.T)).sum()))
     values = change.values if isinstance(change, Rows | Dense) else change.dense()
     return float(torch.linalg.vector_norm(values.float())) ** 2  # twelve times as fast as float64
+
+
+# ---------------------------------------------------------------- the report of a call
+
+
+def warn_of_failed(model: Any, deltas: Any) -> None:
+    """Log one warning if some of the deltas that an editor returned did not work.
+
+    Args:
+        model: The model, as it was edited.
+        deltas: What the editor returned; anything else than a list of deltas is ignored.
+    """
+    if not isinstance(deltas, list) or not all(isinstance(each, WeightDelta) for each in deltas):
+        return  # the caller will refuse them
+    if not deltas or deltas[0].editor == BASELINE:
+        return
+    try:
+        effects = Effects(model)
+        measured = [effects.of(delta) for delta in deltas]
+    except Exception as error:  # applying them will raise it again
+        _log.debug("the deltas could not be measured", exc_info=error)
+        measured = [{} for _ in deltas]
+    edits = [
+        Edit(_name_of(delta), {**own, **delta.notes})
+        for delta, own in zip(deltas, measured, strict=True)
+        if isinstance(delta.notes, Mapping)
+    ]
+    outcomes = outcomes_of(edits)
+    if outcomes:
+        which = [edit.name for edit in edits if outcomes_of([edit])]
+        more = f" and {len(which) - _MOST_NAMES} more" if len(which) > _MOST_NAMES else ""
+        names = "; ".join(which[:_MOST_NAMES])
+        _log.warning("%s: %s The requests: %s%s.", deltas[0].editor, outcomes.summary, names, more)
+
+
+def _name_of(delta: WeightDelta) -> str:
+    first = next(iter(delta.requests), None)
+    return "a request" if first is None else f"{first.sentence!r} -> {first.target_new!r}"

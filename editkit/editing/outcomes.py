@@ -17,14 +17,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import dataclasses
-import logging
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from editkit.editing.deltas import WeightDelta
+from typing import Any
 
 __all__ = [
     "BASELINE",
@@ -36,7 +32,6 @@ __all__ = [
     "is_watched",
     "outcomes_of",
     "unwatched",
-    "warn_of_failed",
 ]
 
 BASELINE = "none"
@@ -53,8 +48,6 @@ ROUNDED_AWAY = "rounded_away"
 """Note by the core: the share of the change that is lost when weights are rounded to their type."""
 
 _MOST_TEXTS = 2
-_MOST_NAMES = 3
-_log = logging.getLogger(__name__)
 
 
 def is_probable(nll: float) -> bool:
@@ -247,41 +240,3 @@ def unwatched() -> Iterator[None]:
 def is_watched() -> bool:
     """Whether edits that did not work are logged here."""
     return not _unwatched.get()
-
-
-def warn_of_failed(model: Any, deltas: Any) -> None:
-    """Log one warning if some of the deltas that an editor returned did not work.
-
-    Args:
-        model: The model, as it was edited.
-        deltas: What the editor returned; anything else than a list of deltas is ignored.
-    """
-    from editkit.editing.deltas import WeightDelta
-    from editkit.editing.effects import Effects
-
-    if not isinstance(deltas, list) or not all(isinstance(each, WeightDelta) for each in deltas):
-        return  # the caller will refuse them
-    if not deltas or deltas[0].editor == BASELINE:
-        return
-    try:
-        effects = Effects(model)
-        measured = [effects.of(delta) for delta in deltas]
-    except Exception as error:  # applying them will raise it again
-        _log.debug("the deltas could not be measured", exc_info=error)
-        measured = [{} for _ in deltas]
-    edits = [
-        Edit(_name_of(delta), {**own, **delta.notes})
-        for delta, own in zip(deltas, measured, strict=True)
-        if isinstance(delta.notes, Mapping)
-    ]
-    outcomes = outcomes_of(edits)
-    if outcomes:
-        which = [edit.name for edit in edits if outcomes_of([edit])]
-        more = f" and {len(which) - _MOST_NAMES} more" if len(which) > _MOST_NAMES else ""
-        names = "; ".join(which[:_MOST_NAMES])
-        _log.warning("%s: %s The requests: %s%s.", deltas[0].editor, outcomes.summary, names, more)
-
-
-def _name_of(delta: WeightDelta) -> str:
-    first = next(iter(delta.requests), None)
-    return "a request" if first is None else f"{first.sentence!r} -> {first.target_new!r}"
