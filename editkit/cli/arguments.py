@@ -85,32 +85,22 @@ def number(text: str) -> float:
 
 
 def positive(text: str) -> int:
-    """A whole number above 0; digits may be grouped, as in ``100_000`` or ``100,000``.
-
-    Raises:
-        ArgumentTypeError: It is something else.
-    """
-    try:
-        value = whole(text)
-    except argparse.ArgumentTypeError:
-        value = 0
-    if value < 1:
-        raise _expected("a whole number above 0", text)
-    return value
+    """A whole number above 0; raises ArgumentTypeError for anything else."""
+    return _whole_in(text, 1, None, "a whole number above 0")
 
 
 def port(text: str) -> int:
-    """A TCP port, 0 for any free one.
+    """A TCP port, 0 for any free one; raises ArgumentTypeError for anything else."""
+    return _whole_in(text, 0, 2**16 - 1, "a port from 0 to 65535")
 
-    Raises:
-        ArgumentTypeError: It is something else.
-    """
+
+def _whole_in(text: str, least: int, most: int | None, expected: str) -> int:
     try:
         value = whole(text)
     except argparse.ArgumentTypeError:
-        value = -1
-    if not 0 <= value < 2**16:
-        raise _expected("a port from 0 to 65535", text)
+        raise _expected(expected, text) from None
+    if value < least or (most is not None and value > most):
+        raise _expected(expected, text)
     return value
 
 
@@ -120,10 +110,10 @@ def names(text: str) -> list[str]:
     Raises:
         ArgumentTypeError: There are none.
     """
-    found = [name.strip() for name in text.split(",") if name.strip()]
-    if not found:
+    parts = [name.strip() for name in text.split(",") if name.strip()]
+    if not parts:
         raise _expected("names separated by commas", text)
-    return found
+    return parts
 
 
 def path(text: str) -> Path:

@@ -185,13 +185,13 @@ def _fields(name: str, kind: str) -> dict[str, str]:
 
 
 def _files(kind: str, fields: dict[str, str]) -> Iterator[tuple[Path, str]]:
-    """The files of a new plugin with their texts, from the templates."""
+    """The paths and texts of a new plugin's files, from the templates."""
     templates = resource("editkit:templates")
     for folder in ("common", kind):
         for path, template in _templates(templates / folder, Path()):
             text = template.read_text(encoding="utf-8")
             renamed = [_RENAMED.get(part, part).format(**fields) for part in path.parts]
-            yield Path(*renamed), _FIELD.sub(lambda found: fields[found[1]], text)
+            yield Path(*renamed), _FIELD.sub(lambda match: fields[match[1]], text)
 
 
 def _templates(folder: Traversable, inside: Path) -> Iterator[tuple[Path, Traversable]]:
