@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from editkit.data_types import Score
 
@@ -34,7 +34,10 @@ class LayerRule:
         depth: The layer's relative depth, from 0 up to 1.
         why: Reason to print whenever the rule is used: ``"a third of the depth, where..."``.
         field: Config field that the rule sets.
+        A_THIRD: The rule of editors that edit where causal tracing finds facts.
     """
+
+    A_THIRD: ClassVar[LayerRule]
 
     depth: float
     why: str
@@ -43,6 +46,11 @@ class LayerRule:
     def layer_of(self, n_layers: int) -> int:
         """The layer, counted from 0, in a model with ``n_layers`` layers."""
         return min(n_layers - 1, int(self.depth * n_layers))
+
+
+LayerRule.A_THIRD = LayerRule(
+    1 / 3, "a third of the depth, near where causal tracing finds facts in GPT-2 XL (17 of 48)"
+)
 
 
 @dataclasses.dataclass(frozen=True)

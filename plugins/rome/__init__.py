@@ -54,9 +54,6 @@ PAPER_V1 = {
     "steps": 25,
 }
 CORRECTED = {"update_key": "mean", "kl_position": "prompt_last"}
-LAYER = LayerRule(
-    1 / 3, "a third of the depth, near where causal tracing finds facts in GPT-2 XL (17 of 48)"
-)
 
 
 @hookimpl
@@ -75,7 +72,7 @@ def editkit_editors() -> list[EditorSpec]:
                 "corrected": CORRECTED,
             },
             configs="editkit_configs:rome",
-            layer_rule=LAYER,
+            layer_rule=LayerRule.A_THIRD,
             model_presets={
                 "paper": {"gpt2-xl": {"layer": 18}},
                 "paper-v1": {"gpt2-xl": {"layer": 15}},

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from editkit import Editor, EditRequest, LowRank, Requirements, WeightDelta
+from editkit import Editor, EditRequest, LayerRule, LowRank, Requirements, WeightDelta
 from editkit.covariance.second_moment import Whitening, configured_second_moment
 from editkit.editing.outcomes import is_probable
 from editkit.editing.value import (
@@ -51,7 +51,9 @@ class RomeEditor(Editor[RomeConfig]):
 
     def layer(self, model: LanguageModel) -> int:
         """The block that is edited: the config's, or a third of the model's depth."""
-        layer = model.n_layers // 3 if self.config.layer is None else self.config.layer
+        layer = self.config.layer
+        if layer is None:
+            layer = LayerRule.A_THIRD.layer_of(model.n_layers)
         model.check_layer(layer)
         return layer
 
@@ -123,7 +125,9 @@ class RomeEditor(Editor[RomeConfig]):
         run again at each step.
         """
         config = self.config
-        layer = shape.n_layers // 3 if config.layer is None else config.layer
+        layer = config.layer
+        if layer is None:
+            layer = LayerRule.A_THIRD.layer_of(shape.n_layers)
         path = shape.path(layer, "mlp_out")
         sampled = sum(n for n, _ in config.context_lengths)
         sampled = sampled if config.contexts is None else len(config.contexts)
