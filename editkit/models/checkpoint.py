@@ -16,30 +16,34 @@ from editkit.errors import ModelError
 from editkit.models.architectures import foreign_family
 
 __all__ = [
-    "INDEX",
-    "SAVE_AGAIN",
-    "WEIGHTS",
+    "GGUF_TO_SAFETENSORS",
     "Problem",
     "TensorHeader",
     "UnusableFile",
-    "check_present",
     "config_problems",
-    "ending",
-    "gguf_problem",
-    "header_of",
     "headers_of",
     "listed_problems",
     "problems_of",
     "raise_first",
     "read_json",
     "refuse",
-    "shards_of",
     "some",
-    "weight_problems",
-    "without_weights",
 ]
 
-ADAPTER = "adapter_config.json"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_LFS = b"version https://git-lfs.github.com/spec/"
+_LARGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+_AGAIN = "Download or copy it again."
+_SAVE_AGAIN = (
+    "load it once with transformers on a machine that you trust, and call save_pretrained on the "
+    "model and its tokenizer"
+)
+GGUF_TO_SAFETENSORS = (
+    "or convert it to safetensors with transformers: load AutoModelForCausalLM and AutoTokenizer "
+    "with .from_pretrained(folder, gguf_file=FILE), then call save_pretrained on both."
+)
+_ADAPTER = "adapter_config.json"
 _QUANTISED = {  # files that quantisers write beside config.json
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
@@ -57,6 +61,63 @@ _MERGE = (
     "Merge it into the base model with peft (PeftModel.from_pretrained(base, folder)"
     ".merge_and_unload()), save the result and its tokenizer with save_pretrained"
 )
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "rust_model.ot")
+_SHOWN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A problem with a model's files.
+
+    Attributes:
+        topic: ``model``, ``adapter``, ``config``, ``weights`` or ``tokenizer``.
+        message: What is wrong.
+        hint: What to do.
+        verdict: ``problem`` if the model cannot be used, ``warning`` if it can.
+    """
+
+    topic: str
+    message: str
+    hint: str
+    verdict: Literal["problem", "warning"] = "problem"
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}"
+
+
+def _gguf_problem(model: str, files: list[str], topic: str) -> Problem:
+    """The problem that a model's weights are GGUF files."""
+    return Problem(
+        topic,
+        f"the weights of {model} are GGUF ({some(files)}), a format that editkit does not read.",
+        f"Use the original checkpoint; {GGUF_TO_SAFETENSORS}",
+    )
+
+
+def _ending(names: Iterable[str], end: str) -> list[str]:
+    """The names with an ending, in upper or lower case."""
+    return sorted(name for name in names if name.lower().endswith(end))
+
+
+def some(names: list[str]) -> str:
+    """The first three names, and the number of the others."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def raise_first(problems: Iterable[Problem]) -> None:
+    """Raise the first problem that is not a warning, if there is one.
+
+    Raises:
+        ModelError: There is one.
+    """
+    for problem in problems:
+        if problem.verdict == "problem":
+            raise ModelError(problem.message, hint=problem.hint)
+
+
+# ---------------------------------------------------------------- a whole folder
 
 
 def refuse(folder: Path, shown: str) -> list[Problem]:
@@ -72,17 +133,6 @@ def refuse(folder: Path, shown: str) -> list[Problem]:
     problems = problems_of(folder, shown)
     raise_first(problems)
     return problems
-
-
-def raise_first(problems: Iterable[Problem]) -> None:
-    """Raise the first problem that is not a warning, if there is one.
-
-    Raises:
-        ModelError: There is one.
-    """
-    for problem in problems:
-        if problem.verdict == "problem":
-            raise ModelError(problem.message, hint=problem.hint)
 
 
 def problems_of(folder: Path, shown: str) -> list[Problem]:
@@ -113,7 +163,7 @@ def problems_of(folder: Path, shown: str) -> list[Problem]:
     except UnusableFile as error:
         return [Problem("config", f"config.json of {model} {error.reason}.", error.hint)]
     problems = [*_adapter(folder, names, model), *config_problems(config, shown, frozenset(names))]
-    problems += weight_problems(folder, names, model)
+    problems += _weight_problems(folder, names, model)
     problems += _tokenizer_files(folder, names, model)
     return problems
 
@@ -126,11 +176,11 @@ def listed_problems(names: frozenset[str], shown: str) -> list[Problem]:
         shown: The model as the user typed it.
     """
     model, files = f"model {shown!r}", set(names)
-    if ADAPTER in files:
+    if _ADAPTER in files:
         return _adapter(None, files, model)
     if "config.json" not in files:
         return [_without_config(None, files, model)]
-    problems = [] if files & {WEIGHTS, INDEX} else [without_weights(files, model)]
+    problems = [] if files & {_WEIGHTS, _INDEX} else [_without_weights(files, model)]
     return [*problems, *_tokenizer_files(None, files, model)]
 
 
@@ -178,10 +228,10 @@ def config_problems(
 
 def _without_config(folder: Path | None, names: set[str], model: str) -> Problem:
     """What a folder without a config.json contains instead."""
-    if ADAPTER in names:
+    if _ADAPTER in names:
         return _adapter(folder, names, model)[0]
-    if ggufs := ending(names, ".gguf"):
-        return gguf_problem(model, ggufs, "model")
+    if ggufs := _ending(names, ".gguf"):
+        return _gguf_problem(model, ggufs, "model")
     if "model_index.json" in names:
         return Problem(
             "model",
@@ -214,10 +264,10 @@ def _inner_models(folder: Path) -> Iterator[Path]:
 
 def _adapter(folder: Path | None, names: set[str], model: str) -> list[Problem]:
     """Refuse adapters: transformers applies them if peft is installed, and skips them if not."""
-    if ADAPTER not in names:
+    if _ADAPTER not in names:
         return []
     try:
-        config = read_json(folder / ADAPTER) if folder is not None else {}
+        config = read_json(folder / _ADAPTER) if folder is not None else {}
     except UnusableFile:
         config = {}
     kind = config.get("peft_type")
@@ -226,9 +276,9 @@ def _adapter(folder: Path | None, names: set[str], model: str) -> list[Problem]:
         return [
             Problem(
                 "adapter",
-                f"the folder of {model} holds a model and {what} ({ADAPTER}): whether the adapter "
+                f"the folder of {model} holds a model and {what} ({_ADAPTER}): whether the adapter "
                 "is applied would depend on whether peft is installed.",
-                f"{_MERGE}; or move {ADAPTER} and the adapter's weights out of the folder to use "
+                f"{_MERGE}; or move {_ADAPTER} and the adapter's weights out of the folder to use "
                 "the model without the adapter.",
             )
         ]
@@ -273,7 +323,7 @@ def _tokenizer_files(folder: Path | None, names: set[str], model: str) -> list[P
             )
         ]
     # tokenizer.json holds megabytes: loading checks its content.
-    for file, check in (("tokenizer.json", check_present), ("tokenizer_config.json", read_json)):
+    for file, check in (("tokenizer.json", _check_present), ("tokenizer_config.json", read_json)):
         if folder is not None and file in names:
             try:
                 check(folder / file)
@@ -282,62 +332,112 @@ def _tokenizer_files(folder: Path | None, names: set[str], model: str) -> list[P
     return []
 
 
-_SHOWN = 3
+# ---------------------------------------------------------------- weight files
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A problem with a model's files.
+def _weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]:
+    """What is wrong with the weights in a folder.
 
-    Attributes:
-        topic: ``model``, ``adapter``, ``config``, ``weights`` or ``tokenizer``.
-        message: What is wrong.
-        hint: What to do.
-        verdict: ``problem`` if the model cannot be used, ``warning`` if it can.
+    Args:
+        folder: The folder.
+        names: Of its files.
+        model: How messages name the model.
     """
+    if not names & {_WEIGHTS, _INDEX}:
+        return [_without_weights(names, model)]
+    problems = []
+    if {_WEIGHTS, _INDEX} <= names:
+        problems.append(
+            Problem(
+                "weights",
+                f"{model} has both {_WEIGHTS} and {_INDEX}: the shards are not read.",
+                "Remove the one that you do not want.",
+                "warning",
+            )
+        )
+    try:
+        files, wanted = _shards_of(folder)
+    except UnusableFile as error:
+        return [*problems, Problem("weights", f"{_INDEX} of {model} {error.reason}.", error.hint)]
+    if absent := [file for file in files if file not in names]:
+        return [
+            *problems,
+            Problem(
+                "weights",
+                f"{model} lacks {len(absent)} of the {len(files)} weight files in its {_INDEX} "
+                f"({some(absent)}).",
+                "Download or copy the missing files.",
+            ),
+        ]
+    holders: dict[str, str] = {}
+    for file in files:
+        try:
+            header = _header_of(folder / file)
+        except UnusableFile as error:
+            problems.append(Problem("weights", f"{file} of {model} {error.reason}.", error.hint))
+            continue
+        if twice := sorted(set(header) & set(holders)):
+            problems.append(
+                Problem(
+                    "weights",
+                    f"two files of {model} hold the weight {twice[0]!r}: {holders[twice[0]]} and "
+                    f"{file}.",
+                    f"Save the model again: {_SAVE_AGAIN}.",
+                )
+            )
+        holders.update(dict.fromkeys(header, file))
+    unkept = sorted(name for name in wanted if name not in holders)
+    if unkept and not any(problem.verdict == "problem" for problem in problems):
+        problems.append(
+            Problem(
+                "weights",
+                f"{_INDEX} of {model} names {len(unkept)} weights that are in none of its files "
+                f"({some(unkept)}).",
+                "Download or copy the files again.",
+            )
+        )
+    return problems
 
-    topic: str
-    message: str
-    hint: str
-    verdict: Literal["problem", "warning"] = "problem"
 
-    def __str__(self) -> str:
-        return f"{self.message} {self.hint}"
-
-
-def gguf_problem(model: str, files: list[str], topic: str) -> Problem:
-    """The problem that a model's weights are GGUF files."""
+def _without_weights(names: set[str], model: str) -> Problem:
+    """What a folder contains instead of the safetensors files that transformers reads."""
+    if ggufs := _ending(names, ".gguf"):
+        return _gguf_problem(model, ggufs, "weights")
+    others = [name for name in _ending(names, ".safetensors") if not name.startswith("adapter")]
+    if pieces := [name for name in others if name.startswith("model-") and "-of-" in name]:
+        return Problem(
+            "weights",
+            f"{model} has weight files ({some(pieces)}), but not their {_INDEX}.",
+            "Download or copy that file too.",
+        )
+    if others:
+        return Problem(
+            "weights",
+            f"{model} has neither {_WEIGHTS} nor {_INDEX}, only {some(others)}.",
+            f"If that is the whole model in transformers' layout, rename it to {_WEIGHTS}.",
+        )
+    if pickled := [name for end in _PICKLES for name in _ending(names, end)]:
+        return Problem(
+            "weights",
+            f"{model} has no *.safetensors file, only pickled weights ({some(pickled)}), which "
+            "editkit does not read: a pickle can run code.",
+            f"Convert it: {_SAVE_AGAIN}.",
+        )
+    if foreign := [name for name in _OTHER_FRAMEWORKS if name in names]:
+        return Problem(
+            "weights",
+            f"{model} has no *.safetensors file, only weights of another framework "
+            f"({some(foreign)}).",
+            "Use a copy with safetensors weights, or convert it with an older transformers.",
+        )
     return Problem(
-        topic,
-        f"the weights of {model} are GGUF ({some(files)}), a format that editkit does not read.",
-        f"Use the original checkpoint; {GGUF_TO_SAFETENSORS}",
+        "weights",
+        f"{model} has no *.safetensors file, so no weights.",
+        f"Download or copy {_WEIGHTS}, or save the model again with save_pretrained.",
     )
 
 
-def ending(names: Iterable[str], end: str) -> list[str]:
-    """The names with an ending, in upper or lower case."""
-    return sorted(name for name in names if name.lower().endswith(end))
-
-
-def some(names: list[str]) -> str:
-    """The first three names, and the number of the others."""
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-_LFS = b"version https://git-lfs.github.com/spec/"
-_LARGEST_HEADER = 100_000_000  # bytes, as the safetensors library has it
-_AGAIN = "Download or copy it again."
-SAVE_AGAIN = (
-    "load it once with transformers on a machine that you trust, and call save_pretrained on the "
-    "model and its tokenizer"
-)
-GGUF_TO_SAFETENSORS = (
-    "or convert it to safetensors with transformers: load AutoModelForCausalLM and AutoTokenizer "
-    "with .from_pretrained(folder, gguf_file=FILE), then call save_pretrained on both."
-)
+# ---------------------------------------------------------------- reading files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,16 +460,16 @@ class UnusableFile(Exception):
 def headers_of(folder: Path) -> dict[str, TensorHeader]:
     """Type and shape of every tensor in a folder that has no :func:`problems_of`."""
     headers: dict[str, TensorHeader] = {}
-    for file in shards_of(folder)[0]:
-        headers.update(header_of(folder / file))
+    for file in _shards_of(folder)[0]:
+        headers.update(_header_of(folder / file))
     return headers
 
 
-def shards_of(folder: Path) -> tuple[list[str], list[str]]:
+def _shards_of(folder: Path) -> tuple[list[str], list[str]]:
     """The weight files, and the weights that the index names; a single file has no index."""
-    if (folder / WEIGHTS).exists() or (folder / WEIGHTS).is_symlink():
-        return [WEIGHTS], []
-    index = read_json(folder / INDEX)
+    if (folder / _WEIGHTS).exists() or (folder / _WEIGHTS).is_symlink():
+        return [_WEIGHTS], []
+    index = read_json(folder / _INDEX)
     placed = index.get("weight_map")
     if (
         not isinstance(placed, Mapping)
@@ -380,7 +480,7 @@ def shards_of(folder: Path) -> tuple[list[str], list[str]]:
     return sorted(set(placed.values())), list(placed)
 
 
-def header_of(path: Path) -> dict[str, TensorHeader]:
+def _header_of(path: Path) -> dict[str, TensorHeader]:
     """The header of a safetensors file, checked against the file's size."""
     start, size = _start(path, 8), path.stat().st_size
     n = int.from_bytes(start, "little")
@@ -388,7 +488,9 @@ def header_of(path: Path) -> dict[str, TensorHeader]:
         raise UnusableFile(f"is truncated: it has {size} bytes", _AGAIN)
     if n > min(size - 8, _LARGEST_HEADER):
         if start.startswith((b"PK", b"\x80")):
-            raise UnusableFile("is a renamed pickle, not safetensors", f"Convert it: {SAVE_AGAIN}.")
+            raise UnusableFile(
+                "is a renamed pickle, not safetensors", f"Convert it: {_SAVE_AGAIN}."
+            )
         raise UnusableFile("is truncated, or is not a safetensors file", _AGAIN)
     try:
         content = json.loads(_start(path, 8 + n)[8:])
@@ -406,7 +508,7 @@ def header_of(path: Path) -> dict[str, TensorHeader]:
     return headers
 
 
-def check_present(path: Path) -> None:
+def _check_present(path: Path) -> None:
     """Refuse a file that is missing or unreadable, or is a git-lfs pointer.
 
     Raises:
@@ -421,7 +523,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         UnusableFile: The file does not hold one.
     """
-    check_present(path)
+    _check_present(path)
     try:
         content = json.loads(path.read_bytes().decode("utf-8"))
     except UnicodeDecodeError:
@@ -459,110 +561,4 @@ def _start(path: Path, n: int) -> bytes:
 def _lfs() -> UnusableFile:
     return UnusableFile(
         "is a pointer of git-lfs, not the file itself", "Run 'git lfs pull' in the folder."
-    )
-
-
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_OTHER_FRAMEWORKS = ("tf_model.h5", "flax_model.msgpack", "model.ckpt.index", "rust_model.ot")
-
-
-def weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]:
-    """What is wrong with the weights in a folder.
-
-    Args:
-        folder: The folder.
-        names: Of its files.
-        model: How messages name the model.
-    """
-    if not names & {WEIGHTS, INDEX}:
-        return [without_weights(names, model)]
-    problems = []
-    if {WEIGHTS, INDEX} <= names:
-        problems.append(
-            Problem(
-                "weights",
-                f"{model} has both {WEIGHTS} and {INDEX}: {WEIGHTS} is read, the shards are not.",
-                "Remove the one that you do not want.",
-                "warning",
-            )
-        )
-    try:
-        files, wanted = shards_of(folder)
-    except UnusableFile as error:
-        return [*problems, Problem("weights", f"{INDEX} of {model} {error.reason}.", error.hint)]
-    if absent := [file for file in files if file not in names]:
-        return [
-            *problems,
-            Problem(
-                "weights",
-                f"{model} lacks {len(absent)} of the {len(files)} weight files in its {INDEX} "
-                f"({some(absent)}).",
-                "Download or copy the missing files.",
-            ),
-        ]
-    holders: dict[str, str] = {}
-    for file in files:
-        try:
-            header = header_of(folder / file)
-        except UnusableFile as error:
-            problems.append(Problem("weights", f"{file} of {model} {error.reason}.", error.hint))
-            continue
-        if twice := sorted(set(header) & set(holders)):
-            problems.append(
-                Problem(
-                    "weights",
-                    f"two files of {model} hold the weight {twice[0]!r}: {holders[twice[0]]} and "
-                    f"{file}.",
-                    f"Save the model again: {SAVE_AGAIN}.",
-                )
-            )
-        holders.update(dict.fromkeys(header, file))
-    unkept = sorted(name for name in wanted if name not in holders)
-    if unkept and not any(problem.verdict == "problem" for problem in problems):
-        problems.append(
-            Problem(
-                "weights",
-                f"{INDEX} of {model} names {len(unkept)} weights that are in none of its files "
-                f"({some(unkept)}).",
-                "Download or copy the files again.",
-            )
-        )
-    return problems
-
-
-def without_weights(names: set[str], model: str) -> Problem:
-    """What a folder contains instead of the safetensors files that transformers reads."""
-    if ggufs := ending(names, ".gguf"):
-        return gguf_problem(model, ggufs, "weights")
-    others = [name for name in ending(names, ".safetensors") if not name.startswith("adapter")]
-    if pieces := [name for name in others if name.startswith("model-") and "-of-" in name]:
-        return Problem(
-            "weights",
-            f"{model} has weight files ({some(pieces)}), but not their {INDEX}.",
-            "Download or copy that file too.",
-        )
-    if others:
-        return Problem(
-            "weights",
-            f"{model} has neither {WEIGHTS} nor {INDEX}, only {some(others)}.",
-            f"If that is the whole model in transformers' layout, rename it to {WEIGHTS}.",
-        )
-    if pickled := [name for end in _PICKLES for name in ending(names, end)]:
-        return Problem(
-            "weights",
-            f"{model} has no *.safetensors file, only pickled weights ({some(pickled)}), which "
-            "editkit does not read: a pickle can run code.",
-            f"Convert it: {SAVE_AGAIN}.",
-        )
-    if foreign := [name for name in _OTHER_FRAMEWORKS if name in names]:
-        return Problem(
-            "weights",
-            f"{model} has no *.safetensors file, only weights of another framework "
-            f"({some(foreign)}).",
-            "Use a copy with safetensors weights, or convert it with an older transformers.",
-        )
-    return Problem(
-        "weights",
-        f"{model} has no *.safetensors file, so no weights.",
-        f"Download or copy {WEIGHTS}, or save the model again with save_pretrained.",
     )

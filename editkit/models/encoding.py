@@ -38,6 +38,7 @@ __all__ = [
     "token_span",
 ]
 
+_SHOWN = 60  # characters of a text in a message
 _TOKENS_PER_CALL = 96
 
 SubjectPosition = Literal["subject_first", "subject_last", "subject_first_after_last", "last"]
@@ -240,7 +241,7 @@ def token_position(offsets: Offsets, span: tuple[int, int], position: SubjectPos
     return min(end, len(offsets) - 1)
 
 
-_SHOWN = 60
+# ---------------------------------------------------------------- special tokens and coverage
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, *, name: str) -> None:

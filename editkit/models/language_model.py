@@ -30,6 +30,8 @@ __all__ = [
     "check_tokenizer",
 ]
 
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_MERGE = "Merge it first: model = model.merge_and_unload()."
 _LOGITS = 4096  # logits per state in memory at once
 _log = logging.getLogger(__name__)
 
@@ -355,10 +357,6 @@ class LanguageModel(TextReader):
                 parameter.requires_grad_(flag)
             for module, mode in modes:
                 module.training = mode
-
-
-_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-_MERGE = "Merge it first: model = model.merge_and_unload()."
 
 
 # ---------------------------------------------------------------- what can be a LanguageModel

@@ -31,17 +31,31 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DTYPES",
+    "LoadOptions",
     "LoadingReport",
     "check_device",
     "check_device_map",
     "check_dtype",
     "incomplete",
+    "load_folder",
     "quiet",
+    "read_tokenizer",
     "report_of_headers",
     "wrong_types",
 ]
 
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+_TYPES = ("cpu", "cuda", "mps", "xpu")
 ATTENTIONS = ("sdpa", "eager")
+LoadingReport = Mapping[str, Any]
+"""The report of transformers: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``."""
+
+_BUFFERS = re.compile(
+    r"(^|\.)(attn|attention|self_attn)\.(masked_)?bias$|rotary_emb\.inv_freq$|(^|\.)position_ids$"
+)
+"""Masks and positions: older releases of transformers stored them, newer ones compute them."""
+_FLOATING = ("F64", "F32", "F16", "BF16")
 _log = logging.getLogger(__name__)
 
 
@@ -213,9 +227,7 @@ def _in_plain_words(name: str) -> Iterator[None]:
         ) from error
 
 
-DTYPES = ("float32", "bfloat16", "float16")
-DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
-_TYPES = ("cpu", "cuda", "mps", "xpu")
+# ---------------------------------------------------------------- options
 
 
 def check_dtype(dtype: object) -> None:
@@ -307,14 +319,7 @@ def check_device_map(device_map: str | Mapping[str, int | str], device: str) -> 
         )
 
 
-LoadingReport = Mapping[str, Any]
-"""The report of transformers: ``missing_keys``, ``unexpected_keys`` and ``mismatched_keys``."""
-
-_BUFFERS = re.compile(
-    r"(^|\.)(attn|attention|self_attn)\.(masked_)?bias$|rotary_emb\.inv_freq$|(^|\.)position_ids$"
-)
-"""Masks and positions: older releases of transformers stored them, newer ones compute them."""
-_FLOATING = ("F64", "F32", "F16", "BF16")
+# ---------------------------------------------------------------- complete weights
 
 
 def report_of_headers(folder: Path, config: PretrainedConfig) -> tuple[PreTrainedModel, Any]:

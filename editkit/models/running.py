@@ -30,7 +30,6 @@ __all__ = [
     "FrozenLayer",
     "Prefix",
     "Tail",
-    "aligned_right",
     "first",
     "forward",
     "forward_after",
@@ -116,7 +115,7 @@ def run_prefix(
     hidden = forward(model, ids, cache=cache)
     size = ids.shape[1]
     ragged = bool((lengths < size).any())
-    kept = aligned_right(cache, lengths, rows) if ragged else frozen_cache(cache, rows)
+    kept = _aligned_right(cache, lengths, rows) if ragged else frozen_cache(cache, rows)
     lengths = lengths if rows is None else rows_of(lengths, rows)
     mask = torch.arange(size, device=ids.device)[None] >= size - lengths[:, None]  # (B', P)
     return Prefix(kept, mask.long()), hidden
@@ -424,7 +423,9 @@ class Call:
         )
 
 
-def aligned_right(cache: DynamicCache, lengths: Tensor, rows: Tensor | None = None) -> DynamicCache:
+def _aligned_right(
+    cache: DynamicCache, lengths: Tensor, rows: Tensor | None = None
+) -> DynamicCache:
     """A copy that does not grow, each row's real keys and values moved to its end.
 
     Args:
