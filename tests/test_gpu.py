@@ -18,7 +18,7 @@ from tests.editkit.editing.test_deltas import delta_for
 from tests.parity import difference
 from tests.plugins.rome.oracle import solve_plainly
 from tests.plugins.test_windows import REQUESTS, ROME
-from tests.plugins.tracing.test_tracing import assert_close, both_ways
+from tests.plugins.tracing.test_causal_tracing import assert_close, both_ways
 from tests.windowed import FAMILIES, WINDOWED, windowed
 
 pytestmark = [

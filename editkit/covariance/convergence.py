@@ -177,23 +177,10 @@ def health_of(statistic: SecondMoment, ridge: float) -> Health:
 
 
 def draw(report: Report, title: str, path: Path) -> None:
-    """Plot the report to a file.
+    """Write the report as a figure (PNG)."""
+    from editkit.figures import NotebookFigure, png_bytes
 
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError(
-            "the plot needs matplotlib, which is not installed.",
-            hint="pip install 'editkit[docs]'",
-        ) from None
-    import io
-
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(width=6.4, height=4.2)
     axes = figure.add_subplot()
     sizes = [*(sample.tokens for sample in report.samples), report.tokens]
     for label, style, values in (
@@ -213,9 +200,7 @@ def draw(report: Report, title: str, path: Path) -> None:
     axes.set_title(title, fontsize="medium")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    write_atomically(path, stream.getvalue())
+    write_atomically(path, png_bytes(figure))
 
 
 def document(report: Report | None, health: Health, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from tests.plugins.finetune.test_finetune import loss_of
 from tests.plugins.kn.oracle import attribute_plainly
 from tests.plugins.learned.samples import BOTH, editor_of, training
 from tests.plugins.rome.oracle import solve_plainly
-from tests.plugins.tracing.test_tracing import assert_close, both_ways
+from tests.plugins.tracing.test_causal_tracing import assert_close, both_ways
 from tests.windowed import FAMILIES, WINDOWED, windowed
 
 REQUESTS = [

@@ -24,7 +24,7 @@ from editkit_plugins.tracing.averages import (
     largest_effects,
     tokens_by_role,
 )
-from editkit_plugins.tracing.stored_traces import average_trace
+from editkit_plugins.tracing.stored_traces import average_trace, identity_of
 
 LAYERS = 3
 
@@ -219,3 +219,10 @@ def test_rows_of_other_facts_are_left_out(tmp_path: Path, caplog: pytest.LogCapt
         store.put_rows(expected.fingerprint, [dataclasses.replace(row, case_id=1)])
     assert average_trace(model, "causal-tracing", locator, facts, tmp_path) == expected
     assert "fact 1: expected a number below 1" in caplog.text
+
+
+def test_traces_stored_by_earlier_versions_are_used() -> None:
+    """The configuration had a field ``plain``, and fingerprints of stored traces include it."""
+    model = editkit.load_model("atlas")
+    locator = editkit.make_locator("causal-tracing", model)
+    assert identity_of(model, "causal-tracing", locator, [])["config"]["plain"] is False
