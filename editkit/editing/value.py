@@ -42,9 +42,9 @@ from editkit.models.running import Tail, forward, recording, run_prefix
 from editkit.prompts import fill, subject_span
 
 __all__ = [
+    "InputRow",
     "RankOneUpdate",
     "RequestRows",
-    "Row",
     "Site",
     "Value",
     "ValueLoss",
@@ -72,7 +72,7 @@ def sampled_or_given_contexts(model: LanguageModel, config: ValueConfig) -> tupl
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class InputRow:
     """One input row.
 
     Attributes:
@@ -87,9 +87,9 @@ class Row:
     read: int
     labels: tuple[int, ...] = ()
 
-    def up_to_the_edited_token(self) -> Row:
+    def up_to_the_edited_token(self) -> InputRow:
         """The row without the tokens after the edited one, for reading its key only."""
-        return Row(self.ids[: self.position + 1], self.position, self.position)
+        return InputRow(self.ids[: self.position + 1], self.position, self.position)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,25 +105,25 @@ class RequestRows:
         bare: The row of ``(*contexts, *others)`` that is the bare prompt.
     """
 
-    contexts: tuple[Row, ...]
-    essence: Row
-    others: tuple[Row, ...]
+    contexts: tuple[InputRow, ...]
+    essence: InputRow
+    others: tuple[InputRow, ...]
     keys: tuple[int, ...]
     bare: int
 
     @property
-    def in_loss(self) -> tuple[Row, ...]:
+    def in_loss(self) -> tuple[InputRow, ...]:
         """The context rows, then the essence row."""
         return (*self.contexts, self.essence)
 
     @property
-    def key_rows(self) -> tuple[Row, ...]:
+    def key_rows(self) -> tuple[InputRow, ...]:
         """The rows that are averaged to the key, cut after the edited token."""
         rows = (*self.contexts, *self.others)
         return tuple(rows[i].up_to_the_edited_token() for i in self.keys)
 
     @property
-    def bare_row(self) -> Row:
+    def bare_row(self) -> InputRow:
         """The bare prompt, cut after the edited token."""
         return (*self.contexts, *self.others)[self.bare].up_to_the_edited_token()
 
@@ -149,7 +149,7 @@ def request_rows(
         [sentence] = model.requested([request], context)
         span = (len(context) + start, len(context) + end)
         prompts.append(
-            Row(
+            InputRow(
                 ids=sentence.encoding.ids[:-1],
                 position=sentence.prompt.position(span, config.position),
                 read=sentence.cut - 1,
@@ -162,12 +162,12 @@ def request_rows(
     position = last.position(within, config.position)
     read = position if config.kl_position == "subject_last" else len(last) - 1
     subjects = _subject_rows(model, request, contexts, config)
-    return _arranged(prompts, subjects, Row(last.ids[: read + 1], position, read), config)
+    return _arranged(prompts, subjects, InputRow(last.ids[: read + 1], position, read), config)
 
 
 def _subject_rows(
     model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: ValueConfig
-) -> list[Row]:
+) -> list[InputRow]:
     """Each context followed by the subject alone, if keys are read there; else none."""
     if config.key_text == "prompt":
         return []
@@ -178,12 +178,15 @@ def _subject_rows(
     for span, encoding in zip(spans, encodings, strict=True):
         model.check_length(encoding)
         position = encoding.position(span, config.position)
-        rows.append(Row(encoding.ids, position, position).up_to_the_edited_token())
+        rows.append(InputRow(encoding.ids, position, position).up_to_the_edited_token())
     return rows
 
 
 def _arranged(
-    prompts: Sequence[Row], subjects: Sequence[Row], essence: Row, config: ValueConfig
+    prompts: Sequence[InputRow],
+    subjects: Sequence[InputRow],
+    essence: InputRow,
+    config: ValueConfig,
 ) -> RequestRows:
     """The rows of the loss and of the key; one for each context, the bare one first."""
     everywhere = range(len(prompts))
@@ -209,7 +212,7 @@ def _arranged(
 
 
 def keys_and_outputs(
-    model: LanguageModel, rows: Sequence[Row], layer: int, *, site: Site = "mlp_out"
+    model: LanguageModel, rows: Sequence[InputRow], layer: int, *, site: Site = "mlp_out"
 ) -> tuple[Tensor, Tensor]:
     """k of equation 3, and the output that belongs to it, at the edited token of each row.
 

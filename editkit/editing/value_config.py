@@ -25,7 +25,10 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ValueConfig(Config):
-    """Contexts, rows, loss and optimiser of the value v*."""
+    """Layer, contexts, rows, loss and optimiser of the value v*."""
+
+    layer: Annotated[int, Field(ge=0)] | None = None
+    """Block at whose output the value is optimised, from 0. None: the editor chooses."""
 
     position: Literal["subject_first", "subject_last", "subject_first_after_last", "last"] = (
         "subject_last"
