@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
             benchmark, values, _ = choose_layers(benchmark, values, registry)
             place = f"experiment {experiment.name}"
             plan = make_plan(benchmark, registry, place=place, values=values)
-            for refused in plan.refused:
-                _log.warning("%s", refused)
-            for report in (*plan.matched, *plan.rules):
-                _log.info("%s", report)
+            for warning in plan.warnings:
+                _log.warning("%s", warning)
+            for note in plan.notes:
+                _log.info("%s", note)
             if experiment.tracing is not None:
                 from editkit_benchmarks.experiments.tracing import edited_cells
 

@@ -126,27 +126,22 @@ class Plan:
         return sum(len(batch.records) for batch in self.batches)
 
     @property
-    def rules(self) -> tuple[str, ...]:
-        """Values that a fallback rule chose or a named preset replaced, for the log."""
-        remarks = [
-            f"{p.cell.editor}: {remark}" for p in self.cells for remark in p.resolved.remarks
-        ]
-        return tuple(dict.fromkeys(remarks))
-
-    @property
-    def matched(self) -> tuple[str, ...]:
-        """Hyperparameter files that the editors use for the model, for the log."""
-        used: dict[str, dict[str, None]] = {}
+    def notes(self) -> tuple[str, ...]:
+        """For the log: the hyperparameter files in use, and values that rules or presets chose."""
+        files: dict[str, dict[str, None]] = {}
+        chosen: dict[str, None] = {}
         for planned in self.cells:
             match = planned.resolved.matched
             if match.values is not None:
                 file = f"{planned.cell.editor} from {match.values.file}"
-                used.setdefault(match.why, {})[file] = None
-        return tuple(f"values {why}: {', '.join(files)}" for why, files in used.items())
+                files.setdefault(match.why, {})[file] = None
+            for remark in planned.resolved.remarks:
+                chosen[f"{planned.cell.editor}: {remark}"] = None
+        return (*(f"values {why}: {', '.join(used)}" for why, used in files.items()), *chosen)
 
     @property
-    def refused(self) -> tuple[str, ...]:
-        """Hyperparameter files that match the model's name but are not used, for a warning."""
+    def warnings(self) -> tuple[str, ...]:
+        """For the log: hyperparameter files that match the model's name but are not used."""
         matches = [(planned.cell.editor, planned.resolved.matched) for planned in self.cells]
         refused = [f"{editor}: {match.refused}" for editor, match in matches if match.refused]
         return tuple(dict.fromkeys(refused))

@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
     benchmark, values, chosen = choose_layers(*apply_flags(benchmark, flags), registry)
     shard = args.shard or (1, 1)
     plan = make_plan(benchmark, registry, place=place, values=values, shard=shard)
-    for warning in plan.refused:
+    for warning in plan.warnings:
         _log.warning("%s", warning)
-    for note in (*plan.matched, *chosen, *plan.rules):
+    for note in (*plan.notes, *chosen):
         _log.info("%s", note)
     _warn_of_rejected(plan)
     if args.dry_run:
