@@ -26,7 +26,7 @@ from editkit.report.terminal import aligned
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.covariance.convergence import Health, Report
+    from editkit.covariance.convergence import ConvergenceReport, Health
     from editkit.covariance.corpora import Corpus
     from editkit.covariance.second_moment import SecondMoment
     from editkit.models import LanguageModel
@@ -186,7 +186,10 @@ def _keys(
 
 
 def _write(
-    args: argparse.Namespace, report: Report | None, health: Health, facts: dict[str, Any]
+    args: argparse.Namespace,
+    report: ConvergenceReport | None,
+    health: Health,
+    facts: dict[str, Any],
 ) -> list[Path]:
     """Write the report's files; without a report, only if --out was given."""
     from editkit.covariance.convergence import document, draw, write_document
@@ -206,7 +209,7 @@ def _write(
 def _print_report(
     args: argparse.Namespace,
     statistic: SecondMoment,
-    report: Report | None,
+    report: ConvergenceReport | None,
     health: Health,
     facts: dict[str, Any],
     written: list[Path],

@@ -20,7 +20,7 @@ from editkit.errors import ConfigError
 from editkit.storage.cache import write_atomically
 from editkit.storage.digests import digest_of_tensors
 
-__all__ = ["Convergence", "Health", "Report", "draw", "health_of"]
+__all__ = ["Convergence", "ConvergenceReport", "Health", "draw", "health_of"]
 
 ENOUGH = 0.99
 """Mean cosine above which a sample counts as large enough."""
@@ -69,7 +69,7 @@ class Convergence:
         self._next = int(state["next"])
         self.directions = {int(name): t for name, t in state.items() if name != "next"}
 
-    def report(self, statistic: SecondMoment) -> Report | None:
+    def report(self, statistic: SecondMoment) -> ConvergenceReport | None:
         """The directions' way to the final ones; None if the final C is singular."""
         final = self._directions(statistic)
         if final is None:
@@ -79,7 +79,7 @@ class Convergence:
             if count < statistic.count:
                 cosines = (directions * final).sum(dim=1)  # (n,)
                 samples.append(Sample(count, float(cosines.mean()), float(cosines.min())))
-        return Report(statistic.count, len(self.keys), self.ridge, tuple(samples))
+        return ConvergenceReport(statistic.count, len(self.keys), self.ridge, tuple(samples))
 
     def _directions(self, statistic: SecondMoment) -> Tensor | None:
         try:
@@ -100,7 +100,7 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class ConvergenceReport:
     """How the directions of keys turned while the sample grew.
 
     Attributes:
@@ -176,7 +176,7 @@ def health_of(statistic: SecondMoment, ridge: float) -> Health:
     return Health(len(diagonal), silent, condition, invertible)
 
 
-def draw(report: Report, title: str, path: Path) -> None:
+def draw(report: ConvergenceReport, title: str, path: Path) -> None:
     """Write the report as a figure (PNG)."""
     from editkit.figures import NotebookFigure, png_bytes
 
@@ -203,7 +203,9 @@ def draw(report: Report, title: str, path: Path) -> None:
     write_atomically(path, png_bytes(figure))
 
 
-def document(report: Report | None, health: Health, facts: Mapping[str, Any]) -> dict[str, Any]:
+def document(
+    report: ConvergenceReport | None, health: Health, facts: Mapping[str, Any]
+) -> dict[str, Any]:
     """Report, health and facts as plain data for JSON; numbers that are not finite become None."""
     condition = health.condition
     finite = condition is not None and condition != float("inf")

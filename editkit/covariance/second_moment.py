@@ -128,7 +128,7 @@ def second_moment(
         row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
         watcher: Observes the sum while it is computed.
         progress: Called with the number of tokens so far.
-        seconds_between: Seconds between checkpoints of the unfinished sum.
+        seconds_between: Seconds between two saves of the unfinished sum.
 
     Raises:
         CacheError: The corpus has no text, or the model or the corpus changed meanwhile.
@@ -146,7 +146,7 @@ def second_moment(
                 corpus.texts(),
                 tokens=tokens,
                 row_tokens=row_tokens,
-                checkpoint=Checkpoint(unfinished, seconds_between, description),
+                file=SumFile(unfinished, seconds_between, description),
                 watcher=watcher,
                 progress=progress,
             )
@@ -302,7 +302,7 @@ def _computed(sums: tuple[Tensor, int] | None) -> SecondMoment:
     return SecondMoment((total / count).float().cpu(), count)
 
 
-# ---------------------------------------------------------------- the sum and its checkpoints
+# ---------------------------------------------------------------- the sum
 
 
 Progress = Callable[[int], None]
@@ -320,20 +320,20 @@ class Watcher(Protocol):
         """Observe the sum, (D, D) float64, over ``count`` tokens."""
 
     def state(self) -> dict[str, Tensor]:
-        """Its observations, for a checkpoint."""
+        """Its observations, saved with the sum."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Resume from a result of :meth:`state`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class SumFile:
     """Where and how often an unfinished sum is saved.
 
     Attributes:
         path: The file.
         seconds: Seconds between two writes.
-        of: What the sum depends on, as plain data; a checkpoint of another sum is not used.
+        of: What the sum depends on, as plain data; the file of another sum is not used.
     """
 
     path: Path
@@ -355,7 +355,7 @@ def accumulate(
     *,
     tokens: int | None = None,
     row_tokens: int = ROW_TOKENS,
-    checkpoint: Checkpoint | None = None,
+    file: SumFile | None = None,
     watcher: Watcher | None = None,
     progress: Progress | None = None,
 ) -> tuple[Tensor, int] | None:
@@ -369,14 +369,14 @@ def accumulate(
         texts: Texts, each a row of its own.
         tokens: Stop after this number of tokens; None: use all texts.
         row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
-        checkpoint: Where the unfinished sum is saved and resumed from; None: nowhere.
+        file: Where the unfinished sum is saved and resumed from; None: nowhere.
         watcher: Observes the sum after every batch.
         progress: Called after every batch.
 
     Returns:
         None if there is no text.
     """
-    start = _read(checkpoint, watcher) if checkpoint else _Sum()
+    start = _read(file, watcher) if file else _Sum()
     now = dataclasses.replace(start)
     written = time.monotonic()
     batches = batched(tokenised(model, texts, tokens, row_tokens))
@@ -390,15 +390,15 @@ def accumulate(
                 watcher.look(total, now.count)
             if progress:
                 progress(now.count)
-            if checkpoint and time.monotonic() - written >= checkpoint.seconds:
-                _write(checkpoint, now, watcher)
+            if file and time.monotonic() - written >= file.seconds:
+                _write(file, now, watcher)
                 written = time.monotonic()
     except KeyboardInterrupt:
-        if checkpoint:
-            _write(checkpoint, now, watcher)
+        if file:
+            _write(file, now, watcher)
         raise
-    if checkpoint and now.total is not None:
-        checkpoint.path.unlink(missing_ok=True)
+    if file and now.total is not None:
+        file.path.unlink(missing_ok=True)
     return None if now.total is None else (now.total, now.count)
 
 
@@ -446,22 +446,22 @@ def batched(rows: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         yield batch
 
 
-def _write(checkpoint: Checkpoint, now: _Sum, watcher: Watcher | None) -> None:
+def _write(file: SumFile, now: _Sum, watcher: Watcher | None) -> None:
     if now.total is None:
         return
     tensors = {"total": now.total.cpu()}
-    facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": checkpoint.of}
+    facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": file.of}
     if watcher:
         facts["watcher"] = watcher.identity
         tensors.update({f"watcher/{name}": t for name, t in watcher.state().items()})
     facts["digest"] = digest_of_tensors(tensors, ascii_json(facts))
     with writing_to_cache():
-        write_atomically(checkpoint.path, save(tensors, metadata={"sum": json.dumps(facts)}))
+        write_atomically(file.path, save(tensors, metadata={"sum": json.dumps(facts)}))
 
 
-def _read(checkpoint: Checkpoint, watcher: Watcher | None) -> _Sum:
-    """The saved sum; an empty sum if the checkpoint is missing, damaged, or of another sum."""
-    path = checkpoint.path
+def _read(file: SumFile, watcher: Watcher | None) -> _Sum:
+    """The saved sum; an empty sum if the file is missing, damaged, or of another sum."""
+    path = file.path
     try:
         metadata, tensors = read_safetensors(path)
         facts = json.loads(metadata["sum"])
@@ -474,7 +474,7 @@ def _read(checkpoint: Checkpoint, watcher: Watcher | None) -> _Sum:
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         _log.warning("%s is damaged (%s); the sum starts over", path, error)
         return _Sum()
-    if (why := first_difference(facts.get("of"), checkpoint.of)) is not None:
+    if (why := first_difference(facts.get("of"), file.of)) is not None:
         _log.warning("%s belongs to something else (%s); the sum starts over", path, why)
         return _Sum()
     if watcher and facts.get("watcher") == watcher.identity:

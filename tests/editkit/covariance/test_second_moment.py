@@ -20,8 +20,8 @@ from editkit.cli.main import main
 from editkit.covariance.convergence import Convergence, draw, health_of
 from editkit.covariance.corpora import Corpus
 from editkit.covariance.second_moment import (
-    Checkpoint,
     SecondMoment,
+    SumFile,
     Whitening,
     accumulate,
     cached_second_moment,
@@ -48,7 +48,7 @@ def corpus(tmp_path: Path) -> Corpus:
     return Corpus(str(tmp_path / "texts.txt"))
 
 
-# ---------------------------------------------------------------- gone on with
+# ---------------------------------------------------------------- resuming
 
 _CHILD = """
 import sys, time
@@ -105,7 +105,7 @@ def test_an_interrupted_sum_is_resumed_unless_it_is_damaged(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        accumulate(model, PATH, corpus.texts(), checkpoint=Checkpoint(file), progress=interrupt)
+        accumulate(model, PATH, corpus.texts(), file=SumFile(file), progress=interrupt)
     content = bytearray(file.read_bytes())
     if damage == "cut":
         content = content[: len(content) // 2]
@@ -113,9 +113,7 @@ def test_an_interrupted_sum_is_resumed_unless_it_is_damaged(
         content[-1] ^= 1
     file.write_bytes(content)
     seen: list[int] = []
-    again = accumulate(
-        model, PATH, corpus.texts(), checkpoint=Checkpoint(file), progress=seen.append
-    )
+    again = accumulate(model, PATH, corpus.texts(), file=SumFile(file), progress=seen.append)
     assert again is not None
     assert torch.equal(again[0], whole[0])
     assert again[1] == whole[1]
@@ -134,11 +132,9 @@ def test_an_unfinished_sum_of_another_model_is_not_resumed(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        other = Checkpoint(file, of={"model": "other"})
-        accumulate(tiny(seed=1), PATH, corpus.texts(), checkpoint=other, progress=interrupt)
-    again = accumulate(
-        model, PATH, corpus.texts(), checkpoint=Checkpoint(file, of={"model": "ours"})
-    )
+        other = SumFile(file, of={"model": "other"})
+        accumulate(tiny(seed=1), PATH, corpus.texts(), file=other, progress=interrupt)
+    again = accumulate(model, PATH, corpus.texts(), file=SumFile(file, of={"model": "ours"}))
     assert again is not None
     assert torch.equal(again[0], whole[0])
     [record] = caplog.records
@@ -163,12 +159,12 @@ def test_the_watchers_state_is_saved_with_the_sum(corpus: Corpus, tmp_path: Path
             model,
             PATH,
             corpus.texts(),
-            checkpoint=Checkpoint(file),
+            file=SumFile(file),
             watcher=parts,
             progress=interrupt,
         )
     resumed = Convergence(keys, 1e-2, first=1024)
-    accumulate(model, PATH, corpus.texts(), checkpoint=Checkpoint(file), watcher=resumed)
+    accumulate(model, PATH, corpus.texts(), file=SumFile(file), watcher=resumed)
     assert resumed.directions.keys() == whole.directions.keys()
     assert all(torch.equal(d, whole.directions[n]) for n, d in resumed.directions.items())
 
@@ -242,7 +238,7 @@ def test_silent_neurons_and_singular_moments_are_reported() -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder stands for the hub: ``datasets`` loads it the same way, offline."""
+    """A folder instead of the hub: ``datasets`` loads it in the same way, offline."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")

@@ -113,7 +113,7 @@ def test_tail_and_prefix_equal_whole_rows(name: str) -> None:
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_an_offset_to_the_mlp_output_is_an_offset_to_the_next_block_input(name: str) -> None:
-    """What lets ROME start above the edited layer, for serial and parallel blocks alike."""
+    """ROME relies on this to start above the edited layer, in serial and parallel blocks."""
     model = tiny(name)
     ids = padded(rows_of(model)[:1], "cpu")
     starts = torch.zeros(1, dtype=torch.long)

@@ -160,7 +160,7 @@ def test_texts_score_as_defined(name: str) -> None:
 
 
 def greedy(model: LanguageModel, prompt: Row, n: int) -> Row:
-    """A text by definition: the likeliest token each time, the whole text run anew."""
+    """Greedy generation as defined: the whole text is run again for every token."""
     while len(prompt) < n:
         with torch.no_grad():
             logits = model.head(alone(model, prompt)[-1])
