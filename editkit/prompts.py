@@ -1,8 +1,8 @@
-"""What stands between a prompt and its answer, and which texts can be used at all.
+"""Prompts and answers as texts: the separator between them, and checks of user-supplied texts.
 
-The rule for the separator depends on the end of the prompt and on the beginning of the answer:
-most scripts put a space there, some never do, and nothing goes behind an opening quote, bracket or
-hyphen, behind a line break, or before closing punctuation.
+The default separator depends on the end of the prompt and the beginning of the answer. Most scripts
+put a space there and some never do. Nothing follows an opening quote, an opening bracket, a hyphen
+or a line break, and nothing precedes closing punctuation.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SPACELESS = (
     (0x1B00, 0x1B7F),  # Balinese
     (0x2E80, 0x312F),  # Han radicals, CJK punctuation, Hiragana, Katakana, Bopomofo
     (0x3190, 0x31FF),  # Kanbun, Bopomofo and Katakana extensions, strokes
-    (0x3220, 0x325F),  # enclosed Han; enclosed Hangul is left out
+    (0x3220, 0x325F),  # enclosed Han, without enclosed Hangul
     (0x3280, 0x4DBF),  # enclosed Han and Katakana, Han extension A
     (0x4E00, 0x9FFF),  # Han
     (0xA980, 0xA9DF),  # Javanese
@@ -51,7 +51,7 @@ _SPACELESS = (
     (0xAA60, 0xAA7F),  # Myanmar extension A
     (0xF900, 0xFAFF),  # Han compatibility
     (0xFE30, 0xFE4F),  # vertical forms
-    (0xFF01, 0xFF9F),  # full-width forms, half-width Katakana; Hangul is left out
+    (0xFF01, 0xFF9F),  # full-width forms, half-width Katakana, without Hangul
     (0x1B000, 0x1B16F),  # Kana supplement and extensions
     (0x1F200, 0x1F2FF),  # enclosed Han
     (0x20000, 0x3FFFF),  # Han extensions
@@ -62,14 +62,14 @@ _SPACELESS = (
 
 
 def checked_text(value: object, field: str) -> str:
-    """A text that is not blank and that every tokenizer can be given.
+    """Check that a value is a string that is not blank and is valid Unicode.
 
     Args:
-        value: What was given.
-        field: Its name, for messages.
+        value: The value.
+        field: Its name for error messages.
 
     Raises:
-        RequestError: It is no text, is blank, or holds half of a surrogate pair.
+        RequestError: It is not a string, is blank, or contains half of a surrogate pair.
     """
     if not isinstance(value, str) or not value.strip():
         raise RequestError(
@@ -88,7 +88,7 @@ def checked_text(value: object, field: str) -> str:
 
 
 def trimmed_prompt(text: str) -> str:
-    """A prompt without the spaces at its end; line breaks there have a meaning and are kept."""
+    """A prompt without trailing spaces. Trailing line breaks have a meaning and are kept."""
     end = len(text)
     while end and text[end - 1].isspace() and text[end - 1] not in _LINE_BREAKS:
         end -= 1
@@ -96,20 +96,20 @@ def trimmed_prompt(text: str) -> str:
 
 
 def trimmed(value: str, field: str, separator: str | None) -> str:
-    """An answer without the white space around it, which the separator stands for.
+    """An answer without surrounding white space, which the separator supplies.
 
     Args:
         value: The answer.
-        field: Its name, for messages.
-        separator: The one that was given with it; None: the default rule.
+        field: Its name for error messages.
+        separator: Its separator. None: the default rule.
 
     Raises:
-        RequestError: The answer begins with white space although a separator was given.
+        RequestError: The answer begins with white space although a separator is set.
     """
     if separator is not None and value != value.lstrip():
         raise RequestError(
-            f"{field} is {value!r:.60} with the separator {separator!r}: it is not clear what is "
-            "to stand between prompt and answer.",
+            f"{field} is {value!r:.60} with the separator {separator!r}: it is not clear "
+            "whether its white space belongs to the separator.",
             hint=f"Write the white space into the separator, and {field} without it.",
         )
     return value.strip()
@@ -119,7 +119,7 @@ def trimmed(value: str, field: str, separator: str | None) -> str:
 
 
 def joined(prompt: str, target: str, separator: str | None = None) -> str:
-    """Prompt and target as one text, with the given separator or that of the default rule."""
+    """Prompt and target as one text, with the given separator, or the default one if it is None."""
     if separator is None:
         separator = default_separator(prompt, target)
     return f"{prompt}{separator}{target}"
@@ -127,14 +127,15 @@ def joined(prompt: str, target: str, separator: str | None = None) -> str:
 
 @functools.lru_cache(maxsize=1 << 16)
 def default_separator(prompt: str, target: str) -> str:
-    """What stands between a prompt and a target: a space, or nothing.
+    """The separator between a prompt and a target: a space or nothing.
 
-    Nothing, where the prompt ends with white space (a line break), with an opening quote or
-    bracket, with a hyphen or slash that is attached to a word, or with an elided word (l'); where
-    the target begins with closing punctuation (a comma, 's); and between texts of scripts that are
-    written without spaces (Han, Kana, Thai, Lao, Khmer, Myanmar, Tibetan; Hangul has spaces). After
-    the end of such a script nothing stands before any target; in front of such a target a space
-    stands after a prompt that is wholly written in other scripts.
+    It is nothing if
+
+    - the prompt ends with white space (a line break), an opening quote or bracket, a hyphen or
+      slash attached to a word, or an elided word (l');
+    - the target begins with closing punctuation (a comma, 's);
+    - the prompt ends in a script without spaces (Han, Kana, Thai, Lao, Khmer, Myanmar, Tibetan;
+      Hangul has spaces), or contains such a script and the target is written in one.
     """
     if not prompt or not target:
         return ""
@@ -158,7 +159,7 @@ def _spaceless(character: str) -> bool:
 
 
 def _base(text: str) -> str:
-    """The last character that is no combining mark, unless the mark's script has no spaces."""
+    """The last character, skipping combining marks of scripts with spaces."""
     for character in reversed(text):
         if not unicodedata.category(character).startswith(("M", "Cf")) or _spaceless(character):
             return character
@@ -174,7 +175,7 @@ def _last_letter(text: str) -> str:
 
 
 def _closes(target: str) -> bool:
-    """Whether a target begins with what is never written apart from the word before it."""
+    """Whether a target begins with punctuation that attaches to the word before it."""
     first, rest = target[0], target[1:]
     if first in "'’":
         word = rest.split(maxsplit=1)[0] if rest.strip() else ""
@@ -185,7 +186,7 @@ def _closes(target: str) -> bool:
 
 
 def _opens(prompt: str) -> bool:
-    """Whether a prompt ends with what the next word is attached to."""
+    """Whether a prompt ends with a character that attaches to the next word."""
     last, before = prompt[-1], prompt[:-1]
     attached = before[-1:].isalnum()
     category = unicodedata.category(last)
@@ -221,13 +222,13 @@ def _opens(prompt: str) -> bool:
 
 
 def _elided(before: str) -> bool:
-    """Whether an apostrophe behind a letter stands for a vowel (l', dell'), not a genitive."""
+    """Whether an apostrophe after a letter replaces a vowel (l', dell') and is not a genitive."""
     word = before.split()[-1]
     return not (len(word) > 2 and word[-1] in "sxzSXZ") and word[-1].isalpha()
 
 
 def _opening_ascii_quote(prompt: str) -> bool:
-    """Whether the quote at the end opens: it is the odd one, and is not attached to a word."""
+    """Whether the quote at the end opens: the number of quotes is odd, and no word precedes it."""
     mark = prompt[-1]
     attached_to = prompt.rstrip(mark)[-1:]
     if attached_to.isalnum() and not _spaceless(attached_to):
@@ -236,7 +237,7 @@ def _opening_ascii_quote(prompt: str) -> bool:
 
 
 def _quotes(text: str, mark: str) -> int:
-    """How often a mark stands in a text as a quote: runs count once, apostrophes not at all."""
+    """How often a mark occurs as a quote. Runs count once, apostrophes do not count."""
     n = 0
     for i, character in enumerate(text):
         if character == mark and text[i - 1 : i] != mark:
@@ -246,10 +247,10 @@ def _quotes(text: str, mark: str) -> int:
 
 
 def check_separator(separator: object) -> None:
-    """Refuse what cannot stand between a prompt and its answer.
+    """Check a separator.
 
     Raises:
-        RequestError: It is no text, or is not valid Unicode.
+        RequestError: It is not a string or None, or is not valid Unicode.
     """
     if separator is None or separator == "":
         return
@@ -262,23 +263,23 @@ def check_separator(separator: object) -> None:
 
 
 def check_chat(chat: object) -> None:
-    """Refuse a value of ``chat`` that is neither True nor False.
+    """Check a value of ``chat``.
 
     Raises:
-        RequestError: It is something else.
+        RequestError: It is neither True nor False.
     """
     if not isinstance(chat, bool):
         raise RequestError(
             f"chat is {chat!r:.60}, expected True or False.",
-            hint="True makes the prompt a user's turn in a chat.",
+            hint="True sends the prompt as a user turn of a chat.",
         )
 
 
 def check_subject(subject: object) -> None:
-    """Refuse a subject that is blank or has white space around it, which would belong to a prompt.
+    """Check a subject. White space around it would belong to the prompt.
 
     Raises:
-        RequestError: It is.
+        RequestError: It is blank, is not valid Unicode, or has white space around it.
     """
     text = checked_text(subject, "subject")
     if text != text.strip():
@@ -289,39 +290,39 @@ def check_subject(subject: object) -> None:
 
 
 def clean_prompt(value: object, field: str, separator: str | None) -> str:
-    """A prompt without spaces at its end.
+    """A valid prompt without trailing spaces.
 
     Raises:
-        RequestError: It is blank or not valid Unicode, or ends with spaces although a separator was
-            given.
+        RequestError: It is blank or not valid Unicode, or ends with spaces although a separator is
+            set.
     """
     prompt = checked_text(value, field)
     cleaned = trimmed_prompt(prompt)
     if separator is not None and cleaned != prompt:
         raise RequestError(
-            f"{field} is {prompt!r:.60} with the separator {separator!r}: it is not clear what is "
-            "to stand between prompt and answer.",
-            hint="End the prompt without a space, and write all of it into the separator.",
+            f"{field} is {prompt!r:.60} with the separator {separator!r}: it is not clear "
+            "whether its spaces belong to the separator.",
+            hint="End the prompt without a space, and write the spaces into the separator.",
         )
     return cleaned
 
 
 def clean_target(value: object, field: str, separator: str | None) -> str:
-    """A target without white space around it.
+    """A valid target without surrounding white space.
 
     Raises:
         RequestError: It is blank or not valid Unicode, or begins with white space although a
-            separator was given.
+            separator is set.
     """
     return trimmed(checked_text(value, field), field, separator)
 
 
 def fill(template: str, subject: str) -> str:
-    """Put ``subject`` in place of the only ``{}``; other braces are left as they are."""
+    """Replace the only ``{}`` with ``subject``. Other braces stay."""
     return template.replace("{}", subject, 1)
 
 
 def subject_span(template: str, subject: str) -> tuple[int, int]:
-    """Half-open character span that ``subject`` takes in ``fill(template, subject)``."""
+    """Half-open span of the characters of ``subject`` in ``fill(template, subject)``."""
     start = template.index("{}")
     return start, start + len(subject)

@@ -20,7 +20,7 @@ words = st.text(
 
 
 @pytest.mark.parametrize("prompt", ["no place", "{} and {}", ""])
-def test_a_prompt_has_exactly_one_place(prompt: str) -> None:
+def test_a_prompt_has_exactly_one_place_for_the_subject(prompt: str) -> None:
     with pytest.raises(RequestError, match=r"'{}'|non-empty"):
         EditRequest(prompt, "Rome", "Italy")
 
@@ -32,7 +32,7 @@ def test_empty_texts_are_refused_by_name(field: str) -> None:
         EditRequest(**values)
 
 
-def test_braces_elsewhere_are_left_alone() -> None:
+def test_other_braces_are_kept() -> None:
     assert fill("f(x) = {x} of {} {", "A") == "f(x) = {x} of A {"
 
 
@@ -66,12 +66,12 @@ def test_subject_tokens_cover_the_subject_and_touch_nothing_but_its_edges(
 @pytest.mark.parametrize("subject", ["Space Needle", "São Paulo", "Zoë", "日本", "x"])
 def test_positions_do_not_depend_on_the_padding_side(prompt: str, subject: str) -> None:
     request = EditRequest(prompt, subject, "x")
-    found = []
+    result = []
     for side in ("right", "left"):
         model = LanguageModel(MODEL.hf, tokenizer(padding_side=side), name=side)
         encoding = model.encode([request.sentence, "a much longer sentence " * 3])[0]
-        found.append([encoding.position(request.subject_span, p) for p in POSITIONS])
-    assert found[0] == found[1]
+        result.append([encoding.position(request.subject_span, p) for p in POSITIONS])
+    assert result[0] == result[1]
 
 
 def test_a_start_token_shifts_all_positions_by_one() -> None:
@@ -93,7 +93,7 @@ def test_a_subject_that_tokenises_differently_after_a_space() -> None:
         assert MODEL.tokenizer.decode(encoding.ids[first:end]).strip() == "Paris"
 
 
-def test_a_subject_that_was_cut_off_is_an_error() -> None:
+def test_a_subject_that_was_cropped_is_an_error() -> None:
     encoding = MODEL.encode(["In Rome"])[0]
     with pytest.raises(RequestError, match="no token covers characters 40 to 44"):
         token_position(encoding.offsets, (40, 44), "subject_last")
@@ -108,6 +108,6 @@ def test_a_subject_that_was_cut_off_is_an_error() -> None:
         ("a b", " b", "begins or ends with white space"),
     ],
 )
-def test_a_fact_names_its_subject(prompt: str, subject: str, message: str) -> None:
+def test_the_prompt_of_a_fact_contains_its_subject(prompt: str, subject: str, message: str) -> None:
     with pytest.raises(RequestError, match=message):
         Fact(prompt, subject)

@@ -1,4 +1,4 @@
-"""What stands between prompt and answer, and which texts can be used."""
+"""The separator between prompt and answer, and checks of texts."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_a_line_break_at_the_end_of_a_prompt_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("prompt", "target"), [("is in ", "Paris"), ("is in", " Paris")])
-def test_white_space_beside_a_given_separator_is_refused_everywhere(
+def test_white_space_next_to_a_given_separator_is_refused_everywhere(
     prompt: str, target: str
 ) -> None:
     for build in (
@@ -144,7 +144,7 @@ def test_white_space_beside_a_given_separator_is_refused_everywhere(
         lambda: Fact(f"Rome {prompt}", "Rome", target, " "),
         lambda: CandidateQuery(0, prompt, (target,), " "),
     ):
-        with pytest.raises(RequestError, match="not clear what is to stand between"):
+        with pytest.raises(RequestError, match="not clear whether its"):
             build()
 
 
@@ -176,7 +176,7 @@ def test_half_a_surrogate_pair_is_refused_in_every_field(
 
 
 @pytest.mark.parametrize("value", ["", "  ", 3, None])
-def test_what_is_no_text_is_refused(value: Any) -> None:
+def test_values_that_are_not_strings_are_refused(value: Any) -> None:
     for build in (
         lambda: EditRequest("{} is", "Rome", value),
         lambda: EditRequest("{} is", value, "x"),
@@ -199,7 +199,7 @@ def record(**changes: Any) -> Record:
     return Record(0, request, {"rewrite": (Probe("Rome is in", "Italy", "Paris", **changes),)})
 
 
-def test_separator_and_chat_are_a_part_of_digests_only_where_they_are_set() -> None:
+def test_separator_and_chat_enter_digests_only_if_set() -> None:
     plain = record()
     assert plain.request.to_dict() == {
         "prompt": "{} is in",
@@ -221,7 +221,7 @@ def test_separator_and_chat_are_a_part_of_digests_only_where_they_are_set() -> N
 
 
 @pytest.mark.parametrize("changes", [{}, {"separator": ""}, {"separator": "\n", "chat": True}])
-def test_a_request_comes_back_from_its_plain_data(changes: dict[str, Any]) -> None:
+def test_a_request_round_trips_through_plain_data(changes: dict[str, Any]) -> None:
     request = dataclasses.replace(record().request, **changes)
     assert EditRequest.from_dict(request.to_dict()) == request
 

@@ -1,4 +1,4 @@
-"""Datasets and files of facts whose prompts are asked in their own way."""
+"""``separator`` and ``chat`` in the configuration of datasets and in single records."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_embedded_records_can_be_asked_in_a_chat(name: str) -> None:
         assert all(p.chat for probes in record.probes.values() for p in probes)
 
 
-def test_a_record_may_name_its_own_separator_and_chat(tmp_path: Path) -> None:
+def test_a_record_can_set_its_own_separator_and_chat(tmp_path: Path) -> None:
     path = written(tmp_path, [rewritten(0, separator=" "), rewritten(1, chat=True), rewritten(2)])
     own, chat, plain = make_dataset("counterfact", path=path, separator="").load().records
     assert [own.request.separator, chat.request.separator] == [" ", ""]
@@ -104,17 +104,17 @@ def test_a_line_break_at_the_end_of_a_prompt_reaches_the_record(tmp_path: Path) 
     assert record.request.statement == "Q: 法国?\nA:\n罗马"
 
 
-def test_read_facts_a_file_name_their_separator_and_chat(tmp_path: Path) -> None:
+def test_entries_of_a_file_of_facts_can_set_separator_and_chat(tmp_path: Path) -> None:
     base = {"prompt": "Rome is in ", "subject": "Rome", "attribute": " Italy"}
     bare = {"prompt": "Rome is in", "subject": "Rome", "attribute": "Italy"}
     entries = [base, {**bare, "separator": ""}, {**base, "chat": True}, {**base, "chat": 1}]
     entries += [{**base, "chat": False}]
     path = written(tmp_path, entries)
-    found = read_facts(path)
-    assert [(f.prompt, f.answer) for f in found.facts] == [("Rome is in", "Italy")] * 4
-    assert [f.separator for f in found.facts] == [None, "", None, None]
-    assert [f.chat for f in found.facts] == [False, False, True, False]
-    assert "chat: is 1" in found.broken[0]
+    result = read_facts(path)
+    assert [(f.prompt, f.answer) for f in result.facts] == [("Rome is in", "Italy")] * 4
+    assert [f.separator for f in result.facts] == [None, "", None, None]
+    assert [f.chat for f in result.facts] == [False, False, True, False]
+    assert "chat: is 1" in result.broken[0]
     in_chat = read_facts(path, chat=True)
     assert [f.chat for f in in_chat.facts] == [True, True, True, False]
     changed = read_facts(path, separator="\n")
@@ -138,7 +138,7 @@ def test_read_facts_a_file_name_their_separator_and_chat(tmp_path: Path) -> None
         ("zsre", question(pred="\nFrance"), "pred"),
     ],
 )  # fmt: skip
-def test_white_space_beside_a_separator_that_is_given_is_refused(
+def test_white_space_next_to_a_given_separator_is_refused(
     tmp_path: Path, name: str, entry: Any, field: str, separator: str
 ) -> None:
     """Otherwise "is " and "" would silently give "isRome"."""
@@ -152,7 +152,7 @@ def test_white_space_beside_a_separator_that_is_given_is_refused(
         assert f"with the separator {separator!r}" in loaded.rejected[0].reason
 
 
-def test_a_record_may_stay_out_of_a_chat(tmp_path: Path) -> None:
+def test_a_record_can_disable_the_chat(tmp_path: Path) -> None:
     path = written(tmp_path, [rewritten(0, chat=False), rewritten(1)])
     config: dict[str, Any] = {"path": path, "chat": True, "separator": "\n"}
     dataset = make_dataset("counterfact", **config)
@@ -163,14 +163,16 @@ def test_a_record_may_stay_out_of_a_chat(tmp_path: Path) -> None:
     assert [(fact.chat, fact.separator) for fact in facts] == [(False, "\n"), (True, "\n")]
 
 
-def test_a_dataset_that_does_not_see_to_it_is_asked_afterwards() -> None:
+def test_separator_and_chat_are_applied_if_the_dataset_does_not() -> None:
     record = make_dataset("atlas").load().records[0]
     loaded = as_configured(Records((record,), digest="d"), PromptConfig(chat=True))
     assert loaded.records[0].request.chat
     assert loaded.digest != "d"
 
 
-def test_chat_on_the_command_line_is_the_datasets(capsys: pytest.CaptureFixture[str]) -> None:
+def test_chat_on_the_command_line_sets_the_datasets_field(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     benchmark, _ = load_benchmark("atlas", default_registry())
     _, values = apply_flags(benchmark, Flags(sets={"dataset.chat": True}))
     assert values["dataset", "atlas"] == {"chat": True}
@@ -183,7 +185,7 @@ def test_chat_on_the_command_line_is_the_datasets(capsys: pytest.CaptureFixture[
     assert chat["cells"][0]["fingerprint"] != plain["cells"][0]["fingerprint"]
 
 
-def test_a_run_in_a_chat_stops_at_once_where_the_model_has_no_template(
+def test_a_run_in_a_chat_stops_at_once_without_a_chat_template(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--limit", "2", "--editor", "none", "--no-mlflow", "--quiet", "--out", str(tmp_path)]
@@ -194,7 +196,7 @@ def test_a_run_in_a_chat_stops_at_once_where_the_model_has_no_template(
     assert "has no chat template" in capsys.readouterr().err
 
 
-def test_a_trace_follows_the_separator_that_is_given(
+def test_a_trace_uses_the_given_separator(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["trace", "--model", "atlas", "--prompt", "Rome is", "--subject", "Rome", "--json"]

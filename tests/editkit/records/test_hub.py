@@ -1,4 +1,4 @@
-"""A hub dataset is one commit: what is read is what the key names."""
+"""A hub dataset is pinned to one commit, which keys of results contain."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     return answers
 
 
-def test_a_commit_is_asked_for_once_and_kept(hub: list[str | None], tmp_path: Path) -> None:
+def test_a_commit_is_looked_up_once_and_stored(hub: list[str | None], tmp_path: Path) -> None:
     offline = Corpus("hub:some/texts").digest()
     assert (pinned_commit("some/texts"), dataset_version("some/texts")) == (None, "unknown")
     hub.append(COMMITS[0])
@@ -46,14 +46,14 @@ def test_a_commit_is_asked_for_once_and_kept(hub: list[str | None], tmp_path: Pa
     assert Corpus("hub:some/texts").digest() not in (first, offline)
 
 
-def test_the_hubs_own_cache_names_a_commit_too(hub: list[str | None], tmp_path: Path) -> None:
+def test_the_hubs_own_cache_provides_a_commit(hub: list[str | None], tmp_path: Path) -> None:
     refs = tmp_path / "hub" / "datasets--some--texts" / "refs"
     refs.mkdir(parents=True)
     (refs / "main").write_text(COMMITS[1], encoding="utf-8")
     assert dataset_version("some/texts") == COMMITS[1]
 
 
-def test_the_kept_commit_is_the_one_that_is_read(
+def test_the_pinned_commit_is_the_one_that_is_read(
     hub: list[str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     datasets = pytest.importorskip("datasets")
@@ -69,7 +69,9 @@ def test_the_kept_commit_is_the_one_that_is_read(
     assert asked["revision"] == COMMITS[0]
 
 
-def test_a_folder_is_its_files(hub: list[str | None], tmp_path: Path) -> None:
+def test_the_version_of_a_folder_is_the_digest_of_its_files(
+    hub: list[str | None], tmp_path: Path
+) -> None:
     rows = tmp_path / "rows"
     rows.mkdir()
     (rows / "a.txt").write_text("one", encoding="utf-8")

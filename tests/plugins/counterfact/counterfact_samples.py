@@ -1,4 +1,4 @@
-"""A record as CounterFact writes them, with the extra key for the subject's other facts."""
+"""A record in CounterFact's layout, with the extra key for the subject's other facts."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ def test_records_are_written_and_counted(
     texts.write_text("It rained.\nThe tailor slept.\n", encoding="utf-8")
     arguments = ["--facts", facts, "--out", out, "--prefixes", texts, *FEW]
     assert compile_dataset(*arguments) == 0
-    said = capsys.readouterr()
-    assert "neighborhood prompts" in said.out
-    assert "21,919" in said.out
-    assert str(out) in said.out
-    assert not said.err
+    message = capsys.readouterr()
+    assert "neighborhood prompts" in message.out
+    assert "21,919" in message.out
+    assert str(out) in message.out
+    assert not message.err
     loaded = make_dataset("counterfact", path=out).load()
     assert len(loaded.records) == 24
     assert loaded.rejected == ()
@@ -67,7 +67,7 @@ def test_json(facts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert json.loads(capsys.readouterr().out) == document
 
 
-def test_a_model_writes_prefixes_and_says_what_it_knows(
+def test_a_model_writes_prefixes_and_selects_known_facts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The world's model knows some of these facts, in wordings that it was taught."""
@@ -118,7 +118,7 @@ def test_a_model_writes_prefixes_and_says_what_it_knows(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "message", "code"),
     [
         (["--known"], "--known needs a model", 2),
         (["--relations", "P99"], "no relation 'P99'", 2),
@@ -129,24 +129,24 @@ def test_a_model_writes_prefixes_and_says_what_it_knows(
     ],
 )
 def test_invalid_arguments_have_clear_errors(
-    facts: Path, arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+    facts: Path, arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        found = compile_dataset("--facts", facts, "--neighbors", 30, *arguments)
+        result = compile_dataset("--facts", facts, "--neighbors", 30, *arguments)
     except SystemExit as stop:  # argparse
-        found = int(stop.code or 0)
-    assert found == code
-    assert said in capsys.readouterr().err
+        result = int(stop.code or 0)
+    assert result == code
+    assert message in capsys.readouterr().err
 
 
-def test_fewer_records_than_wanted_are_told(
+def test_fewer_records_than_requested_are_reported(
     facts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "records.json"
     assert compile_dataset("--facts", facts, "--out", out, "--records", 500, *FEW) == 0
-    said = capsys.readouterr().err
-    assert "only 24 of 500 records" in said
-    assert "paraphrases have no prefixes" in said
+    message = capsys.readouterr().err
+    assert "only 24 of 500 records" in message
+    assert "paraphrases have no prefixes" in message
 
 
 def test_broken_records_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +156,7 @@ def test_broken_records_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFi
     assert "no usable record" in capsys.readouterr().err
 
 
-def test_records_are_not_written_over_the_facts(
+def test_the_file_of_facts_is_never_overwritten(
     facts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = facts.read_bytes()

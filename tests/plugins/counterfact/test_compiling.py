@@ -1,4 +1,4 @@
-"""Records compiled from facts: true, distinct, and the same again."""
+"""Compiled records are true, distinct and reproducible."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def check(record: RawRecord, table: FactTable, recipe: Recipe) -> None:
     endings = [fill(w, subject) for w in table.rephrasings(fact) if w != rewrite["prompt"]]
     assert 1 <= len(record["paraphrase_prompts"]) <= recipe.paraphrases
     for prompt in record["paraphrase_prompts"]:
-        found = [ending for ending in endings if prompt.endswith(ending)]
-        assert found
+        result = [ending for ending in endings if prompt.endswith(ending)]
+        assert result
         assert prompt != filled
-        before = prompt.removesuffix(max(found, key=len)).strip()
+        before = prompt.removesuffix(max(result, key=len)).strip()
         assert before in ("", *recipe.prefixes)
         assert not any(name in before for name in (subject, true, new))
     for key, value, rival in (
@@ -108,7 +108,7 @@ def tables(draw: st.DrawFn) -> FactTable:
     prefixes=st.sampled_from([(), PREFIXES]),
     records=st.none() | st.integers(1, 5),
 )
-def test_what_holds_of_every_record(
+def test_invariants_of_every_record(
     table: FactTable, seed: int, neighbors: int, prefixes: tuple[str, ...], records: int | None
 ) -> None:
     recipe = Recipe(records=records, seed=seed, neighbors=neighbors, prefixes=prefixes)
@@ -143,7 +143,7 @@ def test_new_objects_are_drawn_by_their_frequency(tmp_path: Path) -> None:
     assert drawn["often"] / 2000 == pytest.approx(0.75, abs=0.05)  # five standard deviations
 
 
-def test_objects_are_exchanged_within_a_group_only() -> None:
+def test_new_objects_come_from_the_same_group() -> None:
     facts = [
         Fact(f"{group}{i}", "P1", f"{group} {i % 2}", 0, group=group)
         for group in ("car", "book")
@@ -155,7 +155,7 @@ def test_objects_are_exchanged_within_a_group_only() -> None:
         assert rewrite["target_new"]["str"][:3] == rewrite["target_true"]["str"][:3]
 
 
-def test_what_is_kept_is_numbered_anew(tmp_path: Path) -> None:
+def test_kept_records_are_renumbered(tmp_path: Path) -> None:
     table = table_of(own_facts(), tmp_path)
     compiler = Compiler(table, Recipe(records=4, first_case=50))
     kept = compiler.compile(
@@ -165,7 +165,7 @@ def test_what_is_kept_is_numbered_anew(tmp_path: Path) -> None:
     assert {record["requested_rewrite"]["relation_id"] for record in kept} == {"P37"}
 
 
-def test_records_with_too_few_neighbours_are_left_out(tmp_path: Path) -> None:
+def test_records_with_too_few_neighbors_are_dropped(tmp_path: Path) -> None:
     table = table_of(own_facts(), tmp_path, only=("P17",))
     compiled = Compiler(table, Recipe(fewest_neighbors=9)).compile()
     objects = {record["requested_rewrite"]["target_true"]["str"] for record in compiled}
@@ -175,7 +175,7 @@ def test_records_with_too_few_neighbours_are_left_out(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- layouts
 
 
-def test_both_layouts_say_the_same(tmp_path: Path) -> None:
+def test_both_layouts_give_the_same_facts(tmp_path: Path) -> None:
     own, pararel = (
         table_of(content, tmp_path, generation={}) for content in (own_facts(), pararel_facts())
     )
@@ -205,7 +205,7 @@ def test_wordings_end_at_the_object(pattern: str, wording: str | None) -> None:
     assert wording_of(pattern) == wording
 
 
-def test_broken_facts_are_told_by_place_and_left_out(tmp_path: Path) -> None:
+def test_broken_facts_are_reported_with_their_place_and_skipped(tmp_path: Path) -> None:
     content = own_facts()
     content["P17"]["facts"][1] = {"subject": "Bergen"}
     content["P17"]["facts"][2] = {"subject": "  ", "object": "Norway"}
@@ -216,8 +216,8 @@ def test_broken_facts_are_told_by_place_and_left_out(tmp_path: Path) -> None:
     content["P7"] = 5
     path = tmp_path / "facts.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    found = read_facts(path)
-    places = {rejected.field: rejected.reason for rejected in found.rejected}
+    result = read_facts(path)
+    places = {rejected.field: rejected.reason for rejected in result.rejected}
     assert places.keys() == {
         "P17.facts[1].object",
         "P17.facts[2].subject",
@@ -226,9 +226,9 @@ def test_broken_facts_are_told_by_place_and_left_out(tmp_path: Path) -> None:
         "P7",
     }
     assert "is missing" in places["P17.facts[1].object"]
-    assert found.unusable == ("P6",)
-    assert found.no_generation == ()
-    assert len(found.table.facts) == 9 + 12
+    assert result.unusable == ("P6",)
+    assert result.no_generation == ()
+    assert len(result.table.facts) == 9 + 12
 
 
 @pytest.mark.parametrize(
@@ -252,12 +252,12 @@ def test_a_file_without_facts_is_refused(tmp_path: Path, content: str | None, me
     assert caught.value.hint
 
 
-def test_a_relation_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_relation_is_reported(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no relation 'P99'"):
         table_of(own_facts(), tmp_path, only=("P17", "P99"))
 
 
-def test_openings_of_ones_own(tmp_path: Path) -> None:
+def test_generation_prompts_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "openings.json"
     path.write_text(json.dumps({"P17": ["Roads to {} cross"]}), encoding="utf-8")
     openings = read_generation_prompts(path)
@@ -273,15 +273,15 @@ def test_openings_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_pararel_compiles(test_data: Path) -> None:
-    found = read_facts(test_data / "data" / "pararel.json")
-    assert found.rejected == ()
-    assert found.unusable == ("P1001", "P140", "P190", "P37")
-    assert found.no_generation == ()
+    result = read_facts(test_data / "data" / "pararel.json")
+    assert result.rejected == ()
+    assert result.unusable == ("P1001", "P140", "P190", "P37")
+    assert result.no_generation == ()
     recipe = Recipe(records=400, fewest_neighbors=10, prefixes=PREFIXES)
-    compiled = Compiler(found.table, recipe).compile()
+    compiled = Compiler(result.table, recipe).compile()
     assert len(compiled) == 400
     for record in compiled:
-        check(record, found.table, recipe)
+        check(record, result.table, recipe)
     loaded = parse_records(compiled)
     assert loaded.rejected == ()
     items = composition(loaded.records).items

@@ -18,7 +18,7 @@ def load(path: Path) -> Any:
     return CounterFactDataset(CounterFactConfig(path=path)).load()
 
 
-def test_plain_and_compressed_files_say_the_same(tmp_path: Path) -> None:
+def test_plain_and_compressed_files_give_the_same_records(tmp_path: Path) -> None:
     text = json.dumps([raw_record(1), raw_record(2)]).encode()
     (tmp_path / "plain.json").write_bytes(text)
     (tmp_path / "bom.json").write_bytes(b"\xef\xbb\xbf" + text)
@@ -85,7 +85,7 @@ def test_a_hub_dataset(hub_folder: Path) -> None:
     assert [len(r.probes.get("same_subject", ())) for r in records.records] == [1, 0]
 
 
-def test_a_hub_dataset_that_is_not_there(hub_folder: Path) -> None:
+def test_a_hub_dataset_that_does_not_exist(hub_folder: Path) -> None:
     config = CounterFactConfig(hub=str(hub_folder), split="test")
     with pytest.raises(DatasetError, match="split 'test'"):
         CounterFactDataset(config).load()

@@ -30,7 +30,7 @@ from editkit_plugins.counterfact.metrics import (
 class ToldModels:
     """Models that say what they are told: NLL by (edited, prompt, candidate)."""
 
-    told: dict[tuple[bool, str, str], float]
+    output: dict[tuple[bool, str, str], float]
     default: float = 1.0
     edited: bool = True
 
@@ -46,7 +46,7 @@ class ToldModels:
 
     def candidate_nll(self, queries: Sequence[CandidateQuery]) -> list[list[float]]:
         return [
-            [self.told.get((self.edited, q.prompt, c), self.default) for c in q.candidates]
+            [self.output.get((self.edited, q.prompt, c), self.default) for c in q.candidates]
             for q in queries
         ]
 
@@ -61,9 +61,9 @@ NEIGHBOR = "The Fløibanen runs in"
 OTHER = "the Fish Market opened in the year"
 
 
-def test_efficacy_asks_for_the_new_object() -> None:
-    told = {(True, REWRITE, "Oslo"): 0.5, (True, REWRITE, "Bergen"): 2.0}
-    (row,) = score(Efficacy, ToldModels(told), RECORD)
+def test_efficacy_rewards_the_new_object() -> None:
+    output = {(True, REWRITE, "Oslo"): 0.5, (True, REWRITE, "Bergen"): 2.0}
+    (row,) = score(Efficacy, ToldModels(output), RECORD)
     assert row["efficacy/score"] == 1.0
     assert row["efficacy/magnitude"] == pytest.approx(math.exp(-0.5) - math.exp(-2.0))
     assert (row["efficacy/nll_new"], row["efficacy/nll_true"]) == ([0.5], [2.0])
@@ -77,44 +77,44 @@ def test_paraphrase_averages_over_prompts() -> None:
     assert row["paraphrase/nll_new"] == [0.2, 1.0]
 
 
-def test_neighborhood_asks_for_the_true_object() -> None:
+def test_neighborhood_rewards_the_true_object() -> None:
     (row,) = score(Neighborhood, ToldModels({(True, NEIGHBOR, "Bergen"): 0.1}), RECORD)
     assert row["neighborhood/score"] == 1.0
     assert row["neighborhood/magnitude"] == pytest.approx(math.exp(-0.1) - math.exp(-1.0))
 
 
 @pytest.mark.parametrize("metric", [Efficacy, Paraphrase, Neighborhood, SameSubject])
-def test_a_tie_is_no_success(metric: type[ChoiceMetric]) -> None:
+def test_a_tie_is_not_a_success(metric: type[ChoiceMetric]) -> None:
     (row,) = score(metric, ToldModels({}), RECORD)
     assert row[f"{metric.prefix}/score"] == 0.0
 
 
-def test_same_subject_drift_is_the_change_the_edit_brought() -> None:
-    told = {(False, OTHER, "1276"): 0.1, (True, OTHER, "1276"): 0.7}
-    (row,) = score(SameSubject, ToldModels(told), RECORD)
+def test_same_subject_drift_is_the_change_of_probability() -> None:
+    output = {(False, OTHER, "1276"): 0.1, (True, OTHER, "1276"): 0.7}
+    (row,) = score(SameSubject, ToldModels(output), RECORD)
     assert row["same_subject/score"] == 1.0
     assert row["same_subject/drift"] == pytest.approx(math.exp(-0.7) - math.exp(-0.1))
     assert row["same_subject/drift"] < 0
     assert "same_subject/magnitude" not in row
 
 
-def test_attribute_asks_for_the_new_object_of_others_that_have_it() -> None:
+def test_attribute_rewards_the_new_object_for_other_subjects() -> None:
     prompt = RECORD.probes["attribute"][0].prompt
     (row,) = score(Attribute, ToldModels({(True, prompt, "Oslo"): 0.1}), RECORD)
     assert row["attribute/score"] == 1.0
     assert row["attribute/magnitude"] == pytest.approx(math.exp(-0.1) - math.exp(-1.0))
 
 
-def test_correct_is_what_the_model_would_write_itself() -> None:
+def test_correctness_requires_the_argmax_at_every_token() -> None:
     first = RECORD.probes["paraphrase"][0].prompt
-    told = {
+    output = {
         (True, REWRITE, "Oslo"): 0.1,
         (True, first, "Oslo"): 0.1,
         (True, NEIGHBOR, "Oslo"): 0.1,  # the new object where the true one is wanted
     }
     bare = Record(9, RECORD.request)
     row, nothing = Correctness(ChoiceConfig()).score(
-        cast(EditedModels, ToldModels(told)), [RECORD, bare]
+        cast(EditedModels, ToldModels(output)), [RECORD, bare]
     )
     assert row == {
         "correctness/rewrite": 1.0,
@@ -126,7 +126,7 @@ def test_correct_is_what_the_model_would_write_itself() -> None:
 
 
 @pytest.mark.parametrize("metric", [Paraphrase, Neighborhood, SameSubject])
-def test_a_record_without_such_prompts_leaves_the_score_out(metric: type[ChoiceMetric]) -> None:
+def test_a_record_without_prompts_of_the_kind_has_no_score(metric: type[ChoiceMetric]) -> None:
     nothing = {"paraphrase_prompts": [], "neighborhood_prompts": [], "same_subject_prompts": None}
     bare = parse_record(Node(raw_record(8) | nothing))
     without, with_prompts = score(metric, ToldModels({}), bare, RECORD)
@@ -134,13 +134,13 @@ def test_a_record_without_such_prompts_leaves_the_score_out(metric: type[ChoiceM
     assert with_prompts
 
 
-def test_a_lost_number_is_not_mistaken_for_a_score() -> None:
+def test_nan_is_not_mistaken_for_a_score() -> None:
     (row,) = score(Efficacy, ToldModels({(True, REWRITE, "Oslo"): math.nan}), RECORD)
     assert math.isnan(row["efficacy/magnitude"])
 
 
 @pytest.mark.parametrize("spec", counterfact.editkit_metrics(), ids=lambda spec: spec.name)
-def test_specs_announce_what_the_metrics_give(spec: MetricSpec) -> None:
+def test_specs_declare_the_scores_that_the_metrics_return(spec: MetricSpec) -> None:
     metric = getattr(metrics, spec.factory.partition(":")[2])
     (row,) = score(metric, ToldModels({}), RECORD)
     assert {key for key, value in row.items() if isinstance(value, float)} == {

@@ -65,10 +65,10 @@ def test_nll_of_every_prompt(
     fixture: str,
     tolerance: float,
 ) -> None:
-    found: dict[str, list[Row]] = request.getfixturevalue(fixture)
+    result: dict[str, list[Row]] = request.getfixturevalue(fixture)
     text = (parity / "counterfact_scores" / "scores.json").read_text(encoding="utf-8")
     expected = [case["pre"][f"{metric.kind}_prompts_probs"] for case in json.loads(text)]
-    for row, prompts in zip(found[metric.prefix], expected, strict=True):
+    for row, prompts in zip(result[metric.prefix], expected, strict=True):
         for answer in ("new", "true"):
             theirs = [prompt[f"target_{answer}"] for prompt in prompts]
             assert row[f"{metric.prefix}/nll_{answer}"] == pytest.approx(theirs, abs=tolerance)

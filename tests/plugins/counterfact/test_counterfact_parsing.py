@@ -50,7 +50,7 @@ def test_extra_keys_are_optional(absent: list[str]) -> None:
     assert len(parse_records([raw]).records) == 1
 
 
-def test_null_means_absent_as_hub_tables_write_it() -> None:
+def test_null_counts_as_missing() -> None:
     raw = raw_record() | {"same_subject_prompts": None}
     (record,) = parse_records([raw]).records
     assert "same_subject" not in record.probes
@@ -88,7 +88,7 @@ BREAKS: list[tuple[str, tuple[str | int, ...], Any, str]] = [
 
 
 @pytest.mark.parametrize(("field", "place", "value", "reason"), BREAKS)
-def test_a_broken_record_is_named_and_left_out(
+def test_a_broken_record_is_reported_and_skipped(
     field: str, place: tuple[str | int, ...], value: Any, reason: str
 ) -> None:
     raw = raw_record(7)
@@ -108,7 +108,7 @@ def test_a_broken_record_is_named_and_left_out(
 @pytest.mark.parametrize(
     "key", [key for key in raw_record() if key not in ("same_subject_prompts", "pararel_idx")]
 )
-def test_a_missing_field_is_named(key: str) -> None:
+def test_a_missing_field_is_reported(key: str) -> None:
     raw = {k: v for k, v in raw_record().items() if k != key}
     (rejected,) = parse_records([raw]).rejected
     assert (rejected.field, rejected.reason) == (key, "is missing")
@@ -122,7 +122,7 @@ def test_a_second_record_with_the_same_id_is_rejected() -> None:
     assert [(r.case_id, r.field) for r in records.rejected] == [("7", "case_id")]
 
 
-def test_the_digest_is_of_what_the_records_say() -> None:
+def test_the_digest_depends_on_the_content_of_the_records_only() -> None:
     raw = [raw_record(1), raw_record(2)]
     digest = parse_records(raw).digest
     reordered = [dict(reversed(record.items())) for record in raw]
@@ -144,13 +144,13 @@ JSON = st.recursive(
 
 
 @given(raw=st.lists(JSON, max_size=5))
-def test_no_json_stops_the_load(raw: list[object]) -> None:
+def test_arbitrary_json_never_stops_the_load(raw: list[object]) -> None:
     records = parse_records([raw_record(1), *raw])
     assert len(records.records) + len(records.rejected) == 1 + len(raw)
 
 
 @given(value=JSON, key=st.sampled_from(sorted(raw_record())))
-def test_no_field_stops_the_load(value: object, key: str) -> None:
+def test_arbitrary_fields_never_stop_the_load(value: object, key: str) -> None:
     records = parse_records([raw_record() | {key: value}, raw_record(2**62)])
     assert len(records.records) + len(records.rejected) == 2
 

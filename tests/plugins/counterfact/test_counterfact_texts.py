@@ -1,4 +1,4 @@
-"""Reference and essence texts: both layouts, whose they are, and what is said of broken files."""
+"""Reference and essence texts: both layouts, their assignment to records, broken files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_reference_texts_are_those_of_the_new_object(tmp_path: Path, content: An
     assert records.texts == {"reference": tuple(everything)}
 
 
-def test_the_published_layout_tells_both_kinds(tmp_path: Path) -> None:
+def test_the_published_layout_has_both_kinds_of_texts(tmp_path: Path) -> None:
     records = load(tmp_path, reference_texts=SNIPPETS)
     texts = records.records[0].texts
     assert texts["reference"] == ("X, in Oslo.",)
@@ -60,7 +60,7 @@ def test_the_published_layout_tells_both_kinds(tmp_path: Path) -> None:
     assert len(records.texts["reference"]) == 4
 
 
-def test_a_file_of_essence_texts_wins(tmp_path: Path) -> None:
+def test_a_file_of_essence_texts_takes_precedence(tmp_path: Path) -> None:
     records = load(tmp_path, reference_texts=SNIPPETS, essence_texts=ESSENCE)
     assert records.records[0].texts["essence"] == ("It sells fish.", "It is old.")
 
@@ -71,7 +71,7 @@ def test_without_files_there_are_no_texts(tmp_path: Path) -> None:
     assert records.texts == {}
 
 
-def test_other_texts_are_other_records(tmp_path: Path) -> None:
+def test_the_digest_depends_on_the_texts(tmp_path: Path) -> None:
     digests = [
         load(tmp_path, **texts).digest
         for texts in ({}, {"reference_texts": BY_ID}, {"reference_texts": SNIPPETS})
@@ -79,7 +79,7 @@ def test_other_texts_are_other_records(tmp_path: Path) -> None:
     assert len(set(digests)) == 3
 
 
-def test_records_without_relation_or_ids_find_what_they_can(tmp_path: Path) -> None:
+def test_records_without_relation_or_ids_get_the_texts_that_match(tmp_path: Path) -> None:
     raw = raw_record(1)
     del raw["requested_rewrite"]["relation_id"]
     for target in ("target_new", "target_true"):
@@ -99,7 +99,7 @@ def test_records_without_relation_or_ids_find_what_they_can(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ([], "an object that is not empty"),
         ({}, "an object that is not empty"),
@@ -113,15 +113,15 @@ def test_records_without_relation_or_ids_find_what_they_can(tmp_path: Path) -> N
         ([{**SNIPPETS[0], "samples": [{"text": 5}]}], "entry 0: expected a list of texts"),
     ],
 )
-def test_files_in_no_layout_are_named_with_the_place(
-    tmp_path: Path, content: Any, said: str
+def test_files_in_another_layout_are_reported_with_the_place(
+    tmp_path: Path, content: Any, message: str
 ) -> None:
     with pytest.raises(DatasetError, match=r"reference_texts\.json") as caught:
         load(tmp_path, reference_texts=content)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_absent_and_compressed_files(tmp_path: Path) -> None:
+def test_missing_and_compressed_files(tmp_path: Path) -> None:
     records = write(tmp_path / "records.json", [raw_record(1)])
     absent = CounterFactConfig(path=records, essence_texts=tmp_path / "absent.json")
     with pytest.raises(DatasetError, match=r"essence texts .*absent\.json' does not exist"):
@@ -132,13 +132,13 @@ def test_absent_and_compressed_files(tmp_path: Path) -> None:
     assert loaded.records[0].texts["reference"]
 
 
-def test_real_records_find_their_reference_texts(test_data: Path) -> None:
+def test_real_records_get_their_reference_texts(test_data: Path) -> None:
     config = CounterFactConfig(
         path=test_data / "data" / "counterfact.json",
         reference_texts=test_data / "data" / "trex_reference_texts.json",
     )
     loaded = CounterFactDataset(config).load()
-    found = [record for record in loaded.records if "reference" in record.texts]
+    result = [record for record in loaded.records if "reference" in record.texts]
     assert len(loaded.records) == 1000
-    assert len(found) > 500
+    assert len(result) > 500
     assert len(loaded.texts["reference"]) > 5000

@@ -1,4 +1,4 @@
-"""Records on which a tiny model can learn to edit."""
+"""Records, settings and trainings for a tiny model."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ FACTS: dict[str, Any] = {"editor": "test", "model": "tiny", "dataset": "d", "dat
 
 
 def records(n: int = 12) -> list[Record]:
-    found = []
+    result = []
     for i in range(n):
         subject, true = _CITIES[i % len(_CITIES)], _COUNTRIES[i % 4]
         new = _COUNTRIES[(i + 1) % 4]
         prompt = ("{} is in", "The capital {} is of")[i % 2]
-        found.append(
+        result.append(
             Record(
                 case_id=i,
                 request=EditRequest(prompt, subject, new, true, "P17"),
@@ -63,7 +63,7 @@ def records(n: int = 12) -> list[Record]:
                 },
             )
         )
-    return found
+    return result
 
 
 def training(model: LanguageModel, settings: Settings, folder: Path, **facts: Any) -> Training:

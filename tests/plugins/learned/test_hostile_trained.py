@@ -1,4 +1,4 @@
-"""Trained editors and checkpoints that somebody damaged, with digests that fit."""
+"""Damaged or manipulated trained editors, also with valid digests."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ FACTS: dict[str, Callable[[Facts], object]] = {
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_facts_of_a_wrong_shape_are_refused(name: str, folder: Path, model: LanguageModel) -> None:
+def test_malformed_metadata_is_refused(name: str, folder: Path, model: LanguageModel) -> None:
     facts, tensors = read_editor_file(folder)
     rewrite(folder, FACTS[name](facts), tensors)
     with pytest.raises(ConfigError):
@@ -86,9 +86,7 @@ def test_facts_of_a_wrong_shape_are_refused(name: str, folder: Path, model: Lang
 
 
 @pytest.mark.parametrize("value", ["nan", "int", "bool", "shape", "missing", "more"])
-def test_tensors_of_a_wrong_kind_are_refused(
-    value: str, folder: Path, model: LanguageModel
-) -> None:
+def test_invalid_tensors_are_refused(value: str, folder: Path, model: LanguageModel) -> None:
     facts, tensors = read_editor_file(folder)
     name = next(name for name, tensor in tensors.items() if tensor.ndim == 2)
     spoilt = {
@@ -108,7 +106,7 @@ def test_tensors_of_a_wrong_kind_are_refused(
         load_trained(folder, model)
 
 
-def test_a_changed_setting_is_noticed(folder: Path, model: LanguageModel) -> None:
+def test_a_changed_setting_is_detected(folder: Path, model: LanguageModel) -> None:
     content = (folder / FILE).read_bytes()
     load_trained(folder, model)
     changed = content.replace(b'\\"seed\\": 0', b'\\"seed\\": 7')
@@ -122,7 +120,7 @@ def test_a_changed_setting_is_noticed(folder: Path, model: LanguageModel) -> Non
     max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(place=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.booleans())
-def test_damaged_bytes_are_noticed(
+def test_damaged_bytes_are_detected(
     place: int, value: int, cut: bool, folder: Path, model: LanguageModel
 ) -> None:
     path = folder / FILE
@@ -135,8 +133,8 @@ def test_damaged_bytes_are_noticed(
         content[place] = value
     path.write_bytes(content)
     sound = content == before
-    found = either(lambda: load_trained(folder, model), ConfigError, DeltaError)
-    assert isinstance(found, ConfigError | DeltaError) != sound
+    result = either(lambda: load_trained(folder, model), ConfigError, DeltaError)
+    assert isinstance(result, ConfigError | DeltaError) != sound
     path.write_bytes(before)
 
 
@@ -144,7 +142,7 @@ def test_damaged_bytes_are_noticed(
     max_examples=60, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(content=st.binary(max_size=200), zipped=st.booleans())
-def test_pickles_of_anything_are_refused(content: bytes, zipped: bool, tmp_path: Path) -> None:
+def test_arbitrary_pickles_are_refused(content: bytes, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes((b"PK\x03\x04" if zipped else b"\x80\x02") + content)
     assert isinstance(either(lambda: read_published(path), ConfigError), ConfigError)
@@ -165,7 +163,7 @@ def test_pickles_of_anything_are_refused(content: bytes, zipped: bool, tmp_path:
         {"editor.condition.embedding.weight": torch.ones(2, 2)},
     ],
 )
-def test_checkpoints_of_a_wrong_shape_are_refused(
+def test_malformed_published_checkpoints_are_refused(
     content: Any, tmp_path: Path, model: LanguageModel
 ) -> None:
     torch.save(content, tmp_path / "x.pt")
@@ -185,7 +183,7 @@ def test_the_network_of_another_method_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mend", "mend-cf"])
-def test_the_network_of_another_editor_is_reported(
+def test_a_network_trained_for_another_editor_name_is_reported(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     editor_of("mend", SHIPPED / name).check(load_model("atlas"))

@@ -42,7 +42,7 @@ def published_network(parity: Parity) -> KeHypernetwork:
     return network
 
 
-def test_cases(parity: Parity) -> None:
+def test_every_published_case(parity: Parity) -> None:
     settings, arrays = parity.json("ke/ke.json"), parity.arrays("ke")
     network = published_network(parity)
     names = settings["params_in_order"]
@@ -82,7 +82,7 @@ def test_cases(parity: Parity) -> None:
                 assert difference(columns, arrays[f"{key}.update_col_sums.{name}"]) < 1e-4
 
 
-def test_a_change_is_the_published_formula_though_it_is_kept_as_thin_factors() -> None:
+def test_low_rank_factors_give_the_published_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     n_in, n_out, owner = 5, 3, torch.tensor([0, 0, 2])
 
@@ -104,7 +104,7 @@ def test_a_change_is_the_published_formula_though_it_is_kept_as_thin_factors() -
         assert difference(changes.low_rank(edit).dense(), expected) < 1e-6
 
 
-def test_texts_together_are_conditions_as_alone(parity: Parity) -> None:
+def test_conditions_do_not_depend_on_the_batch(parity: Parity) -> None:
     network = published_network(parity)
     texts = [[5, 9, 2], [7], [1, 2, 3, 4, 5, 6, 7, 8]]
     with torch.no_grad():

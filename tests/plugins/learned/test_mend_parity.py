@@ -106,13 +106,13 @@ def test_whole_edits(parity: Parity) -> None:
     arrays, names = parity.arrays("mend"), settings["inner_params_order"]
     paths = [name.removesuffix(STEM) for name in names]
     for edit in settings["edits"]:
-        found = edit_gradients(
+        result = edit_gradients(
             LowerBlocks(parity.model, 2), [completions(parity, edit["requests"])], paths
         )
-        assert float(found.losses) == pytest.approx(edit["loss_before"], rel=1e-5)
+        assert float(result.losses) == pytest.approx(edit["loss_before"], rel=1e-5)
         for path, name in zip(paths, names, strict=True):
             matrix = edit["matrices"][name]
-            x, d, _ = found.factors(path)
+            x, d, _ = result.factors(path)
             published_x = arrays[f"edit_{edit['name']}.x.{name}"]
             published_d = arrays[f"edit_{edit['name']}.delta.{name}"]
             expected_x, expected_d = kept(published_x, published_d)
@@ -142,10 +142,10 @@ def test_the_normaliser_left_in_training_mode(parity: Parity) -> None:
     names = settings["inner_params_order"]
     paths = [name.removesuffix(STEM) for name in names]
     request = settings["train_mode_edit"]["request"]
-    found = edit_gradients(LowerBlocks(parity.model, 2), [completions(parity, [request])], paths)
+    result = edit_gradients(LowerBlocks(parity.model, 2), [completions(parity, [request])], paths)
     for key, members in settings["shape_dict"].items():
         for name in (each for each in names if each in members):
-            x, d, _ = found.factors(name.removesuffix(STEM))
+            x, d, _ = result.factors(name.removesuffix(STEM))
             transforms[key].update_statistics(x, d)
             with torch.no_grad():
                 out_x, out_d = transforms[key](x, d, members.index(name))

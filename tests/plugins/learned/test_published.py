@@ -1,4 +1,4 @@
-"""Published checkpoints: taken over by name, refused where they do not fit, never run."""
+"""Published checkpoints are converted, refused if they do not fit, and never executed."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_mend_edits_as_the_checkpoint_does(
+def test_converted_mend_gives_the_edits_of_the_checkpoint(
     parity: Parity, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(mend_checkpoint(parity), tmp_path / "mend.pt")
@@ -109,7 +109,7 @@ def test_mend_edits_as_the_checkpoint_does(
     assert set(modes.values()) == {len(settings["inner_params_order"]) // 2}
 
 
-def test_ke_edits_as_the_checkpoint_does(tmp_path: Path) -> None:
+def test_converted_ke_gives_the_edits_of_the_checkpoint(tmp_path: Path) -> None:
     model = tiny()
     torch.save(ke_checkpoint(model), tmp_path / "ke.pt")
     tensors = read_published(tmp_path / "ke.pt")
@@ -128,7 +128,7 @@ def test_ke_edits_as_the_checkpoint_does(tmp_path: Path) -> None:
     assert main(arguments) == 0
 
 
-def test_what_a_pickle_names_is_never_called(parity: Parity, tmp_path: Path) -> None:
+def test_functions_named_in_a_pickle_are_never_called(parity: Parity, tmp_path: Path) -> None:
     content = mend_checkpoint(parity)
     torch.save({**content, "trap": Trap()}, tmp_path / "trap.pt")
     tensors = read_published(tmp_path / "trap.pt")
@@ -136,7 +136,7 @@ def test_what_a_pickle_names_is_never_called(parity: Parity, tmp_path: Path) -> 
     assert not (tmp_path / "sprung").exists()
 
 
-def test_checkpoints_that_cannot_be_used_are_told(parity: Parity, tmp_path: Path) -> None:
+def test_unusable_checkpoints_are_reported(parity: Parity, tmp_path: Path) -> None:
     content = mend_checkpoint(parity)
     torch.save(content, tmp_path / "whole.pt")
     whole = (tmp_path / "whole.pt").read_bytes()
@@ -159,6 +159,6 @@ def test_checkpoints_that_cannot_be_used_are_told(parity: Parity, tmp_path: Path
         convert(part, parity.model, place="whole.pt")
 
 
-def test_ke_of_models_that_turn_their_matrices_is_refused(parity: Parity, tmp_path: Path) -> None:
+def test_ke_of_models_with_transposed_matrices_is_refused(parity: Parity, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="only GPT-2"):
         convert(ke_checkpoint(tiny())["model"], parity.gptj, place="ke.pt")

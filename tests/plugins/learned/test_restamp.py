@@ -1,4 +1,4 @@
-"""Trained editors of earlier versions: still used, and renewed without touching their weights."""
+"""Trained editors of earlier versions still load, and restamping keeps their weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def old_editor(tmp_path: Path) -> Path:
     return folder
 
 
-def test_an_editor_of_an_earlier_version_is_used_for_the_same_files(old_editor: Path) -> None:
+def test_an_editor_of_an_earlier_version_still_loads_for_the_same_model_files(
+    old_editor: Path,
+) -> None:
     model = load_model("atlas")
     assert load_trained(old_editor, model).metadata["model_fingerprint"] != model.fingerprint
     model.hf.get_parameter(f"{model.path(1, 'mlp_out')}.weight").data.mul_(2)
@@ -53,7 +55,7 @@ def test_restamping_changes_the_fingerprint_and_nothing_else(old_editor: Path) -
     assert not restamp(old_editor, old, new)
 
 
-def test_restamping_adds_the_digest_of_the_description(old_editor: Path) -> None:
+def test_restamping_adds_the_digest_of_the_metadata(old_editor: Path) -> None:
     facts, tensors = read_editor_file(SHIPPED)
     assert facts.pop("facts_digest")
     path = old_editor / "editor.safetensors"
@@ -64,7 +66,7 @@ def test_restamping_adds_the_digest_of_the_description(old_editor: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["ke", "ke-cf", "mend", "mend-cf"])
-def test_shipped_editors_carry_a_digest_of_their_settings(name: str) -> None:
+def test_shipped_editors_have_a_digest_of_their_metadata(name: str) -> None:
     assert read_editor_file(SHIPPED.parent / name)[0]["facts_digest"]
 
 

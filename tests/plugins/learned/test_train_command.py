@@ -1,4 +1,4 @@
-"""``editkit train`` as users meet it."""
+"""The command ``editkit train``."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def test_a_trained_editor_is_found_by_name_and_used(
     ]
     assert train(*arguments, "--out", "trained", "--json") == 0
     out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert told["steps"] == 6
-    assert [row["step"] for row in told["history"]] == [2, 4, 6]
-    assert {"ES", "PS", "NS", "S"} <= told["validation"].keys()
+    output = json.loads(out)
+    assert output["steps"] == 6
+    assert [row["step"] for row in output["history"]] == [2, 4, 6]
+    assert {"ES", "PS", "NS", "S"} <= output["validation"].keys()
     assert "step 4/6" in err
     assert main(run) == 0
     out = capsys.readouterr().out
     assert "\nmend-zsre " in out
     assert main([*run, "--set", "editors.mend-zsre.trained=trained"]) == 0
     facts, _ = read_editor_file(tmp_path / "trained")
-    assert facts["data_digest"] == told["data_digest"]
+    assert facts["data_digest"] == output["data_digest"]
     assert facts["model"] == "atlas"
     capsys.readouterr()
     assert train(*arguments, "--out", "trained") == 0  # all done: nothing is trained again
@@ -90,7 +90,7 @@ def test_training_is_shown_as_curves_in_mlflow(
     assert "MLflow" in capsys.readouterr().err
 
 
-def test_text_and_flat_files_make_other_editors(
+def test_each_kind_of_data_trains_its_own_editor(
     test_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = "editkit_benchmarks.atlas:corpus_texts"
@@ -107,7 +107,7 @@ def test_text_and_flat_files_make_other_editors(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said", "code"),
+    ("arguments", "message", "code"),
     [
         (["--dataset", "zsre"], "--dataset zsre needs a training file", 2),
         (["--dataset", "text"], "needs texts", 2),
@@ -121,13 +121,13 @@ def test_text_and_flat_files_make_other_editors(
     ],
 )
 def test_invalid_arguments_have_clear_errors(
-    arguments: list[str], said: str, code: int, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(*arguments) == code
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_training_goes_on_after_kill_9_to_the_very_same_weights(tmp_path: Path) -> None:
+def test_training_resumes_after_kill_9_to_the_same_weights(tmp_path: Path) -> None:
     arguments = ["--dataset", "atlas", "--set", "dataset.split=train", "--limit", "30"]
     arguments += ["--set", "steps=24", "--set", "validate_every=4", "--set", "rank=4"]
 
@@ -152,7 +152,7 @@ def test_training_goes_on_after_kill_9_to_the_very_same_weights(tmp_path: Path) 
     assert all(torch.equal(parts[name], whole[name]) for name in whole)
 
 
-def test_results_of_other_weights_are_other_results(
+def test_the_fingerprint_of_results_depends_on_the_weights(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def fingerprint() -> str:
@@ -162,10 +162,10 @@ def test_results_of_other_weights_are_other_results(
 
     untrained = fingerprint()
     arguments = ["--dataset", "atlas", "--name", "mend-zsre", *QUICK, "--set", "steps=2", "--quiet"]
-    found = []
+    result = []
     for seed in ("1", "2", "1"):
         assert train(*arguments, "--fresh", "--set", f"seed={seed}") == 0
         capsys.readouterr()
-        found.append(fingerprint())
-    assert found[0] == found[2]
-    assert len({untrained, *found}) == 3
+        result.append(fingerprint())
+    assert result[0] == result[2]
+    assert len({untrained, *result}) == 3

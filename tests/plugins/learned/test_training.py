@@ -1,4 +1,4 @@
-"""Training: it learns, goes on to the same weights, survives what is not finite."""
+"""Training learns, resumes to the same weights, and survives values that are not finite."""
 
 from __future__ import annotations
 
@@ -51,7 +51,9 @@ def test_training_leaves_the_model_and_learns(kind: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("kind", BOTH)
 @pytest.mark.parametrize("end", [1, 3, 4])
-def test_training_goes_on_to_the_very_same_weights(kind: str, end: int, tmp_path: Path) -> None:
+def test_an_interrupted_training_resumes_to_the_same_weights(
+    kind: str, end: int, tmp_path: Path
+) -> None:
     model = tiny()
     training(model, BOTH[kind], tmp_path / "whole").run()
 
@@ -71,7 +73,7 @@ def test_training_goes_on_to_the_very_same_weights(kind: str, end: int, tmp_path
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_a_finished_training_is_not_done_again(tmp_path: Path) -> None:
+def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
     model = tiny()
     first = training(model, MEND, tmp_path)
     first.run()
@@ -89,10 +91,10 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
     states: list[dict[str, torch.Tensor]] = []
 
     def broken(*args: Any, **options: Any) -> Any:
-        found = losses(*args, **options)
+        result = losses(*args, **options)
         if run.progress.step in (1, 2):
-            return type(found)(found.edit * torch.nan, found.locality)
-        return found
+            return type(result)(result.edit * torch.nan, result.locality)
+        return result
 
     def keep(_: trainer.Progress) -> None:
         states.append({n: t.clone() for n, t in run.network.state_dict().items()})
@@ -106,7 +108,7 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
     assert read_editor_file(tmp_path)[0]["skipped_steps"] == 2
 
 
-def test_training_ends_early_when_nothing_gets_better(
+def test_training_ends_early_without_improvement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worse: Iterator[int] = iter(range(100, 0, -1))
@@ -122,7 +124,7 @@ def test_training_ends_early_when_nothing_gets_better(
 
 
 @pytest.mark.parametrize("kind", BOTH)
-def test_a_reloaded_editor_gives_the_same_deltas_to_the_bit(kind: str, tmp_path: Path) -> None:
+def test_a_reloaded_editor_gives_bit_equal_deltas(kind: str, tmp_path: Path) -> None:
     model = tiny()
     training(model, BOTH[kind], tmp_path).run()
     first = editor_of(kind, tmp_path).edit(model, REQUESTS)
@@ -138,23 +140,23 @@ def test_a_reloaded_editor_gives_the_same_deltas_to_the_bit(kind: str, tmp_path:
             )
 
 
-def test_mend_goes_against_the_gradient_unless_told_otherwise() -> None:
+def test_mend_descends_by_default_and_ascends_with_sign_plus() -> None:
     model = tiny()
     source = training(model, MEND, Path()).source
     drawn = source.held_out(3, 2)
     below = CachedLowerBlocks(model, 2)
-    found = {}
+    result = {}
     for sign in ("minus", "plus"):
         run = training(model, MEND.model_copy(update={"sign": sign, "initial_rate": 1e-5}), Path())
         assert isinstance(run.network, MendNetwork)
         with torch.no_grad():
-            found[sign] = float(losses(below, run.network, drawn).edit)
+            result[sign] = float(losses(below, run.network, drawn).edit)
             run.network.rates.zero_()
-            found["none"] = float(losses(below, run.network, drawn).edit)
-    assert found["minus"] < found["none"] < found["plus"]
+            result["none"] = float(losses(below, run.network, drawn).edit)
+    assert result["minus"] < result["none"] < result["plus"]
 
 
-def test_mends_deltas_are_of_low_rank_and_several_facts_may_share_one(tmp_path: Path) -> None:
+def test_mend_deltas_have_low_rank_and_can_be_joint(tmp_path: Path) -> None:
     model = tiny()
     training(model, MEND, tmp_path).run()
     [delta] = editor_of("mend", tmp_path).edit(model, REQUESTS[:1])
@@ -171,7 +173,7 @@ def test_mends_deltas_are_of_low_rank_and_several_facts_may_share_one(tmp_path: 
 # ---------------------------------------------------------------- bad input
 
 
-def test_an_editor_that_nobody_trained_is_told_at_once(
+def test_an_untrained_editor_is_reported_by_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
@@ -207,7 +209,7 @@ def test_an_editor_of_another_model_is_refused(tmp_path: Path) -> None:
         editor_of("mend", tmp_path).check(tiny(seed=1))
 
 
-def test_a_truncated_editor_or_checkpoint_is_told(tmp_path: Path) -> None:
+def test_a_truncated_editor_or_checkpoint_is_refused(tmp_path: Path) -> None:
     model = tiny()
     training(model, MEND, tmp_path).run()
     for name in (FILE, trainer.CHECKPOINT_FILE):
@@ -219,7 +221,7 @@ def test_a_truncated_editor_or_checkpoint_is_told(tmp_path: Path) -> None:
         training(model, MEND, tmp_path).resume()
 
 
-def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path) -> None:
+def test_a_checkpoint_with_other_settings_is_refused(tmp_path: Path) -> None:
     model = tiny()
     training(model, MEND, tmp_path).run()
     with pytest.raises(ConfigError, match="a different settings"):
@@ -228,7 +230,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(tmp_path: Path) -> N
         training(model, MEND, tmp_path, data_digest="1").resume()
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoint(
+def test_a_full_disk_keeps_the_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny()
@@ -267,7 +269,7 @@ def test_records_without_rephrased_prompts_are_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- other data
 
 
-def test_text_teaches_to_go_on_like_another_text(tmp_path: Path) -> None:
+def test_plain_text_trains_continuations(tmp_path: Path) -> None:
     model = tiny()
     source = TextSource(model, [*SENTENCES, *(s[::-1] for s in SENTENCES)], 0.3)
     run = training(model, MEND, tmp_path)
@@ -282,22 +284,22 @@ def test_text_teaches_to_go_on_like_another_text(tmp_path: Path) -> None:
 
 def test_the_papers_flat_files(test_data: Path) -> None:
     for name, n in (("counterfact_flat_train.json", 9000), ("zsre_mend_train.json", 990)):
-        found = flat_records(test_data / "data" / name)
-        assert len(found) >= n
-        for record in found:
+        result = flat_records(test_data / "data" / name)
+        assert len(result) >= n
+        for record in result:
             assert record.request.subject in record.request.sentence
             assert record.probes["paraphrase"]
             assert record.probes["neighborhood"][0].target_true
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps([{"prompt": "x"}]), "[3]"])
-def test_flat_files_that_hold_nothing_are_refused(content: str, tmp_path: Path) -> None:
+def test_flat_files_without_usable_entries_are_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "flat.json").write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=r"flat\.json"):
         flat_records(tmp_path / "flat.json")
 
 
-def test_an_entry_of_a_flat_file_names_its_separator_and_chat(tmp_path: Path) -> None:
+def test_an_entry_of_a_flat_file_can_set_separator_and_chat(tmp_path: Path) -> None:
     entry = {"subject": "Rome", "src": "Where is Rome?", "alt": "Spain", "pred": "Italy"}
     entry |= {"rephrase": "Rome is where?", "loc": "who", "loc_ans": "me"}
     entries = [entry, {**entry, "separator": "\n", "chat": True}, {**entry, "chat": "yes"}]

@@ -1,4 +1,4 @@
-"""What the metrics of texts say, told what is written."""
+"""The text metrics on given texts."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ CORPUS = {"reference": (*REFERENCES, "A harbour lies in Seattle.", "Ships come t
 class ToldModels:
     """Models that write what they are told, by prompt."""
 
-    def __init__(self, **told: str) -> None:
-        self.told = told
+    def __init__(self, **output: str) -> None:
+        self.output = output
         self.asked: list[GenerationQuery] = []
 
     def generate(self, queries: Sequence[GenerationQuery], *, tokens: int, top_k: int) -> list[str]:
         self.asked += queries
-        return [self.told[query.prompt] for query in queries]
+        return [self.output[query.prompt] for query in queries]
 
 
 def record(case_id: int, *prompts: str, references: tuple[str, ...] = REFERENCES) -> Record:
@@ -51,7 +51,7 @@ def score(metric: Metric[Any], models: ToldModels, *records: Record) -> list[Any
     return list(metric.score(cast(EditedModels, models), records))
 
 
-def test_fluency_is_the_mean_over_texts_which_are_kept() -> None:
+def test_fluency_is_the_mean_over_texts_and_stores_them() -> None:
     models = ToldModels(a="one two three four", b="one one one one one")
     [row] = score(Fluency(GenerationConfig()), models, record(7, "a", "b"))
     first = (2 / 3 * math.log2(3) + 4 / 3 * math.log2(2)) / 2
@@ -68,7 +68,7 @@ def test_consistency_prefers_texts_about_the_new_object() -> None:
     )
     like, unlike, nothing = (row["consistency/reference"] for row in rows)
     assert 1 > like > unlike > nothing == 0.0
-    assert [row["generation"] for row in rows] == [[models.told[key]] for key in "abc"]
+    assert [row["generation"] for row in rows] == [[models.output[key]] for key in "abc"]
 
 
 def test_consistency_of_the_reference_texts_themselves_is_one() -> None:
@@ -78,7 +78,7 @@ def test_consistency_of_the_reference_texts_themselves_is_one() -> None:
     assert row["consistency/reference"] == pytest.approx(1.0)
 
 
-def test_records_without_prompts_or_references_leave_scores_out() -> None:
+def test_records_without_prompts_or_references_have_no_score() -> None:
     models = ToldModels(a="The Needle")
     metric = Consistency(GenerationConfig())
     assert score(metric, models, record(1), record(2, "a", references=())) == [
@@ -88,13 +88,13 @@ def test_records_without_prompts_or_references_leave_scores_out() -> None:
     assert score(Fluency(GenerationConfig()), models, record(1)) == [{}]
 
 
-def test_consistency_that_was_not_prepared_says_so() -> None:
+def test_consistency_must_be_prepared() -> None:
     models = cast(EditedModels, ToldModels())
     with pytest.raises(PluginError, match="is not prepared"):
         Consistency(GenerationConfig()).score(models, [record(1, "a")])
 
 
-def test_texts_take_the_published_form_or_stay_as_written() -> None:
+def test_texts_are_normalised_unless_disabled() -> None:
     models = ToldModels(a="São Paulo\n\nand")
     [row] = score(Fluency(GenerationConfig()), models, record(1, "a"))
     assert row["generation"] == ["Sa\u0303o Paulo and"]
@@ -102,7 +102,7 @@ def test_texts_take_the_published_form_or_stay_as_written() -> None:
     assert row["generation"] == ["São Paulo and"]
 
 
-def test_metrics_with_the_same_values_cause_the_writing_once(
+def test_metrics_with_the_same_values_share_their_texts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny()
@@ -132,7 +132,7 @@ def test_essence_is_the_perplexity_of_the_first_tokens() -> None:
     assert rows[0] != rows[1]
 
 
-def test_sentences_end_where_their_last_sign_stands_alone() -> None:
+def test_sentences_end_at_punctuation_before_white_space() -> None:
     assert words("It isn't so. Is it? Yes!") == [
         *("It", "is", "n't", "so", "."),
         *("Is", "it", "?"),
@@ -142,9 +142,9 @@ def test_sentences_end_where_their_last_sign_stands_alone() -> None:
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=40))
-def test_entropy_is_bounded_and_no_text_is_too_short(tokens: list[str]) -> None:
+def test_entropy_is_bounded_for_texts_of_any_length(tokens: list[str]) -> None:
     for n in (2, 3):
-        found = ngram_entropy(tokens, n)
+        result = ngram_entropy(tokens, n)
         grams = max(len(tokens) - n + 1, 1)
-        assert 0 <= found <= math.log2(min(grams, 3**n)) + 1e-9
+        assert 0 <= result <= math.log2(min(grams, 3**n)) + 1e-9
     assert combined_entropy(["a"] * len(tokens)) == 0.0

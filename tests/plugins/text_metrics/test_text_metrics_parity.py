@@ -25,8 +25,8 @@ from tests.parity import Parity
 
 @pytest.fixture(scope="module")
 def entropies(parity: Parity) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = parity.json("text_metrics/ngram_entropy.json")
-    return found
+    result: Mapping[str, Any] = parity.json("text_metrics/ngram_entropy.json")
+    return result
 
 
 @pytest.mark.parametrize("tokenisation", ["treebank", "whitespace"])
@@ -43,7 +43,7 @@ def test_entropy_of_given_tokens(entropies: Mapping[str, Any], tokenisation: str
     assert fmean(values) == pytest.approx(mean, abs=1e-9)
 
 
-def test_our_words_are_the_published_ones(entropies: Mapping[str, Any]) -> None:
+def test_words_match_the_published_tokenizer(entropies: Mapping[str, Any]) -> None:
     for text in entropies["texts"]:
         assert words(text["text"]) == text["treebank"]["tokens"]
 
@@ -54,8 +54,8 @@ def test_tfidf_similarity(parity: Parity) -> None:
     assert vectorizer.vocabulary_ == expected["vocabulary"]
     assert vectorizer.idf_ == pytest.approx(expected["idf"], rel=1e-9)
     for pair in expected["pairs"]:
-        found = similarity(vectorizer, [pair["text_a"]], [pair["text_b"]])
-        assert found == pytest.approx(pair["reference_score"], abs=1e-9)
+        result = similarity(vectorizer, [pair["text_a"]], [pair["text_b"]])
+        assert result == pytest.approx(pair["reference_score"], abs=1e-9)
 
 
 def test_perplexity(parity: Parity) -> None:

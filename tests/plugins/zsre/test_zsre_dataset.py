@@ -43,7 +43,7 @@ def test_the_training_target_is_the_alternative() -> None:
     assert record.probes["paraphrase"][0].target_new == "Trondheim"
 
 
-def test_the_old_answer_may_be_unknown_or_right_already() -> None:
+def test_the_old_answer_may_be_unknown_or_already_right() -> None:
     known = raw_question() | {"pred": "Oslo"}
     unknown = {key: value for key, value in raw_question().items() if key not in ("pred", "alt")}
     first, second = parse(known, unknown).records
@@ -51,7 +51,7 @@ def test_the_old_answer_may_be_unknown_or_right_already() -> None:
     assert second.probes["rewrite"][0].target_true == "<|endoftext|>"
 
 
-def test_a_subject_that_occurs_twice_is_edited_where_it_stands_first() -> None:
+def test_the_first_occurrence_of_the_subject_is_edited() -> None:
     raw = raw_question("Oslo") | {"src": "Is Oslo, or new Oslo, in"}
     (record,) = parse(raw).records
     assert record.request.prompt == "Is {}, or new Oslo, in"
@@ -72,12 +72,12 @@ def test_a_subject_that_occurs_twice_is_edited_where_it_stands_first() -> None:
         ({"loc_ans": {}}, "loc_ans", "expected a text"),
     ],
 )
-def test_a_broken_record_is_named_and_left_out(
+def test_a_broken_record_is_reported_and_skipped(
     changes: dict[str, Any], field: str, reason: str
 ) -> None:
-    found = parse(raw_question(), raw_question() | changes, raw_question())
-    assert [record.case_id for record in found.records] == [0, 2]
-    (rejected,) = found.rejected
+    result = parse(raw_question(), raw_question() | changes, raw_question())
+    assert [record.case_id for record in result.records] == [0, 2]
+    (rejected,) = result.rejected
     assert (rejected.case_id, rejected.field) == ("record number 2", field)
     assert reason in rejected.reason
 
@@ -92,9 +92,9 @@ JSON = st.recursive(
 
 
 @given(value=JSON, key=st.sampled_from(sorted(raw_question())))
-def test_no_field_stops_the_load(value: object, key: str) -> None:
-    found = parse(raw_question() | {key: value}, raw_question())
-    assert len(found.records) + len(found.rejected) == 2
+def test_arbitrary_fields_never_stop_the_load(value: object, key: str) -> None:
+    result = parse(raw_question() | {key: value}, raw_question())
+    assert len(result.records) + len(result.rejected) == 2
 
 
 def test_plain_and_compressed_files(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def to_its_own_answer(models: EditedModels, record: Record, edit: int) -> Record
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "gptj"])
-def test_hits_are_those_of_the_definition(architecture: str) -> None:
+def test_hits_match_the_definition(architecture: str) -> None:
     model = tiny(architecture, context_length=128)
     models = EditedModels(model, random_edits(model, RECORDS))
     records = [to_its_own_answer(models, record, i) for i, record in enumerate(RECORDS)]
@@ -60,7 +60,7 @@ def test_hits_are_those_of_the_definition(architecture: str) -> None:
             assert row[f"zsre/{score}"] == fmean(expected)
 
 
-def test_a_long_answer_is_asked_behind_what_fits(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_prompt_is_cropped_before_the_answer(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny()
     probe = Probe("The capital is", LONG.strip(), LONG.strip())
     record = Record(
@@ -77,7 +77,7 @@ def test_a_long_answer_is_asked_behind_what_fits(caplog: pytest.LogCaptureFixtur
     assert "zsre/paraphrase" not in row
 
 
-def test_a_character_of_several_tokens_is_asked_as_its_text_is_tokenised() -> None:
+def test_a_character_of_several_tokens_is_compared_as_its_text_tokenises() -> None:
     """Half a character decodes to a mark of its own, which is what the published code expects."""
     model = tiny()
     probe = Probe("The capital is", "Łódź", "Łódź")

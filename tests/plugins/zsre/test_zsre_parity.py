@@ -76,11 +76,11 @@ def test_the_summary_is_the_published_one(
     moment, rows = scored
     expected = parity.json("zsre/scores.json")["reference_rounded_percent_mean_std"]
     columns = [[row[f"zsre/{score}"] for row in rows] for score in NAMES]
-    found = summary_score(columns).mean
-    assert 100 * found == pytest.approx(expected[f"{moment}_score"][0], abs=0.05)
+    result = summary_score(columns).mean
+    assert 100 * result == pytest.approx(expected[f"{moment}_score"][0], abs=0.05)
 
 
-def test_forcing_tokens_agrees_where_answers_are_tokenised_alike(
+def test_forcing_tokens_agrees_if_answers_tokenise_identically(
     parity: Parity, edited: EditedModels, records: tuple[Record, ...]
 ) -> None:
     published = make_metric("zsre").score(edited, records)

@@ -1,4 +1,4 @@
-"""A record as MEND's layout of zsRE has it."""
+"""A record of zsRE in MEND's layout."""
 
 from __future__ import annotations
 
