@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not any((folder / name).is_dir() for name in names):
         sys.stderr.write(
             f"error: {folder} contains no results of the experiments that statements are about.\n"
-            "  try: Run 'editkit run-experiment counterfact', and give the parent of its output "
+            "  hint: Run 'editkit run-experiment counterfact', and give the parent of its output "
             f"folder{': ' + str(folder.parent) if folder.name in names else ''}.\n"
         )
         return UsageError.exit_code
