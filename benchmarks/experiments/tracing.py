@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import Editor, EditRequest, Fact, make_dataset, make_locator
 from editkit.benchmark.inputs import load_model_of
-from editkit.benchmark.isolation import seeded
 from editkit.benchmark.plan import Plan, PlannedCell
 from editkit.benchmark.progress import counting
 from editkit.benchmark.spec import Benchmark, PluginValues
 from editkit.data_types import fact_of
 from editkit.errors import UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
+from editkit.registry.random_state import seeded
 from editkit.report.labels import labels_of
 from editkit_benchmarks.experiments.spec import Tracing
 from editkit_plugins.tracing.facts import read_facts

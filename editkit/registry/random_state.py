@@ -11,7 +11,9 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-__all__ = ["RandomState", "preserved_random_state", "seed_generators"]
+from editkit.storage.digests import seed_of
+
+__all__ = ["RandomState", "preserved_random_state", "seed_generators", "seeded"]
 
 
 class RandomState(NamedTuple):
@@ -52,6 +54,14 @@ def preserved_random_state() -> Iterator[None]:
         yield
     finally:
         state.restore()
+
+
+@contextlib.contextmanager
+def seeded(*key: int | str) -> Iterator[None]:
+    """Seed all generators from ``key``, and restore their state at the end of the block."""
+    with preserved_random_state():
+        seed_generators(seed_of(key, n_bytes=4))
+        yield
 
 
 def seed_generators(seed: int) -> None:

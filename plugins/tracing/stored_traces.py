@@ -22,11 +22,11 @@ from editkit import (
 )
 from editkit.benchmark.dependencies import dependencies
 from editkit.benchmark.environment import record_environment
-from editkit.benchmark.isolation import seeded
 from editkit.benchmark.store import Store
 from editkit.editing.effects import Effects
 from editkit.editing.outcomes import BASELINE, Edit, outcomes_of, unwatched
 from editkit.models import LanguageModel
+from editkit.registry.random_state import seeded
 from editkit.results import STORE_FILE, Row
 from editkit.storage.digests import key_of
 from editkit_plugins.tracing.averages import (
