@@ -228,6 +228,8 @@ class Registry:
         try:
             with guard:
                 built = factory(config)
+                if isinstance(built, Configurable):
+                    built.name = name
         except PluginFailure as failure:
             raise PluginError(
                 f"{_describe(offer)} cannot be built: {failure}.",
@@ -235,8 +237,6 @@ class Registry:
                 "author.",
             ) from failure.__cause__
         _warn_of_changes(_describe(offer), guard)
-        if isinstance(built, Configurable):
-            built.name = name
         return built
 
     def check_strict(self) -> None:
