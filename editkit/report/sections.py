@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.aggregate import (
@@ -65,7 +65,7 @@ def cell_line(
     document: Mapping[str, Any],
     *,
     best: Mapping[str, float],
-    failed: Iterable[str] = (),
+    failed: Collection[str] = (),
 ) -> Line:
     """A cell as a line of the table of scores.
 
