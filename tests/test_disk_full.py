@@ -163,7 +163,7 @@ def test_the_embedded_model_and_its_checkpoint(
         return atlas_training.train(folder, tokenizer, config, checkpoint_every=2, quiet=True)
 
     assert train(whole)
-    with full_disk(), pytest.raises(OSError, match=FULL):
+    with full_disk(), pytest.raises(CacheError, match=FULL):
         train(out)
     assert files(out) == {}  # the first checkpoint could not be written
     with monkeypatch.context() as patch, pytest.raises(OSError, match=FULL):

@@ -17,12 +17,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 from editkit.storage.cache import write_atomically
+from editkit.storage.checkpoints import (
+    load_optimizer_tensors,
+    optimizer_tensors,
+    read_checkpoint,
+    write_checkpoint,
+)
 
 from .text import TextGenerator
 from .tokenizer import POSITIONS, TOKENIZER_FILES
@@ -133,43 +138,11 @@ def _optimizer(model: GPT2LMHeadModel, config: TrainingConfig) -> torch.optim.Ad
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
-def _save_checkpoint(
-    path: Path,
-    model: GPT2LMHeadModel,
-    optimizer: torch.optim.AdamW,
-    step: int,
-    config: TrainingConfig,
-) -> None:
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"weight/{name}"] = parameter.detach()
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}/{name}"] = optimizer.state[parameter][moment]
-    metadata = {"step": str(step), "config": json.dumps(asdict(config))}
-    write_atomically(path, save(tensors, metadata=metadata))
+@dataclass
+class Progress:
+    """Completed steps."""
 
-
-def _load_checkpoint(
-    path: Path, model: GPT2LMHeadModel, optimizer: torch.optim.AdamW, config: TrainingConfig
-) -> int:
-    """Load model and optimiser from a checkpoint; returns the number of steps done."""
-    with safe_open(str(path), framework="pt") as stored:
-        metadata = stored.metadata()
-        if json.loads(metadata["config"]) != asdict(config):
-            raise ValueError(
-                f"{path} was written with other settings: {metadata['config']}; expected "
-                f"{json.dumps(asdict(config))}. Start over with --fresh, or use the old settings"
-            )
-        step = int(metadata["step"])
-        for name, parameter in model.named_parameters():
-            with torch.no_grad():
-                parameter.copy_(stored.get_tensor(f"weight/{name}"))
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": stored.get_tensor(f"exp_avg/{name}"),
-                "exp_avg_sq": stored.get_tensor(f"exp_avg_sq/{name}"),
-            }
-    return step
+    step: int = 0
 
 
 def train(
@@ -199,8 +172,9 @@ def train(
         Whether training is complete and the model saved.
 
     Raises:
-        ValueError: The checkpoint was written with other settings.
-        OSError: A file cannot be written; the same call resumes from the last checkpoint.
+        ConfigError: The checkpoint was written with other settings, or is damaged.
+        CacheError: A checkpoint cannot be written; the same call resumes from the last one.
+        OSError: The model cannot be written; the same call resumes from the last checkpoint.
     """
     config = config or TrainingConfig()
     if minutes is not None and not minutes > 0:
@@ -212,7 +186,13 @@ def train(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     model = new_model(tokenizer, config).train()
     optimizer = _optimizer(model, config)
-    first = _load_checkpoint(checkpoint, model, optimizer, config) if checkpoint.exists() else 0
+    stored = read_checkpoint(
+        checkpoint, asdict(config), progress=Progress, groups=("weights", "optimizer")
+    )
+    if stored is not None:
+        model.load_state_dict(stored.tensors["weights"])
+        load_optimizer_tensors(optimizer, stored.tensors["optimizer"])
+    first = stored.progress.step if stored is not None else 0
     batches = Batches(tokenizer, config)
     started = time.monotonic()
     with tqdm(
@@ -237,7 +217,11 @@ def train(
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
             out_of_time = minutes is not None and time.monotonic() - started > 60 * minutes
             if done == stop_after or out_of_time or done % checkpoint_every == 0:
-                _save_checkpoint(checkpoint, model, optimizer, done, config)
+                tensors = {
+                    "weights": model.state_dict(),
+                    "optimizer": optimizer_tensors(optimizer),
+                }
+                write_checkpoint(checkpoint, asdict(config), Progress(done), tensors)
             if (done == stop_after or out_of_time) and done < config.steps:
                 return False
     _save(out, model.eval(), tokenizer_folder, config)

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from editkit import ConfigError
 from editkit_benchmarks.atlas import corpus_texts, model_path
 from editkit_benchmarks.atlas.recall import QUARTERS, measure_recall, whole_object_correct
 from editkit_benchmarks.atlas.tokenizer import build_tokenizer
@@ -75,7 +76,7 @@ def test_a_killed_and_resumed_training_gives_the_same_weights(tmp_path: Path) ->
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(tmp_path, model_path(), TINY, stop_after=1, quiet=True)
     other = TrainingConfig(**{**TINY.__dict__, "seed": 1})
-    with pytest.raises(ValueError, match="--fresh"):
+    with pytest.raises(ConfigError, match="a different seed"):
         train(tmp_path, model_path(), other, quiet=True)
     assert train(tmp_path, model_path(), other, fresh=True, quiet=True)
 
