@@ -98,7 +98,7 @@ def test_cache_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with full_disk(), pytest.raises(CacheError, match=FULL) as caught:
             ask()
         assert caught.value.exit_code == 2
-        assert "Make room" in str(caught.value.hint)
+        assert "Free disk space" in str(caught.value.hint)
         assert files(tmp_path) == {}
     assert torch.equal(
         cached_tensors("second_moment", {"of": "x"}, lambda: made)["total"], made["total"]
@@ -235,7 +235,7 @@ def test_mlflow_names_the_disk_and_works_when_there_is_room(
         for _ in range(2):  # a run tries again when it ends
             with pytest.raises(TrackingError, match="disk is full") as caught:
                 Tracker(uri, experiment="e")
-            assert "make room on the disk" in str(caught.value.hint)
+            assert "free some disk space" in str(caught.value.hint)
             assert files(tmp_path) == {}
     assert Tracker(uri, experiment="e").experiment_id
 
