@@ -21,8 +21,9 @@ class MemoryForecast:
     Attributes:
         base: The process without a model: Python and its libraries.
         weights: The model's weights.
-        statistics: The second moments that the editor reads.
-        activations: Most at once while the editor edits, or while its edits are scored.
+        statistics: The second moments that the editor keeps, as factors in float64.
+        activations: Most at once besides these while the editor prepares a second moment, while it
+            edits, or while its edits are scored.
     """
 
     base: int
@@ -54,13 +55,12 @@ def forecast(
         base: Memory of the process without a model.
     """
     squares = [statistic.width**2 for statistic in required.statistics]
-    # Each C becomes a factor in float64; while one is prepared, C also exists in both types.
-    statistics = _DOUBLE * sum(squares) + (_FLOAT + _DOUBLE) * max(squares, default=0)
+    preparing = (_FLOAT + _DOUBLE) * max(squares, default=0)  # C in both types, before its factor
     return MemoryForecast(
         base=base,
         weights=shape.weight_bytes,
-        statistics=statistics,
-        activations=max(required.memory, _scoring(shape, requests, tokens)),
+        statistics=_DOUBLE * sum(squares),
+        activations=max(preparing, required.memory, _scoring(shape, requests, tokens)),
     )
 
 
