@@ -1,4 +1,4 @@
-"""Eight ways in which a plugin can be broken, as users meet them on the command line."""
+"""Broken plugins, as users see them on the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def benchmark(editkit: Cli, editor: str, out: Path) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_broken_plugin_is_told_in_one_line(
+def test_a_broken_plugin_is_reported_in_one_line(
     way: str, fake_world: Path, editkit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, reason = WAYS[way]
@@ -76,7 +76,7 @@ def test_a_broken_plugin_is_told_in_one_line(
     assert f"EDITKIT_STRICT_PLUGINS is set, and some plugins are broken: {way}" in err
 
 
-def test_a_clashing_name_is_told_with_both_sources(
+def test_a_clashing_name_is_listed_with_both_sources(
     fake_world: Path, editkit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(fake_world, "first", HOOK)
@@ -98,14 +98,14 @@ def test_a_clashing_name_is_told_with_both_sources(
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("raise KeyError('layer')", "cannot be built: KeyError: 'layer'"),
         ("raise SystemExit(4)", "cannot be built: called sys.exit(4) while being built"),
     ],
 )
-def test_a_factory_that_fails_is_told(
-    body: str, said: str, fake_world: Path, editkit: Cli, tmp_path: Path
+def test_a_factory_that_fails_is_reported(
+    body: str, message: str, fake_world: Path, editkit: Cli, tmp_path: Path
 ) -> None:
     source = HOOK.replace("spec()", "spec(factory='sick_factory:Make')")
     install(fake_world, "factory", source + f"def Make(config): {body}\n")
@@ -113,5 +113,5 @@ def test_a_factory_that_fails_is_told(
     assert (code, "broken plugins" in out) == (0, False), "it is only seen when it is used"
     code, _, err = benchmark(editkit, "mine", tmp_path / "out")
     assert code == 3, err
-    assert f"editor 'mine' of dist-factory 2.1 {said}" in err
+    assert f"editor 'mine' of dist-factory 2.1 {message}" in err
     assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""``editkit check-plugin``: what it says, and how it ends."""
+"""``editkit check-plugin``: its output and exit codes."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_sound_plugin(editkit: Cli) -> None:
     assert "FAIL" not in out
 
 
-def test_a_broken_rule_is_told_with_its_reason_and_what_to_do(editkit: Cli) -> None:
+def test_a_broken_rule_is_reported_with_its_reason_and_advice(editkit: Cli) -> None:
     code, out, _ = editkit("check-plugin", "twice")
     assert code == 1
     assert (
@@ -103,7 +103,7 @@ def test_one_document(editkit: Cli) -> None:
 
 
 @pytest.mark.parametrize("name", ["guests", "guest-dist"])
-def test_a_plugin_or_distribution_is_everything_that_it_offers(editkit: Cli, name: str) -> None:
+def test_naming_a_plugin_or_distribution_checks_all_its_offers(editkit: Cli, name: str) -> None:
     code, out, _ = editkit("check-plugin", name, "--kind", "dataset")
     assert code == 1
     assert [line.split()[1] for line in out.splitlines() if line.startswith("dataset ")] == [
@@ -112,14 +112,14 @@ def test_a_plugin_or_distribution_is_everything_that_it_offers(editkit: Cli, nam
     assert out.endswith("3 checked: broken rules in dataset exits, dataset twice\n")
 
 
-def test_what_has_the_name_is_checked_in_every_kind(editkit: Cli) -> None:
+def test_every_kind_with_the_name_is_checked(editkit: Cli) -> None:
     code, out, _ = editkit("check-plugin", "whole")
     assert "editor whole of" in out
     assert "dataset whole of" in out
     assert code == 0, out
 
 
-def test_what_cannot_be_tried_is_told_at_once(editkit: Cli) -> None:
+def test_a_plugin_that_cannot_be_tested_has_one_outcome(editkit: Cli) -> None:
     code, out, _ = editkit("check-plugin", "exits")
     assert code == 1
     assert "  FAIL  It can be tested with its configuration\n" in out
@@ -137,7 +137,7 @@ def test_values_are_set(editkit: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("wole",), 3, "no editor, locator, metric, dataset or plugin named 'wole'."),
         (("wole",), 3, "Did you mean 'whole'?"),
@@ -147,15 +147,15 @@ def test_values_are_set(editkit: Cli) -> None:
         (("twice", "--set", "source"), 2, "expected a.b=value"),
     ],
 )
-def test_what_cannot_be_found(
-    editkit: Cli, arguments: tuple[str, ...], code: int, said: str
+def test_unknown_names_and_fields(
+    editkit: Cli, arguments: tuple[str, ...], code: int, message: str
 ) -> None:
     returned, out, err = editkit("check-plugin", *arguments)
     assert (returned, out) == (code, "")
-    assert said in err
+    assert message in err
 
 
-def test_a_plugin_that_is_broken_or_switched_off(
+def test_a_broken_or_disabled_plugin_is_named(
     guests: Path, editkit: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fakes.write_distribution(guests, "bad-dist", {"bad": "guest_bad"}, "3.0")

@@ -62,13 +62,13 @@ def test_an_ambiguous_name_shows_all_and_kind_picks(editkit: Cli) -> None:
     assert "Choose one with --kind" in err
 
 
-def test_an_unknown_name_is_answered_with_the_closest(editkit: Cli) -> None:
+def test_an_unknown_name_suggests_the_closest_one(editkit: Cli) -> None:
     code, _, err = editkit("describe", "won")
     assert code == 3
     assert "Did you mean" in err or "editkit plugins" in err
 
 
-def test_what_takes_no_configuration_is_described_too(editkit: Cli) -> None:
+def test_offers_without_configuration_are_described(editkit: Cli) -> None:
     code, out, _ = editkit("describe", "small")
     assert code == 0
     assert "small: benchmark of fake-plugin" in out

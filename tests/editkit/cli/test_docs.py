@@ -1,4 +1,4 @@
-"""The documentation names every error, command and flag that there is."""
+"""The documentation covers every error, command and flag."""
 
 from __future__ import annotations
 

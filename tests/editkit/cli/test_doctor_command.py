@@ -1,4 +1,4 @@
-"""``editkit doctor`` answers from config files alone, in plain words and with the right code."""
+"""``editkit doctor`` needs only config files, and has the right exit code."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def checks(document: dict[str, Any], topic: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_large_models_from_their_configs_alone(
+def test_large_models_are_estimated_from_their_configs(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, n_parameters = LARGE[name]
@@ -101,13 +101,13 @@ def test_a_refused_variant_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFi
     assert "do_layer_norm_before" in check["text"]
 
 
-def test_a_layer_that_is_not_there_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_layer_that_does_not_exist_is_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
     code, document = doctor(capsys, "--editor", "ft", "--set", "editors.ft.layer=99")
     assert code == 1
     assert "layer 99 does not exist" in checks(document, "ft")[0]["text"]
 
 
-def test_a_model_that_fits_nowhere_is_a_problem(
+def test_a_model_that_does_not_fit_is_a_problem(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("editkit.doctor.diagnose.available_memory", lambda device: 2**20)

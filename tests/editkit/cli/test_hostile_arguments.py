@@ -1,4 +1,4 @@
-"""Arguments, paths and caches that cannot be: a clear error with its exit code, at once."""
+"""Impossible arguments, paths and caches are clear errors with the right exit code."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ BAD_PATHS = [
     ],
     ids=" ".join,
 )
-def test_what_no_path_can_be_is_a_usage_error(
+def test_impossible_paths_are_a_usage_error(
     command: tuple[str, ...], path: str, fake_world: Path, editkit: Cli
 ) -> None:
     rest = ("shard",) if command == ("merge",) else ()
@@ -58,9 +58,7 @@ def test_what_no_path_can_be_is_a_usage_error(
 
 
 @pytest.mark.parametrize("text", ["a\0b", "\ud800"])
-def test_texts_that_nothing_can_hold_are_a_usage_error(
-    text: str, fake_world: Path, editkit: Cli
-) -> None:
+def test_unencodable_texts_are_a_usage_error(text: str, fake_world: Path, editkit: Cli) -> None:
     for command in (
         ("run-benchmark", text),
         ("run-benchmark", "small", "--model", text),
@@ -73,7 +71,7 @@ def test_texts_that_nothing_can_hold_are_a_usage_error(
         assert "unexpected" not in err
 
 
-def test_names_of_benchmarks_that_no_file_can_have(fake_world: Path, editkit: Cli) -> None:
+def test_impossible_benchmark_names_are_refused(fake_world: Path, editkit: Cli) -> None:
     for name in ("x" * 5000 + ".yaml", "a/" * 3000 + "b.yaml", "."):
         code, _, err = editkit("run-benchmark", name)
         assert code in (2, 3)
@@ -130,14 +128,14 @@ def test_a_file_where_a_folder_belongs_is_a_store_error(
 
 
 @pytest.mark.parametrize("shard", ["0/0", "2/1", "-1/2", "1/", "/", "a/b", "1/2/3", "1.0/2", ""])
-def test_shards_that_are_none(shard: str, fake_world: Path, editkit: Cli) -> None:
+def test_malformed_shards_are_refused(shard: str, fake_world: Path, editkit: Cli) -> None:
     code, out, err = editkit("run-benchmark", "small", "--shard", shard)
     assert (code, out) == (2, "")
     assert "unexpected" not in err
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (OSError(errno.ENAMETOOLONG, "File name too long", "/x"), "cannot use '/x': File name"),
         (PermissionError(errno.EACCES, "Permission denied", "/x"), "cannot use '/x': Perm"),
@@ -147,9 +145,9 @@ def test_shards_that_are_none(shard: str, fake_world: Path, editkit: Cli) -> Non
         ),
     ],
 )
-def test_what_the_system_refuses_is_told(
+def test_system_errors_are_reported(
     error: OSError,
-    told: str,
+    expected: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -159,7 +157,7 @@ def test_what_the_system_refuses_is_told(
     monkeypatch.setattr(command_line, "_run", fail)
     monkeypatch.setattr(command_line, "_discard_stdout", lambda: None)
     assert command_line.main([]) == 2
-    assert told in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("redirection", [">&-", "> /dev/full", ">&- 2>&-"])
@@ -193,7 +191,7 @@ def test_a_cache_that_cannot_be_written_is_a_cache_error(
     assert caught.value.exit_code == 2
 
 
-def test_what_fails_inside_the_computation_is_no_fault_of_the_cache(
+def test_errors_of_the_computation_are_not_cache_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
@@ -205,7 +203,9 @@ def test_what_fails_inside_the_computation_is_no_fault_of_the_cache(
         cached_texts("kind", {"a": 1}, make)
 
 
-def test_a_cache_in_the_home_of_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_of_an_unknown_user_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("EDITKIT_CACHE", "~no-such-user-of-editkit/cache")
     with pytest.raises(CacheError, match="is not known"):
         cache_folder()
@@ -223,7 +223,7 @@ class _Given(Dataset[None]):
 
 
 @pytest.mark.parametrize("loaded", [None, [], 5, "x", Records(("x",), "d"), Records(5, "d")])
-def test_datasets_that_load_something_else(loaded: object) -> None:
+def test_a_dataset_that_does_not_load_records_is_an_error(loaded: object) -> None:
     with pytest.raises(DatasetError, match="dataset 'mine' of test loaded .*, expected"):
         load_records(_Given(loaded), _Offer())
 
@@ -265,16 +265,14 @@ def test_case_ids_are_whole_numbers(case_id: object) -> None:
         ("[1", "is not JSON"),
     ],
 )
-def test_files_that_readers_understand_differently(
-    content: str, problem: str, tmp_path: Path
-) -> None:
+def test_ambiguous_json_is_refused(content: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "records.json").write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=problem):
         read_json(tmp_path / "records.json")
 
 
 @pytest.mark.parametrize("name", ["nul\0", "x" * 5000, "."])
-def test_paths_of_records_that_are_no_files(name: str, tmp_path: Path) -> None:
+def test_records_from_paths_that_are_not_files_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         read_json(tmp_path / name)
 

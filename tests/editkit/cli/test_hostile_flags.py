@@ -1,4 +1,4 @@
-"""Every flag of every command with values that nobody would give: a documented exit code.
+"""Every flag of every command with absurd values: a documented exit code.
 
 A command line is made at random (seeded) from the commands' own parsers: required arguments always,
 others at times, each with a hostile value. Nothing may end as unexpected, show a secret, or print
@@ -121,7 +121,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("seed", [0])
-def test_no_arguments_end_as_unexpected(
+def test_no_arguments_cause_an_unexpected_error(
     seed: int, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = set()

@@ -20,7 +20,7 @@ def unknown(tmp_path: Path) -> str:
     return str(folder)
 
 
-def test_run_benchmark_tells_the_layer_once(
+def test_run_benchmark_reports_the_layer_once(
     unknown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["run-benchmark", "atlas", "--model", unknown, "--editor", "rome", "--limit", "2"]
@@ -38,7 +38,7 @@ def test_run_benchmark_tells_the_layer_once(
     assert json.loads(out)["cells"][0]["rule"] is None
 
 
-def test_describe_tells_the_layer(unknown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_shows_the_layer(unknown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["describe", "rome", "--model", unknown]) == 0
     out = capsys.readouterr().out
     assert f"  fallback rule: {SAID.format(unknown)}" in out

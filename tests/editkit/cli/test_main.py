@@ -59,7 +59,7 @@ def guest(fake_world: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         @hookimpl
         def editkit_commands(self) -> list[CommandSpec]:
             return [
-                CommandSpec("try-me", "guest_command", "does what it is told"),
+                CommandSpec("try-me", "guest_command", "does what the argument says"),
                 CommandSpec("lost", "no_such_module", "cannot be loaded"),
                 CommandSpec("plugins", "guest_command", "takes our name"),
             ]
@@ -81,7 +81,7 @@ def test_version(editkit: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "said"),
+    ("how", "code", "message"),
     [
         ("return", 5, ""),
         ("exit", 7, ""),
@@ -89,10 +89,10 @@ def test_version(editkit: Cli) -> None:
         ("interrupt", 130, "interrupted\n"),
     ],
 )
-def test_how_a_command_ends(guest: Any, editkit: Cli, how: str, code: int, said: str) -> None:
+def test_how_a_command_ends(guest: Any, editkit: Cli, how: str, code: int, message: str) -> None:
     returned, _, err = editkit("try-me", how)
     assert returned == code
-    assert err.startswith(said)
+    assert err.startswith(message)
     assert "Traceback" not in err
 
 
@@ -112,14 +112,14 @@ def test_a_command_that_cannot_be_loaded_is_a_plugin_error(guest: Any, editkit: 
     assert "see: errors/plugin in the documentation" in err
 
 
-def test_a_plugin_cannot_take_the_name_of_one_of_our_commands(guest: Any, editkit: Cli) -> None:
+def test_a_command_with_the_name_of_one_of_ours_is_ignored(guest: Any, editkit: Cli) -> None:
     code, out, _ = editkit("plugins")
     assert code == 0
     assert "command 'plugins' of guest-dist 2.1 is ignored" in out
 
 
 @pytest.mark.usefixtures("fake_world")
-def test_an_unknown_command_is_answered_with_the_closest(editkit: Cli) -> None:
+def test_an_unknown_command_suggests_the_closest_one(editkit: Cli) -> None:
     code, _, err = editkit("run-benchmrk")
     assert code == 2
     assert err.startswith("error: there is no command 'run-benchmrk'. ")
@@ -130,7 +130,7 @@ def test_an_unknown_command_is_answered_with_the_closest(editkit: Cli) -> None:
 
 @pytest.mark.usefixtures("fake_world")
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (("--nonsense",), 2, "unrecognized arguments"),
         (("run-benchmark", "--nonsense"), 2, "unrecognized arguments"),
@@ -144,13 +144,13 @@ def test_an_unknown_command_is_answered_with_the_closest(editkit: Cli) -> None:
     ],
 )
 def test_exit_codes(
-    editkit: Cli, arguments: tuple[str, ...], code: int, said: str,
+    editkit: Cli, arguments: tuple[str, ...], code: int, message: str,
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     returned, out, err = editkit(*arguments)
     assert (returned, out) == (code, "")
-    assert said in err
+    assert message in err
 
 
 def test_a_closed_pipe_is_quiet(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ def model_of(out: str) -> dict[str, object]:
     return found
 
 
-def test_device_and_dtype_are_short_for_values_of_the_model(
+def test_the_device_and_dtype_flags_set_values_of_the_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = [
@@ -35,7 +35,7 @@ def test_device_and_dtype_are_short_for_values_of_the_model(
 
 
 @pytest.mark.parametrize(
-    ("flag", "said"),
+    ("flag", "message"),
     [
         (
             ["--dtype", "int8"],
@@ -44,8 +44,8 @@ def test_device_and_dtype_are_short_for_values_of_the_model(
         (["--set", "model.attention=flash"], "model.attention: got 'flash', expected 'sdpa' or"),
     ],
 )
-def test_values_that_there_are_not_are_told_before_anything_is_loaded(
-    flag: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_values_are_refused_before_the_model_is_loaded(
+    flag: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["run-benchmark", "atlas", "--dry-run", *flag]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err

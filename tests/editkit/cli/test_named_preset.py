@@ -1,4 +1,4 @@
-"""A preset that is named wins over the file of values, wherever it is named, and it is reported."""
+"""A named preset wins over the file of values and is reported, wherever it is named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, str]:
-    """The only cell, and what is said on stderr."""
+    """The only cell, and the text on standard error."""
     assert main(["run-benchmark", *arguments, "--limit", "1", "--dry-run", "--json"]) == 0
     captured = capsys.readouterr()
     [cell] = json.loads(captured.out)["cells"]
@@ -30,15 +30,15 @@ def dry_run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, 
 
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     named = ("--set", "editors.rome.preset=paper")
-    cell, said = dry_run(capsys, "atlas", "--editor", "rome", *named)
+    cell, message = dry_run(capsys, "atlas", "--editor", "rome", *named)
     assert (cell["config"]["weight_decay"], cell["config"]["layer"]) == (0.0015, 0)
     assert cell["sources"]["weight_decay"] == "preset paper"
     assert cell["sources"]["layer"] == FILE
     assert WINS in cell["overridden"]
-    assert said.count(WINS) == 1
-    cell, said = dry_run(capsys, "atlas", "--editor", "rome")
+    assert message.count(WINS) == 1
+    cell, message = dry_run(capsys, "atlas", "--editor", "rome")
     assert (cell["config"]["weight_decay"], cell["overridden"]) == (0.1, [])
-    assert "preset" not in said
+    assert "preset" not in message
     more = (*named, "--set", "editors.rome.weight_decay=0.7")
     cell, _ = dry_run(capsys, "atlas", "--editor", "rome", *more)
     assert cell["config"]["weight_decay"] == 0.7
@@ -50,10 +50,10 @@ def test_in_a_benchmark_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         "editors:\n  - name: rome\n    preset: paper-v1\n    config: {stop_loss: 0.2}\n",
         encoding="utf-8",
     )
-    cell, said = dry_run(capsys, "mine.yaml")
+    cell, message = dry_run(capsys, "mine.yaml")
     assert (cell["config"]["weight_decay"], cell["config"]["stop_loss"]) == (0.0015, 0.2)
     assert cell["config"]["value_contexts"] is False
-    assert WINS in said
+    assert WINS in message
 
 
 def test_describe(capsys: pytest.CaptureFixture[str]) -> None:

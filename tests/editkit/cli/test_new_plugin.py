@@ -1,4 +1,4 @@
-"""``editkit new-plugin``: each kind is written, installed, checked, run and uninstalled again."""
+"""``editkit new-plugin``: each kind is written, installed, checked, run and uninstalled."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Environment:
     "kind",
     [kind if kind == "editor" else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS],
 )
-def test_a_new_plugin_lives_its_whole_life(kind: str, tmp_path: Path) -> None:
+def test_a_new_plugin_can_be_installed_checked_run_and_removed(kind: str, tmp_path: Path) -> None:
     for needed in ("setuptools", "pip"):
         if importlib.util.find_spec(needed) is None:
             pytest.skip(f"{needed} is not installed, nothing can be installed here")
@@ -105,7 +105,7 @@ def test_a_new_plugin_lives_its_whole_life(kind: str, tmp_path: Path) -> None:
     assert (kind, "try-out") not in environment.offered()
 
 
-def test_a_new_plugin_is_found_from_the_folder_that_holds_it(tmp_path: Path) -> None:
+def test_a_new_plugin_is_imported_from_its_parent_folder(tmp_path: Path) -> None:
     """``./memit`` must not hide the package ``memit`` that is installed from it."""
     for needed in ("setuptools", "pip"):
         if importlib.util.find_spec(needed) is None:
@@ -121,7 +121,7 @@ def test_a_new_plugin_is_found_from_the_folder_that_holds_it(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["mine", "abcdefghij-klmnopqrst-uvwxyz12"])
-def test_what_is_written_is_tidy(kind: str, name: str, tmp_path: Path, editkit: Cli) -> None:
+def test_the_written_files_pass_ruff(kind: str, name: str, tmp_path: Path, editkit: Cli) -> None:
     ruff = shutil.which("ruff", path=sysconfig.get_path("scripts")) or shutil.which("ruff")
     if ruff is None:
         pytest.skip("ruff is not installed")
@@ -139,7 +139,7 @@ def test_what_is_written_is_tidy(kind: str, name: str, tmp_path: Path, editkit: 
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("class", "a Python keyword"),
         ("match", "a Python keyword"),
@@ -161,11 +161,11 @@ def test_what_is_written_is_tidy(kind: str, name: str, tmp_path: Path, editkit: 
     ],
 )
 def test_names_that_are_not_safe_are_refused(
-    name: str, said: str, tmp_path: Path, editkit: Cli
+    name: str, message: str, tmp_path: Path, editkit: Cli
 ) -> None:
     code, _, err = editkit("new-plugin", name, "--out", tmp_path / "made")
     assert code == 2
-    assert said in err or name == "editkit"
+    assert message in err or name == "editkit"
     assert "expected" in err
     assert not list(tmp_path.iterdir())
 
@@ -176,7 +176,7 @@ def test_a_leading_dash_is_refused(tmp_path: Path, editkit: Cli) -> None:
     assert "starting with a letter" in err
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path, editkit: Cli) -> None:
+def test_a_folder_that_is_not_empty_is_not_changed(tmp_path: Path, editkit: Cli) -> None:
     (tmp_path / "made").mkdir()
     (tmp_path / "made" / "precious").write_text("mine")
     code, _, err = editkit("new-plugin", "try-out", "--out", tmp_path / "made")

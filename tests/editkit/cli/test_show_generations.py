@@ -1,4 +1,4 @@
-"""What edited models wrote, shown side by side."""
+"""What edited models wrote, side by side."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ WORDS = ("--metrics", "words", "--set", 'dataset.config.texts=["one","two"]', "-
 @pytest.fixture
 def out(editkit: Cli, tmp_path: Path, fake_world: Path) -> Path:
     """Results of two editors with two texts a case."""
-    code, _, said = editkit("run-benchmark", "small", *WORDS, "--out", tmp_path / "out")
-    assert code == 0, said
+    code, _, message = editkit("run-benchmark", "small", *WORDS, "--out", tmp_path / "out")
+    assert code == 0, message
     return tmp_path / "out"
 
 
-def test_editors_stand_side_by_side_in_the_order_asked(editkit: Cli, out: Path) -> None:
+def test_columns_are_in_the_order_of_the_editor_flags(editkit: Cli, out: Path) -> None:
     code, text, _ = editkit(
         "show-generations", 1000, "--out", out, "--editor", "two", "--editor", "one", "--width", 70
     )
@@ -46,7 +46,7 @@ def test_editors_stand_side_by_side_in_the_order_asked(editkit: Cli, out: Path) 
     assert max(map(len, lines)) <= 70
 
 
-def test_narrow_places_get_one_text_below_the_other(editkit: Cli, out: Path) -> None:
+def test_narrow_columns_are_stacked(editkit: Cli, out: Path) -> None:
     code, text, _ = editkit("show-generations", 1000, "--out", out, "--width", 30)
     assert code == 0
     assert " | " not in text
@@ -67,7 +67,7 @@ def test_targets_are_marked_on_a_terminal(
     assert CODE.sub("", text).startswith("case 1000 of few")
 
 
-def test_the_document_holds_the_texts_as_stored(editkit: Cli, out: Path) -> None:
+def test_the_document_has_the_stored_texts(editkit: Cli, out: Path) -> None:
     code, text, _ = editkit("show-generations", 999, "--out", out, "--json")
     document: Any = json.loads(text)
     assert code == 0
@@ -76,21 +76,21 @@ def test_the_document_holds_the_texts_as_stored(editkit: Cli, out: Path) -> None
     assert run["texts"] == {name: ["seed 0", "and more"] for name in ("one", "two")}
 
 
-def test_what_is_not_there_is_told_with_what_is(editkit: Cli, out: Path, tmp_path: Path) -> None:
-    code, _, said = editkit("show-generations", 5, "--out", out)
+def test_missing_texts_are_errors_with_hints(editkit: Cli, out: Path, tmp_path: Path) -> None:
+    code, _, message = editkit("show-generations", 5, "--out", out)
     assert code == 2
-    assert "no texts of case 5" in said
-    assert "998, 999, 1000" in said
-    code, _, said = editkit("show-generations", 1000, "--out", out, "--editor", "ome")
+    assert "no texts of case 5" in message
+    assert "998, 999, 1000" in message
+    code, _, message = editkit("show-generations", 1000, "--out", out, "--editor", "ome")
     assert code == 2
-    assert "did you mean 'one'" in said.lower()
-    code, _, said = editkit("show-generations", 1000, "--out", tmp_path / "absent")
+    assert "did you mean 'one'" in message.lower()
+    code, _, message = editkit("show-generations", 1000, "--out", tmp_path / "absent")
     assert code == 4
     editkit("run-benchmark", "small", "--metrics", "fake", "--out", tmp_path / "none")
-    code, _, said = editkit("show-generations", 1000, "--out", tmp_path / "none")
+    code, _, message = editkit("show-generations", 1000, "--out", tmp_path / "none")
     assert code == 2
-    assert "has no texts" in said
-    assert "--metrics fluency" in said
+    assert "has no texts" in message
+    assert "--metrics fluency" in message
 
 
 def lines_of(text: str, width: int, marks: dict[str, str], *, terminal: bool = True) -> list[str]:

@@ -63,7 +63,7 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "made_up_configs:mine"
 
 
-def test_later_layers_win_and_every_value_says_where_it_came_from(configs: str) -> None:
+def test_later_sources_win_and_every_value_has_a_source(configs: str) -> None:
     resolved = resolve_config(
         offer(configs),
         model="someone/Tiny-1",
@@ -98,7 +98,7 @@ def test_the_first_preset_is_the_default_and_a_set_seed_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("layer", "said"),
+    ("layer", "expected"),
     [
         (from_file(layer="x"), r"^editors\.0\.config\.layer: got 'x', expected an integer\.$"),
         (from_flag(mode="slwo"), r"--set editors\.mine\.mode: got 'slwo', expected 'fast' or"),
@@ -110,10 +110,10 @@ def test_the_first_preset_is_the_default_and_a_set_seed_stays() -> None:
         (from_file(optimizer=3), r"editors\.0\.config\.optimizer: got 3, expected"),
     ],
 )
-def test_a_wrong_value_is_told_with_its_place(layer: GivenValues, said: str) -> None:
+def test_a_wrong_value_is_reported_with_its_place(layer: GivenValues, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve_config(offer(), given=[layer])
-    assert re.search(said, caught.value.message), caught.value.message
+    assert re.search(expected, caught.value.message), caught.value.message
     assert caught.value.exit_code == 2
 
 
@@ -124,7 +124,7 @@ def test_a_wrong_value_is_told_with_its_place(layer: GivenValues, said: str) -> 
         ({"optimizer": {"stepz": 1}}, "editors.0.config.optimizer.stepz", "steps"),
     ],
 )
-def test_an_unknown_field_is_answered_with_the_closest(
+def test_an_unknown_field_suggests_the_closest_one(
     values: dict[str, Any], place: str, meant: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -133,13 +133,13 @@ def test_an_unknown_field_is_answered_with_the_closest(
     assert caught.value.hint == f"Did you mean {meant!r}?"
 
 
-def test_an_unknown_preset_is_answered_with_the_closest() -> None:
+def test_an_unknown_preset_suggests_the_closest_one() -> None:
     with pytest.raises(ConfigError, match=r"editors\.0\.preset: .* known: published, paper") as e:
         resolve_config(offer(), preset="papr", place="editors.0.preset")
     assert e.value.hint == "Did you mean 'paper'?"
 
 
-def test_a_broken_file_for_the_model_is_told_with_its_place(configs: str) -> None:
+def test_a_broken_file_of_values_is_reported_with_its_place(configs: str) -> None:
     with pytest.raises(ConfigError, match=r"mine/odd\.yaml: unknown key 'confg'"):
         resolve_config(offer(configs), model="odd")
     with pytest.raises(ConfigError, match=r"mine/torn\.yaml line 2"):
@@ -148,12 +148,12 @@ def test_a_broken_file_for_the_model_is_told_with_its_place(configs: str) -> Non
 
 
 @pytest.mark.parametrize("given", ["5e-4", "5", "true", True, [1]])
-def test_a_text_is_no_number(given: object) -> None:
+def test_a_text_is_not_a_number(given: object) -> None:
     with pytest.raises(ConfigError, match=r"optimizer\.lr: got .*, expected a number"):
         resolve_config(offer(), given=[from_flag(optimizer={"lr": given})])
 
 
-def test_the_names_that_files_know_models_by() -> None:
+def test_short_names_of_models() -> None:
     assert short_name("openai-community/GPT2-xl") == "gpt2-xl"
     assert short_name("folder/of/atlas/") == "atlas"
 
@@ -165,7 +165,7 @@ def test_canonical_json_does_not_depend_on_order() -> None:
         canonical_json(float("nan"))
 
 
-def test_a_plugin_that_names_a_package_that_is_not_there_is_told() -> None:
+def test_a_spec_with_an_unknown_package_is_an_error() -> None:
     with pytest.raises(PluginError, match="there is no package 'no_such_package'"):
         resolve_config(offer("no_such_package:mine"), model="tiny")
 
@@ -179,12 +179,12 @@ def ruled(configs: str | None = None) -> Offer:
     return Offer("editor", spec, Source("mine", "mine", "1"))
 
 
-def test_the_rule_chooses_a_layer_that_nobody_set_and_says_so(configs: str) -> None:
+def test_the_rule_chooses_an_unset_layer_and_is_reported(configs: str) -> None:
     resolved = resolve_config(ruled(), model="a/my-gpt2", n_layers=lambda: 13)
     assert resolved.to_dict()["layer"] == 4
     assert resolved.sources["layer"] == "fallback rule"
-    said = "no file of values for 'a/my-gpt2': layer 4 of 13, a third of the depth"
-    assert resolved.rule == said
+    expected = "no file of values for 'a/my-gpt2': layer 4 of 13, a third of the depth"
+    assert resolved.rule == expected
     resolved = resolve_config(
         ruled(configs), model="tiny-1", preset="published", n_layers=lambda: 6
     )
@@ -193,7 +193,7 @@ def test_the_rule_chooses_a_layer_that_nobody_set_and_says_so(configs: str) -> N
 
 
 @pytest.mark.parametrize("layer", [from_file(layer=5), from_flag(layer=5)])
-def test_a_layer_that_somebody_set_needs_no_rule(layer: GivenValues) -> None:
+def test_a_given_layer_needs_no_rule(layer: GivenValues) -> None:
     def never() -> int:
         raise AssertionError("the number of layers is not needed")
 
@@ -202,7 +202,7 @@ def test_a_layer_that_somebody_set_needs_no_rule(layer: GivenValues) -> None:
     assert resolve_config(ruled(), given=[layer], n_layers=never).rule is None
 
 
-def test_without_the_number_of_layers_the_rule_says_what_it_lacks() -> None:
+def test_without_the_number_of_layers_the_rule_chooses_nothing() -> None:
     stack = gather_config(ruled(), model="far/away", n_layers=lambda: None)
     assert "layer" not in stack.values
     assert re.search(r"its number of layers is unknown.*: a third of the depth", str(stack.rule))
@@ -232,7 +232,7 @@ SHARED = """
 """
 
 
-def test_one_file_serves_many_models(configs: str, tmp_path: Path) -> None:
+def test_one_file_has_values_for_many_models(configs: str, tmp_path: Path) -> None:
     shared = tmp_path / "made_up_configs" / "mine" / "models.yaml"
     shared.write_text(SHARED, encoding="utf-8")
     first = resolve_config(offer(configs), model="Someone/Small-1")
@@ -247,7 +247,7 @@ def test_one_file_serves_many_models(configs: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("config: {}", r"models\.yaml: got .*expected a list of groups"),
         ("- config: {}", r"models\.yaml group 1: expected 'models:'"),
@@ -255,12 +255,12 @@ def test_one_file_serves_many_models(configs: str, tmp_path: Path) -> None:
         ("- models: {m: }\n  confg: 1", r"models\.yaml group 1: unknown key 'confg'"),
     ],
 )
-def test_a_broken_shared_file_is_told_with_its_place(
-    configs: str, tmp_path: Path, content: str, said: str
+def test_a_broken_shared_file_is_reported_with_its_place(
+    configs: str, tmp_path: Path, content: str, expected: str
 ) -> None:
     shared = tmp_path / "made_up_configs" / "mine" / "models.yaml"
     shared.write_text(content, encoding="utf-8")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=expected):
         resolve_config(offer(configs), model="m")
 
 

@@ -1,4 +1,4 @@
-"""Files of values are matched by what a model is, and never by what its folder is called alone."""
+"""Files of values are matched by a model's identity, never by the name of its folder alone."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folder(place: Path, name: str, config: Any, **written: Any) -> str:
 
 
 @pytest.mark.parametrize("name", ["tiny", "models", "sizes", "Tiny"])
-def test_names_of_other_files_are_no_names_of_models(tmp_path: Path, name: str) -> None:
+def test_names_of_other_files_are_not_names_of_models(tmp_path: Path, name: str) -> None:
     found = rome(folder(tmp_path, name, GPT2Config(n_layer=4, n_embd=32, n_head=4)))
     assert found.matched.report is None
     assert found.sources["layer"] == "default"  # no number of layers was asked for
@@ -94,7 +94,7 @@ def test_a_config_that_does_not_state_its_sizes_proves_nothing(
     assert "does not identify a model, and its config states no sizes" in str(found.matched.report)
 
 
-def test_what_the_config_names_counts_whatever_the_folder_is_called(tmp_path: Path) -> None:
+def test_the_hub_id_in_the_config_counts_in_any_folder(tmp_path: Path) -> None:
     hub_id = "openai-community/gpt2-xl"
     found = rome(folder(tmp_path, "mine", GPT2Config(**XL), _name_or_path=hub_id))
     assert found.to_dict()["layer"] == 17
@@ -114,7 +114,7 @@ def test_a_folder_of_the_hubs_cache_is_the_hub_model(tmp_path: Path) -> None:
     assert "its hub id 'openai-community/gpt2-xl', from its place" in str(found.matched.report)
 
 
-def test_a_link_counts_by_its_own_name_and_by_where_it_leads(tmp_path: Path) -> None:
+def test_a_link_has_its_own_name_and_that_of_its_target(tmp_path: Path) -> None:
     folder(tmp_path, "weights", GPT2Config(**XL))
     (tmp_path / "gpt2-xl").symlink_to(tmp_path / "weights")
     assert "is called 'gpt2-xl'" in str(rome(str(tmp_path / "gpt2-xl")).matched.report)
@@ -123,7 +123,7 @@ def test_a_link_counts_by_its_own_name_and_by_where_it_leads(tmp_path: Path) -> 
     assert "its hub id 'gpt2-xl'" in str(rome(str(tmp_path / "link")).matched.report)
 
 
-def test_a_hub_id_whose_config_is_at_hand_must_have_the_sizes(
+def test_a_hub_id_with_a_known_config_must_have_the_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert rome("someone/gpt2-xl").to_dict()["layer"] == 17  # nothing else is known of it
@@ -143,7 +143,7 @@ def test_a_registered_model_is_known_by_its_name() -> None:
     assert "(its registered name; gpt2 with 6 layers, 128 wide)" in str(found.matched.report)
 
 
-def test_a_model_in_memory_is_known_by_its_name_only_with_its_sizes() -> None:
+def test_the_name_of_a_model_in_memory_counts_only_with_its_sizes() -> None:
     small = tiny()
     for name in ("tiny", "gpt2-xl", "atlas"):
         model = LanguageModel(small.hf, small.tokenizer, name=name)
@@ -155,7 +155,7 @@ def test_a_model_in_memory_is_known_by_its_name_only_with_its_sizes() -> None:
     assert "it is called 'atlas'" in str(found.matched.report)
 
 
-def test_making_an_editor_logs_which_file_is_used(caplog: pytest.LogCaptureFixture) -> None:
+def test_make_editor_logs_which_file_is_used(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="editkit"):
         make_editor("ft", "atlas")
     assert "ft: values of editkit_configs/ft/atlas.yaml for 'atlas' (its registered name" in (
@@ -243,6 +243,6 @@ def test_broken_sizes_are_reported_with_their_place(
         resolved("someone/mine")
 
 
-def test_what_is_no_name_of_a_model_has_none() -> None:
+def test_an_impossible_model_name_has_no_names() -> None:
     for name in ("./nowhere", "/nowhere", "a/b/c", "bad name!", ""):
         assert identity_of(name).names == ()

@@ -68,7 +68,7 @@ def test_an_unknown_hook_argument_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "expected"),
     [
         (["rome"], "expected EditorSpec"),
         (3, "expected a list of specs"),
@@ -78,8 +78,8 @@ def test_an_unknown_hook_argument_is_reported() -> None:
         ([fakes.editkit_metrics()[0]], "expected EditorSpec"),
     ],
 )
-def test_a_wrong_answer_is_reported(answer: Any, said: str) -> None:
-    assert said in reason(plugin_with(editkit_editors=lambda: answer))
+def test_a_wrong_return_value_is_reported(answer: Any, expected: str) -> None:
+    assert expected in reason(plugin_with(editkit_editors=lambda: answer))
 
 
 def test_a_hook_that_raises_or_exits_is_reported() -> None:
@@ -93,7 +93,7 @@ def test_a_hook_that_raises_or_exits_is_reported() -> None:
     assert "called sys.exit(3)" in reason(plugin_with(editkit_editors=leave))
 
 
-def test_a_clash_names_both_distributions_when_somebody_asks() -> None:
+def test_looking_up_a_clashing_name_names_both_distributions() -> None:
     registry = registry_with(plugin_with(editkit_editors=lambda: [editor_spec("one")]))
     assert not registry.broken
     with pytest.raises(PluginError, match=r"fake-plugin 1\.0.*guest-dist 2\.1"):
@@ -102,7 +102,7 @@ def test_a_clash_names_both_distributions_when_somebody_asks() -> None:
     assert list(registry.clashes) == [("editor", "one")]
 
 
-def test_an_unknown_name_is_answered_with_the_closest_and_the_broken() -> None:
+def test_an_unknown_name_suggests_the_closest_and_lists_broken_plugins() -> None:
     registry = registry_with(plugin_with(editkit_editor=lambda: []))
     with pytest.raises(PluginError) as caught:
         registry.get("editor", "on")
@@ -113,15 +113,15 @@ def test_an_unknown_name_is_answered_with_the_closest_and_the_broken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "said"),
+    ("reference", "expected"),
     [
         ("json", "expected 'package.module:Name'"),
         ("no_such_module_here:X", "ModuleNotFoundError"),
         ("json:NoSuchName", "has no 'NoSuchName'"),
     ],
 )
-def test_a_lazy_reference_that_leads_nowhere_is_a_plugin_error(reference: str, said: str) -> None:
-    with pytest.raises(PluginError, match=said):
+def test_a_reference_to_nothing_is_a_plugin_error(reference: str, expected: str) -> None:
+    with pytest.raises(PluginError, match=expected):
         resolve(reference, what="editor 'x' of y 1")
 
 
@@ -163,7 +163,7 @@ def discovered(**environ: str) -> Registry:
 
 
 @pytest.mark.usefixtures("guests")
-def test_discovery_survives_every_kind_of_guest() -> None:
+def test_discovery_survives_every_kind_of_broken_plugin() -> None:
     registry = discovered()
     reasons = {broken.source.plugin: broken.reason for broken in registry.broken}
     assert reasons == {
@@ -186,7 +186,7 @@ def test_the_environment_chooses_plugins() -> None:
 
 
 @pytest.mark.usefixtures("guests")
-def test_strict_mode_refuses_to_work_beside_a_broken_plugin() -> None:
+def test_strict_mode_refuses_to_run_with_a_broken_plugin() -> None:
     with pytest.raises(PluginError, match="bad day"):
         discovered(EDITKIT_STRICT_PLUGINS="1").get("editor", "fine")
     assert discovered(EDITKIT_STRICT_PLUGINS="1", EDITKIT_PLUGINS="fine").get("editor", "fine")

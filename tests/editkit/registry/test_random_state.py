@@ -14,7 +14,7 @@ def draws() -> tuple[float, float, float]:
     return random.random(), float(numpy.random.random()), float(torch.rand(()))
 
 
-def test_the_block_leaves_all_generators_as_they_were() -> None:
+def test_the_block_does_not_change_random_states() -> None:
     with preserved_random_state():
         seed_generators(3)
         first = draws()

@@ -32,8 +32,8 @@ CASES: list[Broken] = [
     Broken("editor", "test_summary_is_one_line", "empty", "summary is ''", {"summary": ""}),
     Broken("editor", "test_summary_is_one_line", "two-lines", "a\\nb", {"summary": "a\nb"}),
     *(
-        Broken("editor", f"test_{rule}", cls, said, {"config": f"{_CONFIGS}:{cls}"})
-        for rule, cls, said in (
+        Broken("editor", f"test_{rule}", cls, message, {"config": f"{_CONFIGS}:{cls}"})
+        for rule, cls, message in (
             ("config_is_documented", "FieldWithoutWords", "the field mystery"),
             ("config_is_documented", "ClassWithoutWords", "the class ClassWithoutWords"),
             ("config_refuses_unknown_keys", "AnythingGoes", "no_such_field"),

@@ -1,4 +1,4 @@
-"""Making suites for guests that are offered in the process, and collecting broken ones."""
+"""Suites for plugins that are registered in the process, and the collection of broken ones."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ ClassT = TypeVar("ClassT", bound=type)
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """A guest that breaks a rule.
+    """A plugin that breaks a rule.
 
     Attributes:
         kind: Its kind.
         rule: The rule's method.
         what: What is wrong with it, for the test's name.
-        said: Part of what must be said about it.
+        message: Part of the expected message.
         spec: Values of its spec.
         attributes: Attributes of the suite.
     """
@@ -70,7 +70,7 @@ class Broken:
     kind: str
     rule: str
     what: str
-    said: str = ""
+    message: str = ""
     spec: dict[str, Any] = dataclasses.field(default_factory=dict)
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -81,10 +81,10 @@ class Broken:
 def collector(kind: str, cases: list[Broken]) -> Callable[..., Callable[[ClassT], ClassT]]:
     """A decorator that collects classes under the rule that they break."""
 
-    def breaks(rule: str, said: str = "", **attributes: Any) -> Callable[[ClassT], ClassT]:
+    def breaks(rule: str, message: str = "", **attributes: Any) -> Callable[[ClassT], ClassT]:
         def collect(cls: ClassT) -> ClassT:
             spec = {"factory": f"{cls.__module__}:{cls.__name__}"}
-            cases.append(Broken(kind, f"test_{rule}", cls.__name__, said, spec, attributes))
+            cases.append(Broken(kind, f"test_{rule}", cls.__name__, message, spec, attributes))
             return cls
 
         return collect
@@ -93,7 +93,7 @@ def collector(kind: str, cases: list[Broken]) -> Callable[..., Callable[[ClassT]
 
 
 def suite_of(kind: str, spec: dict[str, Any], attributes: dict[str, Any]) -> type[Contract]:
-    """The suite for a guest with this spec."""
+    """The suite for a plugin with this spec."""
     values = {"name": "guest", "summary": "a guest", **SOUND[kind], **spec}
     offered = _SPECS[kind](**values)
 
@@ -118,7 +118,7 @@ def suite_of(kind: str, spec: dict[str, Any], attributes: dict[str, Any]) -> typ
 
 
 def outcome(kind: str, rule: str, spec: dict[str, Any], attributes: dict[str, Any]) -> Outcome:
-    """What becomes of one rule."""
+    """The outcome of one rule."""
     suite = suite_of(kind, spec, attributes)
-    [found] = [each for each in rules_of(suite) if each.method == rule]
-    return outcome_of(suite, found)
+    [checked] = [each for each in rules_of(suite) if each.method == rule]
+    return outcome_of(suite, checked)

@@ -1,5 +1,4 @@
-"""The suites themselves: sound guests keep every rule, and for every rule there is a guest that
-breaks it and is told so."""
+"""The suites themselves: sound plugins keep every rule, and each rule has a plugin that breaks it."""
 
 from __future__ import annotations
 
@@ -48,16 +47,16 @@ def repaired() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("kind", "rule"), ALL, ids=lambda value: getattr(value, "method", value))
-def test_sound_guests_keep_every_rule(kind: str, rule: Rule) -> None:
+def test_sound_plugins_keep_every_rule(kind: str, rule: Rule) -> None:
     found = outcome(kind, rule.method, {}, {})
     assert (found.status, found.reason) == ("ok", "")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_broken_guests_are_told(case: Broken) -> None:
+def test_broken_plugins_are_reported(case: Broken) -> None:
     found = outcome(case.kind, case.rule, case.spec, case.attributes)
     assert found.status == "fail"
-    assert case.said in found.reason
+    assert case.message in found.reason
 
 
 def test_every_rule_can_be_broken() -> None:
@@ -72,7 +71,7 @@ def test_every_rule_can_be_broken() -> None:
     assert not missing
 
 
-def test_an_unforeseen_error_is_told_with_its_place_in_the_plugin() -> None:
+def test_an_unexpected_error_is_reported_with_its_line_in_the_plugin() -> None:
     [case] = [case for case in CASES if case.what == "MixesTypes"]
     found = outcome(case.kind, case.rule, case.spec, case.attributes)
     assert "broken_editors.py, line " in found.reason

@@ -43,7 +43,7 @@ def test_the_documented_rules_are_the_rules(title: str) -> None:
 
 
 @pytest.mark.parametrize("suite", CONTRACTS.values())
-def test_every_rule_says_what_to_do(suite: type[Contract]) -> None:
+def test_every_rule_has_advice(suite: type[Contract]) -> None:
     rules = rules_of(suite)
     assert all(rule.text and rule.advice.endswith(".") for rule in rules)
     assert len({rule.text for rule in rules}) == len(rules)
