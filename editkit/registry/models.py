@@ -102,8 +102,7 @@ def n_layers_of(name: str, *, revision: str | None = None, download: bool = Fals
         None where there is no such model, the file is not at hand, or it does not tell.
     """
     config = config_of(name, revision=revision, download=download) or {}
-    found = [config[key] for key in _LAYERS if isinstance(config.get(key), int)]
-    return found[0] if found else None
+    return next((config[key] for key in _LAYERS if isinstance(config.get(key), int)), None)
 
 
 def config_of(
@@ -157,7 +156,7 @@ def refuse_config(name: str) -> None:
     if folder is None:
         refuse_path(name, known_models())
         config = config_of(name)
-        found = config_problems(config, name) if config is not None else []
+        problems = config_problems(config, name) if config is not None else []
     else:
-        found = [p for p in problems_of(folder, name) if p.topic not in ("weights", "tokenizer")]
-    raise_first(found)
+        problems = [p for p in problems_of(folder, name) if p.topic not in ("weights", "tokenizer")]
+    raise_first(problems)

@@ -207,7 +207,7 @@ def test_a_cache_of_an_unknown_user_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("EDITKIT_CACHE", "~no-such-user-of-editkit/cache")
-    with pytest.raises(CacheError, match="is not known"):
+    with pytest.raises(CacheError, match="is unknown"):
         cache_folder()
 
 

@@ -1,4 +1,4 @@
-"""The suites themselves: sound plugins keep every rule, and each rule has a plugin that breaks it."""
+"""The suites: sound plugins keep every rule, and each rule has a plugin that breaks it."""
 
 from __future__ import annotations
 
