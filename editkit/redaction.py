@@ -24,7 +24,9 @@ _URL = re.compile(
 )
 _LOCAL = re.compile(r"file|(?:sqlite|dbfs)(?:\+\w+)?", re.IGNORECASE)  # paths, without a host
 _OPEN = re.compile(  # a password that contains a space or a quote
-    r"(?<=://)[^\s/?#@:\[\]]{0,200}:(?!\d+(?:[/?#\s]|$|[,;.)\"'<>]+(?:\s|$)))[^@\n]{0,500}@",
+    r"(?<=://)[^\s/?#@:\[\]]{0,200}:"
+    r"(?!\d+(?:[/?#](?![^\s\"'`<>]{0,500}[\"'`<>]\S{0,500}@)|\s|$|[,;.)\"'<>]+(?:\s|$)))"
+    r"[^@\n]{0,500}@",
     re.MULTILINE,
 )
 _ENCODED = re.compile(r"(?<=%3A%2F%2F)[^\s\"'<>]{0,500}%40", re.IGNORECASE)

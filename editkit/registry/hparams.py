@@ -8,6 +8,7 @@ a model's name alone, such as that of its folder, does not prove that the values
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -144,11 +145,16 @@ def _values_of(folder: Traversable, place: str, name: str) -> ModelValues | None
         file = folder / file_name
         if file.is_file():
             where = f"{place}/{file_name}"
-            content = parse_yaml(decode_yaml(file.read_bytes(), place=where), place=where)
-            values = read(content, where, name)
+            values = read(_content(file.read_bytes(), where), where, name)
             if values is not None:
                 return values
     return None
+
+
+@functools.lru_cache(maxsize=64)
+def _content(data: bytes, place: str) -> Any:
+    """The content of a file, parsed once for a run that resolves many configurations."""
+    return parse_yaml(decode_yaml(data, place=place), place=place)
 
 
 def _sizes_of(folder: Traversable, offer: Offer, configs: str, name: str) -> Sizes | None:
@@ -162,7 +168,7 @@ def _sizes_of(folder: Traversable, offer: Offer, configs: str, name: str) -> Siz
         if not file.is_file():
             continue
         shown = f"{where}/{SIZES_FILE}"
-        content = parse_yaml(decode_yaml(file.read_bytes(), place=shown), place=shown)
+        content = _content(file.read_bytes(), shown)
         if not isinstance(content, Mapping):
             raise ConfigError(f"{shown}: got {content!r:.60}, expected names of models.")
         if name in content:

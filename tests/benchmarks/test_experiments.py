@@ -14,6 +14,7 @@ from editkit import ConfigError, Score
 from editkit.benchmark.spec import ModelChoice
 from editkit.cli.main import main
 from editkit.registry.plugins import default_registry
+from editkit.storage.resources import resource_text
 from editkit_benchmarks.experiments.figures import scale_to_percent
 from editkit_benchmarks.experiments.spec import (
     known_experiments,
@@ -214,7 +215,10 @@ def test_the_documented_examples_run(text: str) -> None:
 
 @pytest.mark.usefixtures("elsewhere")
 def test_effects_beside_a_score(capsys: pytest.CaptureFixture[str]) -> None:
-    assert experiment("where-to-edit", "--limit", "2") == 0
+    text = resource_text("editkit_benchmarks:experiments/where-to-edit.yaml", owner="the test")
+    assert "grid: {layer: every}" in text
+    Path("where-to-edit.yaml").write_text(text.replace("every", "[0, 5]"), encoding="utf-8")
+    assert experiment("where-to-edit.yaml", "--limit", "2") == 0
     assert {"where-to-edit.png", "where-to-edit.svg", "where-to-edit-maps.png"} <= figures()
     assert "rome (layer 5)" in capsys.readouterr().out
 

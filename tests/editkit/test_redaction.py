@@ -62,6 +62,7 @@ NO_SECRETS = {"true", "false", "none", "null", "disabled", "enabled", "default"}
         ("host=h password=SECRET user=u", "host=h password=*** user=u"),
         ("https:/user:SECRET@h/x", "https:/***@h/x"),  # an address taken for a path
         ("//user:SE@CRET@h/x", "//***@h/x"),
+        ("http://me:0000#`SECRET@h/x", "http://***@h/x"),  # neither a port nor a fragment
         ("https%3A%2F%2Fu%3ASECRET%40h", "https%3A%2F%2F***%40h"),
         ("sent Basic U0VDUkVU==", "sent Basic ***"),
         ("db_password: SECRET", "db_password: ***"),

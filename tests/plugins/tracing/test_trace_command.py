@@ -126,7 +126,7 @@ def test_the_python_interface() -> None:
         (["--facts", "absent.json"], "absent.json", 2),
         (
             ["--facts", "absent"],
-            "'absent' is neither a file nor a dataset: no dataset named 'absent'; known: atlas",
+            "'absent' is neither a file nor a dataset: there is no dataset named 'absent'; known",
             2,
         ),
         ([*COROLLA, "--set", "window=abc"], "--set window: got 'abc', expected an integer", 2),
