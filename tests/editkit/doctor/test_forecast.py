@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 TOLERANCE = 0.3
-_SLOW = ("none", "ft", "ft+l", "attnedit", "kn", "mend-cf", "ke-cf")
-_ON_ATLAS = ["rome", *(pytest.param(name, marks=pytest.mark.slow) for name in _SLOW)]
+_ON_ATLAS = ("none", "ft", "ft+l", "attnedit", "kn", "rome", "mend-cf", "ke-cf")
 _RUN = """
 import json, sys
 model, editor, n, values = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
@@ -71,6 +70,7 @@ def measured_and_forecast(
     return peak, memory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("editor", _ON_ATLAS)
 def test_peak_on_atlas(editor: str, tmp_path: Path) -> None:
     values = {"corpus_tokens": 5000} if editor == "rome" else {}

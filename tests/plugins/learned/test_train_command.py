@@ -86,7 +86,7 @@ def test_training_is_shown_as_curves_in_mlflow(
             history = client.get_metric_history(run.info.run_id, curve)
             assert [point.step for point in history] == [2, 4, 6]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody is there
-    assert train(*arguments, "--fresh", shown=True) == 4
+    assert train(*arguments, shown=True) == 4
     assert "MLflow" in capsys.readouterr().err
 
 
