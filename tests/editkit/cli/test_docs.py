@@ -1,19 +1,43 @@
-"""The documentation covers every error, command and flag."""
+"""The documentation covers every error, command and flag, and names only things that exist."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
+import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 
 from editkit import CommandSpec, EditkitError
 from editkit.benchmark.spec import Benchmark
-from editkit.cli.commands import CORE
+from editkit.cli.commands import CORE, command_module
+from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark.fakes import ROOT
 
 DOCS = ROOT / "docs"
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "benchmarks").rglob("*.md")),
+    *sorted(DOCS.rglob("*.md")),
+    *sorted(DOCS.rglob("*.ipynb")),
+]
 ERRORS = sorted(EditkitError.__subclasses__(), key=lambda error: error.__name__)
+_NAME = re.compile(r"(?<![\w./-])editkit(?:_[a-z]+)?(?:\.[A-Za-z_]\w*)+")
+_IMPORT = re.compile(r"^ *from (editkit[\w.]*) import (\([^)]*\)|[^\n]*)$", re.MULTILINE)
+_PATH = re.compile(  # of a file, or of a folder with its final slash
+    r"(?<![\w./<{-])(?:editkit|plugins|benchmarks|configs|tests|docs)/[\w./*-]*(?:/|\.[a-z]+)(?!\w)"
+)
+_FENCED = re.compile(r"```.*?```", re.DOTALL)
+_TAGS = {  # of MLflow
+    f"editkit.{tag}"
+    for tag in ("content", "edits", "editor_version", "fingerprint", "model_fingerprint")
+}
+_EXAMPLES = {"tests/test_contract.py", "configs/rome/gpt2-xl.yaml"}  # files of a reader's own
+_BEFORE = re.compile(r"\(was [^)]*\)|Removed: .*")  # names that are gone
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
@@ -42,3 +66,72 @@ def test_every_command_and_field_of_a_benchmark_file_is_documented() -> None:
     assert all(
         f"\n    {field}: " in text or f"{field}:\n" in text for field in Benchmark.model_fields
     )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_names_and_paths_exist(page: Path) -> None:
+    text = _BEFORE.sub("", _text(page))
+    names = set(_NAME.findall(text)) - _TAGS
+    for module, imported in _IMPORT.findall(text):
+        imported = re.sub(r"#.*| as \w+", "", imported)
+        names |= {f"{module}.{name}" for name in re.findall(r"\w+", imported)}
+    stale = []
+    for name in sorted(names):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            stale.append(name)
+    stale += [
+        path
+        for path in sorted(set(_PATH.findall(text)) - _EXAMPLES)
+        if not any(ROOT.glob(path.rstrip("/")))
+    ]
+    assert stale == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_sections_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]*#[^)\s]+)\)", _text(page)):
+        file, _, section = link.partition("#")
+        target = page.parent / file if file else page
+        assert section in _sections(target), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_flags_exist(page: Path) -> None:
+    flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", _text(page)))
+    assert flags - _flags() - {"--version", "--debug", "--basetemp"} == set()
+
+
+def _text(page: Path) -> str:
+    """The text of a page, or the sources of a notebook's cells."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"])
+
+
+def _sections(page: Path) -> set[str]:
+    """Where a link to a page can lead: its headings, as GitHub names them, and its anchors."""
+    text = _FENCED.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    named = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings}
+    return named | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def _flags() -> set[str]:
+    """The flags of all commands, including those of plugins."""
+    flags: set[str] = set()
+    commands = [spec.name for spec in CORE] + list(default_registry().names("command"))
+    parsers = []
+    for name in commands:
+        parser = argparse.ArgumentParser()
+        command_module(name).configure(parser)
+        parsers.append(parser)
+    while parsers:
+        parser = parsers.pop()
+        flags.update(parser._option_string_actions)
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers.extend(action.choices.values())
+    return flags
