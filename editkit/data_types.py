@@ -14,12 +14,8 @@ from typing import Any, Literal
 
 from editkit.errors import PluginError, RequestError
 from editkit.prompts import (
-    check_chat,
-    check_separator,
-    check_subject,
     checked_text,
-    clean_prompt,
-    clean_target,
+    clean_fields,
     fill,
     joined,
     subject_span,
@@ -78,14 +74,7 @@ class EditRequest:
     chat: bool = False
 
     def __post_init__(self) -> None:
-        check_separator(self.separator)
-        check_chat(self.chat)
-        check_subject(self.subject)
-        put = object.__setattr__
-        put(self, "prompt", clean_prompt(self.prompt, "prompt", self.separator))
-        put(self, "target_new", clean_target(self.target_new, "target_new", self.separator))
-        if self.target_true is not None:
-            put(self, "target_true", clean_target(self.target_true, "target_true", self.separator))
+        clean_fields(self, "target_new", optional="target_true")
         if self.relation_id is not None:
             checked_text(self.relation_id, "relation_id")
         if self.prompt.count("{}") != 1:
@@ -155,12 +144,7 @@ class Probe:
     chat: bool = False
 
     def __post_init__(self) -> None:
-        check_separator(self.separator)
-        check_chat(self.chat)
-        put = object.__setattr__
-        put(self, "prompt", clean_prompt(self.prompt, "prompt", self.separator))
-        for name in ("target_true", "target_new"):
-            put(self, name, clean_target(getattr(self, name), name, self.separator))
+        clean_fields(self, "target_true", "target_new")
 
     def to_dict(self) -> dict[str, Any]:
         """The probe as plain data; ``separator`` and ``chat`` only if they are set."""
@@ -248,13 +232,7 @@ class Fact:
     chat: bool = False
 
     def __post_init__(self) -> None:
-        check_separator(self.separator)
-        check_chat(self.chat)
-        check_subject(self.subject)
-        put = object.__setattr__
-        put(self, "prompt", clean_prompt(self.prompt, "prompt", self.separator))
-        if self.answer is not None:
-            put(self, "answer", clean_target(self.answer, "answer", self.separator))
+        clean_fields(self, optional="answer")
         if self.subject not in self.prompt:
             raise RequestError(
                 f"the subject {self.subject!r} is not in the prompt {self.prompt!r}.",

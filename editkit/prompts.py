@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import unicodedata
+from typing import Any
 
 from editkit.errors import RequestError
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_separator",
     "check_subject",
     "checked_text",
+    "clean_fields",
     "clean_prompt",
     "clean_target",
     "default_separator",
@@ -315,6 +317,29 @@ def clean_target(value: object, field: str, separator: str | None) -> str:
             separator is set.
     """
     return trimmed(checked_text(value, field), field, separator)
+
+
+def clean_fields(data: Any, *targets: str, optional: str | None = None) -> None:
+    """Check and trim the prompt and the targets of a frozen dataclass when it is made.
+
+    Args:
+        data: It has the fields ``prompt``, ``separator``, ``chat`` and perhaps ``subject``.
+        targets: Names of its fields with targets.
+        optional: Name of a field whose target may be None.
+
+    Raises:
+        RequestError: A value cannot be used.
+    """
+    check_separator(data.separator)
+    check_chat(data.chat)
+    if hasattr(data, "subject"):
+        check_subject(data.subject)
+    object.__setattr__(data, "prompt", clean_prompt(data.prompt, "prompt", data.separator))
+    if optional is not None and getattr(data, optional) is not None:
+        targets = (*targets, optional)
+    for name in targets:
+        cleaned = clean_target(getattr(data, name), name, data.separator)
+        object.__setattr__(data, name, cleaned)
 
 
 def fill(template: str, subject: str) -> str:

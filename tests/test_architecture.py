@@ -128,6 +128,21 @@ def core_imports(*, modules_of: bool) -> dict[str, set[str]]:
     return graph
 
 
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """The nodes that can be reached from themselves."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        open_ = set(graph[start])
+        while open_:
+            node = open_.pop()
+            seen.add(node)
+            open_ |= graph[node] - seen
+        return seen
+
+    return sorted(node for node in graph if node in reached(node))
+
+
 def test_imports_between_packages_run_downwards() -> None:
     graph = core_imports(modules_of=False)
     del graph["__init__"]  # the public names of all layers
@@ -140,6 +155,12 @@ def test_imports_between_packages_run_downwards() -> None:
         if height[target] >= height[name]
     ]
     assert not upward
+
+
+def test_no_modules_import_each_other() -> None:
+    graph = core_imports(modules_of=True)
+    del graph[CORE]
+    assert not circles({name: targets - {CORE} for name, targets in graph.items()})
 
 
 def test_plugins_import_only_public_names_of_the_core() -> None:

@@ -25,7 +25,7 @@ from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.orientation import is_matrix_module
 from editkit.models.running import forward, forward_after, replacing, run_prefix
-from editkit.prompts import check_chat, check_separator, clean_prompt, clean_target
+from editkit.prompts import check_chat, clean_fields, clean_prompt, clean_target
 
 __all__ = ["CandidateQuery", "CandidateScore", "EditedModels", "GenerationQuery", "TextQuery"]
 
@@ -57,12 +57,9 @@ class CandidateQuery:
     chat: bool = False
 
     def __post_init__(self) -> None:
-        check_separator(self.separator)
-        check_chat(self.chat)
-        put = object.__setattr__
-        put(self, "prompt", clean_prompt(self.prompt, "prompt", self.separator))
+        clean_fields(self)
         candidates = (clean_target(each, "candidate", self.separator) for each in self.candidates)
-        put(self, "candidates", tuple(candidates))
+        object.__setattr__(self, "candidates", tuple(candidates))
 
 
 class CandidateScore(NamedTuple):
