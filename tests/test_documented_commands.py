@@ -1,7 +1,7 @@
-"""Every command in the documentation is understood, down to the fields that it sets.
+"""Every command in the documentation is valid, down to the fields that it sets.
 
-What needs no model is run; the others run up to where they would load one. Lines with placeholders
-(``M``, ``FILE``, ``[flags]``) are held to their command's flags.
+Commands that need no model are run; the others run until they would load one. Lines with
+placeholders (``M``, ``FILE``, ``[flags]``) are checked against their command's flags.
 """
 
 from __future__ import annotations

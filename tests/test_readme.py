@@ -1,4 +1,4 @@
-"""The README tells the truth: its example runs, its commands exist, its links lead somewhere."""
+"""The README is correct: its examples run, its commands exist, its links lead somewhere."""
 
 from __future__ import annotations
 
