@@ -27,8 +27,9 @@ from editkit.cli.signals import terminable
 from editkit.data_types import Report
 from editkit.errors import ConfigError, TrackingError, did_you_mean
 from editkit.registry.plugins import Registry, default_registry
-from editkit.report import Section, run_table, sections_of
+from editkit.report.sections import Section, sections_of
 from editkit.report.terminal import aligned
+from editkit.report.text import run_table
 from editkit.storage.digests import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
 from editkit.validation import nested_values

@@ -13,7 +13,7 @@ from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE
 from editkit.figures import COLORS, MARKERS, NotebookFigure, plot_with_interval
-from editkit.report import Section
+from editkit.report.sections import Section
 from editkit.tracing.plots import TITLES
 from editkit_benchmarks.experiments.spec import FigureSpec
 

@@ -16,8 +16,7 @@ from editkit.benchmark.aggregate import (
 )
 from editkit.benchmark.store import Store, runs_in
 from editkit.data_types import Score
-from editkit.report import Section, sections_of
-from editkit.report.sections import is_failure
+from editkit.report.sections import Section, is_failure, sections_of
 from editkit.results import STORE_FILE, Row
 
 _SEPARATOR = "/"

@@ -17,7 +17,7 @@ from editkit.benchmark.store import runs_in
 from editkit.cli.arguments import add_flag, path
 from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
-from editkit.report import Section, sections_of
+from editkit.report.sections import Section, sections_of
 from editkit.results import STORE_FILE
 
 FORMATS = ("text", "markdown", "latex", "html", "csv")
@@ -98,7 +98,7 @@ def _format_of(target: Path | None) -> str:
 
 def _written(sections: Sequence[Section], form: str, against: str | None, *, terminal: bool) -> str:
     if form == "text":
-        from editkit.report import terminal as text_report
+        from editkit.report import text as text_report
 
         return text_report.report(sections, against=against, terminal=terminal)
     if form == "csv":

@@ -23,9 +23,9 @@ from editkit.cli.arguments import add_flag, add_flags, names, parse_sets
 from editkit.cli.signals import terminable
 from editkit.errors import TrackingError
 from editkit.registry.plugins import default_registry
-from editkit.report import run_table
 from editkit.report.labels import labels_of
 from editkit.report.terminal import aligned
+from editkit.report.text import run_table
 from editkit.results import STORE_FILE
 
 EXIT_FAILED_RECORDS = 1

@@ -11,7 +11,7 @@ from editkit.benchmark.aggregate import Z95
 from editkit.report.generations import cells_by_label
 from editkit.report.safe_text import one_line
 from editkit.report.tables import Entry, Line, Table
-from editkit.report.terminal import text_table
+from editkit.report.text import text_table
 from editkit.results import Rating, Run
 from editkit_plugins.rating.comparisons import QUESTIONS
 

@@ -10,9 +10,8 @@ from rich.cells import cell_len
 
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
-from editkit.report import run_table
 from editkit.report.tables import Entry, Line, Table, score_entry
-from editkit.report.terminal import text_table
+from editkit.report.text import run_table, text_table
 from editkit.results import Cell, Run
 
 SCORES = (

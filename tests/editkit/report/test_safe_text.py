@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from editkit.report import latex
 from editkit.report.safe_text import one_line, shortened, spreadsheet_text
 from editkit.report.tables import Entry, Line, Table
-from editkit.report.terminal import text_table
+from editkit.report.text import text_table
 
 
 @pytest.mark.parametrize(
