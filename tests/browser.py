@@ -47,8 +47,8 @@ class Browser:
         return str(self.run("return document.body.innerText"))
 
     def click(self, selector: str) -> None:
-        found = _ask("POST", f"{self._base}/element", {"using": "css selector", "value": selector})
-        _ask("POST", f"{self._base}/element/{found[_ELEMENT]}/click", {})
+        node = _ask("POST", f"{self._base}/element", {"using": "css selector", "value": selector})
+        _ask("POST", f"{self._base}/element/{node[_ELEMENT]}/click", {})
 
     def press(self, *keys: str) -> None:
         """Press keys where the focus is."""

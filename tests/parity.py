@@ -58,7 +58,7 @@ class Parity:
         return tuple(template.removesuffix("{}") for template in templates[1:])
 
 
-def difference(found: Tensor, expected: Tensor) -> float:
+def difference(actual: Tensor, expected: Tensor) -> float:
     """Norm of the difference, relative to what was expected."""
-    found, expected = found.detach().double(), expected.double()
-    return float((found - expected).norm() / expected.norm())
+    actual, expected = actual.detach().double(), expected.double()
+    return float((actual - expected).norm() / expected.norm())

@@ -93,19 +93,19 @@ def is_public(module: str, name: str | None) -> bool:
 
 @pytest.mark.parametrize("path", modules(CORE), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_core_imports_and_names_no_plugin(path: Path) -> None:
-    found = [
+    violations = [
         f"{place(path, node)} imports {module}"
         for node, module, _ in imports(CORE, path)
         if any(within(module, package) for package in OUTSIDE)
     ]
-    found += [
+    violations += [
         f"{place(path, node)} names {node.value!r}"
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Constant)
         and isinstance(node.value, str)
         and any(package in node.value for package in OUTSIDE)
     ]
-    assert not found
+    assert not violations
 
 
 def core_imports(*, modules_of: bool) -> dict[str, set[str]]:
@@ -164,25 +164,25 @@ def test_no_modules_import_each_other() -> None:
 
 
 def test_plugins_import_only_public_names_of_the_core() -> None:
-    found = [
+    violations = [
         f"{place(path, node)} imports {name or 'all'} from {module}"
         for path in modules("editkit_plugins")
         for node, module, name in imports("editkit_plugins", path)
         if within(module, CORE) and not is_public(module, name)
     ]
-    assert not found
+    assert not violations
 
 
 def test_no_plugin_imports_another() -> None:
-    found = []
+    violations = []
     for path in modules("editkit_plugins"):
         own = ".".join(dotted_name("editkit_plugins", path).split(".")[:2])
-        found += [
+        violations += [
             f"{place(path, node)} imports {module}"
             for node, module, _ in imports("editkit_plugins", path)
             if any(within(module, package) for package in OUTSIDE) and not within(module, own)
         ]
-    assert not found
+    assert not violations
 
 
 def test_what_is_exported_exists() -> None:
@@ -200,17 +200,17 @@ def test_modules_are_short() -> None:
 
 
 def test_shipped_code_validates_without_assert() -> None:
-    found = [
+    violations = [
         place(path, node)
         for path in SHIPPED
         for node in ast.walk(tree(path))
         if isinstance(node, ast.Assert)
     ]
-    assert not found
+    assert not violations
 
 
 def test_shipped_code_reads_and_writes_no_pickles() -> None:
-    found = []
+    violations = []
     converter = ROOT / "plugins" / "learned" / "published.py"  # on request, tensors only
     for path in set(SHIPPED) - {converter}:
         for node in ast.walk(tree(path)):
@@ -225,19 +225,19 @@ def test_shipped_code_reads_and_writes_no_pickles() -> None:
             else:
                 continue
             if names & (PICKLING | {"torch.load", "torch.save"}):
-                found.append(place(path, node))
-    assert not found
+                violations.append(place(path, node))
+    assert not violations
 
 
 def test_shipped_code_names_no_place_on_our_machines() -> None:
     needles = ("/" + "work/", "/" + "tmp/", "/" + "home/", "/" + "root/")
-    found = [
+    violations = [
         f"{path.relative_to(ROOT)}: {needle}"
         for path in SHIPPED
         for needle in needles
         if needle in path.read_text(encoding="utf-8")
     ]
-    assert not found
+    assert not violations
 
 
 def run_tool(*command: str) -> None:

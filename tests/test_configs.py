@@ -73,22 +73,22 @@ def groups() -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.mark.parametrize(("editor", "model", "values"), PUBLISHED)
 def test_the_papers_values(editor: str, model: str, values: dict[str, Any]) -> None:
-    found = resolved(editor, f"someone/{model}").to_dict()
-    assert {field: found[field] for field in values} == values
+    result = resolved(editor, f"someone/{model}").to_dict()
+    assert {field: result[field] for field in values} == values
 
 
 @pytest.mark.parametrize("editor", EDITORS)
 def test_every_model_has_values_and_a_note_and_needs_no_rule(editor: str) -> None:
     for model in OF_THE_PAPERS:
-        found = resolved(editor, model)
-        assert found.note is not None
-        assert found.rule is None
-        assert "untested" not in found.note
-        assert "published" in found.note or "paper" in found.note
+        result = resolved(editor, model)
+        assert result.note is not None
+        assert result.rule is None
+        assert "untested" not in result.note
+        assert "published" in result.note or "paper" in result.note
     for model in UNTESTED:
-        found = resolved(editor, model)
-        assert str(found.note).startswith("untested at scale")
-        assert found.rule is None
+        result = resolved(editor, model)
+        assert str(result.note).startswith("untested at scale")
+        assert result.rule is None
 
 
 @pytest.mark.parametrize("editor", ["rome", "ft", "ft+l", "attnedit"])
@@ -98,10 +98,10 @@ def test_untested_layers_are_those_of_the_rule(editor: str) -> None:
     for model, n_layers in UNTESTED.items():
         assert resolved(editor, model).to_dict()["layer"] == rule.layer_of(n_layers), model
     for model, n_layers in OF_THE_PAPERS.items():
-        found = resolved(editor, model)
-        assert 0 <= found.to_dict()["layer"] < n_layers
-        if "depth rule" in str(found.note):
-            assert found.to_dict()["layer"] == rule.layer_of(n_layers), model
+        result = resolved(editor, model)
+        assert 0 <= result.to_dict()["layer"] < n_layers
+        if "depth rule" in str(result.note):
+            assert result.to_dict()["layer"] == rule.layer_of(n_layers), model
 
 
 def test_every_entry_of_every_file_fits_its_editor() -> None:
@@ -131,9 +131,9 @@ def test_rome_has_a_corpus_for_every_model() -> None:
 
 @pytest.mark.parametrize(("preset", "layer"), [("paper", 18), ("paper-v1", 15), ("published", 17)])
 def test_a_papers_preset_edits_its_own_layer_of_gpt2_xl(preset: str, layer: int) -> None:
-    found = resolved("rome", "openai-community/gpt2-xl", preset=preset)
-    assert found.to_dict()["layer"] == layer
-    assert bool(found.overridden) == (preset != "published")
+    result = resolved("rome", "openai-community/gpt2-xl", preset=preset)
+    assert result.to_dict()["layer"] == layer
+    assert bool(result.overridden) == (preset != "published")
 
 
 @pytest.mark.parametrize("editor", EDITORS)
@@ -147,9 +147,9 @@ def test_naming_the_published_preset_changes_nothing_on_the_papers_models(
 
 
 def test_a_papers_preset_keeps_the_layer_that_another_model_has() -> None:
-    found = resolved("rome", "gpt-j-6B", preset="paper")
-    assert found.to_dict()["layer"] == 5
-    assert found.sources["layer"].endswith("rome/models.yaml")
+    result = resolved("rome", "gpt-j-6B", preset="paper")
+    assert result.to_dict()["layer"] == 5
+    assert result.sources["layer"].endswith("rome/models.yaml")
     by_rule = resolved("rome", "my-own-model", preset="paper", n_layers=lambda: 12)
     assert by_rule.to_dict()["layer"] == 4
     assert by_rule.rule

@@ -48,8 +48,8 @@ def full_disk() -> Iterator[None]:
 
 def files(folder: Path) -> dict[str, bytes]:
     """All files but locks, which stay, by name."""
-    found = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    contents = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in contents}
 
 
 # ---------------------------------------------------------------- one file
@@ -144,9 +144,9 @@ def test_pictures_and_tables_of_a_trace(tmp_path: Path, capsys: pytest.CaptureFi
     ]
     with full_disk():
         assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert f": {FULL}." in told
-    assert str(tmp_path) in told
+    errors = capsys.readouterr().err
+    assert f": {FULL}." in errors
+    assert str(tmp_path) in errors
     assert files(tmp_path) == {}
 
 

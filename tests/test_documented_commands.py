@@ -43,12 +43,12 @@ _PREPARED = ("run-benchmark", "run-experiment", "trace", "train", "statistics")
 
 def commands(*patterns: re.Pattern[str]) -> list[tuple[str, str]]:
     """Pages with their commands; lines that go on are joined."""
-    found = []
+    examples = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for pattern in patterns:
-            found += [(str(page.relative_to(ROOT)), each) for each in pattern.findall(text)]
-    return list(dict.fromkeys(found))
+            examples += [(str(page.relative_to(ROOT)), each) for each in pattern.findall(text)]
+    return list(dict.fromkeys(examples))
 
 
 def arguments_of(command: str) -> list[str]:

@@ -86,8 +86,8 @@ def test_scores_are_those_of_the_cpu(name: str) -> None:
         asked = [CandidateQuery(i, r.sentence, candidates) for i, r in enumerate(REQUESTS)]
         texts = edited.text_nll([TextQuery(i, r.sentence) for i, r in enumerate(REQUESTS)])
         answers.append([*edited.candidate_nll(asked), *texts])
-    for found, expected in zip(*answers, strict=True):
-        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    for actual, expected in zip(*answers, strict=True):
+        assert actual == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -95,8 +95,8 @@ def test_scores_are_those_of_the_cpu(name: str) -> None:
 def test_half_precision_scores_are_those_of_rows_alone(name: str, dtype: torch.dtype) -> None:
     model = on_gpu(name, dtype=dtype)
     asked = [CandidateQuery(0, r.sentence, ("Seattle and Rome", "x")) for r in REQUESTS]
-    found = EditedModels(model, [delta_for(model, kinds="")]).candidate_nll(asked)
-    for query, row in zip(asked, found, strict=True):
+    actual = EditedModels(model, [delta_for(model, kinds="")]).candidate_nll(asked)
+    for query, row in zip(asked, actual, strict=True):
         for candidate, value in zip(query.candidates, row, strict=True):
             [completion] = model.complete([query.prompt], [candidate])
             ids = torch.tensor([completion.prompt + completion.target], device=model.device)

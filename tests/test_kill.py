@@ -113,13 +113,13 @@ def pictures_and_tables(folder: Path) -> dict[str, bytes]:
 
 def tensors(folder: Path) -> dict[str, bytes]:
     """Tensors of all finished files, as bytes; checkpoints tell how long work took, too."""
-    found = {}
+    states = {}
     for path in folder.rglob("*.safetensors"):
         if path.name.startswith((".", "checkpoint")):
             continue
         for name, tensor in read_safetensors(path)[1].items():
-            found[f"{path.relative_to(folder)}:{name}"] = tensor.contiguous().numpy().tobytes()
-    return found
+            states[f"{path.relative_to(folder)}:{name}"] = tensor.contiguous().numpy().tobytes()
+    return states
 
 
 @pytest.mark.slow

@@ -19,8 +19,8 @@ def test_a_layer_by_rule_is_told_in_the_log(caplog: pytest.LogCaptureFixture) ->
         editor = make_editor("attnedit", tiny())  # 4 layers
         assert make_editor("attnedit", tiny(), layer=1).config.layer == 1
     assert editor.config.layer == 2
-    (said,) = caplog.messages
-    assert said.startswith("attnedit: no file of values for 'tiny-gpt2': layer 2 of 4, two thirds")
+    (line,) = caplog.messages
+    assert line.startswith("attnedit: no file of values for 'tiny-gpt2': layer 2 of 4, two thirds")
 
 
 def test_wrong_names_and_values_say_so() -> None:

@@ -41,12 +41,12 @@ def folder(package: str) -> Path:
 
 
 def packages_on_disk() -> set[str]:
-    found = set()
+    packages = set()
     for top, name in MAPPED.items():
         for marker in (ROOT / name).rglob("__init__.py"):
             inside = marker.parent.relative_to(ROOT / name).parts
-            found.add(".".join([top, *inside]))
-    return found
+            packages.add(".".join([top, *inside]))
+    return packages
 
 
 def data_files() -> dict[str, set[str]]:
@@ -105,11 +105,11 @@ def test_entry_points_resolve() -> None:
         for group in SETUP["options.entry_points"]
         for line in lines("options.entry_points", group)
     }
-    found = {
+    packages = {
         (point.name, point.value)
         for point in importlib.metadata.distribution("editkit").entry_points
     }
-    assert found == declared
+    assert packages == declared
     for point in importlib.metadata.distribution("editkit").entry_points:
         point.load()
 

@@ -39,9 +39,9 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
         monkeypatch.delitem(sys.modules, name)
     my_package = importlib.import_module("my_package")
-    found = Registry()
-    found.register(my_package, name="mine", distribution="my-package", version="0.1.0")
-    return found
+    registry = Registry()
+    registry.register(my_package, name="mine", distribution="my-package", version="0.1.0")
+    return registry
 
 
 def test_the_guides_editor_edits(registry: Registry) -> None:

@@ -35,9 +35,9 @@ def values_of(cell: str) -> dict[str | None, Any]:
     """Values by model; None: for every model."""
     if cell == NOT_SET:
         return {}
-    found = {m["model"]: json.loads(m["json"]) for m in _VALUE.finditer(cell)}
+    config_values = {m["model"]: json.loads(m["json"]) for m in _VALUE.finditer(cell)}
     assert _VALUE.sub("", cell).strip(", ") == "", cell
-    return found
+    return config_values
 
 
 def offer_of(name: str) -> Offer:
@@ -56,19 +56,19 @@ TABLE = list(rows())
 def test_a_row_is_what_the_presets_set(name: str, field: str, cells: Mapping[str, str]) -> None:
     offer = offer_of(name)
     for preset, cell in cells.items():
-        told = values_of(cell)
+        stated = values_of(cell)
         if preset not in offer.spec.presets:
-            assert told == {}, f"{name} has no preset {preset}"
+            assert stated == {}, f"{name} has no preset {preset}"
             continue
         own = offer.spec.presets[preset]
-        assert (None in told) == (field in own), f"{preset}: {cell}"
-        if None in told:
-            assert told[None] == plain(own[field]), preset
+        assert (None in stated) == (field in own), f"{preset}: {cell}"
+        if None in stated:
+            assert stated[None] == plain(own[field]), preset
         by_model = offer.spec.model_presets.get(preset, {})
         if preset != "published":
             models = {model for model, values in by_model.items() if field in values}
-            assert told.keys() - {None} == models, preset
-        for model, value in told.items():
+            assert stated.keys() - {None} == models, preset
+        for model, value in stated.items():
             resolved = resolve_config(offer, model=model, preset=preset).to_dict()
             assert resolved[field] == value, f"{preset} on {model}"
 
@@ -76,15 +76,15 @@ def test_a_row_is_what_the_presets_set(name: str, field: str, cells: Mapping[str
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in TABLE}))
 def test_no_field_that_a_preset_sets_is_left_out(name: str) -> None:
     offer = offer_of(name)
-    told = [field for other, field, _ in TABLE if other == name]
-    assert len(told) == len(set(told))
+    stated = [field for other, field, _ in TABLE if other == name]
+    assert len(stated) == len(set(stated))
     expected = set()
     for preset in PRESETS:
         by_model = offer.spec.model_presets.get(preset, {}).values()
         for values in (offer.spec.presets.get(preset, {}), *by_model):
             expected |= set(values)
-    assert expected <= set(told)
-    assert set(told) <= set(config_class(offer).model_fields)
+    assert expected <= set(stated)
+    assert set(stated) <= set(config_class(offer).model_fields)
 
 
 def test_every_method_with_a_preset_of_a_paper_is_in_the_table() -> None:
@@ -143,5 +143,5 @@ def test_every_method_with_a_preset_of_a_paper_is_in_the_table() -> None:
     ],
 )
 def test_the_texts_numbers(name: str, preset: str, model: str, values: dict[str, Any]) -> None:
-    found = resolve_config(offer_of(name), model=model, preset=preset).to_dict()
-    assert {field: found[field] for field in values} == values
+    config_values = resolve_config(offer_of(name), model=model, preset=preset).to_dict()
+    assert {field: config_values[field] for field in values} == values

@@ -66,9 +66,9 @@ def outcome(
     file.write_text(yaml.safe_dump(benchmark), encoding="utf-8")
     arguments = ["run-benchmark", str(file), "--out", str(folder / "out"), "--no-mlflow", "--json"]
     code = main(arguments)
-    said = capsys.readouterr()
-    assert code == 0, said.err
-    return json.loads(said.out), said.err
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out), captured.err
 
 
 def check(document: dict[str, Any], n: int) -> None:
@@ -96,9 +96,9 @@ def test_some_records_and_one_that_is_too_long(
     too_long = min((n, place) for place, n in enumerate(lengths) if n > CONTEXT)[1]
     file = tmp_path / "records.json"
     file.write_text(json.dumps([*raw[:3], raw[too_long]]), encoding="utf-8")
-    document, said = outcome(dataset, file, test_data, tmp_path, capsys, LITTLE_WORK)
+    document, captured = outcome(dataset, file, test_data, tmp_path, capsys, LITTLE_WORK)
     check(document, 4)
-    assert f"longer than the context of {CONTEXT} tokens" in said
+    assert f"longer than the context of {CONTEXT} tokens" in captured
 
 
 def longest_text(record: dict[str, Any]) -> str:

@@ -51,11 +51,11 @@ def test_rome_values_are_those_of_whole_rows(name: str, window: int, position: s
     config = ROME.model_copy(update={"position": position})
     fast = RomeEditor(config).solve(model, REQUESTS)
     plain = solve_plainly(RomeEditor(config), model, REQUESTS)
-    for found, expected in zip(fast, plain, strict=True):
-        assert difference(found.value.keys, expected.value.keys) < 1e-5
-        assert difference(found.value.delta, expected.value.delta) < 1e-4
-        assert difference(found.right, expected.right) < 1e-4
-        losses = [[loss.total for loss in each.value.losses] for each in (found, expected)]
+    for quick, expected in zip(fast, plain, strict=True):
+        assert difference(quick.value.keys, expected.value.keys) < 1e-5
+        assert difference(quick.value.delta, expected.value.delta) < 1e-4
+        assert difference(quick.right, expected.right) < 1e-4
+        losses = [[loss.total for loss in each.value.losses] for each in (quick, expected)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -64,9 +64,9 @@ def test_neurons_are_attributed_as_in_whole_prompts(name: str) -> None:
     model = windowed(name)
     rows = [encoding.ids for encoding in model.encode([r.sentence for r in REQUESTS])]
     queries = [Query(row, (7 + i, 40)) for i, row in enumerate([*rows, (5,)])]
-    found = attribute(model, queries, AttributionConfig(steps=4))
+    batched = attribute(model, queries, AttributionConfig(steps=4))
     plain = attribute_plainly(model, queries, AttributionConfig(steps=4))
-    for scores, expected in zip(found, plain, strict=True):
+    for scores, expected in zip(batched, plain, strict=True):
         assert float((scores - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
@@ -103,10 +103,10 @@ def test_learned_editors_run_texts_as_if_alone(name: str, kind: type[LowerBlocks
     with torch.no_grad():
         tail = kind(model, 1).tail(rows)
         states = model.final_hidden(tail.run(tail.hidden))
-        for row, found in zip(rows, states, strict=True):
+        for row, hidden in zip(rows, states, strict=True):
             expected = final(model, row)
             largest = float(expected.abs().max())
-            torch.testing.assert_close(found[: len(row)], expected, rtol=1e-5, atol=1e-5 * largest)
+            torch.testing.assert_close(hidden[: len(row)], expected, rtol=1e-5, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("kind", BOTH)

@@ -73,13 +73,13 @@ def parsers(prefix: tuple[str, ...], parser: Any) -> Iterator[tuple[tuple[str, .
 
 
 def grammar() -> list[tuple[tuple[str, ...], list[Any]]]:
-    found = []
+    nested = []
     for name in COMMANDS:
         module: Any = command_module(name)
         parser = argparse.ArgumentParser()
         module.configure(parser)
-        found += list(parsers((name,), parser))
-    return found
+        nested += list(parsers((name,), parser))
+    return nested
 
 
 def given(draw: random.Random, action: Any) -> list[str]:

@@ -9,8 +9,8 @@ from editkit.cli.main import main
 
 
 def model_of(out: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(out)["model"]
-    return found
+    choice: dict[str, object] = json.loads(out)["model"]
+    return choice
 
 
 def test_the_device_and_dtype_flags_set_values_of_the_model(

@@ -25,8 +25,8 @@ from editkit import Fact, load_model
 from try_out.config import TryOutConfig
 from try_out.locator import TryOutLocator
 fact = Fact("The capital of France is", "France", "Paris")
-[found] = TryOutLocator(TryOutConfig()).locate(load_model("atlas"), [fact])
-assert len(found.scores) == len(found.tokens)
+[traced] = TryOutLocator(TryOutConfig()).locate(load_model("atlas"), [fact])
+assert len(traced.scores) == len(traced.tokens)
 """
 
 

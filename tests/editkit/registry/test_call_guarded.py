@@ -224,11 +224,11 @@ def test_what_another_signal_handler_raises_passes_too() -> None:
 
 
 def test_it_works_in_any_thread() -> None:
-    found: list[Any] = []
-    thread = threading.Thread(target=lambda: found.append(call_guarded(lambda: 5)))
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(call_guarded(lambda: 5)))
     thread.start()
     thread.join()
-    assert found == [5]
+    assert results == [5]
 
 
 _PRINTING = """

@@ -39,18 +39,18 @@ def folder(place: Path, name: str, config: Any, **written: Any) -> str:
 
 @pytest.mark.parametrize("name", ["tiny", "models", "sizes", "Tiny"])
 def test_names_of_other_files_are_not_names_of_models(tmp_path: Path, name: str) -> None:
-    found = rome(folder(tmp_path, name, GPT2Config(n_layer=4, n_embd=32, n_head=4)))
-    assert found.matched.report is None
-    assert found.sources["layer"] == "default"  # no number of layers was asked for
+    chosen = rome(folder(tmp_path, name, GPT2Config(n_layer=4, n_embd=32, n_head=4)))
+    assert chosen.matched.report is None
+    assert chosen.sources["layer"] == "default"  # no number of layers was asked for
     assert rome(name).matched.report is None  # as a hub id
 
 
 @pytest.mark.parametrize("name", ["gpt2-xl", "GPT2-XL"])
 def test_a_folder_with_the_name_and_the_sizes_gets_the_values(tmp_path: Path, name: str) -> None:
-    found = rome(folder(tmp_path, name, GPT2Config(**XL)))
-    assert found.to_dict()["layer"] == 17
-    assert found.sources["layer"] == "editkit_configs/rome/models.yaml"
-    assert found.matched.report == (
+    chosen = rome(folder(tmp_path, name, GPT2Config(**XL)))
+    assert chosen.to_dict()["layer"] == 17
+    assert chosen.sources["layer"] == "editkit_configs/rome/models.yaml"
+    assert chosen.matched.report == (
         "values of editkit_configs/rome/models.yaml for 'gpt2-xl' (its folder is called "
         f"{name!r}; gpt2 with 48 layers, 1600 wide)"
     )
@@ -70,11 +70,11 @@ def test_a_folder_with_the_name_and_the_sizes_gets_the_values(tmp_path: Path, na
 def test_a_folder_with_the_name_of_another_model_gets_no_values(
     tmp_path: Path, config: Any, what: str
 ) -> None:
-    found = rome(folder(tmp_path, "gpt2-xl", config))
-    assert found.to_dict()["layer"] is None
-    assert found.to_dict()["corpus"] is None
-    assert found.note is None
-    assert str(found.matched.report) == (
+    chosen = rome(folder(tmp_path, "gpt2-xl", config))
+    assert chosen.to_dict()["layer"] is None
+    assert chosen.to_dict()["corpus"] is None
+    assert chosen.note is None
+    assert str(chosen.matched.report) == (
         "the values of editkit_configs/rome/models.yaml for 'gpt2-xl' are not used: they are for "
         f"gpt2 with 48 layers, 1600 wide, and this model is {what} (its folder is called 'gpt2-xl')"
     )
@@ -89,19 +89,19 @@ def test_a_config_that_does_not_state_its_sizes_proves_nothing(
     content = json.loads(file.read_text(encoding="utf-8"))
     del content[missing]
     file.write_text(json.dumps(content), encoding="utf-8")
-    found = rome(path)
-    assert found.to_dict()["layer"] is None
-    assert "does not identify a model, and its config states no sizes" in str(found.matched.report)
+    chosen = rome(path)
+    assert chosen.to_dict()["layer"] is None
+    assert "does not identify a model, and its config states no sizes" in str(chosen.matched.report)
 
 
 def test_the_hub_id_in_the_config_counts_in_any_folder(tmp_path: Path) -> None:
     hub_id = "openai-community/gpt2-xl"
-    found = rome(folder(tmp_path, "mine", GPT2Config(**XL), _name_or_path=hub_id))
-    assert found.to_dict()["layer"] == 17
-    assert f"its config names {hub_id!r}" in str(found.matched.report)
-    found = rome(folder(tmp_path, "pruned", GPT2Config(n_layer=24), _name_or_path=hub_id))
-    assert found.to_dict()["layer"] is None
-    assert "are not used" in str(found.matched.report)
+    chosen = rome(folder(tmp_path, "mine", GPT2Config(**XL), _name_or_path=hub_id))
+    assert chosen.to_dict()["layer"] == 17
+    assert f"its config names {hub_id!r}" in str(chosen.matched.report)
+    chosen = rome(folder(tmp_path, "pruned", GPT2Config(n_layer=24), _name_or_path=hub_id))
+    assert chosen.to_dict()["layer"] is None
+    assert "are not used" in str(chosen.matched.report)
     for written in ("/home/me/gpt2-xl", "./gpt2-xl", "a/b/gpt2-xl", "tiny", 3, None):
         path = folder(tmp_path, "other", GPT2Config(**XL), _name_or_path=written)
         assert rome(path).matched.report is None, written
@@ -109,9 +109,9 @@ def test_the_hub_id_in_the_config_counts_in_any_folder(tmp_path: Path) -> None:
 
 def test_a_folder_of_the_hubs_cache_is_the_hub_model(tmp_path: Path) -> None:
     place = tmp_path / "models--openai-community--gpt2-xl" / "snapshots"
-    found = rome(folder(place, "0" * 40, GPT2Config(**XL)))
-    assert found.to_dict()["layer"] == 17
-    assert "its hub id 'openai-community/gpt2-xl', from its place" in str(found.matched.report)
+    chosen = rome(folder(place, "0" * 40, GPT2Config(**XL)))
+    assert chosen.to_dict()["layer"] == 17
+    assert "its hub id 'openai-community/gpt2-xl', from its place" in str(chosen.matched.report)
 
 
 def test_a_link_has_its_own_name_and_that_of_its_target(tmp_path: Path) -> None:
@@ -132,15 +132,15 @@ def test_a_hub_id_with_a_known_config_must_have_the_sizes(
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0123", encoding="utf-8")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    found = rome("someone/gpt2-xl")
-    assert found.to_dict()["layer"] is None
-    assert "this model is gpt2 with 12 layers" in str(found.matched.report)
+    chosen = rome("someone/gpt2-xl")
+    assert chosen.to_dict()["layer"] is None
+    assert "this model is gpt2 with 12 layers" in str(chosen.matched.report)
 
 
 def test_a_registered_model_is_known_by_its_name() -> None:
-    found = rome("atlas")
-    assert found.sources["layer"] == "editkit_configs/rome/atlas.yaml"
-    assert "(its registered name; gpt2 with 6 layers, 128 wide)" in str(found.matched.report)
+    chosen = rome("atlas")
+    assert chosen.sources["layer"] == "editkit_configs/rome/atlas.yaml"
+    assert "(its registered name; gpt2 with 6 layers, 128 wide)" in str(chosen.matched.report)
 
 
 def test_the_name_of_a_model_in_memory_counts_only_with_its_sizes() -> None:
@@ -150,9 +150,9 @@ def test_the_name_of_a_model_in_memory_counts_only_with_its_sizes() -> None:
         assert rome(identity_of_loaded(model)).matched.values is None
     like_atlas = tiny(n_layer=6, n_embd=128)
     model = LanguageModel(like_atlas.hf, like_atlas.tokenizer, name="atlas")
-    found = rome(identity_of_loaded(model))
-    assert found.to_dict()["layer"] == 0
-    assert "it is called 'atlas'" in str(found.matched.report)
+    chosen = rome(identity_of_loaded(model))
+    assert chosen.to_dict()["layer"] == 0
+    assert "it is called 'atlas'" in str(chosen.matched.report)
 
 
 def test_make_editor_logs_which_file_is_used(caplog: pytest.LogCaptureFixture) -> None:

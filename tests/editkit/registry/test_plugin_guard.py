@@ -345,8 +345,8 @@ def test_a_score_with_a_spec_is_fine() -> None:
 def test_a_plugin_without_hooks_is_noted(plugin: Any) -> None:
     registry = Registry()
     registry.register(plugin, name="guest")
-    [found] = registry.plugins
-    assert found.notes == ("implements no hook of editkit",)
+    [loaded] = registry.plugins
+    assert loaded.notes == ("implements no hook of editkit",)
 
 
 # ---------------------------------------------------------------- packages that are hidden

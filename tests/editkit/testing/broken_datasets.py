@@ -96,8 +96,8 @@ class Shuffles(SoundDataset):
 
     def records(self) -> Sequence[Record]:
         Shuffles.calls += 1
-        found = list(super().records())
-        return found[::-1] if Shuffles.calls % 2 else found
+        shuffled = list(super().records())
+        return shuffled[::-1] if Shuffles.calls % 2 else shuffled
 
 
 @breaks("loading_twice_is_the_same", "the digest was")

@@ -26,12 +26,12 @@ class _Changed(SoundLocator):
     attribute: str
 
     def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
-        found = super().locate_one(model, fact)
-        value = self.change(getattr(found, self.attribute), found)
-        return dataclasses.replace(found, **{self.attribute: value})
+        traced = super().locate_one(model, fact)
+        value = self.change(getattr(traced, self.attribute), traced)
+        return dataclasses.replace(traced, **{self.attribute: value})
 
     @abstractmethod
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         """The value in its place."""
 
 
@@ -57,7 +57,7 @@ class NoneForNone(SoundLocator):
 class LayersByTokens(_Changed):
     attribute = "scores"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return tuple(zip(*value, strict=True))
 
 
@@ -65,7 +65,7 @@ class LayersByTokens(_Changed):
 class NotFinite(_Changed):
     attribute = "scores"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return ((float("nan"),) * len(value[0]), *value[1:])
 
 
@@ -73,7 +73,7 @@ class NotFinite(_Changed):
 class Tensors(_Changed):
     attribute = "scores"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return tuple(tuple(torch.tensor(row)) for row in value)
 
 
@@ -81,7 +81,7 @@ class Tensors(_Changed):
 class EndlessBaseline(_Changed):
     attribute = "baselines"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return {"clean": float("inf")}
 
 
@@ -89,7 +89,7 @@ class EndlessBaseline(_Changed):
 class NoKind(_Changed):
     attribute = "kind"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return ""
 
 
@@ -97,22 +97,22 @@ class NoKind(_Changed):
 class StrippedTokens(_Changed):
     attribute = "tokens"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return tuple(token.strip() for token in value)
 
 
 @breaks("tokens_are_the_prompt", "the localization has 1")
 class OneToken(SoundLocator):
     def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
-        found = super().locate_one(model, fact)
-        return dataclasses.replace(found, tokens=(fact.prompt,), scores=found.scores[:1])
+        traced = super().locate_one(model, fact)
+        return dataclasses.replace(traced, tokens=(fact.prompt,), scores=traced.scores[:1])
 
 
 @breaks("tokens_are_the_prompt", "expected a tuple of texts")
 class TokenIds(_Changed):
     attribute = "tokens"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return tuple(range(len(value)))
 
 
@@ -120,7 +120,7 @@ class TokenIds(_Changed):
 class Unsorted(_Changed):
     attribute = "neurons"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return value[::-1]
 
 
@@ -128,7 +128,7 @@ class Unsorted(_Changed):
 class NoSuchNeuron(_Changed):
     attribute = "neurons"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return ((0, 128, 1.0),)
 
 
@@ -136,7 +136,7 @@ class NoSuchNeuron(_Changed):
 class NoSuchLayer(_Changed):
     attribute = "neurons"
 
-    def change(self, value: Any, found: Localization) -> Any:
+    def change(self, value: Any, traced: Localization) -> Any:
         return ((4, 1, 1.0),)
 
 
@@ -218,5 +218,5 @@ class HookWithoutFinally(SoundLocator):
 @breaks("chats", "tokens, and the localization")
 class KnowsNoChat(SoundLocator):
     def locate_one(self, model: LanguageModel, fact: Fact) -> Localization:
-        found = super().locate_one(model, dataclasses.replace(fact, chat=False))
-        return dataclasses.replace(found, fact=fact)
+        traced = super().locate_one(model, dataclasses.replace(fact, chat=False))
+        return dataclasses.replace(traced, fact=fact)

@@ -48,15 +48,15 @@ def repaired() -> Iterator[None]:
 
 @pytest.mark.parametrize(("kind", "rule"), ALL, ids=lambda value: getattr(value, "method", value))
 def test_sound_plugins_keep_every_rule(kind: str, rule: Rule) -> None:
-    found = outcome(kind, rule.method, {}, {})
-    assert (found.status, found.reason) == ("ok", "")
+    result = outcome(kind, rule.method, {}, {})
+    assert (result.status, result.reason) == ("ok", "")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_broken_plugins_are_reported(case: Broken) -> None:
-    found = outcome(case.kind, case.rule, case.spec, case.attributes)
-    assert found.status == "fail"
-    assert case.message in found.reason
+    result = outcome(case.kind, case.rule, case.spec, case.attributes)
+    assert result.status == "fail"
+    assert case.message in result.reason
 
 
 def test_every_rule_can_be_broken() -> None:
@@ -73,5 +73,5 @@ def test_every_rule_can_be_broken() -> None:
 
 def test_an_unexpected_error_is_reported_with_its_line_in_the_plugin() -> None:
     [case] = [case for case in CASES if case.what == "MixesTypes"]
-    found = outcome(case.kind, case.rule, case.spec, case.attributes)
-    assert "broken_editors.py, line " in found.reason
+    result = outcome(case.kind, case.rule, case.spec, case.attributes)
+    assert "broken_editors.py, line " in result.reason
