@@ -150,7 +150,7 @@ KINDS = {
     "unstable": "{n} {are} unstable",
     "unchanged": "{n} changed nothing",
     "rounded": "{n} {are} mostly lost when the weights are rounded to the model's dtype",
-    "contradicted": "{n} did not take effect at the edited prompt although counted as converged",
+    "contradicted": "{n} converged but did not take effect at the edited prompt",
     "untaken": "{n} did not take effect at the edited prompt",
 }
 

@@ -40,8 +40,8 @@ _HELD_BACK = 0.25
 """The bound is what stops training if at least this share of entries has reached it."""
 
 _SEVERAL_TOKENS = (
-    "the target has several tokens, and with target_positions: last_prompt all of them are trained "
-    "at the prompt's last token, so that it cannot be learnt as a text"
+    "the target has several tokens, and target_positions: last_prompt trains all of them at the "
+    "prompt's last token, so the model does not learn to write them in order"
 )
 _TEACHER_FORCED = "set target_positions: teacher_forced (presets paper and corrected)"
 

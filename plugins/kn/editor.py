@@ -41,8 +41,8 @@ from editkit_plugins.kn.config import KnConfig
 _TOP_K = 5  # of sampled contexts
 
 _SEVERAL_TOKENS = (
-    "the target has several tokens, and their embeddings are added up in one place, so that it "
-    "cannot be written as a text"
+    "the target has several tokens, and the sum of their embeddings is written at one position, so "
+    "the model does not learn to write them in order"
 )
 
 Templates = Mapping[str, Sequence[str]]

@@ -46,9 +46,8 @@ def stored(tmp_path: Path, fake_world: Path) -> Run:
 
 
 LINE = (
-    "bad: of 12 edits, 7 did not converge, 3 are unstable (case 0: norm 9) and 2 did not take "
-    "effect at the edited prompt although counted as converged. What to change: "
-    "raise steps (20)."
+    "bad: of 12 edits, 7 did not converge, 3 are unstable (case 0: norm 9) and 2 converged but did "
+    "not take effect at the edited prompt. What to change: raise steps (20)."
 )
 
 
