@@ -49,9 +49,9 @@ from editkit.registry.specs import (
 )
 
 if TYPE_CHECKING:
+    from editkit.editing.delta_files import load_delta, save_delta
     from editkit.editing.deltas import Dense, LowRank, Rows, WeightDelta, applied
-    from editkit.editing.edited import EditedModels
-    from editkit.editing.files import load_delta, save_delta
+    from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
     from editkit.registry.factories import make_dataset, make_editor, make_locator, make_metric
     from editkit.registry.models import load_model
@@ -61,19 +61,19 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Dense": "editkit.editing.deltas",
-    "EditedModels": "editkit.editing.edited",
+    "EditedModels": "editkit.editing.edited_models",
     "LanguageModel": "editkit.models",
     "LowRank": "editkit.editing.deltas",
     "Rows": "editkit.editing.deltas",
     "WeightDelta": "editkit.editing.deltas",
     "applied": "editkit.editing.deltas",
-    "load_delta": "editkit.editing.files",
+    "load_delta": "editkit.editing.delta_files",
     "load_model": "editkit.registry.models",
     "make_dataset": "editkit.registry.factories",
     "make_editor": "editkit.registry.factories",
     "make_locator": "editkit.registry.factories",
     "make_metric": "editkit.registry.factories",
-    "save_delta": "editkit.editing.files",
+    "save_delta": "editkit.editing.delta_files",
     "Trace": "editkit.tracing.trace",
     "trace": "editkit.tracing.trace",
 }

@@ -19,7 +19,7 @@ from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesF
 
 if TYPE_CHECKING:
     from editkit.editing.deltas import Change, WeightDelta
-    from editkit.editing.edited import EditedModels
+    from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
     from editkit.models.shape import ModelShape
 
@@ -168,7 +168,7 @@ def _one_call(edit: Callable[..., Any]) -> Callable[..., Any]:
         finally:
             self._fingerprint = outer
         if watched:
-            from editkit.editing.effects import warn_of_failed
+            from editkit.editing.delta_effects import warn_of_failed
 
             warn_of_failed(arguments[0] if arguments else named.get("model"), deltas)
         return deltas

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from editkit import EditedModels, Fact, LanguageModel, applied
-from editkit.editing.edited import CandidateQuery, GenerationQuery, TextQuery
+from editkit.editing.edited_models import CandidateQuery, GenerationQuery, TextQuery
 from editkit.models.running import forward
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
@@ -19,7 +19,7 @@ from tests.parity import difference
 from tests.plugins.rome.oracle import solve_plainly
 from tests.plugins.test_windows import REQUESTS, ROME
 from tests.plugins.tracing.test_causal_tracing import assert_close, both_ways
-from tests.windowed import FAMILIES, WINDOWED, windowed
+from tests.sliding_window_models import FAMILIES, WINDOWED, windowed
 
 pytestmark = [
     pytest.mark.gpu,

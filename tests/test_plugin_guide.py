@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from editkit import EditedModels, EditRequest, ModelError, load_model
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
 from editkit.registry.config import GivenValues, resolve_config

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SUMMARY
-from editkit.benchmark.auto_layer import choose_layers
 from editkit.benchmark.inputs import n_layers_of
+from editkit.benchmark.layer_by_locator import choose_layers
 from editkit.benchmark.observers import FAILED, publish
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for

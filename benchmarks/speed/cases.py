@@ -23,10 +23,10 @@ from editkit import (
     applied,
     load_model,
 )
-from editkit.editing.edited import CandidateQuery, GenerationQuery
+from editkit.editing.edited_models import CandidateQuery, GenerationQuery
 from editkit.editing.generation import continued, draws
-from editkit.editing.value import RankOneUpdate, sampled_or_given_contexts
-from editkit.models.orientation import input_major
+from editkit.editing.rome_value import RankOneUpdate, sampled_or_given_contexts
+from editkit.models.weight_layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed import learning
 from editkit_benchmarks.speed.plain import probe_nll

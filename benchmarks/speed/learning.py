@@ -16,7 +16,7 @@ from torch import Tensor
 from editkit import LanguageModel
 from editkit.models import Completion
 from editkit.models.encoding import padded
-from editkit.models.orientation import as_stored
+from editkit.models.weight_layout import as_stored
 from editkit_plugins.learned.gradients import CachedLowerBlocks, LowerBlocks, edit_gradients
 from editkit_plugins.learned.networks import EditNetwork
 from editkit_plugins.learned.settings import PRESETS, KeSettings, MendSettings

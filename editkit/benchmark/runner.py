@@ -202,7 +202,7 @@ class _CellRunner:
     def __init__(
         self, shared: _Shared, cell: Cell, editor: Editor[Any], batches: Sequence[Batch]
     ) -> None:
-        from editkit.editing.effects import Effects
+        from editkit.editing.delta_effects import Effects
 
         self.shared, self.cell, self.editor, self.batches = shared, cell, editor, batches
         self.model = shared.model
@@ -285,7 +285,7 @@ class _CellRunner:
         self, deltas: list[WeightDelta], records: list[Record]
     ) -> list[list[tuple[str, MetricRow]]]:
         """Name and answer of every metric, for each record."""
-        from editkit.editing.edited import EditedModels
+        from editkit.editing.edited_models import EditedModels
 
         if not records:
             return []

@@ -14,7 +14,7 @@ import shlex
 import sys
 
 from editkit.benchmark.aggregate import SCHEMA
-from editkit.benchmark.auto_layer import choose_layers
+from editkit.benchmark.layer_by_locator import choose_layers
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Flags, apply_flags, load_benchmark

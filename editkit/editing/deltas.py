@@ -2,8 +2,8 @@
 
 A :class:`WeightDelta` maps parameter names to changes. Changes are input-major, (in, out),
 however the model stores its weights. They are applied to a model within a ``with`` block
-(:func:`applied`), or to single rows of a batch (:class:`editkit.editing.edited.EditedModels`); the
-model itself is never changed permanently.
+(:func:`applied`), or to rows of a batch (:class:`~editkit.editing.edited_models.EditedModels`);
+the model itself is never changed permanently.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from editkit.editing.changes import Change, Dense, LowRank, Rows, moved, summed
 from editkit.errors import DeltaError
 from editkit.models.checksums import chained, lineage
 from editkit.models.language_model import LanguageModel
-from editkit.models.orientation import as_stored
+from editkit.models.weight_layout import as_stored
 from editkit.models.weights import AppliedEdit
 from editkit.storage.digests import digest_of_tensors
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from editkit.editing.edited import EditedModels
+from editkit.editing.edited_models import EditedModels
 from editkit.models.encoding import chunks_by_tokens, padded
 from editkit.models.running import forward
 

@@ -9,7 +9,7 @@ An editor reports how an edit went in the notes of its delta, under standard key
 - ``loss``, ``steps``, ``delta_norm`` (numbers): shown and stored, never judged.
 
 The core adds what it can check without knowing the method: whether the change is zero, whether
-it survives rounding (:mod:`editkit.editing.effects`), and whether the prompt shows the edit.
+it survives rounding (:mod:`editkit.editing.delta_effects`), and whether the prompt shows the edit.
 """
 
 from __future__ import annotations

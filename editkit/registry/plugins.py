@@ -24,7 +24,7 @@ from editkit.errors import PluginError, did_you_mean
 from editkit.interfaces import Configurable
 from editkit.registry import hookspecs
 from editkit.registry.guard import Guard, PluginFailure, RuleBrokenError
-from editkit.registry.origin import elsewhere, hidden_by_folder
+from editkit.registry.shadowed_packages import elsewhere, hidden_by_folder
 from editkit.registry.specs import REFERENCE, SPEC_TYPES, Kind, Spec, problem_of
 
 _log = logging.getLogger(__name__)

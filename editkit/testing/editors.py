@@ -12,9 +12,9 @@ import torch
 from typing_extensions import override
 
 from editkit.data_types import EditRequest
+from editkit.editing.delta_files import load_delta, save_delta
 from editkit.editing.deltas import WeightDelta, applied, check_fits
-from editkit.editing.edited import CandidateQuery, EditedModels
-from editkit.editing.files import load_delta, save_delta
+from editkit.editing.edited_models import CandidateQuery, EditedModels
 from editkit.errors import DeltaError, EditkitError
 from editkit.interfaces import Editor
 from editkit.models.language_model import LanguageModel
@@ -124,7 +124,7 @@ class EditorContract(ModelContract):
         """Each delta names parameters of the model and fits their shapes, on each architecture.
 
         Changes are input-major, (in, out), however the model stores its weights:
-        editkit.models.orientation.input_major transposes a stored weight if needed.
+        editkit.models.weight_layout.input_major transposes a stored weight if needed.
         """
         for architecture in self.architectures:
             model = self.make_model(architecture)

@@ -13,7 +13,7 @@ from editkit.data_types import Fact, Localization
 from editkit.errors import EditkitError
 from editkit.interfaces import Locator
 from editkit.models.language_model import LanguageModel
-from editkit.models.orientation import input_major
+from editkit.models.weight_layout import input_major
 from editkit.testing.contract import ContractError, require
 from editkit.testing.model_contract import UNICODE, ModelContract
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from editkit.data_types import EditRequest, Probe, Record, Score
 from editkit.editing.deltas import LowRank, WeightDelta
-from editkit.editing.edited import EditedModels
+from editkit.editing.edited_models import EditedModels
 from editkit.errors import EditkitError
 from editkit.interfaces import Metric, MetricRow
 from editkit.models.language_model import LanguageModel

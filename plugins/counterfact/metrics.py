@@ -21,7 +21,7 @@ from statistics import fmean
 from typing import ClassVar, Literal, NamedTuple
 
 from editkit import EditedModels, Metric, MetricRow, Probe, Record
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit_plugins.counterfact.config import ChoiceConfig
 
 ScoreRow = dict[str, float | list[float]]

@@ -27,8 +27,8 @@ from editkit.editing.outcomes import is_probable
 from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
 from editkit.models import Completion, LanguageModel, ModelShape
 from editkit.models.encoding import padded
-from editkit.models.orientation import input_major
 from editkit.models.running import Tail, replacing
+from editkit.models.weight_layout import input_major
 from editkit_plugins.finetune.config import FineTuneConfig
 
 Weights = Mapping[str, Tensor]

@@ -25,8 +25,8 @@ from torch import Tensor
 from editkit.editing.target_loss import TargetLoss
 from editkit.models import Completion, LanguageModel
 from editkit.models.encoding import padded
-from editkit.models.orientation import input_major
 from editkit.models.running import Activation, Tail, forward, recording, replacing, run_prefix
+from editkit.models.weight_layout import input_major
 from editkit_plugins.kn.config import AttributionConfig, KnConfig
 
 _PROMPTS_PER_PASS = 64

@@ -22,7 +22,7 @@ from torch import Tensor
 from editkit import ConfigError, Editor, EditRequest, Requirements, Rows, WeightDelta
 from editkit.editing.generation import sampled_contexts
 from editkit.models import LanguageModel, ModelShape
-from editkit.models.orientation import input_major
+from editkit.models.weight_layout import input_major
 from editkit.prompts import fill
 from editkit.storage.resources import path_of
 from editkit_plugins.kn.attribution import (

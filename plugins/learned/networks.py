@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from editkit import ConfigError, LanguageModel, LowRank
-from editkit.models.orientation import input_major
+from editkit.models.weight_layout import input_major
 from editkit_plugins.learned.gradients import Edit, EditGradients
 
 

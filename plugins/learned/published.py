@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from editkit import ConfigError, LanguageModel
 from editkit.errors import first_line
-from editkit.models.orientation import is_input_major
+from editkit.models.weight_layout import is_input_major
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, new_network
 

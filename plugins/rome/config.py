@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from editkit.covariance.config import SecondMomentConfig
-from editkit.editing.value_config import ValueConfig
+from editkit.editing.rome_value_config import ValueConfig
 
 
 class RomeConfig(SecondMomentConfig, ValueConfig):

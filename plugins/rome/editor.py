@@ -8,8 +8,8 @@ equation numbers are those of the final paper):
     step 3   W' = W + Λ (C⁻¹k*)ᵀ                         (2)   rank_one_update
              C = E[k kᵀ] over a corpus                         configured_second_moment, Whitening
 
-Steps 1 and 2 and the update are in :mod:`editkit.editing.value`, where other editors use them too.
-Here they are put in sequence (:meth:`RomeEditor.solve`), and edits that did not work are marked.
+Steps 1 and 2 and the update are in :mod:`editkit.editing.rome_value`, for other editors too. Here
+they run in sequence (:meth:`RomeEditor.solve`), and edits that did not work are marked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from editkit import Editor, EditRequest, LayerRule, LowRank, Requirements, WeightDelta
 from editkit.covariance.second_moment import Whitening, configured_second_moment
 from editkit.editing.outcomes import is_probable
-from editkit.editing.value import (
+from editkit.editing.rome_value import (
     RankOneUpdate,
     Value,
     find_values,

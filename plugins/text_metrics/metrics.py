@@ -22,7 +22,7 @@ from statistics import fmean
 from typing import Any
 
 from editkit import EditedModels, Metric, MetricRow, PluginError, Record
-from editkit.editing.edited import GenerationQuery, TextQuery
+from editkit.editing.edited_models import GenerationQuery, TextQuery
 from editkit.editing.generation import in_published_form
 from editkit_plugins.text_metrics.config import EssenceConfig, GenerationConfig
 

@@ -23,7 +23,7 @@ from editkit import (
 from editkit.benchmark.dependencies import dependencies
 from editkit.benchmark.environment import record_environment
 from editkit.benchmark.store import Store
-from editkit.editing.effects import Effects
+from editkit.editing.delta_effects import Effects
 from editkit.editing.outcomes import BASELINE, Edit, outcomes_of, unwatched
 from editkit.models import LanguageModel
 from editkit.registry.random_state import seeded

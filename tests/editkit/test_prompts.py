@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import EditRequest, Fact, Probe, Record, RequestError
-from editkit.editing.edited import CandidateQuery, GenerationQuery
+from editkit.editing.edited_models import CandidateQuery, GenerationQuery
 from editkit.prompts import default_separator, joined, trimmed_prompt
 from editkit.records.digests import digest_of_records, slice_digest
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from editkit import DeltaError, Dense, Editor, EditRequest, ModelError, WeightDelta, applied
-from editkit.editing.edited import CandidateQuery, EditedModels
+from editkit.editing.edited_models import CandidateQuery, EditedModels
 from editkit.models import LanguageModel
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor

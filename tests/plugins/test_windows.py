@@ -24,7 +24,7 @@ from tests.plugins.kn.oracle import attribute_plainly
 from tests.plugins.learned.samples import BOTH, editor_of, training
 from tests.plugins.rome.oracle import solve_plainly
 from tests.plugins.tracing.test_causal_tracing import assert_close, both_ways
-from tests.windowed import FAMILIES, WINDOWED, windowed
+from tests.sliding_window_models import FAMILIES, WINDOWED, windowed
 
 REQUESTS = [
     EditRequest("{} is in the city of", "The Space Needle", "Paris"),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from editkit import EditedModels, Record, WeightDelta
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
 from editkit.models import Completion
 from editkit.models.encoding import chunks_by_tokens

@@ -285,21 +285,21 @@ def fake_modules() -> dict[str, types.ModuleType]:
     """What stands in for the modules that need torch."""
     models = types.ModuleType("editkit.registry.models")
     identity = types.ModuleType("editkit.registry.model_identity")
-    edited = types.ModuleType("editkit.editing.edited")
+    edited = types.ModuleType("editkit.editing.edited_models")
     vars(models).update(
         load_model=load_model,
         fingerprint_of=fingerprint_of,
         n_layers_of=n_layers_of,
     )
     vars(identity).update({**vars(model_identity), "identity_of": identity_of})
-    effects = types.ModuleType("editkit.editing.effects")
+    effects = types.ModuleType("editkit.editing.delta_effects")
     vars(edited).update(EditedModels=FakeEditedModels)
     vars(effects).update(Effects=FakeEffects)
     return {
         "editkit.registry.models": models,
         "editkit.registry.model_identity": identity,
-        "editkit.editing.edited": edited,
-        "editkit.editing.effects": effects,
+        "editkit.editing.edited_models": edited,
+        "editkit.editing.delta_effects": effects,
     }
 
 

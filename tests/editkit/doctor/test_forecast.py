@@ -17,7 +17,7 @@ _RUN = """
 import json, sys
 model, editor, n, values = sys.argv[1], sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 from editkit import EditedModels, load_model, make_editor
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit.storage.machine import peak_memory_of_this_process
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 records = AtlasDataset(AtlasConfig()).load().records[:n]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import DeltaError, Dense, EditRequest, LowRank, Rows, WeightDelta, applied
+from editkit.editing.delta_files import load_delta, save_delta
 from editkit.editing.deltas import stack
-from editkit.editing.files import load_delta, save_delta
 from tests.tiny import tiny
 
 REQUEST = EditRequest("{} is in", "Rome", "Seattle", "Italy", "P17")

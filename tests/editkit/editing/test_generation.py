@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from editkit import Dense, EditedModels, LanguageModel, ModelError, applied, load_model
-from editkit.editing.edited import CandidateQuery, GenerationQuery, TextQuery
+from editkit.editing.edited_models import CandidateQuery, GenerationQuery, TextQuery
 from editkit.editing.generation import (
     continued,
     draws,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from editkit import DeltaError, Dense, EditRequest, LowRank, Rows, WeightDelta
-from editkit.editing.files import load_delta, save_delta
+from editkit.editing.delta_files import load_delta, save_delta
 from editkit.storage.digests import digest_of_tensors
 from tests.hostile import either
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import Dense, EditedModels, ModelError, applied
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit.editing.next_tokens import NextTokenQuery, _owners, most_likely_tokens
 from tests.editkit.editing.test_deltas import delta_for
 from tests.tiny import tiny

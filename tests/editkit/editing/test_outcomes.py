@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import Config, Dense, Editor, EditRequest, LanguageModel, LowRank, Rows, WeightDelta
+from editkit.editing.delta_effects import Effects
 from editkit.editing.deltas import Change
-from editkit.editing.effects import Effects
 from editkit.editing.outcomes import KINDS, ROUNDED_AWAY, Edit, is_probable, outcomes_of, unwatched
 from tests.tiny import tiny
 

@@ -8,7 +8,6 @@ from editkit import ModelError
 from editkit.models import architecture_of, language_model
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
-from editkit.models.orientation import is_matrix_module
 from editkit.models.running import (
     Tail,
     forward,
@@ -17,6 +16,7 @@ from editkit.models.running import (
     replacing,
     run_prefix,
 )
+from editkit.models.weight_layout import is_matrix_module
 from tests.tiny import ARCHITECTURES, tiny
 
 TEXTS = ["The Space Needle is in the city of", "Paris is", "Zoë Müller works in the field of"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from editkit import EditRequest, LanguageModel, applied, make_editor
-from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
+from editkit.editing.edited_models import CandidateQuery, EditedModels, GenerationQuery, TextQuery
 from editkit.editing.generation import sampled_contexts
 from editkit.models.running import forward, replacing
 from tests.devices import FIRST, SECOND, pretended_devices
 from tests.parity import difference
-from tests.selection import by_default
+from tests.slow_cases import by_default
 from tests.tiny import ARCHITECTURES, SENTENCES, tiny
 
 accelerate = pytest.importorskip("accelerate")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from editkit import DeltaError, Dense, ModelError, WeightDelta, applied, load_model
-from editkit.editing.files import load_delta, save_delta
+from editkit.editing.delta_files import load_delta, save_delta
 from editkit.models import LanguageModel
 from editkit.models.fingerprints import fingerprint_of_folder, legacy_fingerprint, weight_files
 from editkit.registry.models import fingerprint_of, model_folder

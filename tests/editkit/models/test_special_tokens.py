@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from editkit import EditRequest, ModelError, RequestError, load_model
 from editkit.cli.main import main
 from editkit.covariance.second_moment import tokenised
-from editkit.editing.edited import CandidateQuery, EditedModels, GenerationQuery, TextQuery
+from editkit.editing.edited_models import CandidateQuery, EditedModels, GenerationQuery, TextQuery
 from editkit.models import LanguageModel
 from editkit.models.encoding import SubjectPosition
 from tests.tiny import tiny

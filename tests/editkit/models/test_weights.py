@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit import DeltaError, Dense, EditRequest, LowRank, ModelError, Rows, WeightDelta, applied
+from editkit.editing.delta_files import load_delta, save_delta
 from editkit.editing.deltas import check_fits, stack
-from editkit.editing.edited import CandidateQuery, EditedModels
-from editkit.editing.files import load_delta, save_delta
+from editkit.editing.edited_models import CandidateQuery, EditedModels
 from editkit.models import LanguageModel
 from editkit.models.checksums import checksum
 from tests.tiny import tiny

@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from editkit import EditedModels, LanguageModel, ModelError
-from editkit.editing.edited import CandidateQuery, GenerationQuery, TextQuery
+from editkit.editing.edited_models import CandidateQuery, GenerationQuery, TextQuery
 from editkit.editing.generation import continued, draws, sample
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
 from editkit.models.running import Tail, forward, forward_after, run_prefix
 from editkit.models.shape import context_length_of, shape_of
 from tests.editkit.editing.test_deltas import delta_for
-from tests.editkit.editing.test_edited import plain_nll
-from tests.windowed import FAMILIES, WINDOWED, windowed
+from tests.editkit.editing.test_edited_models import plain_nll
+from tests.sliding_window_models import FAMILIES, WINDOWED, windowed
 
 PROMPTS = (
     "Paris",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from editkit import Probe, Record, Records
-from tests.editkit.testing.guests import Broken, collector
+from tests.editkit.testing.in_process_plugins import Broken, collector
 from tests.editkit.testing.sound_dataset import PythonHash, SoundDataset, record
 
 CASES: list[Broken] = []

@@ -20,12 +20,12 @@ from editkit import (
     WeightDelta,
 )
 from editkit.models.encoding import Encoding, padded
-from editkit.models.orientation import input_major
 from editkit.models.running import forward
 from editkit.models.shape import ModelShape
+from editkit.models.weight_layout import input_major
 from tests.editkit.testing.configs import EditorConfig
-from tests.editkit.testing.guests import HERE, Broken, collector
-from tests.editkit.testing.sound import SoundEditor
+from tests.editkit.testing.in_process_plugins import HERE, Broken, collector
+from tests.editkit.testing.sound_plugins import SoundEditor
 
 _CONFIGS = f"{HERE}.configs"
 CASES: list[Broken] = [

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from editkit import Fact, LanguageModel, Localization, RequestError
-from tests.editkit.testing.guests import Broken, collector
-from tests.editkit.testing.sound import SoundLocator
+from tests.editkit.testing.in_process_plugins import Broken, collector
+from tests.editkit.testing.sound_plugins import SoundLocator
 
 CASES: list[Broken] = []
 breaks = collector("locator", CASES)

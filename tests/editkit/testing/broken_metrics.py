@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from editkit import EditedModels, Probe, Record, RequestError, Score
-from editkit.editing.edited import CandidateQuery
-from tests.editkit.testing.guests import SCORES, Broken, collector
-from tests.editkit.testing.sound import SoundMetric
+from editkit.editing.edited_models import CandidateQuery
+from tests.editkit.testing.in_process_plugins import SCORES, Broken, collector
+from tests.editkit.testing.sound_plugins import SoundMetric
 
 CASES: list[Broken] = [
     Broken("metric", "test_protocol_is_named", "empty", "protocol is ''", {"protocol": ""}),

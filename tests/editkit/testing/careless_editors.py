@@ -18,8 +18,8 @@ from editkit import (
     WeightDelta,
 )
 from editkit.models.running import forward
-from tests.editkit.testing.guests import Broken, collector
-from tests.editkit.testing.sound import SoundEditor
+from tests.editkit.testing.in_process_plugins import Broken, collector
+from tests.editkit.testing.sound_plugins import SoundEditor
 
 CASES: list[Broken] = []
 breaks = collector("editor", CASES)

@@ -19,7 +19,7 @@ from tests.editkit.testing import (
     broken_metrics,
     careless_editors,
 )
-from tests.editkit.testing.guests import Broken, outcome
+from tests.editkit.testing.in_process_plugins import Broken, outcome
 
 CASES = [
     case

@@ -9,7 +9,7 @@ import pytest
 from counterfact_samples import raw_record
 
 from editkit import EditedModels, MetricSpec, Record
-from editkit.editing.edited import CandidateQuery, CandidateScore
+from editkit.editing.edited_models import CandidateQuery, CandidateScore
 from editkit.records.reading import Node
 from editkit_plugins import counterfact
 from editkit_plugins.counterfact import metrics

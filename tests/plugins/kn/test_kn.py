@@ -23,7 +23,7 @@ from editkit import (
     make_editor,
     save_delta,
 )
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit.models.running import forward, recording
 from editkit_plugins.kn.attribution import (
     Query,
@@ -37,7 +37,7 @@ from editkit_plugins.kn.config import AttributionConfig, KnConfig, KnowledgeNeur
 from editkit_plugins.kn.editor import KnEditor, prompts_of, read_templates, scaled
 from editkit_plugins.kn.locator import KnowledgeNeuronsLocator
 from tests.plugins.kn.oracle import attribute_plainly
-from tests.selection import by_default
+from tests.slow_cases import by_default
 from tests.tiny import ARCHITECTURES, tiny
 
 REQUESTS = [

@@ -16,7 +16,7 @@ from tracking_samples import finished_run
 from editkit import TrackingError, UsageError
 from editkit_plugins import mlflow_tracking
 from editkit_plugins.mlflow_tracking import ui
-from tests.selection import by_default
+from tests.slow_cases import by_default
 
 SERVE = """
 import signal, sys

@@ -1,6 +1,6 @@
 """ROME's value the plain way: whole rows, whole model, logits everywhere, one request at a time.
 
-Slow and simple: what the shared passes of :mod:`editkit.editing.value` are compared with.
+Slow and simple: what the shared passes of :mod:`editkit.editing.rome_value` are compared with.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from editkit import EditRequest, LanguageModel
-from editkit.editing.value import (
+from editkit.editing.rome_value import (
     RankOneUpdate,
     RequestRows,
     Value,
@@ -21,7 +21,7 @@ from editkit.editing.value import (
     request_rows,
     sampled_or_given_contexts,
 )
-from editkit.editing.value_config import ValueConfig
+from editkit.editing.rome_value_config import ValueConfig
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
 from editkit_plugins.rome.editor import RomeEditor

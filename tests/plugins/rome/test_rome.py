@@ -15,7 +15,7 @@ from editkit import (
     make_editor,
 )
 from editkit.covariance.second_moment import configured_second_moment
-from editkit.editing.value import Value, ValueLoss, sampled_or_given_contexts
+from editkit.editing.rome_value import Value, ValueLoss, sampled_or_given_contexts
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording
 from editkit_plugins.rome.config import RomeConfig

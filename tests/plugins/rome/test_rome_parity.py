@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from editkit.covariance.second_moment import SecondMoment, Whitening, compute_second_moment
-from editkit.editing.value import RankOneUpdate, request_rows
+from editkit.editing.rome_value import RankOneUpdate, request_rows
 from editkit.models import LanguageModel
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor
 from tests.parity import Parity, difference
 from tests.plugins.rome.oracle import solve_plainly
-from tests.selection import by_default
+from tests.slow_cases import by_default
 
 # The statistic and the templates are pinned; what remains is rounding. The published code inverts
 # C in float32, which moves u by 1e-3: u is compared with the reference's float64 solution, and

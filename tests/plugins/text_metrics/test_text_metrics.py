@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import EditedModels, EditRequest, Metric, PluginError, Record
-from editkit.editing.edited import GenerationQuery
+from editkit.editing.edited_models import GenerationQuery
 from editkit_plugins.text_metrics.config import EssenceConfig, GenerationConfig
 from editkit_plugins.text_metrics.metrics import (
     Consistency,

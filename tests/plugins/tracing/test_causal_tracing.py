@@ -25,7 +25,7 @@ from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.corruption import draw_noise, embedding_std, noise_level
 from editkit_plugins.tracing.tokenized_facts import tokenize_facts
 from tests.plugins.tracing.oracle import trace_site_by_site
-from tests.selection import by_default
+from tests.slow_cases import by_default
 from tests.tiny import ARCHITECTURES, tiny
 
 SPACE_NEEDLE = Fact("The Space Needle is in the city of", "The Space Needle", "Seattle")

@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from editkit import EditedModels, EditRequest, applied, load_model, make_dataset
-from editkit.editing.edited import CandidateQuery
-from editkit.editing.value import (
+from editkit.editing.edited_models import CandidateQuery
+from editkit.editing.rome_value import (
     find_values,
     keys_and_outputs,
     rank_one_update,
     request_rows,
     sampled_or_given_contexts,
 )
-from editkit.editing.value_config import ValueConfig
+from editkit.editing.rome_value_config import ValueConfig
 from tests.tiny import tiny
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "editors.md"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from editkit import Dense, EditedModels, LowRank, applied
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward
 from tests.editkit.editing.test_deltas import delta_for

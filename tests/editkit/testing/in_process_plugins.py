@@ -22,10 +22,16 @@ from editkit.testing.contract import rules_of
 HERE = "tests.editkit.testing"
 SCORES = (Score("guest/score", "GS", summary=True), Score("guest/change", signed=True))
 SOUND: dict[str, dict[str, Any]] = {
-    "editor": {"factory": f"{HERE}.sound:SoundEditor", "config": f"{HERE}.configs:EditorConfig"},
-    "locator": {"factory": f"{HERE}.sound:SoundLocator", "config": f"{HERE}.configs:SeedConfig"},
+    "editor": {
+        "factory": f"{HERE}.sound_plugins:SoundEditor",
+        "config": f"{HERE}.configs:EditorConfig",
+    },
+    "locator": {
+        "factory": f"{HERE}.sound_plugins:SoundLocator",
+        "config": f"{HERE}.configs:SeedConfig",
+    },
     "metric": {
-        "factory": f"{HERE}.sound:SoundMetric",
+        "factory": f"{HERE}.sound_plugins:SoundMetric",
         "config": f"{HERE}.configs:SeedConfig",
         "scores": SCORES,
         "protocol": "guest/v1",

@@ -15,7 +15,7 @@ from torch import Tensor
 from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta, check_fits
 from editkit.editing.outcomes import BASELINE, ROUNDED_AWAY, Edit, outcomes_of
 from editkit.errors import DeltaError
-from editkit.models.orientation import input_major
+from editkit.models.weight_layout import input_major
 
 if TYPE_CHECKING:
     from editkit.models import LanguageModel

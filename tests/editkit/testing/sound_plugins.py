@@ -25,7 +25,7 @@ from editkit import (
     Requirements,
     WeightDelta,
 )
-from editkit.editing.edited import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery
 from editkit.models.encoding import Encoding, padded
 from editkit.models.running import forward, recording
 from editkit.models.shape import ModelShape

@@ -34,8 +34,8 @@ from torch import Tensor
 from editkit.data_types import EditRequest
 from editkit.editing.generation import sampled_contexts
 from editkit.editing.optimise import minimise
+from editkit.editing.rome_value_config import ValueConfig
 from editkit.editing.target_loss import TargetLoss, log_probabilities
-from editkit.editing.value_config import ValueConfig
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import Tail, forward, recording, run_prefix

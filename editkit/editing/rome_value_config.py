@@ -5,7 +5,7 @@ A configuration class inherits them, with their documentation, and adds its own 
     class MyConfig(ValueConfig): ...
 
 The defaults are those of ROME's published code. The mathematics is in
-:mod:`editkit.editing.value`; importing this module loads no torch.
+:mod:`editkit.editing.rome_value`; importing this module loads no torch.
 """
 
 from __future__ import annotations

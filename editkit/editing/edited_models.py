@@ -23,8 +23,8 @@ from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta, ap
 from editkit.editing.generation import continued, draws, text_of
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
-from editkit.models.orientation import is_matrix_module
 from editkit.models.running import forward, forward_after, replacing, run_prefix
+from editkit.models.weight_layout import is_matrix_module
 from editkit.prompts import check_chat, clean_fields, clean_prompt, clean_target
 
 __all__ = ["CandidateQuery", "CandidateScore", "EditedModels", "GenerationQuery", "TextQuery"]
