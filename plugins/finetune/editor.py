@@ -150,7 +150,7 @@ class FineTuneEditor(Editor[FineTuneConfig]):
     def _warnings(
         self, model: LanguageModel, requests: Sequence[EditRequest]
     ) -> list[dict[str, str]]:
-        """For each request, a note if its target has more tokens than can be learnt."""
+        """A note for each request with more target tokens than the editor can learn."""
         if self.config.target_positions != "last_prompt":
             return [{} for _ in requests]
         facts = model.complete(

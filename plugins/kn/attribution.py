@@ -251,7 +251,7 @@ def refined_neurons(coarse: Sequence[Sequence[Neuron]], config: KnConfig) -> lis
 
     With ``wanted_neurons``, ``p`` is moved in steps of 0.05 until their number is within range. The
     original code does that for the average over a relation's facts; here it is done for each fact,
-    so that an edit does not depend on the requests beside it.
+    so that an edit does not depend on the other requests.
     """
     p, neurons = config.p, shared_neurons(coarse, config.p)
     if config.wanted_neurons is None:

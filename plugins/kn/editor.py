@@ -56,7 +56,7 @@ class Finding:
     Attributes:
         neurons: The neurons that express it.
         largest: The largest attribution to any neuron, over the prompts.
-        old: Tokens whose embeddings are taken out.
+        old: Tokens whose embeddings are subtracted.
         new: Tokens whose embeddings are added.
     """
 

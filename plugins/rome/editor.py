@@ -151,7 +151,7 @@ def convergence(value: Value, config: RomeConfig, layer: int) -> dict[str, Any]:
     """Notes on the value's optimisation: ``loss``, ``nll``, ``steps``, ``converged``, ``advice``.
 
     It converged if the whole loss fell below ``stop_loss``, or if the target is more probable than
-    not: the essence and decay terms may keep the loss up after the target is learnt.
+    not: the essence and decay terms may keep the loss up after the target is learned.
 
     Args:
         value: The optimised value.

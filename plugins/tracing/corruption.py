@@ -1,4 +1,4 @@
-"""The corrupted run's eps: what is added to the embeddings of the subject's tokens.
+"""The corrupted run's eps, which is added to the embeddings of the subject's tokens.
 
 Section 2.1 and appendix B.1 of Meng et al. (2022), first version: h*_i^(0) = h_i^(0) + eps with
 

@@ -44,7 +44,7 @@ from editkit_plugins.tracing.tokenized_facts import tokenize_facts
 _FACTS_PER_COMMIT = 5
 _SEPARATOR = "/"
 _LAYOUT = 2  # of a row's details; facts with rows of another layout are traced again
-_LAYERS, _LARGEST = "layers", "largest"  # keys of the details beside the roles
+_LAYERS, _LARGEST = "layers", "largest"  # keys of the details, next to the roles
 _log = logging.getLogger(__name__)
 
 

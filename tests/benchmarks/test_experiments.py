@@ -22,6 +22,7 @@ from editkit_benchmarks.experiments.spec import (
     parse_experiment,
 )
 from editkit_plugins.tracing import stored_traces
+from tests.slow_cases import by_default
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,6 +93,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> N
     monkeypatch.setenv("EDITKIT_CACHE", str(cache))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_settings_of_traces_are_drawn_together(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -201,7 +203,11 @@ def documented() -> list[str]:
 
 
 @pytest.mark.usefixtures("elsewhere")
-@pytest.mark.parametrize("text", documented(), ids=lambda text: text.split()[1])
+@pytest.mark.parametrize(
+    "text",
+    by_default(documented(), documented()[-1]),
+    ids=lambda text: text.split()[1],
+)
 def test_the_documented_examples_run(text: str) -> None:
     few = text.replace("layer: every ", "layer: [0] ")  # other layers need more second moments
     Path("mine.yaml").write_text(few, encoding="utf-8")

@@ -101,7 +101,7 @@ class FactTexts:
 
 
 class RecordSource(Source):
-    """Edits from records, some of which are held out for validation.
+    """Edits from records, with some held out for validation.
 
     Args:
         model: The model whose tokenizer is used.

@@ -32,7 +32,7 @@ def editkit_datasets():
 def editkit_editors():
     config = f"{TESTS}.configs:EditorConfig"
     return [
-        EditorSpec("whole", f"{TESTS}.sound:SoundEditor", config, "an editor of the same name"),
+        EditorSpec("whole", f"{TESTS}.sound_plugins:SoundEditor", config, "an editor of that name"),
     ]
 
 def exit_here(config):
