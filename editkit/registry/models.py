@@ -91,15 +91,15 @@ def model_folder(name: str, *, revision: str | None = None) -> Path:
 
 
 def n_layers_of(name: str, *, revision: str | None = None, download: bool = False) -> int | None:
-    """The number of layers that a model's ``config.json`` tells; no weights are looked at.
+    """The number of layers in a model's ``config.json``; no weights are read.
 
     Args:
         name: A registered name, a folder, or a hub id.
         revision: Branch, tag or commit of a hub model.
-        download: Whether to ask the hub for this one file, if the hub's cache has it not.
+        download: Whether to download this one file if it is not in the hub's cache.
 
     Returns:
-        None where there is no such model, the file is not at hand, or it does not tell.
+        None if there is no such model, no such file, or no such entry in it.
     """
     config = config_of(name, revision=revision, download=download) or {}
     return next((config[key] for key in _LAYERS if isinstance(config.get(key), int)), None)
@@ -108,7 +108,7 @@ def n_layers_of(name: str, *, revision: str | None = None, download: bool = Fals
 def config_of(
     name: str, *, revision: str | None = None, download: bool = False
 ) -> dict[str, Any] | None:
-    """What a model's ``config.json`` holds; None where there is none, or it cannot be read.
+    """The content of a model's ``config.json``; None if there is none or it cannot be read.
 
     Arguments as for :func:`n_layers_of`.
     """
