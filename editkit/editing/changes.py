@@ -18,7 +18,7 @@ from typing_extensions import override
 from editkit.errors import DeltaError
 
 _FLOATS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
-_INTEGERS = {torch.int64, torch.int32}  # others index as masks, or not at all
+_INTEGERS = {torch.int64, torch.int32}  # other types are masks or invalid indices
 
 __all__ = ["Change", "Dense", "LowRank", "Rows", "moved", "summed"]
 
@@ -87,7 +87,7 @@ class Rows(Change):
     Attributes:
         indices: (n,) whole numbers, without repeats.
         values: (n, out)
-        n_rows: Number of rows of the whole weight (in).
+        n_rows: Number of rows in the whole weight (in).
     """
 
     indices: Tensor
@@ -166,7 +166,7 @@ class Dense(Change):
 
 
 def _check_numbers(*tensors: Tensor) -> None:
-    """Refuse tensors that are not of one supported floating-point type."""
+    """Raise unless all tensors have the same supported floating-point type."""
     types = {tensor.dtype for tensor in tensors}
     if len(types) > 1 or not types <= _FLOATS:
         raise DeltaError(
@@ -176,7 +176,7 @@ def _check_numbers(*tensors: Tensor) -> None:
 
 
 def summed(name: str, changes: Sequence[Change]) -> Change:
-    """The sum of changes of one parameter, added from left to right."""
+    """Sum the changes of one parameter, from left to right."""
     shapes = {change.shape for change in changes}
     if len(shapes) > 1:
         raise DeltaError(
@@ -221,7 +221,7 @@ def _wide(values: Tensor) -> Tensor:
 
 
 def moved(change: Change, device: torch.device) -> Change:
-    """A change on a device, its values in float32 at least."""
+    """Copy a change to a device, with values in at least float32."""
     own = change.tensors()
     tensors = {
         field: (_wide(t) if t.is_floating_point() else t).to(device) for field, t in own.items()

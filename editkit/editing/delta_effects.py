@@ -1,6 +1,6 @@
-"""Effects of deltas on the weights of a model: their size, and the part that rounding removes.
+"""How much deltas change a model's weights, and how much of that is lost to rounding.
 
-Also the warning after a call of an editor, which reports edits that did not work.
+Also logs the warning about failed edits after an editor is called.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 
 
 class Effects:
-    """Measures deltas against the weights of one model, which must not change meanwhile.
+    """Measures deltas against the weights of one model, which must stay constant.
 
     Args:
         model: The unedited model.
@@ -46,10 +46,10 @@ class Effects:
         """Notes about a delta.
 
         Returns:
-            ``delta_norm``, its Frobenius norm; and ``rounded_away``, for a delta that is small
-            compared to the weights: the share of the norm that is lost when the sums are rounded to
-            the weights' type, from 0 to 1. With 1 the edited model is the unedited one, bit for
-            bit. Empty for a delta that does not fit the model, which applying it will refuse.
+            ``delta_norm``, its Frobenius norm; and, for a delta that is small compared to the
+            weights, ``rounded_away``: the share of the norm, from 0 to 1, that is lost when the
+            edited weights are rounded to their type. At 1 the edited model is bit-exact with the
+            unedited one. Empty if the delta does not fit the model; applying it will raise.
         """
         try:
             check_fits(self._model, delta, force=True)
@@ -71,8 +71,8 @@ class Effects:
     def _is_small(self, name: str, square: float) -> bool:
         """Whether rounding could remove a good part of a change.
 
-        If each entry of the change is below half a rounding step of its weight's, its norm is below
-        that share of the weight's norm.
+        If each entry of the change is below half a rounding step of its weight, the norm of the
+        change is below the same share of the weight's norm.
         """
         weight = self._weight(name)
         if name not in self._norms:
@@ -110,11 +110,11 @@ def warn_of_failed(model: Any, deltas: Any) -> None:
     """Log one warning if some of the deltas that an editor returned did not work.
 
     Args:
-        model: The model, as it was edited.
-        deltas: What the editor returned; anything else than a list of deltas is ignored.
+        model: The model that was edited.
+        deltas: The editor's return value; ignored unless it is a list of deltas.
     """
     if not isinstance(deltas, list) or not all(isinstance(each, WeightDelta) for each in deltas):
-        return  # the caller will refuse them
+        return  # the caller will reject them
     if not deltas or deltas[0].editor == BASELINE:
         return
     try:

@@ -1,6 +1,6 @@
-"""Deltas as files: one self-contained safetensors file each.
+"""Delta files: each delta is one self-contained safetensors file.
 
-The header has the description as JSON, and a digest of description and tensors.
+The header holds the description as JSON and a digest of the description and the tensors.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def save_delta(delta: WeightDelta, path: str | Path) -> None:
     path = Path(path)
     try:
         description = json.dumps(described, sort_keys=True)
-        parse_json(description, allow_nan=True)  # never write what loading would refuse
+        parse_json(description, allow_nan=True)  # never write a file that cannot be loaded
         metadata = {"editkit": description, "digest": digest_of_tensors(tensors, description)}
         write_atomically(path, save(tensors, metadata=metadata))
     except (OSError, SafetensorError, TypeError, ValueError) as error:
@@ -93,7 +93,7 @@ def load_delta(path: str | Path) -> WeightDelta:
     try:
         if not path.is_file():
             raise FileNotFoundError
-    except OSError:  # the name itself may be impossible
+    except OSError:  # the path itself may be invalid
         raise DeltaError(
             f"{str(path)[:200]!r} does not exist, or is not a file.", hint="Check its path."
         ) from None
@@ -133,7 +133,7 @@ def _damaged(path: Path, problem: str) -> DeltaError:
 
 
 def _delta(data: Any, tensors: Mapping[str, Tensor]) -> WeightDelta:
-    """The delta of a description and its tensors.
+    """Build the delta from its description and tensors.
 
     Raises:
         ValueError, EditkitError: They do not describe a delta.
@@ -170,7 +170,7 @@ def _delta(data: Any, tensors: Mapping[str, Tensor]) -> WeightDelta:
 def _request(data: Mapping[str, Any]) -> EditRequest:
     try:
         return EditRequest.from_dict(data)
-    except TypeError as error:  # an unknown or a missing field
+    except TypeError as error:  # an unknown or missing field
         raise ValueError(f"a request cannot be read: {error}") from None
 
 

@@ -1,7 +1,7 @@
-"""Edits as values: which changes to which weights, made for which requests.
+"""Edits as values: the changes to each weight and the requests they were made for.
 
 A :class:`WeightDelta` maps parameter names to changes. Changes are input-major, (in, out),
-however the model stores its weights. They are applied to a model within a ``with`` block
+however the model stores its weights. They are applied to a model in a ``with`` block
 (:func:`applied`), or to rows of a batch (:class:`~editkit.editing.edited_models.EditedModels`);
 the model itself is never changed permanently.
 """
@@ -44,14 +44,14 @@ class WeightDelta:
 
     Attributes:
         changes: Changes by parameter name (``transformer.h.5.mlp.c_proj.weight``).
-        request: The fact that it writes, or the facts of a joint edit; None for merged deltas.
+        request: The edited fact, or the facts of a joint edit; None for merged deltas.
         editor: Name of the editor that made it.
         config: The editor's configuration as plain data.
         model_fingerprint: Fingerprint of the model that it was made on.
         notes: Plain facts about the edit: ``loss``, ``unstable`` with its reason.
-        made_on: For an edit that was made while others were applied: the fingerprint of the base
-            model, and the digests of those edits, in order. Empty for an edit of a base model. It
-            is derived from ``model_fingerprint`` if it is not given.
+        made_on: For an edit made while others were applied, the fingerprint of the base model and
+            the digests of those edits, in order. Empty for an edit of the base model. Derived from
+            ``model_fingerprint`` by default.
     """
 
     changes: Mapping[str, Change] = dataclasses.field(repr=False)
@@ -78,7 +78,7 @@ class WeightDelta:
         return digest_of_tensors(tensors, repr(sorted(kinds)))
 
     def is_finite(self) -> bool:
-        """Whether every number of every change is finite."""
+        """Whether all changes are finite."""
         return all(change.is_finite() for change in self.changes.values())
 
     def norm(self) -> float:
@@ -88,24 +88,24 @@ class WeightDelta:
 
     @property
     def requests(self) -> tuple[EditRequest, ...]:
-        """The facts that it writes."""
+        """The edited facts."""
         if self.request is None:
             return ()
         return self.request if isinstance(self.request, tuple) else (self.request,)
 
 
 def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
-    """One delta with the effect of all of them together: the sum of their changes.
+    """Merge deltas into one: the sum of their changes.
 
     Low-rank changes stay low-rank (their ranks add up), rows stay rows; mixtures become dense. Sums
-    are formed in float32 at least.
+    are computed in at least float32.
 
     Args:
         deltas: Deltas of one model. As for :func:`applied`, a delta may also have been made while
             earlier ones were applied.
 
     Raises:
-        DeltaError: There are none, or they were made for different models.
+        DeltaError: The sequence is empty, or the deltas were made for different models.
     """
     if not deltas:
         raise DeltaError("there are no deltas to stack.", hint="Give at least one.")
@@ -127,7 +127,7 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
 
 
 def _check_sequence(identities: list[str], deltas: Sequence[WeightDelta]) -> None:
-    """Refuse deltas unless each was made on the model or after some of the deltas before it."""
+    """Raise unless each delta was made on the base model or on top of earlier deltas."""
     for delta in deltas:
         if not delta.changes:
             continue
@@ -147,13 +147,13 @@ def applied(
     *,
     force: bool = False,
 ) -> Iterator[LanguageModel]:
-    """The model with the edit inside the block; afterwards its weights are restored bit for bit.
+    """Apply edits inside the block; its end restores the original weights bit for bit.
 
-    Blocks may be nested, overlap, and end in any order: at every moment a weight is its
-    original plus the sum of all applied edits, formed in float32 and rounded once to the
-    weight's type. Several deltas therefore have exactly the effect of their :func:`stack`. When the
-    last edit of a weight ends, the weight is restored from a copy, never by subtraction; also
-    after exceptions, and when a block that was never left is garbage-collected.
+    Blocks may nest, overlap, and end in any order: a weight is always the original plus the sum of
+    all applied edits, computed in float32 and rounded once to the weight's type. Applying several
+    deltas is therefore exactly the same as applying their :func:`stack`. When the last edit of a
+    weight ends, the weight is restored from a copy, never by subtraction. This also holds after
+    exceptions, and when a block that was never exited is garbage-collected.
 
     Inside, the model has a different :attr:`~editkit.LanguageModel.fingerprint`: results computed
     there are never mistaken for results of the unedited model, and a delta made there is an edit on
@@ -161,9 +161,8 @@ def applied(
 
     Args:
         model: The model to edit within the block.
-        delta: One delta, or several that are added up. Each must have been made on the model as
-            loaded, or with the first edits applied that are also applied before it now, in the
-            same order.
+        delta: One delta, or several to sum. Each must have been made on the model as loaded, or on
+            top of the first of the edits that now precede it, in the same order.
         force: Apply a delta that was made for another model, if the shapes allow it.
 
     Raises:
@@ -173,7 +172,7 @@ def applied(
     """
     deltas = [delta] if isinstance(delta, WeightDelta) else list(delta)
     check_all_fit(model, deltas, force=force, in_order=True)
-    look = force  # otherwise it was done by the check
+    look = force  # otherwise the check has already looked
     with contextlib.ExitStack() as exits:
         for each in deltas:
             if each.changes:
@@ -192,7 +191,7 @@ def _layer(model: LanguageModel, delta: WeightDelta) -> AppliedEdit:
         return digest[0]
 
     def total(name: str, layers: Sequence[AppliedEdit]) -> Tensor:
-        """What layers add to a parameter, in the weight's own layout, float32."""
+        """Sum of the layers' changes to a parameter, in the layout of the weight, float32."""
         weight = model.hf.get_parameter(name)
         changes = [moved(layer.edit.changes[name], weight.device) for layer in layers]
         dense = summed(name, changes).dense().to(torch.float32)
@@ -202,10 +201,10 @@ def _layer(model: LanguageModel, delta: WeightDelta) -> AppliedEdit:
 
 
 def check_fits(model: LanguageModel, delta: WeightDelta, *, force: bool = False) -> None:
-    """Refuse a delta if its names or shapes do not fit or, unless forced, if its model differs.
+    """Raise if names or shapes do not fit or, unless forced, if the delta is for another model.
 
     Raises:
-        DeltaError: It does not fit.
+        DeltaError: The delta does not fit.
     """
     check_all_fit(model, [delta], force=force)
 
@@ -223,10 +222,10 @@ def check_all_fit(
         model: The model.
         deltas: The deltas.
         force: Accept deltas of other models.
-        in_order: Whether each may have been made on top of those before it.
+        in_order: Whether a delta may have been made on top of the ones before it.
 
     Raises:
-        DeltaError: One does not fit.
+        DeltaError: A delta does not fit.
     """
     if not force and any(delta.changes for delta in deltas):
         identities = model.weights.acceptable()
@@ -243,7 +242,7 @@ def check_all_fit(
 
 
 def _made_elsewhere(model: LanguageModel, delta: WeightDelta, base: str) -> DeltaError:
-    """The error for a delta of another model, or made on top of edits that are not applied."""
+    """Error for a delta made for another model or on top of edits that are not applied."""
     made_on = delta.made_on
     if made_on and made_on[0] in (base, model.legacy_fingerprint):
         below = ", ".join(edit[:12] for edit in made_on[1:])

@@ -1,12 +1,12 @@
 """Many edited models behind one forward pass: each row of a batch sees its own delta.
 
-For row b of a batch, with x_b its input of a linear module, W the module's weight and dW_b the
-change that the row's delta makes to it,
+For row b of a batch, let x_b be the input to a linear module, W the module's weight, and dW_b the
+change to W in the row's delta. Then
 
     y_b = x_b W + x_b dW_b
 
 Terms are keyed by delta: rows that share a delta share its memory. Low-rank and row changes cost
-two thin products, dense ones a product per delta. The model's own weights are never touched.
+two thin products, dense changes one product per delta. The model's weights are never modified.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class CandidateScore(NamedTuple):
 
     Attributes:
         nll: Mean negative log likelihood per token of the candidate, in nats.
-        argmax: Share of its tokens that are the most likely one, each after the true ones before
-            it; 1 if greedy decoding would write the candidate.
+        argmax: Share of its tokens that are the most likely next token, given the true tokens
+            before them; 1 if greedy decoding would produce the candidate.
     """
 
     nll: float
@@ -94,9 +94,9 @@ class GenerationQuery:
 
     Attributes:
         edit: Number of the edited model that answers.
-        prompt: The text's beginning.
-        name: The random draws depend only on this name, the prompt and the seed, whatever else is
-            generated in the same batch. Give the case and the prompt's index.
+        prompt: Start of the text.
+        name: Random draws depend only on this name, the prompt, and the seed, not on the rest of
+            the batch. Use the case and the index of the prompt.
         chat: Whether the prompt is a user's turn in a chat, which the model answers.
 
     Raises:
@@ -129,18 +129,18 @@ _Answer = TypeVar("_Answer")
 class EditedModels:
     """One model under many deltas.
 
-    Scored candidates and generated texts are remembered, so that metrics with the same questions
-    share the work.
+    Candidate scores and generated texts are cached, so that metrics with the same queries share the
+    work.
 
     Args:
-        model: The unedited model, or one with edits applied that stay applied.
-        deltas: One per edited model; a delta without changes is the model itself. A joint edit is
-            the same delta several times.
-        token_budget: Most tokens of one forward pass, padding included.
+        model: The unedited model, or a model with applied edits, which stay applied.
+        deltas: One per edited model; a delta without changes means the model itself. For a joint
+            edit, repeat the delta.
+        token_budget: Maximum number of tokens in one forward pass, including padding.
         seed: Seed of generated texts.
 
     Raises:
-        DeltaError: A delta does not fit the model, now or when a question is answered.
+        DeltaError: A delta does not fit the model, now or when a query is answered.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class EditedModels:
         return len(self.deltas)
 
     def _refresh(self) -> None:
-        """Forget answers if the weights changed, and refuse deltas that no longer fit."""
+        """Clear the cache if the weights changed, and raise if a delta no longer fits."""
         state = self.model.weights.state()
         if state != self._state:
             check_all_fit(self.model, self.deltas)
@@ -197,7 +197,7 @@ class EditedModels:
             yield
 
     def _modules(self) -> list[str]:
-        """Paths of all modules that some delta changes."""
+        """Paths of all modules changed by any delta."""
         names = (name for delta in self.deltas for name in delta.changes)
         return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
 
@@ -206,10 +206,10 @@ class EditedModels:
         ask: Callable[[EditedModels, Sequence[_Query]], list[_Answer]],
         queries: Sequence[_Query],
     ) -> list[_Answer]:
-        """Answer queries in shared batches, or one edited model at a time where that is impossible.
+        """Answer queries in shared batches if possible, else one edited model at a time.
 
         Args:
-            ask: Answers queries to edited models whose deltas fit in one batch.
+            ask: Answers queries to edited models that can share a batch.
             queries: In any order.
 
         Returns:
@@ -221,7 +221,7 @@ class EditedModels:
         for edit, delta in enumerate(self.deltas):
             mine = [number for number, query in enumerate(queries) if query.edit == edit]
             if mine:
-                with applied(self.model, delta):  # really changes the weights
+                with applied(self.model, delta):  # changes the weights themselves
                     own = ask(self.unedited(), [queries[number] for number in mine])
                 answers.update(zip(mine, own, strict=True))
         return [answers[number] for number in range(len(queries))]
@@ -240,11 +240,11 @@ class EditedModels:
         return [[score.nll for score in row] for row in self.candidate_scores(queries)]
 
     def candidate_scores(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
-        """How likely each candidate is, and how much of it greedy decoding would write.
+        """How likely each candidate is, and how much of it greedy decoding would produce.
 
-        A prompt is run once, however many candidates compete for it, and logits are formed only
-        where they are read. The model answers in evaluation mode, whatever mode it is in. If a text
-        is longer than the model's context, the prompt's beginning is cut off.
+        A prompt is run once for all of its candidates, and logits are computed only at the
+        positions that are read. The model runs in evaluation mode, whatever its current mode. If a
+        text is longer than the model's context, the start of the prompt is truncated.
 
         Args:
             queries: In any order.
@@ -271,13 +271,13 @@ class EditedModels:
             chat=[queries[number].chat for number, _ in flat],
             crop=True,
         )
-        # Candidates nearly always agree on where the prompt's tokens end; where they do not, the
-        # query splits into several prompts.
+        # Candidates nearly always agree on where the prompt's tokens end; if not, the query is
+        # split into several prompts.
         prompts: dict[tuple[int, tuple[int, ...]], list[tuple[int, Completion]]] = {}
         for (number, place), completion in zip(flat, completions, strict=True):
             prompts.setdefault((number, completion.prompt), []).append((place, completion))
         answers = [[CandidateScore(0.0, 0.0)] * len(query.candidates) for query in queries]
-        # Prompts whose candidates are all of one token need no second pass: kept apart.
+        # If all candidates are single tokens, no second pass is needed: batch these separately.
         short: list[tuple[int, tuple[int, ...]]] = []
         long: list[tuple[int, tuple[int, ...]]] = []
         for key, group in prompts.items():
@@ -306,7 +306,7 @@ class EditedModels:
         lengths = torch.tensor([len(p) for p in prompts], device=device)  # (B,)
         flat = [(row, target) for row, group in enumerate(targets) for target in group]
         rows = torch.tensor([row for row, _ in flat], device=device)  # (N,)
-        # Continue only the targets that have more tokens, each after its prompt's own keys.
+        # Only longer targets need a second pass, on top of the cached keys of their prompts.
         longer = [n for n, (_, target) in enumerate(flat) if len(target) > 1]
         pick = torch.tensor(longer, dtype=torch.long, device=device)  # (M,)
         source = rows[pick]
@@ -346,13 +346,13 @@ class EditedModels:
 
         Args:
             queries: In any order.
-            max_tokens: Read at most this many of a text's first tokens.
+            max_tokens: Truncate each text to this many tokens.
 
         Returns:
             One list per query: a number for every token but the first.
 
         Raises:
-            ModelError: The part of a text to be read is longer than the model's context.
+            ModelError: A truncated text is still longer than the model's context.
         """
         self._refresh()
         texts = [query.text for query in queries]
@@ -384,7 +384,7 @@ class EditedModels:
         return answers
 
     def _token_nll(self, states: Tensor, tokens: Tensor) -> list[float]:
-        """NLL of the tokens (N,) that follow states (N, H), with few logits in memory at once."""
+        """NLL of the tokens (N,) that follow states (N, H), in chunks to save memory."""
         nll: list[float] = []
         for start in range(0, len(tokens), _LOGITS_AT_ONCE):
             part = slice(start, start + _LOGITS_AT_ONCE)
@@ -395,22 +395,22 @@ class EditedModels:
     def generate(
         self, queries: Sequence[GenerationQuery], *, tokens: int = 100, top_k: int = 5
     ) -> list[str]:
-        """Texts that the edited models write, many at once, each row under its own edit.
+        """Generate texts with the edited models, in batches with a different edit in each row.
 
-        Draws depend only on the seed, a query's name and its prompt. A text does not depend on the
-        others in its batch, up to float rounding: if the odds of two tokens differ by less, which
-        happens about once in a hundred thousand draws, the other token may be drawn.
+        Draws depend only on the seed and on the name and prompt of the query. A text does not
+        depend on the rest of its batch, except through float rounding, which changes about one
+        draw in a hundred thousand.
 
         Args:
             queries: In any order.
-            tokens: Length of each text, its prompt included (in a chat, the whole template too);
+            tokens: Length of each text, including its prompt (and in a chat, the whole template);
                 at most the model's context. An end-of-text token does not end a plain text;
-                special tokens are left out (:func:`editkit.editing.generation.text_of`).
-            top_k: Only the k most likely tokens are drawn.
+                special tokens are removed (:func:`editkit.editing.generation.text_of`).
+            top_k: Sample only from the k most likely tokens.
 
         Returns:
-            One text per query, beginning with its prompt; in a chat the prompt, a line break, and
-            the answer up to the special token that ends its turn.
+            One text per query, starting with its prompt; in a chat, the prompt, a line break, and
+            the answer up to the special token that ends the turn.
 
         Raises:
             ModelError: A prompt is longer than the model's context.
@@ -463,11 +463,11 @@ class EditedModels:
 # ---------------------------------------------------------------- x_b dW_b
 
 _Term = Callable[[Tensor, Tensor], Tensor]
-"""From a module's input (B, T, in) and output (B, T, out) to the output with a term added."""
+"""Maps a module's input (B, T, in) and output (B, T, out) to the output plus a term."""
 
 
 def _is_batchable(model: LanguageModel, delta: WeightDelta) -> bool:
-    """Whether all its changes are to weights and biases of linear modules that nothing shares."""
+    """Whether the delta changes only weights and biases of linear modules, none of them shared."""
     head = model.hf.get_output_embeddings()
     for name in delta.changes:
         path, _, field = name.rpartition(".")
@@ -478,7 +478,7 @@ def _is_batchable(model: LanguageModel, delta: WeightDelta) -> bool:
 
 
 def _adding(terms: Sequence[_Term], n_rows: int) -> _Term:
-    """Adds all terms; some models call their MLP on rows and tokens in one dimension."""
+    """Adds all terms; some models flatten rows and tokens before they call the MLP."""
 
     def add(inputs: Tensor, output: Tensor) -> Tensor:
         x = inputs.reshape(n_rows, -1, inputs.shape[-1])  # (B, T, in)
@@ -492,7 +492,7 @@ def _adding(terms: Sequence[_Term], n_rows: int) -> _Term:
 
 def _terms(changes: Sequence[Change | None], device: torch.device) -> list[_Term]:
     """Terms that add a parameter's changes: ``changes[b]`` to row b, None for no change."""
-    rows: dict[int, list[int]] = {}  # by the change's identity: rows of one delta share it
+    rows: dict[int, list[int]] = {}  # keyed by identity: rows with the same delta share its changes
     for row, change in enumerate(changes):
         if change is not None:
             rows.setdefault(id(change), []).append(row)
@@ -510,7 +510,7 @@ def _terms(changes: Sequence[Change | None], device: torch.device) -> list[_Term
 
 
 def _low_rank_term(changes: Sequence[LowRank], index: Sequence[int], device: torch.device) -> _Term:
-    """Adds ``x_b L_i R_i`` with i = ``index[b]``; zeros if that is the number of changes."""
+    """Adds ``x_b L_i R_i``, i = ``index[b]``, or zero if i equals the number of changes."""
     n, rank = len(changes), max(change.left.shape[1] for change in changes)
     d, h = changes[0].left.shape[0], changes[0].right.shape[1]
     shared = n == 1 and not any(index)  # one delta for all rows
@@ -532,7 +532,7 @@ def _low_rank_term(changes: Sequence[LowRank], index: Sequence[int], device: tor
 
 
 def _single_term(change: Change, rows: Tensor, device: torch.device) -> _Term:
-    """Adds a dense or row change, or one of a bias, to the rows that share it."""
+    """Adds a dense, row, or bias change to the rows that share it."""
 
     def add(x: Tensor, y: Tensor) -> Tensor:
         if isinstance(change, Rows):

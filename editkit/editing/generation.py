@@ -1,4 +1,4 @@
-"""Text generation: top-k, seeded, in batches; and sampled contexts for editors."""
+"""Batched top-k text generation from seeds, and sampled contexts for editors."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _REDRAWS = 10
 
 
 def draws(names: Sequence[tuple[int | str, ...]], n: int) -> Tensor:
-    """Random numbers from 0 up to 1 for each name: the same name, the same numbers.
+    """Random numbers in [0, 1) for each name; equal names give equal numbers.
 
     Args:
         names: One per row.
-        n: Numbers of each row.
+        n: Number of draws per row.
 
     Returns:
         (rows, n), on the CPU.
@@ -51,7 +51,7 @@ def continued(
     *,
     top_k: int,
 ) -> list[list[int]]:
-    """Continue prompts of different length, all in one batch, to texts of one length.
+    """Continue prompts of different lengths to texts of the same length, in one batch.
 
     Generation starts after the shortest prompt. A row that is still within its prompt takes the
     prompt's token instead of a drawn one, so no row needs padding before its generated tokens.
@@ -59,11 +59,11 @@ def continued(
     Args:
         model: The model, inside its :meth:`~editkit.models.LanguageModel.frozen`.
         prompts: Token ids; none may be empty.
-        uniform: Numbers from 0 up to 1, (B, N) for texts of N tokens: column n decides token n.
-        top_k: Only the k most likely tokens are drawn.
+        uniform: Numbers in [0, 1), (B, N) for texts of N tokens: column n decides token n.
+        top_k: Sample only from the k most likely tokens.
 
     Returns:
-        Token ids of each text; a prompt of N tokens or more is returned as it is.
+        Token ids of each text; a prompt of N or more tokens is returned unchanged.
     """
     texts = padded(prompts, model.device)  # (B, longest prompt)
     n, start = uniform.shape[1], min(len(prompt) for prompt in prompts)
@@ -86,7 +86,7 @@ def continued(
 
 
 def _drawn(logits: Tensor, uniform: Tensor, top_k: int) -> Tensor:
-    """One token of each row, (B, V) and (B,) to (B,).
+    """Draw one token per row: (B, V) and (B,) to (B,).
 
     Tokens are sorted by id, not by likelihood, so that rounding cannot swap equally likely ones.
     """
@@ -112,7 +112,7 @@ def sample(
         prompt: Token ids, at least one.
         n: Number of samples.
         new_tokens: Length of each sample; an end-of-text token does not end it.
-        top_k: Only the k most likely tokens are drawn.
+        top_k: Sample only from the k most likely tokens.
         generator: A CPU generator; the only source of randomness.
 
     Returns:
@@ -136,11 +136,11 @@ def sample(
 
 
 def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
-    """The text of token ids, without any of the tokenizer's special tokens.
+    """Decode token ids to text without special tokens.
 
-    Special tokens are removed, and so are texts such as ``<|endoftext|>`` that the model spells out
-    in ordinary tokens. The texts before and after one are joined by a space unless white space
-    already separates them.
+    Special tokens are removed, and so are strings such as ``<|endoftext|>`` that the model spells
+    out in ordinary tokens. The texts around a removed token are joined by a space unless white
+    space already separates them.
 
     Args:
         tokenizer: A transformers tokenizer.
@@ -151,7 +151,7 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
     runs = itertools.groupby(ids, key=lambda token: token in special)
     pieces = [tokenizer.decode(list(run)) for is_special, run in runs if not is_special]
     names = {*map(str, tokenizer.all_special_tokens), *(name for _, name in added)}
-    # A token such as "!" may serve for padding: only names that no text contains are cut out.
+    # The padding token may be ordinary text such as "!", so remove only unambiguous names.
     spelled = sorted((name for name in names if len(name) > 2 and not name.isalnum()), key=len)
     if spelled:
         pattern = "|".join(map(re.escape, reversed(spelled)))  # the longest first
@@ -164,11 +164,11 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
 
 
 def in_published_form(text: str, *, form: str | None = "NFKD") -> str:
-    """A generated text as the published generator returns it: blank lines are spaces.
+    """Convert a generated text to the form of the published generator: blank lines become spaces.
 
     Args:
         text: The text.
-        form: Unicode form of the text; None: as it is.
+        form: Unicode normalization form; None leaves the text unchanged.
     """
     if form == "NFKD":
         text = unicodedata.normalize("NFKD", text)
@@ -178,21 +178,21 @@ def in_published_form(text: str, *, form: str | None = "NFKD") -> str:
 def sampled_contexts(
     model: LanguageModel, lengths: Sequence[tuple[int, int]], *, top_k: int, seed: int
 ) -> list[str]:
-    """Short texts ``"x. "`` sampled from the model, to put before a prompt.
+    """Sample short texts ``"x. "`` from the model to prepend to a prompt.
 
-    Samples start at the model's start (or end) of text token. As in the published generator, texts
-    are in Unicode form NFKD with spaces for blank lines, and special tokens are removed. A sample
-    that is then empty is drawn again up to ten times, and otherwise dropped with a warning. Texts
-    are cached by model, lengths and seed.
+    Samples start from the model's start-of-text (or end-of-text) token. As in the published
+    generator, texts are normalized to NFKD, blank lines become spaces, and special tokens are
+    removed. A sample that is empty after this is redrawn up to ten times, then dropped with a
+    warning. Texts are cached by model, lengths, and seed.
 
     Args:
         model: The model.
-        lengths: Pairs of a number of texts and the number of new tokens of each.
-        top_k: Only the k most likely tokens are drawn.
+        lengths: Pairs of (number of texts, new tokens per text).
+        top_k: Sample only from the k most likely tokens.
         seed: Seed of the samples.
 
     Raises:
-        ModelError: The tokenizer has no token that starts or ends a text, or no sample has a text.
+        ModelError: The tokenizer has no start- or end-of-text token, or all samples are empty.
     """
     start = model.tokenizer.bos_token_id
     if start is None:

@@ -1,7 +1,7 @@
 """The most likely next token after each of many texts, under edited models.
 
-Texts with a common beginning are run once: if one text is the beginning of another, its answer is
-read in the middle of the longer one's row. A target that is scored token by token costs one row.
+Shared prefixes are run once: if one text is a prefix of another, its answer is read in the middle
+of the longer text's row. Scoring a target token by token therefore costs one row.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _LOGITS_AT_ONCE = 1024  # positions; for GPT-2's vocabulary about 200 MB
 
 @dataclasses.dataclass(frozen=True)
 class NextTokenQuery:
-    """Which token is the most likely one after these?
+    """Which token is most likely to come next?
 
     Attributes:
         edit: Number of the edited model that answers.
-        ids: The token ids before it: at least one, at most the model's context.
+        ids: The preceding token ids: at least one, at most the model's context.
     """
 
     edit: int
@@ -36,8 +36,8 @@ class NextTokenQuery:
 def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:
     """The most likely next token of each query, under its edited model.
 
-    Logits are formed only where they are read. The model answers in evaluation mode, whatever mode
-    it is in.
+    Logits are computed only at the positions that are read. The model runs in evaluation mode,
+    whatever its current mode.
 
     Args:
         models: The edited models.
@@ -52,7 +52,7 @@ def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) 
 def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:
     model = models.model
     owners = _owners(queries)
-    asked: dict[NextTokenQuery, list[NextTokenQuery]] = {}  # a row -> what is read in it
+    asked: dict[NextTokenQuery, list[NextTokenQuery]] = {}  # a row -> the queries it answers
     for query, owner in owners.items():
         asked.setdefault(owner, []).append(query)
     rows = list(asked)
@@ -76,10 +76,10 @@ def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[in
 
 
 def _owners(queries: Sequence[NextTokenQuery]) -> dict[NextTokenQuery, NextTokenQuery]:
-    """For each query, the longest query to the same edited model that begins with its tokens."""
+    """For each query, the longest query to the same edited model that it is a prefix of."""
     owners: dict[NextTokenQuery, NextTokenQuery] = {}
     after: NextTokenQuery | None = None
-    # In sorted order a sequence is followed at once by those that begin with it.
+    # In sorted order, the sequences that extend a prefix directly follow it.
     for query in sorted(set(queries), key=lambda query: (query.edit, query.ids), reverse=True):
         continued = (
             after is not None

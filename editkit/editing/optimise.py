@@ -1,7 +1,7 @@
-"""Adam over many requests side by side, each leaving when its loss is small enough.
+"""Adam over many requests in parallel; each stops when its loss is small enough.
 
-A request's result does not depend on the others: it has variables, an Adam state and a stopping
-point of its own. Only the forward and backward passes are shared.
+A request's result does not depend on the others: each has separate variables, Adam state, and
+stopping point. Only the forward and backward passes are shared.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ class Objective(Protocol):
     """What :func:`minimise` minimises, for the requests that have not stopped yet."""
 
     def evaluate(self, variables: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
-        """The loss of each request, (R,), and then any terms of it that should be recorded.
+        """The loss of each request, (R,), followed by any terms of the loss to record.
 
         Args:
             variables: The variables of each request.
         """
 
     def select(self, requests: Sequence[int]) -> Self:
-        """The objective of some of the requests, by their numbers here, ascending."""
+        """The objective for a subset of the requests, given by ascending index."""
 
 
 def minimise(
@@ -46,15 +46,15 @@ def minimise(
         variables: The variables of each request: leaves that require gradients, changed in place.
         objective: The losses.
         lr: Adam's learning rate.
-        evaluations: Most evaluations of the loss. No update follows the last one, so there are at
-            most ``evaluations - 1`` updates.
-        stop_loss: A request stops, without another update, once its loss is below this.
+        evaluations: Maximum number of loss evaluations. No update follows the last one, so there
+            are at most ``evaluations - 1`` updates.
+        stop_loss: A request stops, without another update, once its loss is below this value.
         weight_decay: Adam's weight decay.
-        project: Called without gradients after each update, with a request's number and its
-            variables, to move them back into an allowed set.
+        project: Called without gradients after each update, with the index of a request and its
+            variables, to project them onto the feasible set.
 
     Returns:
-        For each request every evaluation, in order: its loss and the terms.
+        For each request, all evaluations in order: the loss and its terms.
     """
     optimiser = torch.optim.Adam(
         [each for own in variables for each in own], lr=lr, weight_decay=weight_decay

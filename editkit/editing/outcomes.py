@@ -1,15 +1,15 @@
-"""Which edits did not work, and what to change; read from notes and scores, for any editor.
+"""Finds failed edits of any editor from notes and scores, and suggests what to change.
 
 An editor reports how an edit went in the notes of its delta, under standard keys:
 
-- ``converged`` (bool): whether its own criterion is met; absent if the method has none;
+- ``converged`` (bool): whether the stopping criterion is met; absent if the method has none;
 - ``unstable`` (text): why the edit should not be trusted;
 - ``warning`` (text): what the method cannot do for this request;
 - ``advice`` (text): what to change if the edit did not converge or is unstable;
-- ``loss``, ``steps``, ``delta_norm`` (numbers): shown and stored, never judged.
+- ``loss``, ``steps``, ``delta_norm`` (numbers): displayed and stored only.
 
-The core adds what it can check without knowing the method: whether the change is zero, whether
-it survives rounding (:mod:`editkit.editing.delta_effects`), and whether the prompt shows the edit.
+The core adds checks that work for any method: whether the change is zero, whether it survives
+rounding (:mod:`editkit.editing.delta_effects`), and whether the edited prompt shows the edit.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ IMPROBABLE = math.log(2)
 """Nats per token at which a target is as probable as all other tokens together."""
 
 MOSTLY_LOST, WHOLLY_LOST = 0.5, 0.99
-"""Shares of a change lost to rounding: from the first it is reported, from the second nothing is
-left of the change."""
+"""Shares of a change lost to rounding: the first is the threshold for a report, at the second
+nothing is left of the change."""
 
 ROUNDED_AWAY = "rounded_away"
-"""Note by the core: the share of the change that is lost when weights are rounded to their type."""
+"""Note added by the core: the share of the change lost when weights are rounded to their type."""
 
 _MOST_TEXTS = 2
 
@@ -53,8 +53,8 @@ _MOST_TEXTS = 2
 def is_probable(nll: float) -> bool:
     """Whether a target is more probable than not, on average over its tokens.
 
-    Editors that raise the probability of a target use it in addition to their own stopping
-    criterion: other terms may keep the loss up although the model already writes the target.
+    Editors that raise the probability of a target use this in addition to their stopping criterion:
+    other terms may keep the loss high although the model already predicts the target.
 
     Args:
         nll: Mean negative log likelihood of the target's tokens, in nats.
@@ -64,12 +64,12 @@ def is_probable(nll: float) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """One edit as far as it was measured.
+    """The notes and score of one edit.
 
     Attributes:
-        name: Its name in messages: ``case 17``.
+        name: Name of the edit in messages, such as ``case 17``.
         notes: The notes of its delta.
-        taken: Score at the edited prompt itself, if there is one: 0 if the edit does not show.
+        taken: Score on the edited prompt, if available; 0 if the edit has no effect there.
     """
 
     name: str
@@ -79,20 +79,20 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Outcomes:
-    """How many edits did not work, in which way, and what to change.
+    """How many edits failed, how they failed, and what to change.
 
     Attributes:
         n: Number of edits.
-        unconverged: Edits that do not meet the editor's own criterion.
+        unconverged: Edits that do not meet the editor's criterion.
         unstable: Edits that the editor marked as unstable.
-        unchanged: Edits whose change is zero, or vanishes in rounding, without a report of
+        unchanged: Edits with a change that is zero or lost to rounding, and no report of
             convergence.
-        rounded: Edits that mostly vanish when the weights are rounded to their type.
-        contradicted: Edits reported as converged that the edited prompt does not show.
-        untaken: Edits without a report that the edited prompt does not show.
+        rounded: Edits that are mostly lost when the weights are rounded to their type.
+        contradicted: Edits reported as converged but with no effect on the edited prompt.
+        untaken: Edits with no report and no effect on the edited prompt.
         example: The first reason for an unstable edit.
-        warnings: Warnings of editors, each with its number of edits.
-        advice: What to change, the most frequent first.
+        warnings: Warnings from editors, with the number of edits for each.
+        advice: What to change, most frequent first.
     """
 
     n: int
@@ -111,7 +111,7 @@ class Outcomes:
         return {kind: getattr(self, kind) for kind in KINDS}
 
     def __bool__(self) -> bool:
-        """Whether any edit did not work or came with a warning."""
+        """Whether any edit failed or has a warning."""
         return any(self.counts().values()) or bool(self.warnings)
 
     @property
@@ -156,9 +156,9 @@ KINDS = {
 
 
 def outcomes_of(edits: Iterable[Edit]) -> Outcomes:
-    """Count the edits that did not work.
+    """Count the failed edits.
 
-    Notes of the wrong type count as absent.
+    Notes of the wrong type are ignored.
     """
     n = 0
     counts = dict.fromkeys(KINDS, 0)
@@ -229,7 +229,7 @@ _unwatched = contextvars.ContextVar("_unwatched", default=False)
 
 @contextlib.contextmanager
 def unwatched() -> Iterator[None]:
-    """Inside, editors log nothing about edits that did not work; the caller reports them."""
+    """Inside, editors do not log failed edits; the caller reports them."""
     token = _unwatched.set(True)
     try:
         yield
@@ -238,5 +238,5 @@ def unwatched() -> Iterator[None]:
 
 
 def is_watched() -> bool:
-    """Whether edits that did not work are logged here."""
+    """Whether failed edits are logged here."""
     return not _unwatched.get()

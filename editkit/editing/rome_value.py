@@ -12,14 +12,14 @@ subject's last token:
          + weight_decay · |delta| / |v0|²                                                  (E.5)
     W' = W + Λ (C⁻¹k*)ᵀ,  Λ = (v* - W k*) / ((C⁻¹k*)ᵀ k*)                                  (2)
 
-In this order the module has: the contexts x_j (:func:`sampled_or_given_contexts`), the rows x_j + p
-and p' as tokens (:func:`request_rows`), k at any layer (:func:`keys_and_outputs`), the minimisation
-of L (:func:`find_values`; its terms are in ``_ValueLoss``), and equation 2
+The module follows this order: the contexts x_j (:func:`sampled_or_given_contexts`), the rows x_j +
+p and p' as tokens (:func:`request_rows`), k at any layer (:func:`keys_and_outputs`), the
+minimisation of L (:func:`find_values`; its terms are in ``_ValueLoss``), and equation 2
 (:func:`rank_one_update`).
 
-Many requests are optimised side by side. What cannot change is computed once: keys and values of
-everything before the edited token, and all blocks up to the edited one. Each evaluation of L runs
-only the blocks above, on the tokens from the edited one on.
+Many requests are optimised in parallel. Constants are computed once: the attention keys and values
+of all tokens before the edited one, and all blocks up to the edited one. Each evaluation of L runs
+only the blocks above, from the edited token onward.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ __all__ = [
 ]
 
 Site = Literal["mlp_out", "block"]
-"""What v0 and v* are outputs of: the MLP's output projection (ROME), or the whole block, whose
-output is the residual stream (MEMIT, AlphaEdit). The offset has the same effect at both."""
+"""Where v0 and v* are read: the output of the MLP's output projection (ROME), or of the whole
+block, which is the residual stream (MEMIT, AlphaEdit). The offset has the same effect at both."""
 
 
 # ---------------------------------------------------------------- contexts x_j and rows
 
 
 def sampled_or_given_contexts(model: LanguageModel, config: ValueConfig) -> tuple[str, ...]:
-    """The empty context, then those of the config, or else short texts sampled from the model."""
+    """The empty context, then the contexts in the config or, if none, sampled short texts."""
     if config.contexts is not None:
         return ("", *config.contexts)
     lengths, top_k = config.context_lengths, config.context_top_k
@@ -79,7 +79,7 @@ class InputRow:
         ids: Tokens to run.
         position: Index of the edited token.
         read: Index of the first token whose prediction is read.
-        labels: Tokens that should be predicted from ``read`` on; empty in the essence row.
+        labels: Tokens to predict, starting at ``read``; empty in the essence row.
     """
 
     ids: tuple[int, ...]
@@ -88,7 +88,7 @@ class InputRow:
     labels: tuple[int, ...] = ()
 
     def up_to_the_edited_token(self) -> InputRow:
-        """The row without the tokens after the edited one, for reading its key only."""
+        """The row truncated after the edited token, to read only its key."""
         return InputRow(self.ids[: self.position + 1], self.position, self.position)
 
 
@@ -97,12 +97,12 @@ class RequestRows:
     """All rows of a request.
 
     Attributes:
-        contexts: The rows of the loss (4a): context, prompt, and target but for its last token. The
-            bare prompt, if it is one of them, comes first.
+        contexts: The rows of the loss (4a): context, prompt, and target without its last token. The
+            bare prompt comes first, if included.
         essence: The row of the essence prompt (4b).
-        others: Rows that are run once, for the key and the output at the edited token.
-        keys: The rows of ``(*contexts, *others)`` that are averaged to the key k*.
-        bare: The row of ``(*contexts, *others)`` that is the bare prompt.
+        others: Rows that are run once to read the key and the output at the edited token.
+        keys: Indices into ``(*contexts, *others)`` of the rows averaged into the key k*.
+        bare: Index into ``(*contexts, *others)`` of the bare prompt.
     """
 
     contexts: tuple[InputRow, ...]
@@ -118,13 +118,13 @@ class RequestRows:
 
     @property
     def key_rows(self) -> tuple[InputRow, ...]:
-        """The rows that are averaged to the key, cut after the edited token."""
+        """The rows averaged into the key, truncated after the edited token."""
         rows = (*self.contexts, *self.others)
         return tuple(rows[i].up_to_the_edited_token() for i in self.keys)
 
     @property
     def bare_row(self) -> InputRow:
-        """The bare prompt, cut after the edited token."""
+        """The bare prompt, truncated after the edited token."""
         return (*self.contexts, *self.others)[self.bare].up_to_the_edited_token()
 
 
@@ -137,7 +137,7 @@ def request_rows(
         model: The model.
         request: The request.
         contexts: The empty context, then the others.
-        config: Which contexts the key and the loss average over.
+        config: Selects the contexts that the key and the loss average over.
 
     Raises:
         RequestError: No token covers the subject.
@@ -168,7 +168,7 @@ def request_rows(
 def _subject_rows(
     model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: ValueConfig
 ) -> list[InputRow]:
-    """Each context followed by the subject alone, if keys are read there; else none."""
+    """Each context followed by the subject alone, if keys are read there; else empty."""
     if config.key_text == "prompt":
         return []
     rows = []
@@ -188,7 +188,7 @@ def _arranged(
     essence: InputRow,
     config: ValueConfig,
 ) -> RequestRows:
-    """The rows of the loss and of the key; one for each context, the bare one first."""
+    """The rows of the loss and of the key: one per context, bare prompt first."""
     everywhere = range(len(prompts))
     sampled = everywhere[1:]
     in_loss = [
@@ -214,13 +214,13 @@ def _arranged(
 def keys_and_outputs(
     model: LanguageModel, rows: Sequence[InputRow], layer: int, *, site: Site = "mlp_out"
 ) -> tuple[Tensor, Tensor]:
-    """k of equation 3, and the output that belongs to it, at the edited token of each row.
+    """k of equation 3 and the corresponding output, at the edited token of each row.
 
     Args:
-        model: The model, with whatever edits are applied to it.
+        model: The model, including any applied edits.
         rows: The rows, such as :attr:`RequestRows.key_rows`.
         layer: The block.
-        site: What the outputs are outputs of.
+        site: Where outputs are read.
 
     Returns:
         Inputs of the MLP's output projection, (rows, D), and outputs at the site, (rows, H), both
@@ -243,7 +243,7 @@ def keys_and_outputs(
 
 @dataclasses.dataclass(frozen=True)
 class ValueLoss:
-    """One evaluation of L for one request: the sum and its three terms, with their factors."""
+    """One evaluation of L for one request: the sum and its three terms, including their factors."""
 
     total: float
     nll: float
@@ -256,8 +256,8 @@ class Value:
     """The key and the value of one request.
 
     Attributes:
-        keys: k in each context that k* averages, the bare prompt first if it is one of them,
-            (N, D). Their mean over dim 0 is k*.
+        keys: k in each context averaged into k*, bare prompt first if included, (N, D). The mean
+            over dim 0 is k*.
         outputs: Output at the site in the same rows, (N, H).
         bare_key: k in the bare prompt, (D,).
         v0: Output at the site in the bare prompt, (H,).
@@ -288,11 +288,11 @@ class Value:
         delta: Tensor,
         losses: Sequence[ValueLoss],
     ) -> Value:
-        """The value of a request, from what was read in all its rows.
+        """Build the value of a request from the keys and outputs of its rows.
 
         Args:
-            request: Its rows.
-            keys: k in each context row and each other one, (rows, D), float32.
+            request: The rows of the request.
+            keys: k in each row of ``(*contexts, *others)``, (rows, D), float32.
             outputs: (rows, H), float32.
             delta: The offset, (H,).
             losses: Every evaluation of L.
@@ -317,14 +317,14 @@ def find_values(
     *,
     site: Site = "mlp_out",
 ) -> list[Value]:
-    """Find v* of each request by gradient descent on L; each comes out as it would alone.
+    """Find v* of each request by gradient descent on L; batching does not change the results.
 
     Args:
-        model: The model; left as it was.
+        model: The model; not modified.
         requests: Rows of each request, all with the same number of contexts.
         layer: The block whose output is optimised.
         config: Hyperparameters.
-        site: What v0 and v* are outputs of.
+        site: Where v0 and v* are read.
     """
     if not requests:
         return []
@@ -404,7 +404,7 @@ def _read_rows(
 
 @dataclasses.dataclass
 class _ValueLoss:
-    """L of several requests, as :func:`editkit.editing.optimise.minimise` wants it.
+    """L of several requests, as an objective for :func:`editkit.editing.optimise.minimise`.
 
     Attributes:
         batch: The rows.
@@ -420,7 +420,7 @@ class _ValueLoss:
     before: Tensor | None
 
     def evaluate(self, variables: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
-        """L and its terms (4a), (4b) and the decay, (R,) each."""
+        """L and its terms (4a), (4b), and the decay, (R,) each."""
         deltas = [delta for (delta,) in variables]
         nll, after = self.batch.evaluate(torch.stack(deltas))  # (R,), (R, V)
         if self.before is None:
@@ -438,16 +438,16 @@ class _ValueLoss:
 
 @dataclasses.dataclass(frozen=True)
 class _Batch:
-    """All rows of several requests, from the edited token on; each request's essence row is last.
+    """All rows of several requests, from the edited token; each request's essence row comes last.
 
     Attributes:
         tail: The blocks above the edited layer.
         keys: Input of the MLP's output projection at the edited token, (B, D).
         outputs: Output at the site there, (B, H).
-        rows_per_request: Number of context rows, and one.
+        rows_per_request: Number of context rows plus one.
         loss: Loss (4a) of each request's target.
-        essence: Token of each request's essence row whose prediction is read, (R,).
-        shift: Added to each row's output besides the offset, (B, H); None: nothing.
+        essence: Position in each request's essence row where the prediction is read, (R,).
+        shift: Added to each row's output in addition to the offset, (B, H); None for nothing.
     """
 
     model: LanguageModel
@@ -475,7 +475,7 @@ class _Batch:
         with torch.no_grad():
             prefix = None
             if int(starts.max()) > 0:
-                # A row that begins with the edited token has no prefix: one masked token.
+                # A row that starts with the edited token has no prefix: use one masked token.
                 before = padded([row.ids[: max(row.position, 1)] for row in rows], device)
                 prefix, _ = run_prefix(model, before, starts)
             ids = padded([row.ids[row.position :] for row in rows], device)  # (B, S)
@@ -487,8 +487,7 @@ class _Batch:
             for request in requests
         ]
         loss = TargetLoss.of(facts, device=device, reduction=config.target_loss)
-        # An essence row follows the context rows of each request, and rows begin at their edited
-        # token.
+        # Each request's essence row follows its context rows, and rows start at the edited token.
         row_in_batch = loss.row + loss.edit
         loss = dataclasses.replace(
             loss, row=row_in_batch, column=loss.column - starts[row_in_batch]
@@ -528,12 +527,12 @@ class _Batch:
         return self.loss.per_edit(log_p[: len(of_targets)]), log_p[len(of_targets) :]
 
     def moved_to(self, values: Tensor) -> _Batch:
-        """The batch with every row's own output replaced by its request's value, (R, H)."""
+        """The batch with the output of every row replaced by its request's value, (R, H)."""
         wanted = values.repeat_interleave(self.rows_per_request, dim=0)  # (B, H)
         return dataclasses.replace(self, shift=wanted - self.outputs.float())
 
     def select(self, requests: Sequence[int]) -> _Batch:
-        """The rows of some of the requests."""
+        """The rows of a subset of the requests."""
         n = self.rows_per_request
         chosen = torch.tensor(requests, device=self.essence.device)
         rows = (chosen[:, None] * n + torch.arange(n, device=chosen.device)).reshape(-1)  # (B',)
@@ -557,9 +556,9 @@ class RankOneUpdate:
 
     Attributes:
         value: Key and value.
-        u: C⁻¹k* at unit norm, (D,).
-        right: Λ of the paper, scaled for u, (H,).
-        divisor: The key that is mapped to v*, along u.
+        u: C⁻¹k* scaled to unit norm, (D,).
+        right: Λ of the paper, rescaled to match u, (H,).
+        divisor: Inner product of u and the key that is mapped to v*.
     """
 
     value: Value
@@ -574,13 +573,13 @@ def rank_one_update(
     *,
     key: Literal["bare", "mean"] = "mean",
 ) -> RankOneUpdate:
-    """The update that maps a key to v* and disturbs the keys of a corpus least (equation 2).
+    """The update that maps a key to v* with the least change for a corpus's keys (equation 2).
 
     Args:
         value: Key and value.
-        solve: From k, (D,), to C⁻¹k; None: C is the identity.
-        key: The key that is mapped to v*: k*, as in the equation, or that of the bare prompt, as in
-            the published code, although u comes from k*.
+        solve: Maps k, (D,), to C⁻¹k; None if C is the identity.
+        key: The key that is mapped to v*: k*, as in the equation, or the key of the bare prompt, as
+            in the published code. u comes from k* in both cases.
     """
     mean = value.keys.mean(dim=0)  # k*, (D,)
     u = mean if solve is None else solve(mean)

@@ -1,11 +1,11 @@
-"""The loss of targets: how improbable a model finds what edits want it to write.
+"""The loss of targets: how improbable the targets of edits are under a model.
 
-For each edit e with its facts f and the tokens t_1 ... t_n of each fact's target,
+For each edit e with facts f and target tokens t_1 ... t_n of each fact,
 
     L_e = sum over f and i of  w_fi · -log P[t_i | prompt_f, t_1 ... t_(i-1)]
 
-Many edits share one forward pass; logits are formed only where a target's token is predicted. In
-this order:
+Many edits share one forward pass; logits are computed only where a target token is predicted.
+Usage:
 
     loss = TargetLoss.of(edits, device=model.device)
     ids = padded(target_rows(edits), model.device)              # (B, T)
@@ -44,13 +44,13 @@ Reduction = Literal["token_mean", "sum", "edit_mean"]
 def target_rows(
     edits: Sequence[Sequence[Completion]], positions: Positions = "teacher_forced"
 ) -> list[tuple[int, ...]]:
-    """The tokens to run for each fact, edit by edit: the prompt, and the target but for its end."""
+    """The tokens to run for each fact, edit by edit: prompt and target without its last token."""
     forced = positions == "teacher_forced"
     return [f.prompt + f.target[:-1] if forced else f.prompt for facts in edits for f in facts]
 
 
 def log_probabilities(model: LanguageModel, states: Tensor) -> Tensor:
-    """Log probabilities of all tokens after some states.
+    """Next-token log probabilities from hidden states.
 
     Args:
         model: The model.
@@ -64,13 +64,13 @@ def log_probabilities(model: LanguageModel, states: Tensor) -> Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class TargetLoss:
-    """The N target tokens of many edits: where each is predicted and what it weighs.
+    """The N target tokens of many edits, with the position and weight of each.
 
     Attributes:
         row: Row of the batch that predicts each token, (N,).
         column: Token of the row that predicts it, (N,).
         token: Id of the target's token, (N,).
-        edit: The edit that it belongs to, (N,), ascending.
+        edit: Edit that the token belongs to, (N,), ascending.
         weight: Its weight in the edit's loss, (N,), float32.
         n_edits: Number of edits E.
     """
@@ -91,11 +91,11 @@ class TargetLoss:
         positions: Positions = "teacher_forced",
         reduction: Reduction = "token_mean",
     ) -> TargetLoss:
-        """The loss of edits whose facts are the rows of a batch, in order, as in `target_rows`.
+        """The loss of edits, for a batch with one row per fact in the order of `target_rows`.
 
         Args:
             edits: The facts of each edit; every edit has at least one.
-            device: Where the model's hidden states are.
+            device: Device of the model's hidden states.
             positions: Where the targets' tokens are predicted.
             reduction: How they are weighted.
         """
@@ -125,12 +125,12 @@ class TargetLoss:
         return hidden[self.row, self.column]
 
     def weighted(self, table: Tensor, *, by_row: bool = False) -> Tensor:
-        """The entries of a table at the targets' tokens, each times its weight, (N,).
+        """Look up the target tokens in a table and multiply by their weights, (N,).
 
         Args:
-            table: Log probabilities, say: (N, V), one line per target token.
-            by_row: The table has one line per row of the batch instead, (B, V): for targets that
-                are read at one place of each row.
+            table: For example log probabilities, (N, V), one line per target token.
+            by_row: The table has one line per row of the batch instead, (B, V), for targets that
+                are read at a single position in each row.
         """
         line = self.row if by_row else torch.arange(len(self.token), device=table.device)
         chosen = table[line.to(table.device), self.token.to(table.device)]
@@ -143,12 +143,12 @@ class TargetLoss:
         return total.index_add(0, self.edit, nll)
 
     def select(self, edits: Sequence[int], rows: Tensor) -> TargetLoss:
-        """The loss of some of the edits.
+        """The loss of a subset of the edits.
 
         Args:
-            edits: Their numbers, ascending.
-            rows: The old number of each row of the new batch, (B',); all rows of these edits are
-                among them.
+            edits: Indices of the edits, ascending.
+            rows: Old index of each row of the new batch, (B',); must include all rows of these
+                edits.
         """
         chosen = torch.tensor(edits, device=self.edit.device)
         new_edit = torch.full((self.n_edits,), -1, device=chosen.device)
