@@ -263,7 +263,7 @@ def upgrade(connection: sqlite3.Connection) -> None:
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if version_of(connection) < VERSION:  # another process may have upgraded it meanwhile
+        if version_of(connection) < VERSION:  # another process may have upgraded it
             _upgrade(connection)
         connection.execute("COMMIT")
     except BaseException:

@@ -44,7 +44,7 @@ GGUF_TO_SAFETENSORS = (
     "with .from_pretrained(folder, gguf_file=FILE), then call save_pretrained on both."
 )
 _ADAPTER = "adapter_config.json"
-_QUANTISED = {  # files that quantisers write beside config.json
+_QUANTISED = {  # files that quantisers write next to config.json
     "quantize_config.json": "gptq",
     "quant_config.json": "awq",
     "hf_quant_config.json": "modelopt",

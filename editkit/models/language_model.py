@@ -100,7 +100,7 @@ class LanguageModel(TextReader):
         """Hexadecimal digest of the model as it is now: weights, config and tokenizer.
 
         With edits applied, it is derived from the base's fingerprint and the edits in their order.
-        After other changes in memory (weights, modules, config, tokenizer), it is computed anew.
+        After other changes in memory (weights, modules, config, tokenizer), it is recomputed.
         Every access reads all weights (about 0.12 s per GB on one core): in a loop, ask once.
 
         Raises:

@@ -341,7 +341,7 @@ class Weights:
                 if parameter.shape == original.shape:
                     parameter.copy_(value)
             if generation != self._generation:
-                continue  # the garbage collector removed an edit meanwhile
+                continue  # the garbage collector removed an edit in between
             self._note(touched, plain=update is None)
             if update is None:
                 del self._touched[key]

@@ -144,10 +144,10 @@ def known_models() -> str:
 
 
 def refuse_config(name: str) -> None:
-    """Refuse what cannot be a model, as far as its config says; weights and tokenizer may lack.
+    """Refuse a name or config that cannot be a model; weights and tokenizer may be missing.
 
     Args:
-        name: A registered name, a folder, or a hub id, of which the config is not downloaded.
+        name: A registered name, a folder, or a hub id (its config is not downloaded).
 
     Raises:
         ModelError: It is a path to nothing, or its config describes no model that can be edited.

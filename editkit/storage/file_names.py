@@ -83,7 +83,7 @@ def safe_file_name(text: str, *, identity: Sequence[object] = ()) -> str:
 def distinct_file_names(texts: Sequence[str]) -> list[str]:
     """File names for several texts, in their order.
 
-    Names that are equal apart from letter case and Unicode forms get a digest.
+    Names that differ only in letter case or Unicode form get a digest.
     """
     plain = [_plain(text) for text in texts]
     same = Counter(name.casefold() for name in plain)
