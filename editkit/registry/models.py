@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from editkit.errors import PluginError
+from editkit.errors import EditkitError, PluginError
 from editkit.models.checkpoint import config_problems, problems_of, raise_first, refuse
 from editkit.models.fingerprints import fingerprint_of_folder
 from editkit.models.hub import hub_config, hub_folder, refuse_path
 from editkit.models.loading import LoadOptions, load_folder
-from editkit.registry.plugins import default_registry
+from editkit.registry.guard import Guard, PluginFailure
+from editkit.registry.plugins import default_registry, resolve
 from editkit.storage.resources import resource_path
 
 if TYPE_CHECKING:
@@ -130,8 +131,37 @@ def local_folder(name: str) -> Path | None:
     """The folder of a registered model, or the folder that the name is the path of, if any."""
     if is_registered(name):
         spec = cast("ModelSpec", default_registry().get("model", name).spec)
-        return resource_path(spec.folder, owner=f"model {name!r}")
+        if spec.locate is not None:
+            return _located(name, spec.locate)
+        return resource_path(spec.folder or "", owner=f"model {name!r}")
     return Path(name) if name and Path(name).is_dir() else None
+
+
+def _located(name: str, function: str) -> Path:
+    """The path that a plugin's function returns for its model.
+
+    Raises:
+        ModelError: The function raised it: the model is not on this machine.
+        PluginError: The function raised something else, or returned no existing path.
+    """
+    what = f"model {name!r}"
+    locate = resolve(function, what=what)
+    try:
+        with Guard(f"looking for {what}"):
+            path = locate()
+    except PluginFailure as failure:
+        if isinstance(failure.error, EditkitError):
+            raise failure.error from None
+        raise PluginError(
+            f"{function}, which finds {what}, failed: {failure}.",
+            hint="Run again with --debug for the traceback, and report it to the plugin's author.",
+        ) from failure.__cause__
+    if not isinstance(path, Path) or not path.exists():
+        raise PluginError(
+            f"{function}, which finds {what}, returned {path!r:.200}, expected an existing Path.",
+            hint="Report this to the plugin's author.",
+        )
+    return path
 
 
 def known_models() -> str:

@@ -107,11 +107,22 @@ class DatasetSpec(_Spec):
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """A model that ships with a package; ``folder`` is ``"package:folder"``."""
+    """A model that ships with a package, or that a function finds on the user's machine.
+
+    Attributes:
+        name: Name that users type.
+        folder: Folder in a package, ``"package:folder"``; give either this or ``locate``.
+        summary: One line for listings.
+        locate: ``"package.module:function"``, called without arguments when the model is used.
+            The function returns the path of a folder or of a GGUF file, and raises a
+            :class:`~editkit.errors.ModelError` if the model is not on this machine. It downloads
+            nothing.
+    """
 
     name: str
-    folder: str
-    summary: str
+    folder: str | None = None
+    summary: str = ""
+    locate: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +185,7 @@ REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``"package.module:Name"``."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
 _TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs")
+_OPTIONAL = ("configs", "folder")
 _MAPPINGS = ("presets", "model_presets", "training")
 
 
@@ -195,8 +207,18 @@ def problem_of(spec: Any, expected: type) -> str | None:
             return f"has {reference!r} as {field} of {name!r}, expected 'package.module:Name'"
     for field in _TEXTS:
         text = getattr(spec, field, "")
-        if not isinstance(text, str) and not (field == "configs" and text is None):
+        if not isinstance(text, str) and not (field in _OPTIONAL and text is None):
             return f"has {text!r:.80} as {field} of {name!r}, expected a text"
+    if isinstance(spec, ModelSpec):
+        if (spec.folder is None) == (spec.locate is None):
+            given = "neither folder nor" if spec.folder is None else "both folder and"
+            return f"gives {given} locate of {name!r}, expected one of them"
+        if spec.locate is not None and not (
+            isinstance(spec.locate, str) and REFERENCE.fullmatch(spec.locate)
+        ):
+            return (
+                f"has {spec.locate!r:.80} as locate of {name!r}, expected 'package.module:function'"
+            )
     for field in _MAPPINGS:
         mapping = getattr(spec, field, None)
         nested = field != "training"
