@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from editkit.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from editkit.models.architectures import Architecture
+from editkit.models.lookup import ARCHITECTURES, architecture_of
 from editkit.models.shape import ModelShape, shape_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from editkit.errors import ModelError
-from editkit.models.architectures import foreign_family
+from editkit.models.foreign import foreign_family
 
 __all__ = [
     "GGUF_TO_SAFETENSORS",

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editkit.errors import ModelError
-from editkit.models.architectures import Architecture, Part, architecture_of, foreign_family
+from editkit.models.architectures import Architecture, Part
 from editkit.models.encoding import check_vocabulary
 from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_fingerprint
+from editkit.models.foreign import foreign_family
+from editkit.models.lookup import architecture_of
 from editkit.models.reading import TextReader
 from editkit.models.shape import context_length_of
 from editkit.models.weights import Weights

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from editkit.errors import ModelError
-from editkit.models.architectures import Architecture, Part, architecture_of
+from editkit.models.architectures import Architecture, Part
+from editkit.models.lookup import architecture_of
 
 if TYPE_CHECKING:
     from torch import nn
