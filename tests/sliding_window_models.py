@@ -5,12 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from editkit import LanguageModel
-from tests.tiny import ARCHITECTURES, tiny
+from tests.slow_cases import by_default
+from tests.tiny import ARCHITECTURES, ONE_OF_EACH_KIND, tiny
 
 WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("mistral", {}),
     "qwen2": ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}),
     "qwen3": ("qwen3", {"use_sliding_window": True, "max_window_layers": 0}),
+    **{
+        name: (name, {"layer_types": ["sliding_attention"] * 4})
+        for name in ("gemma2", "gemma3_text", "olmo3", "exaone4")
+    },
+    "gemma2-mixed": ("gemma2", {}),
+    "gemma3-mixed": ("gemma3_text", {}),
+    "olmo3-mixed": ("olmo3", {}),
+    "exaone4-mixed": ("exaone4", {}),
     "qwen2-upper": ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}),
     "qwen3-mixed": (
         "qwen3",
@@ -24,6 +33,12 @@ WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
 
 FAMILIES = tuple(dict.fromkeys((*ARCHITECTURES, *WINDOWED)))
 """All architectures of the table; those that know windows have one."""
+
+_USUAL = ("mistral", "qwen2", "qwen3", "qwen2-upper", "qwen3-mixed", "gemma2-mixed")
+EACH_WINDOWED = by_default(WINDOWED, *_USUAL)
+"""Test cases: the windowed models; some run by default, the others are slow."""
+
+EACH_FAMILY = by_default(FAMILIES, *_USUAL, *ONE_OF_EACH_KIND)
 
 
 def windowed(name: str, window: int = 4, **changes: Any) -> LanguageModel:

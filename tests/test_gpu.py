@@ -19,7 +19,7 @@ from tests.parity import difference
 from tests.plugins.rome.oracle import solve_plainly
 from tests.plugins.test_windows import REQUESTS, ROME
 from tests.plugins.tracing.test_causal_tracing import assert_close, both_ways
-from tests.sliding_window_models import FAMILIES, WINDOWED, windowed
+from tests.sliding_window_models import EACH_FAMILY, EACH_WINDOWED, windowed
 
 pytestmark = [
     pytest.mark.gpu,
@@ -37,7 +37,7 @@ def on_gpu(name: str = "gpt2", *, dtype: torch.dtype = torch.float32) -> Languag
     return LanguageModel(model.hf.to("cuda", dtype), model.tokenizer, name=model.name)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_a_model_is_the_same_on_both_devices(name: str) -> None:
     assert on_gpu(name).fingerprint == windowed(name, 6).fingerprint
 
@@ -64,7 +64,7 @@ def test_restoring_is_exact_in_any_order_of_exit(dtype: torch.dtype) -> None:
     assert model.weights_digest() == before
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_rome_is_that_of_whole_rows_and_of_the_cpu(name: str) -> None:
     model = on_gpu(name)
     fast = RomeEditor(ROME).solve(model, REQUESTS)
@@ -75,7 +75,7 @@ def test_rome_is_that_of_whole_rows_and_of_the_cpu(name: str) -> None:
         assert difference(solution.right.cpu(), other.right) < 1e-3
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EACH_FAMILY)
 def test_scores_are_those_of_the_cpu(name: str) -> None:
     model, cpu = on_gpu(name), windowed(name, 6)
     deltas = FineTuneEditor(FineTuneConfig(layer=1, steps=2)).edit(cpu, REQUESTS)
@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_cpu(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", EACH_WINDOWED)
 def test_half_precision_scores_are_those_of_rows_alone(name: str, dtype: torch.dtype) -> None:
     model = on_gpu(name, dtype=dtype)
     asked = [CandidateQuery(0, r.sentence, ("Seattle and Rome", "x")) for r in REQUESTS]
@@ -108,7 +108,7 @@ def test_half_precision_scores_are_those_of_rows_alone(name: str, dtype: torch.d
             assert value == pytest.approx(expected, rel=5e-3)
 
 
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", EACH_WINDOWED)
 def test_traces_are_those_of_whole_prompts(name: str) -> None:
     model = on_gpu(name)
     assert_close(*both_ways(model, Fact("They say Rome is", "Rome", "Lima"), window=2, samples=1))

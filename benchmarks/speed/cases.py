@@ -25,7 +25,8 @@ from editkit import (
 )
 from editkit.editing.edited_models import CandidateQuery, GenerationQuery
 from editkit.editing.generation import continued, draws
-from editkit.editing.rome_value import RankOneUpdate, sampled_or_given_contexts
+from editkit.editing.rome_rows import sampled_or_given_contexts
+from editkit.editing.rome_value import RankOneUpdate
 from editkit.models.weight_layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed import learning

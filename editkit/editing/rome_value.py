@@ -12,10 +12,10 @@ subject's last token:
          + weight_decay · |delta| / |v0|²                                                  (E.5)
     W' = W + Λ (C⁻¹k*)ᵀ,  Λ = (v* - W k*) / ((C⁻¹k*)ᵀ k*)                                  (2)
 
-The module follows this order: the contexts x_j (:func:`sampled_or_given_contexts`), the rows x_j +
-p and p' as tokens (:func:`request_rows`), k at any layer (:func:`keys_and_outputs`), the
-minimisation of L (:func:`find_values`; its terms are in ``_ValueLoss``), and equation 2
-(:func:`rank_one_update`).
+The contexts x_j and the rows x_j + p and p' as tokens are made by
+:mod:`editkit.editing.rome_rows`. This module follows with k at any layer
+(:func:`keys_and_outputs`), the minimisation of L (:func:`find_values`; its terms are in
+``_ValueLoss``), and equation 2 (:func:`rank_one_update`).
 
 Many requests are optimised in parallel. Constants are computed once: the attention keys and values
 of all tokens before the edited one, and all blocks up to the edited one. Each evaluation of L runs
@@ -31,181 +31,29 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from editkit.data_types import EditRequest
-from editkit.editing.generation import sampled_contexts
 from editkit.editing.optimise import minimise
+from editkit.editing.rome_rows import InputRow, RequestRows
 from editkit.editing.rome_value_config import ValueConfig
 from editkit.editing.target_loss import TargetLoss, log_probabilities
+from editkit.errors import ModelError
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
-from editkit.models.running import Tail, forward, recording, run_prefix
-from editkit.prompts import fill, subject_span
+from editkit.models.running import Tail, forward, recording, replacing, run_prefix
 
 __all__ = [
-    "InputRow",
     "RankOneUpdate",
-    "RequestRows",
     "Site",
     "Value",
     "ValueLoss",
     "find_values",
     "keys_and_outputs",
     "rank_one_update",
-    "request_rows",
-    "sampled_or_given_contexts",
 ]
 
 Site = Literal["mlp_out", "block"]
 """Where v0 and v* are read: the output of the MLP's output projection (ROME), or of the whole
-block, which is the residual stream (MEMIT, AlphaEdit). The offset has the same effect at both."""
-
-
-# ---------------------------------------------------------------- contexts x_j and rows
-
-
-def sampled_or_given_contexts(model: LanguageModel, config: ValueConfig) -> tuple[str, ...]:
-    """The empty context, then the contexts in the config or, if none, sampled short texts."""
-    if config.contexts is not None:
-        return ("", *config.contexts)
-    lengths, top_k = config.context_lengths, config.context_top_k
-    return ("", *sampled_contexts(model, lengths, top_k=top_k, seed=config.seed))
-
-
-@dataclasses.dataclass(frozen=True)
-class InputRow:
-    """One input row.
-
-    Attributes:
-        ids: Tokens to run.
-        position: Index of the edited token.
-        read: Index of the first token whose prediction is read.
-        labels: Tokens to predict, starting at ``read``; empty in the essence row.
-    """
-
-    ids: tuple[int, ...]
-    position: int
-    read: int
-    labels: tuple[int, ...] = ()
-
-    def up_to_the_edited_token(self) -> InputRow:
-        """The row truncated after the edited token, to read only its key."""
-        return InputRow(self.ids[: self.position + 1], self.position, self.position)
-
-
-@dataclasses.dataclass(frozen=True)
-class RequestRows:
-    """All rows of a request.
-
-    Attributes:
-        contexts: The rows of the loss (4a): context, prompt, and target without its last token. The
-            bare prompt comes first, if included.
-        essence: The row of the essence prompt (4b).
-        others: Rows that are run once to read the key and the output at the edited token.
-        keys: Indices into ``(*contexts, *others)`` of the rows averaged into the key k*.
-        bare: Index into ``(*contexts, *others)`` of the bare prompt.
-    """
-
-    contexts: tuple[InputRow, ...]
-    essence: InputRow
-    others: tuple[InputRow, ...]
-    keys: tuple[int, ...]
-    bare: int
-
-    @property
-    def in_loss(self) -> tuple[InputRow, ...]:
-        """The context rows, then the essence row."""
-        return (*self.contexts, self.essence)
-
-    @property
-    def key_rows(self) -> tuple[InputRow, ...]:
-        """The rows averaged into the key, truncated after the edited token."""
-        rows = (*self.contexts, *self.others)
-        return tuple(rows[i].up_to_the_edited_token() for i in self.keys)
-
-    @property
-    def bare_row(self) -> InputRow:
-        """The bare prompt, truncated after the edited token."""
-        return (*self.contexts, *self.others)[self.bare].up_to_the_edited_token()
-
-
-def request_rows(
-    model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: ValueConfig
-) -> RequestRows:
-    """Encode a request in all contexts.
-
-    Args:
-        model: The model.
-        request: The request.
-        contexts: The empty context, then the others.
-        config: Selects the contexts that the key and the loss average over.
-
-    Raises:
-        RequestError: No token covers the subject.
-        ModelError: A row is longer than the model's context.
-    """
-    start, end = request.subject_span
-    prompts = []
-    for context in contexts:
-        [sentence] = model.requested([request], context)
-        span = (len(context) + start, len(context) + end)
-        prompts.append(
-            InputRow(
-                ids=sentence.encoding.ids[:-1],
-                position=sentence.prompt.position(span, config.position),
-                read=sentence.cut - 1,
-                labels=sentence.target,
-            )
-        )
-    essence = fill(config.kl_prompt, request.subject)
-    within = subject_span(config.kl_prompt, request.subject)
-    [last] = model.read([essence], chat=request.chat, subjects=[within])
-    position = last.position(within, config.position)
-    read = position if config.kl_position == "subject_last" else len(last) - 1
-    subjects = _subject_rows(model, request, contexts, config)
-    return _arranged(prompts, subjects, InputRow(last.ids[: read + 1], position, read), config)
-
-
-def _subject_rows(
-    model: LanguageModel, request: EditRequest, contexts: Sequence[str], config: ValueConfig
-) -> list[InputRow]:
-    """Each context followed by the subject alone, if keys are read there; else empty."""
-    if config.key_text == "prompt":
-        return []
-    rows = []
-    texts = [context + request.subject for context in contexts]
-    spans = [(len(context), len(text)) for context, text in zip(contexts, texts, strict=True)]
-    encodings = model.read(texts, chat=request.chat, subjects=spans)
-    for span, encoding in zip(spans, encodings, strict=True):
-        model.check_length(encoding)
-        position = encoding.position(span, config.position)
-        rows.append(InputRow(encoding.ids, position, position).up_to_the_edited_token())
-    return rows
-
-
-def _arranged(
-    prompts: Sequence[InputRow],
-    subjects: Sequence[InputRow],
-    essence: InputRow,
-    config: ValueConfig,
-) -> RequestRows:
-    """The rows of the loss and of the key: one per context, bare prompt first."""
-    everywhere = range(len(prompts))
-    sampled = everywhere[1:]
-    in_loss = [
-        *([0] if config.bare_context or not config.value_contexts else []),
-        *(sampled if config.value_contexts else []),
-    ]
-    in_key = everywhere if config.bare_context else sampled
-    read_at = [i for i in everywhere if i not in in_loss and (i == 0 or not subjects)]
-    others = [prompts[i].up_to_the_edited_token() for i in read_at]
-    place = {i: n for n, i in enumerate((*in_loss, *read_at))}
-    if subjects:
-        keys = tuple(len(place) + n for n in range(len(in_key)))
-        others += [subjects[i] for i in in_key]
-    else:
-        keys = tuple(place[i] for i in in_key)
-    contexts = tuple(prompts[i] for i in in_loss)
-    return RequestRows(contexts, essence, tuple(others), keys, place[0])
+block, which is the residual stream (MEMIT, AlphaEdit). The offset has the same effect at both,
+unless a norm follows the MLP: then offsets enter at the projection, and ``block`` is refused."""
 
 
 # ---------------------------------------------------------------- keys k
@@ -325,9 +173,19 @@ def find_values(
         layer: The block whose output is optimised.
         config: Hyperparameters.
         site: Where v0 and v* are read.
+
+    Raises:
+        ModelError: The site is the block, and the MLP's output is not simply added to the stream;
+            or the block has experts instead of one MLP.
     """
     if not requests:
         return []
+    if site == "block" and not _adds_directly(model, layer):
+        raise ModelError(
+            f"blocks of {model.hf.config.model_type} do not add the output of the MLP's projection "
+            "as it is, so a change of the block's output is not a change of that projection.",
+            hint='Read values at the projection: site="mlp_out".',
+        )
     lengths = [max(len(row.ids) - row.position for row in each.in_loss) for each in requests]
     bytes_per_token = 4 * 40 * model.hidden_size * (model.n_layers - layer)
     budget = config.memory_mb * 2**20 // bytes_per_token
@@ -337,6 +195,11 @@ def find_values(
             together = _find_together(model, [requests[i] for i in group], layer, config, site)
             values.update(zip(group, together, strict=True))
     return [values[i] for i in range(len(requests))]
+
+
+def _adds_directly(model: LanguageModel, layer: int) -> bool:
+    """Whether the block adds the output of the MLP's output projection to the stream as it is."""
+    return model.architecture.adds(layer, "mlp_out") == model.path(layer, "mlp_out")
 
 
 def _find_together(
@@ -441,13 +304,14 @@ class _Batch:
     """All rows of several requests, from the edited token; each request's essence row comes last.
 
     Attributes:
-        tail: The blocks above the edited layer.
+        tail: The blocks above the edited layer; from the edited layer on, if ``entry`` is given.
         keys: Input of the MLP's output projection at the edited token, (B, D).
         outputs: Output at the site there, (B, H).
         rows_per_request: Number of context rows plus one.
         loss: Loss (4a) of each request's target.
         essence: Position in each request's essence row where the prediction is read, (R,).
         shift: Added to each row's output in addition to the offset, (B, H); None for nothing.
+        entry: The module where offsets enter, if its output is not simply added to the stream.
     """
 
     model: LanguageModel
@@ -458,6 +322,7 @@ class _Batch:
     loss: TargetLoss
     essence: Tensor
     shift: Tensor | None = None
+    entry: str | None = None
 
     @classmethod
     def record(
@@ -472,6 +337,7 @@ class _Batch:
         rows = [row for request in requests for row in request.in_loss]
         starts = torch.tensor([row.position for row in rows], device=device)  # (B,)
         path = model.path(layer, "mlp_out")
+        entry = None if _adds_directly(model, layer) else path
         with torch.no_grad():
             prefix = None
             if int(starts.max()) > 0:
@@ -480,7 +346,7 @@ class _Batch:
                 prefix, _ = run_prefix(model, before, starts)
             ids = padded([row.ids[row.position :] for row in rows], device)  # (B, S)
             with recording(model, [path]) as seen:
-                tail = Tail.record(model, prefix, ids, starts, start=layer + 1)
+                tail = Tail.record(model, prefix, ids, starts, start=layer + (entry is None))
         outputs = seen[path].output.reshape(*ids.shape, -1) if site == "mlp_out" else tail.hidden
         facts = [
             [Completion(row.ids[: row.read + 1], row.labels) for row in request.contexts]
@@ -501,6 +367,7 @@ class _Batch:
             rows_per_request=len(requests[0].in_loss),
             loss=loss,
             essence=torch.tensor(essence, device=device),
+            entry=entry,
         )
 
     def evaluate(self, deltas: Tensor) -> tuple[Tensor, Tensor]:
@@ -517,14 +384,30 @@ class _Batch:
         offsets = deltas.repeat_interleave(n, dim=0)  # (B, H)
         if self.shift is not None:
             offsets = offsets + self.shift
-        hidden = self.tail.hidden.clone()  # (B, S, H)
-        hidden[:, 0] = hidden[:, 0] + offsets.to(hidden.dtype)
-        hidden = self.tail.run(hidden)
+        hidden = self._run(offsets)  # (B, S, H)
         of_targets = self.loss.states(hidden)  # (N, H)
         essence_rows = n - 1 + n * torch.arange(len(deltas), device=hidden.device)  # (R,)
         states = torch.cat([of_targets, hidden[essence_rows, self.essence]])  # (N + R, H)
         log_p = log_probabilities(self.model, states)  # (N + R, V)
         return self.loss.per_edit(log_p[: len(of_targets)]), log_p[len(of_targets) :]
+
+    def _run(self, offsets: Tensor) -> Tensor:
+        """States after the last block with an offset at each row's edited token, (B, H)."""
+
+        def shifted(states: Tensor) -> Tensor:
+            states = states.clone()  # (B, S, H)
+            states[:, 0] = states[:, 0] + offsets.to(states.device, states.dtype)
+            return states
+
+        if self.entry is None:
+            return self.tail.run(shifted(self.tail.hidden))
+        shape = self.tail.hidden.shape
+
+        def at_entry(_: Tensor, output: Tensor) -> Tensor:
+            return shifted(output.reshape(shape)).reshape(output.shape)
+
+        with replacing(self.model, {self.entry: at_entry}):
+            return self.tail.run(self.tail.hidden)
 
     def moved_to(self, values: Tensor) -> _Batch:
         """The batch with the output of every row replaced by its request's value, (R, H)."""

@@ -6,8 +6,15 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+from editkit.errors import ModelError
+
 Part = Literal["attention", "attention_out", "mlp", "mlp_in", "mlp_out"]
 """Roles of a block's modules. The projections to queries, keys and values are in ``qkv``."""
+
+BlockPart = Literal["attention_out", "mlp_out"]
+"""The two sublayers of a block, by their last projection."""
+
+PARTS: tuple[BlockPart, ...] = ("attention_out", "mlp_out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +38,11 @@ class Architecture:
         parallel: Whether attention and MLP read the same residual stream.
         for_config: Adapts the entry to a config, ``(architecture, config) -> architecture``, where
             models of the family differ; raises ModelError for one that cannot be edited.
+        attention_adds: The module whose output the block adds to the residual stream, such as a
+            norm after the attention; None: ``attention_out``.
+        mlp_adds: The same for the MLP; None: ``mlp_out``.
+        experts: The experts in blocks that route each token to some of several MLPs. Such a block
+            has no ``mlp_in`` and no ``mlp_out``.
     """
 
     model_types: tuple[str, ...]
@@ -48,6 +60,9 @@ class Architecture:
     project_out: str | None = None
     parallel: bool = False
     for_config: Callable[[Architecture, Any], Architecture] | None = None
+    attention_adds: str | None = None
+    mlp_adds: str | None = None
+    experts: str | None = None
 
     def block(self, layer: int) -> str:
         """Path of block ``layer``."""
@@ -56,3 +71,37 @@ class Architecture:
     def path(self, layer: int, part: str) -> str:
         """Path of a module relative to block ``layer``."""
         return f"{self.blocks}.{layer}.{part}"
+
+    def check_mlp(self, layer: int, n_layers: int, has: Callable[[str], bool]) -> None:
+        """Refuse to edit the MLP of a block with experts.
+
+        Args:
+            layer: The block.
+            n_layers: Number of blocks.
+            has: Whether the model has the module at a path.
+
+        Raises:
+            ModelError: The block routes each token to some of several MLPs.
+        """
+        experts = [
+            each
+            for each in range(n_layers)
+            if self.experts is not None and has(self.path(each, self.experts))
+        ]
+        if layer not in experts:
+            return
+        dense = [str(each) for each in range(n_layers) if each not in experts]
+        others = (
+            f"Edit the MLP of a layer without experts ({', '.join(dense)}), or e" if dense else "E"
+        )
+        raise ModelError(
+            f"layer {layer} has a mixture of experts: a router sends each token through several of "
+            "many MLPs, so there is no single projection that writes a fact.",
+            hint=f"{others}dit the attention (editor attnedit).",
+        )
+
+    def adds(self, layer: int, part: BlockPart) -> str:
+        """Path of the module whose output block ``layer`` adds to the residual stream."""
+        if part == "attention_out":
+            return self.path(layer, self.attention_adds or self.attention_out)
+        return self.path(layer, self.mlp_adds or self.mlp_out)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
+from editkit.models.architectures import PARTS, BlockPart
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import (
     Call,
@@ -30,11 +31,6 @@ from editkit.models.running import (
 )
 
 __all__ = ["BlockPart", "RecordedPass"]
-
-BlockPart = Literal["attention_out", "mlp_out"]
-"""The two modules of a block that add their outputs to the residual stream."""
-
-PARTS: tuple[BlockPart, ...] = ("attention_out", "mlp_out")
 
 
 class _RecordingLayer(FrozenLayer):
@@ -90,7 +86,8 @@ class RecordedPass:
     Attributes:
         model: The model.
         states: The input of each block, and the output of the last one; each (B, S, H).
-        parts: Outputs of the modules of :data:`BlockPart`, by layer; each (B, S, H).
+        parts: What attention and MLP add to the residual stream, by layer; each (B, S, H). With a
+            norm after the sublayer, this is the norm's output.
     """
 
     model: LanguageModel
@@ -156,7 +153,8 @@ class RecordedPass:
             hidden: Its input at the tokens from ``skip`` on, (k R, S', H): k times the ``rows``.
             skip: Number of recorded tokens in front of these.
             rows: Recorded rows that provide the keys and values of the tokens in front; R of them.
-            replace: Changes the outputs of the block's modules, shaped like the result.
+            replace: Changes what attention and MLP add to the residual stream, shaped like the
+                result.
             only: Compute the output only at this number of last tokens; for the tokens before
                 these, only keys and values.
 
@@ -166,8 +164,9 @@ class RecordedPass:
         length = hidden.shape[1]
         before = 0 if only is None else max(0, length - only)
         reading = self._left_of(layer, skip, rows)
+        shape = (hidden.shape[0], length - before)
         hooks = {
-            self.model.path(layer, part): _shaped(change, (hidden.shape[0], length - before))
+            self.model.architecture.adds(layer, part): _shaped(change, shape)
             for part, change in (replace or {}).items()
         }
         with torch.no_grad():
@@ -247,7 +246,7 @@ def _watched(
             handle = model.block(layer).register_forward_pre_hook(before, with_kwargs=True)
             hooks.callback(handle.remove)
             for part in PARTS:
-                module = model.module(model.path(layer, part))
+                module = model.module(model.architecture.adds(layer, part))
                 hooks.callback(module.register_forward_hook(adding(part)).remove)
         hooks.callback(model.block(model.n_layers - 1).register_forward_hook(last).remove)
         yield states, parts, calls

@@ -100,5 +100,26 @@ _LLAMA = Architecture(
     final_norm="model.norm",
     head="lm_head",
 )
+_GEMMA2 = dataclasses.replace(
+    _LLAMA,
+    model_types=("gemma2", "gemma3_text", "olmo2", "olmo3", "exaone4"),
+    attention_adds="post_attention_layernorm",
+    mlp_adds="post_feedforward_layernorm",
+)
+_GLM4 = dataclasses.replace(
+    _LLAMA,
+    model_types=("glm4",),
+    mlp_in=("mlp.gate_up_proj",),
+    attention_adds="post_self_attn_layernorm",
+    mlp_adds="post_mlp_layernorm",
+)
+_EXPERTS = dataclasses.replace(
+    _LLAMA,
+    model_types=("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss"),
+    mlp_adds="mlp",
+    experts="mlp.experts",
+)
 
-FAMILIES: tuple[Architecture, ...] = (_GPT2, _GPTJ, _GPT_NEOX, _OPT, _LLAMA)
+FAMILIES: tuple[Architecture, ...] = (
+    _GPT2, _GPTJ, _GPT_NEOX, _OPT, _LLAMA, _GEMMA2, _GLM4, _EXPERTS,
+)  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editkit.errors import ModelError
-from editkit.models.architectures import Architecture, Part
+from editkit.models.architectures import PARTS, Architecture, Part
 from editkit.models.encoding import check_vocabulary
 from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_fingerprint
 from editkit.models.foreign import foreign_family
@@ -289,6 +289,8 @@ class LanguageModel(TextReader):
     def path(self, layer: int, part: Part) -> str:
         """Dotted path of a part of block ``layer``; the first one if a role has several modules."""
         self.check_layer(layer)
+        if part in ("mlp_in", "mlp_out"):
+            self.architecture.check_mlp(layer, self.n_layers, self._has)
         where = getattr(self.architecture, part)
         if where is None:
             raise ModelError(
@@ -296,6 +298,13 @@ class LanguageModel(TextReader):
                 hint="Use mlp_out instead.",
             )
         return self.architecture.path(layer, where if isinstance(where, str) else where[0])
+
+    def _has(self, path: str) -> bool:
+        try:
+            self.hf.get_submodule(path)
+        except AttributeError:
+            return False
+        return True
 
     # ------------------------------------------------------------ computation
 
@@ -395,7 +404,8 @@ def check_live(hf: object, name: str) -> None:
         )
     try:
         blocks: Any = hf.get_submodule(architecture.blocks)
-        hf.get_submodule(architecture.path(0, architecture.mlp_out))
+        for part in PARTS:
+            hf.get_submodule(architecture.adds(0, part))
     except AttributeError as error:
         raise ModelError(
             f"model {name!r} is {_a(hf)} without the modules of {hf.config.model_type} in "

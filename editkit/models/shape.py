@@ -12,7 +12,7 @@ from editkit.models.architectures import Architecture, Part
 from editkit.models.lookup import architecture_of
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PretrainedConfig, PreTrainedModel
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -92,10 +92,15 @@ class ModelShape:
                 f"layer {layer} does not exist: the model has layers 0 to {self.n_layers - 1}.",
                 hint="Choose a layer in that range (set editors.NAME.layer).",
             )
+        if part in ("mlp_in", "mlp_out"):
+            self.architecture.check_mlp(layer, self.n_layers, self._has)
         where = getattr(self.architecture, part)
         if where is None:
             raise ModelError(f"blocks of this model have no separate module for {part}.")
         return self.architecture.path(layer, where if isinstance(where, str) else where[0])
+
+    def _has(self, path: str) -> bool:
+        return any(name.startswith(f"{path}.") for name in self.parameters)
 
     def module_parameters(self, path: str) -> dict[str, tuple[int, ...]]:
         """Shapes of a module's weights by their names in it; empty if there is no such module."""
@@ -153,7 +158,14 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
         ) from e
     parameters = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
     hidden = int(config.hidden_size)
-    inner = f"{architecture.path(0, architecture.mlp_out)}.weight"
+    inner = next(
+        (
+            math.prod(parameters[name]) // hidden
+            for layer in range(int(config.num_hidden_layers))
+            if (name := f"{architecture.path(layer, architecture.mlp_out)}.weight") in parameters
+        ),
+        None,
+    )
     embedding = model.get_input_embeddings()
     head = model.get_output_embeddings()
     return ModelShape(
@@ -162,7 +174,7 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
         dtype=dtype,
         n_layers=int(config.num_hidden_layers),
         hidden_size=hidden,
-        inner_size=math.prod(parameters[inner]) // hidden,
+        inner_size=_experts_width(config) if inner is None else inner,
         n_heads=int(config.num_attention_heads),
         vocabulary=int(config.vocab_size),
         context_length=context_length_of(config),
@@ -172,16 +184,45 @@ def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:
     )
 
 
+def _experts_width(config: Any) -> int:
+    """Width of the inner spaces that one token passes through, all its experts together."""
+    width = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    return int(width) * int(config.num_experts_per_tok)
+
+
+def _experts_as_one_mlp(model: PreTrainedModel, architecture: Architecture) -> list[Tensor]:
+    """Let each token pass through one MLP as wide as its experts; returns the MLPs' weights.
+
+    Which expert a token reads depends on values, which the meta device does not have.
+    """
+    from torch.nn.functional import silu
+
+    if architecture.experts is None:
+        return []
+    hidden, width = int(model.config.hidden_size), _experts_width(model.config)
+    like = next(model.parameters())
+    gate_and_up, down = like.new_empty(hidden, 2 * width), like.new_empty(width, hidden)
+
+    def one_mlp(states: Tensor, *_: Tensor) -> Tensor:
+        gate, up = (states @ gate_and_up).chunk(2, dim=-1)
+        return (silu(gate) * up) @ down
+
+    for name, module in model.named_modules():
+        if name.endswith(f".{architecture.experts}"):
+            module.forward = one_mlp
+    return [gate_and_up, down]
+
+
 def _saved_bytes(model: PreTrainedModel, architecture: Architecture) -> int:
     """Bytes that all blocks save per token for the backward pass, with frozen weights.
 
     Autograd is observed on the meta device, where nothing is computed.
     """
     import torch
-    from torch import Tensor
 
     model.requires_grad_(False)
-    weights = {weight.untyped_storage()._cdata for weight in model.parameters()}
+    stand_ins = _experts_as_one_mlp(model, architecture)
+    weights = {each.untyped_storage()._cdata for each in (*model.parameters(), *stand_ins)}
     kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -30,6 +30,14 @@ _TEMPLATE = (
 )
 _SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4}
 _GPT_SIZES: dict[str, Any] = {"n_embd": 32, "n_layer": 4, "n_head": 4}
+_GROUPED: dict[str, Any] = {
+    **_SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
+_THREE_OF_FOUR = ["sliding_attention"] * 3 + ["full_attention"]
+_EXPERTS: dict[str, Any] = {
+    "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}  # fmt: skip
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", _GPT_SIZES),
     "gptj": ("GPTJConfig", {**_GPT_SIZES, "rotary_dim": 4}),
@@ -46,7 +54,25 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         )
         for name, cls in [("qwen3", "Qwen3"), ("gemma", "Gemma")]
     },
-}
+    **{
+        # the fourth layer sees all tokens, the others a window of them
+        name: (f"{cls}Config", {**_GROUPED, "sliding_window": 4, "layer_types": _THREE_OF_FOUR})
+        for name, cls in [("gemma2", "Gemma2"), ("gemma3_text", "Gemma3Text"), ("olmo3", "Olmo3"),
+                          ("exaone4", "Exaone4")]
+    },
+    **{name: (f"{cls}Config", _GROUPED) for name, cls in [("olmo2", "Olmo2"), ("glm4", "Glm4")]},
+    "mixtral": ("MixtralConfig", {**_GROUPED, "num_local_experts": 4}),
+    **{
+        # layer 1 has no experts
+        name: (f"{cls}Config", {**_GROUPED, **_EXPERTS, "mlp_only_layers": [1]})
+        for name, cls in [("qwen2_moe", "Qwen2Moe"), ("qwen3_moe", "Qwen3Moe")]
+    },
+    "olmoe": ("OlmoeConfig", {**_GROUPED, **_EXPERTS}),
+    "gpt_oss": ("GptOssConfig", {
+        **_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    }),
+}  # fmt: skip
 ARCHITECTURES = tuple(_CONFIGS)
 
 

@@ -70,17 +70,18 @@ class FineTuneEditor(Editor[FineTuneConfig]):
     name = "ft"
 
     def check(self, model: LanguageModel) -> None:
-        """Refuse a layer that the model does not have.
+        """Refuse a layer that the model does not have, or that has experts instead of one MLP.
 
         Raises:
-            ModelError: There is no such layer.
+            ModelError: There is no such layer, or its MLP cannot be trained.
         """
         model.check_layer(self.config.layer)
+        _paths(model, self.config)
 
     def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """Memory of a copy, a gradient and Adam's two moments per request, and of activations."""
         config = self.config
-        shape.path(config.layer, "mlp_out")  # refuses a layer that does not exist
+        shape.path(config.layer, "attention_out" if config.part == "qkv" else "mlp_out")  # refuses
         architecture = shape.architecture
         parts = architecture.qkv if config.part == "qkv" else (architecture.mlp_out,)
         trained = sum(

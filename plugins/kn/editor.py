@@ -34,6 +34,7 @@ from editkit_plugins.kn.attribution import (
     predictions,
     prompts_together,
     refined_neurons,
+    site_path,
     target_tokens,
 )
 from editkit_plugins.kn.config import KnConfig
@@ -72,15 +73,20 @@ class KnEditor(Editor[KnConfig]):
     name = "kn"
 
     def check(self, model: LanguageModel) -> None:
-        """Refuse a file of templates that cannot be read.
+        """Refuse a file of templates that cannot be read, and blocks with experts.
 
         Raises:
             ConfigError: The file is missing or malformed.
+            ModelError: A block has experts instead of one MLP.
         """
         read_templates(self.config)
+        for layer in range(model.n_layers):
+            site_path(model, layer, self.config)
 
     def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """Memory of the prompts that share a backward pass, and of all neurons' scores."""
+        for layer in range(shape.n_layers):
+            shape.path(layer, "mlp_out")  # refuses experts
         several = 1 + self.config.contexts[0] if self.config.refine else 1
         if self.config.refine:
             tokens += self.config.contexts[1] + 1

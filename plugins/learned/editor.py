@@ -191,6 +191,7 @@ def _matrix_sizes(shape: ModelShape, blocks: int) -> list[tuple[int, int]]:
     parts = (shape.architecture.mlp_out, *shape.architecture.mlp_in)
     sizes = []
     for layer in range(shape.n_layers - blocks, shape.n_layers):
+        shape.path(layer, "mlp_out")  # refuses experts
         for part in parts:
             path = shape.architecture.path(layer, part)
             smaller, *_, larger = sorted(shape.module_parameters(path)["weight"])

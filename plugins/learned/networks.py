@@ -42,6 +42,7 @@ def edited_matrices(model: LanguageModel, blocks: int) -> list[Matrix]:
 
     Raises:
         ConfigError: The model has fewer blocks.
+        ModelError: A block has experts instead of one MLP.
     """
     if blocks > model.n_layers:
         raise ConfigError(
@@ -52,6 +53,7 @@ def edited_matrices(model: LanguageModel, blocks: int) -> list[Matrix]:
     n_of_shape: dict[tuple[int, int], int] = {}
     matrices = []
     for layer in range(model.n_layers - blocks, model.n_layers):
+        model.path(layer, "mlp_out")  # refuses experts
         for part in parts:
             path = model.architecture.path(layer, part)
             module = model.module(path)

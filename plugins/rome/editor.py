@@ -20,14 +20,8 @@ from typing import Any
 from editkit import Editor, EditRequest, LayerRule, LowRank, Requirements, WeightDelta
 from editkit.covariance.second_moment import Whitening, configured_second_moment
 from editkit.editing.outcomes import is_probable
-from editkit.editing.rome_value import (
-    RankOneUpdate,
-    Value,
-    find_values,
-    rank_one_update,
-    request_rows,
-    sampled_or_given_contexts,
-)
+from editkit.editing.rome_rows import request_rows, sampled_or_given_contexts
+from editkit.editing.rome_value import RankOneUpdate, Value, find_values, rank_one_update
 from editkit.models import LanguageModel, ModelShape
 from editkit_plugins.rome.config import RomeConfig
 
@@ -61,10 +55,10 @@ class RomeEditor(Editor[RomeConfig]):
         """Refuse a layer that the model does not have, and a second moment without a corpus.
 
         Raises:
-            ModelError: There is no such layer.
+            ModelError: There is no such layer, or it has experts instead of one MLP.
             ConfigError: A second moment is wanted, but no corpus and no file was named.
         """
-        self.layer(model)
+        model.path(self.layer(model), "mlp_out")
         self.config.corpus_for(self.name)
 
     def prepare(self, model: LanguageModel) -> None:

@@ -24,7 +24,7 @@ from tests.plugins.kn.oracle import attribute_plainly
 from tests.plugins.learned.samples import BOTH, editor_of, training
 from tests.plugins.rome.oracle import solve_plainly
 from tests.plugins.tracing.test_causal_tracing import assert_close, both_ways
-from tests.sliding_window_models import FAMILIES, WINDOWED, windowed
+from tests.sliding_window_models import EACH_WINDOWED, FAMILIES, WINDOWED, windowed
 
 REQUESTS = [
     EditRequest("{} is in the city of", "The Space Needle", "Paris"),
@@ -45,7 +45,7 @@ ROME = RomeConfig(
 
 @pytest.mark.parametrize("position", ["subject_last", "last"])
 @pytest.mark.parametrize("window", [6, 16])
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", EACH_WINDOWED)
 def test_rome_values_are_those_of_whole_rows(name: str, window: int, position: str) -> None:
     model = windowed(name, window)
     config = ROME.model_copy(update={"position": position})
@@ -59,7 +59,7 @@ def test_rome_values_are_those_of_whole_rows(name: str, window: int, position: s
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", EACH_WINDOWED)
 def test_neurons_are_attributed_as_in_whole_prompts(name: str) -> None:
     model = windowed(name)
     rows = [encoding.ids for encoding in model.encode([r.sentence for r in REQUESTS])]
@@ -70,7 +70,7 @@ def test_neurons_are_attributed_as_in_whole_prompts(name: str) -> None:
         assert float((scores - expected).abs().max()) < 1e-5 * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", EACH_WINDOWED)
 def test_traces_are_those_of_whole_prompts(name: str) -> None:
     """The answer has several tokens, so the last block's places differ from the others'."""
     model = windowed(name, 2)
@@ -78,7 +78,7 @@ def test_traces_are_those_of_whole_prompts(name: str) -> None:
 
 
 @pytest.mark.parametrize("positions", ["last_prompt", "teacher_forced"])
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", EACH_WINDOWED)
 def test_training_losses_are_those_of_really_edited_models(name: str, positions: str) -> None:
     model = windowed(name)
     values = {"layer": 1, "target_positions": positions, "stop_loss": 0.0, "lr": 1e-3}
@@ -96,7 +96,7 @@ def final(model: LanguageModel, row: tuple[int, ...]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", [LowerBlocks, CachedLowerBlocks])
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", EACH_WINDOWED)
 def test_learned_editors_run_texts_as_if_alone(name: str, kind: type[LowerBlocks]) -> None:
     model = windowed(name)
     rows = [encoding.ids for encoding in model.encode([r.sentence for r in REQUESTS])]

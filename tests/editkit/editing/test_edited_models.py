@@ -11,7 +11,7 @@ from editkit.editing.edited_models import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward
 from tests.editkit.editing.test_deltas import delta_for
-from tests.tiny import ARCHITECTURES, tiny
+from tests.tiny import EACH, tiny
 
 TEXTS = ["The Space Needle is in the city of", "Paris is", "Zoë Müller works in the field of"]
 CANDIDATES = ("Seattle", "physics and São Paulo", "x")
@@ -29,7 +29,7 @@ def plain_nll(model, prompt: str, candidate: str) -> float:
     )
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_rows_see_their_own_delta(name: str) -> None:
     model = tiny(name)
     deltas = [delta_for(model, s, kinds=k) for s, k in enumerate(["l", "r", "d", "", "lrd"])]

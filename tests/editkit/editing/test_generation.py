@@ -25,7 +25,7 @@ from editkit.models.encoding import padded
 from editkit.models.running import forward
 from editkit.storage.cache import cached_texts
 from tests.editkit.editing.test_deltas import delta_for
-from tests.tiny import ARCHITECTURES, tiny
+from tests.tiny import EACH, tiny
 from tests.tokenizers import FAMILIES, model_of
 
 PROMPTS = ("Paris is", "The Space Needle is in the city of", "Zoë Müller works in the field of")
@@ -52,7 +52,7 @@ def plain_text(model: LanguageModel, query: GenerationQuery, *, tokens: int, top
     return text_of(model.tokenizer, ids)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_batches_write_what_each_model_writes_alone(name: str) -> None:
     model = tiny(name)
     deltas = [delta_for(model, 1), delta_for(model, 2, kinds="l"), delta_for(model, kinds="")]
@@ -240,7 +240,7 @@ def test_special_tokens_leave_a_space_between_texts(ids: tuple[int, ...], text: 
     assert text_of(Spelled(), ids) == text
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_without_special_tokens_a_text_is_what_the_tokenizer_decodes(name: str) -> None:
     tokenizer = tiny(name).tokenizer
     for sentence in (*PROMPTS, "Hello! It is 5 < 6, [sic] | indeed.", "東京 is\n\nthe  capital"):

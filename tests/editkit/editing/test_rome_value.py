@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from editkit import EditedModels, EditRequest, applied, load_model, make_dataset
+from editkit import EditedModels, EditRequest, ModelError, applied, load_model, make_dataset
 from editkit.editing.edited_models import CandidateQuery
-from editkit.editing.rome_value import (
-    find_values,
-    keys_and_outputs,
-    rank_one_update,
-    request_rows,
-    sampled_or_given_contexts,
-)
+from editkit.editing.rome_rows import request_rows, sampled_or_given_contexts
+from editkit.editing.rome_value import find_values, keys_and_outputs, rank_one_update
 from editkit.editing.rome_value_config import ValueConfig
+from tests.slow_cases import by_default
 from tests.tiny import tiny
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "editors.md"
@@ -115,6 +111,17 @@ def test_keys_and_outputs_match_those_of_the_optimisation() -> None:
             [bare], [v0] = keys_and_outputs(model, [request.bare_row], 1, site=site)
             torch.testing.assert_close(bare, value.bare_key)
             torch.testing.assert_close(v0, value.v0)
+
+
+@pytest.mark.parametrize(
+    "architecture", by_default(["gemma2", "olmo2", "glm4", "qwen3_moe"], "gemma2")
+)
+def test_behind_a_norm_there_are_only_values_of_the_projection(architecture: str) -> None:
+    """Elsewhere, ROME's offset is compared with one in whole rows through the whole model."""
+    model = tiny(architecture)
+    rows = [request_rows(model, REQUESTS[0], ("", *FREE.contexts), FREE)]
+    with pytest.raises(ModelError, match="is not a change of that projection.*mlp_out"):
+        find_values(model, rows, 1, FREE, site="block")
 
 
 def test_without_requests_there_are_no_values() -> None:

@@ -6,6 +6,7 @@ from transformers import BertConfig, OPTConfig
 
 from editkit import ModelError
 from editkit.models import architecture_of, language_model
+from editkit.models.architectures import PARTS
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
 from editkit.models.running import (
@@ -17,7 +18,7 @@ from editkit.models.running import (
     run_prefix,
 )
 from editkit.models.weight_layout import is_matrix_module
-from tests.tiny import ARCHITECTURES, tiny
+from tests.tiny import EACH_WITH_EXPERTS, tiny
 
 TEXTS = ["The Space Needle is in the city of", "Paris is", "Zoë Müller works in the field of"]
 
@@ -26,13 +27,15 @@ def rows_of(model):
     return [encoding.ids for encoding in model.encode(TEXTS)]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
 def test_every_module_path_exists(name: str) -> None:
     model = tiny(name)
     architecture = model.architecture
     for layer in range(model.n_layers):
         assert model.block(layer) is model.module(architecture.block(layer))
-        for part in (*architecture.qkv, *architecture.mlp_in, architecture.mlp_out):
+        dense = architecture.experts is None or (name.startswith("qwen") and layer == 1)
+        mlp = (*architecture.mlp_in, architecture.mlp_out) if dense else ()
+        for part in (*architecture.qkv, *mlp):
             assert is_matrix_module(model.module(architecture.path(layer, part)))
         assert is_matrix_module(model.module(architecture.path(layer, architecture.attention_out)))
     head = model.module(architecture.head)
@@ -40,7 +43,7 @@ def test_every_module_path_exists(name: str) -> None:
     assert model.module(architecture.embedding) is model.hf.get_input_embeddings()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
 def test_forward_equals_the_model_itself(name: str) -> None:
     model = tiny(name)
     for text in TEXTS:
@@ -52,7 +55,7 @@ def test_forward_equals_the_model_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("part", [7, 4096])
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
 def test_probability_of_one_token_without_all_logits(
     name: str, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,7 +70,7 @@ def test_probability_of_one_token_without_all_logits(
     torch.testing.assert_close(actual, expected[..., 0], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
 def test_a_block_can_be_run_again_for_rows_that_differ_on_the_right(name: str) -> None:
     """Two states for each recorded row, at all tokens and at the last ones alone."""
     model, skip, rows = tiny(name), 2, slice(1, 4)
@@ -85,7 +88,7 @@ def test_a_block_can_be_run_again_for_rows_that_differ_on_the_right(name: str) -
             assert output.shape[1] == (only or hidden.shape[1])
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
 def test_tail_and_prefix_equal_whole_rows(name: str) -> None:
     """Rows cut at different columns, the upper blocks run again: the same as whole rows."""
     model = tiny(name)
@@ -111,14 +114,26 @@ def test_tail_and_prefix_equal_whole_rows(name: str) -> None:
             torch.testing.assert_close(fewer, again[[2, 0]], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_an_offset_to_the_mlp_output_is_an_offset_to_the_next_block_input(name: str) -> None:
+@pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
+def test_blocks_add_what_attention_and_mlp_give(name: str) -> None:
+    model = tiny(name)
+    ids = torch.tensor(model.encode([TEXTS[0]])[0].ids)
+    recorded = RecordedPass.record(model, ids, 1, 2)
+    for layer in range(model.n_layers):
+        attention, mlp = (recorded.parts[part][layer] for part in PARTS)
+        torch.testing.assert_close(
+            recorded.states[layer + 1], recorded.states[layer] + attention + mlp
+        )
+
+
+@pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
+def test_an_offset_to_what_the_mlp_adds_is_an_offset_to_the_next_block_input(name: str) -> None:
     """ROME relies on this to start above the edited layer, in serial and parallel blocks."""
     model = tiny(name)
     ids = padded(rows_of(model)[:1], "cpu")
     starts = torch.zeros(1, dtype=torch.long)
     offset = torch.randn(ids.shape[1], model.hidden_size, generator=torch.manual_seed(0))
-    path = model.path(1, "mlp_out")
+    path = model.architecture.adds(1, "mlp_out")
     with torch.no_grad():
         with replacing(model, {path: lambda _, y: y + offset.reshape(y.shape)}):
             expected = forward(model, ids)

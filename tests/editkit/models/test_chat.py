@@ -11,7 +11,7 @@ import pytest
 from editkit import EditRequest, Fact, ModelError, Probe, Record, RequestError, make_editor
 from editkit import trace as trace_fact
 from editkit.editing.edited_models import CandidateQuery, EditedModels, GenerationQuery
-from editkit.editing.rome_value import request_rows
+from editkit.editing.rome_rows import request_rows
 from editkit.models import LanguageModel
 from editkit.models.chat import ChatTemplate
 from editkit_plugins.learned.training.data import draw_edits, fact_texts

@@ -12,7 +12,7 @@ from editkit_plugins.finetune.config import (
 )
 from editkit_plugins.finetune.editor import FineTuneEditor
 from tests.plugins.rome.test_rome import REQUESTS
-from tests.tiny import ARCHITECTURES, tiny
+from tests.tiny import EACH, tiny
 
 
 def loss_of(model, request, positions: str) -> float:
@@ -27,7 +27,7 @@ def loss_of(model, request, positions: str) -> float:
     return sum(terms) / len(terms)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 @pytest.mark.parametrize("positions", ["last_prompt", "teacher_forced"])
 @pytest.mark.parametrize("part", ["mlp_out", "qkv"])
 def test_losses_are_those_of_really_edited_models(name: str, positions: str, part: str) -> None:

@@ -38,7 +38,7 @@ from editkit_plugins.kn.editor import KnEditor, prompts_of, read_templates, scal
 from editkit_plugins.kn.locator import KnowledgeNeuronsLocator
 from tests.plugins.kn.oracle import attribute_plainly
 from tests.slow_cases import by_default
-from tests.tiny import ARCHITECTURES, tiny
+from tests.tiny import ARCHITECTURES, ONE_OF_EACH_KIND, tiny
 
 REQUESTS = [
     EditRequest("The mother tongue of {} is", "Danielle Darrieux", "Italian", "French", "P103"),
@@ -59,7 +59,7 @@ def asked(model: LanguageModel) -> list[Query]:
     ("architecture", "site"),
     by_default(
         itertools.product(ARCHITECTURES, ["pre_activation", "post_activation"]),
-        *((architecture, "pre_activation") for architecture in ARCHITECTURES),
+        *((architecture, "pre_activation") for architecture in ONE_OF_EACH_KIND),
         ("gpt2", "post_activation"),
     ),
 )

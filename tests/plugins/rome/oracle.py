@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from editkit import EditRequest, LanguageModel
+from editkit.editing.rome_rows import RequestRows, request_rows, sampled_or_given_contexts
 from editkit.editing.rome_value import (
     RankOneUpdate,
-    RequestRows,
     Value,
     ValueLoss,
     keys_and_outputs,
     rank_one_update,
-    request_rows,
-    sampled_or_given_contexts,
 )
 from editkit.editing.rome_value_config import ValueConfig
 from editkit.models.encoding import padded

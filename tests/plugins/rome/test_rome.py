@@ -15,14 +15,15 @@ from editkit import (
     make_editor,
 )
 from editkit.covariance.second_moment import configured_second_moment
-from editkit.editing.rome_value import Value, ValueLoss, sampled_or_given_contexts
+from editkit.editing.rome_rows import sampled_or_given_contexts
+from editkit.editing.rome_value import Value, ValueLoss
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor, convergence
 from tests.parity import difference
 from tests.plugins.rome.oracle import solve_plainly
-from tests.tiny import ARCHITECTURES, SENTENCES, tiny
+from tests.tiny import EACH, SENTENCES, tiny
 
 REQUESTS = [
     EditRequest("{} is in the city of", "The Space Needle", "Paris"),
@@ -50,7 +51,7 @@ def corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", EACH)
 def test_reuse_and_batching_change_nothing(name: str) -> None:
     """Whole rows through the whole model, one request at a time: the same offsets and losses."""
     model = tiny(name)

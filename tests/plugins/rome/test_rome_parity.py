@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from editkit.covariance.second_moment import SecondMoment, Whitening, compute_second_moment
-from editkit.editing.rome_value import RankOneUpdate, request_rows
+from editkit.editing.rome_rows import request_rows
+from editkit.editing.rome_value import RankOneUpdate
 from editkit.models import LanguageModel
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor

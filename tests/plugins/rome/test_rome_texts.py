@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from editkit import EditRequest, LowRank, make_dataset, make_editor
 from editkit.covariance.corpora import Corpus
 from editkit.covariance.second_moment import compute_second_moment, configured_second_moment
-from editkit.editing.rome_value import RankOneUpdate, request_rows, sampled_or_given_contexts
+from editkit.editing.rome_rows import request_rows, sampled_or_given_contexts
+from editkit.editing.rome_value import RankOneUpdate
 from editkit.models import LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing

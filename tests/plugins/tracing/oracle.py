@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from editkit.models import LanguageModel
+from editkit.models.architectures import BlockPart
 from editkit.models.running import forward, recording, replacing
 from editkit_plugins.tracing.causal_tracing import SEVERED, WINDOWS, Probabilities, window_of
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
@@ -65,13 +66,13 @@ def _restored(
     hooks: dict[str, Hook]
     if kind in WINDOWS:
         window = window_of(layer, model.n_layers, config)
-        hooks = {model.path(each, WINDOWS[kind]): clean for each in window}
+        hooks = {_path(model, each, WINDOWS[kind]): clean for each in window}
         return float(_probability(model, fact, noise[0], hooks)[1:].mean())
     block = model.architecture.block(layer)
     if kind == "state":
         return float(_probability(model, fact, noise[0], {block: clean})[1:].mean())
     second = noise[0] if config.severed_noise == "same" else noise[1]
-    paths = [model.path(each, part) for each in range(model.n_layers) for part in SEVERED[kind]]
+    paths = [_path(model, each, part) for each in range(model.n_layers) for part in SEVERED[kind]]
     shape = (1 + len(noise[0]), len(fact.ids))
     with recording(model, paths) as recorded:
         _probability(model, fact, noise[0], {})
@@ -86,6 +87,13 @@ def _restored(
 
     hooks = {path: severed(recorded[path].output.reshape(*shape, -1)) for path in paths}
     return float(_probability(model, fact, second, {**hooks, block: clean})[1:].mean())
+
+
+def _path(model: LanguageModel, layer: int, part: BlockPart) -> str:
+    """The sublayer's last projection, ahead of any norm; experts have none, so their whole MLP."""
+    if part == "mlp_out" and model.architecture.experts is not None:
+        return model.path(layer, "mlp")
+    return model.path(layer, part)
 
 
 def _probability(

@@ -26,7 +26,7 @@ from editkit_plugins.tracing.corruption import draw_noise, embedding_std, noise_
 from editkit_plugins.tracing.tokenized_facts import tokenize_facts
 from tests.plugins.tracing.oracle import trace_site_by_site
 from tests.slow_cases import by_default
-from tests.tiny import ARCHITECTURES, tiny
+from tests.tiny import ARCHITECTURES, EACH_WITH_EXPERTS, tiny
 
 SPACE_NEEDLE = Fact("The Space Needle is in the city of", "The Space Needle", "Seattle")
 DARRIEUX = Fact("The mother tongue of Danielle Darrieux is", "Danielle Darrieux", "French")
@@ -71,7 +71,7 @@ def test_matches_the_oracle_wherever_the_subject_is(prompt: str, architecture: s
     assert_close(*both_ways(model, Fact(prompt, "Rome", "Lima"), window=2))
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", EACH_WITH_EXPERTS)
 def test_matches_the_oracle(architecture: str) -> None:
     model = tiny(architecture)
     assert_close(*both_ways(model, DARRIEUX, window=2))
