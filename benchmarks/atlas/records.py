@@ -15,8 +15,8 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from editkit.records.relations import FactTable, Relation, RelationFact
 from editkit_plugins.counterfact.compiling.compiler import Compiler, RawRecord, Recipe
-from editkit_plugins.counterfact.compiling.facts import Fact, FactTable, Relation
 
 from .text import essence_texts, plain_sentence, reference_texts
 from .world import World, load_world
@@ -54,7 +54,7 @@ class RecordWriter(Compiler):
         self._split = split
 
     @override
-    def choose(self) -> list[Fact]:
+    def choose(self) -> list[RelationFact]:
         """Choose facts with relations as balanced as possible, in a seeded order.
 
         Loops over the subjects and takes from each the fact whose relation is the rarest so far.
@@ -65,7 +65,7 @@ class RecordWriter(Compiler):
         of_subject = self.table.of_subject
         left = {name: [f for f in of_subject[name] if self.is_eligible(f)] for name in subjects}
         wanted = self.recipe.records or 0
-        chosen: list[Fact] = []
+        chosen: list[RelationFact] = []
         while len(chosen) < wanted and any(left.values()):
             rng.shuffle(subjects)
             for name in subjects:
@@ -79,7 +79,7 @@ class RecordWriter(Compiler):
         return chosen
 
     @override
-    def generator(self, fact: Fact) -> random.Random:
+    def generator(self, fact: RelationFact) -> random.Random:
         return random.Random(f"atlas-record-{self._split}-{fact.subject}-{fact.relation}")
 
     @override
@@ -103,7 +103,7 @@ class RecordWriter(Compiler):
         return [rng.choice(names[lo:hi]) for lo, hi in pairwise(edges)]
 
     @override
-    def draw_wordings(self, rng: random.Random, fact: Fact) -> tuple[str, list[str]]:
+    def draw_wordings(self, rng: random.Random, fact: RelationFact) -> tuple[str, list[str]]:
         """Two wordings that the training text uses, and one that it never uses."""
         prompt, rephrased = rng.sample(fact.wordings, k=2)
         return prompt, [rng.choice(fact.rephrasings), rephrased]
@@ -118,7 +118,7 @@ def _table(world: World) -> FactTable:
     return FactTable(
         {key: Relation(key, of.wordings, of.generation) for key, of in world.relations.items()},
         tuple(
-            Fact(
+            RelationFact(
                 fact.subject,
                 fact.relation,
                 fact.object,

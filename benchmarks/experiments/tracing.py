@@ -15,11 +15,11 @@ from editkit.benchmark.progress import counting
 from editkit.benchmark.spec import Benchmark, PluginValues
 from editkit.data_types import fact_of
 from editkit.errors import UsageError, did_you_mean
+from editkit.records.facts import read_facts
 from editkit.registry.plugins import default_registry
 from editkit.registry.random_state import seeded
 from editkit.report.labels import labels_of
 from editkit_benchmarks.experiments.spec import Tracing
-from editkit_plugins.tracing.facts import read_facts
 from editkit_plugins.tracing.stored_traces import EditBefore, average_trace
 
 if TYPE_CHECKING:

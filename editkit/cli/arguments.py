@@ -28,6 +28,7 @@ __all__ = [
     "add_flags",
     "at_least",
     "names",
+    "number",
     "parse_sets",
     "path",
     "port",

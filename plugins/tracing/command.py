@@ -26,8 +26,8 @@ from editkit.validation import nested_values
 if TYPE_CHECKING:
     from editkit import LanguageModel, Trace
     from editkit.benchmark.aggregate import Estimate
+    from editkit.records.facts import Facts
     from editkit_plugins.tracing.averages import AverageTrace
-    from editkit_plugins.tracing.facts import Facts
 
 EXIT_NOT_PREDICTED = 1
 _N_STRONGEST = 3
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if single:
         model = load_model(args.model, dtype=args.dtype, device=args.device)
         return _trace_one(args, model, values)
-    from editkit_plugins.tracing.facts import read_facts
+    from editkit.records.facts import read_facts
 
     facts = read_facts(args.facts, dataset_values, separator=args.separator, chat=args.chat)
     facts.warn()

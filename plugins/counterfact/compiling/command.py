@@ -22,9 +22,9 @@ from editkit.cli.arguments import add_flag, add_flags, names, positive
 
 if TYPE_CHECKING:
     from editkit import LanguageModel
+    from editkit.records.relations import RelationFile
     from editkit_plugins.counterfact.compiling.compiler import RawRecord
     from editkit_plugins.counterfact.compiling.composition import Composition
-    from editkit_plugins.counterfact.compiling.facts import Facts
 
 _MAX_PREFIXES = 1000
 _MAX_PREFIX_LENGTH = 200  # characters
@@ -117,9 +117,13 @@ def run(args: argparse.Namespace) -> int:
         return _count(args)
     if args.known and args.model is None:
         raise UsageError("--known needs a model.", hint="Name it with --model.")
+    from editkit.records.relations import read_relations
     from editkit.storage.cache import write_atomically
     from editkit_plugins.counterfact.compiling.compiler import Compiler, Recipe, is_known
-    from editkit_plugins.counterfact.compiling.facts import read_facts, read_generation_prompts
+    from editkit_plugins.counterfact.compiling.generation import (
+        read_generation_prompts,
+        shipped_generation_prompts,
+    )
     from editkit_plugins.counterfact.dataset import parse_records
 
     out = args.out
@@ -129,10 +133,12 @@ def run(args: argparse.Namespace) -> int:
                 f"the output would overwrite the input {str(source)!r}.",
                 hint="Choose another file with --out.",
             )
-    facts = read_facts(
+    facts = read_relations(
         args.facts.expanduser(),
         only=tuple(args.relations),
-        generation=None if args.generation is None else read_generation_prompts(args.generation),
+        generation=shipped_generation_prompts()
+        if args.generation is None
+        else read_generation_prompts(args.generation),
     )
     _warn(facts)
     model = None
@@ -210,7 +216,7 @@ def _to_json(records: Sequence[RawRecord]) -> str:
     return "[\n" + ",\n".join(json.dumps(each, ensure_ascii=False) for each in records) + "\n]\n"
 
 
-def _warn(facts: Facts) -> None:
+def _warn(facts: RelationFile) -> None:
     for rejected in facts.rejected[:_MAX_WARNINGS]:
         _log.warning("skipped: %s: %s", rejected.field, rejected.reason)
     if (more := len(facts.rejected) - _MAX_WARNINGS) > 0:

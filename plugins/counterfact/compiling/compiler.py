@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from editkit import EditedModels, EditRequest, LanguageModel, WeightDelta
+from editkit import Fact, LanguageModel
 from editkit.editing.generation import sampled_contexts
-from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
+from editkit.editing.known import recall
 from editkit.prompts import fill
-from editkit_plugins.counterfact.compiling.facts import Fact, FactTable
+from editkit.records.relations import FactTable, RelationFact
 
 RawRecord = dict[str, Any]
 """A record in CounterFact's layout, before it is written as JSON."""
@@ -104,13 +104,13 @@ class Compiler:
 
     # ------------------------------------------------------------ which facts
 
-    def choose(self) -> list[Fact]:
+    def choose(self) -> list[RelationFact]:
         """The facts to compile, in the order of the records: a seeded shuffle."""
         facts = [fact for fact in self.table.facts if self.is_eligible(fact)]
         random.Random(f"compile-{self.recipe.seed}").shuffle(facts)
         return facts
 
-    def is_eligible(self, fact: Fact) -> bool:
+    def is_eligible(self, fact: RelationFact) -> bool:
         """Whether another object, another wording and enough other holders exist."""
         wordings = {*self.table.wordings(fact), *self.table.rephrasings(fact)}
         truths = self.table.truths[fact.subject, fact.relation]
@@ -127,11 +127,11 @@ class Compiler:
 
     # ------------------------------------------------------------ one record
 
-    def generator(self, fact: Fact) -> random.Random:
+    def generator(self, fact: RelationFact) -> random.Random:
         """The source of all random draws for a fact's record."""
         return random.Random(f"{self.recipe.seed}/{fact.relation}/{fact.subject}/{fact.object}")
 
-    def record(self, fact: Fact) -> RawRecord:
+    def record(self, fact: RelationFact) -> RawRecord:
         """The record of a fact. Its case id is the fact's place."""
         rng = self.generator(fact)
         subject, relation = fact.subject, fact.relation
@@ -158,14 +158,14 @@ class Compiler:
             "same_subject_prompts": self._same_subject(rng, fact, new),
         }
 
-    def new_object(self, rng: random.Random, fact: Fact) -> str:
+    def new_object(self, rng: random.Random, fact: RelationFact) -> str:
         """Another object of the relation that is not true of the subject, drawn by frequency."""
         truths = self.table.truths[fact.subject, fact.relation]
         counts = self.table.objects[fact.relation, fact.group]
         others = sorted(value for value in counts if value not in truths)
         return rng.choices(others, weights=[counts[value] for value in others])[0]
 
-    def draw_wordings(self, rng: random.Random, fact: Fact) -> tuple[str, list[str]]:
+    def draw_wordings(self, rng: random.Random, fact: RelationFact) -> tuple[str, list[str]]:
         """The wording to rewrite, and other wordings for the paraphrases.
 
         If there are too few others, they repeat, as long as prefixes make the prompts differ.
@@ -207,7 +207,7 @@ class Compiler:
         return rng.sample(names, k=count)
 
     def _prompts_about(
-        self, rng: random.Random, fact: Fact, value: str, *, rival: str
+        self, rng: random.Random, fact: RelationFact, value: str, *, rival: str
     ) -> list[str]:
         """Distinct prompts about other subjects of which ``value`` is true and ``rival`` is not."""
         count = self.recipe.neighbors
@@ -230,7 +230,7 @@ class Compiler:
 
     # ------------------------------------------------------------ the subject's other facts
 
-    def _same_subject(self, rng: random.Random, fact: Fact, new: str) -> list[RawRecord]:
+    def _same_subject(self, rng: random.Random, fact: RelationFact, new: str) -> list[RawRecord]:
         prompts = []
         for other in self.table.of_subject[fact.subject]:
             truths = self.table.truths[fact.subject, other.relation]
@@ -248,7 +248,7 @@ class Compiler:
                 )
         return prompts
 
-    def _peer(self, fact: Fact, other: Fact, new: str) -> str | None:
+    def _peer(self, fact: RelationFact, other: RelationFact, new: str) -> str | None:
         """The most frequent object, in another relation, of subjects that have the new object."""
         of_peers = [
             theirs.object
@@ -285,33 +285,8 @@ def sampled_prefixes(model: LanguageModel, seed: int) -> tuple[str, ...]:
 def is_known(model: LanguageModel, records: Sequence[RawRecord]) -> list[bool]:
     """Whether the model's greedy continuation of each record's prompt is the true object."""
     rewrites = [record["requested_rewrite"] for record in records]
-    requests = [
-        EditRequest(each["prompt"], each["subject"], each["target_new"]["str"]) for each in rewrites
+    facts = [
+        Fact(fill(each["prompt"], each["subject"]), each["subject"], each["target_true"]["str"])
+        for each in rewrites
     ]
-    fingerprint = model.fingerprint
-    unedited = [
-        WeightDelta(
-            changes={},
-            request=request,
-            editor="none",
-            config={},
-            model_fingerprint=fingerprint,
-        )
-        for request in requests
-    ]
-    completions = model.complete(
-        [request.sentence for request in requests],
-        [each["target_true"]["str"] for each in rewrites],
-        crop=True,
-    )
-    predictions = [
-        (number, NextTokenQuery(number, each.prompt + each.target[:i]), token)
-        for number, each in enumerate(completions)
-        for i, token in enumerate(each.target)
-    ]
-    queries = [query for _, query, _ in predictions]
-    predicted = most_likely_tokens(EditedModels(model, unedited), queries)
-    known = [True] * len(records)
-    for (number, _, token), prediction in zip(predictions, predicted, strict=True):
-        known[number] &= token == prediction
-    return known
+    return [each.predicted for each in recall(model, facts)]

@@ -12,8 +12,8 @@ from editkit import ConfigError, ModelError, Records, make_dataset
 from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
 from editkit.cli.main import main
 from editkit.records.config import PromptConfig, as_configured
+from editkit.records.facts import read_facts
 from editkit.registry.plugins import default_registry
-from editkit_plugins.tracing.facts import read_facts
 
 
 def rewritten(case: int, **more: Any) -> dict[str, Any]:

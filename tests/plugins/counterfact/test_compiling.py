@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 
 from editkit import DatasetError
 from editkit.prompts import fill
-from editkit_plugins.counterfact.compiling.compiler import Compiler, RawRecord, Recipe
-from editkit_plugins.counterfact.compiling.composition import composition
-from editkit_plugins.counterfact.compiling.facts import (
-    Fact,
+from editkit.records.relations import (
     FactTable,
     Relation,
-    read_facts,
+    RelationFact,
+    RelationFile,
+    read_relations,
+    wording_of,
+)
+from editkit_plugins.counterfact.compiling.compiler import Compiler, RawRecord, Recipe
+from editkit_plugins.counterfact.compiling.composition import composition
+from editkit_plugins.counterfact.compiling.generation import (
     read_generation_prompts,
     shipped_generation_prompts,
-    wording_of,
 )
 from editkit_plugins.counterfact.dataset import parse_records
 
@@ -95,7 +98,7 @@ def tables(draw: st.DrawFn) -> FactTable:
     }
     groups = {triple[0]: draw(st.sampled_from("gh")) for triple in triples}
     facts = tuple(
-        Fact(subject, relation, value, place, group=groups[subject])
+        RelationFact(subject, relation, value, place, group=groups[subject])
         for place, (subject, relation, value) in enumerate(triples)
     )
     return FactTable(relations, facts)
@@ -123,15 +126,21 @@ def test_invariants_of_every_record(
     assert compiled == whole[:records]  # records do not depend on how many are wanted
 
 
+def read(path: Path, **options: Any) -> RelationFile:
+    return read_relations(path, **{"generation": shipped_generation_prompts(), **options})
+
+
 def table_of(content: dict[str, Any], folder: Path, **options: Any) -> FactTable:
     path = folder / "facts.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    return read_facts(path, **options).table
+    return read(path, **options).table
 
 
 def test_new_objects_are_drawn_by_their_frequency(tmp_path: Path) -> None:
-    facts = [Fact(f"a{i}", "P1", "here", i) for i in range(2000)]
-    facts += [Fact(f"b{i}", "P1", "often" if i % 4 else "seldom", 2000 + i) for i in range(400)]
+    facts = [RelationFact(f"a{i}", "P1", "here", i) for i in range(2000)]
+    facts += [
+        RelationFact(f"b{i}", "P1", "often" if i % 4 else "seldom", 2000 + i) for i in range(400)
+    ]
     table = FactTable({"P1": Relation("P1", ("{} is", "It is {}:"))}, tuple(facts))
     compiled = Compiler(table, Recipe(neighbors=1)).compile()
     drawn = Counter(
@@ -145,7 +154,7 @@ def test_new_objects_are_drawn_by_their_frequency(tmp_path: Path) -> None:
 
 def test_new_objects_come_from_the_same_group() -> None:
     facts = [
-        Fact(f"{group}{i}", "P1", f"{group} {i % 2}", 0, group=group)
+        RelationFact(f"{group}{i}", "P1", f"{group} {i % 2}", 0, group=group)
         for group in ("car", "book")
         for i in range(6)
     ]
@@ -216,7 +225,7 @@ def test_broken_facts_are_reported_with_their_place_and_skipped(tmp_path: Path) 
     content["P7"] = 5
     path = tmp_path / "facts.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    result = read_facts(path)
+    result = read(path)
     places = {rejected.field: rejected.reason for rejected in result.rejected}
     assert places.keys() == {
         "P17.facts[1].object",
@@ -247,7 +256,7 @@ def test_a_file_without_facts_is_refused(tmp_path: Path, content: str | None, me
     if content is not None:
         path.write_text(content, encoding="utf-8")
     with pytest.raises(DatasetError, match=message) as caught:
-        read_facts(path)
+        read(path)
     assert "facts.json" in caught.value.message
     assert caught.value.hint
 
@@ -273,7 +282,7 @@ def test_generation_prompts_from_a_file(tmp_path: Path) -> None:
 
 
 def test_pararel_compiles(test_data: Path) -> None:
-    result = read_facts(test_data / "data" / "pararel.json")
+    result = read(test_data / "data" / "pararel.json")
     assert result.rejected == ()
     assert result.unusable == ("P1001", "P140", "P190", "P37")
     assert result.no_generation == ()

@@ -25,6 +25,7 @@ from editkit import (
 )
 from editkit.benchmark.store import Store, runs_in
 from editkit.cli.main import main
+from editkit.records.facts import read_facts
 from editkit.results import STORE_FILE
 from editkit.storage.file_names import safe_file_name
 from editkit_plugins.tracing import stored_traces
@@ -34,7 +35,6 @@ from editkit_plugins.tracing.averages import (
     mean_of_effects,
     tokens_by_role,
 )
-from editkit_plugins.tracing.facts import read_facts
 
 ROOT = Path(__file__).resolve().parents[3]
 ATLAS_RECORDS = ROOT / "benchmarks" / "atlas" / "records" / "test.json"

@@ -1,4 +1,4 @@
-"""Reading the facts to trace: from a dataset, or from a JSON file in one of several layouts."""
+"""Reading facts to trace or to ask: from a dataset, or a JSON file in one of several layouts."""
 
 from __future__ import annotations
 
@@ -8,21 +8,42 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from editkit import DatasetError, EditkitError, Fact, PluginError, UsageError, make_dataset
-from editkit.data_types import fact_of
+from editkit.data_types import Fact, Record, fact_of
+from editkit.errors import DatasetError, EditkitError, PluginError, UsageError
 from editkit.prompts import fill
 from editkit.records.config import PromptConfig, as_configured
 from editkit.records.reading import BrokenFieldError, Node, prompt_config_of, read_json
-from editkit.registry.factories import check_values, is_offered
+from editkit.records.relations import FactTable, parse_relations
+from editkit.registry.factories import check_values, is_offered, make_dataset
+
+__all__ = ["Facts", "SourcedFact", "read_facts"]
 
 _KNOWN = "known_1000"
 _MAX_LISTED = 5  # broken facts in a message
 _ANSWERS = ("attribute", "answer", "ground_truth", "target_true")
 _LAYOUT = (
-    "Expected a JSON list of objects: prompt, subject and attribute (or answer), or the records "
-    "of CounterFact or zsRE."
+    "Expected a JSON list of objects (prompt, subject and attribute or answer, or the records of "
+    "CounterFact or zsRE), or an object of relations with wordings and facts."
 )
-_log = logging.getLogger("editkit.trace")
+_log = logging.getLogger("editkit.facts")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourcedFact:
+    """A fact, and what its source says about it.
+
+    Attributes:
+        fact: The fact, asked in its first wording.
+        wordings: Prompts with one ``{}`` that ask for it; the first is the fact's. Empty if its
+            prompt does not contain the subject exactly once.
+        relation: Its relation's identifier, if known (``P17``).
+        record: The record that edits it: a dataset's, or an entry of a file as decoded JSON.
+    """
+
+    fact: Fact
+    wordings: tuple[str, ...] = ()
+    relation: str | None = None
+    record: Record | Mapping[str, Any] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +51,21 @@ class Facts:
     """The facts of a source.
 
     Attributes:
-        facts: The valid facts, in order.
+        sourced: The valid facts, in order.
         broken: Place and reason of each broken one.
         source: The file or dataset.
+        table: The content of a file of relations. None for other sources.
     """
 
-    facts: tuple[Fact, ...]
+    sourced: tuple[SourcedFact, ...]
     broken: tuple[str, ...]
     source: str
+    table: FactTable | None = None
+
+    @property
+    def facts(self) -> tuple[Fact, ...]:
+        """The valid facts alone."""
+        return tuple(each.fact for each in self.sourced)
 
     def warn(self) -> None:
         """Log how many facts are left out and why, and how many lack an answer."""
@@ -74,8 +102,10 @@ def read_facts(
             ``known_1000`` for the ROME authors' file ``known_1000.json`` in the working directory.
             Entries of a file have the layout of ``known_1000.json`` (prompt, subject, attribute or
             answer), CounterFact (the answer is ``target_true`` of ``requested_rewrite``, or
-            ``ground_truth`` in flat copies), or zsRE (``src``; the first of ``answers``). For a
-            dataset's records, the answer is the request's ``target_true``.
+            ``ground_truth`` in flat copies), or zsRE (``src``; the first of ``answers``). A file
+            may also hold relations with wordings and facts
+            (:mod:`editkit.records.relations`). For a dataset's records, the answer is the
+            request's ``target_true``.
         values: Fields of the dataset's configuration.
         separator: Text between prompt and answer, unless an entry has its own.
         chat: Whether the prompts are users' turns in a chat, unless an entry has its own value.
@@ -133,8 +163,11 @@ def _read_dataset(name: str, values: Mapping[str, Any], prompts: PromptConfig) -
     broken = [f"record {each.case_id}: {each.field}: {each.reason}" for each in records.rejected]
     facts = []
     for record in as_configured(records, prompts).records:
+        request = record.request
         try:
-            facts.append(fact_of(record.request))
+            facts.append(
+                SourcedFact(fact_of(request), (request.prompt,), request.relation_id, record)
+            )
         except EditkitError as error:
             broken.append(f"record {record.case_id}: {error.message}")
     return _checked(facts, broken, name, f"dataset {name!r}")
@@ -145,53 +178,101 @@ def _read_dataset(name: str, values: Mapping[str, Any], prompts: PromptConfig) -
 
 def _read_file(path: Path, source: str, prompts: PromptConfig) -> Facts:
     content = read_json(path, what="file of facts")
+    place = f"file of facts {str(path)!r}"
+    if isinstance(content, Mapping):
+        return _of_relations(content, source, place, prompts)
     if not isinstance(content, list):
-        kind = "an object" if isinstance(content, dict) else f"a {type(content).__name__}"
         raise DatasetError(
-            f"file of facts {str(path)!r} holds {kind}, expected a list.", hint=_LAYOUT
+            f"{place} holds a {type(content).__name__}, expected a list.", hint=_LAYOUT
         )
-    facts: list[Fact] = []
+    facts: list[SourcedFact] = []
     broken = []
     for number, entry in enumerate(content):
         try:
             own = prompt_config_of(Node(entry), prompts)
             facts += [
-                dataclasses.replace(fact, separator=own.separator, chat=own.chat)
-                for fact in _facts(Node(entry, separator=own.separator))
+                dataclasses.replace(
+                    each,
+                    fact=dataclasses.replace(each.fact, separator=own.separator, chat=own.chat),
+                )
+                for each in _sourced(Node(entry, separator=own.separator))
             ]
         except BrokenFieldError as error:
             broken.append(f"entry {number}: {error}")
         except EditkitError as error:
             broken.append(f"entry {number}: {error.message}")
-    return _checked(facts, broken, source, f"file of facts {str(path)!r}")
+    return _checked(facts, broken, source, place)
 
 
-def _checked(facts: list[Fact], broken: list[str], source: str, place: str) -> Facts:
+def _of_relations(
+    content: Mapping[str, Any], source: str, place: str, prompts: PromptConfig
+) -> Facts:
+    """Facts by relation, each in its first wording."""
+    file = parse_relations(content, place, fewest_wordings=1)
+    broken = [f"{each.field}: {each.reason}" for each in file.rejected]
+    broken += [f"{name}: has no facts, or no wording that ends at them" for name in file.unusable]
+    facts = []
+    for each in file.table.facts:
+        wordings = file.table.wordings(each)
+        try:
+            fact = Fact(
+                fill(wordings[0], each.subject),
+                each.subject,
+                each.object,
+                separator=prompts.separator,
+                chat=prompts.chat,
+            )
+        except EditkitError as error:
+            broken.append(f"{each.relation}, {each.subject!a:.60}: {error.message}")
+        else:
+            facts.append(SourcedFact(fact, wordings, each.relation))
+    return dataclasses.replace(_checked(facts, broken, source, place), table=file.table)
+
+
+def _checked(facts: list[SourcedFact], broken: list[str], source: str, place: str) -> Facts:
     if not facts:
         reasons = f" ({_listed(broken)})" if broken else ""
         raise DatasetError(f"{place} has no valid fact{reasons}.", hint=_LAYOUT)
     return Facts(tuple(facts), tuple(broken), source)
 
 
-def _facts(entry: Node) -> Iterator[Fact]:
+def _sourced(entry: Node) -> Iterator[SourcedFact]:
     """The facts of an entry: one, or one per rewrite (MQuAKE)."""
     rewrites = entry.get("requested_rewrite")
-    if rewrites is not None:
-        nodes = rewrites.items() if isinstance(rewrites.value, list) else [rewrites]
+    if rewrites is None:
+        fact = _prompt_fact(entry) if entry.get("src") is None else _zsre_fact(entry)
+        yield SourcedFact(fact, _wordings(fact), _relation(entry))
+    elif isinstance(rewrites.value, list):
+        nodes = rewrites.items()
         if not nodes:
             raise rewrites.error("is an empty list, expected at least one rewrite")
-        yield from [_rewrite_fact(node) for node in nodes]
-    elif entry.get("src") is not None:
-        yield _zsre_fact(entry)
+        yield from [_rewritten(node) for node in nodes]
     else:
-        yield _prompt_fact(entry)
+        yield dataclasses.replace(_rewritten(rewrites), record=_record(entry))
 
 
-def _rewrite_fact(rewrite: Node) -> Fact:
+def _record(entry: Node) -> Mapping[str, Any] | None:
+    return entry.value if isinstance(entry.value, Mapping) else None
+
+
+def _rewritten(rewrite: Node) -> SourcedFact:
     """CounterFact: the true fact."""
     subject = rewrite["subject"].text().strip()
     answer = rewrite["target_true"]["str"].answer()
-    return Fact(fill(rewrite["prompt"].template(), subject), subject, answer)
+    template = rewrite["prompt"].template()
+    fact = Fact(fill(template, subject), subject, answer)
+    return SourcedFact(fact, (template,), _relation(rewrite))
+
+
+def _relation(node: Node) -> str | None:
+    relation = node.get("relation_id")
+    return None if relation is None else relation.text()
+
+
+def _wordings(fact: Fact) -> tuple[str, ...]:
+    """The fact's prompt with ``{}`` for the subject, if the subject occurs once."""
+    is_clear = fact.prompt.count(fact.subject) == 1 and "{}" not in fact.prompt
+    return (fact.prompt.replace(fact.subject, "{}"),) if is_clear else ()
 
 
 def _zsre_fact(entry: Node) -> Fact:

@@ -1,4 +1,4 @@
-"""Facts and the wordings of their relations, read from one of two layouts.
+"""Facts and the wordings of their relations, from a file in one of two layouts.
 
 ParaRel's (Elazar et al. 2021)::
 
@@ -16,20 +16,31 @@ object::
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from functools import cache, cached_property
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 
-from editkit import DatasetError, RejectedRecord
+from editkit.data_types import RejectedRecord
+from editkit.errors import DatasetError, did_you_mean
 from editkit.records.reading import BrokenFieldError, Node, read_json
-from editkit.storage.resources import resource_text
+
+__all__ = [
+    "FactTable",
+    "Relation",
+    "RelationFact",
+    "RelationFile",
+    "check_relations",
+    "parse_relations",
+    "read_relations",
+    "wording_of",
+]
 
 _SUBJECT, _OBJECT = "[X]", "[Y]"
 _ENDS_AT_OBJECT = re.compile(r"(?P<before>[^[\]]*\[X\][^[\]]*)\[Y\]\s*[.!?]?\s*")
 _SPACES = re.compile(r"\s+")
+_MAX_LISTED = 50  # relations in a message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +59,7 @@ class Relation:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fact:
+class RelationFact:
     """One (subject, relation, object).
 
     Attributes:
@@ -80,12 +91,12 @@ class FactTable:
     """
 
     relations: dict[str, Relation]
-    facts: tuple[Fact, ...]
+    facts: tuple[RelationFact, ...]
 
     @cached_property
-    def of_subject(self) -> dict[str, list[Fact]]:
+    def of_subject(self) -> dict[str, list[RelationFact]]:
         """All facts of each subject."""
-        facts: dict[str, list[Fact]] = {}
+        facts: dict[str, list[RelationFact]] = {}
         for fact in self.facts:
             facts.setdefault(fact.subject, []).append(fact)
         return facts
@@ -114,11 +125,11 @@ class FactTable:
             objects.setdefault((fact.subject, fact.relation), set()).add(fact.object)
         return objects
 
-    def wordings(self, fact: Fact) -> tuple[str, ...]:
+    def wordings(self, fact: RelationFact) -> tuple[str, ...]:
         """Prompts under which a fact may be rewritten."""
         return fact.wordings or self.relations[fact.relation].wordings
 
-    def rephrasings(self, fact: Fact) -> tuple[str, ...]:
+    def rephrasings(self, fact: RelationFact) -> tuple[str, ...]:
         """Prompts that may serve as paraphrases of a fact."""
         return fact.rephrasings or self.wordings(fact)
 
@@ -127,13 +138,13 @@ class FactTable:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class RelationFile:
     """The content of a file of facts.
 
     Attributes:
         table: The usable facts.
         rejected: Broken facts, each with its place and the reason.
-        unusable: Relations without facts, or with fewer than two wordings that end at the object.
+        unusable: Relations without facts, or with too few wordings that end at the object.
         no_generation: Relations without generation prompts.
     """
 
@@ -143,40 +154,65 @@ class Facts:
     no_generation: tuple[str, ...]
 
 
-def read_facts(
+def read_relations(
     path: Path,
     *,
     only: tuple[str, ...] = (),
     generation: Mapping[str, tuple[str, ...]] | None = None,
-) -> Facts:
-    """Read a file of facts. If a fact occurs twice, the first one counts.
+    fewest_wordings: int = 2,
+) -> RelationFile:
+    """Read a file of facts by relation. If a fact occurs twice, the first one counts.
 
     Args:
         path: A JSON file, plain or gzip-compressed.
         only: Identifiers of the relations to read. Empty: all.
-        generation: Generation prompts by relation, for relations that have none of their own. By
-            default those that ship with editkit.
+        generation: Generation prompts by relation, for relations that have none of their own.
+        fewest_wordings: Relations with fewer wordings are unusable.
 
     Raises:
         DatasetError: The file cannot be read, has no usable relation, or lacks a relation of
             ``only``.
     """
-    content = read_json(path, "file of facts")
+    return parse_relations(
+        read_json(path, "file of facts"),
+        f"file of facts {str(path)!r}",
+        only=only,
+        generation=generation,
+        fewest_wordings=fewest_wordings,
+    )
+
+
+def parse_relations(
+    content: object,
+    place: str,
+    *,
+    only: tuple[str, ...] = (),
+    generation: Mapping[str, tuple[str, ...]] | None = None,
+    fewest_wordings: int = 2,
+) -> RelationFile:
+    """As :func:`read_relations`, from decoded JSON.
+
+    Args:
+        content: The decoded JSON.
+        place: Where it comes from, for messages.
+        only: Identifiers of the relations to read. Empty: all.
+        generation: Generation prompts by relation, for relations that have none of their own.
+        fewest_wordings: Relations with fewer wordings are unusable.
+
+    Raises:
+        DatasetError: There is no usable relation, or one of ``only`` is missing.
+    """
     if not isinstance(content, Mapping) or not content:
         raise DatasetError(
-            f"file of facts {str(path)!r} holds no relations, expected a JSON object of relations.",
+            f"{place} holds no relations, expected a JSON object of relations.",
             hint="docs/datasets.md shows the two layouts.",
         )
-    if missing := [name for name in only if name not in content]:
-        raise DatasetError(
-            f"file of facts {str(path)!r} has no relation {missing[0]!r}.",
-            hint=f"It has {', '.join(list(content)[:50])}.",
-        )
-    generation = shipped_generation_prompts() if generation is None else generation
+    check_relations(only, content, place)
+    generation = generation or {}
     relations: dict[str, Relation] = {}
-    facts: dict[tuple[str, str, str], Fact] = {}
+    facts: dict[tuple[str, str, str], RelationFact] = {}
     rejected: list[RejectedRecord] = []
-    place = -1
+    number = -1
     for name in content:
         wanted = not only or name in only
         try:
@@ -187,11 +223,11 @@ def read_facts(
             rejected += [RejectedRecord(name, broken.field, broken.reason)] if wanted else []
             continue
         for item in items:
-            place += 1  # counted over all relations: the number does not depend on ``only``
+            number += 1  # counted over all relations: the number does not depend on ``only``
             if not wanted:
                 continue
             try:
-                fact = _fact(relation, item, place)
+                fact = _fact(relation, item, number)
             except BrokenFieldError as broken:
                 rejected.append(RejectedRecord(name, broken.field, broken.reason))
             else:
@@ -205,16 +241,17 @@ def read_facts(
     unusable = tuple(
         name
         for name, relation in relations.items()
-        if name not in with_facts or not relation.wordings or len(wordings[name]) < 2
+        if name not in with_facts or not relation.wordings or len(wordings[name]) < fewest_wordings
     )
     used = {name: of for name, of in relations.items() if name not in unusable}
     if not used:
         reason = f" ({rejected[0].field}: {rejected[0].reason})" if rejected else ""
+        wanted_wordings = "two wordings that end" if fewest_wordings > 1 else "a wording that ends"
         raise DatasetError(
-            f"file of facts {str(path)!r} has no usable relation{reason}.",
-            hint="A relation needs facts, and two wordings that end right before the object.",
+            f"{place} has no usable relation{reason}.",
+            hint=f"A relation needs facts, and {wanted_wordings} right before the object.",
         )
-    return Facts(
+    return RelationFile(
         FactTable(used, tuple(fact for fact in facts.values() if fact.relation in used)),
         tuple(rejected),
         unusable,
@@ -222,34 +259,21 @@ def read_facts(
     )
 
 
-def read_generation_prompts(path: Path) -> dict[str, tuple[str, ...]]:
-    """Read a file of generation prompts: relation -> texts with one ``{}`` for the subject.
+def check_relations(wanted: Iterable[str], available: Iterable[str], place: str) -> None:
+    """Refuse relations that a source does not have.
 
     Raises:
-        DatasetError: The file cannot be read, or one of its texts is broken.
+        DatasetError: The first such relation.
     """
-    root = Node(read_json(path, "file of generation prompts"))
-    try:
-        return dict(_generation_prompts(root))
-    except BrokenFieldError as broken:
-        raise DatasetError(
-            f"file of generation prompts {str(path)!r}: {broken}.",
-            hint="Expected an object of lists: relation -> texts with one '{}' for the subject.",
-        ) from None
-
-
-@cache
-def shipped_generation_prompts() -> Mapping[str, tuple[str, ...]]:
-    """Our own generation prompts for the relations of ParaRel."""
-    text = resource_text("editkit_plugins.counterfact.compiling:generation.json")
-    return dict(_generation_prompts(Node(json.loads(text))))
-
-
-def _generation_prompts(root: Node) -> Iterator[tuple[str, tuple[str, ...]]]:
-    if not isinstance(root.value, Mapping):
-        raise root.error(f"is {root}, expected an object")
-    for name in root.value:
-        yield name, tuple(item.template() for item in root[name].items())
+    names = list(available)
+    for name in wanted:
+        if name not in names:
+            listed = ", ".join(names[:_MAX_LISTED]) or "none"
+            guess = did_you_mean(name, names)
+            raise DatasetError(
+                f"{place} has no relation {name!r}.",
+                hint=f"{f'{guess} ' if guess else ''}It has {listed}.",
+            )
 
 
 def _relation(name: str, node: Node, default_generation: Mapping[str, tuple[str, ...]]) -> Relation:
@@ -275,7 +299,7 @@ def wording_of(pattern: str) -> str | None:
     return _SPACES.sub(" ", match["before"]).replace(_SUBJECT, "{}").strip()
 
 
-def _fact(relation: Relation, item: Node, place: int) -> Fact:
+def _fact(relation: Relation, item: Node, place: int) -> RelationFact:
     is_pararel = item.get("sub_label") is not None
     subject = item["sub_label" if is_pararel else "subject"]
     value = item["obj_label" if is_pararel else "object"].text().strip()
@@ -283,7 +307,7 @@ def _fact(relation: Relation, item: Node, place: int) -> Fact:
     if "{}" in name:
         raise subject.error(f"is {subject}, which contains '{{}}', the subject's mark")
     group = item.get("group")
-    return Fact(
+    return RelationFact(
         name,
         relation.id,
         value,
