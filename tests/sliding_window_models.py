@@ -20,6 +20,22 @@ WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3-mixed": ("gemma3_text", {}),
     "olmo3-mixed": ("olmo3", {}),
     "exaone4-mixed": ("exaone4", {}),
+    "starcoder2": ("starcoder2", {}),
+    "phi3": ("phi3", {}),
+    "ministral": ("ministral", {"layer_types": ["sliding_attention"] * 4}),
+    "ministral3": ("ministral3", {}),
+    "smollm3": (
+        "smollm3",
+        {
+            "use_sliding_window": True,
+            "layer_types": ["full_attention", "sliding_attention"] * 2,
+            "no_rope_layers": [0, 1, 1, 1],
+        },
+    ),
+    "cohere2": ("cohere2", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+    "cwm": ("cwm", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+    "vaultgemma": ("vaultgemma", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
+    "gpt_neo": ("gpt_neo", {}),
     "qwen2-upper": ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}),
     "qwen3-mixed": (
         "qwen3",
@@ -31,10 +47,12 @@ WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Every architecture of the table that knows windows, by name: its own, and other values."""
 
+_NAMES = {"gpt_neo": "window_size"}
+
 FAMILIES = tuple(dict.fromkeys((*ARCHITECTURES, *WINDOWED)))
 """All architectures of the table; those that know windows have one."""
 
-_USUAL = ("mistral", "qwen2", "qwen3", "qwen2-upper", "qwen3-mixed", "gemma2-mixed")
+_USUAL = ("mistral", "qwen2", "qwen3", "qwen2-upper", "qwen3-mixed", "gemma2-mixed", "gpt_neo")
 EACH_WINDOWED = by_default(WINDOWED, *_USUAL)
 """Test cases: the windowed models; some run by default, the others are slow."""
 
@@ -45,5 +63,5 @@ def windowed(name: str, window: int = 4, **changes: Any) -> LanguageModel:
     """A tiny model of a family, its window far shorter than a sentence where it knows windows."""
     architecture, values = WINDOWED.get(name, (name, {}))
     if name in WINDOWED:
-        values = {**values, "sliding_window": window}
+        values = {**values, _NAMES.get(architecture, "sliding_window"): window}
     return tiny(architecture, **{**values, **changes})

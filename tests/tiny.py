@@ -35,6 +35,10 @@ ARCHITECTURES = tuple(name for name in ALL if name not in EXPERTS)
 ONE_OF_EACH_KIND = (
     "gpt2", "gptj", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma",
     "gemma2",  # norms after attention and MLP
+    "granite",  # scaled logits and residual stream
+    "falcon",  # adds attention and MLP in place
+    "bloom",  # distance biases by row and head
+    "phi3",  # gate and values in one projection
 )  # fmt: skip
 
 EACH = by_default(ARCHITECTURES, *ONE_OF_EACH_KIND)

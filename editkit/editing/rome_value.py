@@ -53,7 +53,8 @@ __all__ = [
 Site = Literal["mlp_out", "block"]
 """Where v0 and v* are read: the output of the MLP's output projection (ROME), or of the whole
 block, which is the residual stream (MEMIT, AlphaEdit). The offset has the same effect at both,
-unless a norm follows the MLP: then offsets enter at the projection, and ``block`` is refused."""
+unless a norm or a scale follows the MLP: then offsets enter at the projection, and ``block`` is
+refused."""
 
 
 # ---------------------------------------------------------------- keys k
@@ -199,7 +200,9 @@ def find_values(
 
 def _adds_directly(model: LanguageModel, layer: int) -> bool:
     """Whether the block adds the output of the MLP's output projection to the stream as it is."""
-    return model.architecture.adds(layer, "mlp_out") == model.path(layer, "mlp_out")
+    architecture = model.architecture
+    as_it_is = architecture.adds(layer, "mlp_out") == model.path(layer, "mlp_out")
+    return as_it_is and architecture.residual_scale == 1
 
 
 def _find_together(

@@ -36,6 +36,11 @@ class Architecture:
         position_embedding: Learned position embedding, if any.
         project_out: Projection after the final norm, if the head is narrower than the blocks.
         parallel: Whether attention and MLP read the same residual stream.
+        gate_and_up: Whether the one projection in ``mlp_in`` computes the gate, and after it the
+            values that the gate multiplies.
+        residual_scale: Factor on what attention and MLP add to the residual stream.
+        logit_scale: Factor on the head's logits, before a soft cap
+            (``config.final_logit_softcapping``).
         for_config: Adapts the entry to a config, ``(architecture, config) -> architecture``, where
             models of the family differ; raises ModelError for one that cannot be edited.
         attention_adds: The module whose output the block adds to the residual stream, such as a
@@ -59,6 +64,9 @@ class Architecture:
     position_embedding: str | None = None
     project_out: str | None = None
     parallel: bool = False
+    gate_and_up: bool = False
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
     for_config: Callable[[Architecture, Any], Architecture] | None = None
     attention_adds: str | None = None
     mlp_adds: str | None = None

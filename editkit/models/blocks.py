@@ -28,6 +28,7 @@ from editkit.models.running import (
     frozen_cache,
     replacing,
     run_prefix,
+    unshared,
 )
 
 __all__ = ["BlockPart", "RecordedPass"]
@@ -181,6 +182,7 @@ class RecordedPass:
         cache = DynamicCache()
         cache.layers = [reading] * len(self._layers)  # only this block's layer is read
         call = self._calls[layer].at(tokens, self.states[0].shape[1]).with_cache(self._cache, cache)
+        call = call.repeated(hidden.shape[0])
         return call(self.model.block(layer), hidden).to(self.model.device)
 
     def _left_of(self, layer: int, skip: int, rows: slice) -> _SharedLayer:
@@ -235,9 +237,10 @@ def _watched(
     def last(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         states.append(first(output).to(model.device))
 
-    def adding(part: BlockPart) -> Callable[..., None]:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def adding(part: BlockPart) -> Callable[..., Any]:
+        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
             parts[part].append(first(output).to(model.device).reshape(states[-1].shape))
+            return unshared(output)
 
         return hook
 

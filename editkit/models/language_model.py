@@ -23,7 +23,7 @@ from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_
 from editkit.models.foreign import foreign_family
 from editkit.models.lookup import architecture_of
 from editkit.models.reading import TextReader
-from editkit.models.shape import context_length_of
+from editkit.models.shape import context_length_of, longest_input_of
 from editkit.models.weights import Weights
 from editkit.storage.digests import blake2b_of, digest_of_tensors, sha256_of
 
@@ -85,7 +85,7 @@ class LanguageModel(TextReader):
             surroundings=self._surroundings,
             settings=self._settings,
         )
-        longest = int(hf.config.max_position_embeddings)
+        longest = longest_input_of(hf.config)
         if self.context_length < longest:
             _log.warning(
                 "texts for %s are limited to %d of its %d tokens: with longer texts, longrope "
@@ -314,7 +314,7 @@ class LanguageModel(TextReader):
         Args:
             hidden: States after the final norm, as the base model returns them.
         """
-        return self._capped(self.hf.get_output_embeddings()(hidden).to(self.device).float())
+        return self._logits(self.hf.get_output_embeddings()(hidden).to(self.device))
 
     def log_probability(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Log-probability of one token after each state, in float32.
@@ -335,7 +335,7 @@ class LanguageModel(TextReader):
         for start in range(0, head.weight.shape[0], _LOGITS):
             part = slice(start, start + _LOGITS)
             bias = None if head.bias is None else head.bias[part]
-            logits = self._capped(nn.functional.linear(hidden, head.weight[part], bias).float())
+            logits = self._logits(nn.functional.linear(hidden, head.weight[part], bias))
             here = (ids >= start) & (ids < start + logits.shape[-1])
             index = (ids - start).clamp(0, logits.shape[-1] - 1)[..., None]
             chosen = torch.where(here, logits.gather(-1, index)[..., 0], chosen)
@@ -343,7 +343,11 @@ class LanguageModel(TextReader):
             totals.append(logits[..., 0] - torch.log_softmax(logits, dim=-1)[..., 0])
         return (chosen - torch.stack(totals).logsumexp(dim=0)).to(self.device)
 
-    def _capped(self, logits: Tensor) -> Tensor:
+    def _logits(self, projected: Tensor) -> Tensor:
+        """Logits in float32 from what the head projects: scaled, then capped."""
+        logits, scale = projected.float(), self.architecture.logit_scale
+        if scale != 1:
+            logits = logits * scale
         cap = getattr(self.hf.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 

@@ -38,6 +38,7 @@ __all__ = [
     "replacing",
     "rows_of",
     "run_prefix",
+    "unshared",
 ]
 
 
@@ -178,13 +179,14 @@ def recording(
     """
     seen: dict[str, Activation] = {}
 
-    def hook(path: str) -> Callable[..., None]:
-        def record(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> None:
+    def hook(path: str) -> Callable[..., Any]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: Any, output: Any) -> Any:
             inputs = args[0] if args else kwargs["hidden_states"]
             device = model.device
             seen[path] = Activation(inputs.to(device), first(output).to(device))
             if stop and path == paths[-1]:
                 raise _Stop
+            return unshared(output)  # Falcon's blocks add to an MLP's output in place
 
         return record
 
@@ -315,8 +317,10 @@ class Tail:
 # ---------------------------------------------------------------- arguments and caches of blocks
 
 
-# Arguments of a block whose first dimension counts tokens, not rows.
-_NOT_BY_ROW = frozenset({"cache_position"})
+# Arguments of a block whose first dimension counts tokens or heads, not rows.
+_NOT_BY_ROW = frozenset({"cache_position", "position_bias"})
+_OF_KEYS = frozenset({"alibi", "position_bias"})  # without a dimension of tokens that ask
+_ALIBI = "alibi"  # (B heads, 1, P + S), or (B, heads, 1, P + S)
 
 
 class FrozenLayer(DynamicLayer):
@@ -343,6 +347,12 @@ def first(output: Any) -> Tensor:
     """The tensor in a module's output: some modules return a tuple that begins with it."""
     tensor: Tensor = output[0] if isinstance(output, tuple) else output
     return tensor
+
+
+def unshared(output: Any) -> Any:
+    """A module's output with a copy of its tensor, so that what follows cannot change this one."""
+    copied = first(output).clone()
+    return (copied, *output[1:]) if isinstance(output, tuple) else copied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -390,7 +400,18 @@ class Call:
             return value
 
         kwargs = {k: v if k in _NOT_BY_ROW else pick(v) for k, v in self.kwargs.items()}
+        if isinstance(alibi := self.kwargs.get(_ALIBI), Tensor):
+            by_row = alibi.unflatten(0, (n_rows, -1))
+            kwargs[_ALIBI] = rows_of(by_row, rows).flatten(0, 1)
         return Call(tuple(pick(each) for each in self.args), kwargs)
+
+    def repeated(self, n_rows: int) -> Call:
+        """The arguments of one row, for several equal rows where broadcasting does not do."""
+        alibi = self.kwargs.get(_ALIBI)
+        if not isinstance(alibi, Tensor):
+            return self
+        repeated = alibi.repeat(n_rows, *[1] * (alibi.ndim - 1))
+        return Call(self.args, {**self.kwargs, _ALIBI: repeated})
 
     def with_cache(self, old: Any, new: Any) -> Call:
         """The arguments with another cache in place of the old one."""
@@ -418,9 +439,8 @@ class Call:
                 return value[:, tokens]  # positions or rotary embeddings, (B, S', ...)
             return value[tokens] if value.shape == (length,) else value
 
-        return Call(
-            tuple(cut(each) for each in self.args), {k: cut(v) for k, v in self.kwargs.items()}
-        )
+        kwargs = {k: v if k in _OF_KEYS else cut(v) for k, v in self.kwargs.items()}
+        return Call(tuple(cut(each) for each in self.args), kwargs)
 
 
 def _aligned_right(

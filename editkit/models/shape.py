@@ -112,13 +112,23 @@ class ModelShape:
         }
 
 
+def longest_input_of(config: Any) -> int:
+    """Most tokens that a config allows, under the names that families use.
+
+    BLOOM was trained on 2048 tokens; its distance biases set no limit, and most of its configs
+    name none.
+    """
+    names = ("max_position_embeddings", "max_seq_len", "seq_length")
+    return next((int(n) for name in names if (n := getattr(config, name, None))), 2048)
+
+
 def context_length_of(config: Any) -> int:
     """Most tokens of one row of a config's model.
 
     A model with longrope changes the frequencies of a whole batch if one row is longer than the
     original context, so a result would depend on the other rows: only the original context is used.
     """
-    longest = int(config.max_position_embeddings)
+    longest = longest_input_of(config)
     rope = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [each for each in rope.values() if isinstance(each, dict)]
     for parameters in by_layer_type or [rope]:
@@ -237,11 +247,16 @@ def _saved_bytes(model: PreTrainedModel, architecture: Architecture) -> int:
     first = model.get_submodule(architecture.block(0))
     first.register_forward_pre_hook(differentiable, with_kwargs=True)
     ids = torch.zeros(1, _TOKENS, dtype=torch.long)
+    mask = None
+    if not (
+        hasattr(model.base_model, "build_alibi_tensor") or getattr(model.config, "alibi", False)
+    ):
+        mask = torch.zeros(1, 1, _TOKENS, _TOKENS, dtype=torch.bool)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         model.base_model(
             input_ids=ids,
             position_ids=ids,
-            attention_mask=torch.zeros(1, 1, _TOKENS, _TOKENS, dtype=torch.bool),
+            attention_mask=mask,
             use_cache=False,
         )
     sizes = [t.untyped_storage().nbytes() for key, t in kept.items() if key not in weights]

@@ -38,22 +38,19 @@ _EXPERTS: dict[str, Any] = {
     "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
 }  # fmt: skip
+_LLAMA: dict[str, Any] = {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
+_ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e4}
+_HEADS_OF_8: dict[str, Any] = {**_LLAMA, "head_dim": 8}
 _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("GPT2Config", _GPT_SIZES),
     "gptj": ("GPTJConfig", {**_GPT_SIZES, "rotary_dim": 4}),
     "gpt_neox": ("GPTNeoXConfig", {**_SIZES, "intermediate_size": 64}),
     "opt": ("OPTConfig", {**_SIZES, "ffn_dim": 64, "word_embed_proj_dim": 32, "pad_token_id": 1}),
-    **{
-        name: (f"{cls}Config", {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2})
-        for name, cls in [("llama", "Llama"), ("mistral", "Mistral"), ("qwen2", "Qwen2")]
-    },
-    **{
-        name: (
-            f"{cls}Config",
-            {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2, "head_dim": 8},
-        )
-        for name, cls in [("qwen3", "Qwen3"), ("gemma", "Gemma")]
-    },
+    "llama": ("LlamaConfig", _LLAMA),
+    "mistral": ("MistralConfig", _LLAMA),
+    "qwen2": ("Qwen2Config", _LLAMA),
+    "qwen3": ("Qwen3Config", _HEADS_OF_8),
+    "gemma": ("GemmaConfig", _HEADS_OF_8),
     **{
         # the fourth layer sees all tokens, the others a window of them
         name: (f"{cls}Config", {**_GROUPED, "sliding_window": 4, "layer_types": _THREE_OF_FOUR})
@@ -72,6 +69,71 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         **_GROUPED, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 4,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
     }),
+    # scaled logits, embeddings, attention and residual stream
+    "granite": (
+        "GraniteConfig",
+        {
+            **_LLAMA,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.5,
+            "embedding_multiplier": 3.0,
+            "attention_multiplier": 0.5,
+        },
+    ),
+    "cohere": ("CohereConfig", {**_LLAMA, "logit_scale": 0.4}),
+    "cohere2": ("Cohere2Config", {**_LLAMA, "logit_scale": 0.4}),
+    # gate and values in one projection
+    "phi3": ("Phi3Config", {**_LLAMA, "pad_token_id": 0}),
+    "glm": ("GlmConfig", {**_HEADS_OF_8, "pad_token_id": 0}),
+    # attention and MLP side by side
+    "phi": ("PhiConfig", _LLAMA),
+    "stablelm": ("StableLmConfig", _LLAMA),
+    "falcon": ("FalconConfig", _SIZES),
+    "codegen": ("CodeGenConfig", {**_GPT_SIZES, "rotary_dim": 4}),
+    # distance biases instead of positions
+    "bloom": ("BloomConfig", {"hidden_size": 32, "n_layer": 4, "n_head": 4}),
+    "mpt": ("MptConfig", {"d_model": 32, "n_layers": 4, "n_heads": 4}),
+    # an MLP without a gate
+    "starcoder2": ("Starcoder2Config", _LLAMA),
+    "nemotron": ("NemotronConfig", _LLAMA),
+    "arcee": ("ArceeConfig", _LLAMA),
+    "apertus": ("ApertusConfig", {**_LLAMA, "rope_parameters": _ROPE}),
+    "jais2": ("Jais2Config", _LLAMA),
+    "nanochat": ("NanoChatConfig", _LLAMA),
+    "persimmon": ("PersimmonConfig", {**_SIZES, "intermediate_size": 64}),
+    "gpt_bigcode": ("GPTBigCodeConfig", _GPT_SIZES),
+    "gpt_neo": (
+        "GPTNeoConfig",
+        {
+            "hidden_size": 32,
+            "num_layers": 4,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 2]],
+            "window_size": 32,
+        },
+    ),
+    # Llama with other norms, positions or heads
+    "olmo": ("OlmoConfig", _LLAMA),
+    "smollm3": ("SmolLM3Config", {**_LLAMA, "pad_token_id": 0}),
+    "ministral": ("MinistralConfig", _HEADS_OF_8),
+    "ministral3": (
+        "Ministral3Config",
+        # queries grow every 4 tokens
+        {
+            **_HEADS_OF_8,
+            "rope_parameters": {
+                **_ROPE, "llama_4_scaling_beta": 0.5, "original_max_position_embeddings": 4,
+            },
+        },
+    ),
+    "helium": ("HeliumConfig", _HEADS_OF_8),
+    "seed_oss": ("SeedOssConfig", _HEADS_OF_8),
+    "hunyuan_v1_dense": ("HunYuanDenseV1Config", _HEADS_OF_8),
+    "ernie4_5": ("Ernie4_5Config", _HEADS_OF_8),
+    "exaone": ("ExaoneConfig", _LLAMA),
+    "iquestcoder": ("IQuestCoderConfig", _LLAMA),
+    "cwm": ("CwmConfig", {**_HEADS_OF_8, "rope_parameters": _ROPE}),
+    "vaultgemma": ("VaultGemmaConfig", _HEADS_OF_8),
 }  # fmt: skip
 ARCHITECTURES = tuple(_CONFIGS)
 
@@ -143,7 +205,9 @@ def tiny_model(
         changes: Other values of the transformers config.
     """
     config_class, sizes = _CONFIGS[architecture]
-    context = "n_positions" if "n_embd" in sizes else "max_position_embeddings"
+    own_names = {"mpt": "max_seq_len", "bloom": "seq_length"}
+    usual = "n_positions" if "n_embd" in sizes else "max_position_embeddings"
+    context = own_names.get(architecture, usual)
     values = {
         **sizes,
         context: context_length,

@@ -158,16 +158,30 @@ def site_path(model: LanguageModel, layer: int, config: AttributionConfig) -> st
     return model.path(layer, "mlp_in" if config.site == "pre_activation" else "mlp_out")
 
 
+def neurons_of(model: LanguageModel, site: Activation, config: AttributionConfig) -> Tensor:
+    """The neurons' values, (..., D), in what a module of :func:`site_path` read and computed.
+
+    Where one projection computes the gate and the values behind it, the neurons are the gate, as
+    in models that have two projections.
+    """
+    if config.site == "post_activation":
+        return site.inputs
+    parts = 2 if model.architecture.gate_and_up else 1
+    return site.output[..., : site.output.shape[-1] // parts]
+
+
 def effect_of(
     model: LanguageModel, path: str, config: AttributionConfig
-) -> Callable[[Tensor], Tensor]:
-    """From values of the neurons, (N, D), to the output of the module at ``path``, (N, out)."""
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """From values of the neurons, (N, D), and the output of the module at ``path``, (N, out), to
+    the output with these values, (N, out).
+    """
     if config.site == "pre_activation":
-        return lambda neurons: neurons
+        return lambda neurons, output: torch.cat([neurons, output[:, neurons.shape[1] :]], dim=1)
     module = model.module(path)
     weight = input_major(module, module.get_parameter("weight"))  # (D, H)
     bias = getattr(module, "bias", None)
-    return lambda neurons: neurons @ weight if bias is None else neurons @ weight + bias
+    return lambda neurons, _: neurons @ weight if bias is None else neurons @ weight + bias
 
 
 def _attribute_together(
@@ -187,9 +201,7 @@ def _attribute_together(
     )
     scores = []
     for layer in layers:
-        site = seen[sites[layer]]
-        own = site.output if config.site == "pre_activation" else site.inputs
-        own = own.reshape(len(queries), -1)  # a, (B, D)
+        own = neurons_of(model, seen[sites[layer]], config).reshape(len(queries), -1)  # a, (B, D)
         path = own[:, None] * points.to(own.device, own.dtype)[:, None]  # α a, (B, S, D)
         leaf = path.flatten(0, 1).requires_grad_()  # (B S, D)
         hidden = seen[blocks[layer]].inputs[rows.to(own.device)]  # (B S, 1, H)
@@ -220,10 +232,15 @@ def _last_token(
 
 
 def _set_to(
-    effect: Callable[[Tensor], Tensor], neurons: Tensor
+    effect: Callable[[Tensor, Tensor], Tensor], neurons: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Replaces a module's output by what it would be with these values of the neurons."""
-    return lambda _, output: effect(neurons.to(output.device)).reshape(output.shape)
+
+    def replace(_: Tensor, output: Tensor) -> Tensor:
+        rows = output.reshape(len(neurons), -1)  # (N, out)
+        return effect(neurons.to(output.device), rows).reshape(output.shape)
+
+    return replace
 
 
 # ---------------------------------------------------------------- from scores to neurons

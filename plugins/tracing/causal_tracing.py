@@ -460,7 +460,8 @@ def _patched(
         states[:, 0] = corrupted.states[layer + 1][0, skip]
     elif run.restores == "mlp_out":  # the MLP is the last to add to the stream: swap its m_i^(l)
         outputs = corrupted.parts["mlp_out"][layer]
-        states[:, 0] += outputs[0, skip] - outputs[rows, skip]
+        change = outputs[0, skip] - outputs[rows, skip]  # (n, H)
+        states[:, 0] += corrupted.model.architecture.residual_scale * change
     elif run.restores == "attention_out":  # the block's MLP reads a_i^(l)
         draws = slice(rows.start - 1, rows.stop - 1)
         states[:, 0] = baseline.attention_restored[layer][draws, skip]

@@ -121,9 +121,8 @@ def test_blocks_add_what_attention_and_mlp_give(name: str) -> None:
     recorded = RecordedPass.record(model, ids, 1, 2)
     for layer in range(model.n_layers):
         attention, mlp = (recorded.parts[part][layer] for part in PARTS)
-        torch.testing.assert_close(
-            recorded.states[layer + 1], recorded.states[layer] + attention + mlp
-        )
+        added = model.architecture.residual_scale * (attention + mlp)
+        torch.testing.assert_close(recorded.states[layer + 1], recorded.states[layer] + added)
 
 
 @pytest.mark.parametrize("name", EACH_WITH_EXPERTS)
@@ -138,7 +137,7 @@ def test_an_offset_to_what_the_mlp_adds_is_an_offset_to_the_next_block_input(nam
         with replacing(model, {path: lambda _, y: y + offset.reshape(y.shape)}):
             expected = forward(model, ids)
         tail = Tail.record(model, None, ids, starts, start=2)
-        got = model.final_hidden(tail.run(tail.hidden + offset))
+        got = model.final_hidden(tail.run(tail.hidden + model.architecture.residual_scale * offset))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 

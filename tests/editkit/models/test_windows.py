@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -243,54 +240,6 @@ def test_longrope_is_used_up_to_its_original_context(caplog: pytest.LogCaptureFi
     nested = copy.deepcopy(model.hf.config)
     nested.rope_parameters = {"full_attention": nested.rope_parameters, "sliding_attention": None}
     assert context_length_of(nested) == _ORIGINAL
-
-
-# --------------------------------------------------- families that are not in the table (yet)
-
-_SIZES: dict[str, Any] = {
-    "hidden_size": 32,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "vocab_size": 400,
-    "max_position_embeddings": 64,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-}
-_LLAMA: dict[str, Any] = {**_SIZES, "intermediate_size": 64, "num_key_value_heads": 2}
-OTHERS: dict[str, dict[str, Any]] = {
-    # windows in other ways: mixed layers, a mask built from slots inside the attention, sinks
-    "Gemma2": {**_LLAMA, "head_dim": 8, "sliding_window": 4},
-    "Phi3": {**_LLAMA, "sliding_window": 4},
-    "GPTNeo": {
-        **{k: v for k, v in _SIZES.items() if not k.startswith("num")},
-        "num_layers": 4, "num_heads": 4, "window_size": 4,
-        "attention_types": [[["global", "local"], 2]],
-    },
-    # biases that grow with the distance
-    "Bloom": {"hidden_size": 32, "n_layer": 4, "n_head": 4, "vocab_size": 400},
-    "Mpt": {"d_model": 32, "n_layers": 4, "n_heads": 4, "vocab_size": 400, "max_seq_len": 64},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", OTHERS)
-def test_prefixes_work_with_other_position_encodings(name: str) -> None:
-    config = getattr(transformers, f"{name}Config")(**OTHERS[name])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        hf = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-    for weight in hf.parameters():
-        if weight.ndim > 1:
-            weight.data.mul_(4)
-    model: Any = SimpleNamespace(hf=hf.eval(), context_length=64, device=torch.device("cpu"))
-    rows: Sequence[Row] = [tuple(range(9, 9 + n)) for n in (14, 9, 12, 6, 5)]
-    cuts = torch.tensor([11, 3, 6, 0, 4])
-    pairs = list(zip(rows, cuts.tolist(), strict=True))
-    with torch.no_grad():
-        prefix, _ = run_prefix(model, padded([row[: max(c, 1)] for row, c in pairs], "cpu"), cuts)
-        after = forward_after(model, prefix, padded([row[c:] for row, c in pairs], "cpu"), cuts)
-    for b, (row, cut) in enumerate(pairs):
-        assert_same(after[b, : len(row) - cut], alone(model, row)[cut:])
 
 
 def test_masks_that_cannot_be_cut_are_refused() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from editkit import LanguageModel
 from editkit.models.running import forward, recording, replacing
-from editkit_plugins.kn.attribution import Query, alphas, effect_of, site_path
+from editkit_plugins.kn.attribution import Query, alphas, effect_of, neurons_of, site_path
 from editkit_plugins.kn.config import AttributionConfig
 
 
@@ -30,8 +30,8 @@ def _scores(model: LanguageModel, query: Query, config: AttributionConfig) -> Te
         path = site_path(model, layer, config)
         with torch.no_grad(), recording(model, [path], stop=True) as seen:
             forward(model, ids)
-        site = seen[path].output if config.site == "pre_activation" else seen[path].inputs
-        own = site.reshape(ids.shape[1], -1)[-1]  # (D,)
+        neurons = neurons_of(model, seen[path], config)
+        own = neurons.reshape(ids.shape[1], -1)[-1]  # (D,)
         effect = effect_of(model, path, config)
         total = torch.zeros_like(own, dtype=torch.float32)
         for alpha in points:
@@ -46,12 +46,13 @@ def _scores(model: LanguageModel, query: Query, config: AttributionConfig) -> Te
 
 
 def _last_token_set(
-    effect: Callable[[Tensor], Tensor], neurons: Tensor
+    effect: Callable[[Tensor, Tensor], Tensor], neurons: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Replaces a module's output at the last token of the only row."""
 
     def replace(_: Tensor, output: Tensor) -> Tensor:
         rows = output.reshape(-1, output.shape[-1])  # (T, out)
-        return torch.cat([rows[:-1], effect(neurons.to(output.device))]).reshape(output.shape)
+        last = effect(neurons.to(output.device), rows[-1:])
+        return torch.cat([rows[:-1], last]).reshape(output.shape)
 
     return replace

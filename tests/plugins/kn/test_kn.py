@@ -73,6 +73,29 @@ def test_batched_attribution_equals_one_step_at_a_time(architecture: str, site: 
         assert float((actual - expected).abs().max()) < 1e-4 * float(expected.abs().max())
 
 
+def test_neurons_of_a_fused_projection_are_those_of_a_gate_of_its_own() -> None:
+    """Phi-3 with its fused projections taken apart is a Llama."""
+    fused, separate = tiny("phi3", rms_norm_eps=1e-5), tiny("llama", rms_norm_eps=1e-5)
+    weights = {}
+    for name, weight in fused.hf.state_dict().items():
+        parts = {name: weight}
+        if "qkv_proj" in name:
+            split = weight.split([32, 16, 16])
+            parts = {name.replace("qkv", k): w for k, w in zip("qkv", split, strict=True)}
+        elif "gate_up_proj" in name:
+            split = weight.chunk(2)
+            gate_and_up = zip(("gate", "up"), split, strict=True)
+            parts = {name.replace("gate_up", k): w for k, w in gate_and_up}
+        weights.update(parts)
+    separate.hf.load_state_dict(weights)
+    config = AttributionConfig(steps=3)
+    together = attribute(fused, asked(fused), config)
+    for scores, expected in zip(
+        together, attribute(separate, asked(separate), config), strict=True
+    ):
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "gptj", "llama"])
 def test_a_layers_scores_sum_to_the_effect_of_silencing_it(architecture: str) -> None:
     """The completeness of integrated gradients: the sum is P(a) - P(0)."""
