@@ -31,9 +31,10 @@ def locate() -> Path:
     named = os.environ.get(VARIABLE)
     if named:
         path = Path(named).expanduser()
-        if not path.exists():
+        if not (path.is_dir() or (path.is_file() and path.suffix.lower() == ".gguf")):
+            state = "is neither a folder nor a GGUF file" if path.exists() else "does not exist"
             raise ModelError(
-                f"{VARIABLE} is {named!r}, which does not exist.",
+                f"{VARIABLE} is {named!r}, which {state}.",
                 hint="Set it to a folder with the model or to a GGUF file, or unset it.",
             )
         return path

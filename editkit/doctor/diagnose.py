@@ -16,8 +16,9 @@ from editkit.data_types import RequiredStatistic
 from editkit.doctor.forecast import MemoryForecast, forecast
 from editkit.errors import ConfigError, EditkitError, ModelError, first_line
 from editkit.interfaces import Config
-from editkit.models.checkpoint import config_problems, headers_of, listed_problems, problems_of
-from editkit.models.fingerprints import fingerprint_of_folder
+from editkit.models.checkpoint import config_problems, headers_of, listed_problems
+from editkit.models.dequantised import is_dequantised, placement_problems
+from editkit.models.gguf import gguf_header, is_gguf
 from editkit.models.hub import cached_snapshot, hub_files, refuse_path
 from editkit.models.loading import (
     check_device,
@@ -27,9 +28,10 @@ from editkit.models.loading import (
     report_of_headers,
     wrong_types,
 )
+from editkit.models.model_files import config_folder, fingerprint_of_files, problems_of_files
 from editkit.models.shape import ModelShape, shape_of
 from editkit.registry.hparams import NO_MATCH, Match
-from editkit.registry.models import config_of, known_models, model_folder
+from editkit.registry.models import config_of, known_models, local_folder
 from editkit.registry.plugins import Offer, Registry
 from editkit.storage.cache import cache_folder
 from editkit.storage.machine import available_memory, memory_of_this_process
@@ -161,7 +163,10 @@ def diagnose(
                 to_write += 4 * statistic.width**2
         memory[name] = forecast(shape, required, requests=requests, tokens=tokens, base=base)
         checks.append(_memory(name, memory[name], device))
-    checks.append(_disk(shape, folder, to_write))
+    unpacked = 4 * shape.n_parameters if folder is not None and is_gguf(folder) else 0
+    if folder is not None and unpacked and is_dequantised(folder):
+        unpacked = 0
+    checks.append(_disk(shape, folder, to_write, unpacked))
     return Diagnosis(tuple(checks), memory)
 
 
@@ -180,17 +185,15 @@ def _files_and_config(
     """
     from transformers import AutoConfig
 
-    local = (bool(model) and Path(model).is_dir()) or model in registry.names("model")
     try:
-        if local:
-            folder: Path | None = model_folder(model)
-        else:
+        folder = local_folder(model)
+        if folder is None:
             refuse_path(model, known_models())
             folder = cached_snapshot(model)
     except ModelError as error:
         return [Check("model", "problem", str(error))], None, None
     if folder is not None:
-        problems = problems_of(folder, model)
+        problems = problems_of_files(folder, model)
     else:
         content, names = config_of(model, download=True), hub_files(model)
         problems = config_problems(content, model) if content is not None else []
@@ -199,7 +202,8 @@ def _files_and_config(
     if any(check.verdict == "problem" and check.topic in _NO_CONFIG for check in checks):
         return checks, folder, None
     try:
-        config = AutoConfig.from_pretrained(folder or model, trust_remote_code=False)
+        described = model if folder is None else config_folder(folder, model)
+        config = AutoConfig.from_pretrained(described, trust_remote_code=False)
     except Exception as error:  # the parsers of transformers raise anything
         text = f"the config of {model!r} could not be read: {first_line(error)}"
         hint = "Give a registered model, a folder with a config.json, or a hub id."
@@ -225,6 +229,8 @@ def _architecture(shape: ModelShape) -> Check:
 
 
 def _files(folder: Path | None) -> list[Path]:
+    if folder is not None and is_gguf(folder):
+        return [folder]
     return sorted(folder.glob("*.safetensors")) if folder else []
 
 
@@ -244,6 +250,9 @@ def _weights(
     files = _files(folder)
     on_disk = size(sum(file.stat().st_size for file in files))
     checks = [Check(topic, "ok", f"{need}; {on_disk} on disk in {len(files)} file(s)")]
+    if is_gguf(folder):
+        lost = placement_problems(gguf_header(folder), config, model)
+        return [*checks, *(Check("weights", each.verdict, str(each)) for each in lost)]
     try:
         empty, report = report_of_headers(folder, config)
     except Exception as error:  # the library raises whatever it meets
@@ -261,7 +270,7 @@ def _tokenizer(folder: Path | None, model: str, rows: int) -> Check:
 
     if folder is not None:
         try:
-            tokenizer: Any = read_tokenizer(folder, model)
+            tokenizer: Any = read_tokenizer(config_folder(folder, model), model)
         except ModelError as error:
             return Check("tokenizer", "problem", str(error))
     else:
@@ -332,7 +341,7 @@ def _statistic(
     )
 
     row_tokens = statistic.row_tokens or ROW_TOKENS
-    fingerprint = fingerprint_of_folder(folder)
+    fingerprint = fingerprint_of_files(folder)
     if cached_second_moment(
         fingerprint, statistic.path, corpus, statistic.tokens, dtype, row_tokens
     ):
@@ -360,15 +369,25 @@ def _memory(name: str, memory: MemoryForecast, device: str) -> Check:
     return Check(f"memory of {name}", verdict, f"about {size(needed)} ({listed}); free: {left}")
 
 
-def _disk(shape: ModelShape, folder: Path | None, statistics: int) -> Check:
+def _disk(shape: ModelShape, folder: Path | None, statistics: int, unpacked: int) -> Check:
+    """Free space for what a run writes.
+
+    Args:
+        shape: The model's shape.
+        folder: Its files; None if they would be downloaded.
+        statistics: Bytes of the statistics that must be computed.
+        unpacked: Bytes of the weights that a GGUF file is dequantised to.
+    """
     place = cache_folder()
     while not place.exists():
         place = place.parent
     free = shutil.disk_usage(place).free
     download = 0 if folder else shape.weight_bytes
-    need = statistics + download + _RESULTS_MB * MB
+    need = statistics + download + unpacked + _RESULTS_MB * MB
     verdict: Verdict = "problem" if need > free else "ok"
     parts = f"statistics {size(statistics)}, results {_RESULTS_MB} MiB"
+    if unpacked:
+        parts += f", dequantised weights {size(unpacked)}"
     if download:
         parts += f", download about {size(download)}"
     return Check("disk", verdict, f"{parts}; free at {place}: {size(free)}")

@@ -16,11 +16,11 @@ from editkit.errors import ModelError
 from editkit.models.foreign import foreign_family
 
 __all__ = [
-    "GGUF_TO_SAFETENSORS",
     "Problem",
     "TensorHeader",
     "UnusableFile",
     "config_problems",
+    "first_bytes",
     "headers_of",
     "listed_problems",
     "problems_of",
@@ -38,10 +38,6 @@ _AGAIN = "Download or copy it again."
 _SAVE_AGAIN = (
     "load it once with transformers on a machine that you trust, and call save_pretrained on the "
     "model and its tokenizer"
-)
-GGUF_TO_SAFETENSORS = (
-    "or convert it to safetensors with transformers: load AutoModelForCausalLM and AutoTokenizer "
-    "with .from_pretrained(folder, gguf_file=FILE), then call save_pretrained on both."
 )
 _ADAPTER = "adapter_config.json"
 _QUANTISED = {  # files that quantisers write next to config.json
@@ -86,12 +82,19 @@ class Problem:
         return f"{self.message} {self.hint}"
 
 
-def _gguf_problem(model: str, files: list[str], topic: str) -> Problem:
-    """The problem that a model's weights are GGUF files."""
+def _gguf_problem(model: str, files: list[str], topic: str, *, on_hub: bool) -> Problem:
+    """The problem that a folder or a hub model has GGUF files, and none of them is named."""
+    if on_hub:
+        return Problem(
+            topic,
+            f"{model} has GGUF files ({some(files)}), and editkit does not choose one of them.",
+            "Download one with 'hf download HUB-ID FILE.gguf --local-dir FOLDER', and give its "
+            "path.",
+        )
     return Problem(
         topic,
-        f"the weights of {model} are GGUF ({some(files)}), a format that editkit does not read.",
-        f"Use the original checkpoint; {GGUF_TO_SAFETENSORS}",
+        f"the folder of {model} holds {len(files)} GGUF files ({some(files)}), expected one.",
+        "Give the path of the file.",
     )
 
 
@@ -180,7 +183,7 @@ def listed_problems(names: frozenset[str], shown: str) -> list[Problem]:
         return _adapter(None, files, model)
     if "config.json" not in files:
         return [_without_config(None, files, model)]
-    problems = [] if files & {_WEIGHTS, _INDEX} else [_without_weights(files, model)]
+    problems = [] if files & {_WEIGHTS, _INDEX} else [_without_weights(None, files, model)]
     return [*problems, *_tokenizer_files(None, files, model)]
 
 
@@ -231,7 +234,7 @@ def _without_config(folder: Path | None, names: set[str], model: str) -> Problem
     if _ADAPTER in names:
         return _adapter(folder, names, model)[0]
     if ggufs := _ending(names, ".gguf"):
-        return _gguf_problem(model, ggufs, "model")
+        return _gguf_problem(model, ggufs, "model", on_hub=folder is None)
     if "model_index.json" in names:
         return Problem(
             "model",
@@ -344,7 +347,7 @@ def _weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]
         model: How messages name the model.
     """
     if not names & {_WEIGHTS, _INDEX}:
-        return [_without_weights(names, model)]
+        return [_without_weights(folder, names, model)]
     problems = []
     if {_WEIGHTS, _INDEX} <= names:
         problems.append(
@@ -399,10 +402,10 @@ def _weight_problems(folder: Path, names: set[str], model: str) -> list[Problem]
     return problems
 
 
-def _without_weights(names: set[str], model: str) -> Problem:
+def _without_weights(folder: Path | None, names: set[str], model: str) -> Problem:
     """What a folder contains instead of the safetensors files that transformers reads."""
     if ggufs := _ending(names, ".gguf"):
-        return _gguf_problem(model, ggufs, "weights")
+        return _gguf_problem(model, ggufs, "weights", on_hub=folder is None)
     others = [name for name in _ending(names, ".safetensors") if not name.startswith("adapter")]
     if pieces := [name for name in others if name.startswith("model-") and "-of-" in name]:
         return Problem(
@@ -482,7 +485,7 @@ def _shards_of(folder: Path) -> tuple[list[str], list[str]]:
 
 def _header_of(path: Path) -> dict[str, TensorHeader]:
     """The header of a safetensors file, checked against the file's size."""
-    start, size = _start(path, 8), path.stat().st_size
+    start, size = first_bytes(path, 8), path.stat().st_size
     n = int.from_bytes(start, "little")
     if size < 8:
         raise UnusableFile(f"is truncated: it has {size} bytes", _AGAIN)
@@ -493,7 +496,7 @@ def _header_of(path: Path) -> dict[str, TensorHeader]:
             )
         raise UnusableFile("is truncated, or is not a safetensors file", _AGAIN)
     try:
-        content = json.loads(_start(path, 8 + n)[8:])
+        content = json.loads(first_bytes(path, 8 + n)[8:])
         entries = {name: entry for name, entry in content.items() if name != "__metadata__"}
         headers = {
             name: TensorHeader(str(entry["dtype"]), tuple(int(side) for side in entry["shape"]))
@@ -514,7 +517,7 @@ def _check_present(path: Path) -> None:
     Raises:
         UnusableFile: It is one of these.
     """
-    _start(path, len(_LFS))
+    first_bytes(path, len(_LFS))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -537,8 +540,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _start(path: Path, n: int) -> bytes:
-    """The first ``n`` bytes of a file."""
+def first_bytes(path: Path, n: int) -> bytes:
+    """The first ``n`` bytes of a file.
+
+    Raises:
+        UnusableFile: It cannot be read, or is a pointer of git-lfs.
+    """
     try:
         with path.open("rb") as stream:
             start = stream.read(n)

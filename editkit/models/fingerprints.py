@@ -6,6 +6,7 @@ machine-learning library is imported.
 
 from __future__ import annotations
 
+import itertools
 import json
 import struct
 import threading
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 from editkit.errors import ModelError
 from editkit.storage.digests import blake2b_of, file_blocks, sha256_of
 
-__all__ = ["VOLATILE", "fingerprint_of_folder", "legacy_fingerprint"]
+__all__ = ["VOLATILE", "fingerprint_of_folder", "fingerprint_of_gguf", "legacy_fingerprint"]
 
 VOLATILE = frozenset(
     {
@@ -75,6 +76,23 @@ def fingerprint_of_folder(folder: Path) -> str:
         if (folder / name).is_file():
             parts.append(f"{name}:{_digest(folder / name)}")
     return sha256_of(parts)[:32]
+
+
+def fingerprint_of_gguf(path: Path) -> str:
+    """Hexadecimal digest of a GGUF file's bytes; its name and place do not matter.
+
+    Raises:
+        ModelError: The file cannot be read.
+    """
+    try:
+        return _remembered(
+            path, lambda path: sha256_of(itertools.chain(["gguf:"], file_blocks(path)))[:32]
+        )
+    except OSError as error:
+        raise ModelError(
+            f"{str(path)!r} cannot be read: {error.strerror or type(error).__name__}.",
+            hint="Check the file, its owner and its permissions.",
+        ) from None
 
 
 def weight_files(folder: Path) -> list[Path]:

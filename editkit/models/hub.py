@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 from editkit.errors import ModelError, first_line
-from editkit.models.checkpoint import GGUF_TO_SAFETENSORS
 
 _WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model")
 _ADDRESSES = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://")
@@ -37,21 +36,17 @@ def refuse_path(name: str, known: str) -> None:
     if path.is_symlink() and not path.exists():
         raise ModelError(f"{name!r} is a link to a folder that does not exist.", hint=wanted)
     if path.exists():
-        if path.suffix.lower() == ".gguf":
-            raise ModelError(
-                f"{name!r} is a GGUF file, a format that editkit does not read.",
-                hint=f"Use the original checkpoint; {GGUF_TO_SAFETENSORS}",
-            )
         hint = wanted
         if path.name == "config.json" or path.suffix == ".safetensors":
             hint = f"Give its folder: {str(path.parent)!r}."
-        raise ModelError(f"{name!r} is a file, expected a folder.", hint=hint)
+        raise ModelError(f"{name!r} is a file, expected a folder or a GGUF file.", hint=hint)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"the folder {name!r} does not exist.", hint=wanted)
     if "gguf" in name.lower():
         raise ModelError(
-            f"{name!r} has GGUF weights, a format that editkit does not read.",
-            hint="Use the original checkpoint in safetensors.",
+            f"{name!r} has GGUF files, and editkit does not choose one of them.",
+            hint=f"Download one with 'hf download {name} FILE.gguf --local-dir FOLDER', and give "
+            "its path.",
         )
 
 

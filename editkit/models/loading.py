@@ -22,7 +22,8 @@ from editkit.models.checkpoint import (
     refuse,
     some,
 )
-from editkit.models.fingerprints import fingerprint_of_folder
+from editkit.models.fingerprints import fingerprint_of_folder, fingerprint_of_gguf
+from editkit.models.gguf import is_gguf
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,11 +37,13 @@ __all__ = [
     "check_device",
     "check_device_map",
     "check_dtype",
+    "in_plain_words",
     "incomplete",
     "load_folder",
     "quiet",
     "read_tokenizer",
     "report_of_headers",
+    "report_of_tensors",
     "wrong_types",
 ]
 
@@ -85,7 +88,12 @@ class LoadOptions:
 
 
 def load_folder(
-    folder: Path, options: LoadOptions, *, name: str, revision: str | None = None
+    folder: Path,
+    options: LoadOptions,
+    *,
+    name: str,
+    revision: str | None = None,
+    gguf: Path | None = None,
 ) -> LanguageModel:
     """Load a model and its tokenizer from a folder.
 
@@ -94,6 +102,7 @@ def load_folder(
         options: Type, device and attention.
         name: The model as the user typed it.
         revision: Branch, tag or commit of the folder's files.
+        gguf: The GGUF file that the folder was made from, if any; it is the model's identity.
 
     Raises:
         ModelError: As for :func:`editkit.load_model`.
@@ -110,7 +119,7 @@ def load_folder(
         given["attn_implementation"] = options.attention
     warnings = refuse(folder, name)
     tokenizer = read_tokenizer(folder, name)
-    with _in_plain_words(name), quiet():
+    with in_plain_words(name), quiet():
         hf, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, options.dtype),
@@ -127,17 +136,25 @@ def load_folder(
     for warning in (*warnings, *problems):
         _log.warning("%s", warning)
     _warn_untied(name, hf)
-    with _in_plain_words(name):
+    with in_plain_words(name):
         placed = hf if device_map else hf.to(torch.device(options.device))
     return LanguageModel(
         placed,
         tokenizer,
-        name=name if not Path(name).is_dir() else Path(name).resolve().name,
+        name=_called(name),
         revision=revision,
-        fingerprint=fingerprint_of_folder(folder),
+        fingerprint=fingerprint_of_folder(folder) if gguf is None else fingerprint_of_gguf(gguf),
         source=name,
-        folder=folder,
+        folder=folder if gguf is None else None,
     )
+
+
+def _called(name: str) -> str:
+    """A model's name in results: a registered name, a hub id, or the name of its folder or file."""
+    path = Path(name)
+    if path.is_dir():
+        return path.resolve().name
+    return path.stem if is_gguf(path) else name
 
 
 def read_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
@@ -205,7 +222,7 @@ def _check_in_memory(name: str, hf: PreTrainedModel) -> None:
 
 
 @contextlib.contextmanager
-def _in_plain_words(name: str) -> Iterator[None]:
+def in_plain_words(name: str) -> Iterator[None]:
     """Inside, errors of the libraries become a :class:`ModelError`."""
     try:
         yield
@@ -332,13 +349,17 @@ def report_of_headers(folder: Path, config: PretrainedConfig) -> tuple[PreTraine
     Returns:
         The model on the meta device, without values, and the report.
     """
+    return report_of_tensors(headers_of(folder), config)
+
+
+def report_of_tensors(
+    headers: Mapping[str, TensorHeader], config: PretrainedConfig
+) -> tuple[PreTrainedModel, Any]:
+    """As :func:`report_of_headers`, from the headers themselves."""
     import torch
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    state = {
-        name: torch.empty(header.shape, device="meta")
-        for name, header in headers_of(folder).items()
-    }
+    state = {name: torch.empty(header.shape, device="meta") for name, header in headers.items()}
     with quiet():
         model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
             None,

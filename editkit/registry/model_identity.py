@@ -20,6 +20,8 @@ RESERVED = ("models", "sizes", "tiny")
 """Files of values that are not named after a model; ``tiny`` is for editkit.testing's models."""
 _HUB_CACHE = re.compile(r"^models--(?P<owner>.+?)--(?P<name>.+)$")
 _HUB_ID = re.compile(r"^(?:\w[\w.-]*/)?\w[\w.-]*$")
+_TYPE_IN_NAME = re.compile(r"[.-](i?q\d\w*|bf16|f16|f32)$")
+"""The type of a GGUF file's weights, at the end of its name: ``-Q4_K_M``."""
 _LAYERS = ("num_hidden_layers", "n_layer")
 _HIDDEN = ("hidden_size", "n_embd")
 
@@ -108,6 +110,8 @@ def _names(name: str, config: Mapping[str, Any] | None) -> tuple[KnownAs, ...]:
     if is_registered(name):
         return _known(name.lower(), "its registered name", proven=True)
     folder = local_folder(name)
+    if folder is not None and folder.is_file():
+        return _known(_TYPE_IN_NAME.sub("", folder.stem.lower()), f"its file is {folder.name!r}")
     if folder is None:
         if not _HUB_ID.match(name):
             return ()

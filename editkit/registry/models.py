@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from editkit.errors import EditkitError, PluginError
-from editkit.models.checkpoint import config_problems, problems_of, raise_first, refuse
-from editkit.models.fingerprints import fingerprint_of_folder
+from editkit.errors import EditkitError, ModelError, PluginError
+from editkit.models.checkpoint import config_problems, raise_first
+from editkit.models.gguf import is_gguf
 from editkit.models.hub import hub_config, hub_folder, refuse_path
 from editkit.models.loading import LoadOptions, load_folder
+from editkit.models.model_files import (
+    config_folder,
+    files_at,
+    fingerprint_of_files,
+    problems_of_files,
+    refuse_files,
+    whole_folder,
+)
 from editkit.registry.guard import Guard, PluginFailure
 from editkit.registry.plugins import default_registry, resolve
 from editkit.storage.resources import resource_path
@@ -47,7 +55,8 @@ def load_model(
     """Load a model and its tokenizer.
 
     Args:
-        name: A model that a plugin ships (``atlas``), a folder, or a hub id (``gpt2-xl``).
+        name: A model that a plugin ships (``atlas``), a folder, a GGUF file, or a hub id
+            (``gpt2-xl``).
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         device: Where the model goes, as torch names it.
         device_map: Spreads the model over several devices, instead of ``device``: ``auto`` or
@@ -62,7 +71,14 @@ def load_model(
             it does not fit onto the devices.
     """
     options = LoadOptions(dtype, device, device_map, attention)  # checked before any file is read
-    return load_folder(model_folder(name, revision=revision), options, name=name, revision=revision)
+    files = model_folder(name, revision=revision)
+    return load_folder(
+        whole_folder(files, name),
+        options,
+        name=name,
+        revision=revision,
+        gguf=files if is_gguf(files) else None,
+    )
 
 
 def fingerprint_of(name: str, *, revision: str | None = None) -> str:
@@ -72,13 +88,13 @@ def fingerprint_of(name: str, *, revision: str | None = None) -> str:
         ModelError: The model cannot be found, or its files are not those of a model that can be
             used.
     """
-    folder = model_folder(name, revision=revision)
-    refuse(folder, name)
-    return fingerprint_of_folder(folder)
+    files = model_folder(name, revision=revision)
+    refuse_files(files, name)
+    return fingerprint_of_files(files)
 
 
 def model_folder(name: str, *, revision: str | None = None) -> Path:
-    """The folder with the model's files; a hub model is downloaded, or found in the hub's cache.
+    """The model's folder or GGUF file; a hub model is downloaded, or found in the hub's cache.
 
     Raises:
         ModelError: The model cannot be found.
@@ -113,11 +129,14 @@ def config_of(
 
     Arguments as for :func:`n_layers_of`.
     """
-    folder = local_folder(name)
-    file = folder / "config.json" if folder else hub_config(name, revision, download)
+    files = local_folder(name)
     try:
+        if files is not None:
+            file: Path | None = config_folder(files, name) / "config.json"
+        else:
+            file = hub_config(name, revision, download)
         config = json.loads(file.read_text(encoding="utf-8")) if file else None
-    except (OSError, ValueError, RecursionError):
+    except (ModelError, OSError, ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None
 
@@ -128,13 +147,13 @@ def is_registered(name: str) -> bool:
 
 
 def local_folder(name: str) -> Path | None:
-    """The folder of a registered model, or the folder that the name is the path of, if any."""
+    """The folder or GGUF file of a registered model, or the one that the name is the path of."""
     if is_registered(name):
         spec = cast("ModelSpec", default_registry().get("model", name).spec)
         if spec.locate is not None:
-            return _located(name, spec.locate)
+            return files_at(_located(name, spec.locate))
         return resource_path(spec.folder or "", owner=f"model {name!r}")
-    return Path(name) if name and Path(name).is_dir() else None
+    return files_at(Path(name)) if name else None
 
 
 def _located(name: str, function: str) -> Path:
@@ -156,9 +175,10 @@ def _located(name: str, function: str) -> Path:
             f"{function}, which finds {what}, failed: {failure}.",
             hint="Run again with --debug for the traceback, and report it to the plugin's author.",
         ) from failure.__cause__
-    if not isinstance(path, Path) or not path.exists():
+    if not isinstance(path, Path) or files_at(path) is None:
         raise PluginError(
-            f"{function}, which finds {what}, returned {path!r:.200}, expected an existing Path.",
+            f"{function}, which finds {what}, returned {path!r:.200}, expected the Path of an "
+            "existing folder or GGUF file.",
             hint="Report this to the plugin's author.",
         )
     return path
@@ -188,5 +208,7 @@ def refuse_config(name: str) -> None:
         config = config_of(name)
         problems = config_problems(config, name) if config is not None else []
     else:
-        problems = [p for p in problems_of(folder, name) if p.topic not in ("weights", "tokenizer")]
+        problems = [
+            p for p in problems_of_files(folder, name) if p.topic not in ("weights", "tokenizer")
+        ]
     raise_first(problems)

@@ -101,7 +101,7 @@ def fails() -> object:
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        ("returns_text", "returned 'a text', expected an existing Path"),
+        ("returns_text", "returned 'a text', expected the Path of an existing"),
         ("fails", r"failed: called sys.exit\(3\)"),
         ("absent", "has no 'absent'"),
     ],

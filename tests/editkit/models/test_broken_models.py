@@ -84,6 +84,12 @@ def only(name: str, content: bytes = b"{}") -> Callable[[Path], None]:
     return empty
 
 
+def two_ggufs(folder: Path) -> None:
+    nothing(folder)
+    for name in ("a.gguf", "b.gguf"):
+        (folder / name).write_bytes(b"GGUF")
+
+
 def nothing(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink()
@@ -238,7 +244,8 @@ CASES = {
         r"merge_and_unload.*save_pretrained",
         "model",
     ),
-    "gguf alone": Case(only("m-Q4_K_M.GGUF", b"GGUF"), "are GGUF", "gguf_file=FILE", "model"),
+    "gguf alone": Case(only("m.GGUF", b"GGUF"), "m.GGUF of .* is truncated", "again", "model"),
+    "two ggufs": Case(two_ggufs, r"holds 2 GGUF files \(a.gguf, b.gguf\)", "path of", "model"),
     "diffusers": Case(only("model_index.json"), "is a diffusers pipeline", "language", "model"),
     "original llama": Case(only("params.json"), "no config.json", "Llama or Mistral", "model"),
     "trained editor": Case(only("editor.json"), "no config.json", "trained editor", "model"),
@@ -304,7 +311,9 @@ CASES = {
     "pickle": Case(pickled, r"only pickled weights \(pytorch_model.bin\)", "Convert it"),
     "tensorflow": Case(replaced("model.safetensors", "tf_model.h5"), "another framework", "copy"),
     "no weights": Case(without("model.safetensors"), "so no weights", "Download or copy"),
-    "gguf weights": Case(replaced("model.safetensors", "a.gguf"), "are GGUF", "gguf_file=FILE"),
+    "gguf weights": Case(
+        replaced("model.safetensors", "a.gguf"), "is not a GGUF file", "again", "model"
+    ),
     "variant": Case(
         replaced("model.safetensors", "model.fp16.safetensors"), "only model.fp16", "rename it"
     ),
@@ -617,11 +626,11 @@ NAMES = [
     ("", "expected a name", "Registered models"),
     ("./nowhere", "does not exist", "Give the folder"),
     ("~/nowhere/at/all", "does not exist", "Give the folder"),
-    ("{folder}/config.json", "is a file, expected a folder", "Give its folder: '{folder}'"),
+    ("{folder}/config.json", "is a file, expected a folder or", "Give its folder: '{folder}'"),
     ("{folder}/model.safetensors", "is a file, expected", "Give its folder: '{folder}'"),
-    ("{folder}/m.gguf", "is a GGUF file, a format", "gguf_file=FILE"),
+    ("{folder}/m.gguf", "m.gguf of model .* is truncated", "again"),
     ("{folder}/link", "is a link to a folder that does not exist", "Give the folder"),
-    ("TheBloke/Llama-2-7B-GGUF", "has GGUF weights", "in safetensors"),
+    ("TheBloke/Llama-2-7B-GGUF", "has GGUF files", "hf download TheBloke/Llama-2-7B-GGUF FILE"),
     (
         "https://huggingface.co/openai-community/gpt2-xl",
         "is an address",
@@ -654,7 +663,7 @@ def test_names_of_other_things_are_refused_with_a_hint(
     assert code == 1
     [check] = [c for c in json.loads(out)["checks"] if c["topic"] == "model"]
     assert check["verdict"] == "problem"
-    assert message in check["text"]
+    assert re.search(message, check["text"])
 
 
 # ---------------------------------------------------------------- models on the hub
@@ -665,7 +674,7 @@ def test_names_of_other_things_are_refused_with_a_hint(
     [
         ("adapter_config.json adapter_model.safetensors", "holds only a PEFT adapter"),
         ("config.json model.safetensors adapter_config.json", "holds a model and a PEFT adapter"),
-        ("README.md m.Q4_K_M.gguf", r"are GGUF \(m.Q4_K_M.gguf\)"),
+        ("README.md m.Q4_K_M.gguf", r"has GGUF files \(m.Q4_K_M.gguf\)"),
         ("README.md", "holds no config.json"),
         ("config.json pytorch_model.bin tokenizer.json", r"only pickled weights \(pytorch_model"),
         ("config.json model.safetensors", "has no tokenizer"),
