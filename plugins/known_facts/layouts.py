@@ -70,7 +70,7 @@ def written(
         relations = _relations(facts, collection, provenance)
         return _braced("{}", [f"{_line(name)}: {of}" for name, of in relations.items()])
     entry = _prompt if layout == "prompts" else _counterfact
-    entries = []
+    entries: list[str] = []
     for each in collection.known:
         content = entry(each, len(entries))
         if content is not None:
