@@ -247,11 +247,10 @@ def _saved_bytes(model: PreTrainedModel, architecture: Architecture) -> int:
     first = model.get_submodule(architecture.block(0))
     first.register_forward_pre_hook(differentiable, with_kwargs=True)
     ids = torch.zeros(1, _TOKENS, dtype=torch.long)
-    mask = None
-    if not (
-        hasattr(model.base_model, "build_alibi_tensor") or getattr(model.config, "alibi", False)
-    ):
-        mask = torch.zeros(1, 1, _TOKENS, _TOKENS, dtype=torch.bool)
+    # Distance biases are computed from a mask of tokens; a mask of pairs is used as it is.
+    biased = model.config.model_type == "bloom" or getattr(model.config, "alibi", False)
+    size = (1, _TOKENS) if biased else (1, 1, _TOKENS, _TOKENS)
+    mask = torch.zeros(size, dtype=torch.bool)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         model.base_model(
             input_ids=ids,

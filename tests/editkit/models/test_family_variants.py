@@ -131,3 +131,12 @@ def test_context_lengths_under_other_names() -> None:
     assert tiny("mpt").context_length == tiny("bloom").context_length == 64
     assert shape_of(transformers.MptConfig(max_seq_len=128, n_layers=1)).context_length == 128
     assert shape_of(transformers.BloomConfig(n_layer=1)).context_length == 2048
+
+
+@pytest.mark.parametrize("name", ["falcon-7b", "falcon-rw", "bloom-six-heads", "mpt-six-heads"])
+def test_shapes_are_read_without_weights(name: str) -> None:
+    model = variant(name)
+    shape = shape_of(model.hf.config)
+    assert shape.saved_bytes > 0
+    assert shape.inner_size == 4 * model.hidden_size
+    assert shape.n_parameters == model.hf.num_parameters()

@@ -110,9 +110,11 @@ def vit() -> Any:
     return transformers.ViTForImageClassification(config)
 
 
-def bloom() -> Any:
-    config = transformers.BloomConfig(hidden_size=32, n_layer=1, n_head=2, vocab_size=400)
-    return transformers.BloomForCausalLM(config)
+def biogpt() -> Any:
+    config = transformers.BioGptConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=400
+    )
+    return transformers.BioGptForCausalLM(config)
 
 
 def quantised() -> Any:
@@ -167,7 +169,7 @@ CASES: dict[str, tuple[Callable[[], Any], str, str]] = {
     "t5": (t5, r"'mine' is an encoder-decoder \(t5\)", "Use a causal"),
     "bert": (bert, "is an encoder that fills in masked tokens", "Use a causal"),
     "vit": (vit, "is a vision or multimodal model", "Use a causal"),
-    "unknown": (bloom, "is of architecture 'bloom', which is not known", "Use a causal"),
+    "unknown": (biogpt, "is of architecture 'biogpt', which is not known", "Use a causal"),
     "no head": (lambda: GPT2Model(GPT2Config(**SMALL)), "no language-model head", "AutoModelFor"),
     "classifier": (
         lambda: transformers.GPT2ForSequenceClassification(GPT2Config(**SMALL)),
