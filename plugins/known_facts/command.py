@@ -69,10 +69,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--layout",
         type=layouts,
-        default=["prompts"],
+        default="prompts",
         metavar="L,...",
         help="prompts (for trace), relations (for compile-dataset), counterfact (for "
-        "run-benchmark), or several (default: prompts)",
+        "run-benchmark), or several",
     )
     add_flag(
         parser,
