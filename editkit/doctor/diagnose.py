@@ -18,6 +18,7 @@ from editkit.errors import ConfigError, EditkitError, ModelError, first_line
 from editkit.interfaces import Config
 from editkit.models.checkpoint import config_problems, headers_of, listed_problems
 from editkit.models.dequantised import is_dequantised, placement_problems
+from editkit.models.dtype_speed import slow_dtype
 from editkit.models.gguf import gguf_header, is_gguf
 from editkit.models.hub import cached_snapshot, hub_files, refuse_path
 from editkit.models.loading import (
@@ -118,6 +119,8 @@ def diagnose(
     except ModelError as error:
         checks.append(Check("dtype", "problem", str(error)))
         dtype = "float32"  # for the forecasts
+    if slow := slow_dtype(dtype, device):
+        checks.append(Check("dtype", "warning", slow))
     files, folder, config = _files_and_config(registry, model)
     checks += files
     if config is None:

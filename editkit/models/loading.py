@@ -22,6 +22,7 @@ from editkit.models.checkpoint import (
     refuse,
     some,
 )
+from editkit.models.dtype_speed import slow_dtype
 from editkit.models.fingerprints import fingerprint_of_folder, fingerprint_of_gguf
 from editkit.models.gguf import is_gguf
 
@@ -136,6 +137,8 @@ def load_folder(
     for warning in (*warnings, *problems):
         _log.warning("%s", warning)
     _warn_untied(name, hf)
+    if device_map is None and (slow := slow_dtype(options.dtype, str(options.device))):
+        _log.warning("%s", slow)
     with in_plain_words(name):
         placed = hf if device_map else hf.to(torch.device(options.device))
     return LanguageModel(
