@@ -22,9 +22,17 @@ WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
     "exaone4-mixed": ("exaone4", {}),
     "starcoder2": ("starcoder2", {}),
     "phi3": ("phi3", {}),
-    "ministral": ("ministral", {"layer_types": ["sliding_attention"] * 4}),
     "ministral3": ("ministral3", {}),
+    **{
+        name: (name, {"layer_types": ["sliding_attention"] * 4})
+        for name in ("ministral", "cohere2", "cwm", "vaultgemma")
+    },
+    "cohere2-mixed": ("cohere2", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
     "smollm3": (
+        "smollm3",
+        {"use_sliding_window": True, "layer_types": ["sliding_attention"] * 4},
+    ),
+    "smollm3-mixed": (
         "smollm3",
         {
             "use_sliding_window": True,
@@ -32,10 +40,8 @@ WINDOWED: dict[str, tuple[str, dict[str, Any]]] = {
             "no_rope_layers": [0, 1, 1, 1],
         },
     ),
-    "cohere2": ("cohere2", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
-    "cwm": ("cwm", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
-    "vaultgemma": ("vaultgemma", {"layer_types": ["full_attention", "sliding_attention"] * 2}),
-    "gpt_neo": ("gpt_neo", {}),
+    "gpt_neo": ("gpt_neo", {"attention_types": [[["local"], 4]]}),
+    "gpt_neo-mixed": ("gpt_neo", {}),
     "qwen2-upper": ("qwen2", {"use_sliding_window": True, "max_window_layers": 2}),
     "qwen3-mixed": (
         "qwen3",
