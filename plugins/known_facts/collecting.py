@@ -112,12 +112,13 @@ def collect(
         return limit is None or per_relation[facts[number].relation] < limit
 
     waiting = iter(order)
+    fingerprint = model.fingerprint  # reads all weights, so once
     report(0)
     while choice.records is None or len(kept) < choice.records:
         batch = list(itertools.islice(filter(has_room, waiting), choice.batch * _BATCHES_CACHED))
         if not batch:
             break
-        recalled = _recalled(model, [facts[number] for number in batch], choice)
+        recalled = _recalled(model, fingerprint, [facts[number] for number in batch], choice)
         for number, (known, problem) in zip(batch, recalled, strict=True):
             asked[facts[number].relation] += 1
             problems += [problem] if problem else []
@@ -151,14 +152,14 @@ class _Answer:
 
 
 def _recalled(
-    model: LanguageModel, facts: Sequence[SourcedFact], choice: Choice
+    model: LanguageModel, fingerprint: str, facts: Sequence[SourcedFact], choice: Choice
 ) -> list[tuple[Known | None, str]]:
     """For each fact: what the model knows of it, and why it could not be asked."""
     asked = [(number, *each) for number, of in enumerate(facts) for each in _asked(of, choice)]
     questions = [fact for _, _, fact in asked]
     description = {
         "form": _FORM,
-        "model": model.fingerprint,
+        "model": fingerprint,
         "dtype": str(model.dtype),
         "rule": choice.rule,
         "tokens": choice.tokens if choice.rule == "first-named" else None,
