@@ -35,6 +35,8 @@ from editkit.errors import (
     UsageError,
 )
 from editkit.interfaces import Config, Dataset, Editor, Locator, Metric, MetricRow
+from editkit.models import lookup as _lookup
+from editkit.registry.architectures import OF_PLUGINS as _OF_PLUGINS
 from editkit.registry.hookspecs import hookimpl
 from editkit.registry.specs import (
     BenchmarkSpec,
@@ -58,6 +60,8 @@ if TYPE_CHECKING:
     from editkit.tracing.trace import Trace, trace
 
 __version__ = "0.1.0"
+
+_lookup.consult(_OF_PLUGINS)
 
 _LAZY = {
     "Dense": "editkit.editing.deltas",

@@ -31,7 +31,7 @@ LAYERS = [
     {"data_types", "figures"},
     {"results", "models"},
     {"editing"},
-    {"interfaces"},
+    {"interfaces", "selfcheck"},
     {"registry"},
     {"records"},
     {"covariance", "tracing"},

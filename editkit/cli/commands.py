@@ -23,6 +23,7 @@ CORE = tuple(
         ("doctor", "doctor", "check what a run needs, before any weights are loaded"),
         ("new-plugin", "new_plugin", "write a plugin with a working example and tests"),
         ("check-plugin", "check_plugin", "check that a plugin keeps the rules of its kind"),
+        ("check-architecture", "check_architecture", "check that editkit is correct on a model"),
     )
 )
 _NAMES = {spec.name for spec in CORE}

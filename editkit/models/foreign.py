@@ -6,8 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from editkit.errors import did_you_mean
-from editkit.models.lookup import ARCHITECTURES
+from editkit.errors import ModelError, did_you_mean
+from editkit.models.lookup import (
+    ARCHITECTURES,
+    UnknownArchitectureError,
+    architecture_of,
+    is_known,
+    known_types,
+)
 
 _KINDS = (  # words in the names of transformers' model tables; the first match counts
     (("SEQ_TO_SEQ_CAUSAL_LM",), "an encoder-decoder"),
@@ -35,7 +41,7 @@ class ForeignFamily:
 
 def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
     """Why the model of a ``config.json`` cannot be edited; None if its family is known."""
-    known = f"Use a causal language model of one of: {', '.join(sorted(ARCHITECTURES))}."
+    known = f"Use a causal language model of one of: {', '.join(known_types())}."
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         return ForeignFamily(f"has a config.json without a model_type (got {model_type!r})", known)
@@ -44,7 +50,7 @@ def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
         return ForeignFamily(
             f"is {kind} ({model_type}); editors need a causal language model", known
         )
-    if model_type in ARCHITECTURES:
+    if is_known(model_type):
         return None
     if config.get("auto_map"):
         return ForeignFamily(
@@ -52,17 +58,42 @@ def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
             f"architecture {model_type!r} is not known",
             known,
         )
-    close = None if _has_library(model_type) else did_you_mean(model_type, ARCHITECTURES)
+    close = None
+    if not _has_library(model_type):
+        close = did_you_mean(model_type, ARCHITECTURES)
+    elif (failure := _unlisted_failure(config)) is not UNKNOWN:
+        return failure
     return ForeignFamily(
         f"is of architecture {model_type!r}, which is not known",
         f"{close} {known}" if close else known,
     )
 
 
-def _has_library(model_type: str) -> bool:
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+UNKNOWN = ForeignFamily("", "")
+"""The verdict on a model without the modules of any known family."""
 
-    return model_type in CONFIG_MAPPING_NAMES
+
+def _unlisted_failure(config: Mapping[str, Any]) -> ForeignFamily | None:
+    """Why a family that the library has and the table lacks cannot be edited; None if it can."""
+    from transformers import AutoConfig
+
+    try:
+        built = AutoConfig.for_model(**config)
+    except Exception:  # the values are checked where the model is built
+        return UNKNOWN
+    try:
+        architecture_of(built)
+    except UnknownArchitectureError:
+        return UNKNOWN
+    except ModelError as error:
+        return ForeignFamily(f"cannot be edited: {error.message.rstrip('.')}", error.hint or "")
+    return None
+
+
+def _has_library(model_type: str) -> bool:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    return model_type in CONFIG_MAPPING
 
 
 def _kind(config: Mapping[str, Any], model_type: str) -> str | None:
@@ -73,7 +104,7 @@ def _kind(config: Mapping[str, Any], model_type: str) -> str | None:
         return "a vision or multimodal model"
     if any(config.get(key) is not None for key in _AUDIO):
         return "an audio model"
-    if model_type in ARCHITECTURES:
+    if is_known(model_type):
         return None
     from transformers.models.auto import modeling_auto
 

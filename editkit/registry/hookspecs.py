@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from editkit.models.architectures import Architecture
 from editkit.registry.specs import (
     BenchmarkSpec,
     CommandSpec,
@@ -76,6 +77,12 @@ def editkit_published_tables() -> Iterable[PublishedTableSpec]:
 @hookspec
 def editkit_commands() -> Iterable[CommandSpec]:
     """Commands ``editkit NAME``."""
+    return ()
+
+
+@hookspec
+def editkit_architectures() -> Iterable[Architecture]:
+    """Families of models, each with the model types of its configs."""
     return ()
 
 

@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import itertools
 import logging
 import os
 import sys
@@ -22,10 +23,19 @@ import pluggy
 
 from editkit.errors import PluginError, did_you_mean
 from editkit.interfaces import Configurable
+from editkit.models.architectures import Architecture
+from editkit.models.families import FAMILIES
 from editkit.registry import hookspecs
 from editkit.registry.guard import Guard, PluginFailure, RuleBrokenError
 from editkit.registry.shadowed_packages import elsewhere, hidden_by_folder
-from editkit.registry.specs import REFERENCE, SPEC_TYPES, Kind, Spec, problem_of
+from editkit.registry.specs import (
+    REFERENCE,
+    SPEC_TYPES,
+    Kind,
+    Spec,
+    architecture_specs,
+    problem_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +45,8 @@ DENY = "EDITKIT_DISABLE_PLUGINS"
 STRICT = "EDITKIT_STRICT_PLUGINS"
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
+BUILT_IN = "architectures"
+"""Name of the plugin in which editkit itself offers the architectures of its table."""
 _MOST_SPECS = 1000
 
 
@@ -105,6 +117,8 @@ class Registry:
     def discover(cls, environ: Mapping[str, str] = os.environ) -> Registry:
         """Load all installed plugins that the environment variables allow."""
         registry = cls(strict=environ.get(STRICT, "") not in ("", "0"))
+        own = importlib.metadata.version("editkit")
+        registry.register(_TestedTable(), name=BUILT_IN, distribution="editkit", version=own)
         allowed, denied = _names(environ.get(ALLOW)), _names(environ.get(DENY))
         entry_points = sorted(
             importlib.metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.value)
@@ -275,6 +289,14 @@ class Registry:
         )
 
 
+class _TestedTable:
+    """The architectures of editkit, offered as those of any plugin, so that clashes show."""
+
+    @hookspecs.hookimpl
+    def editkit_architectures(self) -> Iterable[Architecture]:
+        return FAMILIES
+
+
 def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
     """Refuse unknown hooks and arguments, and hooks without the marker.
 
@@ -313,6 +335,8 @@ def _specs_of(manager: pluggy.PluginManager) -> Iterator[tuple[Kind, Spec]]:
         for specs in getattr(manager.hook, hook)():
             if not isinstance(specs, Iterable) or isinstance(specs, str):
                 raise RuleBrokenError(f"{hook} returned {specs!r:.80}, expected a list of specs")
+            if kind == "architecture":
+                specs = itertools.chain.from_iterable(map(architecture_specs, specs))
             for count, spec in enumerate(specs):
                 if count >= _MOST_SPECS:
                     raise RuleBrokenError(f"{hook} returned more than {_MOST_SPECS} specs")

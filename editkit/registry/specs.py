@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from editkit.data_types import Score
+from editkit.models.architectures import Architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +157,19 @@ class CommandSpec:
     summary: str
 
 
+@dataclasses.dataclass(frozen=True)
+class ArchitectureSpec:
+    """The architecture of one model type; hooks return :class:`Architecture` values."""
+
+    name: str
+    architecture: Architecture
+    summary: str
+
+
 Kind = Literal[
-    "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command"
-]
+    "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command",
+    "architecture",
+]  # fmt: skip
 Spec = (
     EditorSpec
     | LocatorSpec
@@ -168,6 +179,7 @@ Spec = (
     | BenchmarkSpec
     | PublishedTableSpec
     | CommandSpec
+    | ArchitectureSpec
 )
 SPEC_TYPES: Mapping[Kind, type] = {
     "editor": EditorSpec,
@@ -178,8 +190,10 @@ SPEC_TYPES: Mapping[Kind, type] = {
     "benchmark": BenchmarkSpec,
     "published_table": PublishedTableSpec,
     "command": CommandSpec,
+    "architecture": ArchitectureSpec,
 }
-"""The class of each kind; the hook ``editkit_KINDs`` returns instances of it."""
+"""The class of each kind; the hook ``editkit_KINDs`` returns instances of it, or, for
+architectures, an :class:`Architecture` for each family."""
 
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``"package.module:Name"``."""
@@ -189,6 +203,17 @@ _OPTIONAL = ("configs", "folder")
 _MAPPINGS = ("presets", "model_presets", "training")
 
 
+def architecture_specs(architecture: Any) -> Iterator[Any]:
+    """The specs of an architecture, one per model type; anything else is passed on as it is."""
+    types = getattr(architecture, "model_types", None)
+    if not isinstance(architecture, Architecture) or not isinstance(types, tuple) or not types:
+        yield architecture
+        return
+    for name in types:
+        summary = f"blocks in {architecture.blocks}, W in {architecture.mlp_out}"
+        yield ArchitectureSpec(name, architecture, summary)
+
+
 def problem_of(spec: Any, expected: type) -> str | None:
     """Why a plugin's spec cannot be used; None if it can.
 
@@ -196,6 +221,10 @@ def problem_of(spec: Any, expected: type) -> str | None:
         spec: What the plugin's hook returned, of any type.
         expected: The class that it should have.
     """
+    if expected is ArchitectureSpec and not isinstance(spec, ArchitectureSpec):
+        if isinstance(spec, Architecture):
+            return f"returned an Architecture with model_types {spec.model_types!r:.80}"
+        return f"returned {spec!r:.80} ({type(spec).__name__}), expected Architecture"
     if not isinstance(spec, expected):
         return f"returned {spec!r:.80} ({type(spec).__name__}), expected {expected.__name__}"
     name = getattr(spec, "name", None)
@@ -228,9 +257,30 @@ def problem_of(spec: Any, expected: type) -> str | None:
     scores = getattr(spec, "scores", ())
     if not isinstance(scores, tuple) or not all(isinstance(each, Score) for each in scores):
         return f"has {scores!r:.80} as scores of {name!r}, expected a tuple of Score"
+    if isinstance(spec, ArchitectureSpec) and (wrong := _wrong_field(spec.architecture)):
+        return f"has {wrong} in the architecture {name!r}"
     rule = getattr(spec, "layer_rule", None)
     if rule is not None and not isinstance(rule, LayerRule):
         return f"has {rule!r:.80} as layer_rule of {name!r}, expected LayerRule"
+    return None
+
+
+def _wrong_field(architecture: Architecture) -> str | None:
+    """The first field of an architecture with a value of another type: ``7 as blocks``."""
+    fits: Mapping[str, Callable[[Any], bool]] = {
+        "str": lambda value: isinstance(value, str) and bool(value),
+        "bool": lambda value: isinstance(value, bool),
+        "float": lambda value: isinstance(value, int | float),
+        "tuple[str, ...]": lambda value: (
+            isinstance(value, tuple) and all(isinstance(each, str) and each for each in value)
+        ),
+    }
+    for field in dataclasses.fields(architecture):
+        value = getattr(architecture, field.name)
+        declared, _, optional = str(field.type).partition(" | ")
+        check = fits.get(declared, callable)
+        if not check(value) and not (optional == "None" and value is None):
+            return f"{value!r:.80} as {field.name}"
     return None
 
 

@@ -6,6 +6,7 @@ A subclass of a contract names an installed plugin; pytest collects it and check
 
 from __future__ import annotations
 
+from editkit.testing.architectures import check_architecture
 from editkit.testing.contract import Contract, ContractError, Rule, rules_of
 from editkit.testing.datasets import DatasetContract
 from editkit.testing.editors import EditorContract
@@ -22,6 +23,7 @@ __all__ = [
     "LocatorContract",
     "MetricContract",
     "Rule",
+    "check_architecture",
     "rules_of",
     "tiny_model",
     "tiny_tokenizer",
