@@ -45,7 +45,8 @@ def proposals(hf: Any) -> Iterator[tuple[str, Architecture]]:
 def _has_modules(hf: nn.Module, family: Architecture) -> bool:
     """Whether the first and the last block, the head and the norm are where the entry has them."""
     last = int(hf.config.num_hidden_layers) - 1
-    inside = [family.attention, *family.qkv, family.attention_out, *family.mlp_in, family.mlp_out]
+    inside = [family.attention, *family.qkv, family.attention_out]
+    inside += [*family.mlp_in, family.mlp_out] if family.experts is None else [family.experts]
     inside += [path for path in (family.mlp, family.attention_adds, family.mlp_adds) if path]
     paths = [family.path(layer, part) for layer in (0, last) for part in inside]
     paths += [family.final_norm]

@@ -1,0 +1,252 @@
+"""Architectures of plugins, and of families that nobody lists."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+import editkit
+from editkit import LanguageModel, ModelError, PluginError
+from editkit.models import ARCHITECTURES, architecture_of, shape_of
+from editkit.models.checkpoint import config_problems
+from editkit.registry.plugins import Registry, default_registry
+from editkit.selfcheck import check
+from tests.tiny import tokenizer
+
+
+class PlainConfig(LlamaConfig):
+    model_type = "toy_plain"
+
+
+class HalvedConfig(LlamaConfig):
+    model_type = "toy_halved"
+
+
+class Plain(LlamaForCausalLM):
+    """Llama under another name."""
+
+    config_class = PlainConfig
+
+
+class Halved(LlamaForCausalLM):
+    """Llama that adds half of what its MLPs compute."""
+
+    config_class = HalvedConfig
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        for block in self.model.layers:
+            block.mlp.register_forward_hook(lambda _, args, output: output * 0.5)
+
+
+for config_class, model_class in ((PlainConfig, Plain), (HalvedConfig, Halved)):
+    AutoConfig.register(config_class.model_type, config_class)
+    AutoModelForCausalLM.register(config_class, model_class)
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "vocab_size": 400,
+}
+HALVED = dataclasses.replace(
+    ARCHITECTURES["llama"], model_types=("toy_halved",), residual_scale=0.5
+)
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Registry]:
+    """The registry of the process, with an empty cache of verdicts; plugins are removed again."""
+    registry = default_registry()
+    monkeypatch.setattr(registry, "plugins", list(registry.plugins))
+    monkeypatch.setattr(registry, "broken", list(registry.broken))
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path))
+    check._found_entry.cache_clear()
+    yield registry
+    check._found_entry.cache_clear()
+
+
+def offer(registry: Registry, *architectures: Any, name: str = "toy") -> None:
+    class Plugin:
+        @editkit.hookimpl
+        def editkit_architectures(self) -> list[Any]:
+            return list(architectures)
+
+    registry.register(Plugin(), name=name, distribution=f"editkit-{name}", version="0.1")
+
+
+def loaded(config: Any) -> LanguageModel:
+    return LanguageModel(AutoModelForCausalLM.from_config(config), tokenizer(), name="toy")
+
+
+# ---------------------------------------------------------------- plugins
+
+
+def test_a_plugin_adds_an_architecture(registry: Registry) -> None:
+    entry = dataclasses.replace(ARCHITECTURES["llama"], model_types=("toy_plain", "toy_other"))
+    offer(registry, entry)
+    model = loaded(PlainConfig(**SIZES))
+    assert model.architecture is entry
+    assert shape_of(PlainConfig(**SIZES)).architecture is entry
+    assert {"llama", "toy_plain", "toy_other"} <= set(registry.names("architecture"))
+    assert config_problems({"model_type": "toy_other", **SIZES}, "m") == []
+
+
+def test_an_entry_that_breaks_a_rule_is_refused_by_name(registry: Registry) -> None:
+    offer(registry, dataclasses.replace(HALVED, residual_scale=0.25))
+    message = (
+        r"rule 'blocks' failed for model_type 'toy_halved', .* editkit-toy 0.1: what attention"
+    )
+    with pytest.raises(ModelError, match=message):
+        loaded(HalvedConfig(**SIZES))
+    [problem] = config_problems({"model_type": "toy_absent", **SIZES}, "m")
+    assert "toy_halved" in problem.hint
+
+
+def test_two_distributions_clash_and_others_are_not_affected(registry: Registry) -> None:
+    offer(registry, dataclasses.replace(ARCHITECTURES["gpt2"], model_types=("llama", "toy_plain")))
+    version = editkit.__version__
+    both = rf"'llama' is offered by editkit {version} .* and editkit-toy 0.1 \(plugin 'toy'\)"
+    with pytest.raises(PluginError, match=both):
+        architecture_of(LlamaConfig(**SIZES))
+    assert ("architecture", "llama") in registry.clashes
+    assert architecture_of(AutoConfig.for_model("gpt2")) is ARCHITECTURES["gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("llama", "returned 'llama' (str), expected Architecture"),
+        ({"blocks": 7}, "has 7 as blocks in the architecture 'toy_plain'"),
+        ({"qkv": "self_attn.q_proj"}, "has 'self_attn.q_proj' as qkv in the architecture"),
+        ({"for_config": 3}, "has 3 as for_config in the architecture"),
+        ({"model_types": ()}, "returned an Architecture with model_types ()"),
+        ({"model_types": "toy"}, "returned an Architecture with model_types 'toy'"),
+    ],
+    ids=str,
+)
+def test_invalid_entries_break_only_their_plugin(
+    registry: Registry, wrong: Any, reason: str
+) -> None:
+    if isinstance(wrong, dict):
+        entry = dataclasses.replace(ARCHITECTURES["llama"], model_types=("toy_plain",))
+        wrong = dataclasses.replace(entry, **wrong)
+    before = len(registry.broken)
+    offer(registry, wrong)
+    [broken] = registry.broken[before:]
+    assert broken.reason.startswith("editkit_architectures")
+    assert reason in broken.reason
+
+
+# ---------------------------------------------------------------- unlisted families
+
+
+def test_an_unlisted_family_that_keeps_all_rules_loads_with_one_warning(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        model = loaded(PlainConfig(**SIZES))
+        loaded(PlainConfig(**SIZES))
+    assert model.architecture.mlp_out == "mlp.down_proj"
+    [warning] = [r.getMessage() for r in caplog.records if "toy_plain" in r.getMessage()]
+    assert "not in editkit's tested table; its modules are named as those of llama" in warning
+    assert config_problems({"model_type": "toy_plain", **SIZES}, "m") == []
+
+
+def test_an_unlisted_family_that_breaks_a_rule_is_refused_by_name(registry: Registry) -> None:
+    message = r"named as those of llama, but rule 'blocks' failed for model_type 'toy_halved': what"
+    with pytest.raises(ModelError, match=message):
+        loaded(HalvedConfig(**SIZES))
+    [problem] = config_problems({"model_type": "toy_halved", **SIZES}, "m")
+    assert "rule 'blocks' failed for model_type 'toy_halved'" in problem.message
+    assert "check-architecture" in problem.hint
+
+
+def test_a_verdict_is_cached_by_config_and_entry(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    checked = check.check_config
+
+    def count(config: Any, entry: Any) -> Any:
+        calls.append(entry.residual_scale)
+        return checked(config, entry)
+
+    monkeypatch.setattr(check, "check_config", count)
+    config = HalvedConfig(**SIZES)
+    assert check.first_failure(config, HALVED) is None
+    for _ in range(2):
+        failed = check.first_failure(config, dataclasses.replace(HALVED, residual_scale=1.0))
+        assert failed is not None
+        assert failed.rule == "blocks"
+        assert check.first_failure(config, HALVED) is None
+    assert calls == [0.5, 1.0]
+    check.first_failure(HalvedConfig(**{**SIZES, "rms_norm_eps": 1e-3}), HALVED)
+    assert calls == [0.5, 1.0, 0.5]
+
+
+# ---------------------------------------------------------------- the command
+
+
+def saved(folder: Path, config: Any) -> Path:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hf = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in hf.parameters():
+            if weight.ndim > 1:
+                nn.init.normal_(weight, std=0.1)
+    hf.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_the_command_checks_a_folder_and_proposes_an_entry(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module("editkit.cli.main").main
+    folder = saved(tmp_path / "plain", PlainConfig(**SIZES))
+    assert main(["check-architecture", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("model type toy_plain: not listed; its modules are named as those of ll")
+    assert "\na small random model\n  ok    modules " in out
+    assert "\nthe weights in the folder\n  ok    modules " in out
+    assert "FAIL" not in out
+    code = out[out.index("Architecture(\n") :]
+    entry = eval(code, {"Architecture": editkit.models.Architecture})
+    assert entry == dataclasses.replace(ARCHITECTURES["llama"], model_types=("toy_plain",))
+
+    config = tmp_path / "halved"
+    config.mkdir()
+    (config / "config.json").write_text(json.dumps({"model_type": "toy_halved", **SIZES}))
+    assert main(["check-architecture", str(config), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    [checked] = document["checked"]
+    assert not document["ok"]
+    assert {r["rule"] for r in checked["rules"] if r["verdict"] == "FAIL"} >= {"blocks"}
+
+
+def test_the_command_lists_the_modules_where_no_layout_fits(
+    registry: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = importlib.import_module("editkit.cli.main").main
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "ctrl", "n_layer": 2}))
+    assert main(["check-architecture", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert out.startswith("ctrl: not listed, and no entry of the table has its modules\n")
+    assert "  transformer.h.0.multi_head_attention.Wq  Linear (1280, 1280) (1280,)\n" in out
+    assert "transformer.h.1" not in out
+    assert main(["check-architecture", str(tmp_path / "absent")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
