@@ -351,18 +351,6 @@ class LanguageModel(TextReader):
         cap = getattr(self.hf.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    def residual_change(self, change: Tensor) -> Tensor:
-        """What a change of an attention's or MLP's output changes in the residual stream.
-
-        Args:
-            change: Added to the output of ``attention_out`` or ``mlp_out``, (..., H).
-
-        Returns:
-            (..., H)
-        """
-        scale = self.architecture.residual_scale
-        return change if scale == 1 else change * scale
-
     def final_hidden(self, hidden: Tensor) -> Tensor:
         """The states that :meth:`head` reads, from those after the last block, (..., H) both."""
         for path in (self.architecture.final_norm, self.architecture.project_out):

@@ -407,11 +407,17 @@ class Call:
 
     def repeated(self, n_rows: int) -> Call:
         """The arguments of one row, for several equal rows where broadcasting does not do."""
+
+        def whole(value: Any) -> Any:
+            """A mask for all rows: some families check its shape."""
+            is_mask = isinstance(value, Tensor) and value.ndim == 4 and value.shape[0] == 1
+            return value.expand(n_rows, -1, -1, -1) if is_mask else value
+
+        repeated = {name: whole(value) for name, value in self.kwargs.items()}
         alibi = self.kwargs.get(_ALIBI)
-        if not isinstance(alibi, Tensor):
-            return self
-        repeated = alibi.repeat(n_rows, *[1] * (alibi.ndim - 1))
-        return Call(self.args, {**self.kwargs, _ALIBI: repeated})
+        if isinstance(alibi, Tensor):
+            repeated[_ALIBI] = alibi.repeat(n_rows, *[1] * (alibi.ndim - 1))
+        return Call(tuple(whole(value) for value in self.args), repeated)
 
     def with_cache(self, old: Any, new: Any) -> Call:
         """The arguments with another cache in place of the old one."""

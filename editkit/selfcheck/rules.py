@@ -225,14 +225,11 @@ def _contributions(model: LanguageModel) -> None:
         block = model.architecture.block(layer)
         parts = [model.architecture.adds(layer, part) for part in PARTS]
         seen = _watch(model, ids, [block, *parts])
-        added = sum(seen[part][1] for part in parts)
+        added = torch.stack([seen[part][1] for part in parts]).sum(dim=0)  # (T, H)
         inputs, output = seen[block]
         expected = output - inputs
-        _compare(
-            model.residual_change(added),  # type: ignore[arg-type]
-            expected,
-            f"what attention and MLP add in block {layer}, against its output minus its input",
-        )
+        what = f"what attention and MLP add in block {layer}, against its output minus its input"
+        _compare(added * model.architecture.residual_scale, expected, what)
 
 
 def _parallel(model: LanguageModel) -> None:
@@ -444,13 +441,14 @@ def _after_offset(
     """Logits from ``position`` on, as editors compute them: prefix reused, upper blocks alone."""
     device, path = model.device, model.path(layer, "mlp_out")
     starts = torch.tensor([position], device=device)
-    direct = model.architecture.adds(layer, "mlp_out") == path
+    architecture = model.architecture
+    direct = architecture.adds(layer, "mlp_out") == path and architecture.residual_scale == 1
     with torch.no_grad():
         prefix, _ = run_prefix(model, torch.tensor([ids[:position]], device=device), starts)
     rest = torch.tensor([ids[position:]], device=device)
     tail = Tail.record(model, prefix, rest, starts, start=layer + direct)
     if direct:
-        states = tail.run(shifted(tail.hidden, model.residual_change(offset), 0))
+        states = tail.run(shifted(tail.hidden, offset, 0))
     else:
         with replacing(model, {path: lambda _, output: shifted(output, offset, 0)}):
             states = tail.run(tail.hidden)

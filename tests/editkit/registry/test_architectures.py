@@ -39,7 +39,7 @@ class Plain(LlamaForCausalLM):
 
 
 class Halved(LlamaForCausalLM):
-    """Llama that adds half of what its MLPs compute."""
+    """Llama that adds half of what attention and MLP compute."""
 
     config_class = HalvedConfig
 
@@ -47,6 +47,9 @@ class Halved(LlamaForCausalLM):
         super().__init__(config)
         for block in self.model.layers:
             block.mlp.register_forward_hook(lambda _, args, output: output * 0.5)
+            block.self_attn.register_forward_hook(
+                lambda _, args, output: (output[0] * 0.5, *output[1:])
+            )
 
 
 for config_class, model_class in ((PlainConfig, Plain), (HalvedConfig, Halved)):
@@ -225,7 +228,7 @@ def test_the_command_checks_a_folder_and_proposes_an_entry(
     assert "\nthe weights in the folder\n  ok    modules " in out
     assert "FAIL" not in out
     code = out[out.index("Architecture(\n") :]
-    entry = eval(code, {"Architecture": editkit.models.Architecture})
+    entry = eval(code, {"Architecture": editkit.models.Architecture})  # noqa: S307
     assert entry == dataclasses.replace(ARCHITECTURES["llama"], model_types=("toy_plain",))
 
     config = tmp_path / "halved"
