@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
-
 from editkit.models.architectures import Architecture
 from editkit.models.families import FAMILIES
 
@@ -42,7 +40,7 @@ def proposals(hf: Any) -> Iterator[tuple[str, Architecture]]:
                 yield family.model_types[0], entry
 
 
-def _has_modules(hf: nn.Module, family: Architecture) -> bool:
+def _has_modules(hf: Any, family: Architecture) -> bool:
     """Whether the first and the last block, the head and the norm are where the entry has them."""
     last = int(hf.config.num_hidden_layers) - 1
     inside = [family.attention, *family.qkv, family.attention_out]
