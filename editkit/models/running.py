@@ -401,7 +401,7 @@ class Call:
 
         kwargs = {k: v if k in _NOT_BY_ROW else pick(v) for k, v in self.kwargs.items()}
         if isinstance(alibi := self.kwargs.get(_ALIBI), Tensor):
-            by_row = alibi.unflatten(0, (n_rows, -1))
+            by_row = alibi.reshape(n_rows, -1, *alibi.shape[1:])
             kwargs[_ALIBI] = rows_of(by_row, rows).flatten(0, 1)
         return Call(tuple(pick(each) for each in self.args), kwargs)
 

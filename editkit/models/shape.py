@@ -215,7 +215,8 @@ def _experts_as_one_mlp(model: PreTrainedModel, architecture: Architecture) -> l
 
     def one_mlp(states: Tensor, *_: Tensor) -> Tensor:
         gate, up = (states @ gate_and_up).chunk(2, dim=-1)
-        return (silu(gate) * up) @ down
+        added: Tensor = (silu(gate) * up) @ down
+        return added
 
     for name, module in model.named_modules():
         if name.endswith(f".{architecture.experts}"):
