@@ -31,6 +31,7 @@ from editkit.models.loading import (
 )
 from editkit.models.model_files import config_folder, fingerprint_of_files, problems_of_files
 from editkit.models.shape import ModelShape, shape_of
+from editkit.models.text_part import text_config
 from editkit.registry.hparams import NO_MATCH, Match
 from editkit.registry.models import config_of, known_models, local_folder
 from editkit.registry.plugins import Offer, Registry
@@ -125,8 +126,9 @@ def diagnose(
     checks += files
     if config is None:
         return Diagnosis(tuple(checks), {})
+    refused = any(check.topic == "config" and check.verdict == "problem" for check in files)
     try:
-        shape = shape_of(config, dtype=dtype)
+        shape = shape_of(config if refused else text_config(config), dtype=dtype)
     except ModelError as error:
         checks.append(Check("architecture", "problem", str(error)))
         return Diagnosis(tuple(checks), {})
@@ -262,7 +264,7 @@ def _weights(
         text = f"the checkpoint of {model!r} does not match its config: {first_line(error)}"
         return [*checks, Check("weights", "problem", text)]
     problems = [
-        *incomplete(empty, report, model),
+        *incomplete(empty, report, model, only_text=text_config(config) is not config),
         *wrong_types(empty, headers_of(folder), model),
     ]
     return [*checks, *(Check("weights", each.verdict, str(each)) for each in problems)]

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from editkit.errors import ModelError
 from editkit.models.foreign import foreign_family
+from editkit.models.text_part import has_text_part, text_part
 
 __all__ = [
     "Problem",
@@ -199,10 +200,25 @@ def config_problems(
     """
     model = f"model {shown!r}"
     problems = []
+    quantised = _quantisation(config, files)
+    if has_text_part(config):
+        model = f"the text part of {model} ({config['model_type']})"
+        try:
+            config = text_part(config)
+        except ModelError as error:
+            return [Problem("config", error.message, error.hint or "")]
+        problems.append(
+            Problem(
+                "config",
+                f"only {model} is loaded, a model of {config['model_type']}: it reads no images.",
+                "For texts, the results are those of the whole model.",
+                "warning",
+            )
+        )
     family = foreign_family(config)
     if family is not None:
         problems.append(Problem("config", f"{model} {family.reason}.", family.hint))
-    if (method := _quantisation(config, files)) is not None:
+    if (method := quantised or _quantisation(config, files)) is not None:
         problems.append(
             Problem(
                 "config",

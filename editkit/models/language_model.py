@@ -24,6 +24,7 @@ from editkit.models.foreign import foreign_family
 from editkit.models.lookup import architecture_of
 from editkit.models.reading import TextReader
 from editkit.models.shape import context_length_of, longest_input_of
+from editkit.models.text_part import WRAPPERS
 from editkit.models.weights import Weights
 from editkit.storage.digests import blake2b_of, digest_of_tensors, sha256_of
 
@@ -399,7 +400,10 @@ def check_live(hf: object, name: str) -> None:
     config = {**hf.config.to_dict(), "model_type": hf.config.model_type}
     family = foreign_family({key: v for key, v in config.items() if key != "auto_map"})
     if family is not None:
-        raise ModelError(f"model {name!r} {family.reason}.", hint=family.hint)
+        hint = family.hint
+        if hf.config.model_type in WRAPPERS:
+            hint = "Load it from its folder (editkit.load_model), which loads its text part alone."
+        raise ModelError(f"model {name!r} {family.reason}.", hint=hint)
     architecture = architecture_of(hf.config)
     if hf.get_output_embeddings() is None:
         raise ModelError(

@@ -25,6 +25,7 @@ from editkit.models.checkpoint import (
 from editkit.models.dtype_speed import slow_dtype
 from editkit.models.fingerprints import fingerprint_of_folder, fingerprint_of_gguf
 from editkit.models.gguf import is_gguf
+from editkit.models.text_part import TEXT_NAMES, text_config, text_name
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -109,7 +110,7 @@ def load_folder(
         ModelError: As for :func:`editkit.load_model`.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from editkit.models.language_model import LanguageModel
 
@@ -121,6 +122,9 @@ def load_folder(
     warnings = refuse(folder, name)
     tokenizer = read_tokenizer(folder, name)
     with in_plain_words(name), quiet():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        if (text := text_config(config)) is not config:
+            given |= {"config": text, "key_mapping": dict(TEXT_NAMES)}
         hf, report = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=getattr(torch, options.dtype),
@@ -132,7 +136,10 @@ def load_folder(
             **given,
         )
     _check_in_memory(name, hf)
-    problems = [*incomplete(hf, report, name), *wrong_types(hf, headers_of(folder), name)]
+    problems = [
+        *incomplete(hf, report, name, only_text=text is not config),
+        *wrong_types(hf, headers_of(folder), name),
+    ]
     raise_first(problems)
     for warning in (*warnings, *problems):
         _log.warning("%s", warning)
@@ -363,21 +370,32 @@ def report_of_tensors(
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     state = {name: torch.empty(header.shape, device="meta") for name, header in headers.items()}
+    text = text_config(config)
+    given = {} if text is config else {"key_mapping": dict(TEXT_NAMES)}
     with quiet():
-        model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        model, report = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)].from_pretrained(
             None,
-            config=config,
+            config=text,
             state_dict=state,
             device_map={"": "meta"},
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
+            **given,
         )
     return model, report
 
 
-def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> list[Problem]:
+def incomplete(
+    model: PreTrainedModel, report: LoadingReport, shown: str, *, only_text: bool = False
+) -> list[Problem]:
     """The problems in a loading report.
+
+    Args:
+        model: The model.
+        report: The report of loading its weights.
+        shown: The model as the user typed it.
+        only_text: Whether the checkpoint also has parts that are left out deliberately.
 
     Transformers fills in random numbers for weights that the checkpoint lacks and drops weights
     that the model has no place for. Either way, the results are those of an untrained model.
@@ -415,7 +433,8 @@ def incomplete(model: PreTrainedModel, report: LoadingReport, shown: str) -> lis
                 "biases).",
             )
         )
-    if outside := [name for name in unexpected if name not in inside]:
+    outside = [name for name in unexpected if name not in inside]
+    if outside and not only_text:
         problems.append(
             Problem(
                 "weights",
@@ -436,7 +455,7 @@ def wrong_types(
     parameters = {name for name, _ in model.named_parameters()}
     wrong = [
         (name, header.dtype)
-        for name, header in sorted(headers.items())
+        for name, header in sorted((text_name(name), each) for name, each in headers.items())
         if header.dtype not in _FLOATING
         and ({name, prefix + name, name.removeprefix(prefix)} & parameters)
     ]

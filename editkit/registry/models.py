@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from editkit.models.model_files import (
     refuse_files,
     whole_folder,
 )
+from editkit.models.text_part import has_text_part, text_part
 from editkit.registry.guard import Guard, PluginFailure
 from editkit.registry.plugins import default_registry, resolve
 from editkit.storage.resources import resource_path
@@ -119,6 +121,9 @@ def n_layers_of(name: str, *, revision: str | None = None, download: bool = Fals
         None if there is no such model, no such file, or no such entry in it.
     """
     config = config_of(name, revision=revision, download=download) or {}
+    if has_text_part(config):
+        with contextlib.suppress(ModelError):  # loading reports it
+            config = text_part(config)
     return next((config[key] for key in _LAYERS if isinstance(config.get(key), int)), None)
 
 
