@@ -35,10 +35,10 @@ class LayerRule:
         depth: The layer's relative depth, from 0 up to 1.
         why: Reason to print whenever the rule is used: ``"a third of the depth, where..."``.
         field: Config field that the rule sets.
-        A_THIRD: The rule of editors that edit where causal tracing finds facts.
+        A_TENTH: The rule of editors that write into an early MLP.
     """
 
-    A_THIRD: ClassVar[LayerRule]
+    A_TENTH: ClassVar[LayerRule]
 
     depth: float
     why: str
@@ -49,8 +49,10 @@ class LayerRule:
         return min(n_layers - 1, int(self.depth * n_layers))
 
 
-LayerRule.A_THIRD = LayerRule(
-    1 / 3, "a third of the depth, near where causal tracing finds facts in GPT-2 XL (17 of 48)"
+LayerRule.A_TENTH = LayerRule(
+    1 / 10,
+    "a guess: a tenth of the depth, the best of the depths tried on models that no paper covers "
+    "(docs/defaults.md); 'layer: auto' chooses by tracing the model itself",
 )
 
 
@@ -64,6 +66,8 @@ class EditorSpec(_Spec):
     """Folder of YAML files with values per model (``gpt2-xl.yaml``), as ``"package:folder"``."""
     layer_rule: LayerRule | None = None
     """Chooses the layer if neither a file nor the user does."""
+    fallback: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Config values for models without a file of values, unless the user names a preset."""
     model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
         default_factory=dict
     )
@@ -200,7 +204,7 @@ REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
 _TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs")
 _OPTIONAL = ("configs", "folder")
-_MAPPINGS = ("presets", "model_presets", "training")
+_MAPPINGS = ("presets", "model_presets", "training", "fallback")
 
 
 def architecture_specs(architecture: Any) -> Iterator[Any]:
@@ -250,7 +254,7 @@ def problem_of(spec: Any, expected: type) -> str | None:
             )
     for field in _MAPPINGS:
         mapping = getattr(spec, field, None)
-        nested = field != "training"
+        nested = field not in ("training", "fallback")
         if mapping is not None and not _is_mapping(mapping, nested=nested):
             kind = "a mapping of mappings" if nested else "a mapping"
             return f"has {mapping!r:.80} as {field} of {name!r}, expected {kind}"
