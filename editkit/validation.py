@@ -210,6 +210,22 @@ class Config(BaseModel):
 
     _strict = model_validator(mode="wrap")(strict_values)
 
+    def check_for(self, model: str, model_fingerprint: str, name: str) -> None:
+        """Refuse a model that an editor with these values cannot edit, before it is loaded.
+
+        Override this if something must exist first, such as a network trained for the model. A
+        benchmark that comes with editkit or a plugin leaves the editor out for a model that it was
+        not written for; otherwise, the error ends the run before any work is done.
+
+        Args:
+            model: The model as the user typed it, for the message.
+            model_fingerprint: Its fingerprint.
+            name: The name that the configuration was given under: ``mend-cf``.
+
+        Raises:
+            ConfigError: What is missing, and how to get it.
+        """
+
     def depends_on(self, model_fingerprint: str, name: str) -> Mapping[str, str]:
         """Digests of what results depend on besides the values, by field.
 

@@ -6,8 +6,9 @@ computed together depend on neither interruptions nor shards.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from editkit.benchmark.inputs import (
 from editkit.benchmark.spec import Benchmark, ModelChoice, PluginChoice, PluginValues
 from editkit.benchmark.store import Store
 from editkit.data_types import Record, Records, RejectedRecord
-from editkit.errors import ConfigError, PluginError
+from editkit.errors import ConfigError, EditkitError, PluginError
 from editkit.interfaces import Config
 from editkit.records.digests import slice_digest
 from editkit.redaction import redacted_values
@@ -119,6 +120,7 @@ class Plan:
     batches: tuple[Batch, ...]
     shard: tuple[int, int]
     texts: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, EditkitError] = dataclasses.field(default_factory=dict)
 
     @property
     def n_records(self) -> int:
@@ -127,7 +129,7 @@ class Plan:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """For the log: the hyperparameter files in use, and values that rules or presets chose."""
+        """For the log: the hyperparameter files in use, and values that named presets chose."""
         files: dict[str, dict[str, None]] = {}
         chosen: dict[str, None] = {}
         for planned in self.cells:
@@ -136,15 +138,20 @@ class Plan:
                 file = f"{planned.cell.editor} from {match.values.file}"
                 files.setdefault(match.why, {})[file] = None
             for remark in planned.resolved.remarks:
-                chosen[f"{planned.cell.editor}: {remark}"] = None
+                if remark != planned.resolved.rule:
+                    chosen[f"{planned.cell.editor}: {remark}"] = None
         return (*(f"values {why}: {', '.join(used)}" for why, used in files.items()), *chosen)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """For the log: hyperparameter files that match the model's name but are not used."""
-        matches = [(planned.cell.editor, planned.resolved.matched) for planned in self.cells]
-        refused = [f"{editor}: {match.refused}" for editor, match in matches if match.refused]
-        return tuple(dict.fromkeys(refused))
+        """For the log: editors left out, files of values not used, and guessed values."""
+        warnings = [f"{name} is left out: {error}" for name, error in self.left_out.items()]
+        for planned in self.cells:
+            name, resolved = planned.cell.editor, planned.resolved
+            if resolved.matched.refused:
+                warnings.append(f"{name}: {resolved.matched.refused}")
+            warnings += [f"{name}: {guess}" for guess in resolved.guesses]
+        return tuple(dict.fromkeys(warnings))
 
     def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
         """The batches that lack a row of this cell."""
@@ -189,6 +196,7 @@ def make_plan(
     place: str = "benchmark",
     values: PluginValues | None = None,
     shard: tuple[int, int] = (1, 1),
+    leave_out: bool = False,
     fingerprint_of: Callable[[ModelChoice], str] = fingerprint_of,
     n_layers_of: Callable[[ModelChoice], int | None] = n_layers_of,
     identity_of: Callable[[ModelChoice], ModelIdentity] = identity_of,
@@ -201,23 +209,28 @@ def make_plan(
         place: Name of the benchmark file, for provenance and error messages.
         values: Config values from the command line.
         shard: (I, N): only part I of N of the batches.
+        leave_out: Leave out editors that cannot edit this model, instead of raising an error.
         fingerprint_of: Looks up the model's fingerprint, without loading the model.
         n_layers_of: Looks up its number of layers, if known.
         identity_of: Looks up the names by which hyperparameter files may know it.
 
     Raises:
-        ConfigError: A configuration is invalid, or the benchmark repeats an editor.
+        ConfigError: A configuration is invalid, an editor cannot edit this model, or the benchmark
+            repeats an editor. Problems of several editors are one error.
         DatasetError: The records cannot be read.
         PluginError: A plugin is missing or broken.
     """
     identity = identity_of(benchmark.model)
     resolver = ConfigResolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
     metrics = _plan_metrics(benchmark, resolver)
-    editors = [  # before the records are read: an invalid value is reported at once
-        (seed, *resolver.resolve("editor", f"editors.{i}", choice, choice.preset, seed))
-        for i, choice in enumerate(benchmark.editors)
-        for seed in benchmark.seeds
-    ]
+    problems: dict[str, EditkitError] = {}
+    editors = []  # before the records are read: invalid values are reported at once
+    for i, choice in enumerate(benchmark.editors):
+        for seed in benchmark.seeds:
+            with _collecting(problems, choice.name):
+                resolved = resolver.resolve("editor", f"editors.{i}", choice, choice.preset, seed)
+                editors.append((seed, *resolved))
+    _raise(problems)
     offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
     metrics = tuple(_with_corpus(metric, loaded, offer) for metric in metrics)
@@ -245,10 +258,12 @@ def make_plan(
     }
     if benchmark.model.attention is not None:  # affects the last digits
         common["attention"] = benchmark.model.attention
-    cells = [
-        _cell(offer, resolved, seed, benchmark, dataset, common)
-        for seed, offer, resolved in editors
-    ]
+    cells, unable = [], dict[str, EditkitError]()
+    for seed, offer, resolved in editors:
+        with _collecting(unable if leave_out else problems, offer.name):
+            resolved.config.check_for(benchmark.model.name, model_fingerprint, offer.name)
+            cells.append(_cell(offer, resolved, seed, benchmark, dataset, common))
+    _raise(problems or (unable if not cells else {}))
     _check_distinct(cells, place)
     batches = cut(records, benchmark.batch)
     return Plan(
@@ -264,7 +279,31 @@ def make_plan(
         batches=tuple(b for b in batches if b.index % shard[1] == shard[0] - 1),
         shard=shard,
         texts=loaded.texts,
+        left_out=unable,
     )
+
+
+@contextlib.contextmanager
+def _collecting(problems: dict[str, EditkitError], editor: str) -> Iterator[None]:
+    """Inside, an error is the editor's problem; the first one counts."""
+    try:
+        yield
+    except EditkitError as error:
+        problems.setdefault(editor, error)
+
+
+def _raise(problems: Mapping[str, EditkitError]) -> None:
+    """Raise the only problem, or one error with all of them."""
+    errors = {str(error): error for error in problems.values()}
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        kind = type(next(iter(errors.values())))
+        listed = "".join(f"\n  - {name}: {error}" for name, error in problems.items())
+        raise kind(
+            f"{len(errors)} editors cannot run:{listed}",
+            hint="Fix these, or choose other editors with --editor.",
+        )
 
 
 def _with_corpus(metric: PlannedMetric, loaded: Records, dataset: Offer) -> PlannedMetric:

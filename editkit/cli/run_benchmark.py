@@ -17,12 +17,12 @@ from editkit.benchmark.aggregate import SCHEMA
 from editkit.benchmark.layer_by_locator import choose_layers
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
-from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
+from editkit.benchmark.spec import Benchmark, Flags, apply_flags, load_benchmark
 from editkit.benchmark.store import Store
 from editkit.cli.arguments import add_flag, add_flags, names, parse_sets
 from editkit.cli.signals import terminable
 from editkit.errors import TrackingError
-from editkit.registry.plugins import default_registry
+from editkit.registry.plugins import Registry, default_registry
 from editkit.report.labels import labels_of
 from editkit.report.terminal import aligned
 from editkit.report.text import run_table
@@ -67,7 +67,14 @@ def run(args: argparse.Namespace) -> int:
     )
     benchmark, values, chosen = choose_layers(*apply_flags(benchmark, flags), registry)
     shard = args.shard or (1, 1)
-    plan = make_plan(benchmark, registry, place=place, values=values, shard=shard)
+    plan = make_plan(
+        benchmark,
+        registry,
+        place=place,
+        values=values,
+        shard=shard,
+        leave_out=_is_default_set(args, registry, benchmark),
+    )
     for warning in plan.warnings:
         _log.warning("%s", warning)
     for note in (*plan.notes, *chosen):
@@ -90,6 +97,13 @@ def run(args: argparse.Namespace) -> int:
             _warn_of_interruption(args, plan)
             raise
     return _report(args, finished)
+
+
+def _is_default_set(args: argparse.Namespace, registry: Registry, benchmark: Benchmark) -> bool:
+    """Whether nobody chose these editors for this model: a registered benchmark, another model."""
+    if args.editor or not registry.has("benchmark", args.benchmark):
+        return False
+    return load_benchmark(args.benchmark, registry)[0].model.name != benchmark.model.name
 
 
 def _report(args: argparse.Namespace, finished: Finished) -> int:

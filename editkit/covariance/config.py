@@ -65,6 +65,15 @@ class SecondMomentConfig(Config):
             )
         return Corpus(self.corpus, self.corpus_order, self.corpus_seed)
 
+    def check_for(self, model: str, model_fingerprint: str, name: str) -> None:
+        """Refuse a second moment without a corpus.
+
+        Raises:
+            ConfigError: As for :meth:`corpus_for`.
+        """
+        super().check_for(model, model_fingerprint, name)
+        self.corpus_for(name)
+
     def statistics(self, path: str, width: int) -> tuple[RequiredStatistic, ...]:
         """The statistic that will be read, for :meth:`editkit.Editor.requirements`; none without C.
 

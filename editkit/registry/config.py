@@ -1,8 +1,9 @@
 """A plugin's configuration, and where each of its values came from.
 
-Field defaults, the default preset, the file for the model, a preset that the user names, the
-benchmark file, and the command line: later ones win. The editor's fallback rule chooses a layer
-that none of them sets, and the run's seed fills a ``seed`` field that none of them sets.
+Field defaults, the default preset, the file for the model (without one, the editor's fallback
+values), a preset that the user names, the benchmark file, and the command line: later ones win. The
+editor's fallback rule chooses a layer that none of them sets, and the run's seed fills a ``seed``
+field that none of them sets.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from editkit.validation import dotted, problem_text
 
 DEFAULT = "default"
 RULE = "fallback rule"
+FALLBACK = "fallback"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,17 @@ class GivenConfig:
     def sources(self) -> dict[str, str]:
         """Where each value came from, by dotted field."""
         return _sources(self.schema, self.given)
+
+    @property
+    def guesses(self) -> tuple[str, ...]:
+        """Values that nobody chose for this model: by the fallback rule, and fallback values."""
+        rule = (self.rule,) if self.rule else ()
+        used = [name for name, source in self.sources.items() if source == FALLBACK]
+        if not used:
+            return rule
+        values = self.values
+        listed = ", ".join(f"{name} {values[name]}" for name in used)
+        return (*rule, f"no file of values: {listed} (docs/defaults.md has the evidence)")
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -159,6 +172,8 @@ def gather_config(
     preset, preset_values = _preset_values(offer, preset, place, model)
     file_values = [GivenValues(file.values, file.file, f"{file.file}: config")] if file else []
     lower = [*file_values, *preset_values] if named else [*preset_values, *file_values]
+    if model and file is None and not named:
+        lower += _fallback(offer, given)
     everything = [*lower, *given]
     for each in everything:
         _check_fields(schema, each)
@@ -183,6 +198,14 @@ def gather_config(
         matched=match,
         overridden=tuple(overridden),
     )
+
+
+def _fallback(offer: Offer, given: Sequence[GivenValues]) -> Iterator[GivenValues]:
+    """The editor's values for models that no file knows, by groups that the user left alone."""
+    chosen = {field for each in given for field in each.values}
+    for group in getattr(offer.spec, "fallback", ()):
+        if not chosen & group.keys():
+            yield GivenValues(group, FALLBACK, f"fallback of {offer.name}")
 
 
 def config_class(offer: Offer) -> type[Config]:

@@ -122,8 +122,10 @@ def _make(
     )
     if resolved.matched.refused:
         _log.warning("%s: %s", name, resolved.matched.refused)
+    for guess in resolved.guesses:
+        _log.warning("%s: %s", name, guess)
     for report in (resolved.matched.used, *resolved.remarks):
-        if report:
+        if report and report not in resolved.guesses:
             _log.info("%s: %s", name, report)
     return registry.build(kind, name, resolved.config)
 

@@ -66,8 +66,9 @@ class EditorSpec(_Spec):
     """Folder of YAML files with values per model (``gpt2-xl.yaml``), as ``"package:folder"``."""
     layer_rule: LayerRule | None = None
     """Chooses the layer if neither a file nor the user does."""
-    fallback: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """Config values for models without a file of values, unless the user names a preset."""
+    fallback: tuple[Mapping[str, Any], ...] = ()
+    """Config values for models without a file of values, in groups. A group is used unless the user
+    sets one of its fields, or names a preset."""
     model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
         default_factory=dict
     )
@@ -204,7 +205,7 @@ REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
 _TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs")
 _OPTIONAL = ("configs", "folder")
-_MAPPINGS = ("presets", "model_presets", "training", "fallback")
+_MAPPINGS = ("presets", "model_presets", "training")
 
 
 def architecture_specs(architecture: Any) -> Iterator[Any]:
@@ -254,10 +255,13 @@ def problem_of(spec: Any, expected: type) -> str | None:
             )
     for field in _MAPPINGS:
         mapping = getattr(spec, field, None)
-        nested = field not in ("training", "fallback")
+        nested = field != "training"
         if mapping is not None and not _is_mapping(mapping, nested=nested):
             kind = "a mapping of mappings" if nested else "a mapping"
             return f"has {mapping!r:.80} as {field} of {name!r}, expected {kind}"
+    fallback = getattr(spec, "fallback", ())
+    if not isinstance(fallback, tuple) or not all(isinstance(each, Mapping) for each in fallback):
+        return f"has {fallback!r:.80} as fallback of {name!r}, expected a tuple of mappings"
     scores = getattr(spec, "scores", ())
     if not isinstance(scores, tuple) or not all(isinstance(each, Score) for each in scores):
         return f"has {scores!r:.80} as scores of {name!r}, expected a tuple of Score"

@@ -35,6 +35,8 @@ _ATTNEDIT_PRESETS = {
     },
     "corrected": _CORRECTED,
 }
+# Widths of the box that atlas and SmolLM2 need, which agree in these units; docs/defaults.md.
+_RELATIVE_BOX = {"max_change": None, "max_relative_change": 2.0}
 _FT_LAYER = LayerRule(
     1 / 48, "one of the first, as chosen for GPT-2 XL in the paper (1 of 48; for GPT-J 21 of 28)"
 )
@@ -66,6 +68,7 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_PRESETS,
             configs="editkit_configs:ft+l",
             layer_rule=_FT_L_LAYER,
+            fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={
                 "paper": {
                     "gpt2-xl": {"layer": 0, "max_change": 5e-4},
@@ -81,6 +84,7 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_ATTNEDIT_PRESETS,
             configs="editkit_configs:attnedit",
             layer_rule=_ATTNEDIT_LAYER,
+            fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={"paper": {"gpt2-xl": {"layer": 33}}},
         ),
     ]

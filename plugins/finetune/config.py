@@ -37,6 +37,11 @@ class FineTuneConfig(Config):
     max_change: Positive | None = None
     """Bound on the change of every entry, enforced after each step; None: no bound."""
 
+    max_relative_change: Positive | None = None
+    """The same in units of RMS(W) / sqrt(D), for a weight W with inputs of length D: at 1, a change
+    in step with an input can move an output about as far as W itself does. For models of any
+    scale, for which ``max_change`` is not known. With both, the smaller bound counts."""
+
     train_bias: bool = True
     """Whether the module's bias is trained too, as in the published code (which matches names)."""
 

@@ -56,12 +56,14 @@ class Training:
             an update after it.
         loss: Loss of the trained weights, in nats.
         nll: Its share of one target token, in nats.
+        at_bound: The share of entries that have moved as far as the bound allows.
     """
 
     change: Weights
     losses: tuple[float, ...]
     loss: float
     nll: float
+    at_bound: float = 0.0
 
 
 class FineTuneEditor(Editor[FineTuneConfig]):
@@ -175,9 +177,8 @@ def _train(
     originals = _originals(model, config)
     names = list(originals)
     copies = [[originals[name].clone().requires_grad_() for name in names] for _ in edits]
-    clamp = None
-    if config.max_change is not None:
-        clamp = functools.partial(_clamp, list(originals.values()), config.max_change)
+    bounds = bounds_of(originals, config)
+    clamp = None if bounds is None else functools.partial(_clamp, list(originals.values()), bounds)
     history = minimise(
         copies,
         _Batch.record(model, edits, names, config),
@@ -191,15 +192,17 @@ def _train(
     for facts, copy, evaluations in zip(edits, copies, history, strict=True):
         losses = [loss for (loss,) in evaluations]
         tokens = sum(len(fact.target) for fact in facts) / len(facts)
+        change = {
+            name: weight.detach() - originals[name]
+            for name, weight in zip(names, copy, strict=True)
+        }
         trainings.append(
             Training(
-                change={
-                    name: weight.detach() - originals[name]
-                    for name, weight in zip(names, copy, strict=True)
-                },
+                change=change,
                 losses=tuple(losses[: config.steps]),
                 loss=losses[-1],
                 nll=losses[-1] / (tokens if config.target_loss == "sum" else 1),
+                at_bound=0.0 if bounds is None else _share_at_bound(change, bounds),
             )
         )
     return trainings
@@ -224,9 +227,31 @@ def _originals(model: LanguageModel, config: FineTuneConfig) -> dict[str, Tensor
     return weights
 
 
-def _clamp(originals: Sequence[Tensor], bound: float, _: int, copy: Sequence[Tensor]) -> None:
+def bounds_of(originals: Mapping[str, Tensor], config: FineTuneConfig) -> list[float] | None:
+    """ε of each trained parameter; None without a bound.
+
+    Args:
+        originals: The parameters by name, input-major: a matrix is (D, out).
+        config: Has an absolute bound, one relative to the weights, both, or none. The relative
+            bound of a bias is that of its module's matrix.
+    """
+    absolute, relative = config.max_change, config.max_relative_change
+    if relative is None:
+        return None if absolute is None else [absolute] * len(originals)
+    bounds = []
+    for name in originals:
+        weight = originals[f"{name.rpartition('.')[0]}.weight"]
+        rms = float(weight.square().mean().sqrt())
+        bound = relative * rms / math.sqrt(weight.shape[0])
+        bounds.append(bound if absolute is None else min(bound, absolute))
+    return bounds
+
+
+def _clamp(
+    originals: Sequence[Tensor], bounds: Sequence[float], _: int, copy: Sequence[Tensor]
+) -> None:
     """|θ - θ0|_∞ <= ε."""
-    for weight, original in zip(copy, originals, strict=True):
+    for weight, original, bound in zip(copy, originals, bounds, strict=True):
         torch.clamp(weight, original - bound, original + bound, out=weight)
 
 
@@ -319,9 +344,11 @@ def _verdict(training: Training, config: FineTuneConfig) -> dict[str, Any]:
     """
     if training.loss < config.stop_loss or is_probable(training.nll):
         return {"converged": True}
-    bound = config.max_change
-    if bound is not None and _share_at_bound(training.change, bound) > _HELD_BACK:
-        advice = f"raise max_change ({bound:g}), which holds the weights back"
+    if training.at_bound > _HELD_BACK:
+        fields = ("max_change", "max_relative_change")
+        bounds = {field: getattr(config, field) for field in fields}
+        named = " or ".join(f"{name} ({value:g})" for name, value in bounds.items() if value)
+        advice = f"raise {named}, which holds the weights back"
     else:
         advice = (
             f"raise steps ({config.steps}) or lr ({config.lr:g}), or train another layer than "
@@ -330,7 +357,10 @@ def _verdict(training: Training, config: FineTuneConfig) -> dict[str, Any]:
     return {"converged": False, "advice": advice}
 
 
-def _share_at_bound(change: Weights, bound: float) -> float:
-    """The share of entries that have moved as far as the bound allows."""
-    at_bound = sum(int((values.abs() >= 0.999 * bound).sum()) for values in change.values())
+def _share_at_bound(change: Weights, bounds: Sequence[float]) -> float:
+    """The share of entries that have moved as far as their bound allows."""
+    at_bound = sum(
+        int((values.abs() >= 0.999 * bound).sum())
+        for values, bound in zip(change.values(), bounds, strict=True)
+    )
     return at_bound / sum(values.numel() for values in change.values())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
-from editkit import Config
+from editkit import Config, ConfigError
 from editkit.storage.cache import cache_folder
 from editkit.storage.digests import blake2b_of, digest_of_file
 from editkit.storage.resources import path_of
@@ -39,6 +40,15 @@ class LearnedConfig(Config):
             return trained_folder(name, model_fingerprint)
         return path_of(self.trained)
 
+    def check_for(self, model: str, model_fingerprint: str, name: str) -> None:
+        """Refuse a model without a trained editor.
+
+        Raises:
+            ConfigError: None was trained.
+        """
+        if self.trained is None and not (self.folder(model_fingerprint, name) / FILE).is_file():
+            raise untrained(name, model, argument=shlex.quote(model))
+
     def depends_on(self, model_fingerprint: str, name: str) -> Mapping[str, str]:
         """Digest of the trained weights and settings, or ``none`` if nothing is trained yet.
 
@@ -67,6 +77,28 @@ def _digest_of_trained(path: Path) -> str:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return digest_of_bytes
     return blake2b_of([description, content[end:]])
+
+
+def untrained(editor: str, model: str, *, argument: str | None) -> ConfigError:
+    """The error that no editor was trained for a model.
+
+    Args:
+        editor: Name of the editor.
+        model: Name of the model.
+        argument: The model as an argument of a command; None if it was not loaded by name.
+    """
+    return ConfigError(
+        f"{editor} has not been trained for {model}.",
+        hint=f"{how_to_train(editor, argument)} Or set editors.{editor}.trained to the folder of a "
+        "trained editor.",
+    )
+
+
+def how_to_train(editor: str, argument: str | None) -> str:
+    """The command that trains an editor; arguments as for :func:`untrained`."""
+    save = "" if argument else "Save the model and its tokenizer with save_pretrained to a FOLDER. "
+    method = editor.partition("-")[0]
+    return f"{save}Run 'editkit train {method} --model {argument or 'FOLDER'} --dataset ...'."
 
 
 def trained_folder(editor: str, model_fingerprint: str) -> Path:

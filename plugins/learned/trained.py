@@ -22,7 +22,13 @@ from editkit.errors import first_line
 from editkit.storage.cache import read_safetensors, write_atomically
 from editkit.storage.digests import digest_of_tensors, key_of
 from editkit.storage.strict_json import parse_json
-from editkit_plugins.learned.config import FILE, METADATA_FILE, LearnedConfig
+from editkit_plugins.learned.config import (
+    FILE,
+    METADATA_FILE,
+    LearnedConfig,
+    how_to_train,
+    untrained,
+)
 from editkit_plugins.learned.ke import KeNetwork
 from editkit_plugins.learned.mend import MendNetwork
 from editkit_plugins.learned.networks import EditNetwork, edited_matrices
@@ -173,7 +179,7 @@ def load_trained(folder: Path, model: LanguageModel) -> TrainedEditor:
             f"the editor in {folder} was trained on {metadata.get('model', 'a model')} "
             f"({metadata['model_fingerprint'][:12]}), but {model.name} is "
             f"{model.base_fingerprint[:12]}.",
-            hint=_how_to_train(str(metadata.get("editor", "mend")), model),
+            hint=how_to_train(str(metadata.get("editor", "mend")), argument_of(model)),
         )
     try:
         settings = _SETTINGS.validate_python(metadata["settings"])
@@ -199,17 +205,10 @@ def existing_folder(config: LearnedConfig, name: str, model: LanguageModel) -> P
     """
     folder = config.folder(model.base_fingerprint, name)
     if config.trained is None and not (folder / FILE).is_file():
-        raise ConfigError(
-            f"{name} has not been trained for {model.name}.",
-            hint=f"{_how_to_train(name, model)} Or set editors.{name}.trained to the folder of a "
-            "trained editor.",
-        )
+        raise untrained(name, model.name, argument=argument_of(model))
     return folder
 
 
-def _how_to_train(editor: str, model: LanguageModel) -> str:
-    method = editor.partition("-")[0]
-    command = f"Run 'editkit train {method} --model {model.argument} --dataset ...'."
-    if model.source is None:
-        command = f"Save the model and its tokenizer with save_pretrained to a FOLDER. {command}"
-    return command
+def argument_of(model: LanguageModel) -> str | None:
+    """The model as an argument of a command; None if it was not loaded by name."""
+    return None if model.source is None else model.argument

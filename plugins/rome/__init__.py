@@ -55,6 +55,13 @@ PAPER_V1 = {
 }
 CORRECTED = {"update_key": "mean", "kl_position": "prompt_last"}
 
+# For models without a file of values. The corpus is for a first look; docs/statistics.md.
+FALLBACK = (
+    {"corpus": "editkit_benchmarks:corpora/first-look.txt.gz"},
+    {"ridge": 1e-3},
+    {"steps": 60},
+)
+
 
 @hookimpl
 def editkit_editors() -> list[EditorSpec]:
@@ -72,7 +79,8 @@ def editkit_editors() -> list[EditorSpec]:
                 "corrected": CORRECTED,
             },
             configs="editkit_configs:rome",
-            layer_rule=LayerRule.A_THIRD,
+            layer_rule=LayerRule.A_TENTH,
+            fallback=FALLBACK,
             model_presets={
                 "paper": {"gpt2-xl": {"layer": 18}},
                 "paper-v1": {"gpt2-xl": {"layer": 15}},

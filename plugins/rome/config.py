@@ -14,7 +14,7 @@ class RomeConfig(SecondMomentConfig, ValueConfig):
     """Configuration of the editor ``rome``: of the value v*, of C, and of the update."""
 
     layer: Annotated[int, Field(ge=0)] | None = None
-    """Block whose MLP output projection is edited, from 0. None: a third of the depth."""
+    """Block whose MLP output projection is edited, from 0. None: a tenth of the depth."""
 
     update_key: Literal["bare", "mean"] = "bare"
     """Key that the update maps to the new value: that of the bare prompt (published), or the mean

@@ -44,10 +44,10 @@ class RomeEditor(Editor[RomeConfig]):
         self._whitening: tuple[str, Whitening | None] | None = None  # of a model's fingerprint
 
     def layer(self, model: LanguageModel) -> int:
-        """The block that is edited: the config's, or a third of the model's depth."""
+        """The block that is edited: the config's, or a tenth of the depth."""
         layer = self.config.layer
         if layer is None:
-            layer = LayerRule.A_THIRD.layer_of(model.n_layers)
+            layer = LayerRule.A_TENTH.layer_of(model.n_layers)
         model.check_layer(layer)
         return layer
 
@@ -121,7 +121,7 @@ class RomeEditor(Editor[RomeConfig]):
         config = self.config
         layer = config.layer
         if layer is None:
-            layer = LayerRule.A_THIRD.layer_of(shape.n_layers)
+            layer = LayerRule.A_TENTH.layer_of(shape.n_layers)
         path = shape.path(layer, "mlp_out")
         sampled = sum(n for n, _ in config.context_lengths)
         sampled = sampled if config.contexts is None else len(config.contexts)

@@ -1,0 +1,1 @@
+"""Texts for statistics that ship with editkit."""
