@@ -2,7 +2,7 @@
 
     python -m editkit_benchmarks.sweeps.models memorised OUT
 
-``memorised``: a GPT-2 with 8 layers that has seen each of 400 facts in two wordings only, until it
+``memorised``: a GPT-2 with 8 layers that has seen each of 200 facts in two wordings only, until it
 recalls all of them. ``llama``: a Llama with 8 layers, trained on the text of the embedded world.
 ``neox``: a GPT-NeoX with 6 layers, whose attention and MLP are parallel, trained like ``llama``.
 All use the tokenizer and facts of the embedded world.
@@ -35,16 +35,16 @@ from editkit_benchmarks.atlas import model_path
 from editkit_benchmarks.atlas.text import TextGenerator
 from editkit_benchmarks.atlas.world import load_world
 
-FACTS = 400
-STEPS = {"memorised": 600, "llama": 900, "neox": 900}
-_ROWS, _TOKENS = 24, 64
+FACTS = 200
+STEPS = {"memorised": 700, "llama": 900, "neox": 900}
+_ROWS, _TOKENS = 16, 64
 
 
 def memorised(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """An untrained GPT-2 with 8 layers."""
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=len(tokenizer), n_positions=128, n_embd=128, n_layer=8, n_head=4,
+            vocab_size=len(tokenizer), n_positions=128, n_embd=64, n_layer=8, n_head=4,
             resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         )
@@ -55,8 +55,8 @@ def llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """An untrained Llama with 8 layers and grouped queries."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), max_position_embeddings=128, hidden_size=128,
-            intermediate_size=352, num_hidden_layers=8, num_attention_heads=4,
+            vocab_size=len(tokenizer), max_position_embeddings=128, hidden_size=96,
+            intermediate_size=256, num_hidden_layers=8, num_attention_heads=4,
             num_key_value_heads=2, tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         )
@@ -130,11 +130,8 @@ def train(name: str, out: Path, *, steps: int | None = None, seed: int = 0) -> N
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     for step in tqdm(range(steps), desc=name, file=sys.stderr):
         ids = batch(name, tokenizer, step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(ids).logits  # (rows, tokens, V)
-        loss = torch.nn.functional.cross_entropy(
-            logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten()
-        )
+        logits = model(ids).logits  # (rows, tokens, V)
+        loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

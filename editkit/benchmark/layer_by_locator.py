@@ -1,4 +1,4 @@
-"""``layer: auto:LOCATOR``: choose an editor's layer with a locator.
+"""``layer: auto:LOCATOR``, or ``auto`` for the editor's usual locator: choose a layer by locating.
 
 The layer is the one with the largest effect at the subject's last token, averaged over facts that
 the model knows and that are not scored. It is chosen before the plan is made, so that it enters
@@ -34,7 +34,7 @@ _FIELD = "layer"
 def choose_layers(
     benchmark: Benchmark, values: PluginValues, registry: Registry
 ) -> tuple[Benchmark, PluginValues, list[str]]:
-    """Replace every ``layer: auto:LOCATOR``.
+    """Replace every ``layer: auto`` and ``layer: auto:LOCATOR``.
 
     Args:
         benchmark: The benchmark.
@@ -55,9 +55,17 @@ def choose_layers(
 
     def layer_for(editor: str, config: dict[str, Any]) -> dict[str, Any]:
         value = config.get(_FIELD)
-        if not isinstance(value, str) or not value.startswith(_AUTO):
+        if value == _AUTO.rstrip(":"):
+            locator = getattr(registry.get("editor", editor).spec, "layer_locator", None)
+            if locator is None:
+                raise ConfigError(
+                    f"editors.{editor}.layer is 'auto', but {editor} names no locator for it.",
+                    hint="Name one, such as auto:causal-tracing, or give a layer.",
+                )
+        elif isinstance(value, str) and value.startswith(_AUTO):
+            locator = value.removeprefix(_AUTO)
+        else:
             return config
-        locator = value.removeprefix(_AUTO)
         if locator not in chosen:
             chosen[locator] = _choose(locator, benchmark, values, registry)
         layer, why = chosen[locator]

@@ -66,6 +66,8 @@ class EditorSpec(_Spec):
     """Folder of YAML files with values per model (``gpt2-xl.yaml``), as ``"package:folder"``."""
     layer_rule: LayerRule | None = None
     """Chooses the layer if neither a file nor the user does."""
+    layer_locator: str | None = None
+    """Locator that chooses the layer if it is set to ``auto``."""
     fallback: tuple[Mapping[str, Any], ...] = ()
     """Config values for models without a file of values, in groups. A group is used unless the user
     sets one of its fields, or names a preset."""

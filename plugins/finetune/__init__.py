@@ -58,6 +58,7 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_PRESETS,
             configs="editkit_configs:ft",
             layer_rule=_FT_LAYER,
+            layer_locator="causal-tracing",
             model_presets={"paper": {"gpt2-xl": {"layer": 1}, "gpt-j-6b": {"layer": 21}}},
         ),
         EditorSpec(
@@ -68,6 +69,7 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_PRESETS,
             configs="editkit_configs:ft+l",
             layer_rule=_FT_L_LAYER,
+            layer_locator="causal-tracing",
             fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={
                 "paper": {
@@ -84,6 +86,7 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_ATTNEDIT_PRESETS,
             configs="editkit_configs:attnedit",
             layer_rule=_ATTNEDIT_LAYER,
+            layer_locator="causal-tracing",
             fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={"paper": {"gpt2-xl": {"layer": 33}}},
         ),

@@ -80,6 +80,7 @@ def editkit_editors() -> list[EditorSpec]:
             },
             configs="editkit_configs:rome",
             layer_rule=LayerRule.A_TENTH,
+            layer_locator="causal-tracing",
             fallback=FALLBACK,
             model_presets={
                 "paper": {"gpt2-xl": {"layer": 18}},

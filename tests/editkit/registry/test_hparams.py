@@ -72,7 +72,8 @@ def test_a_folder_with_the_name_of_another_model_gets_no_values(
 ) -> None:
     chosen = rome(folder(tmp_path, "gpt2-xl", config))
     assert chosen.to_dict()["layer"] is None
-    assert chosen.to_dict()["corpus"] is None
+    assert "hub:" not in chosen.to_dict()["corpus"]
+    assert chosen.sources["corpus"] == "fallback"
     assert chosen.note is None
     assert str(chosen.matched.report) == (
         "the values of editkit_configs/rome/models.yaml for 'gpt2-xl' are not used: they are for "
