@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from editkit.errors import ConfigError, did_you_mean
+from editkit.registry.config import config_class
 from editkit.registry.plugins import Registry
 from editkit.storage.resources import resource_text
 from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
@@ -36,6 +37,7 @@ __all__ = [
     "load_benchmark",
     "parse_benchmark",
     "validated",
+    "with_corpus",
 ]
 
 ChoiceT = TypeVar("ChoiceT", bound="PluginChoice")
@@ -204,6 +206,38 @@ def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginVa
     if flags.seeds:
         changes["seeds"] = tuple(flags.seeds)
     return _apply_sets(benchmark.model_copy(update=changes), flags.sets)
+
+
+def with_corpus(
+    benchmark: Benchmark, values: PluginValues, corpus: str | None, registry: Registry
+) -> PluginValues:
+    """The config values, with a corpus for every editor that takes one and has none set.
+
+    Args:
+        benchmark: Has the editors.
+        values: Config values from the command line.
+        corpus: The corpus; None changes nothing.
+        registry: Where editors are looked up.
+
+    Raises:
+        ConfigError: No editor takes a corpus.
+    """
+    if corpus is None:
+        return values
+    names = {choice.name for choice in benchmark.editors}
+    takers = {
+        name
+        for name in names
+        if "corpus" in config_class(registry.get("editor", name)).model_fields
+    }
+    if not takers:
+        raise ConfigError(
+            f"--corpus is {corpus!r}, but none of the editors {', '.join(sorted(names))} takes a "
+            "corpus.",
+            hint="Leave it out, or add an editor that does, such as rome.",
+        )
+    own = {("editor", name): {"corpus": corpus} for name in takers}
+    return {**values, **{key: {**value, **values.get(key, {})} for key, value in own.items()}}
 
 
 def _chosen(

@@ -162,6 +162,11 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "help": "folder of results",
     },
     "--chat": {"action": "store_true", "help": "send prompts as a user's turns in a chat"},
+    "--corpus": {
+        "metavar": "C",
+        "help": "texts for the statistics of all editors that need them: a file, package:file, or "
+        "hub:name",
+    },
     "--dataset": {"metavar": "D", "help": "name of a dataset"},
     "--device": {"default": "cpu", "metavar": "D", "help": "device of the model, such as cuda:1"},
     "--dtype": {

@@ -9,13 +9,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.inputs import identity_of, n_layers_of
 from editkit.benchmark.plan import ConfigResolver
-from editkit.benchmark.spec import Benchmark, Flags, PluginValues, apply_flags, load_benchmark
+from editkit.benchmark.spec import (
+    Benchmark,
+    Flags,
+    PluginValues,
+    apply_flags,
+    load_benchmark,
+    with_corpus,
+)
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
+from editkit.registry.config import GUESSED
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.safe_text import one_line
 from editkit.report.terminal import aligned
@@ -41,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of the longest prompt with its target",
     )
-    add_flags(parser, "--set", "--json")
+    add_flags(parser, "--corpus", "--set", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         sets=parse_sets(args.sets),
     )
     benchmark, values = apply_flags(benchmark, flags)
+    values = with_corpus(benchmark, values, args.corpus, registry)
     model = benchmark.model.name
     editors = _editors(registry, benchmark, values, place)
     from editkit.doctor.diagnose import diagnose
@@ -70,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
         tokens=args.tokens,
     )
     document = _document(model, diagnosis)
-    text = json.dumps(document, indent=2) if args.json else _text(model, diagnosis)
+    to_paste = _to_paste(args, benchmark, editors)
+    document["command"] = to_paste
+    text = json.dumps(document, indent=2) if args.json else _text(model, diagnosis, to_paste)
     sys.stdout.write(text.rstrip("\n") + "\n")
     return 0 if diagnosis.sound else EXIT_PROBLEM
 
@@ -88,18 +100,45 @@ def _editors(
         offer, resolved = resolver.resolve("editor", f"editors.{i}", choice, choice.preset)
         planned.append(
             PlannedEditor(
-                offer, resolved.config, resolved.rule, resolved.matched, resolved.overridden
+                offer,
+                resolved.config,
+                resolved.rule,
+                resolved.matched,
+                resolved.overridden,
+                {
+                    field: value
+                    for field, value in resolved.values.items()
+                    if resolved.sources.get(field) in GUESSED
+                },
             )
         )
     return planned
 
 
-def _text(model: str, diagnosis: Diagnosis) -> str:
+def _to_paste(args: argparse.Namespace, benchmark: Benchmark, editors: list[PlannedEditor]) -> str:
+    """The command that runs these editors with the values that nobody has chosen spelled out."""
+    parts = ["editkit run-benchmark"]
+    if benchmark.model.name != _DEFAULT:
+        parts.append(f"--model {shlex.quote(benchmark.model.name)}")
+    for planned in editors:
+        name = planned.offer.name
+        parts.append(f"--editor {name}")
+        for field, value in planned.guessed.items():
+            text = "null" if value is None else str(value)
+            parts.append(f"--set {shlex.quote(f'editors.{name}.{field}={text}')}")
+    parts += [f"--set {shlex.quote(each)}" for each in args.sets]
+    return " \\\n    ".join(parts)
+
+
+def _text(model: str, diagnosis: Diagnosis, to_paste: str) -> str:
     rows = [(check.verdict, check.topic, check.text) for check in diagnosis.checks]
     problems = sum(check.verdict == "problem" for check in diagnosis.checks)
     warnings = sum(check.verdict == "warning" for check in diagnosis.checks)
     end = f"{problems} problem(s) would stop the run" if problems else "nothing would stop the run"
-    return f"{one_line(model)}\n{aligned(rows)}{end}; {warnings} warning(s)\n"
+    return (
+        f"{one_line(model)}\n{aligned(rows)}{end}; {warnings} warning(s)\n"
+        f"To run it, or to change its values:\n\n    {to_paste}\n"
+    )
 
 
 def _document(model: str, diagnosis: Diagnosis) -> dict[str, Any]:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import logging
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from editkit.benchmark.aggregate import SCHEMA
 from editkit.benchmark.layer_by_locator import choose_layers
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
-from editkit.benchmark.spec import Benchmark, Flags, apply_flags, load_benchmark
+from editkit.benchmark.spec import Benchmark, Flags, apply_flags, load_benchmark, with_corpus
 from editkit.benchmark.store import Store
 from editkit.cli.arguments import add_flag, add_flags, names, parse_sets
 from editkit.cli.signals import terminable
@@ -28,7 +30,10 @@ from editkit.report.terminal import aligned
 from editkit.report.text import run_table
 from editkit.results import STORE_FILE
 
-EXIT_FAILED_RECORDS = 1
+if TYPE_CHECKING:
+    from editkit.doctor.diagnose import Diagnosis
+
+EXIT_FAILED_RECORDS = EXIT_PROBLEM = 1
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--seed", action="append", default=[], help="random seed; repeatable")
     add_flag(parser, "--device", default=None)
     add_flag(parser, "--dtype", default=None)
-    add_flags(parser, "--set", "--chat", "--out", "--fresh")
+    add_flags(parser, "--corpus", "--set", "--chat", "--out", "--fresh")
     add_flag(parser, "--shard", type=_shard, metavar="I/N", help="run only part I of N")
     add_flags(parser, "--no-mlflow", "--json")
     add_flag(parser, "--dry-run", action="store_true", help="print the plan and run nothing")
@@ -65,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         sets={**chat, **parse_sets(args.sets)},
     )
-    benchmark, values, chosen = choose_layers(*apply_flags(benchmark, flags), registry)
+    benchmark, values = apply_flags(benchmark, flags)
+    values = with_corpus(benchmark, values, args.corpus, registry)
+    benchmark, values, chosen = choose_layers(benchmark, values, registry)
     shard = args.shard or (1, 1)
     plan = make_plan(
         benchmark,
@@ -81,8 +88,9 @@ def run(args: argparse.Namespace) -> int:
         _log.info("%s", note)
     _warn_of_rejected(plan)
     if args.dry_run:
-        _print_plan(plan, args)
-        return 0
+        diagnosis = diagnosis_of(plan, registry)
+        _print_plan(plan, args, diagnosis)
+        return 0 if diagnosis.sound else EXIT_PROBLEM
     with terminable():
         try:
             finished = run_plan(
@@ -137,7 +145,34 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
 # ---------------------------------------------------------------- --dry-run and warnings
 
 
-def _print_plan(plan: Plan, args: argparse.Namespace) -> None:
+def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
+    """The checks of ``editkit doctor`` for the editors of a plan."""
+    from editkit.doctor.diagnose import PlannedEditor, diagnose
+
+    offers = {
+        planned.cell.editor: registry.get("editor", planned.cell.editor) for planned in plan.cells
+    }
+    editors = {
+        (planned.cell.editor, planned.cell.preset): PlannedEditor(
+            offers[planned.cell.editor],
+            planned.config,
+            matched=planned.resolved.matched,
+            overridden=planned.resolved.overridden,
+        )
+        for planned in plan.cells
+    }
+    choice = plan.model
+    return diagnose(
+        registry,
+        choice.name,
+        list(editors.values()),
+        dtype=choice.dtype,
+        device=choice.device,
+        requests=plan.batch,
+    )
+
+
+def _print_plan(plan: Plan, args: argparse.Namespace, diagnosis: Diagnosis) -> None:
     path = args.out / STORE_FILE
     with contextlib.ExitStack() as stack:
         store = None
@@ -148,10 +183,10 @@ def _print_plan(plan: Plan, args: argparse.Namespace) -> None:
             for planned in plan.cells
         ]
     write = _plan_as_json if args.json else _plan_as_text
-    sys.stdout.write(write(plan, left))
+    sys.stdout.write(write(plan, left, diagnosis))
 
 
-def _plan_as_json(plan: Plan, left: list[int]) -> str:
+def _plan_as_json(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
     cells = [
         {
             "editor": planned.cell.editor,
@@ -175,11 +210,14 @@ def _plan_as_json(plan: Plan, left: list[int]) -> str:
         "dataset": dict(plan.dataset),
         "batches": len(plan.batches),
         "cells": cells,
+        "left_out": {name: str(error) for name, error in plan.left_out.items()},
+        "ok": diagnosis.sound,
+        "checks": [dataclasses.asdict(check) for check in diagnosis.checks],
     }
     return json.dumps(content, indent=2) + "\n"
 
 
-def _plan_as_text(plan: Plan, left: list[int]) -> str:
+def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
     rows = [
         (
             planned.cell.editor,
@@ -194,7 +232,14 @@ def _plan_as_text(plan: Plan, left: list[int]) -> str:
         f"benchmark {plan.benchmark}: {plan.n_records} records of {plan.dataset['name']} in "
         f"{len(plan.batches)} batches, on {plan.model.name} ({plan.model.dtype})\n"
     )
-    return head + aligned([("editor", "preset", "seed", "fingerprint", "records"), *rows])
+    checks = [
+        (check.verdict, check.topic, check.text)
+        for check in diagnosis.checks
+        if check.verdict != "ok"
+    ]
+    table = aligned([("editor", "preset", "seed", "fingerprint", "records"), *rows])
+    end = "nothing would stop the run" if diagnosis.sound else "the run would stop"
+    return f"{head}{table}{aligned(checks) if checks else ''}{end}\n"
 
 
 def _warn_of_rejected(plan: Plan) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -84,13 +84,17 @@ class Diagnosis:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedEditor:
-    """An editor with the configuration of the run."""
+    """An editor with the configuration of the run.
+
+    ``guessed`` has the values that nobody chose for the model.
+    """
 
     offer: Offer
     config: Config
     rule: str | None = None
     matched: Match = NO_MATCH
     overridden: tuple[str, ...] = ()
+    guessed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def diagnose(

@@ -25,6 +25,8 @@ from editkit.validation import dotted, problem_text
 DEFAULT = "default"
 RULE = "fallback rule"
 FALLBACK = "fallback"
+GUESSED = (RULE, FALLBACK)
+"""Sources of values that nobody chose for the model."""
 
 
 @dataclasses.dataclass(frozen=True)

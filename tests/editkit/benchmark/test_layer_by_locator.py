@@ -35,6 +35,14 @@ def test_a_locator_chooses_the_layer(tmp_path: Path, capsys: pytest.CaptureFixtu
     other, _ = planned(capsys, "--set", "editors.rome.layer=1")
     assert cell["fingerprint"] == same["fingerprint"] != other["fingerprint"]
     assert list((tmp_path / "cache" / "auto-layer").glob("*.json"))
+    usual, _ = planned(capsys, "--set", "editors.rome.layer=auto")
+    assert usual["fingerprint"] == cell["fingerprint"]
+
+
+def test_auto_needs_an_editor_with_a_usual_locator(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["run-benchmark", "--editor", "mend", "--limit", "2", "--dry-run"]
+    assert main([*given, "--set", "editors.mend.layer=auto"]) == 2
+    assert "mend names no locator for it" in capsys.readouterr().err
 
 
 def test_a_dataset_without_a_training_split_gives_its_unscored_records(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from transformers import GPT2Config, GPTJConfig, LlamaConfig, OPTConfig
 
 from editkit.cli.main import main
+from editkit.registry.models import model_folder
 
 LARGE: dict[str, tuple[Any, int]] = {
     "gpt2-xl": (GPT2Config(n_layer=48, n_embd=1600, n_head=25), 1_557_611_200),
@@ -130,7 +133,30 @@ def test_an_editor_without_a_corpus_can_edit_without_the_statistic(
     model = ["--model", str(tmp_path / "gpt2-small"), "--editor", "rome"]
     _, document = doctor(capsys, *model)
     [statistic] = checks(document, "statistic of rome")
+    assert "first-look" in statistic["text"]  # the fallback
+    _, document = doctor(capsys, *model, "--set", "editors.rome.corpus=null")
+    [statistic] = checks(document, "statistic of rome")
     assert statistic["verdict"] == "problem"
     assert "set editors.rome.corpus, or editors.rome.second_moment=false" in statistic["text"]
     _, document = doctor(capsys, *model, "--set", "editors.rome.second_moment=false")
     assert not checks(document, "statistic of rome")
+
+
+def test_the_command_to_paste_gives_the_same_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(model_folder("atlas"), tmp_path / "unknown")
+    model = ["--model", str(tmp_path / "unknown")]
+    _, document = doctor(capsys, *model, "--editor", "rome", "--editor", "ft+l")
+    command = shlex.split(document["command"].replace("\\\n", " "))
+    assert command[:2] == ["editkit", "run-benchmark"]
+    assert "editors.rome.layer=0" in command
+    plans = []
+    for arguments in (
+        command[1:],
+        ["run-benchmark", *model, "--editor", "rome", "--editor", "ft+l"],
+    ):
+        assert main([*arguments, "--limit", "1", "--dry-run", "--json"]) == 0
+        plans.append(json.loads(capsys.readouterr().out)["cells"])
+    assert [cell["config"] for cell in plans[0]] == [cell["config"] for cell in plans[1]]
+    assert all("--set" in cell["sources"].values() for cell in plans[0])

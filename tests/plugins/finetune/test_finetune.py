@@ -5,12 +5,13 @@ import torch
 
 from editkit import Dense, applied
 from editkit.editing.outcomes import unwatched
+from editkit.models.weight_layout import input_major
 from editkit_plugins.finetune.config import (
     AttentionFineTuneConfig,
     ConstrainedFineTuneConfig,
     FineTuneConfig,
 )
-from editkit_plugins.finetune.editor import FineTuneEditor
+from editkit_plugins.finetune.editor import FineTuneEditor, bounds_of
 from tests.plugins.rome.test_rome import REQUESTS
 from tests.tiny import EACH, tiny
 
@@ -173,3 +174,33 @@ def test_a_call_from_python_logs_one_warning(caplog: pytest.LogCaptureFixture) -
     [record] = [r for r in caplog.records if r.levelname == "WARNING"]
     assert "ft: of 4 edits, 4 did not converge" in record.getMessage()
     assert "the target has several tokens" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("config", [ConstrainedFineTuneConfig, AttentionFineTuneConfig])
+def test_a_relative_bound_scales_with_the_weights(name: str, config: type) -> None:
+    """At c, no entry moves by more than c RMS(W) / sqrt(D), and training reaches that."""
+    model = tiny(name)
+    settings = config(layer=1, max_change=None, max_relative_change=0.5, lr=0.1, steps=3)
+    with unwatched():
+        [delta] = FineTuneEditor(settings).edit(model, REQUESTS[:1])
+    matrices = {path: each for path, each in delta.changes.items() if path.endswith(".weight")}
+    assert matrices
+    for path, change in matrices.items():
+        module = model.module(path.removesuffix(".weight"))
+        weight = input_major(module, module.weight.detach())  # (D, out)
+        bound = 0.5 * float(weight.square().mean().sqrt()) / weight.shape[0] ** 0.5
+        assert change.values.abs().max() == pytest.approx(bound, rel=1e-4)
+
+
+def test_the_smaller_of_two_bounds_counts() -> None:
+    weights = {"m.weight": torch.full((4, 3), 2.0), "m.bias": torch.zeros(3)}
+
+    def bounds(absolute: float | None, relative: float | None) -> list[float] | None:
+        return bounds_of(weights, FineTuneConfig(max_change=absolute, max_relative_change=relative))
+
+    assert bounds(None, None) is None
+    assert bounds(0.5, None) == [0.5, 0.5]
+    assert bounds(None, 1.0) == [1.0, 1.0]  # 1 x 2 / sqrt(4)
+    assert bounds(0.5, 1.0) == [0.5, 0.5]
+    assert bounds(3.0, 1.0) == [1.0, 1.0]
