@@ -57,7 +57,8 @@ def cpu(values: torch.Tensor) -> torch.Tensor:
 
 
 CASES = [
-    *((architecture, "rome", 2, SECOND) for architecture in ARCHITECTURES),
+    # gpt_bigcode has a mask beside its blocks, which accelerate places with all of them.
+    *((name, "rome", 2, SECOND) for name in ARCHITECTURES if name != "gpt_bigcode"),
     *((architecture, "attnedit", 2, SECOND) for architecture in ("gpt2", "opt", "llama")),
     *((architecture, "ft", 2, SECOND) for architecture in ("gpt2", "gptj", "opt")),
     *(("gpt2", editor, 1, FIRST) for editor in EDITORS),
