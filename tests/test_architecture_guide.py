@@ -38,14 +38,14 @@ def editkit(folder: Path, *arguments: str) -> str:
 @pytest.mark.slow
 def test_the_plugin_of_the_guide(tmp_path: Path) -> None:
     files = dict(re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", TEXT, re.DOTALL))
-    assert set(files) == {"model/config.json", "editkit_xglm.py", "pyproject.toml"}
+    assert set(files) == {"model/config.json", "xglm_family.py", "pyproject.toml"}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(files["model/config.json"], encoding="utf-8")
     assert editkit(tmp_path, "check-architecture", "model") == outputs()["modules"]
 
     tomllib = pytest.importorskip("tomllib")  # from Python 3.11 on
     project = tomllib.loads(files["pyproject.toml"])["project"]
-    (tmp_path / "editkit_xglm.py").write_text(files["editkit_xglm.py"], encoding="utf-8")
+    (tmp_path / "xglm_family.py").write_text(files["xglm_family.py"], encoding="utf-8")
     installed = tmp_path / "editkit_xglm-0.1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text(

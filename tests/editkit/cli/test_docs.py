@@ -36,8 +36,7 @@ _TAGS = {  # of MLflow
     f"editkit.{tag}"
     for tag in ("content", "edits", "editor_version", "fingerprint", "model_fingerprint")
 }
-_EXAMPLES = {"tests/test_contract.py", "configs/rome/gpt2-xl.yaml", "editkit_xglm.py"}
-"""Files of the reader."""
+_EXAMPLES = {"tests/test_contract.py", "configs/rome/gpt2-xl.yaml"}  # files of a reader's own
 _BEFORE = re.compile(r"\(was [^)]*\)|Removed: .*")  # names that are gone
 
 
