@@ -228,8 +228,8 @@ def make_plan(
     for i, choice in enumerate(benchmark.editors):
         for seed in benchmark.seeds:
             with _collecting(problems, choice.name):
-                resolved = resolver.resolve("editor", f"editors.{i}", choice, choice.preset, seed)
-                editors.append((seed, *resolved))
+                both = resolver.resolve("editor", f"editors.{i}", choice, choice.preset, seed)
+                editors.append((seed, *both))
     _raise(problems)
     offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
@@ -259,10 +259,10 @@ def make_plan(
     if benchmark.model.attention is not None:  # affects the last digits
         common["attention"] = benchmark.model.attention
     cells, unable = [], dict[str, EditkitError]()
-    for seed, offer, resolved in editors:
-        with _collecting(unable if leave_out else problems, offer.name):
-            resolved.config.check_for(benchmark.model.name, model_fingerprint, offer.name)
-            cells.append(_cell(offer, resolved, seed, benchmark, dataset, common))
+    for seed, editor, chosen in editors:
+        with _collecting(unable if leave_out else problems, editor.name):
+            chosen.config.check_for(benchmark.model.name, model_fingerprint, editor.name)
+            cells.append(_cell(editor, chosen, seed, benchmark, dataset, common))
     _raise(problems or (unable if not cells else {}))
     _check_distinct(cells, place)
     batches = cut(records, benchmark.batch)

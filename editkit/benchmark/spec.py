@@ -211,7 +211,7 @@ def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginVa
 def with_corpus(
     benchmark: Benchmark, values: PluginValues, corpus: str | None, registry: Registry
 ) -> PluginValues:
-    """The config values, with a corpus for every editor that takes one and has none set.
+    """The config values, with a corpus for every editor that takes one and gets none by --set.
 
     Args:
         benchmark: Has the editors.

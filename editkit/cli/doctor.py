@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     benchmark, values = apply_flags(benchmark, flags)
     values = with_corpus(benchmark, values, args.corpus, registry)
     model = benchmark.model.name
-    editors = _editors(registry, benchmark, values, place)
+    optional = not args.editor and load_benchmark(_DEFAULT, registry)[0].model.name != model
+    editors = _editors(registry, benchmark, values, place, optional=optional)
     from editkit.doctor.diagnose import diagnose
 
     diagnosis = diagnose(
@@ -88,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _editors(
-    registry: Registry, benchmark: Benchmark, values: PluginValues, place: str
+    registry: Registry, benchmark: Benchmark, values: PluginValues, place: str, *, optional: bool
 ) -> list[PlannedEditor]:
     """The chosen editors, each with the configuration that a benchmark would give it."""
     from editkit.doctor.diagnose import PlannedEditor
@@ -110,6 +111,7 @@ def _editors(
                     for field, value in resolved.values.items()
                     if resolved.sources.get(field) in GUESSED
                 },
+                optional=optional,
             )
         )
     return planned
@@ -126,6 +128,13 @@ def _to_paste(args: argparse.Namespace, benchmark: Benchmark, editors: list[Plan
         for field, value in planned.guessed.items():
             text = "null" if value is None else str(value)
             parts.append(f"--set {shlex.quote(f'editors.{name}.{field}={text}')}")
+    for flag in ("dtype", "device", "batch", "corpus"):
+        value = getattr(args, flag)
+        if value is not None:
+            name = f"--{flag}" if flag != "batch" else "--set"
+            parts.append(
+                f"{name} {shlex.quote(f'batch={value}' if flag == 'batch' else str(value))}"
+            )
     parts += [f"--set {shlex.quote(each)}" for each in args.sets]
     return " \\\n    ".join(parts)
 

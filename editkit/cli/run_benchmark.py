@@ -13,9 +13,10 @@ import json
 import logging
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.aggregate import SCHEMA
+from editkit.benchmark.aggregate import SCHEMA, SUMMARY
 from editkit.benchmark.layer_by_locator import choose_layers
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
@@ -24,6 +25,7 @@ from editkit.benchmark.store import Store
 from editkit.cli.arguments import add_flag, add_flags, names, parse_sets
 from editkit.cli.signals import terminable
 from editkit.errors import TrackingError
+from editkit.registry.config import RULE
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.labels import labels_of
 from editkit.report.terminal import aligned
@@ -129,6 +131,8 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         for label, entry in zip(labels_of(finished.run), result["cells"], strict=True):
             if entry["edits"]["summary"]:
                 _log.warning("%s: %s", label, entry["edits"]["summary"])
+    for line in _guessed_layers(finished, result["cells"]):
+        _log.warning("%s", line)
     failures = finished.failures()
     for cell, rows in failures:
         _log.warning(
@@ -140,6 +144,24 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
     if finished.tracking_errors:
         return TrackingError.exit_code
     return EXIT_FAILED_RECORDS if failures else 0
+
+
+def _guessed_layers(finished: Finished, cells: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each editor at a guessed layer that another editor beats."""
+    labels = labels_of(finished.run)
+    scores = [cell["metrics"].get(SUMMARY.key, {}).get("mean") for cell in cells]
+    best = max((score for score in scores if score is not None), default=0.0)
+    for cell, label, score in zip(finished.run.cells, labels, scores, strict=True):
+        spec: Any = default_registry().get("editor", cell.editor).spec
+        rule = spec.layer_rule
+        if score is None or score >= best or not (rule and rule.is_guess):
+            continue
+        if cell.sources.get(rule.field) == RULE:
+            yield (
+                f"{label}: S is {100 * score:.1f} at {rule.field} {cell.config[rule.field]}, which "
+                f"is a guess, and {labels[scores.index(best)]} has {100 * best:.1f}. Try --set "
+                f"editors.{cell.editor}.{rule.field}=auto, or the layers around it."
+            )
 
 
 # ---------------------------------------------------------------- --dry-run and warnings

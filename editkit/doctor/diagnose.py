@@ -86,7 +86,8 @@ class Diagnosis:
 class PlannedEditor:
     """An editor with the configuration of the run.
 
-    ``guessed`` has the values that nobody chose for the model.
+    ``guessed`` has the values that nobody chose for the model. An ``optional`` editor is left out
+    of the run if it cannot edit the model.
     """
 
     offer: Offer
@@ -95,6 +96,7 @@ class PlannedEditor:
     matched: Match = NO_MATCH
     overridden: tuple[str, ...] = ()
     guessed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optional: bool = False
 
 
 def diagnose(
@@ -144,6 +146,7 @@ def diagnose(
         device = "cpu"  # for the forecasts
     memory: dict[str, MemoryForecast] = {}
     to_write = 0
+    unusable = any(check.verdict == "problem" for check in checks) or not _files(folder)
     for planned in editors:
         name = planned.offer.name
         if planned.matched.report:
@@ -154,6 +157,13 @@ def diagnose(
             checks.append(Check(f"preset of {name}", "ok", text))
         if planned.rule:
             checks.append(Check(name, "warning", planned.rule))
+        try:
+            if folder is not None and not unusable:
+                planned.config.check_for(model, fingerprint_of_files(folder), name)
+        except EditkitError as error:
+            verdict: Verdict = "warning" if planned.optional else "problem"
+            checks.append(Check(name, verdict, f"{'left out: ' * planned.optional}{error}"))
+            continue
         try:
             editor = registry.build("editor", name, planned.config)
             required = editor.requirements(shape, requests=requests, tokens=tokens)

@@ -179,7 +179,7 @@ def outcomes_of(edits: Iterable[Edit]) -> Outcomes:
         if kinds:
             own = edit.notes.get("advice")
             if isinstance(own, str) and own.strip():
-                advice[_line(own).rstrip(".")] += 1
+                advice.update(part.rstrip(".") for part in _line(own).split("; and "))
             if (_number(edit.notes.get(ROUNDED_AWAY)) or 0.0) > MOSTLY_LOST:
                 advice["load the model in float32 (--dtype float32)"] += 1
     return Outcomes(

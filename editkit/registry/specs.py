@@ -35,6 +35,7 @@ class LayerRule:
         depth: The layer's relative depth, from 0 up to 1.
         why: Reason to print whenever the rule is used: ``"a third of the depth, where..."``.
         field: Config field that the rule sets.
+        is_guess: Whether the rule is a guess, rather than a paper's choice for its own models.
         A_TENTH: The rule of editors that write into an early MLP.
     """
 
@@ -43,6 +44,7 @@ class LayerRule:
     depth: float
     why: str
     field: str = "layer"
+    is_guess: bool = False
 
     def layer_of(self, n_layers: int) -> int:
         """The layer, counted from 0, in a model with ``n_layers`` layers."""
@@ -53,6 +55,7 @@ LayerRule.A_TENTH = LayerRule(
     1 / 10,
     "a guess: a tenth of the depth, the best of the depths tried on models that no paper covers "
     "(docs/defaults.md); 'layer: auto' chooses by tracing the model itself",
+    is_guess=True,
 )
 
 

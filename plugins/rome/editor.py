@@ -168,7 +168,9 @@ def convergence(value: Value, config: RomeConfig, layer: int) -> dict[str, Any]:
         advice = f"lower kl_factor ({config.kl_factor:g}), which outweighs the target"
     else:
         raised = f"raise steps ({config.steps}) or lr ({config.lr:g})"
-        advice = f"{raised}, or edit another layer than {layer}"
+        advice = (
+            f"{raised}, or edit another layer than {layer} (layer: auto traces the model for it)"
+        )
     return {**notes, "converged": False, "advice": advice}
 
 

@@ -93,6 +93,19 @@ def test_a_registered_benchmark_leaves_out_editors_that_cannot_run(
     assert "- mend: mend has not" in err
 
 
+def test_a_guessed_layer_that_another_editor_beats_is_named(
+    unknown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["run-benchmark", "--model", unknown, "--limit", "4", "--no-mlflow", "--quiet"]
+    given += ["--editor", "ft", "--editor", "rome", "--out", str(tmp_path / "out")]
+    assert main([*given, "--set", "editors.rome.steps=1"]) == 0  # too few to learn anything
+    err = capsys.readouterr().err
+    assert "rome: S is 0.0 at layer 0, which is a guess, and ft has" in err
+    assert "--set editors.rome.layer=auto" in err
+    assert main([*given, "--set", "editors.rome.steps=1", "--set", "editors.rome.layer=0"]) == 0
+    assert "which is a guess" not in capsys.readouterr().err
+
+
 def test_one_corpus_for_all_editors(
     unknown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
