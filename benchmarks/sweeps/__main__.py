@@ -1,7 +1,8 @@
-"""Score all settings of an editor's grid on atlas, and print them, best first.
+"""Score all settings of an editor's grid on atlas or SmolLM2, and print them, best first.
 
-Settings are scored on the train split, whose subjects never occur in the records that results are
-reported on. The settings with the best summary score are in ``configs/*/atlas.yaml``.
+Settings are scored on the train split, which shares no subjects with the records that results are
+reported on. The settings with the best summary score are in ``configs/*/atlas.yaml`` and
+``configs/*/smollm2.yaml``.
 """
 
 from __future__ import annotations
@@ -17,35 +18,52 @@ from typing import Any
 
 import torch
 
-from editkit import EditedModels, LanguageModel, Record, load_model, make_editor, make_metric
+from editkit import (
+    EditedModels,
+    LanguageModel,
+    Record,
+    load_model,
+    make_dataset,
+    make_editor,
+    make_metric,
+)
 from editkit.benchmark.aggregate import SUMMARY, harmonic_mean
-from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 
-GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.3]},
-    "ft": {"layer": [0, 1], "lr": [2e-4, 5e-4, 1e-3], "stop_loss": [0.01, 0.2, 0.4]},
-    "ft+l": {"max_change": [3e-3, 4e-3, 6e-3, 1e-2], "stop_loss": [0.01, 0.4]},
-    "attnedit": {
-        "layer": [0, 1, 2, 3, 4],
-        "lr": [1e-3, 5e-3],
-        "max_change": [3e-3, 1e-2, 3e-2],
-        "stop_loss": [0.01],
+Grid = Mapping[str, Sequence[Any]]
+GRIDS: Mapping[str, Mapping[str, Grid]] = {
+    "atlas": {
+        "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.3]},
+        "ft": {"layer": [0, 1], "lr": [2e-4, 5e-4, 1e-3], "stop_loss": [0.01, 0.2, 0.4]},
+        "ft+l": {"max_change": [3e-3, 4e-3, 6e-3, 1e-2], "stop_loss": [0.01, 0.4]},
+        "attnedit": {
+            "layer": [0, 1, 2, 3, 4],
+            "lr": [1e-3, 5e-3],
+            "max_change": [3e-3, 1e-2, 3e-2],
+            "stop_loss": [0.01],
+        },
+        "kn": {
+            "site": ["pre_activation", "post_activation"],
+            "target_space": [False, True],
+            "threshold": [0.1, 0.2, 0.4, 0.7],
+        },
     },
-    "kn": {
-        "site": ["pre_activation", "post_activation"],
-        "target_space": [False, True],
-        "threshold": [0.1, 0.2, 0.4, 0.7],
+    "smollm2": {
+        "rome": {"layer": [1, 3, 5, 8]},
+        "ft": {"layer": [0, 5, 20], "lr": [2e-4, 5e-4]},
+        "ft+l": {"lr": [2e-3], "max_change": [5e-3, 1e-2, 2e-2]},
+        "attnedit": {"layer": [5, 20], "lr": [2e-3], "max_change": [1e-2, 3e-2]},
+        "kn": {"threshold": [0.1, 0.2, 0.4]},
     },
 }
-"""Values of each editor's fields; all combinations are tried, other fields have their defaults."""
+"""Values of each editor's fields by model; all combinations are tried, other fields have the
+values that the model's file or the preset gives them."""
 
 METRICS = ("efficacy", "paraphrase", "neighborhood", "same-subject")
 COLUMNS = {"ES": "efficacy/score", "PS": "paraphrase/score", "NS": "neighborhood/score"}
 
 
-def settings(editor: str) -> Iterator[dict[str, Any]]:
-    """All combinations of an editor's grid."""
-    grid = GRIDS[editor]
+def settings(grid: Grid) -> Iterator[dict[str, Any]]:
+    """All combinations of a grid."""
     for values in itertools.product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
 
@@ -74,20 +92,21 @@ def score(
 def main() -> int:
     """Run the sweeps."""
     parser = argparse.ArgumentParser(prog="editkit_benchmarks.sweeps", description=__doc__)
-    parser.add_argument("editors", nargs="*", help=f"all, or some of: {' '.join(GRIDS)}")
+    parser.add_argument("editors", nargs="*", help=f"all, or some of: {' '.join(GRIDS['atlas'])}")
     parser.add_argument("--limit", type=int, default=100, help="train records to score (100)")
-    parser.add_argument("--model", default="atlas", help="the model (atlas)")
+    parser.add_argument("--model", default="atlas", choices=GRIDS, help="the model (atlas)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = load_model(args.model)
-    records = AtlasDataset(AtlasConfig(split="train")).load().records[: args.limit]
-    for editor in args.editors or GRIDS:
-        if editor not in GRIDS:
-            parser.error(f"no sweep for {editor!r}; expected one of {', '.join(GRIDS)}")
+    records = make_dataset(args.model, split="train").load().records[: args.limit]
+    grids = GRIDS[args.model]
+    for editor in args.editors or grids:
+        if editor not in grids:
+            parser.error(f"no sweep for {editor!r}; expected one of {', '.join(grids)}")
         scored = []
-        for values in settings(editor):
+        for values in settings(grids[editor]):
             scores = score(model, editor, values, records)
             scored.append((values, scores))
             sys.stderr.write(f"{editor} {values}: S {100 * scores[SUMMARY.key]:.1f}\n")

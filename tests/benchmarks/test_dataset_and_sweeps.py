@@ -18,9 +18,10 @@ def test_every_embedded_record_is_valid(split: str) -> None:
         assert record.probes["same_subject"]
 
 
-def test_the_splits_share_no_subject() -> None:
+@pytest.mark.parametrize("dataset", ["atlas", "smollm2"])
+def test_the_splits_share_no_subject(dataset: str) -> None:
     subjects = [
-        {record.request.subject for record in make_dataset("atlas", split=split).load().records}
+        {record.request.subject for record in make_dataset(dataset, split=split).load().records}
         for split in ("test", "train")
     ]
     assert not subjects[0] & subjects[1]
@@ -46,8 +47,8 @@ def test_a_setting_of_each_sweep_is_scored() -> None:
     model = load_model("atlas")
     records = make_dataset("atlas", split="train").load().records[:2]
     for editor in ("ft", "ft+l"):
-        values = next(settings(editor))
-        assert values.keys() == GRIDS[editor].keys()
+        values = next(settings(GRIDS["atlas"][editor]))
+        assert values.keys() == GRIDS["atlas"][editor].keys()
         scores = score(model, editor, {**values, "steps": 2}, records)
         assert 0 <= scores["summary/score"] <= 1
         assert {f"{name.replace('-', '_')}/score" for name in METRICS} <= scores.keys()
