@@ -28,6 +28,4 @@ class SmolLM2Dataset(CounterFactDataset):
         path = resource_path(
             f"editkit_benchmarks:smollm2/records/{config.split}.json", owner="dataset 'smollm2'"
         )
-        super().__init__(
-            CounterFactConfig(path=path, separator=config.separator, chat=config.chat)
-        )
+        super().__init__(CounterFactConfig(path=path, separator=config.separator, chat=config.chat))
