@@ -81,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
         tokens=args.tokens,
     )
     document = _document(model, diagnosis)
-    to_paste = _to_paste(args, benchmark, editors)
+    able = [planned for planned in editors if planned.offer.name not in diagnosis.left_out]
+    to_paste = _to_paste(args, benchmark, able)
     document["command"] = to_paste
     text = json.dumps(document, indent=2) if args.json else _text(model, diagnosis, to_paste)
     sys.stdout.write(text.rstrip("\n") + "\n")

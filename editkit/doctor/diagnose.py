@@ -71,10 +71,12 @@ class Diagnosis:
     Attributes:
         checks: The checks in the order of display.
         memory: Forecasts by editor, for editors that state their requirements.
+        left_out: Names of optional editors that cannot edit the model.
     """
 
     checks: tuple[Check, ...]
     memory: dict[str, MemoryForecast]
+    left_out: frozenset[str] = frozenset()
 
     @property
     def sound(self) -> bool:
@@ -145,6 +147,7 @@ def diagnose(
     if any(check.topic == "device" and check.verdict == "problem" for check in checks):
         device = "cpu"  # for the forecasts
     memory: dict[str, MemoryForecast] = {}
+    left_out = set()
     to_write = 0
     unusable = any(check.verdict == "problem" for check in checks) or not _files(folder)
     for planned in editors:
@@ -163,6 +166,8 @@ def diagnose(
         except EditkitError as error:
             verdict: Verdict = "warning" if planned.optional else "problem"
             checks.append(Check(name, verdict, f"{'left out: ' * planned.optional}{error}"))
+            if planned.optional:
+                left_out.add(name)
             continue
         try:
             editor = registry.build("editor", name, planned.config)
@@ -186,7 +191,7 @@ def diagnose(
     if folder is not None and unpacked and is_dequantised(folder):
         unpacked = 0
     checks.append(_disk(shape, folder, to_write, unpacked))
-    return Diagnosis(tuple(checks), memory)
+    return Diagnosis(tuple(checks), memory, frozenset(left_out))
 
 
 def size(n: int) -> str:

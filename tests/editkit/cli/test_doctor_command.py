@@ -160,3 +160,18 @@ def test_the_command_to_paste_gives_the_same_configuration(
         plans.append(json.loads(capsys.readouterr().out)["cells"])
     assert [cell["config"] for cell in plans[0]] == [cell["config"] for cell in plans[1]]
     assert all("--set" in cell["sources"].values() for cell in plans[0])
+
+
+def test_the_command_to_paste_leaves_out_editors_that_cannot_edit_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(model_folder("atlas"), tmp_path / "unknown")
+    code, document = doctor(capsys, "--model", str(tmp_path / "unknown"))
+    assert code == 0
+    [left_out] = checks(document, "mend")
+    assert left_out["text"].startswith("left out: mend has not been trained")
+    command = shlex.split(document["command"].replace("\\\n", " "))
+    assert "rome" in command
+    assert not {"ke", "ke-cf", "mend", "mend-cf"} & set(command)
+    assert main([*command[1:], "--limit", "1", "--dry-run"]) == 0
