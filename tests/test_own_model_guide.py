@@ -15,6 +15,7 @@ import pytest
 from editkit.cli.commands import command_module
 from editkit.cli.main import main
 from editkit.registry.plugins import default_registry
+from editkit.storage.strict_yaml import parse_yaml
 from tests.editkit.benchmark.fakes import ROOT
 
 DOCS = ROOT / "docs"
@@ -66,6 +67,16 @@ def test_the_example_of_an_edits_notes_runs(
     assert float(notes["nll"]) < float(notes["loss"])
     assert notes["converged"] == "True"
     assert notes["unstable"] == notes["advice"] == "None"
+
+
+def test_the_table_of_models_states_where_their_values_come_from() -> None:
+    text = (ROOT / "configs" / "rome" / "models.yaml").read_text(encoding="utf-8")
+    groups = parse_yaml(text, place="models.yaml")
+    rows = re.findall(r"^\| [^|`]+ \| `[^/`]+/([^`]+)` \|[^|]*\| ([\w ]+) \|$", GUIDE, re.MULTILINE)
+    assert len(rows) >= 8
+    for name, values in rows:
+        notes = [group["note"] for group in groups if name.lower() in group["models"]]
+        assert notes[0].startswith(values) if notes else values == "fallback", name
 
 
 def test_config_lists_the_groups_of_fallback_values() -> None:
