@@ -8,7 +8,6 @@ import re
 import shlex
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -61,9 +60,7 @@ def test_the_example_of_an_edits_notes_runs(
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
     [example] = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
     exec(compile(example, "your-own-model.md", "exec"), {})
-    notes: dict[str, Any] = dict(
-        line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()
-    )
+    notes = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert float(notes["nll"]) < float(notes["loss"])
     assert notes["converged"] == "True"
     assert notes["unstable"] == notes["advice"] == "None"
