@@ -2,20 +2,23 @@
 
     python -m editkit_benchmarks.sweeps.models memorised OUT
 
-``memorised``: a GPT-2 with 8 layers that has seen each of 200 facts in two wordings only, until it
-recalls all of them. ``llama``: a Llama with 8 layers, trained on the text of the embedded world.
-``neox``: a GPT-NeoX with 6 layers, whose attention and MLP are parallel, trained like ``llama``.
-All use the tokenizer and facts of the embedded world.
+Both know 200 facts of the embedded world and use its tokenizer. ``memorised``: a GPT-2 with 8
+layers that has seen each fact in two wordings only. ``llama``: a Llama with 8 layers that has seen
+each fact in all wordings of the training text. The facts are written to ``OUT/facts.json`` in the
+layout of ``editkit compile-dataset --facts``.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
+import json
 import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -23,8 +26,6 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -32,11 +33,10 @@ from transformers import (
 )
 
 from editkit_benchmarks.atlas import model_path
-from editkit_benchmarks.atlas.text import TextGenerator
-from editkit_benchmarks.atlas.world import load_world
+from editkit_benchmarks.atlas.world import Fact, load_world
 
 FACTS = 200
-STEPS = {"memorised": 700, "llama": 900, "neox": 900}
+STEPS = 700
 _ROWS, _TOKENS = 16, 64
 
 
@@ -63,44 +63,45 @@ def llama(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     )  # fmt: skip
 
 
-def neox(tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """An untrained GPT-NeoX with 6 layers."""
-    return GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=len(tokenizer), max_position_embeddings=128, hidden_size=128,
-            intermediate_size=512, num_hidden_layers=6, num_attention_heads=4,
-            tie_word_embeddings=True,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        )
-    )  # fmt: skip
-
-
 MODELS: dict[str, Callable[[PreTrainedTokenizerBase], PreTrainedModel]] = {
     "memorised": memorised,
     "llama": llama,
-    "neox": neox,
 }
 
 
 @functools.cache
-def memorised_facts() -> list[tuple[tuple[str, ...], str, str]]:
-    """Two wordings, subject and object of each fact that ``memorised`` has seen."""
-    facts = list(load_world().all_facts())
-    chosen = random.Random("memorised").sample(facts, FACTS)
-    return [(fact.seen[:2], fact.subject, fact.object) for fact in chosen]
+def facts_of(name: str) -> tuple[Fact, ...]:
+    """The facts that a model sees, each with the wordings that it sees them in."""
+    chosen = random.Random("memorised").sample(list(load_world().all_facts()), FACTS)
+    seen = 2 if name == "memorised" else None
+    return tuple(dataclasses.replace(fact, seen=fact.seen[:seen]) for fact in chosen)
+
+
+def fact_file(name: str) -> str:
+    """The facts as JSON, by relation, with the wordings that the model has seen."""
+    relations: dict[str, dict[str, Any]] = {}
+    for fact in facts_of(name):
+        of = load_world().relations[fact.relation]
+        relation = relations.setdefault(
+            fact.relation, {"wordings": of.wordings, "generation": of.generation, "facts": []}
+        )
+        relation["facts"].append(
+            {
+                "subject": fact.subject,
+                "object": fact.object,
+                "wordings": fact.seen,
+                "rephrasings": fact.seen,
+            }
+        )
+    return json.dumps(relations, indent=1) + "\n"
 
 
 def texts_of(name: str, step: int) -> Iterator[str]:
     """An endless stream of training texts, a function of the model and the step."""
     rng = random.Random(f"{name}-{step}")
-    if name == "memorised":
-        facts = memorised_facts()
-        while True:
-            wordings, subject, answer = rng.choice(facts)
-            yield f"{rng.choice(wordings).format(subject)} {answer}."
-    generator = TextGenerator()
     while True:
-        yield generator.document(rng)
+        fact = rng.choice(facts_of(name))
+        yield f"{rng.choice(fact.seen).format(fact.subject)} {fact.object}."
 
 
 def batch(name: str, tokenizer: PreTrainedTokenizerBase, step: int) -> torch.Tensor:
@@ -119,10 +120,10 @@ def train(name: str, out: Path, *, steps: int | None = None, seed: int = 0) -> N
     Args:
         name: One of :data:`MODELS`.
         out: Folder for the model.
-        steps: Steps of the optimiser; by default those of :data:`STEPS`.
+        steps: Steps of the optimiser; by default :data:`STEPS`.
         seed: Of the initial weights.
     """
-    steps = STEPS[name] if steps is None else steps
+    steps = STEPS if steps is None else steps
     tokenizer = AutoTokenizer.from_pretrained(model_path())
     torch.manual_seed(seed)
     model = MODELS[name](tokenizer).train()
@@ -140,6 +141,7 @@ def train(name: str, out: Path, *, steps: int | None = None, seed: int = 0) -> N
     sys.stderr.write(f"{name}: loss {loss.item():.3f}\n")
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
+    (out / "facts.json").write_text(fact_file(name), encoding="utf-8")
 
 
 def main() -> int:

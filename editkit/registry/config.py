@@ -203,10 +203,10 @@ def gather_config(
 
 
 def _fallback(offer: Offer, given: Sequence[GivenValues]) -> Iterator[GivenValues]:
-    """The editor's values for models that no file knows, by groups that the user left alone."""
+    """The editor's values for models that no file knows: groups with a first field left alone."""
     chosen = {field for each in given for field in each.values}
     for group in getattr(offer.spec, "fallback", ()):
-        if not chosen & group.keys():
+        if not chosen & set(list(group)[:1]):
             yield GivenValues(group, FALLBACK, f"fallback of {offer.name}")
 
 

@@ -73,7 +73,7 @@ class EditorSpec(_Spec):
     """Locator that chooses the layer if it is set to ``auto``."""
     fallback: tuple[Mapping[str, Any], ...] = ()
     """Config values for models without a file of values, in groups. A group is used unless the user
-    sets one of its fields, or names a preset."""
+    sets its first field, or names a preset; the user's values win over its other fields."""
     model_presets: Mapping[str, Mapping[str, Mapping[str, Any]]] = dataclasses.field(
         default_factory=dict
     )

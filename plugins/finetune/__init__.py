@@ -86,7 +86,6 @@ def editkit_editors() -> list[EditorSpec]:
             presets=_ATTNEDIT_PRESETS,
             configs="editkit_configs:attnedit",
             layer_rule=_ATTNEDIT_LAYER,
-            layer_locator="causal-tracing",
             fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={"paper": {"gpt2-xl": {"layer": 33}}},
         ),

@@ -59,7 +59,8 @@ CORRECTED = {"update_key": "mean", "kl_position": "prompt_last"}
 FALLBACK = (
     {"corpus": "editkit_benchmarks:corpora/first-look.txt.gz"},
     {"ridge": 1e-3},
-    {"steps": 60, "weight_decay": 0.1},
+    {"steps": 60},
+    {"weight_decay": 0.1},
 )
 
 

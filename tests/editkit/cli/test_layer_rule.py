@@ -56,6 +56,8 @@ def test_fallback_values_are_used_in_groups_that_the_user_left_alone(
     assert sources["max_relative_change"] == sources["lr"] == "fallback"
     config, sources = cell("--set", "editors.ft+l.max_change=0.01")
     assert (config["max_change"], config["max_relative_change"]) == (0.01, None)
+    config, _ = cell("--set", "editors.ft+l.max_relative_change=4")
+    assert (config["max_change"], config["max_relative_change"]) == (None, 4.0)
     assert sources["lr"] == "fallback"
     config, sources = cell("--set", "editors.ft+l.preset=published")
     assert (config["max_change"], config["max_relative_change"]) == (5e-4, None)
