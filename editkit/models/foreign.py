@@ -56,7 +56,31 @@ class ForeignFamily:
 
 def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
     """Why the model of a ``config.json`` cannot be edited; None if its family is known."""
-    known = f"Use a causal language model of one of: {', '.join(known_types())}."
+    refused = foreign_kind(config)
+    if refused is not None:
+        return refused
+    model_type = str(config["model_type"])
+    if is_known(model_type):
+        return None
+    close = None
+    if not _has_library(model_type):
+        close = did_you_mean(model_type, ARCHITECTURES)
+    elif (failure := _unlisted_failure(config)) is not UNKNOWN:
+        return failure
+    known = _known_families()
+    return ForeignFamily(
+        f"is of architecture {model_type!r}, which is not known",
+        f"{close} {known}" if close else known,
+    )
+
+
+def foreign_kind(config: Mapping[str, Any]) -> ForeignFamily | None:
+    """Why no entry could make the model of a ``config.json`` editable; None if one could.
+
+    The reasons are models that are not causal language models, recurrent layers, and code of the
+    model's own. No entry is checked.
+    """
+    known = _known_families()
     model_type = config.get("model_type")
     if not isinstance(model_type, str) or not model_type:
         return ForeignFamily(f"has a config.json without a model_type (got {model_type!r})", known)
@@ -73,26 +97,20 @@ def foreign_family(config: Mapping[str, Any]) -> ForeignFamily | None:
         return ForeignFamily(
             f"is {kind} ({model_type}); editors need a causal language model", known
         )
-    if is_known(model_type):
-        return None
     if _has_states(config, model_type):
         layers = "only recurrent layers" if model_type in _ONLY_STATES else "recurrent layers"
         return ForeignFamily(f"has {layers} ({model_type}), {_STATES}", known)
-    if config.get("auto_map"):
+    if config.get("auto_map") and not is_known(model_type):
         return ForeignFamily(
             "needs its own code (auto_map in its config.json), which editkit never runs: "
             f"architecture {model_type!r} is not known",
             known,
         )
-    close = None
-    if not _has_library(model_type):
-        close = did_you_mean(model_type, ARCHITECTURES)
-    elif (failure := _unlisted_failure(config)) is not UNKNOWN:
-        return failure
-    return ForeignFamily(
-        f"is of architecture {model_type!r}, which is not known",
-        f"{close} {known}" if close else known,
-    )
+    return None
+
+
+def _known_families() -> str:
+    return f"Use a causal language model of one of: {', '.join(known_types())}."
 
 
 UNKNOWN = ForeignFamily("", "")

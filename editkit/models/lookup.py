@@ -26,17 +26,24 @@ class FurtherArchitectures:
         names: Their model types.
         find: The entry for a config, or None; called for model types of the table, too, and raises
             an EditkitError for an entry that clashes or fails the self-check.
+        adapt: Calls an entry's ``for_config``; raises an EditkitError, whatever that function does.
     """
 
     names: Callable[[], Collection[str]]
     find: Callable[[Any], Architecture | None]
+    adapt: Callable[[Architecture, Any], Architecture]
 
 
 class UnknownArchitectureError(ModelError):
     """No entry has the model type, and no layout of the table has the model's modules."""
 
 
-_NONE = FurtherArchitectures(names=lambda: (), find=lambda config: None)
+def _adapt(architecture: Architecture, config: Any) -> Architecture:
+    function = architecture.for_config
+    return architecture if function is None else function(architecture, config)
+
+
+_NONE = FurtherArchitectures(names=lambda: (), find=lambda config: None, adapt=_adapt)
 _further = _NONE
 _assumed: contextvars.ContextVar[Architecture | None] = contextvars.ContextVar(
     "editkit_assumed_architecture", default=None
@@ -80,7 +87,7 @@ def architecture_of(config: Any) -> Architecture:
     Raises:
         UnknownArchitectureError: The architecture is unknown.
         ModelError: This config of it cannot be edited, or its entry fails the self-check.
-        PluginError: Several distributions offer it.
+        PluginError: Several distributions offer it, or its ``for_config`` is wrong.
     """
     model_type = str(getattr(config, "model_type", None))
     assumed = _assumed.get()
@@ -93,5 +100,14 @@ def architecture_of(config: Any) -> Architecture:
             f"architecture {model_type!r} is not known.",
             hint=f"Use a model of one of: {', '.join(known_types())}.",
         )
-    adapt = architecture.for_config
-    return architecture if adapt is None else adapt(architecture, config)
+    return adapted(architecture, config)
+
+
+def adapted(architecture: Architecture, config: Any) -> Architecture:
+    """An entry after its ``for_config``, if it has one.
+
+    Raises:
+        ModelError: This config cannot be edited.
+        PluginError: ``for_config`` raised something else, or returned no valid entry.
+    """
+    return architecture if architecture.for_config is None else _further.adapt(architecture, config)

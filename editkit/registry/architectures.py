@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from editkit.errors import EditkitError, PluginError
 from editkit.models.architectures import Architecture
 from editkit.models.lookup import FurtherArchitectures
+from editkit.registry.guard import Guard, PluginFailure
 from editkit.registry.plugins import BUILT_IN, Source, default_registry
+from editkit.registry.specs import wrong_field
 
 if TYPE_CHECKING:
     from editkit.registry.specs import ArchitectureSpec
@@ -51,4 +54,50 @@ def _find(config: Any) -> Architecture | None:
     return entry
 
 
-OF_PLUGINS = FurtherArchitectures(_names, _find)
+def _adapt(architecture: Architecture, config: Any) -> Architecture:
+    """What an entry's ``for_config`` returns for a config.
+
+    Raises:
+        EditkitError: It raised one.
+        PluginError: It raised something else, or returned no valid entry.
+    """
+    function = architecture.for_config
+    if function is None:
+        return architecture
+    wrong = ""
+    adapted: Any = None
+    try:
+        with Guard("being called"):
+            adapted = function(architecture, config)
+    except PluginFailure as failure:
+        if isinstance(failure.error, EditkitError):
+            raise failure.error from None
+        text = str(failure)
+        wrong = (
+            text if isinstance(failure.error, SystemExit | KeyboardInterrupt) else f"raised {text}"
+        )
+    else:
+        if not isinstance(adapted, Architecture):
+            wrong = f"returned {adapted!r:.80} ({type(adapted).__name__}), expected an Architecture"
+        elif problem := wrong_field(adapted):
+            wrong = f"returned an Architecture with {problem}"
+    if wrong:
+        raise PluginError(
+            f"for_config of {_offering(architecture)} {wrong}.",
+            hint="Fix the function: it gets the entry and the model's config, and returns an "
+            "Architecture (docs/architectures.md). A field that a config may lack needs getattr.",
+        )
+    return cast("Architecture", adapted)
+
+
+def _offering(architecture: Architecture) -> str:
+    """What offers an entry: ``plugin 'xglm' (editkit-xglm 0.1.0), model type 'xglm'``."""
+    types = ", ".join(map(repr, architecture.model_types))
+    for offer in default_registry().offers("architecture"):
+        offered = cast("ArchitectureSpec", offer.spec).architecture
+        if offered.for_config is architecture.for_config:
+            return f"plugin {offer.source.plugin!r} ({offer.source}), model type {types}"
+    return f"the entry for model type {types}"
+
+
+OF_PLUGINS = FurtherArchitectures(_names, _find, _adapt)

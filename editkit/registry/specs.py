@@ -233,7 +233,7 @@ def problem_of(spec: Any, expected: type) -> str | None:
     """
     if expected is ArchitectureSpec and not isinstance(spec, ArchitectureSpec):
         if isinstance(spec, Architecture):
-            return f"returned an Architecture with model_types {spec.model_types!r:.80}"
+            return f"returned an Architecture with {wrong_field(spec)}"
         return f"returned {spec!r:.80} ({type(spec).__name__}), expected Architecture"
     if not isinstance(spec, expected):
         return f"returned {spec!r:.80} ({type(spec).__name__}), expected {expected.__name__}"
@@ -270,22 +270,24 @@ def problem_of(spec: Any, expected: type) -> str | None:
     scores = getattr(spec, "scores", ())
     if not isinstance(scores, tuple) or not all(isinstance(each, Score) for each in scores):
         return f"has {scores!r:.80} as scores of {name!r}, expected a tuple of Score"
-    if isinstance(spec, ArchitectureSpec) and (wrong := _wrong_field(spec.architecture)):
-        return f"has {wrong} in the architecture {name!r}"
+    if isinstance(spec, ArchitectureSpec) and (wrong := wrong_field(spec.architecture)):
+        return f"has a wrong field in the architecture {name!r}: {wrong}"
     rule = getattr(spec, "layer_rule", None)
     if rule is not None and not isinstance(rule, LayerRule):
         return f"has {rule!r:.80} as layer_rule of {name!r}, expected LayerRule"
     return None
 
 
-def _wrong_field(architecture: Architecture) -> str | None:
-    """The first field of an architecture with a value of another type: ``7 as blocks``."""
+def wrong_field(architecture: Architecture) -> str | None:
+    """The first field of an entry with a value of another type, and what it expects."""
     fits: Mapping[str, Callable[[Any], bool]] = {
         "str": lambda value: isinstance(value, str) and bool(value),
         "bool": lambda value: isinstance(value, bool),
-        "float": lambda value: isinstance(value, int | float),
+        "float": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
         "tuple[str, ...]": lambda value: (
-            isinstance(value, tuple) and all(isinstance(each, str) and each for each in value)
+            isinstance(value, tuple)
+            and bool(value)
+            and all(isinstance(each, str) and each for each in value)
         ),
     }
     for field in dataclasses.fields(architecture):
@@ -293,8 +295,25 @@ def _wrong_field(architecture: Architecture) -> str | None:
         declared, _, optional = str(field.type).partition(" | ")
         check = fits.get(declared, callable)
         if not check(value) and not (optional == "None" and value is None):
-            return f"{value!r:.80} as {field.name}"
+            expected = _expected(field.name, declared, value)
+            return f"{field.name} is {value!r:.80}, expected {expected}"
     return None
+
+
+def _expected(field: str, declared: str, value: Any) -> str:
+    """What a field of an entry takes, with the given value corrected where it is clear how."""
+    if declared == "tuple[str, ...]":
+        texts = [value] if isinstance(value, str) else value
+        what = "names" if field == "model_types" else "paths"
+        if isinstance(texts, list | tuple) and texts and all(isinstance(x, str) for x in texts):
+            return f"a tuple of {what}: {tuple(texts)!r:.80}"
+        example = ("llama",) if field == "model_types" else ("self_attn.q_proj",)
+        return f"a tuple of {what} such as {example!r}"
+    return {
+        "str": "a path such as 'model.layers'",
+        "bool": "True or False",
+        "float": "a number such as 0.5",
+    }.get(declared, "a function (architecture, config) -> architecture")
 
 
 def _is_mapping(value: Any, *, nested: bool) -> bool:

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from editkit.errors import CacheError, ModelError, first_line
 from editkit.models.architectures import Architecture
 from editkit.models.language_model import LanguageModel
-from editkit.models.lookup import assuming
+from editkit.models.lookup import adapted, assuming
 from editkit.selfcheck.proposal import proposals
 from editkit.selfcheck.rules import RULES, Broken, NotApplicable, Rule
 from editkit.selfcheck.small import small_model, word_tokenizer
@@ -77,7 +77,8 @@ def _checked(rule: Rule, model: LanguageModel) -> Outcome:
     except Broken as reason:
         return Outcome(rule.name, rule.summary, "FAIL", str(reason))
     except Exception as error:  # a wrong entry makes the library raise anything
-        return Outcome(rule.name, rule.summary, "FAIL", first_line(error, named=True))
+        text = f"{rule.needs}, but the library raised {first_line(error, named=True)}"
+        return Outcome(rule.name, rule.summary, "FAIL", text)
     return Outcome(rule.name, rule.summary, "ok")
 
 
@@ -115,16 +116,23 @@ def first_failure(config: PretrainedConfig, architecture: Architecture) -> Outco
 
     Raises:
         ModelError: No small model can be built from the config.
+        PluginError: The entry's ``for_config`` is wrong.
     """
-    adapt = architecture.for_config
-    entry = architecture if adapt is None else adapt(architecture, config)
+    return _verdict(config, architecture)[0]
+
+
+def _verdict(config: PretrainedConfig, architecture: Architecture) -> tuple[Outcome | None, int]:
+    """As :func:`first_failure`, with the number of rules that applied and were kept."""
+    entry = dataclasses.replace(adapted(architecture, config), for_config=None)
 
     def check() -> list[str]:
-        broken = (each for each in check_config(config, entry) if each.verdict == "FAIL")
-        failed = next(broken, None)
-        return [] if failed is None else [failed.rule, failed.summary, failed.reason]
+        kept = 0
+        for each in check_config(config, entry):
+            if each.verdict == "FAIL":
+                return [str(kept), each.rule, each.summary, each.reason]
+            kept += each.verdict == "ok"
+        return [str(kept)]
 
-    entry = dataclasses.replace(entry, for_config=None)
     description = {
         "model_type": config.model_type,
         "config": key_of(plain(_stated(config))),
@@ -134,11 +142,12 @@ def first_failure(config: PretrainedConfig, architecture: Architecture) -> Outco
         "torch": torch.__version__,
     }
     try:
-        texts = cached_texts("architectures", description, check)
+        texts = cached_texts("architectures", {**description, "counted": True}, check)
     except CacheError as error:  # a verdict can be computed again
         _log.debug("the verdict is not cached: %s", error)
         texts = check()
-    return Outcome(texts[0], texts[1], "FAIL", texts[2]) if texts else None
+    kept, *broken = texts
+    return Outcome(broken[0], broken[1], "FAIL", broken[2]) if broken else None, int(kept)
 
 
 def _stated(config: PretrainedConfig) -> dict[str, Any]:
@@ -199,15 +208,15 @@ def _found_entry(keyed: _Keyed) -> Architecture | None:
             f"model type {config.model_type!r} is not in editkit's table. Its modules are named as "
             f"those of {proposal.like}, but rule {failed.rule!r} failed for model_type "
             f"{config.model_type!r}: {failed.reason}.",
-            hint="'editkit check-architecture FOLDER' lists every rule and prints an entry to "
-            "start from. " + _GUIDE,
+            hint="'editkit check-architecture FOLDER' lists every rule, the fields to change and "
+            "the model's modules. " + _GUIDE,
         )
     _log.warning(
         "model type %r is not in editkit's tested table; its modules are named as those of %s, and "
         "a small random model of it passed the %d rules of check-architecture",
         config.model_type,
         proposal.like,
-        len(RULES),
+        proposal.kept,
     )
     return proposal.entry
 
@@ -220,11 +229,13 @@ class Proposal:
         entry: The entry.
         like: The family of the table that has the same module names.
         failed: The first rule that it breaks; None if it keeps all of them.
+        kept: How many rules apply and hold, up to the first that it breaks.
     """
 
     entry: Architecture
     like: str
     failed: Outcome | None
+    kept: int
 
 
 def proposal_for(config: PretrainedConfig) -> Proposal | None:
@@ -240,7 +251,7 @@ def proposal_for(config: PretrainedConfig) -> Proposal | None:
     best: Proposal | None = None
     furthest = -1
     for like, entry in proposals(hf):
-        proposal = Proposal(entry, like, first_failure(config, entry))
+        proposal = Proposal(entry, like, *_verdict(config, entry))
         if proposal.failed is None:
             return proposal
         reached = order.index(proposal.failed.rule)

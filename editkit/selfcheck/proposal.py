@@ -74,4 +74,4 @@ def _quoted(value: Any) -> str:
     if isinstance(value, tuple):
         inner = ", ".join(_quoted(each) for each in value)
         return f"({inner},)" if len(value) == 1 else f"({inner})"
-    return repr(value)
+    return str(getattr(value, "__name__", repr(value)))

@@ -39,6 +39,9 @@ TOLERANCE = 1e-4
 GRADIENT_TOLERANCE = 1e-3
 _LENGTHS = (12, 5, 9)
 _LONG = (24, 11, 17)
+_BLOCK = "a block must return its hidden states (B, S, H), alone or first in a tuple"
+_MODULE = "a module must return a tensor, alone or first in a tuple"
+_SHAPES = (_MODULE, _BLOCK)
 _WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 
 
@@ -58,11 +61,13 @@ class Rule:
         name: Its name.
         summary: What must hold, in one line.
         check: Raises :class:`Broken` or :class:`NotApplicable`.
+        needs: What the model must be able to do; the reason where the library raises an error.
     """
 
     name: str
     summary: str
     check: Callable[[LanguageModel], None]
+    needs: str
 
 
 def _rows_for(model: LanguageModel, lengths: Sequence[int] = _LENGTHS) -> list[tuple[int, ...]]:
@@ -92,9 +97,18 @@ def _hooked(
 ) -> Iterator[None]:
     """Hooks on modules, each ``(input, output) -> new output``; None keeps the output."""
 
-    def hook(function: Callable[[Any, Tensor], Tensor | None]) -> Callable[..., Any]:
+    blocks = {model.architecture.block(layer) for layer in range(model.n_layers)}
+
+    def hook(path: str, function: Callable[[Any, Tensor], Tensor | None]) -> Callable[..., Any]:
         def run(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-            new = function(args[0] if args else kwargs["hidden_states"], first(output))
+            states = first(output)
+            if not isinstance(states, Tensor):
+                raise Broken(f"{_SHAPES[path in blocks]}, got {_kind(output)} from {path}")
+            inputs = args[0] if args else kwargs["hidden_states"]
+            if path in blocks and states.shape != inputs.shape:
+                shape = tuple(states.shape)
+                raise Broken(f"{_SHAPES[True]}, got {shape} from {path} for {tuple(inputs.shape)}")
+            new = function(inputs, states)
             if new is None:
                 return None
             return (new, *output[1:]) if isinstance(output, tuple) else new
@@ -104,9 +118,14 @@ def _hooked(
     with contextlib.ExitStack() as stack:
         for path, function in hooks.items():
             module = model.hf.get_submodule(path)
-            handle = module.register_forward_hook(hook(function), with_kwargs=True)
+            handle = module.register_forward_hook(hook(path, function), with_kwargs=True)
             stack.callback(handle.remove)
         yield
+
+
+def _kind(output: Any) -> str:
+    inside = type(output[0]).__name__ if isinstance(output, tuple) and output else ""
+    return f"a tuple that begins with {inside}" if inside else type(output).__name__
 
 
 def _watch(
@@ -469,16 +488,47 @@ def _windows(model: LanguageModel) -> None:
     _recorded(model, _LONG)
 
 
+_PASS = "the model must accept input_ids and return logits"
+_CACHE = (
+    "the attention must add keys and values (B, heads, S, D) to the model's cache and read them"
+)
+_ALONE = "a block must run on hidden states (B, S, H) with the other arguments of a whole pass"
+
 RULES: tuple[Rule, ...] = (
-    Rule("modules", "every module of the entry exists, and projections are linear", _modules),
-    Rule("logits", "the logits of our head equal the library's", _head),
-    Rule("blocks", "a block's output is its input plus attention and MLP", _contributions),
-    Rule("parallel", "the MLP reads what the attention added unless parallel is set", _parallel),
-    Rule("padding", "rows of different lengths in one batch equal single rows", _padding),
-    Rule("prefix", "reusing a prefix's keys and values equals the whole pass", _prefix),
-    Rule("recorded", "running a recorded block again equals the whole pass", _recorded),
-    Rule("edits", "many edited models in one pass equal edits of the weights", _edits),
-    Rule("gradients", "an offset to the MLP's output has the library's gradient", _gradients),
-    Rule("windows", "rows longer than the attention's window", _windows),
+    Rule(
+        "modules",
+        "every module of the entry exists, and projections are linear",
+        _modules,
+        "the paths must name modules of the model",
+    ),
+    Rule("logits", "the logits of our head equal the library's", _head, f"{_PASS}; {_BLOCK}"),
+    Rule("blocks", "a block's output is its input plus attention and MLP", _contributions, _BLOCK),
+    Rule(
+        "parallel",
+        "the MLP reads what the attention added unless parallel is set",
+        _parallel,
+        _MODULE,
+    ),
+    Rule(
+        "padding",
+        "rows of different lengths in one batch equal single rows",
+        _padding,
+        "a padded batch must run with a mask and the positions of each row",
+    ),
+    Rule("prefix", "reusing a prefix's keys and values equals the whole pass", _prefix, _CACHE),
+    Rule("recorded", "running a recorded block again equals the whole pass", _recorded, _ALONE),
+    Rule(
+        "edits",
+        "many edited models in one pass equal edits of the weights",
+        _edits,
+        "a projection must map (..., in) to (..., out) with its weight",
+    ),
+    Rule(
+        "gradients",
+        "an offset to the MLP's output has the library's gradient",
+        _gradients,
+        f"a pass must have gradients; {_ALONE}",
+    ),
+    Rule("windows", "rows longer than the attention's window", _windows, _CACHE),
 )
 """All rules, the most basic first."""

@@ -98,25 +98,33 @@ def small_model(config: PretrainedConfig) -> PreTrainedModel:
     Raises:
         ModelError: No small model can be built from the config.
     """
-    reason = ""
-    try:
-        small = small_config(config)
-        with torch.device("meta"):
-            size = AutoModelForCausalLM.from_config(small).num_parameters()
-        if size > _MOST_PARAMETERS:
-            reason = f"even with {N_LAYERS} narrow layers it has {size:,} parameters"
-    except Exception as error:  # configs and their classes raise anything
-        reason = first_line(error, named=True)
-    if reason:
+    small, reason = _small_or_reason(config)
+    if small is None:
         raise ModelError(
             f"no small model can be built from a config of {config.model_type}: {reason}.",
-            hint="Check the model itself: editkit check-architecture FOLDER, with its weights.",
+            hint="Compare config.json with the one that the model's authors published.",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         hf: PreTrainedModel = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
         _enlarge(hf)
     return hf.eval()
+
+
+def _small_or_reason(config: PretrainedConfig) -> tuple[PretrainedConfig | None, str]:
+    """The small config; or None, and why there is none."""
+    for name in ("num_hidden_layers", "num_attention_heads"):
+        if not isinstance(getattr(config, name, None), int):
+            return None, f"it has no number {name}, which every model of attention blocks has"
+    try:
+        small = small_config(config)
+        with torch.device("meta"):
+            size = AutoModelForCausalLM.from_config(small).num_parameters()
+    except Exception as error:  # configs and their classes raise anything
+        return None, f"transformers raised {first_line(error, named=True)}"
+    if size > _MOST_PARAMETERS:
+        return None, f"even with {N_LAYERS} narrow layers it has {size:,} parameters"
+    return small, ""
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,11 +133,16 @@ def test_two_distributions_clash_and_others_are_not_affected(registry: Registry)
     ("wrong", "reason"),
     [
         ("llama", "returned 'llama' (str), expected Architecture"),
-        ({"blocks": 7}, "has 7 as blocks in the architecture 'toy_plain'"),
-        ({"qkv": "self_attn.q_proj"}, "has 'self_attn.q_proj' as qkv in the architecture"),
-        ({"for_config": 3}, "has 3 as for_config in the architecture"),
-        ({"model_types": ()}, "returned an Architecture with model_types ()"),
-        ({"model_types": "toy"}, "returned an Architecture with model_types 'toy'"),
+        ({"blocks": 3}, "'toy_plain': blocks is 3, expected a path such as 'model.layers'"),
+        ({"qkv": "a.qkv"}, "qkv is 'a.qkv', expected a tuple of paths: ('a.qkv',)"),
+        ({"mlp_in": ["a", "b"]}, "mlp_in is ['a', 'b'], expected a tuple of paths: ('a', 'b')"),
+        ({"mlp_in": ()}, "mlp_in is (), expected a tuple of paths such as ("),
+        ({"residual_scale": "x"}, "residual_scale is 'x', expected a number such as 0.5"),
+        ({"logit_scale": True}, "logit_scale is True, expected a number"),
+        ({"parallel": 1}, "parallel is 1, expected True or False"),
+        ({"for_config": 3}, "for_config is 3, expected a function (architecture, config)"),
+        ({"model_types": ()}, "model_types is (), expected a tuple of names such as ('llama',)"),
+        ({"model_types": "toy"}, "model_types is 'toy', expected a tuple of names: ('toy',)"),
     ],
     ids=str,
 )
@@ -153,6 +159,61 @@ def test_invalid_entries_break_only_their_plugin(
     assert reason in broken.reason
 
 
+def _raises(architecture: Any, config: Any) -> Any:
+    raise ValueError("boom")
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (_raises, "raised ValueError: boom."),
+        (lambda entry, config: sys.exit(3), "called sys.exit(3)"),
+        (lambda entry: entry, "raised TypeError: "),
+        (lambda entry, config: None, "returned None (NoneType), expected an Architecture."),
+        (
+            lambda entry, config: dataclasses.replace(entry, qkv="a"),
+            "returned an Architecture with qkv is 'a', expected a tuple of paths: ('a',).",
+        ),
+    ],
+    ids=("ValueError", "exit", "arguments", "None", "field"),
+)
+def test_a_wrong_for_config_is_an_error_of_its_plugin(
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    function: Any,
+    reason: str,
+) -> None:
+    entry = dataclasses.replace(HALVED, for_config=function)
+    offer(registry, entry)
+    config = HalvedConfig(**SIZES)
+    for use in (
+        lambda: loaded(config),
+        lambda: shape_of(config),
+        lambda: check.first_failure(config, entry),
+        lambda: list(check.check_config(config, entry)),
+    ):
+        with pytest.raises(PluginError) as caught:
+            use()
+        assert "for_config of plugin 'toy' (editkit-toy 0.1), model type 'toy_h" in str(
+            caught.value
+        )
+        assert reason in caught.value.message
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "toy_halved", **SIZES}))
+    main = importlib.import_module("editkit.cli.main").main
+    assert main(["check-architecture", str(tmp_path)]) == PluginError.exit_code
+    assert reason in capsys.readouterr().err
+
+
+def test_for_config_may_refuse_a_config(registry: Registry) -> None:
+    def refuse(entry: Any, config: Any) -> Any:
+        raise ModelError("this toy is upside down.", hint="Turn it.")
+
+    offer(registry, dataclasses.replace(HALVED, for_config=refuse))
+    with pytest.raises(ModelError, match=r"^this toy is upside down\. Turn it\.$"):
+        loaded(HalvedConfig(**SIZES))
+
+
 # ---------------------------------------------------------------- unlisted families
 
 
@@ -165,6 +226,7 @@ def test_an_unlisted_family_that_keeps_all_rules_loads_with_one_warning(
     assert model.architecture.mlp_out == "mlp.down_proj"
     [warning] = [r.getMessage() for r in caplog.records if "toy_plain" in r.getMessage()]
     assert "not in editkit's tested table; its modules are named as those of llama" in warning
+    assert "passed the 9 rules of check-architecture" in warning  # it has no windows
     assert config_problems({"model_type": "toy_plain", **SIZES}, "m") == []
 
 
@@ -227,6 +289,8 @@ def test_the_command_checks_a_folder_and_proposes_an_entry(
     assert "\na small random model\n  ok    modules " in out
     assert "\nthe weights in the folder\n  ok    modules " in out
     assert "FAIL" not in out
+    assert "\nNo entry is needed: models of this family load, with one warning." in out
+    assert "Its modules" not in out
     code = out[out.index("Architecture(\n") :]
     entry = eval(code, {"Architecture": editkit.models.Architecture})  # noqa: S307
     assert entry == dataclasses.replace(ARCHITECTURES["llama"], model_types=("toy_plain",))
@@ -234,6 +298,12 @@ def test_the_command_checks_a_folder_and_proposes_an_entry(
     config = tmp_path / "halved"
     config.mkdir()
     (config / "config.json").write_text(json.dumps({"model_type": "toy_halved", **SIZES}))
+    assert main(["check-architecture", str(config)]) == 1
+    _, _, after = capsys.readouterr().out.partition("\nThis entry failed, so models of this family")
+    assert after.index("Architecture(") < after.index("Fix blocks first; the other rules follow")
+    assert "  blocks: set residual_scale to the factor" in after
+    assert "\n  model.layers.0.mlp.down_proj  Linear (32, 64)\n" in after
+    assert "model.layers.1" not in after
     assert main(["check-architecture", str(config), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
     [checked] = document["checked"]
@@ -253,3 +323,48 @@ def test_the_command_lists_the_modules_where_no_layout_fits(
     assert "transformer.h.1" not in out
     assert main(["check-architecture", str(tmp_path / "absent")]) == 2
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "mamba"}, "has only recurrent layers (mamba)"),
+        ({"model_type": "jamba"}, "has recurrent layers (jamba)"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder (t5)"),
+        ({"model_type": "vit"}, "is a vision or multimodal model (vit)"),
+        ({"model_type": "whisper"}, "is an audio model (whisper)"),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("listed", [False, True], ids=["unlisted", "in a plugin"])
+def test_the_command_refuses_what_no_entry_can_describe(
+    registry: Registry,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any],
+    reason: str,
+    listed: bool,
+) -> None:
+    if listed and config["model_type"] in ("mamba", "jamba"):
+        types = (config["model_type"],)
+        offer(registry, dataclasses.replace(ARCHITECTURES["llama"], model_types=types))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    main = importlib.import_module("editkit.cli.main").main
+    assert main(["check-architecture", str(tmp_path)]) == ModelError.exit_code
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert reason in printed.err
+    assert "AttributeError" not in printed.err
+    assert "check-architecture" not in printed.err
+
+
+def test_the_listing_has_every_module_of_a_sequential_and_each_kind_of_block() -> None:
+    command = importlib.import_module("editkit.cli.check_architecture")
+    model = nn.Module()
+    model.layers = nn.ModuleList(
+        nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, 2)) for width in (3, 4, 3, 4)
+    )
+    paths = [path for path, _ in model.named_modules()]
+    hidden = command._repeated(model)
+    assert hidden == ["layers.2", "layers.3"]
+    assert {"layers.0.0", "layers.0.1", "layers.0.2", "layers.1.2"} <= set(paths)

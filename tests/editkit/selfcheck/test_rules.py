@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from editkit import LanguageModel
+from editkit.selfcheck import check
 from editkit.selfcheck.check import check_config, check_model
 from editkit.selfcheck.rules import RULES, Broken
 from editkit.testing import ContractError, check_architecture
@@ -136,6 +137,39 @@ def test_a_wrong_module_ends_the_check_with_its_path() -> None:
     [only] = list(check_model(model))
     assert only.verdict == "FAIL"
     assert only.reason == "there is no module model.final_layernorm (final_norm)"
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (lambda output: [output], "got list from model.layers.0"),
+        (lambda output: ([output],), "got a tuple that begins with list from model.layers.0"),
+        (lambda output: output[:, :, :8], "got (1, 12, 8) from model.layers.0 for (1, 12, 32)"),
+    ],
+    ids=("list", "tuple", "width"),
+)
+def test_a_block_with_another_output_fails_with_what_it_must_return(
+    change: Callable[[Any], Any], shown: str
+) -> None:
+    model = tiny("llama")
+    model.block(0).register_forward_hook(lambda _, args, output: change(output))
+    [failed] = [each for each in check_model(model) if each.rule == "blocks"]
+    assert failed.verdict == "FAIL"
+    assert failed.reason.startswith("a block must return its hidden states (B, S, H)")
+    assert shown in failed.reason
+
+
+def test_an_error_of_the_library_ends_the_reason() -> None:
+    def refuse(model: LanguageModel) -> None:
+        raise RuntimeError("The size of tensor a (5) must match\nand more")
+
+    rule = dataclasses.replace(next(rule for rule in RULES if rule.name == "prefix"), check=refuse)
+    outcome = check._checked(rule, tiny("llama"))
+    assert outcome.verdict == "FAIL"
+    assert outcome.reason == (
+        "the attention must add keys and values (B, heads, S, D) to the model's cache and read "
+        "them, but the library raised RuntimeError: The size of tensor a (5) must match"
+    )
 
 
 def test_plugins_test_their_entries_with_one_call() -> None:
