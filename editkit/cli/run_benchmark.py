@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the benchmark."""
     registry = default_registry()
     benchmark, place = load_benchmark(args.benchmark, registry)
+    for name in args.editor:  # before --set, which would take a misspelt name for a known one
+        registry.get("editor", name)
     chat = {"dataset.chat": True} if args.chat else {}
     flags = Flags(
         editors=args.editor,

@@ -138,3 +138,11 @@ def test_describe_shows_where_the_papers_values_come_from(
     assert "  clamp = 4.0  (float > 0 | None)  [default]" in out
     assert "  note: as published" in out
     assert "fallback rule" not in out
+
+
+def test_a_misspelt_editor_is_named_before_values_for_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ["run-benchmark", "--editor", "romee", "--set", "editors.rome.layer=2", "--dry-run"]
+    assert main(given) == 3
+    assert "Did you mean 'rome'?" in capsys.readouterr().err
