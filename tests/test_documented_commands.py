@@ -27,12 +27,13 @@ from editkit.storage.strict_yaml import parse_yaml
 from editkit_benchmarks.experiments import cli as experiments
 from editkit_benchmarks.experiments import tracing
 from editkit_benchmarks.experiments.spec import parse_experiment
+from editkit_plugins.learned.config import LearnedConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECORDS = ROOT / "benchmarks" / "atlas" / "records" / "test.json"
 
-_LINE = re.compile(r"^(?:    |\$ )?(editkit [a-z][^\n]*)$", re.MULTILINE)
+_LINE = re.compile(r"^(?:    |\$ )?(editkit [a-z](?:(?! \| )[^\n])*)(?: \| [^\n]*)?$", re.MULTILINE)
 _INLINE = re.compile(r"`(editkit [a-z][^`\n]*)`")
 _FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\|[A-Z]+)*|.*\.\.\.|\[.*|.*\]|[a-z]+(\|[a-z]+)+")
@@ -56,7 +57,9 @@ def arguments_of(command: str) -> list[str]:
 
 
 def is_example(command: str) -> bool:
-    return not any(_PLACEHOLDER.fullmatch(word) for word in arguments_of(command))
+    return "$" not in command and not any(
+        _PLACEHOLDER.fullmatch(word) for word in arguments_of(command)
+    )
 
 
 COMMANDS = commands(_LINE, _INLINE)
@@ -103,7 +106,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with the files that a reader would have; no model is loaded."""
     monkeypatch.chdir(tmp_path)
     records = json.loads(RECORDS.read_text(encoding="utf-8"))[:30]
-    for name in ("counterfact.json", "my_records.json"):
+    for name in ("counterfact.json", "my_records.json", "memorised.json", "known.counterfact.json"):
         Path(name).write_text(json.dumps(records), encoding="utf-8")
     rewrites = [record["requested_rewrite"] for record in records]
     known = [
@@ -114,7 +117,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         }
         for each in rewrites
     ]
-    Path("known_1000.json").write_text(json.dumps(known), encoding="utf-8")
+    for name in ("known_1000.json", "known.prompts.json"):
+        Path(name).write_text(json.dumps(known), encoding="utf-8")
     zsre = [
         {
             "subject": each["subject"],
@@ -136,6 +140,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "load_model", reached)
     for module in (run_benchmark, experiments):
         monkeypatch.setattr(module, "run_plan", reached)
+    monkeypatch.setattr(run_benchmark, "diagnosis_of", reached)
+    monkeypatch.setattr(LearnedConfig, "check_for", lambda *_: None)  # as if all were trained
     monkeypatch.setattr(models, "fingerprint_of", lambda name, **_: "0" * 32)
     monkeypatch.setattr(models, "n_layers_of", lambda name, **_: 48)
     monkeypatch.setattr(model_identity, "identity_of", lambda name, **_: ModelIdentity(name))
@@ -147,7 +153,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_examples_are_understood(page: str, command: str) -> None:
     name, *rest = arguments_of(command)
     parser_of(name).parse_args(rest)
-    if any(word in _OWN or "auto:" in word for word in rest):
+    if any(word in _OWN or "=auto" in word for word in rest):
         return  # auto: a layer that is looked for by tracing
     if name in _PREPARED:
         listing = name == "run-experiment" and not rest

@@ -206,6 +206,12 @@ class TestAtlas(DatasetContract):
 
 
 @pytest.mark.slow
+class TestSmolLM2(DatasetContract):
+    plugin = "smollm2"
+    other_config = {"split": "train"}
+
+
+@pytest.mark.slow
 class TestAtlasZsre(DatasetContract):
     plugin = "atlas-zsre"
     other_config = {"split": "train"}

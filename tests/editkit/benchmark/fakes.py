@@ -295,7 +295,13 @@ def fake_modules() -> dict[str, types.ModuleType]:
     effects = types.ModuleType("editkit.editing.delta_effects")
     vars(edited).update(EditedModels=FakeEditedModels)
     vars(effects).update(Effects=FakeEffects)
+    checks = types.ModuleType("editkit.doctor.diagnose")
+    vars(checks).update(
+        PlannedEditor=lambda *_, **__: None,
+        diagnose=lambda *_, **__: types.SimpleNamespace(checks=(), sound=True),
+    )
     return {
+        "editkit.doctor.diagnose": checks,
         "editkit.registry.models": models,
         "editkit.registry.model_identity": identity,
         "editkit.editing.edited_models": edited,
