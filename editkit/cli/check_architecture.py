@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     folder = local_folder(args.folder)
     if folder is None:
         raise ModelError(
-            f"there is no folder {args.folder!r}.",
+            f"the folder {args.folder!r} does not exist.",
             hint=f"Give a folder with the model's config.json. {known_models()}",
         )
     config = _config(folder, args.folder)

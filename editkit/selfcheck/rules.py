@@ -136,9 +136,8 @@ def _watch(
 
     def keep(path: str) -> Callable[[Any, Tensor], None]:
         def store(inputs: Tensor, output: Tensor) -> None:
-            seen[path] = tuple(  # type: ignore[assignment]
-                each.detach().clone().reshape(len(ids), -1) for each in (inputs, output)
-            )
+            rows = [each.detach().clone().reshape(len(ids), -1) for each in (inputs, output)]
+            seen[path] = rows[0], rows[1]
 
         return store
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,3 +39,18 @@ def editkit(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
         return code, out, err
 
     return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first test leaves a finished run for the others to copy."""
+    return tmp_path_factory.mktemp("finished") / "out"
+
+
+@pytest.fixture
+def out(fake_world: Path, editkit: Callable[..., Any], tmp_path: Path, finished: Path) -> Path:
+    """The folder of a finished run of two editors over 23 records."""
+    if not finished.exists():
+        code, _, err = editkit("run-benchmark", "small", "--out", finished, "--no-mlflow")
+        assert code == 0, err
+    return Path(shutil.copytree(finished, tmp_path / "out"))

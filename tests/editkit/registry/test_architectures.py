@@ -322,7 +322,7 @@ def test_the_command_lists_the_modules_where_no_layout_fits(
     assert "  transformer.h.0.multi_head_attention.Wq  Linear (1280, 1280) (1280,)\n" in out
     assert "transformer.h.1" not in out
     assert main(["check-architecture", str(tmp_path / "absent")]) == 2
-    assert "there is no folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
