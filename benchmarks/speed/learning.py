@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from editkit import LanguageModel
+from editkit.editing.gradients import LowerBlocks, edit_gradients
 from editkit.models import Completion
 from editkit.models.encoding import padded
 from editkit.models.weight_layout import as_stored
-from editkit_plugins.learned.gradients import CachedLowerBlocks, LowerBlocks, edit_gradients
 from editkit_plugins.learned.networks import EditNetwork
 from editkit_plugins.learned.settings import PRESETS, KeSettings, MendSettings
 from editkit_plugins.learned.trained import new_network
+from editkit_plugins.learned.training.cached_blocks import CachedLowerBlocks
 from editkit_plugins.learned.training.data import TrainingEdit
 from editkit_plugins.learned.training.objective import Losses, losses
 

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from typing_extensions import override
 
 from editkit import ConfigError, Editor, EditRequest, LanguageModel, Requirements, WeightDelta
+from editkit.editing.gradients import LowerBlocks, edit_gradients
 from editkit.models import ModelShape
 from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FILE, KeConfig, LearnedConfig, MendConfig
-from editkit_plugins.learned.gradients import LowerBlocks, edit_gradients
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, TrainedEditor, existing_folder, load_trained
 

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_sequence
 from typing_extensions import override
 
 from editkit import LanguageModel
-from editkit_plugins.learned.gradients import Edit, EditGradients
+from editkit.editing.gradients import Edit, EditGradients
 from editkit_plugins.learned.networks import EditNetwork, Matrix, MatrixChanges
 from editkit_plugins.learned.settings import KeSettings
 

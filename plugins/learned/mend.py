@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from editkit_plugins.learned.gradients import Edit, EditGradients
+from editkit.editing.gradients import Edit, EditGradients
 from editkit_plugins.learned.networks import EditNetwork, Matrix, MatrixChanges
 from editkit_plugins.learned.settings import MendSettings
 

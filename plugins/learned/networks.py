@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from editkit import ConfigError, LanguageModel, LowRank
+from editkit.editing.gradients import Edit, EditGradients
 from editkit.models.weight_layout import input_major
-from editkit_plugins.learned.gradients import Edit, EditGradients
 
 
 @dataclasses.dataclass(frozen=True)

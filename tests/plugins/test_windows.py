@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from editkit import EditRequest, Fact, LanguageModel, applied
+from editkit.editing.gradients import LowerBlocks
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
 from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
-from editkit_plugins.learned.gradients import CachedLowerBlocks, LowerBlocks
+from editkit_plugins.learned.training.cached_blocks import CachedLowerBlocks
 from editkit_plugins.rome.config import RomeConfig
 from editkit_plugins.rome.editor import RomeEditor
 from tests.parity import difference

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from editkit import EditedModels, Record, WeightDelta
 from editkit.editing.edited_models import CandidateQuery
+from editkit.editing.gradients import LowerBlocks, edit_gradients
 from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
 from editkit.models import Completion
 from editkit.models.encoding import chunks_by_tokens
 from editkit.models.running import replacing
-from editkit_plugins.learned.gradients import CachedLowerBlocks, LowerBlocks, edit_gradients
 from editkit_plugins.learned.networks import EditNetwork, MatrixChanges
+from editkit_plugins.learned.training.cached_blocks import CachedLowerBlocks
 from editkit_plugins.learned.training.data import Source, TrainingEdit
 
 _TOKENS_PER_PASS = 16384

@@ -25,10 +25,10 @@ from editkit.storage.checkpoints import (
     write_checkpoint,
 )
 from editkit.storage.digests import key_of
-from editkit_plugins.learned.gradients import CachedLowerBlocks
 from editkit_plugins.learned.networks import EditNetwork
 from editkit_plugins.learned.settings import MendSettings
 from editkit_plugins.learned.trained import Settings, new_network, save_trained
+from editkit_plugins.learned.training.cached_blocks import CachedLowerBlocks
 from editkit_plugins.learned.training.data import Source
 from editkit_plugins.learned.training.objective import is_better, losses, validate
 

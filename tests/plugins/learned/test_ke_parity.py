@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from editkit.editing.gradients import LowerBlocks, edit_gradients
 from editkit.models import Completion
-from editkit_plugins.learned.gradients import LowerBlocks, edit_gradients
 from editkit_plugins.learned.ke import GradientMix, KeHypernetwork
 from editkit_plugins.learned.networks import MatrixChanges
 from tests.parity import Parity, difference

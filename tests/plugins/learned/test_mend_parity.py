@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from editkit import EditRequest
+from editkit.editing.gradients import EditGradients, LowerBlocks, edit_gradients
 from editkit.models import Completion
-from editkit_plugins.learned.gradients import EditGradients, LowerBlocks, edit_gradients
 from editkit_plugins.learned.mend import GradientTransform
 from tests.parity import Parity, difference
 

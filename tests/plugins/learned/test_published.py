@@ -12,7 +12,7 @@ from torch import Tensor
 
 from editkit import ConfigError, EditRequest, LanguageModel
 from editkit.cli.main import main
-from editkit_plugins.learned.gradients import LowerBlocks, edit_gradients
+from editkit.editing.gradients import LowerBlocks, edit_gradients
 from editkit_plugins.learned.published import convert, read_published
 from editkit_plugins.learned.trained import read_editor_file
 from tests.parity import Parity, difference

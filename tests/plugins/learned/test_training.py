@@ -15,10 +15,10 @@ from editkit.storage import checkpoints
 from editkit_plugins.learned import trained
 from editkit_plugins.learned.config import MendConfig
 from editkit_plugins.learned.editor import MendEditor
-from editkit_plugins.learned.gradients import CachedLowerBlocks
 from editkit_plugins.learned.mend import MendNetwork
 from editkit_plugins.learned.trained import FILE, load_trained, read_editor_file
 from editkit_plugins.learned.training import trainer
+from editkit_plugins.learned.training.cached_blocks import CachedLowerBlocks
 from editkit_plugins.learned.training.data import TextSource, flat_records
 from editkit_plugins.learned.training.objective import losses
 from tests.plugins.learned.samples import BOTH, MEND, editor_of, records, training
