@@ -34,7 +34,17 @@ from editkit.errors import (
     TrackingError,
     UsageError,
 )
-from editkit.interfaces import Config, Dataset, Editor, Locator, Metric, MetricRow
+from editkit.interfaces import (
+    Config,
+    Dataset,
+    Editor,
+    JointEditor,
+    Locator,
+    Metric,
+    MetricRow,
+    ModelMetric,
+    State,
+)
 from editkit.models import lookup as _lookup
 from editkit.registry.architectures import OF_PLUGINS as _OF_PLUGINS
 from editkit.registry.hookspecs import hookimpl
@@ -46,6 +56,7 @@ from editkit.registry.specs import (
     LayerRule,
     LocatorSpec,
     MetricSpec,
+    ModelMetricSpec,
     ModelSpec,
     PublishedTableSpec,
 )
@@ -55,7 +66,13 @@ if TYPE_CHECKING:
     from editkit.editing.deltas import Dense, LowRank, Rows, WeightDelta, applied
     from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
-    from editkit.registry.factories import make_dataset, make_editor, make_locator, make_metric
+    from editkit.registry.factories import (
+        make_dataset,
+        make_editor,
+        make_locator,
+        make_metric,
+        make_model_metric,
+    )
     from editkit.registry.models import load_model
     from editkit.tracing.trace import Trace, trace
 
@@ -77,6 +94,7 @@ _LAZY = {
     "make_editor": "editkit.registry.factories",
     "make_locator": "editkit.registry.factories",
     "make_metric": "editkit.registry.factories",
+    "make_model_metric": "editkit.registry.factories",
     "save_delta": "editkit.editing.delta_files",
     "Trace": "editkit.tracing.trace",
     "trace": "editkit.tracing.trace",
@@ -112,6 +130,7 @@ __all__ = [
     "EditorSpec",
     "Fact",
     "Failure",
+    "JointEditor",
     "LanguageModel",
     "LayerRule",
     "Localization",
@@ -122,6 +141,8 @@ __all__ = [
     "MetricRow",
     "MetricSpec",
     "ModelError",
+    "ModelMetric",
+    "ModelMetricSpec",
     "ModelSpec",
     "PluginError",
     "Probe",
@@ -134,6 +155,7 @@ __all__ = [
     "Requirements",
     "Rows",
     "Score",
+    "State",
     "StoreError",
     "Trace",
     "TrackingError",
@@ -147,6 +169,7 @@ __all__ = [
     "make_editor",
     "make_locator",
     "make_metric",
+    "make_model_metric",
     "save_delta",
     "trace",
 ]

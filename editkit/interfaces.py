@@ -1,5 +1,9 @@
 """What plugins implement: editors, locators, metrics and datasets, and their configurations.
 
+An editor writes facts in one of three regimes (:mod:`editkit.regimes`): each in its own model
+(:meth:`Editor.edit`), many at once (:meth:`Editor.edit_jointly`), or one step after the other
+(:meth:`Editor.step`). Only the first must be implemented.
+
 Read this page first. The data that they exchange is in :mod:`editkit.data_types`; the specs by
 which a plugin offers them are in :mod:`editkit.registry.specs`. Importing this module loads no
 machine-learning library.
@@ -7,17 +11,22 @@ machine-learning library.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from editkit.data_types import EditRequest, Fact, Localization, Record, Records, Requirements
 from editkit.editing.outcomes import is_watched, unwatched
+from editkit.errors import RequestError
 from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from editkit.editing.deltas import Change, WeightDelta
     from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
@@ -31,18 +40,25 @@ __all__ = [
     "Dataset",
     "Editor",
     "FileName",
+    "JointEditor",
     "Locator",
     "Metric",
     "MetricRow",
+    "ModelMetric",
     "NamesCorpus",
     "NamesFile",
     "NotRead",
+    "State",
 ]
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+Method = TypeVar("Method", bound=Callable[..., Any])
 
 MetricRow = Mapping[str, float | list[float] | list[str]]
-"""What a metric measured on one record, by key."""
+"""What a metric measured on one record, or on one model, by key."""
+
+State: TypeAlias = "Mapping[str, Tensor]"
+"""What an editor passes from one step of a sequence to the next; empty before the first one."""
 
 
 class Configurable(Generic[ConfigT]):
@@ -61,6 +77,39 @@ class Configurable(Generic[ConfigT]):
         self.config = config
 
 
+def _fingerprint_of(model: LanguageModel) -> str:
+    return model.fingerprint
+
+
+def _one_call(edit: Method) -> Method:
+    """A method that returns deltas, with one fingerprint and one warning of failed edits a call."""
+
+    @functools.wraps(edit)
+    def run(self: Any, *arguments: Any, **named: Any) -> Any:
+        known: dict[object, str] = {}
+
+        def once(model: LanguageModel) -> str:
+            key = id(model), model.weights.state()  # edits may be applied within the call
+            if key not in known:
+                known[key] = model.fingerprint
+            return known[key]
+
+        outer, watched = self._fingerprint, is_watched()
+        self._fingerprint = outer or once
+        try:
+            with unwatched():  # an edit() that calls the one of its base class
+                result = edit(self, *arguments, **named)
+        finally:
+            self._fingerprint = outer
+        if watched:
+            from editkit.editing.delta_effects import warn_of_failed
+
+            warn_of_failed(arguments[0] if arguments else named.get("model"), result)
+        return result
+
+    return cast("Method", run)
+
+
 class Editor(Configurable[ConfigT], ABC):
     """Turns edit requests into weight deltas and leaves the model as it was.
 
@@ -72,9 +121,10 @@ class Editor(Configurable[ConfigT], ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        own = vars(cls).get("edit")
-        if inspect.isfunction(own) and not getattr(own, "__isabstractmethod__", False):
-            cls.edit = _one_call(own)  # type: ignore[method-assign]
+        for name in ("edit", "edit_jointly", "step"):
+            own = vars(cls).get(name)
+            if inspect.isfunction(own) and not getattr(own, "__isabstractmethod__", False):
+                setattr(cls, name, _one_call(own))
 
     def check(self, model: LanguageModel) -> None:
         """Refuse a model that this configuration does not fit; quick, before any work is done.
@@ -101,7 +151,7 @@ class Editor(Configurable[ConfigT], ABC):
 
     @abstractmethod
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
-        """One delta per request, each made from the unedited model.
+        """One delta per request, each made from the model as it is.
 
         Args:
             model: Left bit-identical, with its mode, gradient flags, hooks and RNG as they were.
@@ -110,6 +160,66 @@ class Editor(Configurable[ConfigT], ABC):
         Returns:
             The deltas, built with :meth:`delta`.
         """
+
+    @_one_call
+    def edit_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> WeightDelta:
+        """One delta that writes all requests.
+
+        By default they are written one after the other, each on the model with those before it
+        applied, and the deltas are merged. A method that solves for all requests together
+        overrides this, and its spec has ``joint`` among its ``regimes``.
+
+        Args:
+            model: As for :meth:`edit`.
+            requests: At least one.
+
+        Returns:
+            The delta, with all requests. Its notes may have ``facts``: the notes of each request,
+            in order.
+        """
+        from editkit.editing.deltas import applied, compacted, stack
+
+        total: WeightDelta | None = None
+        notes: list[dict[str, Any]] = []
+        for request in requests:
+            with contextlib.ExitStack() as exits:
+                if total is not None:
+                    exits.enter_context(applied(model, total))
+                [delta] = self.edit(model, [request])
+            notes.append(dict(delta.notes))
+            total = delta if total is None else compacted(stack([total, delta]))
+        if total is None:
+            raise RequestError(
+                f"{self.name or type(self).__name__} was given no requests to write jointly.",
+                hint="Give at least one.",
+            )
+        return dataclasses.replace(
+            total,
+            request=tuple(requests),
+            editor=self.name or type(self).__name__,
+            config=self.config.model_dump(mode="json"),
+            notes={"facts": notes},
+        )
+
+    def step(
+        self, model: LanguageModel, requests: Sequence[EditRequest], state: State
+    ) -> tuple[WeightDelta, State]:
+        """One step of a sequence: write some requests on top of all earlier steps.
+
+        By default :meth:`edit_jointly`, without state. A method that keeps something between steps
+        overrides this, and its spec has ``sequential`` among its ``regimes``.
+
+        Args:
+            model: The model with all earlier steps applied. Statistics of the unedited model are
+                read inside ``model.unedited()``.
+            requests: The requests of this step, at least one.
+            state: What the previous step returned; empty at the start. Not modified.
+
+        Returns:
+            The delta of this step, on top of the earlier ones, and the state for the next step:
+            tensors by name, which are stored, so that an interrupted sequence resumes.
+        """
+        return self.edit_jointly(model, requests), state
 
     def delta(
         self,
@@ -144,36 +254,16 @@ class Editor(Configurable[ConfigT], ABC):
         )
 
 
-def _fingerprint_of(model: LanguageModel) -> str:
-    return model.fingerprint
+class JointEditor(Editor[ConfigT]):
+    """An editor whose own form writes many requests at once: implement :meth:`edit_jointly`."""
 
+    @abstractmethod
+    def edit_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> WeightDelta:
+        """One delta that writes all requests; as :meth:`Editor.edit_jointly`."""
 
-def _one_call(edit: Callable[..., Any]) -> Callable[..., Any]:
-    """An editor's ``edit`` that reads the fingerprint once and logs one warning of failed edits."""
-
-    @functools.wraps(edit)
-    def run(self: Editor[Any], *arguments: Any, **named: Any) -> Any:
-        known: dict[int, str] = {}
-
-        def once(model: LanguageModel) -> str:
-            if id(model) not in known:
-                known[id(model)] = model.fingerprint
-            return known[id(model)]
-
-        outer, watched = self._fingerprint, is_watched()
-        self._fingerprint = outer or once
-        try:
-            with unwatched():  # an edit() that calls the one of its base class
-                deltas = edit(self, *arguments, **named)
-        finally:
-            self._fingerprint = outer
-        if watched:
-            from editkit.editing.delta_effects import warn_of_failed
-
-            warn_of_failed(arguments[0] if arguments else named.get("model"), deltas)
-        return deltas
-
-    return run
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        """A joint edit of each request alone."""
+        return [self.edit_jointly(model, [request]) for request in requests]
 
 
 class Locator(Configurable[ConfigT], ABC):
@@ -210,6 +300,21 @@ class Metric(Configurable[ConfigT], ABC):
         A float is a score of the record and is averaged over records; a list of numbers is kept as
         detail (one number per prompt), a list of texts as what the edited model wrote. Leave out a
         score for which the record has no prompts.
+        """
+
+
+class ModelMetric(Configurable[ConfigT], ABC):
+    """Measures what edits left of a model as a whole, whichever facts they wrote."""
+
+    def prepare(self, model: LanguageModel) -> None:
+        """Measure the unedited model, before any edited one is scored."""
+
+    @abstractmethod
+    def score(self, models: EditedModels) -> list[MetricRow]:
+        """Row ``i`` measures edited model ``i``; ``models.unedited()`` is what it is compared with.
+
+        A float is a score of the model, a list of numbers is kept as detail, a list of texts as
+        what the edited model wrote.
         """
 
 

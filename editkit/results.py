@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from editkit.data_types import Score
+from editkit.regimes import Regime
 from editkit.storage.digests import digest
 
-__all__ = ["STORE_FILE", "Answer", "Cell", "Rating", "Row", "Run"]
+__all__ = ["STORE_FILE", "Answer", "Cell", "ModelRow", "Rating", "Row", "Run"]
 
 STORE_FILE = "results.sqlite"
 Answer = Literal["left", "same", "right"]
@@ -37,6 +38,12 @@ class Row:
         texts: Texts that the edited model wrote, by a key that the metric chooses: ``generation``.
         environment: Digest of the environment it was computed in (``Store.environments``); empty
             if none was recorded.
+        group: Number of the model that the record shares with others, from 0; 0 in the regime
+            ``independent``.
+        place: Place at which the fact was written in its group, from 1; 0 where each fact has a
+            model of its own.
+        checkpoint: Facts in the model when the record was scored; 0 outside sequences. The fact
+            was written ``checkpoint - place`` facts before.
     """
 
     case_id: int
@@ -49,6 +56,36 @@ class Row:
     completed_at: float = 0.0
     peak_rss_mb: float = 0.0
     texts: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    environment: str = ""
+    group: int = 0
+    place: int = 0
+    checkpoint: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRow:
+    """The scores of an edited model as a whole.
+
+    Attributes:
+        group: Number of the model, from 0; in the regime ``independent`` the record's case id.
+        checkpoint: Facts in the model when it was scored.
+        scores: One number per score key of the model metrics (``perplexity/mean``).
+        details: Lists of numbers, by a key that the metric chooses.
+        texts: Texts that the edited model wrote, by a key that the metric chooses.
+        times: Seconds per step: ``score_s``.
+        errors: Why a metric failed, by its name; it has no scores then.
+        completed_at: Seconds since the epoch.
+        environment: As in :class:`Row`.
+    """
+
+    group: int
+    checkpoint: int
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    details: Mapping[str, list[float]] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    times: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    completed_at: float = 0.0
     environment: str = ""
 
 
@@ -66,6 +103,7 @@ class Cell:
         seed: The run's seed.
         fingerprint: Digest of everything that the results depend on.
         params: Flat parameters for tracking: ``editor``, ``model``, ``editor.<field>``, ...
+        edits: How facts reach models, as :meth:`Regime.to_dict`; read it with :attr:`regime`.
     """
 
     editor: str
@@ -77,6 +115,12 @@ class Cell:
     seed: int
     fingerprint: str
     params: Mapping[str, str | int | float | bool | None]
+    edits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def regime(self) -> Regime:
+        """How facts reach models."""
+        return Regime.from_dict(self.edits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +139,8 @@ class Run:
         batch: Records that are edited and scored together.
         shard: (I, N): this process runs part I of N, from 1.
         tracking: Whether to send results to tracking services.
+        model_metrics: Metrics of whole models, described as ``metrics``.
+        model_scores: All scores that they declare, in order.
     """
 
     out: Path
@@ -108,6 +154,8 @@ class Run:
     batch: int
     shard: tuple[int, int] = (1, 1)
     tracking: bool = True
+    model_metrics: tuple[Mapping[str, Any], ...] = ()
+    model_scores: tuple[Score, ...] = ()
 
     @property
     def store(self) -> Path:
@@ -124,6 +172,8 @@ class Run:
             "scores": [dataclasses.asdict(score) for score in self.scores],
             "seeds": list(self.seeds),
             "batch": self.batch,
+            "model_metrics": [dict(metric) for metric in self.model_metrics],
+            "model_scores": [dataclasses.asdict(score) for score in self.model_scores],
             "cell": dataclasses.asdict(cell),
         }
 

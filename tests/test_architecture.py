@@ -28,7 +28,7 @@ LAYERS = [
     {"errors"},
     {"validation"},
     {"prompts", "storage"},
-    {"data_types", "figures"},
+    {"data_types", "figures", "regimes"},
     {"results", "models"},
     {"editing"},
     {"interfaces", "selfcheck"},

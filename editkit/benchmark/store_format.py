@@ -70,6 +70,8 @@ _SCORE_FIELDS = {field.name for field in dataclasses.fields(Score)}
 _FAILURE_FIELDS = {field.name for field in dataclasses.fields(Failure)}
 _RATING_FIELDS = {field.name for field in dataclasses.fields(Rating)}
 _RUN_FIELDS = {"benchmark", "model", "dataset", "metrics", "scores", "seeds", "batch", "cell"}
+_LATER_RUN_FIELDS = {"model_metrics", "model_scores"}  # since version 3
+_LATER_CELL_FIELDS = {"edits"}
 _LAST_TIME = 1e11  # seconds since 1970
 _ANSWERS = get_args(Answer)
 
@@ -419,7 +421,7 @@ def _check_keys(content: Mapping[str, Any], known: set[str], *, required: set[st
 
 def _check_run(content: Mapping[str, Any]) -> None:
     """A description as :meth:`editkit.results.Run.describe` writes it."""
-    _check_keys(content, _RUN_FIELDS, required=_RUN_FIELDS)
+    _check_keys(content, _RUN_FIELDS | _LATER_RUN_FIELDS, required=_RUN_FIELDS)
     _check_that(isinstance(content["benchmark"], str), "benchmark is not a string")
     model, dataset = content["model"], content["dataset"]
     described = _has(model, str, "name", "fingerprint", "dtype")
@@ -470,7 +472,7 @@ def _check_score(score: object) -> None:
 def _check_cell(cell: object) -> None:
     if not isinstance(cell, dict):
         raise DamagedError("cell is not a mapping")
-    _check_keys(cell, _CELL_FIELDS, required=_CELL_FIELDS)
+    _check_keys(cell, _CELL_FIELDS, required=_CELL_FIELDS - _LATER_CELL_FIELDS)
     named = _has(cell, str, "editor", "distribution", "version", "fingerprint")
     _check_that(named, "the cell's editor, distribution, version or fingerprint is not a string")
     preset, sources = cell["preset"], cell["sources"]

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta, check_fits
+from editkit.data_types import EditRequest
+from editkit.editing.deltas import (
+    Change,
+    Dense,
+    LowRank,
+    Rows,
+    WeightDelta,
+    check_fits,
+    notes_of_facts,
+)
 from editkit.editing.outcomes import BASELINE, ROUNDED_AWAY, Edit, outcomes_of
 from editkit.errors import DeltaError
 from editkit.models.weight_layout import input_major
@@ -111,8 +120,13 @@ def warn_of_failed(model: Any, deltas: Any) -> None:
 
     Args:
         model: The model that was edited.
-        deltas: The editor's return value; ignored unless it is a list of deltas.
+        deltas: The editor's return value: deltas, one delta, or a step's delta with the state.
+            Anything else is ignored.
     """
+    if isinstance(deltas, tuple):
+        deltas = next(iter(deltas), None)
+    if isinstance(deltas, WeightDelta):
+        deltas = [deltas]
     if not isinstance(deltas, list) or not all(isinstance(each, WeightDelta) for each in deltas):
         return  # the caller will reject them
     if not deltas or deltas[0].editor == BASELINE:
@@ -124,9 +138,10 @@ def warn_of_failed(model: Any, deltas: Any) -> None:
         _log.debug("the deltas could not be measured", exc_info=error)
         measured = [{} for _ in deltas]
     edits = [
-        Edit(_name_of(delta), {**own, **delta.notes})
+        Edit(_name_of(request), {**own, **notes})
         for delta, own in zip(deltas, measured, strict=True)
         if isinstance(delta.notes, Mapping)
+        for request, notes in zip(delta.requests or (None,), notes_of_facts(delta), strict=True)
     ]
     outcomes = outcomes_of(edits)
     if outcomes:
@@ -136,6 +151,5 @@ def warn_of_failed(model: Any, deltas: Any) -> None:
         _log.warning("%s: %s The requests: %s%s.", deltas[0].editor, outcomes.summary, names, more)
 
 
-def _name_of(delta: WeightDelta) -> str:
-    first = next(iter(delta.requests), None)
-    return "a request" if first is None else f"{first.sentence!r} -> {first.target_new!r}"
+def _name_of(request: EditRequest | None) -> str:
+    return "a request" if request is None else f"{request.sentence!r} -> {request.target_new!r}"

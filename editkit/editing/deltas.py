@@ -34,6 +34,8 @@ __all__ = [
     "applied",
     "check_all_fit",
     "check_fits",
+    "compacted",
+    "notes_of_facts",
     "stack",
 ]
 
@@ -48,7 +50,8 @@ class WeightDelta:
         editor: Name of the editor that made it.
         config: The editor's configuration as plain data.
         model_fingerprint: Fingerprint of the model that it was made on.
-        notes: Plain facts about the edit: ``loss``, ``unstable`` with its reason.
+        notes: Plain facts about the edit: ``loss``, ``unstable`` with its reason. A joint edit may
+            have ``facts``: the notes of each of its requests, in order.
         made_on: For an edit made while others were applied, the fingerprint of the base model and
             the digests of those edits, in order. Empty for an edit of the base model. Derived from
             ``model_fingerprint`` by default.
@@ -124,6 +127,31 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
         notes={"stacked": len(deltas)},
         made_on=deltas[0].made_on,
     )
+
+
+def compacted(delta: WeightDelta) -> WeightDelta:
+    """The delta with every low-rank change as a dense one where that takes less memory."""
+    changes = {name: _compacted(change) for name, change in delta.changes.items()}
+    if all(changes[name] is change for name, change in delta.changes.items()):
+        return delta
+    return dataclasses.replace(delta, changes=changes)
+
+
+def _compacted(change: Change) -> Change:
+    if isinstance(change, LowRank):
+        (d, r), h = change.left.shape, change.right.shape[1]
+        if r * (d + h) > d * h:
+            return Dense(change.dense())
+    return change
+
+
+def notes_of_facts(delta: WeightDelta) -> list[dict[str, Any]]:
+    """The notes of each request of a delta, in order; one entry for a delta without requests."""
+    common = {key: value for key, value in delta.notes.items() if key != "facts"}
+    n, facts = max(1, len(delta.requests)), delta.notes.get("facts")
+    if not isinstance(facts, list | tuple) or len(facts) != n:
+        return [dict(common) for _ in range(n)]
+    return [{**common, **own} if isinstance(own, Mapping) else dict(common) for own in facts]
 
 
 def _check_sequence(identities: list[str], deltas: Sequence[WeightDelta]) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from editkit.interfaces import Dataset, Editor, Locator, Metric
+from editkit.interfaces import Dataset, Editor, Locator, Metric, ModelMetric
 from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.model_identity import identity_of_loaded
 from editkit.registry.models import n_layers_of
@@ -23,6 +23,7 @@ __all__ = [
     "make_editor",
     "make_locator",
     "make_metric",
+    "make_model_metric",
 ]
 
 _log = logging.getLogger(__name__)
@@ -56,6 +57,11 @@ def make_dataset(name: str, **config: Any) -> Dataset[Any]:
 def make_metric(name: str, **config: Any) -> Metric[Any]:
     """A metric by name; errors as for :func:`make_editor`."""
     return cast("Metric[Any]", _make("metric", name, config))
+
+
+def make_model_metric(name: str, **config: Any) -> ModelMetric[Any]:
+    """A metric of whole models by name; errors as for :func:`make_editor`."""
+    return cast("ModelMetric[Any]", _make("model_metric", name, config))
 
 
 def make_locator(

@@ -17,6 +17,7 @@ from editkit.registry.specs import (
     EditorSpec,
     LocatorSpec,
     MetricSpec,
+    ModelMetricSpec,
     ModelSpec,
     PublishedTableSpec,
 )
@@ -47,6 +48,12 @@ def editkit_locators() -> Iterable[LocatorSpec]:
 @hookspec
 def editkit_metrics() -> Iterable[MetricSpec]:
     """Metrics."""
+    return ()
+
+
+@hookspec
+def editkit_model_metrics() -> Iterable[ModelMetricSpec]:
+    """Metrics of edited models as a whole."""
     return ()
 
 

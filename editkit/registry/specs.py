@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 from editkit.data_types import Score
 from editkit.models.architectures import Architecture
+from editkit.regimes import RegimeKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +80,11 @@ class EditorSpec(_Spec):
     )
     """Further values of a preset for single models, named as in ``configs``:
     ``{"paper": {"gpt2-xl": {"layer": 18}}}``."""
+    regimes: tuple[RegimeKind, ...] = ("independent",)
+    """What the method supports by itself, besides one fact per model: ``joint`` if it solves for
+    many facts together (it overrides ``edit_jointly``), ``sequential`` if it keeps something
+    between steps (it overrides ``step``). Other editors run in those regimes too: they write one
+    fact after the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +111,15 @@ class MetricSpec(_Spec):
     corpus: str = ""
     """Kind of the dataset's own texts (``Records.texts``) that the scores depend on, if any; their
     digest becomes part of the protocol's name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelMetricSpec(_Spec):
+    """A metric of an edited model as a whole."""
+
+    scores: tuple[Score, ...] = ()
+    protocol: str = ""
+    """As for metrics: name of the exact procedure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,13 +192,14 @@ class ArchitectureSpec:
 
 
 Kind = Literal[
-    "editor", "locator", "metric", "dataset", "model", "benchmark", "published_table", "command",
-    "architecture",
+    "editor", "locator", "metric", "model_metric", "dataset", "model", "benchmark",
+    "published_table", "command", "architecture",
 ]  # fmt: skip
 Spec = (
     EditorSpec
     | LocatorSpec
     | MetricSpec
+    | ModelMetricSpec
     | DatasetSpec
     | ModelSpec
     | BenchmarkSpec
@@ -195,6 +211,7 @@ SPEC_TYPES: Mapping[Kind, type] = {
     "editor": EditorSpec,
     "locator": LocatorSpec,
     "metric": MetricSpec,
+    "model_metric": ModelMetricSpec,
     "dataset": DatasetSpec,
     "model": ModelSpec,
     "benchmark": BenchmarkSpec,
@@ -267,6 +284,9 @@ def problem_of(spec: Any, expected: type) -> str | None:
     fallback = getattr(spec, "fallback", ())
     if not isinstance(fallback, tuple) or not all(isinstance(each, Mapping) for each in fallback):
         return f"has {fallback!r:.80} as fallback of {name!r}, expected a tuple of mappings"
+    regimes, known = getattr(spec, "regimes", ()), get_args(RegimeKind)
+    if not isinstance(regimes, tuple) or not set(regimes) <= set(known):
+        return f"has {regimes!r:.80} as regimes of {name!r}, expected a tuple of {', '.join(known)}"
     scores = getattr(spec, "scores", ())
     if not isinstance(scores, tuple) or not all(isinstance(each, Score) for each in scores):
         return f"has {scores!r:.80} as scores of {name!r}, expected a tuple of Score"
