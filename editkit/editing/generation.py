@@ -176,33 +176,32 @@ def in_published_form(text: str, *, form: str | None = "NFKD") -> str:
 
 
 def sampled_contexts(
-    model: LanguageModel, lengths: Sequence[tuple[int, int]], *, top_k: int, seed: int
+    model: LanguageModel,
+    lengths: Sequence[tuple[int, int]],
+    *,
+    top_k: int,
+    seed: int,
+    starts: Sequence[str] = (),
 ) -> list[str]:
     """Sample short texts ``"x. "`` from the model to prepend to a prompt.
 
-    Samples start from the model's start-of-text (or end-of-text) token. As in the published
-    generator, texts are normalized to NFKD, blank lines become spaces, and special tokens are
-    removed. A sample that is empty after this is redrawn up to ten times, then dropped with a
-    warning. Texts are cached by model, lengths, and seed.
+    Samples start from the model's start-of-text (or end-of-text) token, or from given words. As in
+    the published generator, texts are normalized to NFKD, blank lines become spaces, and special
+    tokens are removed. A sample that is empty after this is redrawn up to ten times, then dropped
+    with a warning. Texts are cached by model, lengths, and seed.
 
     Args:
         model: The model.
-        lengths: Pairs of (number of texts, new tokens per text).
+        lengths: Pairs of (number of texts, tokens per text): new tokens, or, with ``starts``, all
+            tokens.
         top_k: Sample only from the k most likely tokens.
         seed: Seed of the samples.
+        starts: Beginnings of the texts, in turn; at least one token follows. Empty: the model
+            writes the beginnings, too.
 
     Raises:
         ModelError: The tokenizer has no start- or end-of-text token, or all samples are empty.
     """
-    start = model.tokenizer.bos_token_id
-    if start is None:
-        start = model.tokenizer.eos_token_id
-    if start is None:
-        raise ModelError(
-            f"the tokenizer of {model.name} has no token that starts or ends a text, so no "
-            "contexts can be sampled.",
-            hint="Set bos_token or eos_token in its tokenizer_config.json.",
-        )
     description = {
         "form": "special tokens left out, NFKD, no blank lines, no empty texts",
         "model": model.fingerprint,
@@ -210,26 +209,39 @@ def sampled_contexts(
         "lengths": list(lengths),
         "top_k": top_k,
         "seed": seed,
+        **({"starts": list(starts)} if starts else {}),
     }
+    begun = [encoding.ids for encoding in model.encode(starts)]
+    before = () if starts else (_start_of_text(model),)  # read by the model, in no text
 
     def make() -> list[str]:
         generator = torch.Generator().manual_seed(seed)
 
-        def drawn(n: int, length: int) -> list[str]:
+        def drawn(n: int, start: tuple[int, ...], new_tokens: int) -> list[str]:
             samples = sample(
-                model, [start], n=n, new_tokens=length, top_k=top_k, generator=generator
+                model,
+                before or start,
+                n=n,
+                new_tokens=new_tokens,
+                top_k=top_k,
+                generator=generator,
             )
-            return [in_published_form(text_of(model.tokenizer, ids)) for ids in samples]
+            texts = [text_of(model.tokenizer, [*start, *ids]) for ids in samples]
+            return [in_published_form(text) for text in texts]
 
-        texts = [(length, text) for n, length in lengths for text in drawn(n, length)]
+        texts = [
+            (start, new_tokens, text)
+            for n, start, new_tokens in _draws_of(lengths, begun)
+            for text in drawn(n, start, new_tokens)
+        ]
         for _ in range(_REDRAWS):
-            empty = [place for place, (_, text) in enumerate(texts) if not text.strip()]
+            empty = [place for place, (*_, text) in enumerate(texts) if not text.strip()]
             if not empty:
                 break
             for place in empty:
-                length = texts[place][0]
-                texts[place] = (length, drawn(1, length)[0])
-        kept = [text for _, text in texts if text.strip()]
+                start, new_tokens, _ = texts[place]
+                texts[place] = (start, new_tokens, drawn(1, start, new_tokens)[0])
+        kept = [text for *_, text in texts if text.strip()]
         if texts and not kept:
             raise ModelError(
                 f"{model.name} generates only special tokens and white space, so no contexts can "
@@ -246,3 +258,31 @@ def sampled_contexts(
         return [f"{text}. " for text in kept]
 
     return cached_texts("contexts", description, make)
+
+
+def _start_of_text(model: LanguageModel) -> int:
+    """The token that starts a text, or else the one that ends it."""
+    start: int | None = model.tokenizer.bos_token_id
+    if start is None:
+        start = model.tokenizer.eos_token_id
+    if start is None:
+        raise ModelError(
+            f"the tokenizer of {model.name} has no token that starts or ends a text, so no "
+            "contexts can be sampled.",
+            hint="Set bos_token or eos_token in its tokenizer_config.json.",
+        )
+    return start
+
+
+def _draws_of(
+    lengths: Sequence[tuple[int, int]], begun: Sequence[tuple[int, ...]]
+) -> list[tuple[int, tuple[int, ...], int]]:
+    """Number of samples, beginning, and number of new tokens of each draw."""
+    if not begun:
+        return [(n, (), length) for n, length in lengths]
+    wanted = [length for n, length in lengths for _ in range(n)]
+    starts = itertools.islice(itertools.cycle(begun), len(wanted))
+    return [
+        (1, start, max(1, length - len(start)))
+        for start, length in zip(starts, wanted, strict=True)
+    ]

@@ -23,8 +23,8 @@ def sampled_or_given_contexts(model: LanguageModel, config: ValueConfig) -> tupl
     """The empty context, then the contexts in the config or, if none, sampled short texts."""
     if config.contexts is not None:
         return ("", *config.contexts)
-    lengths, top_k = config.context_lengths, config.context_top_k
-    return ("", *sampled_contexts(model, lengths, top_k=top_k, seed=config.seed))
+    lengths, top_k, starts = config.context_lengths, config.context_top_k, config.context_starts
+    return ("", *sampled_contexts(model, lengths, top_k=top_k, seed=config.seed, starts=starts))
 
 
 @dataclasses.dataclass(frozen=True)

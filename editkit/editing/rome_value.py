@@ -45,6 +45,7 @@ __all__ = [
     "Site",
     "Value",
     "ValueLoss",
+    "check_block_outputs",
     "find_values",
     "keys_and_outputs",
     "rank_one_update",
@@ -181,12 +182,8 @@ def find_values(
     """
     if not requests:
         return []
-    if site == "block" and not _adds_directly(model, layer):
-        raise ModelError(
-            f"blocks of {model.hf.config.model_type} do not add the output of the MLP's projection "
-            "as it is, so a change of the block's output is not a change of that projection.",
-            hint='Read values at the projection: site="mlp_out".',
-        )
+    if site == "block":
+        check_block_outputs(model, layer)
     lengths = [max(len(row.ids) - row.position for row in each.in_loss) for each in requests]
     bytes_per_token = 4 * 40 * model.hidden_size * (model.n_layers - layer)
     budget = config.memory_mb * 2**20 // bytes_per_token
@@ -196,6 +193,20 @@ def find_values(
             together = _find_together(model, [requests[i] for i in group], layer, config, site)
             values.update(zip(group, together, strict=True))
     return [values[i] for i in range(len(requests))]
+
+
+def check_block_outputs(model: LanguageModel, layer: int) -> None:
+    """Refuse a block whose output values cannot be written to through its MLP's projection.
+
+    Raises:
+        ModelError: The block does not add the output of the projection to the stream as it is.
+    """
+    if not _adds_directly(model, layer):
+        raise ModelError(
+            f"blocks of {model.hf.config.model_type} do not add the output of the MLP's projection "
+            "as it is, so a change of the block's output is not a change of that projection.",
+            hint='Read values at the projection: site="mlp_out".',
+        )
 
 
 def _adds_directly(model: LanguageModel, layer: int) -> bool:

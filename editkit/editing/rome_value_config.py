@@ -25,10 +25,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class ValueConfig(Config):
-    """Layer, contexts, rows, loss and optimiser of the value v*."""
-
-    layer: Annotated[int, Field(ge=0)] | None = None
-    """Block at whose output the value is optimised, from 0. None: the editor chooses."""
+    """Contexts, rows, loss and optimiser of the value v*."""
 
     position: Literal["subject_first", "subject_last", "subject_first_after_last", "last"] = (
         "subject_last"
@@ -37,6 +34,10 @@ class ValueConfig(Config):
 
     context_lengths: tuple[tuple[Count, Count], ...] = ((10, 4), (10, 9))
     """Sampled contexts before the prompt, besides the empty one: (how many, tokens of each)."""
+
+    context_starts: tuple[str, ...] = ()
+    """Beginnings of the sampled contexts, in turn; their tokens count towards the length. Empty:
+    contexts are sampled from the start of a text."""
 
     context_top_k: Count = 5
     """Contexts are sampled from this many most likely tokens."""
