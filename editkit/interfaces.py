@@ -96,7 +96,10 @@ def _one_call(edit: Method) -> Method:
 
         outer, watched = self._fingerprint, is_watched()
         self._fingerprint = outer or once
+        model = arguments[0] if arguments else named.get("model")
         try:
+            if model is not None:
+                self._fingerprint(model)  # notices any change before data that was kept is used
             with unwatched():  # an edit() that calls the one of its base class
                 result = edit(self, *arguments, **named)
         finally:
@@ -104,7 +107,7 @@ def _one_call(edit: Method) -> Method:
         if watched:
             from editkit.editing.delta_effects import warn_of_failed
 
-            warn_of_failed(arguments[0] if arguments else named.get("model"), result)
+            warn_of_failed(model, result)
         return result
 
     return cast("Method", run)
@@ -231,8 +234,8 @@ class Editor(Configurable[ConfigT], ABC):
     ) -> WeightDelta:
         """A delta of this editor, with its name and configuration and the model's fingerprint.
 
-        Within one call of :meth:`edit` the fingerprint is computed once, when the first delta is
-        built: build deltas while no edit of your own is applied to the model.
+        Build deltas while no edit of your own is applied to the model: the fingerprint is that of
+        the model at this moment. Within one call of :meth:`edit` it is computed once.
 
         Args:
             model: The model that the edit was made on.

@@ -5,7 +5,7 @@ A configuration class inherits them, with their documentation. Importing this mo
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,10 @@ class SecondMomentConfig(Config):
 
     second_moment_file: FileName | None = None
     """A published ``.npz`` statistic to read instead of a corpus."""
+
+    statistics_of: Literal["base", "edited"] = "base"
+    """Model that C is computed on when earlier edits are applied, as in a sequence: the base model
+    without them, once (as in the published codes), or the edited model, again for each step."""
 
     ridge: Annotated[float, Field(ge=0)] = 0.0
     """Added to the diagonal of C, in units of its mean diagonal; small models need about 1e-3."""

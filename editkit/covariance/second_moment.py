@@ -8,6 +8,7 @@ depends only on the texts.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -47,6 +48,7 @@ __all__ = [
     "configured_second_moment",
     "read_published",
     "second_moment",
+    "source_of_statistics",
 ]
 
 TOKENS_PER_PASS = 4096
@@ -173,7 +175,8 @@ def configured_second_moment(
     """C of a module's inputs as an editor's configuration describes it; None without C.
 
     Args:
-        model: The model.
+        model: The model. With ``statistics_of: base``, edits that are applied to it have no
+            influence on C: they are taken out of the weights while it is computed.
         path: Dotted path of the module.
         config: The editor's configuration.
         editor: Its name, for error messages.
@@ -184,16 +187,27 @@ def configured_second_moment(
     """
     corpus = config.corpus_for(editor)
     if corpus is not None:
-        return second_moment(
-            model,
-            path,
-            corpus,
-            tokens=config.corpus_tokens,
-            row_tokens=config.corpus_row_tokens,
-        )
+        of_base = config.statistics_of == "base"
+        with model.unedited() if of_base else contextlib.nullcontext():
+            return second_moment(
+                model,
+                path,
+                corpus,
+                tokens=config.corpus_tokens,
+                row_tokens=config.corpus_row_tokens,
+            )
     if config.second_moment and config.second_moment_file is not None:
         return read_published(config.second_moment_file)
     return None
+
+
+def source_of_statistics(model: LanguageModel, config: SecondMomentConfig) -> str:
+    """Fingerprint of the model that C is computed on; a key for what an editor derives from C.
+
+    As cheap as :attr:`LanguageModel.base_fingerprint` by default, so that an editor can ask at each
+    step of a sequence.
+    """
+    return model.base_fingerprint if config.statistics_of == "base" else model.fingerprint
 
 
 def compute_second_moment(

@@ -191,7 +191,8 @@ def sampled_contexts(
     with a warning. Texts are cached by model, lengths, and seed.
 
     Args:
-        model: The model.
+        model: The model. Edits that are applied to it have no influence: the texts are sampled from
+            the base model, as in the published codes, where a sequence of edits samples them once.
         lengths: Pairs of (number of texts, tokens per text): new tokens, or, with ``starts``, all
             tokens.
         top_k: Sample only from the k most likely tokens.
@@ -204,7 +205,7 @@ def sampled_contexts(
     """
     description = {
         "form": "special tokens left out, NFKD, no blank lines, no empty texts",
-        "model": model.fingerprint,
+        "model": model.weights.base(),
         "dtype": str(model.dtype),
         "lengths": list(lengths),
         "top_k": top_k,
@@ -257,7 +258,11 @@ def sampled_contexts(
             )
         return [f"{text}. " for text in kept]
 
-    return cached_texts("contexts", description, make)
+    def make_unedited() -> list[str]:
+        with model.unedited():
+            return make()
+
+    return cached_texts("contexts", description, make_unedited)
 
 
 def _start_of_text(model: LanguageModel) -> int:

@@ -113,8 +113,28 @@ class LanguageModel(TextReader):
 
     @property
     def base_fingerprint(self) -> str:
-        """The fingerprint of the model without its applied edits."""
-        return self.weights.base()
+        """The fingerprint of the model without its applied edits.
+
+        Cheap if nothing changed since the last look at the weights. Writes through ``.data`` are
+        noticed only by :attr:`fingerprint`: read it first where those can have happened.
+        """
+        return self.weights.base(look=False)
+
+    @contextlib.contextmanager
+    def unedited(self) -> Iterator[LanguageModel]:
+        """Restore the original weights inside the block, bit for bit; its end applies the edits.
+
+        For what belongs to the base model in a sequence of edits, such as a corpus statistic.
+        Inside, :attr:`fingerprint` equals :attr:`base_fingerprint`, and edits can be applied. The
+        edits return at the end of the block, also after an exception, in their order; an edit that
+        ended inside does not. Without applied edits, the block changes nothing.
+
+        Raises:
+            DeltaError: Another thread has edits applied to the model; or weights were changed by
+                other means while edits are applied.
+        """
+        with self.weights.suspended():
+            yield self
 
     @property
     def legacy_fingerprint(self) -> str | None:

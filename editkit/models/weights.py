@@ -9,12 +9,13 @@ bytes, which cost one read of the weights from memory.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -112,6 +113,7 @@ class Weights:
         self._surroundings, self._settings = surroundings, settings
         self._lock = threading.RLock()
         self._edits: dict[int, tuple[AppliedEdit, weakref.ref[Ticket]]] = {}
+        self._suspended: frozenset[int] = frozenset()  # serials of edits that are taken out for now
         self._serials = itertools.count()
         self._thread: int | None = None
         self._touched: dict[int, _Touched] = {}
@@ -158,11 +160,17 @@ class Weights:
             self._root, self._expected, self._foreign = self._known[total], now, None
             return self._root
 
-    def base(self) -> str:
-        """The identity without the applied edits."""
+    def base(self, *, look: bool = True) -> str:
+        """The identity without the applied edits.
+
+        Args:
+            look: Whether to look for any change first; otherwise as cheap as :meth:`state`, and as
+                blind to writes through ``.data``.
+        """
         with self._lock:
-            now = self.identity()
-            return self._foreign or self._root or now
+            if look or self.state()[0] is None:
+                self.identity()
+            return str(self._foreign or self._root)
 
     def acceptable(self) -> list[str]:
         """The identities of the models whose deltas may be applied now.
@@ -171,7 +179,7 @@ class Weights:
         """
         with self._lock:
             now = self.identity()
-            if self._foreign or not self._edits:
+            if self._foreign or not self._in_order():
                 return [now]
             identities = [self._root or now]
             for edit in self._in_order():
@@ -183,7 +191,8 @@ class Weights:
         with self._lock:
             if self._unsettled or marks_of(self._hf()) != self._marks:
                 self.identity()
-            return self._root, self._foreign, tuple(self._edits)
+            edits = tuple(serial for serial in self._edits if serial not in self._suspended)
+            return self._root, self._foreign, edits
 
     def _with_edits(self) -> str:
         if self._root is None:
@@ -238,20 +247,11 @@ class Weights:
         ticket = Ticket()
         with self._lock:
             me = threading.get_ident()
-            if self._edits and self._thread != me:
-                raise DeltaError(
-                    f"{self._name} is being edited by another thread.",
-                    hint="Apply edits in one thread at a time, or load the model in each thread.",
-                )
+            self._check_thread(me)
             self._claim()
             if look:
                 self.identity()
-            if self._foreign:
-                raise DeltaError(
-                    f"the weights of {self._name} were changed inside applied(), apart from its "
-                    "edit.",
-                    hint="Leave the block before changing weights or applying another edit.",
-                )
+            self._check_foreign()
             parameters = {name: self._hf().get_parameter(name) for name in edit.names}
             for name, parameter in parameters.items():
                 self._keep(name, parameter)
@@ -266,6 +266,20 @@ class Weights:
                 raise
             self._warn_infinite(edit)
         return ticket
+
+    def _check_thread(self, me: int) -> None:
+        if self._edits and self._thread != me:
+            raise DeltaError(
+                f"{self._name} is being edited by another thread.",
+                hint="Apply edits in one thread at a time, or load the model in each thread.",
+            )
+
+    def _check_foreign(self) -> None:
+        if self._foreign:
+            raise DeltaError(
+                f"the weights of {self._name} were changed inside applied(), apart from its edit.",
+                hint="Leave the block before changing weights or applying another edit.",
+            )
 
     def _claim(self) -> None:
         """Refuse a network that another object edits: the last one would restore its edits."""
@@ -291,6 +305,41 @@ class Weights:
             if reference() is ticket:
                 self._remove(serial)
 
+    @contextlib.contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Take all applied edits out of the weights inside the block, and put them back at its end.
+
+        Edits that are applied inside the block are not affected. An edit that ends inside the block
+        is not put back.
+
+        Raises:
+            DeltaError: Another thread has applied edits, or the weights were changed in other ways
+                while edits are applied.
+        """
+        with self._lock:
+            self._check_thread(threading.get_ident())
+            if self._edits:
+                self.identity()
+            self._check_foreign()
+            active = frozenset(self._edits) - self._suspended
+        try:
+            self._suspend(self._suspended | active)
+            yield
+        finally:
+            self._suspend(self._suspended - active)
+
+    def _suspend(self, serials: frozenset[int]) -> None:
+        """Take out exactly these of the applied edits."""
+        with self._lock:
+            if serials == self._suspended:
+                return
+            self._suspended = serials
+            try:
+                self._change([touched.parameter for touched in self._touched.values()])
+            except BaseException:  # Ctrl-C: try again, or the weights would not be as stated
+                self._settle()
+                raise
+
     def _keep(self, name: str, parameter: nn.Parameter) -> None:
         """Copy a parameter before its first change."""
         if id(parameter) not in self._touched:
@@ -311,7 +360,7 @@ class Weights:
             changed = [
                 touched.parameter
                 for touched in self._touched.values()
-                if touched.checksums.keys() & set(edit.names)
+                if self._changes(edit, touched)
             ]
             try:
                 self._change(changed)
@@ -343,7 +392,7 @@ class Weights:
             if generation != self._generation:
                 continue  # the garbage collector removed an edit in between
             self._note(touched, plain=update is None)
-            if update is None:
+            if not any(self._changes(edit, touched) for edit, _ in self._edits.values()):
                 del self._touched[key]
             self._unsettled.discard(key)
 
@@ -386,4 +435,9 @@ class Weights:
             )
 
     def _in_order(self) -> list[AppliedEdit]:
-        return [edit for edit, _ in self._edits.values()]
+        """The edits that the weights hold now."""
+        return [edit for serial, (edit, _) in self._edits.items() if serial not in self._suspended]
+
+    @staticmethod
+    def _changes(edit: AppliedEdit, touched: _Touched) -> bool:
+        return not touched.checksums.keys().isdisjoint(edit.names)

@@ -18,7 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from editkit import Editor, EditRequest, LayerRule, LowRank, Requirements, WeightDelta
-from editkit.covariance.second_moment import Whitening, configured_second_moment
+from editkit.covariance.second_moment import (
+    Whitening,
+    configured_second_moment,
+    source_of_statistics,
+)
 from editkit.editing.outcomes import is_probable
 from editkit.editing.rome_rows import request_rows, sampled_or_given_contexts
 from editkit.editing.rome_value import RankOneUpdate, Value, find_values, rank_one_update
@@ -41,7 +45,7 @@ class RomeEditor(Editor[RomeConfig]):
 
     def __init__(self, config: RomeConfig) -> None:
         super().__init__(config)
-        self._whitening: tuple[str, Whitening | None] | None = None  # of a model's fingerprint
+        self._whitening: tuple[str, Whitening | None] | None = None  # with C's model
 
     def layer(self, model: LanguageModel) -> int:
         """The block that is edited: the config's, or a tenth of the depth."""
@@ -103,13 +107,13 @@ class RomeEditor(Editor[RomeConfig]):
         return [rank_one_update(value, solve, key=self.config.update_key) for value in values]
 
     def whitening(self, model: LanguageModel) -> Whitening | None:
-        """C, factorised once for a model; None without C."""
-        fingerprint = model.fingerprint
-        if self._whitening is None or self._whitening[0] != fingerprint:
+        """C, factorised once for a model and all edits on top of it; None without C."""
+        source = source_of_statistics(model, self.config)
+        if self._whitening is None or self._whitening[0] != source:
             path = model.path(self.layer(model), "mlp_out")
             moment = configured_second_moment(model, path, self.config, editor=self.name)
             whitening = None if moment is None else Whitening.of(moment, self.config.ridge)
-            self._whitening = (fingerprint, whitening)
+            self._whitening = (source, whitening)
         return self._whitening[1]
 
     def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:

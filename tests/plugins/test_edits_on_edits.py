@@ -5,11 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from editkit import DeltaError, Dense, Editor, EditRequest, ModelError, WeightDelta, applied
+from editkit.covariance import second_moment
+from editkit.covariance.second_moment import Whitening, compute_second_moment
 from editkit.editing.edited_models import CandidateQuery, EditedModels
+from editkit.editing.generation import sampled_contexts
 from editkit.models import LanguageModel
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
@@ -85,6 +89,42 @@ def test_an_editor_inside_applied_edits_the_edited_model_and_nothing_leaks(
     with applied(model, below):
         on_top = EditedModels(model, [above]).candidate_nll([query])
     torch.testing.assert_close(torch.tensor(on_top), torch.tensor(together), rtol=1e-4, atol=1e-5)
+
+
+def test_a_sequence_keeps_the_contexts_and_the_second_moment_of_the_base_model(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the edits below were part of the model, with C and the contexts of the base given."""
+    model, below = tiny(), first_edit(tiny())
+    contexts = tuple(sampled_contexts(model, ((2, 3),), top_k=5, seed=0))
+    moment = compute_second_moment(model, model.path(2, "mlp_out"), SENTENCES * 8)
+    arrays = {"mom2.mom2": moment.matrix.double() * moment.count, "mom2.count": moment.count}
+    np.savez(corpus.with_suffix(".npz"), **arrays)
+    permanent = tiny()
+    with torch.no_grad():
+        for name, change in below.changes.items():
+            permanent.hf.get_parameter(name).add_(change.dense())
+    given = {"contexts": contexts, "second_moment_file": str(corpus.with_suffix(".npz"))}
+    [expected] = RomeEditor(rome(corpus).config.model_copy(update=given)).edit(permanent, [REQUEST])
+
+    editor = rome(corpus)
+    with applied(model, below):
+        [above] = editor.edit(model, [REQUEST])
+    for name, change in expected.changes.items():
+        torch.testing.assert_close(above.changes[name].dense(), change.dense())
+
+    computed = []
+    monkeypatch.setattr(second_moment, "cached_tensors", computed.append)
+    monkeypatch.setattr(Whitening, "of", computed.append)
+    with applied(model, [below, above]):
+        editor.edit(model, [REQUEST])
+    editor.edit(model, [REQUEST])
+    assert not computed
+    editor.config = editor.config.model_copy(update={"statistics_of": "edited"})
+    monkeypatch.undo()
+    with applied(model, below):
+        [other] = editor.edit(model, [REQUEST])
+    assert other.digest() != above.digest()
 
 
 @pytest.mark.parametrize("make", [rome, fine_tuning, neurons])

@@ -317,7 +317,10 @@ def test_samples_are_seeded_and_from_the_top_k() -> None:
 def test_statistics_of_an_edited_model_are_not_those_of_the_model(
     cache: Path, tmp_path: Path
 ) -> None:
-    """Computed inside applied() or after a change in memory: neither read nor kept as its own."""
+    """Computed inside applied() or after a change in memory: neither read nor kept as its own.
+
+    Contexts are sampled from the base model, also inside applied().
+    """
     corpus = Corpus(str(tmp_path / "c.txt"))
     Path(corpus.source).write_text("\n".join(SENTENCES), encoding="utf-8")
     model = tiny()
@@ -331,11 +334,14 @@ def test_statistics_of_an_edited_model_are_not_those_of_the_model(
         contexts = sampled_contexts(model, ((2, 4),), top_k=5, seed=0)
     assert not torch.equal(edited, true)
     assert torch.equal(second_moment(model, path, corpus).matrix, true)
-    assert sampled_contexts(model, ((2, 4),), top_k=5, seed=0) != contexts
+    assert sampled_contexts(model, ((2, 4),), top_k=5, seed=0) == contexts
+    for file in (cache / "contexts").iterdir():
+        file.unlink()
+    assert sampled_contexts(model, ((2, 4),), top_k=5, seed=0) == contexts
     with applied(model, delta):
         assert torch.equal(second_moment(model, path, corpus).matrix, edited)
-        assert sampled_contexts(model, ((2, 4),), top_k=5, seed=0) == contexts
-    model.hf.get_parameter(below).data.add_(1)
+    model.hf.get_parameter(below).data.add_(values)
+    assert sampled_contexts(model, ((2, 4),), top_k=5, seed=0) != contexts
     assert not torch.equal(second_moment(model, path, corpus).matrix, true)
     model.hf.get_parameter(below).data.copy_(tiny().hf.get_parameter(below))
     assert torch.equal(second_moment(model, path, corpus).matrix, true)

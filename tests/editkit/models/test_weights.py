@@ -335,6 +335,9 @@ def test_edits_may_begin_and_end_in_any_order(data: st.DataObject, dtype: torch.
                 block.__enter__()
                 running.append((delta, block))
             now, name = model.weights.checksums(), model.fingerprint
+            with model.unedited():
+                assert (model.weights.checksums(), model.fingerprint) == (bits, base)
+            assert (model.weights.checksums(), model.fingerprint) == (now, name)
             if running:
                 with applied(other, stack([delta for delta, _ in running])):
                     assert other.weights.checksums() == now
