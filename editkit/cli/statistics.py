@@ -176,7 +176,7 @@ def _keys(
         raise ConfigError("the corpus has no text.", hint="Give a corpus with text in it.")
     return torch.cat(
         [
-            keys_of(model, path, [row])[place : place + 1]
+            keys_of(model, [path], [row])[path][place : place + 1]
             for row, place in zip(rows, places, strict=True)
         ]
     )  # (n, D)

@@ -5,6 +5,7 @@ A configuration class inherits them, with their documentation. Importing this mo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -40,8 +41,9 @@ class SecondMomentConfig(Config):
     """Most tokens of a text, at most the model's context: the default keeps the whole context of
     GPT-2 and GPT-J, as published."""
 
-    second_moment_file: FileName | None = None
-    """A published ``.npz`` statistic to read instead of a corpus."""
+    second_moment_file: FileName | tuple[FileName, ...] | None = None
+    """A published ``.npz`` statistic to read instead of a corpus; for several layers, a list with a
+    file for each."""
 
     statistics_of: Literal["base", "edited"] = "base"
     """Model that C is computed on when earlier edits are applied, as in a sequence: the base model
@@ -78,24 +80,49 @@ class SecondMomentConfig(Config):
         super().check_for(model, model_fingerprint, name)
         self.corpus_for(name)
 
-    def statistics(self, path: str, width: int) -> tuple[RequiredStatistic, ...]:
-        """The statistic that will be read, for :meth:`editkit.Editor.requirements`; none without C.
+    def files_for(self, paths: Sequence[str], editor: str) -> tuple[str, ...]:
+        """The published file of each module; empty if none is read.
 
         Args:
-            path: Dotted path of the module whose inputs C averages.
+            paths: Dotted paths of the modules.
+            editor: The editor's name, for the error message.
+
+        Raises:
+            ConfigError: There are more or fewer files than modules.
+        """
+        files = self.second_moment_file
+        if not self.second_moment or files is None:
+            return ()
+        files = (files,) if isinstance(files, str) else files
+        if len(files) != len(paths):
+            raise ConfigError(
+                f"{editor} edits {len(paths)} layers, but second_moment_file names {len(files)} "
+                "files.",
+                hint=f"Give a list with one file for each of {', '.join(paths)}.",
+            )
+        return files
+
+    def statistics(self, paths: str | Sequence[str], width: int) -> tuple[RequiredStatistic, ...]:
+        """The statistics to read, for :meth:`editkit.Editor.requirements`; none without C.
+
+        Args:
+            paths: Dotted path of the module whose inputs C averages, or of each of them.
             width: Length D of those inputs.
         """
         if not self.second_moment:
             return ()
-        return (
+        paths = [paths] if isinstance(paths, str) else paths
+        files: Sequence[str | None] = self.files_for(paths, "the editor") or [None] * len(paths)
+        return tuple(
             RequiredStatistic(
                 path,
                 width,
-                None if self.second_moment_file else self.corpus,
+                None if file else self.corpus,
                 self.corpus_tokens,
-                self.second_moment_file,
+                file,
                 self.corpus_order,
                 self.corpus_seed,
                 self.corpus_row_tokens,
-            ),
+            )
+            for path, file in zip(paths, files, strict=True)
         )

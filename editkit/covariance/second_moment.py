@@ -1,9 +1,9 @@
 """Uncentred second moments of a module's inputs: C = Σ k kᵀ / n over n tokens.
 
 Methods that whiten keys need C of the inputs of an MLP's output projection (Meng et al. 2022,
-equation 2). It is computed in a stream over a corpus and cached by model, module and corpus. An
-interrupted computation resumes with a bit-exact result, because the order of batches and sums
-depends only on the texts.
+equation 2). It is computed in a stream over a corpus, for any number of modules in one pass, and
+cached by model, module and corpus. An interrupted computation resumes with a bit-exact result,
+because the order of batches and sums depends only on the texts.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import dataclasses
 import itertools
 import json
 import logging
+import math
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +34,7 @@ from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, recording
 from editkit.storage.cache import (
     cache_folder,
-    cached_tensors,
+    cached_together,
     read_safetensors,
     write_atomically,
     writing_to_cache,
@@ -46,8 +47,10 @@ __all__ = [
     "cached_second_moment",
     "compute_second_moment",
     "configured_second_moment",
+    "configured_second_moments",
     "read_published",
     "second_moment",
+    "second_moments",
     "source_of_statistics",
 ]
 
@@ -120,14 +123,14 @@ def second_moment(
     progress: Progress | None = None,
     seconds_between: float = 60.0,
 ) -> SecondMoment:
-    """C of a module's inputs over a corpus, from the cache or computed now.
+    """C of a module's inputs over a corpus; :func:`second_moments` for one module.
 
     Args:
-        model: The model; forward passes end at the module.
+        model: The model.
         path: Dotted path of the module.
         corpus: Texts, each a row of its own.
-        tokens: Stop after this number of tokens; None: use the whole corpus.
-        row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
+        tokens: As for :func:`second_moments`, and so are the other arguments.
+        row_tokens: Most tokens of a text.
         watcher: Observes the sum while it is computed.
         progress: Called with the number of tokens so far.
         seconds_between: Seconds between two saves of the unfinished sum.
@@ -135,38 +138,86 @@ def second_moment(
     Raises:
         CacheError: The corpus has no text, or the model or the corpus changed meanwhile.
     """
-    description = _description(
-        model.fingerprint, path, corpus, tokens, str(model.dtype), row_tokens
-    )
+    return second_moments(
+        model,
+        [path],
+        corpus,
+        tokens=tokens,
+        row_tokens=row_tokens,
+        watchers={} if watcher is None else {path: watcher},
+        progress=progress,
+        seconds_between=seconds_between,
+    )[path]
 
-    def make() -> dict[str, Tensor]:
-        unfinished = _file(description).with_suffix(".partial")
-        computed = _computed(
-            accumulate(
-                model,
-                path,
-                corpus.texts(),
-                tokens=tokens,
-                row_tokens=row_tokens,
-                file=SumFile(unfinished, seconds_between, description),
-                watcher=watcher,
-                progress=progress,
-            )
+
+def second_moments(
+    model: LanguageModel,
+    paths: Sequence[str],
+    corpus: Corpus,
+    *,
+    tokens: int | None = None,
+    row_tokens: int = ROW_TOKENS,
+    watchers: Mapping[str, Watcher] | None = None,
+    progress: Progress | None = None,
+    seconds_between: float = 60.0,
+) -> dict[str, SecondMoment]:
+    """C of the inputs of modules over a corpus, from the cache or computed now, in one pass.
+
+    Each module's C is cached by itself, and does not depend on the other modules of the call.
+
+    Args:
+        model: The model; forward passes end once all modules have run.
+        paths: Dotted paths of the modules.
+        corpus: Texts, each a row of its own.
+        tokens: Stop after this number of tokens; None: use the whole corpus.
+        row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
+        watchers: Observe the sums of some paths while they are computed.
+        progress: Called with the number of tokens so far.
+        seconds_between: Seconds between two saves of the unfinished sums.
+
+    Raises:
+        CacheError: The corpus has no text, or the model or the corpus changed meanwhile.
+    """
+    paths = list(dict.fromkeys(paths))
+    identity, texts = model.fingerprint, corpus.digest()
+    descriptions = [
+        _description(identity, path, texts, tokens, str(model.dtype), row_tokens) for path in paths
+    ]
+    unfinished = [_file(each).with_suffix(".partial") for each in descriptions]
+
+    def make(missing: Sequence[int]) -> list[dict[str, Tensor]]:
+        sums = accumulate(
+            model,
+            [paths[i] for i in missing],
+            corpus.texts(),
+            tokens=tokens,
+            row_tokens=row_tokens,
+            files={
+                paths[i]: SumFile(unfinished[i], seconds_between, descriptions[i]) for i in missing
+            },
+            watchers=watchers,
+            progress=progress,
         )
-        if model.fingerprint != description["model"]:
+        if model.fingerprint != identity:
             raise CacheError(
                 f"the weights of {model.name} changed while a statistic was computed.",
                 hint="Compute it again, and do not edit or train the model meanwhile.",
             )
-        if corpus.digest() != description["corpus"]:
+        if corpus.digest() != texts:
             raise CacheError(
                 f"the corpus {corpus.source!r} changed while a statistic was computed.",
                 hint="Compute it again. A function must yield the same texts in every call.",
             )
-        return {"matrix": computed.matrix, "count": torch.tensor(computed.count)}
+        computed = [_computed(sums.get(paths[i])) for i in missing]
+        return [{"matrix": c.matrix, "count": torch.tensor(c.count)} for c in computed]
 
-    tensors = cached_tensors(_KIND, description, make)
-    return SecondMoment(tensors["matrix"], int(tensors["count"]))
+    tensors = cached_together(_KIND, descriptions, make)
+    for file in unfinished:
+        file.unlink(missing_ok=True)
+    return {
+        path: SecondMoment(own["matrix"], int(own["count"]))
+        for path, own in zip(paths, tensors, strict=True)
+    }
 
 
 def configured_second_moment(
@@ -185,20 +236,32 @@ def configured_second_moment(
         ConfigError: Neither a corpus nor a file is named.
         CacheError: The corpus or the file holds no second moment.
     """
+    moments = configured_second_moments(model, [path], config, editor=editor)
+    return None if moments is None else moments[path]
+
+
+def configured_second_moments(
+    model: LanguageModel, paths: Sequence[str], config: SecondMomentConfig, *, editor: str
+) -> dict[str, SecondMoment] | None:
+    """As :func:`configured_second_moment`, of several modules in one pass over the corpus.
+
+    Raises:
+        ConfigError: Neither a corpus nor a file is named, or one file is named for several modules.
+        CacheError: The corpus or the file holds no second moment.
+    """
     corpus = config.corpus_for(editor)
     if corpus is not None:
         of_base = config.statistics_of == "base"
         with model.unedited() if of_base else contextlib.nullcontext():
-            return second_moment(
+            return second_moments(
                 model,
-                path,
+                paths,
                 corpus,
                 tokens=config.corpus_tokens,
                 row_tokens=config.corpus_row_tokens,
             )
-    if config.second_moment and config.second_moment_file is not None:
-        return read_published(config.second_moment_file)
-    return None
+    files = config.files_for(paths, editor)
+    return {p: read_published(f) for p, f in zip(paths, files, strict=True)} if files else None
 
 
 def source_of_statistics(model: LanguageModel, config: SecondMomentConfig) -> str:
@@ -223,7 +286,8 @@ def compute_second_moment(
     Raises:
         CacheError: There is no text.
     """
-    return _computed(accumulate(model, path, texts, tokens=tokens, row_tokens=row_tokens))
+    sums = accumulate(model, [path], texts, tokens=tokens, row_tokens=row_tokens)
+    return _computed(sums.get(path))
 
 
 def cached_second_moment(
@@ -247,7 +311,8 @@ def cached_second_moment(
     Raises:
         ConfigError: The corpus does not exist.
     """
-    file = _file(_description(fingerprint, path, corpus, tokens, f"torch.{dtype}", row_tokens))
+    dtype = f"torch.{dtype}"
+    file = _file(_description(fingerprint, path, corpus.digest(), tokens, dtype, row_tokens))
     return file if file.is_file() else None
 
 
@@ -289,13 +354,13 @@ def read_published(path: str | Path) -> SecondMoment:
 
 
 def _description(
-    fingerprint: str, path: str, corpus: Corpus, tokens: int | None, dtype: str, row_tokens: int
+    fingerprint: str, path: str, corpus: str, tokens: int | None, dtype: str, row_tokens: int
 ) -> dict[str, Any]:
     """Everything that a statistic depends on."""
     return {
         "model": fingerprint,
         "module": path,
-        "corpus": corpus.digest(),
+        "corpus": corpus,
         "tokens": tokens,
         "row_tokens": row_tokens,
         "dtype": dtype,
@@ -357,75 +422,99 @@ class SumFile:
 
 @dataclasses.dataclass
 class _Sum:
+    """A growing sum; ``whole`` is false while a batch is being added, so that Ctrl-C saves none."""
+
     total: Tensor | None = None
     count: int = 0
     batches: int = 0
+    whole: bool = True
+
+    def add(self, keys: Tensor, watcher: Watcher | None) -> None:
+        """Add the products of a batch of keys, (tokens, D)."""
+        product = (keys.T @ keys).double()  # (D, D)
+        self.whole = False
+        self.total = product if self.total is None else self.total.add_(product)
+        self.count += len(keys)
+        self.batches += 1
+        if watcher:
+            watcher.look(self.total, self.count)
+        self.whole = True
 
 
 def accumulate(
     model: LanguageModel,
-    path: str,
+    paths: Sequence[str],
     texts: Iterable[str],
     *,
     tokens: int | None = None,
     row_tokens: int = ROW_TOKENS,
-    file: SumFile | None = None,
-    watcher: Watcher | None = None,
+    files: Mapping[str, SumFile] | None = None,
+    watchers: Mapping[str, Watcher] | None = None,
     progress: Progress | None = None,
-) -> tuple[Tensor, int] | None:
-    """The sum Σ k kᵀ of a module's inputs, (D, D) float64, and its number of tokens.
+) -> dict[str, tuple[Tensor, int]]:
+    """The sums Σ k kᵀ of modules' inputs, (D, D) float64, and their number of tokens, in one pass.
 
     Products are computed in float32, whatever the model's type, and summed in float64.
 
     Args:
-        model: The model; forward passes end at the module.
-        path: Dotted path of the module.
+        model: The model; forward passes end once all modules have run.
+        paths: Dotted paths of the modules.
         texts: Texts, each a row of its own.
         tokens: Stop after this number of tokens; None: use all texts.
         row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
-        file: Where the unfinished sum is saved and resumed from; None: nowhere.
-        watcher: Observes the sum after every batch.
-        progress: Called after every batch.
+        files: Where the unfinished sums of paths are saved and resumed from. If some sums are
+            ahead, they wait for the others.
+        watchers: Observe the sums of paths after every batch.
+        progress: Called after every batch with the number of tokens in the shortest sum.
 
     Returns:
-        None if there is no text.
+        The sum of each path; empty if there is no text.
     """
-    start = _read(file, watcher) if file else _Sum()
-    now = dataclasses.replace(start)
+    files, watchers = files or {}, watchers or {}
+    sums = {
+        path: _read(files[path], watchers.get(path)) if path in files else _Sum() for path in paths
+    }
+    batch = min(each.batches for each in sums.values())
+    seconds_between = min((file.seconds for file in files.values()), default=math.inf)
     written = time.monotonic()
+
+    def write() -> None:
+        for path, file in files.items():
+            _write(file, sums[path], watchers.get(path))
+
     batches = batched(tokenised(model, texts, tokens, row_tokens))
     try:
-        for rows in itertools.islice(batches, start.batches, None):
-            keys = keys_of(model, path, rows)  # (tokens, D)
-            product = (keys.T @ keys).double()  # (D, D)
-            total = product if now.total is None else now.total.add_(product)
-            now = _Sum(total, now.count + len(keys), now.batches + 1)
-            if watcher:
-                watcher.look(total, now.count)
+        for rows in itertools.islice(batches, batch, None):
+            behind = [path for path in paths if sums[path].batches == batch]
+            for path, keys in keys_of(model, behind, rows).items():  # (tokens, D)
+                sums[path].add(keys, watchers.get(path))
+            batch += 1
             if progress:
-                progress(now.count)
-            if file and time.monotonic() - written >= file.seconds:
-                _write(file, now, watcher)
+                progress(min(each.count for each in sums.values()))
+            if time.monotonic() - written >= seconds_between:
+                write()
                 written = time.monotonic()
     except KeyboardInterrupt:
-        if file:
-            _write(file, now, watcher)
+        write()
         raise
-    if file and now.total is not None:
-        file.path.unlink(missing_ok=True)
-    return None if now.total is None else (now.total, now.count)
+    return {p: (each.total, each.count) for p, each in sums.items() if each.total is not None}
 
 
-def keys_of(model: LanguageModel, path: str, rows: list[tuple[int, ...]]) -> Tensor:
-    """Inputs of a module at every token of the rows, one row after the other, (tokens, D)."""
+def keys_of(
+    model: LanguageModel, paths: Sequence[str], rows: Sequence[tuple[int, ...]]
+) -> dict[str, Tensor]:
+    """Inputs of modules at every token of the rows, one row after the other, (tokens, D) each."""
     with torch.no_grad(), model.frozen():
         ids = padded(rows, model.device)  # (B, T)
-        with recording(model, [path], stop=True) as seen:
+        with recording(model, paths, stop=True) as seen:
             forward(model, ids)
-    keys = seen[path].inputs.reshape(*ids.shape, -1)  # (B, T, D)
-    lengths = torch.tensor([len(row) for row in rows], device=keys.device)
-    real = torch.arange(ids.shape[1], device=keys.device)[None] < lengths[:, None]  # (B, T)
-    return keys[real].float()
+    keys = {}
+    for path in paths:
+        every = seen[path].inputs.reshape(*ids.shape, -1)  # (B, T, D)
+        lengths = torch.tensor([len(row) for row in rows], device=every.device)
+        real = torch.arange(ids.shape[1], device=every.device)[None] < lengths[:, None]  # (B, T)
+        keys[path] = every[real].float()
+    return keys
 
 
 def tokenised(
@@ -461,7 +550,7 @@ def batched(rows: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
 
 
 def _write(file: SumFile, now: _Sum, watcher: Watcher | None) -> None:
-    if now.total is None:
+    if now.total is None or not now.whole:
         return
     tensors = {"total": now.total.cpu()}
     facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": file.of}

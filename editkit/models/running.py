@@ -175,7 +175,7 @@ def recording(
     Args:
         model: The model.
         paths: Dotted paths of the modules.
-        stop: Whether the last of ``paths`` ends the forward pass and the ``with`` block.
+        stop: Whether the forward pass and the ``with`` block end once all ``paths`` are recorded.
     """
     seen: dict[str, Activation] = {}
 
@@ -184,7 +184,7 @@ def recording(
             inputs = args[0] if args else kwargs["hidden_states"]
             device = model.device
             seen[path] = Activation(inputs.to(device), first(output).to(device))
-            if stop and path == paths[-1]:
+            if stop and len(seen) == len(paths):
                 raise _Stop
             return unshared(output)  # Falcon's blocks add to an MLP's output in place
 

@@ -28,6 +28,7 @@ __all__ = [
     "cache_folder",
     "cached_tensors",
     "cached_texts",
+    "cached_together",
     "read_safetensors",
     "write_atomically",
     "writing_to_cache",
@@ -116,14 +117,35 @@ def cached_tensors(
         description: Everything that the tensors depend on, as plain data.
         make: Computes the tensors.
     """
-    path = cache_folder() / kind / f"{key_of(description)}.safetensors"
-    with _alone(path):
-        tensors = _read(path, description)
-        if tensors is None:
-            tensors = dict(make())
-            with writing_to_cache():
-                _write(path, description, tensors)
+    [tensors] = cached_together(kind, [description], lambda _: [make()])
     return tensors
+
+
+def cached_together(
+    kind: str,
+    descriptions: Sequence[Mapping[str, Any]],
+    make: Callable[[Sequence[int]], Sequence[Mapping[str, Tensor]]],
+) -> list[dict[str, Tensor]]:
+    """As :func:`cached_tensors`, for several results that are computed together.
+
+    Args:
+        kind: Folder in the cache.
+        descriptions: What each result depends on; no two are equal.
+        make: Computes the tensors of the results with these indices, those that are not cached.
+    """
+    folder = cache_folder() / kind
+    paths = [folder / f"{key_of(each)}.safetensors" for each in descriptions]
+    with contextlib.ExitStack() as locks:
+        for path in sorted(paths):  # in one order, so that two processes never wait for each other
+            locks.enter_context(_alone(path))
+        results = [_read(*each) for each in zip(paths, descriptions, strict=True)]
+        missing = [i for i, tensors in enumerate(results) if tensors is None]
+        if missing:
+            for i, tensors in zip(missing, make(missing), strict=True):
+                results[i] = dict(tensors)
+                with writing_to_cache():
+                    _write(paths[i], descriptions[i], tensors)
+    return [tensors for tensors in results if tensors is not None]
 
 
 @contextlib.contextmanager

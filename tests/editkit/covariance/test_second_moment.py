@@ -11,11 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from editkit import ConfigError, load_model
+from editkit import ConfigError, LanguageModel, load_model
 from editkit.cli.main import main
 from editkit.covariance.convergence import Convergence, draw, health_of
 from editkit.covariance.corpora import Corpus
@@ -26,7 +27,9 @@ from editkit.covariance.second_moment import (
     accumulate,
     cached_second_moment,
     compute_second_moment,
+    keys_of,
     second_moment,
+    second_moments,
     tokenised,
 )
 from tests.tiny import SENTENCES, tiny
@@ -56,22 +59,22 @@ import torch
 torch.set_num_threads(1)
 from editkit import load_model
 from editkit.covariance.corpora import Corpus
-from editkit.covariance.second_moment import second_moment
+from editkit.covariance.second_moment import second_moments
 
 def slowly(count):
     print(count, flush=True)
     time.sleep(0.2)
 
-second_moment(load_model("atlas"), sys.argv[1], Corpus(sys.argv[2]), tokens=40_000,
-              progress=slowly, seconds_between=0.0)
+second_moments(load_model("atlas"), sys.argv[1].split(), Corpus(sys.argv[2]), tokens=40_000,
+               progress=slowly, seconds_between=0.0)
 """
 
 
-def test_a_sum_resumes_bit_exact_after_kill_9(cache: Path, tmp_path: Path) -> None:
-    path = "transformer.h.0.mlp.c_proj"
+def test_sums_resume_bit_exact_after_kill_9(cache: Path, tmp_path: Path) -> None:
+    paths = [f"transformer.h.{layer}.mlp.c_proj" for layer in (0, 2)]
     source = "editkit_benchmarks.atlas:corpus_texts"
     child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, path, source],
+        [sys.executable, "-c", _CHILD, " ".join(paths), source],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -82,14 +85,64 @@ def test_a_sum_resumes_bit_exact_after_kill_9(cache: Path, tmp_path: Path) -> No
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
-    [partial] = (cache / "second_moment").glob("*.partial")
-    model, seen = load_model("atlas"), []
-    moment = second_moment(model, path, Corpus(source), tokens=40_000, progress=seen.append)
+    partial = list((cache / "second_moment").glob("*.partial"))
+    assert len(partial) == 2
+    model = load_model("atlas")
+    seen: list[int] = []
+    moments = second_moments(model, paths, Corpus(source), tokens=40_000, progress=seen.append)
     assert seen[0] > before[1]  # two batches at least were not done again
-    assert not partial.exists()
-    whole = compute_second_moment(model, path, Corpus(source).texts(), tokens=40_000)
-    assert moment.count == whole.count == 40_000
-    assert torch.equal(moment.matrix, whole.matrix)
+    assert not any(file.exists() for file in partial)
+    for path in paths:
+        whole = compute_second_moment(model, path, Corpus(source).texts(), tokens=40_000)
+        assert moments[path].count == whole.count == 40_000
+        assert torch.equal(moments[path].matrix, whole.matrix)
+
+
+def test_one_pass_serves_any_number_of_modules(
+    cache: Path, corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each result has the bits, and the place in the cache, of one computed by itself."""
+    model = tiny()
+    paths = [f"transformer.h.{layer}.mlp.c_proj" for layer in (2, 0, 1)]
+    batches: list[list[str]] = []
+
+    def counted(model: LanguageModel, modules: list[str], rows: list[tuple[int, ...]]) -> Any:
+        batches.append(modules)
+        return keys_of(model, modules, rows)
+
+    monkeypatch.setattr("editkit.covariance.second_moment.keys_of", counted)
+    alone = {path: compute_second_moment(model, path, corpus.texts()) for path in paths}
+    one_pass, batches = len(batches) // 3, []
+    second_moment(model, paths[1], corpus)
+    assert batches == [paths[1:2]] * one_pass
+    batches.clear()
+    together = second_moments(model, paths, corpus)
+    assert batches == [[paths[0], paths[2]]] * one_pass
+    batches.clear()
+    for path in paths:
+        cached = second_moment(model, path, corpus)
+        for moment in (together[path], cached):
+            assert moment.count == alone[path].count
+            assert torch.equal(moment.matrix, alone[path].matrix)
+    assert not batches
+
+
+def test_sums_that_are_ahead_wait_for_the_others(corpus: Corpus, tmp_path: Path) -> None:
+    model, other = tiny(), "transformer.h.0.mlp.c_proj"
+    files = {path: SumFile(tmp_path / path, of={"module": path}) for path in (PATH, other)}
+
+    def interrupt(count: int) -> None:
+        if count > 8000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        accumulate(model, [PATH], corpus.texts(), files={PATH: files[PATH]}, progress=interrupt)
+    assert files[PATH].path.exists()
+    sums = accumulate(model, [PATH, other], corpus.texts(), files=files)
+    for path in (PATH, other):
+        total, count = accumulate(model, [path], corpus.texts())[path]
+        assert sums[path][1] == count
+        assert torch.equal(sums[path][0], total)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "none"])
@@ -97,15 +150,14 @@ def test_an_interrupted_sum_is_resumed_unless_it_is_damaged(
     damage: str, corpus: Corpus, tmp_path: Path
 ) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
-    whole = accumulate(model, PATH, corpus.texts())
-    assert whole is not None
+    whole = accumulate(model, [PATH], corpus.texts())[PATH]
 
     def interrupt(count: int) -> None:
         if count > whole[1] // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        accumulate(model, PATH, corpus.texts(), file=SumFile(file), progress=interrupt)
+        accumulate(model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, progress=interrupt)
     content = bytearray(file.read_bytes())
     if damage == "cut":
         content = content[: len(content) // 2]
@@ -113,8 +165,9 @@ def test_an_interrupted_sum_is_resumed_unless_it_is_damaged(
         content[-1] ^= 1
     file.write_bytes(content)
     seen: list[int] = []
-    again = accumulate(model, PATH, corpus.texts(), file=SumFile(file), progress=seen.append)
-    assert again is not None
+    again = accumulate(
+        model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, progress=seen.append
+    )[PATH]
     assert torch.equal(again[0], whole[0])
     assert again[1] == whole[1]
     assert (seen[0] > whole[1] // 2) == (damage == "none")
@@ -124,8 +177,7 @@ def test_an_unfinished_sum_of_another_model_is_not_resumed(
     corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
-    whole = accumulate(model, PATH, corpus.texts())
-    assert whole is not None
+    whole = accumulate(model, [PATH], corpus.texts())[PATH]
 
     def interrupt(count: int) -> None:
         if count > whole[1] // 2:
@@ -133,9 +185,10 @@ def test_an_unfinished_sum_of_another_model_is_not_resumed(
 
     with pytest.raises(KeyboardInterrupt):
         other = SumFile(file, of={"model": "other"})
-        accumulate(tiny(seed=1), PATH, corpus.texts(), file=other, progress=interrupt)
-    again = accumulate(model, PATH, corpus.texts(), file=SumFile(file, of={"model": "ours"}))
-    assert again is not None
+        accumulate(tiny(seed=1), [PATH], corpus.texts(), files={PATH: other}, progress=interrupt)
+    again = accumulate(
+        model, [PATH], corpus.texts(), files={PATH: SumFile(file, of={"model": "ours"})}
+    )[PATH]
     assert torch.equal(again[0], whole[0])
     [record] = caplog.records
     assert "belongs to something else (model is 'other', expected 'ours')" in record.message
@@ -145,8 +198,7 @@ def test_the_watchers_state_is_saved_with_the_sum(corpus: Corpus, tmp_path: Path
     model, file = tiny(), tmp_path / "sum.partial"
     keys = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
     whole = Convergence(keys, 1e-2, first=1024)
-    sums = accumulate(model, PATH, corpus.texts(), watcher=whole)
-    assert sums is not None
+    accumulate(model, [PATH], corpus.texts(), watchers={PATH: whole})
     assert len(whole.directions) > 2
 
     def interrupt(count: int) -> None:
@@ -157,14 +209,14 @@ def test_the_watchers_state_is_saved_with_the_sum(corpus: Corpus, tmp_path: Path
     with pytest.raises(KeyboardInterrupt):
         accumulate(
             model,
-            PATH,
+            [PATH],
             corpus.texts(),
-            file=SumFile(file),
-            watcher=parts,
+            files={PATH: SumFile(file)},
+            watchers={PATH: parts},
             progress=interrupt,
         )
     resumed = Convergence(keys, 1e-2, first=1024)
-    accumulate(model, PATH, corpus.texts(), file=SumFile(file), watcher=resumed)
+    accumulate(model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, watchers={PATH: resumed})
     assert resumed.directions.keys() == whole.directions.keys()
     assert all(torch.equal(d, whole.directions[n]) for n, d in resumed.directions.items())
 
@@ -177,10 +229,10 @@ def test_half_precision_does_not_lose_precision_in_the_sum(corpus: Corpus) -> No
     model = tiny(dtype=torch.bfloat16)
     moment = compute_second_moment(model, PATH, corpus.texts())
     sums, count = torch.zeros(128, 128, dtype=torch.float64), 0
-    from editkit.covariance.second_moment import batched, keys_of
+    from editkit.covariance.second_moment import batched
 
     for rows in batched(tokenised(model, corpus.texts(), None)):
-        keys = keys_of(model, PATH, rows).double()
+        keys = keys_of(model, [PATH], rows)[PATH].double()
         sums, count = sums + keys.T @ keys, count + len(keys)
     assert moment.count == count
     assert float((moment.matrix - sums / count).norm() / (sums / count).norm()) < 1e-6
