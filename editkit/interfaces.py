@@ -11,7 +11,6 @@ machine-learning library.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -94,6 +93,12 @@ def _one_call(edit: Method) -> Method:
                 known[key] = model.fingerprint
             return known[key]
 
+        requests = arguments[1] if len(arguments) > 1 else named.get("requests")
+        if edit.__name__ != "edit" and not requests:
+            raise RequestError(
+                f"{self.name or type(self).__name__} was given no requests to write jointly.",
+                hint="Give at least one.",
+            )
         outer, watched = self._fingerprint, is_watched()
         self._fingerprint = outer or once
         model = arguments[0] if arguments else named.get("model")
@@ -182,20 +187,14 @@ class Editor(Configurable[ConfigT], ABC):
         """
         from editkit.editing.deltas import applied, compacted, stack
 
-        total: WeightDelta | None = None
-        notes: list[dict[str, Any]] = []
-        for request in requests:
-            with contextlib.ExitStack() as exits:
-                if total is not None:
-                    exits.enter_context(applied(model, total))
+        first, *others = requests
+        [total] = self.edit(model, [first])
+        notes: list[dict[str, Any]] = [dict(total.notes)]
+        for request in others:
+            with applied(model, total):
                 [delta] = self.edit(model, [request])
             notes.append(dict(delta.notes))
-            total = delta if total is None else compacted(stack([total, delta]))
-        if total is None:
-            raise RequestError(
-                f"{self.name or type(self).__name__} was given no requests to write jointly.",
-                hint="Give at least one.",
-            )
+            total = compacted(stack([total, delta]))
         return dataclasses.replace(
             total,
             request=tuple(requests),

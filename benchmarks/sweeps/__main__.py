@@ -2,7 +2,8 @@
 
 Settings are scored on the train split, which shares no subjects with the records that results are
 reported on. The settings with the best summary score are in ``configs/*/atlas.yaml`` and
-``configs/*/smollm2.yaml``.
+``configs/*/smollm2.yaml``. Editors for many facts are swept with ``--joint N``: each group of N
+facts is written by one delta.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ from editkit import (
 from editkit.benchmark.aggregate import SUMMARY, harmonic_mean
 
 Grid = Mapping[str, Sequence[Any]]
+
+
+def _ultraedit(first: int, last: int) -> list[dict[str, Any]]:
+    """Output projections of consecutive blocks, as the editor's field ``modules``."""
+    return [{"part": "out", "first": first, "last": last}]
+
+
 GRIDS: Mapping[str, Mapping[str, Grid]] = {
     "atlas": {
         "rome": {"layer": [0, 1, 2], "clamp": [4.0, 6.0], "stop_loss": [0.05, 0.3]},
@@ -46,6 +54,10 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
             "target_space": [False, True],
             "threshold": [0.1, 0.2, 0.4, 0.7],
         },
+        "ultraedit": {
+            "modules": [_ultraedit(0, 5), _ultraedit(1, 4), _ultraedit(2, 5), _ultraedit(3, 5)],
+            "lr": [3e-4, 6e-4, 1e-3, 2e-3],
+        },
     },
     "smollm2": {
         "rome": {"layer": [1, 3, 5, 8]},
@@ -58,6 +70,9 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
 """Values of each editor's fields by model; all combinations are tried, other fields have the
 values that the model's file or the preset gives them."""
 
+JOINT = ("ultraedit", "lora", "ft-all")
+"""Editors that are swept with ``--joint``."""
+
 METRICS = ("efficacy", "paraphrase", "neighborhood", "same-subject")
 COLUMNS = {"ES": "efficacy/score", "PS": "paraphrase/score", "NS": "neighborhood/score"}
 
@@ -69,13 +84,33 @@ def settings(grid: Grid) -> Iterator[dict[str, Any]]:
 
 
 def score(
-    model: LanguageModel, editor_name: str, values: Mapping[str, Any], records: Sequence[Record]
+    model: LanguageModel,
+    editor_name: str,
+    values: Mapping[str, Any],
+    records: Sequence[Record],
+    *,
+    joint: int | None = None,
 ) -> dict[str, float]:
-    """Mean scores of one setting, their harmonic mean S, and seconds per edit."""
+    """Mean scores of one setting, their harmonic mean S, and seconds per fact.
+
+    Args:
+        model: The model.
+        editor_name: Name of the editor.
+        values: The setting.
+        records: What is edited and scored.
+        joint: Facts per delta; None: each fact has its own.
+    """
     editor = make_editor(editor_name, model, **values)
     editor.prepare(model)
+    requests = [record.request for record in records]
     start = time.perf_counter()
-    deltas = editor.edit(model, [record.request for record in records])
+    if joint is None:
+        deltas = editor.edit(model, requests)
+    else:
+        groups = [requests[i : i + joint] for i in range(0, len(requests), joint)]
+        deltas = [
+            delta for group in groups for delta in [editor.edit_jointly(model, group)] * len(group)
+        ]
     seconds = (time.perf_counter() - start) / len(records)
     models = EditedModels(model, deltas)
     columns: dict[str, list[float]] = {}
@@ -94,6 +129,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="editkit_benchmarks.sweeps", description=__doc__)
     parser.add_argument("editors", nargs="*", help=f"all, or some of: {' '.join(GRIDS['atlas'])}")
     parser.add_argument("--limit", type=int, default=100, help="train records to score (100)")
+    parser.add_argument("--joint", type=int, help="write this many facts with each delta")
     parser.add_argument("--model", default="atlas", choices=GRIDS, help="the model (atlas)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
@@ -102,12 +138,13 @@ def main() -> int:
     model = load_model(args.model)
     records = make_dataset(args.model, split="train").load().records[: args.limit]
     grids = GRIDS[args.model]
-    for editor in args.editors or grids:
+    editors = args.editors or [name for name in grids if (name in JOINT) == bool(args.joint)]
+    for editor in editors:
         if editor not in grids:
             parser.error(f"no sweep for {editor!r}; expected one of {', '.join(grids)}")
         scored = []
         for values in settings(grids[editor]):
-            scores = score(model, editor, values, records)
+            scores = score(model, editor, values, records, joint=args.joint)
             scored.append((values, scores))
             sys.stderr.write(f"{editor} {values}: S {100 * scores[SUMMARY.key]:.1f}\n")
         scored.sort(key=lambda pair: -pair[1][SUMMARY.key])

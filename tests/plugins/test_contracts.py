@@ -69,6 +69,11 @@ class TestKn(EditorContract):
 
 
 @pytest.mark.slow
+class TestUltraEdit(EditorContract):
+    plugin = "ultraedit"
+
+
+@pytest.mark.slow
 class TestKnAsPublished(EditorContract):
     plugin = "kn"
     config = {"target_space": False}
