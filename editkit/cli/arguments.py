@@ -117,6 +117,11 @@ def names(text: str) -> list[str]:
     return parts
 
 
+def kind_name(text: str) -> str:
+    """A kind of plugin, spelt with ``-`` or ``_``: ``model-metric``."""
+    return text.replace("-", "_")
+
+
 def path(text: str) -> Path:
     """A path that a file can have.
 
@@ -182,6 +187,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     },
     "--fresh": {"action": "store_true", "help": "recompute what is already stored"},
     "--json": {"action": "store_true", "help": "print one JSON document"},
+    "--kind": {"type": kind_name},
     "--limit": {"type": positive, "metavar": "N", "help": "use only the first N records"},
     "--model": {"metavar": "M", "help": "a registered name, a folder, or a hub id"},
     "--no-mlflow": {"action": "store_true", "help": "do not log to MLflow"},

@@ -12,6 +12,7 @@ from editkit.testing.datasets import DatasetContract
 from editkit.testing.editors import EditorContract
 from editkit.testing.locators import LocatorContract
 from editkit.testing.metrics import MetricContract
+from editkit.testing.model_metrics import ModelMetricContract
 from editkit.testing.models import ARCHITECTURES, tiny_model, tiny_tokenizer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "EditorContract",
     "LocatorContract",
     "MetricContract",
+    "ModelMetricContract",
     "Rule",
     "check_architecture",
     "rules_of",

@@ -22,6 +22,7 @@ from editkit.testing.datasets import DatasetContract
 from editkit.testing.editors import EditorContract
 from editkit.testing.locators import LocatorContract
 from editkit.testing.metrics import MetricContract
+from editkit.testing.model_metrics import ModelMetricContract
 
 __all__ = ["CONTRACTS", "Outcome", "check", "outcome_of"]
 
@@ -29,6 +30,7 @@ CONTRACTS: Mapping[Kind, type[Contract]] = {
     "editor": EditorContract,
     "locator": LocatorContract,
     "metric": MetricContract,
+    "model_metric": ModelMetricContract,
     "dataset": DatasetContract,
 }
 _TRIAL = Rule(
@@ -64,7 +66,7 @@ def check(
     If it cannot be tested at all, there is only one outcome, which says so.
 
     Args:
-        offer: An editor, locator, metric or dataset.
+        offer: An editor, locator, metric, metric of models or dataset.
         config: Values to test it with.
         preset: The preset to test it with.
     """

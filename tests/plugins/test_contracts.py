@@ -22,6 +22,7 @@ from editkit.testing import (
     EditorContract,
     LocatorContract,
     MetricContract,
+    ModelMetricContract,
 )
 from editkit_plugins.learned.config import trained_folder
 from editkit_plugins.learned.mend import Normaliser
@@ -203,6 +204,25 @@ class TestEssence(MetricContract):
 
 class TestZsreAccuracy(MetricContract):
     plugin = "zsre"
+
+
+class TestPerplexity(ModelMetricContract):
+    plugin = "perplexity"
+    config = {"texts": 4}
+
+
+class TestDrift(ModelMetricContract):
+    plugin = "drift"
+    config = {"prompts": 8}
+
+
+class TestChangeNorm(ModelMetricContract):
+    plugin = "change-norm"
+
+
+class TestDistinct(ModelMetricContract):
+    plugin = "distinct-n"
+    config = {"prompts": 4, "tokens": 24}
 
 
 class TestAtlas(DatasetContract):

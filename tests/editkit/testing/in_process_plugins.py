@@ -11,6 +11,7 @@ from editkit import (
     EditorSpec,
     LocatorSpec,
     MetricSpec,
+    ModelMetricSpec,
     Score,
     hookimpl,
 )
@@ -21,6 +22,7 @@ from editkit.testing.contract import rules_of
 
 HERE = "tests.editkit.testing"
 SCORES = (Score("guest/score", "GS", summary=True), Score("guest/change", signed=True))
+MODEL_SCORES = (Score("guest/score"), Score("guest/change", signed=True))
 SOUND: dict[str, dict[str, Any]] = {
     "editor": {
         "factory": f"{HERE}.sound_plugins:SoundEditor",
@@ -36,6 +38,12 @@ SOUND: dict[str, dict[str, Any]] = {
         "scores": SCORES,
         "protocol": "guest/v1",
     },
+    "model_metric": {
+        "factory": f"{HERE}.sound_plugins:SoundModelMetric",
+        "config": f"{HERE}.configs:SeedConfig",
+        "scores": MODEL_SCORES,
+        "protocol": "guest-model/v1",
+    },
     "dataset": {
         "factory": f"{HERE}.sound_dataset:SoundDataset",
         "config": f"{HERE}.configs:DatasetConfig",
@@ -45,12 +53,14 @@ _SPECS = {
     "editor": EditorSpec,
     "locator": LocatorSpec,
     "metric": MetricSpec,
+    "model_metric": ModelMetricSpec,
     "dataset": DatasetSpec,
 }
 ATTRIBUTES: dict[str, dict[str, Any]] = {
     "editor": {},
     "locator": {},
     "metric": {},
+    "model_metric": {},
     "dataset": {
         "other_config": {"source": "other"},
         "broken_config": {"source": "broken"},

@@ -1,4 +1,4 @@
-"""An editor, a locator and a metric that keep their contracts: small, and none of them trivial."""
+"""An editor, a locator and two metrics that keep their contracts: small, and none trivial."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ from editkit import (
     Locator,
     LowRank,
     Metric,
+    ModelMetric,
     Probe,
     Record,
     RequiredStatistic,
     Requirements,
     WeightDelta,
 )
-from editkit.editing.edited_models import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery, TextQuery
 from editkit.models.encoding import Encoding, padded
 from editkit.models.running import forward, recording
 from editkit.models.shape import ModelShape
@@ -126,6 +127,41 @@ class SoundMetric(Metric[SeedConfig]):
     def query(self, edit: int, probe: Probe) -> CandidateQuery:
         answers = (probe.target_new,)
         return CandidateQuery(edit, probe.prompt, answers, probe.separator, probe.chat)
+
+    def row(self, now: float, then: float) -> dict[str, Any]:
+        return {
+            "guest/score": math.exp(-now),
+            "guest/change": math.exp(-now) - math.exp(-then),
+            "guest/nll": [now, then],
+        }
+
+
+class SoundModelMetric(ModelMetric[SeedConfig]):
+    """How likely a text is to the model, and how much likelier than before."""
+
+    text = "The city of Rome is in Italy."
+
+    def __init__(self, config: SeedConfig) -> None:
+        super().__init__(config)
+        self.before: dict[str, float] = {}
+
+    def prepare(self, model: LanguageModel) -> None:
+        unedited = WeightDelta({}, None, "none", {}, model.fingerprint)
+        [self.before[self.key(model)]] = self.nll(EditedModels(model, [unedited]))
+
+    def score(self, models: EditedModels) -> list[Any]:
+        before = self.before[self.key(models.model)]
+        return [self.row(now, before) for now in self.nll(models)]
+
+    def key(self, model: LanguageModel) -> str:
+        return model.fingerprint
+
+    def nll(self, models: EditedModels) -> list[float]:
+        queries = [TextQuery(edit, self.text) for edit in range(len(models))]
+        return [self.bounded(sum(nll) / len(nll)) for nll in models.text_nll(queries)]
+
+    def bounded(self, nats: float) -> float:
+        return 100.0 if math.isnan(nats) else min(nats, 100.0)
 
     def row(self, now: float, then: float) -> dict[str, Any]:
         return {

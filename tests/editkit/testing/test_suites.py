@@ -17,6 +17,7 @@ from tests.editkit.testing import (
     broken_editors,
     broken_locators,
     broken_metrics,
+    broken_model_metrics,
     careless_editors,
 )
 from tests.editkit.testing.in_process_plugins import Broken, outcome
@@ -28,6 +29,7 @@ CASES = [
         careless_editors,
         broken_locators,
         broken_metrics,
+        broken_model_metrics,
         broken_datasets,
     )
     for case in module.CASES
