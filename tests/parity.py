@@ -31,6 +31,9 @@ class Parity:
             self._arrays[name] = load_file(self.folder / name / "arrays.safetensors")
         return self._arrays[name]
 
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        return load_file(self.folder / f"{name}.safetensors")
+
     @functools.cached_property
     def model(self) -> LanguageModel:
         return load_model(str(self.folder / "model"))
@@ -62,3 +65,30 @@ def difference(actual: Tensor, expected: Tensor) -> float:
     """Norm of the difference, relative to what was expected."""
     actual, expected = actual.detach().double(), expected.double()
     return float((actual - expected).norm() / expected.norm())
+
+
+def requests_of(parity: Parity, folder: str) -> list[EditRequest]:
+    """The requests of a method's folder, in order."""
+    requests = parity.json(f"{folder}/requests.json")
+    return [
+        EditRequest(r["prompt"], r["subject"], r["target_new"]["str"], r["target_true"]["str"])
+        for r in requests
+    ]
+
+
+def symmetric(upper: Tensor) -> Tensor:
+    """A symmetric matrix, (D, D), from its upper triangle, row by row."""
+    size = int(((8 * len(upper) + 1) ** 0.5 - 1) / 2)
+    matrix = upper.new_zeros(size, size)
+    matrix[tuple(torch.triu_indices(size, size))] = upper
+    return matrix + matrix.triu(1).T
+
+
+def logits_at(model: LanguageModel, texts: list[str]) -> Tensor:
+    """Logits after the last token of each text, by transformers alone, (texts, V)."""
+    rows = []
+    for text in texts:
+        ids = model.tokenizer(text, return_tensors="pt").input_ids
+        with torch.no_grad():
+            rows.append(model.hf(input_ids=ids).logits[0, -1])
+    return torch.stack(rows)

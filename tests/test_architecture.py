@@ -35,6 +35,7 @@ LAYERS = [
     {"registry"},
     {"records"},
     {"covariance", "tracing"},
+    {"methods"},
     {"benchmark"},
     {"report", "doctor", "testing"},
     {"cli"},

@@ -469,21 +469,22 @@ def rank_one_update(
     solve: Callable[[Tensor], Tensor] | None = None,
     *,
     key: Literal["bare", "mean"] = "mean",
+    direction: Literal["bare", "mean"] = "mean",
 ) -> RankOneUpdate:
     """The update that maps a key to v* with the least change for a corpus's keys (equation 2).
+
+    By default both keys are k*, as in the equation. ROME's published code maps the key of the bare
+    prompt along the direction of k*; R-ROME uses k* for both, p-ROME the bare key.
 
     Args:
         value: Key and value.
         solve: Maps k, (D,), to C⁻¹k; None if C is the identity.
-        key: The key that is mapped to v*: k*, as in the equation, or the key of the bare prompt, as
-            in the published code. u comes from k* in both cases.
+        key: The key that is mapped to v*: the mean over contexts k*, or that of the bare prompt.
+        direction: The key k that gives u = C⁻¹k.
     """
-    mean = value.keys.mean(dim=0)  # k*, (D,)
-    u = mean if solve is None else solve(mean)
+    keys = {"bare": value.bare_key, "mean": value.keys.mean(dim=0)}  # k*, (D,)
+    outputs = {"bare": value.v0, "mean": value.outputs.mean(dim=0)}  # of W, which is linear, (H,)
+    u = keys[direction] if solve is None else solve(keys[direction])
     u = u / u.norm()
-    if key == "bare":
-        mapped, output = value.bare_key, value.v0
-    else:
-        mapped, output = mean, value.outputs.mean(dim=0)  # W is linear: the output of the mean
-    divisor = mapped @ u
-    return RankOneUpdate(value, u, (value.v_star - output) / divisor, float(divisor))
+    divisor = keys[key] @ u
+    return RankOneUpdate(value, u, (value.v_star - outputs[key]) / divisor, float(divisor))

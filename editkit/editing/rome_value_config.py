@@ -10,14 +10,15 @@ The defaults are those of ROME's published code. The mathematics is in
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from editkit.validation import Config
 
-__all__ = ["Count", "NotNegative", "Positive", "ValueConfig"]
+__all__ = ["PUBLISHED_VALUE", "Count", "NotNegative", "Positive", "ValueConfig"]
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -120,3 +121,24 @@ class ValueConfig(Config):
                 "subject_first, or key_text: prompt"
             )
         return self
+
+
+PUBLISHED_VALUE: Mapping[str, Any] = {
+    "position": "subject_last",
+    "context_lengths": [[10, 4], [10, 9]],
+    "context_top_k": 5,
+    "bare_context": True,
+    "value_contexts": True,
+    "key_text": "prompt",
+    "steps": 20,
+    "step_is": "evaluation",
+    "lr": 0.5,
+    "weight_decay": 0.5,
+    "kl_factor": 0.0625,
+    "kl_position": "subject_last",
+    "stop_loss": 0.05,
+    "offset_from": "own",
+    "target_loss": "token_mean",
+}
+"""The value in ROME's published code, for the preset ``published`` of an editor. Its clamp depends
+on the model."""

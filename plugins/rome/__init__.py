@@ -3,26 +3,9 @@
 from __future__ import annotations
 
 from editkit import EditorSpec, LayerRule, hookimpl
+from editkit.editing.rome_value_config import PUBLISHED_VALUE
 
-PUBLISHED = {
-    "position": "subject_last",
-    "context_lengths": [[10, 4], [10, 9]],
-    "context_top_k": 5,
-    "bare_context": True,
-    "value_contexts": True,
-    "key_text": "prompt",
-    "update_key": "bare",
-    "steps": 20,
-    "step_is": "evaluation",
-    "lr": 0.5,
-    "weight_decay": 0.5,
-    "kl_factor": 0.0625,
-    "kl_position": "subject_last",
-    "stop_loss": 0.05,
-    "offset_from": "own",
-    "target_loss": "token_mean",
-    "corpus_row_tokens": 2048,
-}
+PUBLISHED = {**PUBLISHED_VALUE, "update_key": "bare", "corpus_row_tokens": 2048}
 _TEXT = {
     "position": "subject_last",
     "bare_context": False,
