@@ -89,8 +89,8 @@ def _plot_estimates(
         panel,
         [x for x, _ in points],
         [score.scale * estimate.mean for _, estimate in points],
-        [score.scale * estimate.ci_low for _, estimate in points],
-        [score.scale * estimate.ci_high for _, estimate in points],
+        [score.scale * estimate.interval[0] for _, estimate in points],
+        [score.scale * estimate.interval[1] for _, estimate in points],
         **options,
     )
 
@@ -122,7 +122,7 @@ def _bars(panel: Axes, spec: FigureSpec, section: Section, score: Score, names: 
         if score.key in estimates
     ]
     for i, (_, estimate) in enumerate(cells):
-        low, high = estimate.mean - estimate.ci_low, estimate.ci_high - estimate.mean
+        low, high = (abs(bound - estimate.mean) for bound in estimate.interval)
         panel.errorbar(
             i,
             score.scale * estimate.mean,
@@ -285,9 +285,7 @@ def _effect_line(panel: Axes, average: AverageTrace, kind: str, role: str, **opt
     layers = average.effects.get(kind, {}).get(role)
     if layers is None:
         return
-    means, lows, highs = zip(
-        *((each.mean, each.ci_low, each.ci_high) for each in layers), strict=True
-    )
+    means, lows, highs = zip(*((each.mean, *each.interval) for each in layers), strict=True)
     plot_with_interval(panel, range(len(layers)), means, lows, highs, **options)
 
 

@@ -60,7 +60,7 @@ def below(key: str, chosen: Chosen, bound: float) -> Check:
     def check(results: Results) -> Verdict:
         place = _place(results, key, chosen)
         score, mean = results.score(key), results.estimate(key, place)
-        low, high = score.scale * mean.ci_low, score.scale * mean.ci_high
+        low, high = (score.scale * bound for bound in mean.interval)
         holds = True if high < bound else False if low > bound else None
         return Verdict(holds, _mean(results, key, place))
 
@@ -115,7 +115,7 @@ def unchanged(key: str, editors: Iterable[str], within: float) -> Check:
         numbers, verdicts = [], []
         for editor in editors:
             difference = results.difference(key, _place(results, key, (editor, {})), unedited)
-            low, high = score.scale * difference.ci_low, score.scale * difference.ci_high
+            low, high = (score.scale * bound for bound in difference.interval)
             outside = low > within or high < -within
             verdicts.append(
                 False if outside else True if -within <= low <= high <= within else None
@@ -216,7 +216,8 @@ def _place(results: Results, key: str | None, chosen: Chosen) -> int:
 
 
 def _verdict(difference: Estimate, numbers: str) -> Verdict:
-    holds = True if difference.ci_low > 0 else False if difference.ci_high < 0 else None
+    low, high = difference.interval
+    holds = True if low > 0 else False if high < 0 else None
     return Verdict(holds, numbers)
 
 
@@ -237,15 +238,12 @@ def _comparison(results: Results, key: str, first: int, second: int) -> str:
 
 def _mean(results: Results, key: str, place: int) -> str:
     score, mean = results.score(key), results.estimate(key, place)
-    half = score.scale * mean.half_width
     label = results.section.labels[place]
-    return f"{score.label or key} {score.scale * mean.mean:.1f} ± {half:.1f} ({label})"
+    return f"{score.label or key} {mean.printed('.1f', score.scale)} ({label})"
 
 
 def _signed(difference: Estimate, scale: float = 1.0) -> str:
-    digits = 1 if scale > 1 else 3
-    half = scale * difference.half_width
-    return f"{scale * difference.mean:+.{digits}f} ± {half:.{digits}f}"
+    return difference.printed("+.1f" if scale > 1 else "+.3f", scale)
 
 
 def _failures(failures: Mapping[str, set[str]]) -> str:

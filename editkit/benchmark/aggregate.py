@@ -1,4 +1,4 @@
-"""From rows to the numbers of a table: means, intervals, comparisons, and the ``--json`` document.
+"""From rows to the numbers of a table: means, comparisons, and the ``--json`` document.
 
 Only :func:`document` and :func:`cell_document` read a store; the rest are pure functions of rows.
 """
@@ -6,10 +6,20 @@ Only :func:`document` and :func:`cell_document` read a store; the rest are pure 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from editkit.benchmark.intervals import (
+    Z95,
+    Estimate,
+    clustered_mean,
+    excludes_zero,
+    harmonic_mean,
+    mean_with_interval,
+    normal_interval,
+    summary_difference,
+    summary_score,
+)
 from editkit.benchmark.store import rows_of
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE, Edit, Outcomes, outcomes_of
@@ -21,6 +31,9 @@ __all__ = [
     "SUMMARY",
     "Z95",
     "Estimate",
+    "Estimates",
+    "Rows",
+    "Sample",
     "by_group",
     "cell_document",
     "document",
@@ -36,134 +49,101 @@ __all__ = [
 ]
 
 SUMMARY = Score("summary/score", "S")
-Z95 = 1.96
-"""Half-width of a normal 95% interval, in standard errors."""
 
 SCHEMA = 1
 DOCUMENT_KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells"})
 """Top-level keys of the ``--json`` document. Observers cannot use them."""
 
-_RESAMPLES = 1000
+Estimates = dict[str, Estimate]
+"""Estimates by score key."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A mean over ``n`` cases with its 95% interval; also a summary score, or a difference."""
+class Sample:
+    """The rows behind one line of a table.
 
-    mean: float
-    ci_low: float
-    ci_high: float
-    n: int
+    Attributes:
+        by_seed: The rows of the cells that the line shows, by the cells' seeds.
+        shared: Whether facts share models. The rows of one seed and group are then one cluster;
+            otherwise every row is a cluster of its own.
+    """
+
+    by_seed: Mapping[int, Sequence[Row]]
+    shared: bool = False
+
+    @classmethod
+    def of(cls, rows: Rows) -> Sample:
+        """Rows as a sample of records that each have a model of their own."""
+        return rows if isinstance(rows, Sample) else cls({0: tuple(rows)})
+
+    @classmethod
+    def of_cell(cls, cell: Cell, rows: Iterable[Row]) -> Sample:
+        """Rows of a cell; its regime decides whether they share models."""
+        return cls({cell.seed: tuple(rows)}, shared=not cell.regime.is_independent)
 
     @property
-    def half_width(self) -> float:
-        """What tables print after ±."""
-        return (self.ci_high - self.ci_low) / 2
+    def rows(self) -> list[Row]:
+        """All rows, seed by seed."""
+        return [row for rows in self.by_seed.values() for row in rows]
+
+    @property
+    def n_models(self) -> int:
+        """Number of models behind the scores."""
+        return len({model for model, _ in self.done().values()})
+
+    def where(self, keep: Callable[[Row], bool]) -> Sample:
+        """The rows for which ``keep`` is true."""
+        kept = {seed: tuple(filter(keep, rows)) for seed, rows in self.by_seed.items()}
+        return Sample(kept, self.shared)
+
+    def done(self) -> dict[tuple[int, int], tuple[Hashable, Row]]:
+        """The rows with scores, each with its model, by seed and case id, in this order."""
+        done = {
+            (seed, row.case_id): ((seed, row.group if self.shared else row.case_id), row)
+            for seed, rows in self.by_seed.items()
+            for row in rows
+            if row.status == "done"
+        }
+        return dict(sorted(done.items(), key=lambda item: item[0]))
 
 
-def mean_with_interval(values: Sequence[float]) -> Estimate:
-    """Mean and normal 95% interval, ``1.96 std / sqrt(n)`` with the population's deviation."""
-    import numpy as np
-
-    numbers = np.asarray(values, dtype=np.float64)
-    return normal_interval(float(numbers.mean()), float(numbers.std()), len(numbers))
+Rows = Iterable[Row] | Sample
+"""Rows of records with a model each, or a sample in which records may share models."""
 
 
-def normal_interval(mean: float, deviation: float, n: int) -> Estimate:
-    """A mean over ``n`` values with its normal 95% interval, from their standard deviation."""
-    half = Z95 * deviation / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, n)
-
-
-def harmonic_mean(values: Sequence[float]) -> float:
-    """Harmonic mean of fractions; 0 if one of them is not positive."""
-    if not values or min(values) <= 0:
-        return 0.0
-    return len(values) / sum(1 / value for value in values)
-
-
-def summary_score(columns: Sequence[Sequence[float | None]]) -> Estimate:
-    """Harmonic mean of the columns' means, with a percentile bootstrap interval over cases.
-
-    Args:
-        columns: One per score, one number per case; None where a case lacks the score.
-    """
-    center, resampled = _bootstrap(columns)
-    return _percentiles(center, resampled, len(columns[0]))
-
-
-def summary_difference(
-    first: Sequence[Sequence[float | None]], second: Sequence[Sequence[float | None]]
-) -> Estimate:
-    """``first`` minus ``second`` over the same cases, with a paired bootstrap interval.
-
-    Each resample draws the same cases for both sides, so the difficulty of a case cancels out.
-
-    Args:
-        first: Columns as for :func:`summary_score`.
-        second: The same columns of the other editor, cases in the same order.
-    """
-    (center_a, resampled_a), (center_b, resampled_b) = _bootstrap(first), _bootstrap(second)
-    return _percentiles(center_a - center_b, resampled_a - resampled_b, len(first[0]))
-
-
-def _bootstrap(columns: Sequence[Sequence[float | None]]) -> tuple[float, Any]:
-    """The summary score, and those of all resamples, (resamples,); nan where a score is missing.
-
-    The seed is fixed: the same number of cases gives the same resamples.
-    """
-    import numpy as np
-
-    table = np.array(columns, dtype=np.float64)  # (scores, cases); None becomes nan
-    cases = table.shape[1]
-    draws = np.random.default_rng(0).integers(0, cases, size=(_RESAMPLES, cases))
-    present = ~np.isnan(table)
-    filled = np.where(present, table, 0.0)
-    sums = filled[:, draws].sum(axis=2)  # (scores, resamples)
-    counts = present[:, draws].sum(axis=2)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).T  # (resamples, scores)
-    center = harmonic_mean((filled.sum(axis=1) / present.sum(axis=1)).tolist())
-    resampled = [
-        math.nan if any(map(math.isnan, row)) else harmonic_mean(row) for row in means.tolist()
-    ]
-    return center, np.array(resampled)
-
-
-def _percentiles(center: float, resampled: Any, n: int) -> Estimate:
-    import numpy as np
-
-    kept = resampled[~np.isnan(resampled)]
-    if not len(kept):
-        return Estimate(center, center, center, n)
-    low, high = np.percentile(kept, [2.5, 97.5])
-    # When all resamples agree, rounding can put the percentiles on one side of the center.
-    return Estimate(center, min(float(low), center), max(float(high), center), n)
-
-
-def metrics_of(rows: Sequence[Row], scores: Sequence[Score]) -> dict[str, Estimate]:
+def metrics_of(rows: Rows, scores: Sequence[Score]) -> Estimates:
     """The mean of every score over the done rows, and the summary score if it is defined.
 
     Args:
-        rows: Rows of one cell; failed ones are skipped.
+        rows: Rows of one cell, or a sample; failed ones are skipped.
         scores: The declared scores, which come first in the result.
 
     Returns:
         Estimates by score key.
     """
-    done = sorted((row for row in rows if row.status == "done"), key=lambda row: row.case_id)
+    sample = Sample.of(rows)
+    done = list(sample.done().values())
+    models = [model for model, _ in done] if sample.shared else None
     declared = [score.key for score in scores]
-    others = sorted({key for row in done for key in row.scores} - set(declared))
-    means: dict[str, Estimate] = {}
+    others = sorted({key for _, row in done for key in row.scores} - set(declared))
+    means: Estimates = {}
     for key in [*declared, *others]:
-        values = [row.scores[key] for row in done if key in row.scores]
-        if values:
-            means[key] = mean_with_interval(values)
+        having = [(model, row.scores[key]) for model, row in done if key in row.scores]
+        if having:
+            means[key] = _mean(having, shared=sample.shared)
     summarised = [score.key for score in scores if score.summary]
     if summarised and all(key in means for key in summarised):
-        means[SUMMARY.key] = summary_score(
-            [[row.scores.get(key) for row in done] for key in summarised]
-        )
+        columns = [[row.scores.get(key) for _, row in done] for key in summarised]
+        means[SUMMARY.key] = summary_score(columns, models)
     return means
+
+
+def _mean(values: Sequence[tuple[Hashable, float]], *, shared: bool) -> Estimate:
+    """The mean of values, each with its model."""
+    numbers = [value for _, value in values]
+    if shared:
+        return clustered_mean(numbers, [model for model, _ in values])
+    return mean_with_interval(numbers)
 
 
 def times_of(rows: Sequence[Row]) -> dict[str, float]:
@@ -201,9 +181,7 @@ def outcomes(editor: str, rows: Sequence[Row], scores: Sequence[Score]) -> Outco
 # ---------------------------------------------------------------- comparisons
 
 
-def paired_differences(
-    first: Iterable[Row], second: Iterable[Row], scores: Sequence[Score]
-) -> dict[str, Estimate]:
+def paired_differences(first: Rows, second: Rows, scores: Sequence[Score]) -> Estimates:
     """``first`` minus ``second``, over the records that both have.
 
     The interval of a score is that of the mean of per-record differences; the interval of the
@@ -212,20 +190,26 @@ def paired_differences(
 
     Args:
         first: Rows of one editor.
-        second: Rows of another editor on the same slice.
+        second: Rows of another editor on the same slice, in the same regime.
         scores: Scores to compare.
 
     Returns:
         Differences by score key; scores that no record has on both sides are omitted.
     """
-    ours, theirs = _done(first), _done(second)
-    cases = sorted(ours.keys() & theirs.keys())
+    sample, other = Sample.of(first), Sample.of(second)
+    ours, theirs = sample.done(), other.done()
+    cases = [case for case in ours if case in theirs]  # a case is a seed and a case id
+    models = [ours[case][0] for case in cases]
     pairs = {
-        score.key: [_pair(ours[case], theirs[case], score.key) for case in cases]
+        score.key: [_pair(ours[case][1], theirs[case][1], score.key) for case in cases]
         for score in scores
     }
+    shared = sample.shared or other.shared
     differences = {
-        key: mean_with_interval([a - b for a, b in filter(None, both)])
+        key: _mean(
+            [(model, pair[0] - pair[1]) for model, pair in zip(models, both, strict=True) if pair],
+            shared=shared,
+        )
         for key, both in pairs.items()
         if any(both)
     }
@@ -234,12 +218,8 @@ def paired_differences(
         sides = [
             [[pair and pair[side] for pair in pairs[key]] for key in summarised] for side in (0, 1)
         ]
-        differences[SUMMARY.key] = summary_difference(*sides)
+        differences[SUMMARY.key] = summary_difference(*sides, models if shared else None)
     return differences
-
-
-def _done(rows: Iterable[Row]) -> dict[int, Row]:
-    return {row.case_id: row for row in rows if row.status == "done"}
 
 
 def _pair(ours: Row, theirs: Row, key: str) -> tuple[float, float] | None:
@@ -248,14 +228,9 @@ def _pair(ours: Row, theirs: Row, key: str) -> tuple[float, float] | None:
     return None
 
 
-def excludes_zero(difference: Estimate) -> bool:
-    """Whether the 95% interval of a difference excludes zero."""
-    return difference.ci_low > 0 or difference.ci_high < 0
-
-
 def by_group(
-    rows: Sequence[Row], groups: Mapping[int, str], scores: Sequence[Score]
-) -> dict[str, dict[str, Estimate]]:
+    rows: Rows, groups: Mapping[int, str], scores: Sequence[Score]
+) -> dict[str, Estimates]:
     """The scores of each group of records.
 
     Args:
@@ -266,11 +241,12 @@ def by_group(
     Returns:
         Estimates by score key, by group, sorted by group.
     """
-    members: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.case_id in groups:
-            members.setdefault(groups[row.case_id], []).append(row)
-    return {group: metrics_of(members[group], scores) for group in sorted(members)}
+    sample = Sample.of(rows)
+    present = {groups[row.case_id] for row in sample.rows if row.case_id in groups}
+    return {
+        group: metrics_of(sample.where(lambda row, g=group: groups.get(row.case_id) == g), scores)
+        for group in sorted(present)
+    }
 
 
 # ---------------------------------------------------------------- the --json document
@@ -300,7 +276,7 @@ def cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     """The entry of one cell in :func:`document`; scores are fractions."""
     rows = rows_of(run, cell)
     failed = sum(row.status == "failed" for row in rows)
-    means = metrics_of(rows, run.scores)
+    means = metrics_of(Sample.of_cell(cell, rows), run.scores)
     return {
         "editor": cell.editor,
         "preset": cell.preset,

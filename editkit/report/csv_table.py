@@ -142,7 +142,7 @@ def _lines(
             "score": score,
             "column": labels.get(score, ""),
             "mean": estimate.mean,
-            "ci_low": "" if published else estimate.ci_low,
-            "ci_high": "" if published else estimate.ci_high,
+            "ci_low": None if published else estimate.ci_low,
+            "ci_high": None if published else estimate.ci_high,
             "n": estimate.n,
         }

@@ -9,6 +9,7 @@ from typing import Any
 from editkit.benchmark.aggregate import (
     SUMMARY,
     Estimate,
+    Sample,
     by_group,
     excludes_zero,
     metrics_of,
@@ -105,7 +106,7 @@ def is_failure(score: Score, estimates: Estimates, unedited: Estimates | None) -
     if score.failure is None or score.key not in estimates:
         return False
     bound = _bound(score, score.failure, estimates, unedited or {})
-    return bound is not None and estimates[score.key].ci_high < bound
+    return bound is not None and estimates[score.key].interval[1] < bound
 
 
 def _bound(score: Score, failure: Failure, own: Estimates, unedited: Estimates) -> float | None:
@@ -375,7 +376,10 @@ def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
         title=title,
         labels=labels,
         rows=rows,
-        estimates=tuple(metrics_of(cell, run.scores) for cell in rows),
+        estimates=tuple(
+            metrics_of(Sample.of_cell(cell, own), run.scores)
+            for cell, own in zip(run.cells, rows, strict=True)
+        ),
         requests=requests_of(run),
         published=tuple(published),
         warnings=tuple(_warnings(run, labels, rows)),

@@ -72,8 +72,8 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
     label_ys = _label_places([y(scale * point.y.mean) for point in points])
     for i, (point, label_y) in enumerate(zip(points, label_ys, strict=True)):
         cx, cy = x(scale * point.x.mean), y(scale * point.y.mean)
-        left_end, right_end = x(scale * point.x.ci_low), x(scale * point.x.ci_high)
-        low_end, high_end = y(scale * point.y.ci_low), y(scale * point.y.ci_high)
+        left_end, right_end = (x(scale * end) for end in _ends(point.x))
+        low_end, high_end = (y(scale * end) for end in _ends(point.y))
         label_x = right_end + 6
         numbers = f"{x_label} {_interval(point.x, scale)}, {y_label} {_interval(point.y, scale)}"
         content = [
@@ -108,7 +108,7 @@ def intervals(
         cy = row * i + 18
         content = [
             _text(left - 10, cy + 4, name, "end"),
-            _line(x(scale * estimate.ci_low), cy, x(scale * estimate.ci_high), cy),
+            _line(*(each for end in _ends(estimate) for each in (x(scale * end), cy))),
             _marker(i, x(scale * estimate.mean), cy),
             _text(width - 50, cy + 4, f"{scale * estimate.mean:.1f}"),
         ]
@@ -226,8 +226,13 @@ def _text(x: float, y: float, text: str, css: str = "") -> Markup:
     return Markup('<text x="{:g}" y="{:g}" class="{}">{}</text>').format(x, y, css, text)
 
 
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    """Ends of the line that shows an interval; without an interval it has no length."""
+    return estimate.interval if estimate.half_width is not None else (estimate.mean, estimate.mean)
+
+
 def _interval(estimate: Estimate, scale: float) -> str:
-    return f"{scale * estimate.mean:.1f} ±{scale * estimate.half_width:.1f}"
+    return estimate.printed(".1f", scale).replace("± ", "±")
 
 
 def _svg(

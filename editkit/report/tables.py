@@ -108,7 +108,8 @@ def score_entry(
         return Entry("-")
     mean = round(score.scale * estimate.mean, 1) + 0.0  # turns -0.0 into 0.0
     sign = "+" if (score.signed if signed is None else signed) else ""
-    half = _short(score.scale * estimate.half_width) if estimate.n else ""
+    width = estimate.half_width
+    half = "" if width is None or not estimate.n else _short(score.scale * width)
     level = min(max(estimate.mean, 0.0), 1.0) if shaded else None
     return Entry(_short(mean, sign), half, bold, failed, level)
 

@@ -132,7 +132,7 @@ class AverageTrace:
 
         lines = {
             kind: {
-                role: [(each.mean, each.ci_low, each.ci_high) for each in layers]
+                role: [(each.mean, *each.interval) for each in layers]
                 for role, layers in means.items()
             }
             for kind, means in self.effects.items()

@@ -252,7 +252,8 @@ def _average_document(average: AverageTrace, broken: Sequence[str]) -> dict[str,
 
 
 def _interval(mean: Estimate) -> dict[str, float]:
-    return {"mean": mean.mean, "low": mean.ci_low, "high": mean.ci_high, "n": mean.n}
+    low, high = mean.interval
+    return {"mean": mean.mean, "low": low, "high": high, "n": mean.n}
 
 
 def _print_average(average: AverageTrace, n_facts: int, files: list[Path]) -> None:
@@ -261,18 +262,17 @@ def _print_average(average: AverageTrace, n_facts: int, files: list[Path]) -> No
         f"({average.unknown} unknown to the model, {len(average.failed)} failed)"
     ]
     lines += [
-        f"{key.replace('_', ' ')}: {mean.mean:.3f} ± {mean.half_width:.3f}"
-        for key, mean in average.baselines.items()
+        f"{key.replace('_', ' ')}: {mean.printed('.3f')}" for key, mean in average.baselines.items()
     ]
     for kind, roles in average.effects.items():
         lines.append(f"\n{kind}: layer of the largest average effect, by role")
         for role, layers in roles.items():
             best = max(range(len(layers)), key=lambda layer: layers[layer].mean)
             mean = layers[best]
-            lines.append(f"  {role:<24}{mean.mean:+.3f} ± {mean.half_width:.3f}  layer {best}")
+            lines.append(f"  {role:<24}{mean.printed('+.3f')}  layer {best}")
         lines.append(f"{kind}: average of each fact's largest effect, in any layer")
         for place, each in average.largest[kind].items():
-            line = f"  {place:<24}{each.effect.mean:+.3f} ± {each.effect.half_width:.3f}"
+            line = f"  {place:<24}{each.effect.printed('+.3f')}"
             if each.probability is not None:
                 line += f"  probability {each.probability.mean:.3f}"
             lines.append(line)
