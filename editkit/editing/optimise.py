@@ -1,11 +1,13 @@
-"""Adam over many requests in parallel; each stops when its loss is small enough.
+"""Adam over many requests: a separate result for each, or one result for all of them.
 
-A request's result does not depend on the others: each has separate variables, Adam state, and
-stopping point. Only the forward and backward passes are shared.
+In :func:`minimise`, a request's result does not depend on the others: each has separate variables,
+Adam state, and stopping point. Only the forward and backward passes are shared. In
+:func:`minimise_in_batches`, all requests share the variables.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-__all__ = ["Objective", "minimise"]
+__all__ = ["Objective", "minimise", "minimise_in_batches"]
 
 
 class Objective(Protocol):
@@ -84,3 +86,67 @@ def minimise(
             active = [active[place] for place in going]
             objective = objective.select(going)
     return history
+
+
+def minimise_in_batches(
+    variables: Sequence[Tensor],
+    losses: Callable[[Sequence[int]], Tensor],
+    n: int,
+    *,
+    batch: int,
+    lr: float,
+    passes: int,
+    stop_loss: float,
+    weight_decay: float = 0.0,
+    seed: int = 0,
+    project: Callable[[Sequence[Tensor]], None] | None = None,
+) -> list[float]:
+    """Minimise the mean loss of n requests with Adam, some of them at a time.
+
+    Every pass goes through all requests in batches, each of which is one update. If they fit in
+    one batch, they keep their order and training stops without another update once the loss is
+    below ``stop_loss``. Otherwise every pass has an order of its own, from the seed and the
+    number of the pass, and training stops after a pass with a mean loss below ``stop_loss``.
+
+    Args:
+        variables: Leaves that require gradients, changed in place.
+        losses: The loss of each request of a batch, (b,), given their indices.
+        n: Number of requests.
+        batch: Most requests of an update.
+        lr: Adam's learning rate.
+        passes: Most passes.
+        stop_loss: See above.
+        weight_decay: Adam's weight decay.
+        seed: Of the order of the requests.
+        project: Called without gradients after each update, to project the variables onto the
+            feasible set.
+
+    Returns:
+        The mean loss of each pass. Each request is measured before the update of its batch.
+    """
+    optimiser = torch.optim.Adam(list(variables), lr=lr, weight_decay=weight_decay)
+    means: list[float] = []
+    for number in range(passes):
+        order = list(range(n))
+        if n > batch:
+            random.Random(f"{seed}-{number}").shuffle(order)
+        total = 0.0
+        for start in range(0, n, batch):
+            with torch.enable_grad():
+                loss = losses(order[start : start + batch])  # (b,)
+                mean = loss.mean()
+            total += float(loss.detach().sum())
+            if n <= batch and float(mean) < stop_loss:
+                break
+            gradients = torch.autograd.grad(mean, list(variables))
+            for each, gradient in zip(variables, gradients, strict=True):
+                each.grad = gradient
+            optimiser.step()
+            optimiser.zero_grad()
+            if project is not None:
+                with torch.no_grad():
+                    project(variables)
+        means.append(total / n)
+        if means[-1] < stop_loss:
+            break
+    return means

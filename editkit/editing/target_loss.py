@@ -23,10 +23,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from editkit.models.encoding import Completion
+from editkit.models.encoding import Completion, padded
 from editkit.models.language_model import LanguageModel
+from editkit.models.running import forward
 
-__all__ = ["Positions", "Reduction", "TargetLoss", "log_probabilities", "target_rows"]
+__all__ = [
+    "Positions",
+    "Reduction",
+    "TargetLoss",
+    "fact_losses",
+    "log_probabilities",
+    "target_rows",
+]
 
 Positions = Literal["teacher_forced", "last_prompt"]
 """Where a target's tokens are predicted: each after the true tokens before it, or all of them at
@@ -60,6 +68,25 @@ def log_probabilities(model: LanguageModel, states: Tensor) -> Tensor:
         (N, V), float32.
     """
     return torch.log_softmax(model.head(model.final_hidden(states)), dim=-1)
+
+
+def fact_losses(model: LanguageModel, facts: Sequence[Completion]) -> Tensor:
+    """The loss of each fact under the model as it is now, in one pass.
+
+    Teacher-forced, the mean over each target's tokens, in nats; differentiable in whatever the
+    model computes with.
+
+    Args:
+        model: The model, perhaps with replaced weights or outputs.
+        facts: The facts; at least one.
+
+    Returns:
+        (F,), float32.
+    """
+    edits = [[fact] for fact in facts]
+    loss = TargetLoss.of(edits, device=model.device)
+    hidden = forward(model, padded(target_rows(edits), model.device))  # (F, T, H), after the norm
+    return loss.per_edit(torch.log_softmax(model.head(loss.states(hidden)), dim=-1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ __all__ = [
     "rows_of",
     "run_prefix",
     "unshared",
+    "with_weights",
 ]
 
 
@@ -223,6 +224,28 @@ def replacing(
         for path, replace in replacements.items():
             handle = model.module(path).register_forward_hook(hook(replace), with_kwargs=True)
             hooks.callback(handle.remove)
+        yield
+
+
+@contextlib.contextmanager
+def with_weights(model: LanguageModel, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, the model computes with other tensors in the place of parameters.
+
+    Gradients flow to these tensors. The parameters themselves are put back at the end, untouched.
+    A parameter that several modules share is replaced only under the given name.
+
+    Args:
+        model: The model.
+        weights: By parameter name, a tensor in the model's layout; cast to the parameter's type
+            and device.
+    """
+    with contextlib.ExitStack() as restored:
+        for name, tensor in weights.items():
+            path, _, field = name.rpartition(".")
+            parameters = model.module(path)._parameters
+            own = parameters[field]
+            restored.callback(parameters.__setitem__, field, own)
+            parameters[field] = cast("nn.Parameter", tensor.to(model.hf.get_parameter(name)))
         yield
 
 

@@ -60,6 +60,7 @@ def editkit_editors() -> list[EditorSpec]:
             layer_rule=_FT_LAYER,
             layer_locator="causal-tracing",
             model_presets={"paper": {"gpt2-xl": {"layer": 1}, "gpt-j-6b": {"layer": 21}}},
+            regimes=("independent", "joint"),
         ),
         EditorSpec(
             name="ft+l",
@@ -77,6 +78,7 @@ def editkit_editors() -> list[EditorSpec]:
                     "gpt-j-6b": {"layer": 0, "max_change": 5e-5},
                 }
             },
+            regimes=("independent", "joint"),
         ),
         EditorSpec(
             name="attnedit",
@@ -88,5 +90,6 @@ def editkit_editors() -> list[EditorSpec]:
             layer_rule=_ATTNEDIT_LAYER,
             fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={"paper": {"gpt2-xl": {"layer": 33}}},
+            regimes=("independent", "joint"),
         ),
     ]

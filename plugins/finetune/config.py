@@ -1,4 +1,4 @@
-"""Hyperparameters of FT, FT+L and AttnEdit; the defaults are those of the published code."""
+"""Hyperparameters of FT, FT+L and AttnEdit, as in the published code, and of full fine-tuning."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ class FineTuneConfig(Config):
     """Loss of a target of several tokens: the mean over its tokens (published code), or -log of the
     probability of the whole target, their sum (the paper's text)."""
 
-    joint: bool = False
-    """Train one common change on all requests of a call, instead of one change for each."""
+    batch: Count = 128
+    """Most facts per step of joint training. More are trained in mini-batches: a step is then a
+    pass over all facts, in a random order, with one update for each batch."""
 
     memory_mb: Count = 1024
     """Limit on the memory of the weights that are trained side by side."""
@@ -84,3 +85,25 @@ class AttentionFineTuneConfig(ConstrainedFineTuneConfig):
 
     max_change: Positive | None = 1e-3
     """Bound on the change of every entry, enforced after each step; None: no bound."""
+
+
+class FullFineTuneConfig(Config):
+    """Configuration of the editor ``ft-all``."""
+
+    lr: Positive = 5e-5
+    """Learning rate of Adam."""
+
+    weight_decay: NotNegative = 0.0
+    """Adam's weight decay."""
+
+    steps: Count = 25
+    """Most passes over the facts, with one update for each batch."""
+
+    batch: Count = 32
+    """Facts per update."""
+
+    stop_loss: NotNegative = 1e-2
+    """Stop once the mean loss of the facts is below this."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of the order of the facts, if they do not fit in one batch."""

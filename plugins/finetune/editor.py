@@ -6,8 +6,9 @@ With θ the trained weights, θ0 their originals, p a prompt and o* its new obje
     minimise  -log P_θ[o* | p]                     TargetLoss, in _Batch.evaluate
     with      |θ - θ0|_∞ <= ε   (FT+L, AttnEdit)   _clamp, after every step of Adam (minimise)
 
-Several requests are trained side by side, each on its own copy of the weights. The blocks below
-the trained one are run once; each step runs the blocks from there on.
+One by one, several requests are trained side by side, each on its own copy of the weights. Jointly,
+one copy is trained on the mean loss of all facts, in mini-batches if there are many. The blocks
+below the trained one are run once; each step runs the blocks from there on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 
 from editkit import Dense, Editor, EditRequest, Requirements, WeightDelta
-from editkit.editing.optimise import minimise
+from editkit.editing.optimise import minimise, minimise_in_batches
 from editkit.editing.outcomes import is_probable
 from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
 from editkit.models import Completion, LanguageModel, ModelShape
@@ -53,17 +54,22 @@ class Training:
     Attributes:
         change: Change of each parameter, input-major.
         losses: Loss before each update, in nats; the last one may be below ``stop_loss``, without
-            an update after it.
-        loss: Loss of the trained weights, in nats.
-        nll: Its share of one target token, in nats.
+            an update after it. Of mini-batches, the mean over each pass.
+        facts: Loss of each fact under the trained weights, in nats.
+        tokens: Number of target tokens of each fact.
         at_bound: The share of entries that have moved as far as the bound allows.
     """
 
     change: Weights
     losses: tuple[float, ...]
-    loss: float
-    nll: float
+    facts: tuple[float, ...]
+    tokens: tuple[int, ...]
     at_bound: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Loss of the trained weights, in nats: the mean over the facts."""
+        return sum(self.facts) / len(self.facts)
 
 
 class FineTuneEditor(Editor[FineTuneConfig]):
@@ -92,51 +98,57 @@ class FineTuneEditor(Editor[FineTuneConfig]):
             for name, size in shape.module_parameters(architecture.path(config.layer, part)).items()
             if name == "weight" or (name == "bias" and config.train_bias)
         )
-        copies = 1 if config.joint else requests
-        together = 1 if config.joint else min(requests, self._trained_together(trained))
-        rows = requests if config.joint else together
-        weights = (copies + 3 * together) * trained * _FLOAT  # with gradient and Adam's moments
-        backward = shape.backward_bytes(rows, tokens, shape.n_layers - config.layer)
+        together = min(requests, self._trained_together(trained))
+        weights = (requests + 3 * together) * trained * _FLOAT  # with gradient and Adam's moments
+        backward = shape.backward_bytes(together, tokens, shape.n_layers - config.layer)
         return Requirements(
             memory=weights + backward,
-            notes=(f"{together} of {copies} changes are trained side by side (memory_mb)",),
+            notes=(f"{together} of {requests} changes are trained side by side (memory_mb)",),
         )
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
-        """One dense delta per request; with ``joint``, the same delta for all of them."""
-        if not requests:
-            return []
-        trained = self.train(model, requests)
-        warnings = self._warnings(model, requests)
-        written: Sequence[EditRequest | Sequence[EditRequest]] = requests
-        if self.config.joint:
-            trained, warnings, written = trained[:1], warnings[:1], [requests]
-        deltas = [
-            self.delta(
-                model,
-                request,
-                {name: Dense(values) for name, values in training.change.items()},
-                notes={
-                    "layer": self.config.layer,
-                    "loss": training.loss,
-                    "steps": len(training.losses),
-                    **_verdict(training, self.config),
-                    **warning,
-                },
+        """One dense delta per request."""
+        return [
+            self._delta(model, request, training, [warning])
+            for request, training, warning in zip(
+                requests, self.train(model, requests), self._warnings(model, requests), strict=True
             )
-            for request, training, warning in zip(written, trained, warnings, strict=True)
         ]
-        return deltas * len(requests) if self.config.joint else deltas
+
+    def edit_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> WeightDelta:
+        """One dense delta, trained on all requests."""
+        training = self.train_jointly(model, requests)
+        return self._delta(model, requests, training, self._warnings(model, requests))
+
+    def _delta(
+        self,
+        model: LanguageModel,
+        written: EditRequest | Sequence[EditRequest],
+        training: Training,
+        warnings: Sequence[Mapping[str, str]],
+    ) -> WeightDelta:
+        facts = [
+            {"loss": loss, **verdict(loss, tokens, training, self.config), **warning}
+            for loss, tokens, warning in zip(training.facts, training.tokens, warnings, strict=True)
+        ]
+        return self.delta(
+            model,
+            written,
+            {name: Dense(values) for name, values in training.change.items()},
+            notes={
+                "layer": self.config.layer,
+                "steps": len(training.losses),
+                **(facts[0] if isinstance(written, EditRequest) else {"facts": facts}),
+            },
+        )
 
     def train(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[Training]:
-        """Train on each request, or on all together; :meth:`edit` turns the results into deltas."""
+        """Train on each request; :meth:`edit` turns the results into deltas."""
         if not requests:
             return []
         model.check_layer(self.config.layer)
         facts = [each.completion for each in model.requested(requests)]
         with model.frozen(), torch.enable_grad():
-            if self.config.joint:
-                return [_train([facts], model, self.config)[0]] * len(facts)
             weights = sum(weight.numel() for weight in _originals(model, self.config).values())
             size = self._trained_together(weights)
             groups = [facts[i : i + size] for i in range(0, len(facts), size)]
@@ -145,6 +157,15 @@ class FineTuneEditor(Editor[FineTuneConfig]):
                 for group in groups
                 for training in _train([[fact] for fact in group], model, self.config)
             ]
+
+    def train_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> Training:
+        """Train one copy of the weights on all requests."""
+        model.check_layer(self.config.layer)
+        facts = [each.completion for each in model.requested(requests)]
+        with model.frozen(), torch.enable_grad():
+            if len(facts) <= self.config.batch:
+                return _train([facts], model, self.config)[0]
+            return _train_in_batches(facts, model, self.config)
 
     def _trained_together(self, weights: int) -> int:
         """Requests that fit: each holds the weights, their gradient and Adam's moments."""
@@ -161,10 +182,7 @@ class FineTuneEditor(Editor[FineTuneConfig]):
             [request.target_new for request in requests],
         )
         notes = {"warning": _SEVERAL_TOKENS, "advice": _TEACHER_FORCED}
-        several = [len(fact.target) > 1 for fact in facts]
-        if self.config.joint:  # one change for all
-            several = [any(several)] * len(several)
-        return [notes if each else {} for each in several]
+        return [notes if len(fact.target) > 1 else {} for fact in facts]
 
 
 # ---------------------------------------------------------------- training
@@ -188,24 +206,82 @@ def _train(
         weight_decay=config.weight_decay,
         project=clamp,
     )
-    trainings = []
-    for facts, copy, evaluations in zip(edits, copies, history, strict=True):
-        losses = [loss for (loss,) in evaluations]
-        tokens = sum(len(fact.target) for fact in facts) / len(facts)
-        change = {
-            name: weight.detach() - originals[name]
-            for name, weight in zip(names, copy, strict=True)
-        }
-        trainings.append(
-            Training(
-                change=change,
-                losses=tuple(losses[: config.steps]),
-                loss=losses[-1],
-                nll=losses[-1] / (tokens if config.target_loss == "sum" else 1),
-                at_bound=0.0 if bounds is None else _share_at_bound(change, bounds),
-            )
-        )
-    return trainings
+    return [
+        _trained(facts, copy, [loss for (loss,) in evaluations], originals, model, config)
+        for facts, copy, evaluations in zip(edits, copies, history, strict=True)
+    ]
+
+
+def _train_in_batches(
+    facts: Sequence[Completion], model: LanguageModel, config: FineTuneConfig
+) -> Training:
+    """Train one copy of the weights on all facts, some of them at a time."""
+    originals = _originals(model, config)
+    names = list(originals)
+    copy = [weight.clone().requires_grad_() for weight in originals.values()]
+    bounds = bounds_of(originals, config)
+
+    def losses(batch: Sequence[int]) -> Tensor:
+        chosen = [facts[i] for i in batch]
+        return _Batch.record(model, [chosen], names, config).of_facts(chosen, copy, config)
+
+    def clamp(weights: Sequence[Tensor]) -> None:
+        if bounds is not None:
+            _clamp(list(originals.values()), bounds, 0, weights)
+
+    means = minimise_in_batches(
+        copy,
+        losses,
+        len(facts),
+        batch=config.batch,
+        lr=config.lr,
+        passes=config.steps,
+        stop_loss=config.stop_loss,
+        weight_decay=config.weight_decay,
+        project=clamp,
+    )
+    return _trained(facts, copy, means, originals, model, config)
+
+
+def _trained(
+    facts: Sequence[Completion],
+    copy: Sequence[Tensor],
+    losses: Sequence[float],
+    originals: Weights,
+    model: LanguageModel,
+    config: FineTuneConfig,
+) -> Training:
+    """The result of a training.
+
+    Args:
+        facts: The facts that the copy was trained on.
+        copy: The trained weights.
+        losses: The loss before each step; of a single fact, also that of the trained weights.
+        originals: The weights before training.
+        model: The model.
+        config: Hyperparameters.
+    """
+    if len(facts) == 1:
+        own = [losses[-1]]
+    else:
+        own = []
+        with torch.no_grad():
+            for start in range(0, len(facts), config.batch):
+                chosen = facts[start : start + config.batch]
+                batch = _Batch.record(model, [chosen], list(originals), config)
+                own += batch.of_facts(chosen, copy, config).tolist()
+    change = {
+        name: weight.detach() - originals[name]
+        for name, weight in zip(originals, copy, strict=True)
+    }
+    bounds = bounds_of(originals, config)
+    return Training(
+        change=change,
+        losses=tuple(losses[: config.steps]),
+        facts=tuple(own),
+        tokens=tuple(len(fact.target) for fact in facts),
+        at_bound=0.0 if bounds is None else _share_at_bound(change, bounds),
+    )
 
 
 def _paths(model: LanguageModel, config: FineTuneConfig) -> list[str]:
@@ -304,6 +380,18 @@ class _Batch:
             hidden = self.tail.run(self.tail.hidden)  # (B, T, H)
         return (self.loss.per_edit(log_probabilities(self.model, self.loss.states(hidden))),)
 
+    def of_facts(
+        self, facts: Sequence[Completion], copy: Sequence[Tensor], config: FineTuneConfig
+    ) -> Tensor:
+        """The loss of each fact of a batch with a single edit, (facts,)."""
+        loss = TargetLoss.of(
+            [[fact] for fact in facts],
+            device=self.model.device,
+            positions=config.target_positions,
+            reduction=config.target_loss,
+        )
+        return dataclasses.replace(self, loss=loss).evaluate([copy])[0]
+
     def select(self, requests: Sequence[int]) -> _Batch:
         place = torch.full((self.loss.n_edits,), -1, device=self.edit.device)
         place[list(requests)] = torch.arange(len(requests), device=place.device)
@@ -336,13 +424,15 @@ def _own_weights(
 # ---------------------------------------------------------------- how it went
 
 
-def _verdict(training: Training, config: FineTuneConfig) -> dict[str, Any]:
-    """Notes ``converged`` and ``advice``.
+def verdict(loss: float, tokens: int, training: Training, config: FineTuneConfig) -> dict[str, Any]:
+    """Notes ``converged`` and ``advice`` of one fact.
 
-    Training converged if its loss fell below ``stop_loss``, or if the target is more probable than
-    not: few runs reach the published bound of 0.01 within the published number of steps.
+    Training converged if the fact's loss fell below ``stop_loss``, or if its target is more
+    probable than not: few runs reach the published bound of 0.01 within the published number of
+    steps.
     """
-    if training.loss < config.stop_loss or is_probable(training.nll):
+    nll = loss / (tokens if config.target_loss == "sum" else 1)  # of one token
+    if loss < config.stop_loss or is_probable(nll):
         return {"converged": True}
     if training.at_bound > _HELD_BACK:
         fields = ("max_change", "max_relative_change")

@@ -25,6 +25,7 @@ def editkit_editors() -> list[EditorSpec]:
             config=f"editkit_plugins.learned.config:{method}Config",
             summary=summary,
             configs=None if name in _WITHOUT_CONFIGS else f"editkit_configs:{name}",
+            regimes=("independent", "joint") if method == "Mend" else ("independent",),
         )
         for name, summary in _SUMMARIES.items()
         for method in [name.partition("-")[0].capitalize()]

@@ -109,9 +109,6 @@ def trained_folder(editor: str, model_fingerprint: str) -> Path:
 class MendConfig(LearnedConfig):
     """Configuration of ``mend``, ``mend-cf`` and ``mend-zsre``."""
 
-    joint: bool = False
-    """Write all requests of a call with one shared change: the sum over all their tokens."""
-
 
 class KeConfig(LearnedConfig):
     """Configuration of ``ke``, ``ke-cf`` and ``ke-zsre``."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
-from typing_extensions import override
 
-from editkit import ConfigError, Editor, EditRequest, LanguageModel, Requirements, WeightDelta
-from editkit.editing.gradients import LowerBlocks, edit_gradients
+from editkit import (
+    ConfigError,
+    Editor,
+    EditRequest,
+    LanguageModel,
+    LowRank,
+    Requirements,
+    WeightDelta,
+)
+from editkit.editing.deltas import compacted, stack
+from editkit.editing.gradients import Edit, LowerBlocks, edit_gradients
 from editkit.models import ModelShape
 from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FILE, KeConfig, LearnedConfig, MendConfig
@@ -124,37 +133,46 @@ class LearnedEditor(Editor[LearnedConfigT]):
             ConfigError: There is no trained editor for this model.
             ModelError: A prompt is longer than the model's context.
         """
+        trained = self.trained(model)
+        facts = [each.completion for each in model.requested(requests)]
         size = self.config.edits_per_pass
         return [
-            delta
+            self.delta(model, request, changes, notes=_notes(trained, loss))
             for start in range(0, len(requests), size)
-            for delta in self._deltas(model, requests[start : start + size])
+            for request, (changes, loss) in zip(
+                requests[start : start + size],
+                _changes(model, trained, [[fact] for fact in facts[start : start + size]]),
+                strict=True,
+            )
         ]
 
-    def _deltas(
-        self, model: LanguageModel, requests: Sequence[EditRequest], *, joint: bool = False
-    ) -> list[WeightDelta]:
-        """One delta per request, or one for all of them, from one backward pass."""
-        trained = self.trained(model)
-        completions = [each.completion for each in model.requested(requests)]
-        facts = [completions] if joint else [[each] for each in completions]
-        blocks = LowerBlocks(model, model.n_layers - trained.settings.blocks)
-        gradients = edit_gradients(blocks, facts, trained.network.paths)
-        with torch.no_grad():
-            changes = trained.network.changes(gradients, facts)
-        return [
-            self.delta(
-                model,
-                requests if joint else requests[edit],
-                {name: each.low_rank(edit) for name, each in changes.items()},
-                notes={
-                    "loss_before": float(gradients.losses[edit]),
-                    "trained": trained.metadata["digest"],
-                    "advice": _ADVICE,
-                },
-            )
-            for edit in range(len(facts))
-        ]
+
+def _notes(trained: TrainedEditor, loss: float) -> dict[str, Any]:
+    return {"loss_before": loss, "trained": trained.metadata["digest"], "advice": _ADVICE}
+
+
+def _changes(
+    model: LanguageModel, trained: TrainedEditor, edits: Sequence[Edit], *, weight: float = 1.0
+) -> list[tuple[dict[str, LowRank], float]]:
+    """The changes of each edit and its loss, from one backward pass.
+
+    Args:
+        model: The model.
+        trained: The trained editor.
+        edits: The facts of each edit.
+        weight: Factor on the loss.
+    """
+    blocks = LowerBlocks(model, model.n_layers - trained.settings.blocks)
+    gradients = edit_gradients(blocks, edits, trained.network.paths)
+    if weight != 1:
+        weighted = {path: weight * d for path, d in gradients.output_gradients.items()}
+        gradients = dataclasses.replace(gradients, output_gradients=weighted)
+    with torch.no_grad():
+        changes = trained.network.changes(gradients, edits)
+    return [
+        ({name: each.low_rank(edit) for name, each in changes.items()}, loss)
+        for edit, loss in enumerate(gradients.losses.tolist())
+    ]
 
 
 class KeEditor(LearnedEditor[KeConfig]):
@@ -170,12 +188,25 @@ class MendEditor(LearnedEditor[MendConfig]):
     name = "mend"
     settings_class = MendSettings
 
-    @override
-    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
-        """One low-rank delta per request; with ``joint``, the same delta for all of them."""
-        if self.config.joint and requests:
-            return self._deltas(model, requests, joint=True) * len(requests)
-        return super().edit(model, requests)
+    def edit_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> WeightDelta:
+        """One delta: the sum over all tokens of all requests, for the mean of their losses."""
+        trained = self.trained(model)
+        facts = [each.completion for each in model.requested(requests)]
+        targets = sum(len(fact.target) for fact in facts)
+        size = self.config.edits_per_pass
+        total: WeightDelta | None = None
+        mean = 0.0
+        for start in range(0, len(facts), size):
+            part = facts[start : start + size]
+            weight = sum(len(fact.target) for fact in part) / targets
+            [(changes, loss)] = _changes(model, trained, [part], weight=weight)
+            mean += weight * loss
+            delta = self.delta(model, requests, changes, notes=_notes(trained, mean))
+            if total is not None:
+                merged = compacted(stack([total, delta]))
+                delta = dataclasses.replace(delta, changes=merged.changes)
+            total = delta
+        return cast("WeightDelta", total)  # there is at least one request
 
 
 # ---------------------------------------------------------------- memory

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from editkit import Dense, applied
+from editkit.editing.deltas import notes_of_facts
 from editkit.editing.outcomes import unwatched
 from editkit.models.weight_layout import input_major
 from editkit_plugins.finetune.config import (
@@ -11,7 +12,7 @@ from editkit_plugins.finetune.config import (
     ConstrainedFineTuneConfig,
     FineTuneConfig,
 )
-from editkit_plugins.finetune.editor import FineTuneEditor, bounds_of
+from editkit_plugins.finetune.editor import FineTuneEditor, Training, bounds_of, verdict
 from tests.plugins.rome.test_rome import REQUESTS
 from tests.tiny import EACH, tiny
 
@@ -79,14 +80,38 @@ def test_the_bias_is_trained_only_if_asked_for() -> None:
 
 def test_joint_training_gives_one_delta_for_all() -> None:
     model = tiny()
-    deltas = FineTuneEditor(FineTuneConfig(joint=True, lr=1e-2)).edit(model, REQUESTS)
-    assert all(delta.requests == tuple(REQUESTS) for delta in deltas)
-    first = deltas[0].changes["transformer.h.1.mlp.c_proj.weight"].dense()
-    for delta in deltas:
-        assert torch.equal(delta.changes["transformer.h.1.mlp.c_proj.weight"].dense(), first)
-    with applied(model, deltas[0]):
+    delta = FineTuneEditor(FineTuneConfig(lr=1e-2)).edit_jointly(model, REQUESTS)
+    assert delta.requests == tuple(REQUESTS)
+    before = [loss_of(model, request, "last_prompt") for request in REQUESTS]
+    with applied(model, delta):
         after = [loss_of(model, request, "last_prompt") for request in REQUESTS]
-    assert sum(after) < sum(loss_of(model, request, "last_prompt") for request in REQUESTS)
+    assert sum(after) < sum(before)
+    assert [fact["loss"] for fact in delta.notes["facts"]] == pytest.approx(after, rel=1e-3)
+
+
+def test_joint_training_on_one_fact_is_training_on_it_alone() -> None:
+    model, editor = tiny(), FineTuneEditor(FineTuneConfig(lr=1e-2))
+    [alone] = editor.edit(model, REQUESTS[:1])
+    together = editor.edit_jointly(model, REQUESTS[:1])
+    assert together.digest() == alone.digest()
+    assert notes_of_facts(together) == [alone.notes]
+
+
+def test_more_facts_than_a_batch_are_trained_in_mini_batches() -> None:
+    model = tiny()
+
+    def trained(**values) -> Training:
+        config = ConstrainedFineTuneConfig(
+            layer=1, lr=3e-3, max_change=2e-2, stop_loss=0.0, steps=12, **values
+        )
+        return FineTuneEditor(config).train_jointly(model, REQUESTS)
+
+    small, whole = trained(batch=3), trained(batch=4)
+    assert small.losses[0] == pytest.approx(whole.losses[0], rel=0.05)  # before any update
+    assert len(small.losses) == len(whole.losses) == 12
+    assert small.loss < 0.9 * small.losses[0]
+    assert max(float(change.abs().max()) for change in small.change.values()) <= 2e-2 + 1e-6
+    assert all(torch.equal(small.change[n], c) for n, c in trained(batch=3).change.items())
 
 
 def test_nothing_of_the_model_or_the_process_changes() -> None:
@@ -128,17 +153,11 @@ def test_the_loss_in_the_notes_is_that_of_the_edited_model() -> None:
 
 
 def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
-    model = tiny()
-    facts = model.complete([r.sentence for r in REQUESTS], [r.target_new for r in REQUESTS])
-    values = {"layer": 1, "steps": 3, "target_positions": "teacher_forced"}
-    for training, fact in zip(
-        FineTuneEditor(FineTuneConfig(**values, target_loss="sum")).train(model, REQUESTS),
-        facts,
-        strict=True,
-    ):
-        assert training.nll * len(fact.target) == pytest.approx(training.loss)
-    for training in FineTuneEditor(FineTuneConfig(**values)).train(model, REQUESTS):
-        assert training.nll == training.loss
+    summed = FineTuneConfig(target_loss="sum")
+    training = Training(change={}, losses=(), facts=(1.2,), tokens=(2,))
+    assert verdict(1.2, 2, training, summed) == {"converged": True}
+    assert verdict(1.2, 1, training, summed)["converged"] is False
+    assert verdict(1.2, 2, training, FineTuneConfig())["converged"] is False
 
 
 def test_the_advice_names_what_prevents_convergence() -> None:
@@ -165,8 +184,9 @@ def test_targets_of_several_tokens_that_cannot_be_learnt_get_a_warning(
     assert all("teacher_forced" in n["advice"] for n in published if "warning" in n)
     forced = notes_of(editor(layer=1, steps=2, target_positions="teacher_forced"))
     assert not any("warning" in note for note in forced)
-    joint = notes_of(editor(layer=1, steps=2, joint=True))
-    assert all("warning" in note for note in joint)
+    with unwatched():
+        joint = FineTuneEditor(editor(layer=1, steps=2)).edit_jointly(model, REQUESTS)
+    assert ["warning" in note for note in notes_of_facts(joint)] == several
 
 
 def test_a_call_from_python_logs_one_warning(caplog: pytest.LogCaptureFixture) -> None:

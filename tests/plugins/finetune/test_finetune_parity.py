@@ -63,10 +63,8 @@ def test_one_request_at_a_time_gives_the_same(parity: Parity, method: str) -> No
 
 def test_six_requests_jointly(parity: Parity) -> None:
     published = parity.json("finetune/runs.json")["ft_six_requests_in_one_call"]
-    editor = FineTuneEditor(FineTuneConfig(layer=1, joint=True))
-    trained = editor.train(parity.model, parity.requests)
-    assert all(training is trained[0] for training in trained)
-    check(trained[0], published)
+    editor = FineTuneEditor(FineTuneConfig(layer=1))
+    check(editor.train_jointly(parity.model, parity.requests), published)
 
 
 def test_gptj(parity: Parity) -> None:

@@ -165,9 +165,17 @@ def test_mend_deltas_have_low_rank_and_can_be_joint(tmp_path: Path) -> None:
     ranks = {change.left.shape[1] for change in delta.changes.values()}
     assert max(ranks) == tokens
     assert min(ranks) == len(completion.target)  # only what is predicted reaches the last MLP
-    joint = MendEditor(MendConfig(trained=str(tmp_path), joint=True)).edit(model, REQUESTS)
-    assert joint[0] is joint[1]
-    assert joint[0].requests == tuple(REQUESTS)
+    editor = MendEditor(MendConfig(trained=str(tmp_path)))
+    assert editor.edit_jointly(model, REQUESTS[:1]).digest() == delta.digest()
+    joint = editor.edit_jointly(model, REQUESTS)
+    assert joint.requests == tuple(REQUESTS)
+    in_parts = MendEditor(MendConfig(trained=str(tmp_path), edits_per_pass=3))
+    parts = in_parts.edit_jointly(model, REQUESTS)
+    assert parts.notes["loss_before"] == pytest.approx(joint.notes["loss_before"])
+    for name, change in joint.changes.items():
+        torch.testing.assert_close(
+            parts.changes[name].dense(), change.dense(), rtol=1e-4, atol=1e-8
+        )
 
 
 # ---------------------------------------------------------------- bad input
