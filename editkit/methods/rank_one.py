@@ -23,7 +23,7 @@ from editkit.editing.changes import LowRank
 from editkit.editing.deltas import WeightDelta
 from editkit.editing.rome_rows import request_rows, sampled_or_given_contexts
 from editkit.editing.rome_value import RankOneUpdate, Value, find_values
-from editkit.editing.value_notes import notes_of_value
+from editkit.editing.value_reports import convergence, memory_of_values
 from editkit.interfaces import Editor
 from editkit.methods.rank_one_config import RankOneConfig
 from editkit.models import LanguageModel, ModelShape
@@ -100,7 +100,9 @@ class RankOneEditor(Editor[RankOneConfigT]):
         for request, update in zip(requests, self.solve(model, requests), strict=True):
             change = LowRank(update.u[:, None], update.right[None])  # (D, 1), (1, H)
             unstable = instability(update, weight_norm, self.config, layer)
-            notes = {**unstable, **notes_of_value(update.value, self.config, layer)}
+            elsewhere = f"edit another layer than {layer} (layer: auto traces the model for it)"
+            converged = convergence(update.value, self.config, elsewhere=elsewhere)
+            notes = {**unstable, "layer": layer, **converged}
             if unstable and not notes["converged"]:
                 notes["advice"] = f"{notes['advice']}; and {unstable['advice']}"
             deltas.append(self.delta(model, request, {name: change}, notes=notes))
@@ -128,28 +130,17 @@ class RankOneEditor(Editor[RankOneConfigT]):
         return self._whitening[1]
 
     def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
-        """The second moment, and memory of the requests that are optimised side by side.
-
-        The edited token is assumed to be in the middle of a request: only the tokens after it are
-        run again at each step.
-        """
+        """The second moment, and memory of the requests that are optimised side by side."""
         config = self.config
         layer = config.layer
         if layer is None:
             layer = LayerRule.A_TENTH.layer_of(shape.n_layers)
-        path = shape.path(layer, "mlp_out")
-        sampled = sum(n for n, _ in config.context_lengths)
-        sampled = sampled if config.contexts is None else len(config.contexts)
-        rows_per_request = (sampled if config.value_contexts else 0) + 2  # bare prompt, essence
-        width = tokens // 2 + 1
-        upper = shape.n_layers - layer
-        budget = config.memory_mb * 2**20 // (_FLOAT * 40 * shape.hidden_size * upper)
-        together = max(1, min(requests, budget // (rows_per_request * width)))
+        memory, note = memory_of_values(shape, layer, config, requests=requests, tokens=tokens)
         deltas = requests * (shape.inner_size + shape.hidden_size) * _FLOAT
         return Requirements(
-            memory=shape.backward_bytes(together * rows_per_request, width, upper) + deltas,
-            statistics=config.statistics(path, shape.inner_size),
-            notes=(f"{together} of {requests} requests are optimised side by side (memory_mb)",),
+            memory=memory + deltas,
+            statistics=config.statistics(shape.path(layer, "mlp_out"), shape.inner_size),
+            notes=(note,),
         )
 
 

@@ -43,6 +43,11 @@ class TestRome(EditorContract):
     plugin = "rome"
 
 
+@pytest.mark.slow
+class TestRRome(EditorContract):
+    plugin = "r-rome"
+
+
 class TestFt(EditorContract):
     plugin = "ft"
 

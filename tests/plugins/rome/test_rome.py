@@ -17,7 +17,7 @@ from editkit import (
 from editkit.covariance.second_moment import configured_second_moment
 from editkit.editing.rome_rows import sampled_or_given_contexts
 from editkit.editing.rome_value import Value, ValueLoss
-from editkit.editing.value_notes import notes_of_value
+from editkit.editing.value_reports import convergence
 from editkit.models.encoding import padded
 from editkit.models.running import forward, recording
 from editkit_plugins.rome.config import RomeConfig
@@ -216,6 +216,9 @@ def test_an_empty_subject_is_refused() -> None:
         EditRequest("{} is", "", "x")
 
 
+ELSEWHERE = "edit another layer than 1"
+
+
 def value(*, total: float, nll: float, kl: float = 0.0, decay: float = 0.0, size: float = 1.0):
     """An optimised value of which only the last loss and the offset's length matter."""
     outputs = torch.ones(3, 4)  # |v0| = 2
@@ -240,7 +243,7 @@ def value(*, total: float, nll: float, kl: float = 0.0, decay: float = 0.0, size
 def test_an_edit_converged_if_its_target_is_probable_else_there_is_advice(
     optimised: Value, advice: str | None
 ) -> None:
-    notes = notes_of_value(optimised, RomeConfig(), 1)
+    notes = convergence(optimised, RomeConfig(), elsewhere=ELSEWHERE)
     assert notes["converged"] is (advice is None)
     assert (notes["loss"], notes["steps"]) == (optimised.losses[-1].total, 2)
     assert (advice or "") in notes.get("advice", "")
@@ -249,12 +252,16 @@ def test_an_edit_converged_if_its_target_is_probable_else_there_is_advice(
 
 def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
     optimised = value(total=1.2, nll=1.2)
-    assert notes_of_value(optimised, RomeConfig(target_loss="sum", clamp=None), 1)["converged"]
-    assert not notes_of_value(optimised, RomeConfig(clamp=None), 1)["converged"]
+    assert convergence(optimised, RomeConfig(target_loss="sum", clamp=None), elsewhere=ELSEWHERE)[
+        "converged"
+    ]
+    assert not convergence(optimised, RomeConfig(clamp=None), elsewhere=ELSEWHERE)["converged"]
 
 
-def test_reaching_stop_loss_is_notes_of_value() -> None:
-    assert notes_of_value(value(total=1.0, nll=0.9), RomeConfig(stop_loss=1.5), 1)["converged"]
+def test_reaching_stop_loss_is_convergence() -> None:
+    assert convergence(value(total=1.0, nll=0.9), RomeConfig(stop_loss=1.5), elsewhere=ELSEWHERE)[
+        "converged"
+    ]
 
 
 def test_edits_of_an_untrained_model_are_reported_and_those_of_atlas_are_not(
