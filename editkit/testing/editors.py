@@ -20,28 +20,23 @@ from editkit.interfaces import Editor
 from editkit.models.language_model import LanguageModel
 from editkit.models.shape import shape_of
 from editkit.testing.contract import ContractError, few, require
-from editkit.testing.model_contract import UNICODE, ModelContract
+from editkit.testing.model_contract import UNICODE
+from editkit.testing.regime_contract import REQUESTS, RegimeContract
 from editkit.testing.state import differences, state_of
 
 __all__ = ["REQUESTS", "EditorContract"]
 
-REQUESTS = (
-    EditRequest("{} is in the city of", "The Space Needle", "Paris", "Seattle"),
-    EditRequest("The mother tongue of {} is", "Danielle Darrieux", "Italian words", "French"),
-    EditRequest("{} was created by", "Mario Kart", "Microsoft", relation_id="P178"),
-)
 _PLACES = ("{} is in", "The city of {}", 'They said: "{}" is in', "({}), it is", "{}")
 _LAYER = 10**6
 _LEAST_SHARE = 0.7  # of the deltas that requirements must cover
 _SLACK = 0.1  # share of the weights that is negligible
 
 
-class EditorContract(ModelContract):
+class EditorContract(RegimeContract):
     """The rules for an editor; a subclass names it: ``plugin = "mine"``.
 
     Attributes:
         requests: Requests to edit; at least two.
-        joint: Whether one delta edits all requests of a call, so that requests affect each other.
         separators: Whether the separator between prompt and target matters; False for a method
             that uses targets without it.
     """
@@ -49,8 +44,6 @@ class EditorContract(ModelContract):
     kind = "editor"
     base = Editor
 
-    requests: Sequence[EditRequest] = REQUESTS
-    joint: bool = False
     separators: bool = True
 
     @override
@@ -93,13 +86,12 @@ class EditorContract(ModelContract):
     def test_one_delta_per_request(self) -> None:
         """edit() returns one delta per request, in order, each with its request.
 
-        Pass self.delta() the request itself, or all requests of a joint edit.
+        Pass self.delta() the request itself; edit_jointly() is for several.
         """
         deltas = self.edit(self.make_model(), self.requests)
         for request, delta in zip(self.requests, deltas, strict=True):
-            wanted = tuple(self.requests) if self.joint else (request,)
             require(
-                delta.requests == wanted,
+                delta.requests == (request,),
                 f"the delta for {request.sentence!r} has the request {delta.request!r}.",
             )
 
@@ -252,11 +244,9 @@ class EditorContract(ModelContract):
     def test_batch_equals_one_by_one(self) -> None:
         """Requests edited together give the same deltas as one at a time.
 
-        Mask padding, average within a request and not over the batch, or set `joint =
-        True`.
+        Mask padding, and average within a request and not over the batch. Edits that affect
+        each other belong into edit_jointly().
         """
-        if self.joint:
-            raise SkipTest("one delta edits all requests")
         model = self.make_model()
         together = self.edit(model, self.requests)
         alone = [self.edit(model, [request])[0] for request in self.requests]

@@ -24,6 +24,7 @@ from editkit import (
     Record,
     RequiredStatistic,
     Requirements,
+    State,
     WeightDelta,
 )
 from editkit.editing.edited_models import CandidateQuery, TextQuery
@@ -79,6 +80,28 @@ class SoundEditor(Editor[EditorConfig]):
         generator = torch.Generator().manual_seed(self.config.seed)
         direction = torch.randn(model.hidden_size, generator=generator)
         return direction / direction.norm()
+
+
+class SoundSequentialEditor(SoundEditor):
+    """Solves for all requests together, and pushes less with every fact that it has written."""
+
+    def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
+        return [self.edit_jointly(model, [request]) for request in requests]
+
+    def edit_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> WeightDelta:
+        return self.step(model, requests, {})[0]
+
+    def step(
+        self, model: LanguageModel, requests: Sequence[EditRequest], state: State
+    ) -> tuple[WeightDelta, State]:
+        written = state.get("written", torch.zeros(()))
+        keys = torch.stack([self.key(model, request) for request in requests])  # (n, in)
+        pushes = self.direction(model).expand(len(keys), -1) * self.config.strength  # (n, out)
+        change = LowRank(torch.linalg.pinv(keys), pushes / (1 + written))
+        notes = {"facts": [{"place": place} for place, _ in enumerate(requests)]}
+        changes = {f"{self.path(model)}.weight": change}
+        delta = self.delta(model, requests, changes, notes=notes)
+        return delta, {"written": written + len(requests)}
 
 
 class SoundLocator(Locator[SeedConfig]):

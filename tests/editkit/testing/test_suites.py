@@ -12,20 +12,23 @@ import torch
 from editkit.testing import Rule, rules_of
 from editkit.testing.checking import CONTRACTS
 from editkit.testing.model_contract import ModelContract
+from editkit.testing.regime_contract import RegimeContract
 from tests.editkit.testing import (
     broken_datasets,
     broken_editors,
     broken_locators,
     broken_metrics,
     broken_model_metrics,
+    broken_regimes,
     careless_editors,
 )
-from tests.editkit.testing.in_process_plugins import Broken, outcome
+from tests.editkit.testing.in_process_plugins import HERE, Broken, outcome
 
 CASES = [
     case
     for module in (
         broken_editors,
+        broken_regimes,
         careless_editors,
         broken_locators,
         broken_metrics,
@@ -51,6 +54,14 @@ def repaired() -> Iterator[None]:
 @pytest.mark.parametrize(("kind", "rule"), ALL, ids=lambda value: getattr(value, "method", value))
 def test_sound_plugins_keep_every_rule(kind: str, rule: Rule) -> None:
     result = outcome(kind, rule.method, {}, {})
+    assert (result.status, result.reason) == ("ok", "")
+
+
+@pytest.mark.parametrize("rule", rules_of(RegimeContract), ids=lambda rule: rule.method)
+def test_a_sound_editor_with_state_keeps_the_rules_of_sequences(rule: Rule) -> None:
+    spec = {"factory": f"{HERE}.sound_plugins:SoundSequentialEditor",
+            "regimes": ("independent", "joint", "sequential")}  # fmt: skip
+    result = outcome("editor", rule.method, spec, {})
     assert (result.status, result.reason) == ("ok", "")
 
 
