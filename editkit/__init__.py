@@ -63,7 +63,14 @@ from editkit.registry.specs import (
 
 if TYPE_CHECKING:
     from editkit.editing.delta_files import load_delta, save_delta
-    from editkit.editing.deltas import Dense, LowRank, Rows, WeightDelta, applied
+    from editkit.editing.deltas import (
+        Dense,
+        LowRank,
+        PromptContext,
+        Rows,
+        WeightDelta,
+        applied,
+    )
     from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
     from editkit.registry.factories import (
@@ -85,6 +92,7 @@ _LAZY = {
     "EditedModels": "editkit.editing.edited_models",
     "LanguageModel": "editkit.models",
     "LowRank": "editkit.editing.deltas",
+    "PromptContext": "editkit.editing.deltas",
     "Rows": "editkit.editing.deltas",
     "WeightDelta": "editkit.editing.deltas",
     "applied": "editkit.editing.deltas",
@@ -146,6 +154,7 @@ __all__ = [
     "ModelSpec",
     "PluginError",
     "Probe",
+    "PromptContext",
     "PublishedTableSpec",
     "Record",
     "Records",

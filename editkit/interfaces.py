@@ -26,7 +26,7 @@ from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesF
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editkit.editing.deltas import Change, WeightDelta
+    from editkit.editing.deltas import Change, PromptContext, WeightDelta
     from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
     from editkit.models.shape import ModelShape
@@ -230,6 +230,7 @@ class Editor(Configurable[ConfigT], ABC):
         changes: Mapping[str, Change],
         *,
         notes: Mapping[str, Any] | None = None,
+        context: PromptContext | None = None,
     ) -> WeightDelta:
         """A delta of this editor, with its name and configuration and the model's fingerprint.
 
@@ -242,6 +243,7 @@ class Editor(Configurable[ConfigT], ABC):
             changes: What is added to each parameter, by name.
             notes: How the edit went, under the keys that :mod:`editkit.editing.outcomes` reads:
                 ``converged``, ``unstable``, ``warning``, ``advice``, ``loss``.
+            context: Texts to put before every prompt, for in-context editing.
         """
         from editkit.editing.deltas import WeightDelta
 
@@ -253,6 +255,7 @@ class Editor(Configurable[ConfigT], ABC):
             config=self.config.model_dump(mode="json"),
             model_fingerprint=fingerprint(model),
             notes=notes or {},
+            context=context,
         )
 
 

@@ -8,6 +8,7 @@ or a line break, and nothing precedes closing punctuation.
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
 from typing import Any
 
@@ -27,8 +28,10 @@ __all__ = [
     "subject_span",
     "trimmed",
     "trimmed_prompt",
+    "words",
 ]
 
+_WORD = re.compile(r"\w+")
 _LINE_BREAKS = "\n\r\v\f\x85\u2028\u2029"
 _CLOSING = frozenset(",.;:!?%…‰°·‥、。，．：；！？％～〜・")
 _DASHES = frozenset("…‥—―")
@@ -115,6 +118,20 @@ def trimmed(value: str, field: str, separator: str | None) -> str:
             hint=f"Write the white space into the separator, and {field} without it.",
         )
     return value.strip()
+
+
+def words(text: str) -> set[str]:
+    """The distinct words of a text, in lower case.
+
+    Each character of a script without spaces counts as a word.
+    """
+    distinct: set[str] = set()
+    for run in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
+        spaceless = set(filter(_spaceless, run))
+        distinct |= spaceless
+        rest = "".join(" " if character in spaceless else character for character in run)
+        distinct.update(rest.split())
+    return distinct
 
 
 # ---------------------------------------------------------------- the separator

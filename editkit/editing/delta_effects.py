@@ -22,7 +22,7 @@ from editkit.editing.deltas import (
     check_fits,
     notes_of_facts,
 )
-from editkit.editing.outcomes import BASELINE, ROUNDED_AWAY, Edit, outcomes_of
+from editkit.editing.outcomes import BASELINE, CONTEXT_TEXTS, ROUNDED_AWAY, Edit, outcomes_of
 from editkit.errors import DeltaError
 from editkit.models.weight_layout import input_major
 
@@ -55,10 +55,11 @@ class Effects:
         """Notes about a delta.
 
         Returns:
-            ``delta_norm``, its Frobenius norm; and, for a delta that is small compared to the
-            weights, ``rounded_away``: the share of the norm, from 0 to 1, that is lost when the
-            edited weights are rounded to their type. At 1 the edited model is bit-exact with the
-            unedited one. Empty if the delta does not fit the model; applying it will raise.
+            ``delta_norm``, its Frobenius norm; ``context_texts``, the number of texts that it puts
+            before prompts, if any; and, for a delta that is small compared to the weights,
+            ``rounded_away``: the share of the norm, from 0 to 1, that is lost when the edited
+            weights are rounded to their type. At 1 they are bit-exact with the unedited ones. Empty
+            if the delta does not fit the model; applying it will raise.
         """
         try:
             check_fits(self._model, delta, force=True)
@@ -66,7 +67,9 @@ class Effects:
             return {}
         squares = {name: _square_of(change) for name, change in delta.changes.items()}
         total = sum(squares.values())
-        notes = {"delta_norm": total**0.5}
+        notes: dict[str, Any] = {"delta_norm": total**0.5}
+        if delta.context is not None:
+            notes[CONTEXT_TEXTS] = len(delta.context.texts)
         small = [name for name, square in squares.items() if self._is_small(name, square)]
         if total > 0 and len(small) == len(squares):
             lost = sum(self._lost(name, delta.changes[name]) for name in small)

@@ -1,6 +1,7 @@
 """Delta files: each delta is one self-contained safetensors file.
 
-The header holds the description as JSON and a digest of the description and the tensors.
+The header holds the description as JSON and a digest of the description and the tensors. Deltas
+with a context of prompts have format 2, all others format 1, which earlier versions can read.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from editkit.data_types import EditRequest
-from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta
+from editkit.editing.deltas import Change, Dense, LowRank, PromptContext, Rows, WeightDelta
 from editkit.errors import DeltaError, EditkitError
 from editkit.storage.cache import read_safetensors, write_atomically
 from editkit.storage.digests import digest_of_tensors
@@ -26,7 +27,7 @@ from editkit.storage.strict_json import parse_json
 
 __all__ = ["load_delta", "save_delta"]
 
-_FORMAT = 1
+_FORMAT, _FORMAT_WITH_CONTEXT = 1, 2
 _LARGEST = 2**32  # entries of one weight: more than any model has
 _TYPES: Mapping[str, type] = {
     "changes": dict,
@@ -41,6 +42,7 @@ _TYPES: Mapping[str, type] = {
 _WORDS = {dict: "a mapping", list: "a list", bool: "true or false", str: "a text"}
 _OPTIONAL = {"made_on"}
 _REQUIRED = _TYPES.keys() - _OPTIONAL | {"format"}
+_CONTEXT = {field.name for field in dataclasses.fields(PromptContext)}
 _KINDS: Mapping[str, type[Change]] = {"low_rank": LowRank, "rows": Rows, "dense": Dense}
 
 
@@ -70,6 +72,8 @@ def save_delta(delta: WeightDelta, path: str | Path) -> None:
         "notes": dict(delta.notes),
         "made_on": list(delta.made_on),
     }
+    if delta.context is not None:
+        described |= {"format": _FORMAT_WITH_CONTEXT, "context": delta.context.to_dict()}
     path = Path(path)
     try:
         description = json.dumps(described, sort_keys=True)
@@ -141,9 +145,10 @@ def _delta(data: Any, tensors: Mapping[str, Tensor]) -> WeightDelta:
     _check(isinstance(data, dict), "its description is not a mapping")
     number = data.get("format")
     _check(type(number) is int and number > 0, f"format is {number!r:.40}, expected a number")
-    if number > _FORMAT:
-        raise _NewerError(f"has format {number}, this version reads up to {_FORMAT}")
-    _check_keys(data, required=_REQUIRED, known=_REQUIRED | _OPTIONAL, what="the description")
+    if number > _FORMAT_WITH_CONTEXT:
+        raise _NewerError(f"has format {number}, this version reads up to {_FORMAT_WITH_CONTEXT}")
+    required = _REQUIRED | ({"context"} if number == _FORMAT_WITH_CONTEXT else set())
+    _check_keys(data, required=required, known=required | _OPTIONAL, what="the description")
     for field, kind in _TYPES.items():
         value = data.get(field, kind())
         _check(type(value) is kind, f"{field} is {value!r:.40}, expected {_WORDS[kind]}")
@@ -164,7 +169,15 @@ def _delta(data: Any, tensors: Mapping[str, Tensor]) -> WeightDelta:
         model_fingerprint=data["model_fingerprint"],
         notes=data["notes"],
         made_on=tuple(made_on),
+        context=_context(data["context"]) if "context" in data else None,
     )
+
+
+def _context(data: Any) -> PromptContext:
+    _check(isinstance(data, dict), f"context is {data!r:.40}, expected a mapping")
+    _check_keys(data, required=_CONTEXT, known=_CONTEXT, what="the context")
+    _check(isinstance(data["texts"], list), f"texts is {data['texts']!r:.40}, expected a list")
+    return PromptContext(**{**data, "texts": tuple(data["texts"])})
 
 
 def _request(data: Mapping[str, Any]) -> EditRequest:

@@ -4,6 +4,9 @@ A :class:`WeightDelta` maps parameter names to changes. Changes are input-major,
 however the model stores its weights. They are applied to a model in a ``with`` block
 (:func:`applied`), or to rows of a batch (:class:`~editkit.editing.edited_models.EditedModels`);
 the model itself is never changed permanently.
+
+A delta may also put texts before prompts (:class:`PromptContext`), with changes of weights or
+without. Weights cannot carry these, so only ``EditedModels`` can ask such an edited model.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from editkit.data_types import EditRequest
 from editkit.editing.changes import Change, Dense, LowRank, Rows, moved, summed
+from editkit.editing.prompt_context import PromptContext, joined_contexts
 from editkit.errors import DeltaError
 from editkit.models.checksums import chained, lineage
 from editkit.models.language_model import LanguageModel
@@ -29,6 +33,7 @@ __all__ = [
     "Change",
     "Dense",
     "LowRank",
+    "PromptContext",
     "Rows",
     "WeightDelta",
     "applied",
@@ -55,6 +60,7 @@ class WeightDelta:
         made_on: For an edit made while others were applied, the fingerprint of the base model and
             the digests of those edits, in order. Empty for an edit of the base model. Derived from
             ``model_fingerprint`` by default.
+        context: Texts that the edit puts before every prompt; None for an edit of weights alone.
     """
 
     changes: Mapping[str, Change] = dataclasses.field(repr=False)
@@ -64,6 +70,7 @@ class WeightDelta:
     model_fingerprint: str
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     made_on: tuple[str, ...] = dataclasses.field(default=(), repr=False)
+    context: PromptContext | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         made_on = tuple(self.made_on)
@@ -72,20 +79,27 @@ class WeightDelta:
         object.__setattr__(self, "made_on", made_on)
 
     def digest(self) -> str:
-        """Hexadecimal digest of the changes alone."""
+        """Hexadecimal digest of the changes and the context."""
         tensors: dict[str, Tensor] = {}
         kinds = []
         for name, change in self.changes.items():
             kinds.append((name, type(change).__name__, list(change.shape)))
             tensors |= {f"{name}/{field}": t for field, t in change.tensors().items()}
-        return digest_of_tensors(tensors, repr(sorted(kinds)))
+        described = repr(sorted(kinds))
+        if self.context is not None:
+            described += self.context.digest_text()
+        return digest_of_tensors(tensors, described)
+
+    def without_context(self) -> WeightDelta:
+        """The changes of weights alone, which :func:`applied` accepts."""
+        return self if self.context is None else dataclasses.replace(self, context=None)
 
     def is_finite(self) -> bool:
         """Whether all changes are finite."""
         return all(change.is_finite() for change in self.changes.values())
 
     def norm(self) -> float:
-        """Frobenius norm over all changed parameters."""
+        """Frobenius norm over all changed parameters; a context does not count."""
         squares = [float(change.dense().double().norm()) ** 2 for change in self.changes.values()]
         return float(sum(squares) ** 0.5)
 
@@ -98,7 +112,7 @@ class WeightDelta:
 
 
 def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
-    """Merge deltas into one: the sum of their changes.
+    """Merge deltas into one: the sum of their changes, and the texts of their contexts in order.
 
     Low-rank changes stay low-rank (their ranks add up), rows stay rows; mixtures become dense. Sums
     are computed in at least float32.
@@ -108,7 +122,8 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
             earlier ones were applied.
 
     Raises:
-        DeltaError: The sequence is empty, or the deltas were made for different models.
+        DeltaError: The sequence is empty, the deltas were made for different models, or their
+            contexts have different settings.
     """
     if not deltas:
         raise DeltaError("there are no deltas to stack.", hint="Give at least one.")
@@ -126,6 +141,7 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
         model_fingerprint=deltas[0].model_fingerprint,
         notes={"stacked": len(deltas)},
         made_on=deltas[0].made_on,
+        context=joined_contexts([delta.context for delta in deltas if delta.context is not None]),
     )
 
 
@@ -165,7 +181,7 @@ def _check_sequence(identities: list[str], deltas: Sequence[WeightDelta]) -> Non
                 hint="Stack only edits of one model, and put edits made on top of others after "
                 "them, in the order in which they were made.",
             )
-        identities.append(chained(identities[-1], delta.digest()))
+        identities.append(chained(identities[-1], delta.without_context().digest()))
 
 
 @contextlib.contextmanager
@@ -194,11 +210,18 @@ def applied(
         force: Apply a delta that was made for another model, if the shapes allow it.
 
     Raises:
-        DeltaError: The delta was made for another model or does not fit this one; another thread
-            has edits applied to the model, which belongs to one thread while it is edited; or
-            weights were changed by other means while edits are applied.
+        DeltaError: The delta was made for another model or does not fit this one; it puts texts
+            before prompts; another thread has edits applied to the model, which belongs to one
+            thread while it is edited; or weights were changed by other means while edits are
+            applied.
     """
     deltas = [delta] if isinstance(delta, WeightDelta) else list(delta)
+    if any(each.context is not None for each in deltas):
+        raise DeltaError(
+            "this edit puts texts before prompts, which weights cannot carry.",
+            hint="Ask the edited model with EditedModels(model, [delta]), which adds the texts. "
+            "delta.without_context() has the changes of weights alone.",
+        )
     check_all_fit(model, deltas, force=force, in_order=True)
     look = force  # otherwise the check has already looked
     with contextlib.ExitStack() as exits:
@@ -264,7 +287,7 @@ def check_all_fit(
             if not mine and delta.model_fingerprint != model.legacy_fingerprint:
                 raise _made_elsewhere(model, delta, identities[0])
             if in_order and any(later.made_on for later in deltas[place + 1 :]):
-                identities.append(chained(identities[-1], delta.digest()))
+                identities.append(chained(identities[-1], delta.without_context().digest()))
     for delta in deltas:
         _check_shapes(model, delta)
 

@@ -5,112 +5,40 @@ change to W in the row's delta. Then
 
     y_b = x_b W + x_b dW_b
 
-Terms are keyed by delta: rows that share a delta share its memory. Low-rank and row changes cost
-two thin products, dense changes one product per delta. The model's weights are never modified.
+Terms are keyed by delta: rows that share a delta share its memory (:mod:`.row_terms`), and edits
+that share a delta share its answers. The model's weights are never modified. If a delta puts texts
+before prompts, so do the queries: their tokens are read after the texts, and are all that counts.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+import functools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from editkit.editing.deltas import Change, Dense, LowRank, Rows, WeightDelta, applied, check_all_fit
+from editkit.editing.deltas import Change, WeightDelta, applied, check_all_fit
+from editkit.editing.edited_prompts import EditedPrompts, ReadPrompt, ScoredText
 from editkit.editing.generation import continued, draws, text_of
-from editkit.models.encoding import Completion, chunks_by_tokens, padded
+from editkit.editing.queries import CandidateQuery, CandidateScore, GenerationQuery, TextQuery
+from editkit.editing.row_terms import adding, compact, terms_of
+from editkit.errors import DeltaError
+from editkit.models.encoding import Completion, Encoding, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, forward_after, replacing, run_prefix
 from editkit.models.weight_layout import is_matrix_module
-from editkit.prompts import check_chat, clean_fields, clean_prompt, clean_target
 
 __all__ = ["CandidateQuery", "CandidateScore", "EditedModels", "GenerationQuery", "TextQuery"]
 
 _LOGITS_AT_ONCE = 1024  # positions; for GPT-2's vocabulary about 200 MB
-
-
-# ---------------------------------------------------------------- questions and answers
-
-
-@dataclasses.dataclass(frozen=True)
-class CandidateQuery:
-    """How likely are some candidates after a prompt?
-
-    Attributes:
-        edit: Number of the edited model that answers.
-        prompt: Text up to the candidates.
-        candidates: Continuations; white space around them is dropped.
-        separator: Text between prompt and candidate; None: the default rule.
-        chat: Whether the prompt is a user's turn in a chat.
-
-    Raises:
-        RequestError: A text cannot be used.
-    """
-
-    edit: int
-    prompt: str
-    candidates: tuple[str, ...]
-    separator: str | None = None
-    chat: bool = False
-
-    def __post_init__(self) -> None:
-        clean_fields(self)
-        candidates = (clean_target(each, "candidate", self.separator) for each in self.candidates)
-        object.__setattr__(self, "candidates", tuple(candidates))
-
-
-class CandidateScore(NamedTuple):
-    """How likely one edited model finds a candidate after a prompt.
-
-    Attributes:
-        nll: Mean negative log likelihood per token of the candidate, in nats.
-        argmax: Share of its tokens that are the most likely next token, given the true tokens
-            before them; 1 if greedy decoding would produce the candidate.
-    """
-
-    nll: float
-    argmax: float
-
-
-@dataclasses.dataclass(frozen=True)
-class TextQuery:
-    """How likely is a whole text?
-
-    Attributes:
-        edit: Number of the edited model that answers.
-        text: The text.
-    """
-
-    edit: int
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class GenerationQuery:
-    """How does a prompt continue?
-
-    Attributes:
-        edit: Number of the edited model that answers.
-        prompt: Start of the text.
-        name: Random draws depend only on this name, the prompt, and the seed, not on the rest of
-            the batch. Use the case and the index of the prompt.
-        chat: Whether the prompt is a user's turn in a chat, which the model answers.
-
-    Raises:
-        RequestError: The prompt cannot be used.
-    """
-
-    edit: int
-    prompt: str
-    name: str = ""
-    chat: bool = False
-
-    def __post_init__(self) -> None:
-        check_chat(self.chat)
-        object.__setattr__(self, "prompt", clean_prompt(self.prompt, "prompt", None))
+_log = logging.getLogger(__name__)
 
 
 class _AsksOneModel(Protocol):
@@ -135,7 +63,7 @@ class EditedModels:
     Args:
         model: The unedited model, or a model with applied edits, which stay applied.
         deltas: One per edited model; a delta without changes means the model itself. For a joint
-            edit, repeat the delta.
+            edit, repeat the delta: its memory, its answers and its forward passes are shared.
         token_budget: Maximum number of tokens in one forward pass, including padding.
         seed: Seed of generated texts.
 
@@ -151,12 +79,18 @@ class EditedModels:
         token_budget: int = 16384,
         seed: int = 0,
     ) -> None:
-        check_all_fit(model, deltas)
         self.model = model
         self.deltas = tuple(deltas)
         self.token_budget = token_budget
         self.seed = seed
-        self._batchable = all(_is_batchable(model, delta) for delta in deltas)
+        # Copies of a delta with other notes share its changes and its context.
+        keys = [(id(delta.changes), id(delta.context)) for delta in deltas]
+        first = {key: edit for edit, key in reversed(list(enumerate(keys)))}
+        self._first = [first[key] for key in keys]  # number of the first edit with the same delta
+        self._distinct = {edit: self.deltas[edit] for edit in dict.fromkeys(self._first)}
+        check_all_fit(model, list(self._distinct.values()))
+        self._prompts = EditedPrompts(model, [delta.context for delta in deltas])
+        self._batchable = all(_is_batchable(model, each) for each in self._distinct.values())
         self._scored: dict[CandidateQuery, list[CandidateScore]] = {}
         self._generated: dict[tuple[GenerationQuery, int, int], str] = {}
         self._state = model.weights.state()
@@ -168,38 +102,139 @@ class EditedModels:
         """Clear the cache if the weights changed, and raise if a delta no longer fits."""
         state = self.model.weights.state()
         if state != self._state:
-            check_all_fit(self.model, self.deltas)
+            check_all_fit(self.model, list(self._distinct.values()))
             self._scored.clear()
             self._generated.clear()
             self._state = self.model.weights.state()
 
     def unedited(self) -> EditedModels:
         """The same number of models, none of them edited."""
-        empty = [dataclasses.replace(delta, changes={}) for delta in self.deltas]
-        return EditedModels(self.model, empty, token_budget=self.token_budget, seed=self.seed)
+        return self._replaced(lambda delta: dataclasses.replace(delta, changes={}, context=None))
+
+    def _replaced(self, change: Callable[[WeightDelta], WeightDelta]) -> EditedModels:
+        """Other edited models; edits that share a delta still do."""
+        others = {edit: change(delta) for edit, delta in self._distinct.items()}
+        deltas = [others[edit] for edit in self._first]
+        return EditedModels(self.model, deltas, token_budget=self.token_budget, seed=self.seed)
 
     @contextlib.contextmanager
-    def rows(self, edits: Sequence[int]) -> Iterator[None]:
-        """Inside, row ``b`` of a forward pass of the model sees delta ``edits[b]``."""
+    def rows(self, edits: Sequence[int], *, in_context: bool = False) -> Iterator[None]:
+        """Inside, row ``b`` of a forward pass of the model sees delta ``edits[b]``.
+
+        Args:
+            edits: Number of the edited model for each row.
+            in_context: Whether the rows begin with what their edits put before prompts
+                (:meth:`in_context`).
+
+        Raises:
+            DeltaError: An edit puts texts before prompts, and the rows do not have them.
+        """
+        for edit in edits if not in_context else ():
+            self.check_context(edit)
         hooks: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
         for path in self._modules():
             device = next(self.model.module(path).parameters()).device
             terms = [
                 term
                 for name in ("weight", "bias")
-                for term in _terms(
-                    [self.deltas[e].changes.get(f"{path}.{name}") for e in edits], device
+                for term in terms_of(
+                    [self._changes[self._first[e]].get(f"{path}.{name}") for e in edits],
+                    self._shared,
+                    device,
                 )
             ]
             if terms:
-                hooks[path] = _adding(terms, len(edits))
+                hooks[path] = adding(terms, len(edits))
         with replacing(self.model, hooks):
             yield
 
+    @functools.cached_property
+    def _changes(self) -> dict[int, Mapping[str, Change]]:
+        """The changes of each distinct delta, as they are computed."""
+        return {edit: compact(delta.changes) for edit, delta in self._distinct.items()}
+
+    @functools.cached_property
+    def _shared(self) -> set[int]:
+        """Identities of the changes that several edits have in common."""
+        counts = Counter(self._first)
+        joint = (self._changes[edit] for edit, n_edits in counts.items() if n_edits > 1)
+        return {id(change) for changes in joint for change in changes.values()}
+
     def _modules(self) -> list[str]:
         """Paths of all modules changed by any delta."""
-        names = (name for delta in self.deltas for name in delta.changes)
+        names = (name for delta in self._distinct.values() for name in delta.changes)
         return list(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+    def merged(self, queries: Sequence[_Query]) -> list[_Query]:
+        """The queries, addressed to the first of all edits that share a delta.
+
+        Equal ones need a single answer.
+
+        Args:
+            queries: In any order.
+        """
+        return [
+            query if self._first[query.edit] == query.edit else self._addressed(query)
+            for query in queries
+        ]
+
+    def _addressed(self, query: _Query) -> _Query:
+        same = copy.copy(query)
+        object.__setattr__(same, "edit", self._first[query.edit])
+        return same
+
+    # ------------------------------------------------------------ contexts of prompts
+
+    def in_context(self, edit: int, prompt: str) -> str:
+        """A prompt, or another text, after the texts that an edit puts before it.
+
+        All queries for texts add them; this is for metrics that encode prompts themselves.
+
+        Args:
+            edit: Number of the edited model.
+            prompt: The prompt.
+
+        Raises:
+            RequestError: The texts contain a special token.
+        """
+        return self._prompts.read_as(edit, prompt)
+
+    def completions(self, query: CandidateQuery) -> list[Completion]:
+        """A prompt with each candidate as tokens, as the edited model reads them.
+
+        If a text is longer than the model's context, the start of the prompt is truncated.
+
+        Raises:
+            DeltaError: It is longer because of the texts that the edit puts before it.
+        """
+        return self._prompts.completions([(query, i) for i in range(len(query.candidates))])
+
+    def check_context(self, edit: int) -> None:
+        """Refuse an edit that puts texts before prompts, where only token ids are known.
+
+        Raises:
+            DeltaError: It does so.
+        """
+        if self.deltas[edit].context is not None:
+            raise DeltaError(
+                f"edit {edit} puts texts before prompts, which cannot be added to token ids.",
+                hint="Encode models.in_context(edit, prompt) instead of the prompt, and pass "
+                "in_context=True.",
+            )
+
+    def check_length(self, edit: int, encoding: Encoding, prompt: str) -> None:
+        """Refuse a text that is too long with what its edit puts before it.
+
+        Args:
+            edit: Number of the edited model.
+            encoding: All that the model reads.
+            prompt: The prompt, or another text, without what the edit puts before it.
+
+        Raises:
+            DeltaError: It is longer than the model's context because of the edit.
+            ModelError: It is longer than the model's context.
+        """
+        self._prompts.check_length(edit, encoding, prompt)
 
     def answers(
         self,
@@ -218,11 +253,12 @@ class EditedModels:
         if self._batchable:
             return ask(self, queries)
         answers: dict[int, _Answer] = {}
-        for edit, delta in enumerate(self.deltas):
-            mine = [number for number, query in enumerate(queries) if query.edit == edit]
+        for edit, delta in self._distinct.items():
+            mine = [n for n, query in enumerate(queries) if self._first[query.edit] == edit]
             if mine:
-                with applied(self.model, delta):  # changes the weights themselves
-                    own = ask(self.unedited(), [queries[number] for number in mine])
+                with applied(self.model, delta.without_context()):  # changes the weights themselves
+                    others = self._replaced(lambda each: dataclasses.replace(each, changes={}))
+                    own = ask(others, [queries[number] for number in mine])
                 answers.update(zip(mine, own, strict=True))
         return [answers[number] for number in range(len(queries))]
 
@@ -251,8 +287,13 @@ class EditedModels:
 
         Returns:
             One list per query, one score per candidate.
+
+        Raises:
+            DeltaError: A text is longer than the model's context because of the texts that its edit
+                puts before it.
         """
         self._refresh()
+        queries = self.merged(queries)
         new = [query for query in dict.fromkeys(queries) if query not in self._scored]
         scores = self.answers(EditedModels._score_candidates, new)
         self._scored.update(zip(new, scores, strict=True))
@@ -264,13 +305,7 @@ class EditedModels:
             for number, q in enumerate(queries)
             for place in range(len(q.candidates))
         ]
-        completions = self.model.complete(
-            [queries[number].prompt for number, _ in flat],
-            [queries[number].candidates[place] for number, place in flat],
-            separators=[queries[number].separator for number, _ in flat],
-            chat=[queries[number].chat for number, _ in flat],
-            crop=True,
-        )
+        completions = self._prompts.completions([(queries[n], place) for n, place in flat])
         # Candidates nearly always agree on where the prompt's tokens end; if not, the query is
         # split into several prompts.
         prompts: dict[tuple[int, tuple[int, ...]], list[tuple[int, Completion]]] = {}
@@ -310,7 +345,7 @@ class EditedModels:
         longer = [n for n, (_, target) in enumerate(flat) if len(target) > 1]
         pick = torch.tensor(longer, dtype=torch.long, device=device)  # (M,)
         source = rows[pick]
-        with self.rows(edits):
+        with self.rows(edits, in_context=True):
             if longer:
                 prefix, hidden = run_prefix(self.model, ids, lengths, rows=source)
             else:
@@ -324,7 +359,7 @@ class EditedModels:
             inputs = padded([flat[n][1][:-1] for n in longer], device)  # (M, S)
             wanted = padded([flat[n][1][1:] for n in longer], device)  # (M, S)
             counts = torch.tensor([len(flat[n][1]) - 1 for n in longer], device=device)  # (M,)
-            with self.rows([edits[row] for row in source.tolist()]):
+            with self.rows([edits[row] for row in source.tolist()], in_context=True):
                 states = forward_after(self.model, prefix, inputs, lengths[source])
             real = torch.arange(inputs.shape[1], device=device)[None] < counts[:, None]  # (M, S)
             log_p = torch.log_softmax(self.model.head(states[real]), dim=-1)  # (tokens, V)
@@ -344,6 +379,8 @@ class EditedModels:
     ) -> list[list[float]]:
         """Negative log likelihood of the tokens of whole texts, in nats.
 
+        Texts that an edit puts before prompts are read before these texts too, but not scored.
+
         Args:
             queries: In any order.
             max_tokens: Truncate each text to this many tokens.
@@ -352,35 +389,36 @@ class EditedModels:
             One list per query: a number for every token but the first.
 
         Raises:
+            DeltaError: A truncated text is still longer than the model's context because of the
+                texts that its edit puts before it.
             ModelError: A truncated text is still longer than the model's context.
         """
         self._refresh()
-        texts = [query.text for query in queries]
-        cut = [encoding.first(max_tokens) for encoding in self.model.encode(texts)]
-        for encoding in cut:
-            self.model.check_length(encoding)
-        tokens = {query: e.ids for query, e in zip(queries, cut, strict=True)}
+        queries = self.merged(queries)
+        rows = {each: self._prompts.text(each, max_tokens) for each in dict.fromkeys(queries)}
 
         def ask(models: EditedModels, some: Sequence[TextQuery]) -> list[list[float]]:
-            return models._score_texts([(query.edit, tokens[query]) for query in some])
+            return models._score_texts([rows[query] for query in some])
 
-        return self.answers(ask, queries)
+        answers = dict(zip(rows, self.answers(ask, list(rows)), strict=True))
+        return [list(answers[query]) for query in queries]
 
-    def _score_texts(self, texts: Sequence[tuple[int, tuple[int, ...]]]) -> list[list[float]]:
+    def _score_texts(self, texts: Sequence[ScoredText]) -> list[list[float]]:
         answers: list[list[float]] = [[] for _ in texts]
         device = self.model.device
-        for batch in chunks_by_tokens([len(ids) for _, ids in texts], self.token_budget):
-            rows = [texts[number][1] for number in batch]
-            ids = padded(rows, device)  # (B, T)
-            lengths = torch.tensor([len(row) for row in rows], device=device)  # (B,)
+        for batch in chunks_by_tokens([len(text.ids) for text in texts], self.token_budget):
+            rows = [texts[number] for number in batch]
+            ids = padded([row.ids for row in rows], device)  # (B, T)
+            ends = torch.tensor([len(row.ids) for row in rows], device=device)  # (B,)
+            starts = torch.tensor([row.first for row in rows], device=device)  # (B,)
             with self.model.frozen(), torch.no_grad():
-                with self.rows([texts[number][0] for number in batch]):
+                with self.rows([row.edit for row in rows], in_context=True):
                     states = forward(self.model, ids)[:, :-1]  # (B, T - 1, H)
-                columns = torch.arange(states.shape[1], device=device)
-                real = columns[None] < lengths[:, None] - 1  # (B, T - 1)
+                column = torch.arange(1, ids.shape[1], device=device)[None]  # of the next token
+                real = (column >= starts[:, None]) & (column < ends[:, None])  # (B, T - 1)
                 nll = iter(self._token_nll(states[real], ids[:, 1:][real]))
             for number, row in zip(batch, rows, strict=True):
-                answers[number] = [next(nll) for _ in row[1:]]
+                answers[number] = [next(nll) for _ in row.ids[row.first :]]
         return answers
 
     def _token_nll(self, states: Tensor, tokens: Tensor) -> list[float]:
@@ -399,7 +437,9 @@ class EditedModels:
 
         Draws depend only on the seed and on the name and prompt of the query. A text does not
         depend on the rest of its batch, except through float rounding, which changes about one
-        draw in a hundred thousand.
+        draw in a hundred thousand. Texts that an edit puts before the prompt are read, but not
+        returned; if they leave too little of the model's context, a text is shorter, with a
+        warning.
 
         Args:
             queries: In any order.
@@ -413,9 +453,12 @@ class EditedModels:
             the answer up to the special token that ends the turn.
 
         Raises:
+            DeltaError: A prompt is longer than the model's context because of the texts that its
+                edit puts before it.
             ModelError: A prompt is longer than the model's context.
         """
         self._refresh()
+        queries = self.merged(queries)
         tokens = min(tokens, self.model.context_length)
 
         def ask(models: EditedModels, some: Sequence[GenerationQuery]) -> list[str]:
@@ -428,29 +471,58 @@ class EditedModels:
         return [self._generated[keys[query]] for query in queries]
 
     def _generate(self, queries: Sequence[GenerationQuery], tokens: int, top_k: int) -> list[str]:
-        encodings = self.model.read(
-            [query.prompt for query in queries], chat=[query.chat for query in queries]
+        prompts = [self._prompts.generation(query) for query in queries]
+        # Length of each whole text, with what the edit puts before it.
+        sizes = [min(tokens + each.before, self.model.context_length) for each in prompts]
+        shortest = min(
+            (n - each.before for n, each in zip(sizes, prompts, strict=True)), default=tokens
         )
-        for encoding in encodings:
-            self.model.check_length(encoding)
+        if shortest < tokens:
+            self._warn_of_short_texts(tokens, shortest)
         # Batches of similar length: a batch takes as many steps as its shortest prompt needs.
-        order = sorted(range(len(queries)), key=lambda number: len(encodings[number]))
-        most = max(1, self.token_budget // tokens)
+        order = sorted(range(len(queries)), key=lambda number: len(prompts[number].ids))
+        most = max(1, self.token_budget // max(sizes, default=tokens))
         size = -(-len(order) // -(-len(order) // most)) if order else most  # batches of equal size
         texts = [""] * len(queries)
         for batch in (order[i : i + size] for i in range(0, len(order), size)):
             names = [(self.seed, queries[number].name, queries[number].prompt) for number in batch]
-            prompts = [encodings[number].ids for number in batch]
+            uniform = draws(names, tokens)  # (B, tokens)
+            before = [prompts[number].before for number in batch]
+            longest = max(sizes[number] for number in batch)
+            if any(before):
+                uniform = _after(uniform, before, longest)
             edits = [queries[number].edit for number in batch]
-            with self.model.frozen(), torch.no_grad(), self.rows(edits):
-                written = continued(self.model, prompts, draws(names, tokens), top_k=top_k)
+            rows = [prompts[number].ids for number in batch]
+            with self.model.frozen(), torch.no_grad(), self.rows(edits, in_context=True):
+                written = continued(self.model, rows, uniform, top_k=top_k)
             for number, ids in zip(batch, written, strict=True):
-                if queries[number].chat:
-                    answer = ids[len(encodings[number]) :]
-                    texts[number] = self._answered(queries[number].prompt, answer)
-                else:
-                    texts[number] = text_of(self.model.tokenizer, ids)
+                own = ids[: max(sizes[number], len(prompts[number].ids))]
+                texts[number] = self._written(queries[number], own, prompts[number])
         return texts
+
+    def _warn_of_short_texts(self, tokens: int, shortest: int) -> None:
+        _log.warning(
+            "generated texts have down to %d tokens instead of %d: after the texts that the edits "
+            "put before prompts, no more fit into the context of %d tokens of %s",
+            shortest,
+            tokens,
+            self.model.context_length,
+            self.model.name,
+        )
+
+    def _written(self, query: GenerationQuery, ids: Sequence[int], prompt: ReadPrompt) -> str:
+        """A generated text, without what the edit puts before the prompt."""
+        n = len(prompt.ids)
+        if query.chat:
+            return self._answered(query.prompt, ids[n:])
+        tokenizer = self.model.tokenizer
+        whole = text_of(tokenizer, ids)
+        if prompt.ids == prompt.alone:
+            return whole
+        start = text_of(tokenizer, ids[:n])
+        # A tokenizer's clean-up may change the end of the prompt when more follows it.
+        rest = whole[len(start) :] if whole.startswith(start) else text_of(tokenizer, ids[n:])
+        return f"{text_of(tokenizer, prompt.alone)}{rest}"
 
     def _answered(self, prompt: str, ids: Sequence[int]) -> str:
         """A chat as text: the user's turn, and the answer up to the end of its turn."""
@@ -458,12 +530,6 @@ class EditedModels:
         end = next((i for i, token in enumerate(ids) if token in special), len(ids))
         answer = str(self.model.tokenizer.decode(ids[:end]))
         return f"{prompt}\n{answer}"
-
-
-# ---------------------------------------------------------------- x_b dW_b
-
-_Term = Callable[[Tensor, Tensor], Tensor]
-"""Maps a module's input (B, T, in) and output (B, T, out) to the output plus a term."""
 
 
 def _is_batchable(model: LanguageModel, delta: WeightDelta) -> bool:
@@ -477,71 +543,9 @@ def _is_batchable(model: LanguageModel, delta: WeightDelta) -> bool:
     return True
 
 
-def _adding(terms: Sequence[_Term], n_rows: int) -> _Term:
-    """Adds all terms; some models flatten rows and tokens before they call the MLP."""
-
-    def add(inputs: Tensor, output: Tensor) -> Tensor:
-        x = inputs.reshape(n_rows, -1, inputs.shape[-1])  # (B, T, in)
-        y = output.reshape(n_rows, -1, output.shape[-1])  # (B, T, out)
-        for term in terms:
-            y = term(x, y)
-        return y.reshape(output.shape)
-
-    return add
-
-
-def _terms(changes: Sequence[Change | None], device: torch.device) -> list[_Term]:
-    """Terms that add a parameter's changes: ``changes[b]`` to row b, None for no change."""
-    rows: dict[int, list[int]] = {}  # keyed by identity: rows with the same delta share its changes
-    for row, change in enumerate(changes):
-        if change is not None:
-            rows.setdefault(id(change), []).append(row)
-    distinct = {id(change): change for change in changes if change is not None}
-    low_rank = [change for change in distinct.values() if isinstance(change, LowRank)]
-    terms: list[_Term] = []
-    if low_rank:
-        places = {id(change): place for place, change in enumerate(low_rank)}
-        index = [places.get(id(change), len(low_rank)) for change in changes]
-        terms.append(_low_rank_term(low_rank, index, device))
-    for key, change in distinct.items():
-        if not isinstance(change, LowRank):
-            terms.append(_single_term(change, torch.tensor(rows[key], device=device), device))
-    return terms
-
-
-def _low_rank_term(changes: Sequence[LowRank], index: Sequence[int], device: torch.device) -> _Term:
-    """Adds ``x_b L_i R_i``, i = ``index[b]``, or zero if i equals the number of changes."""
-    n, rank = len(changes), max(change.left.shape[1] for change in changes)
-    d, h = changes[0].left.shape[0], changes[0].right.shape[1]
-    shared = n == 1 and not any(index)  # one delta for all rows
-    left = torch.zeros(n + (not shared), d, rank, device=device)  # ranks padded with zeros
-    right = torch.zeros(n + (not shared), rank, h, device=device)  # the last change is zero
-    for place, change in enumerate(changes):
-        left[place, :, : change.left.shape[1]] = change.left
-        right[place, : change.right.shape[0]] = change.right
-    rows = torch.tensor(index, device=device)  # (B,)
-
-    def of_rows(factor: Tensor) -> Tensor:
-        return factor.expand(len(index), -1, -1) if shared else factor[rows]
-
-    def add(x: Tensor, y: Tensor) -> Tensor:
-        thin = torch.bmm(x, of_rows(left.to(x.dtype)))  # (B, T, r)
-        return y + torch.bmm(thin, of_rows(right.to(x.dtype)))  # (B, T, out)
-
-    return add
-
-
-def _single_term(change: Change, rows: Tensor, device: torch.device) -> _Term:
-    """Adds a dense, row, or bias change to the rows that share it."""
-
-    def add(x: Tensor, y: Tensor) -> Tensor:
-        if isinstance(change, Rows):
-            picked = x[rows][..., change.indices.to(device)]  # (rows, T, n)
-            update = picked @ change.values.to(device, x.dtype)
-        elif isinstance(change, Dense) and change.values.ndim == 1:
-            update = change.values.to(device, x.dtype).expand(len(rows), x.shape[1], -1)
-        else:
-            update = x[rows] @ change.dense().to(device, x.dtype)  # (rows, T, out)
-        return y.index_add(0, rows, update)
-
-    return add
+def _after(uniform: Tensor, before: Sequence[int], n: int) -> Tensor:
+    """Random numbers (B, N) for texts of n tokens: row b starts at column ``before[b]``."""
+    moved = uniform.new_zeros(len(uniform), n)
+    for row, start in enumerate(before):
+        moved[row, start : start + uniform.shape[1]] = uniform[row, : n - start]
+    return moved

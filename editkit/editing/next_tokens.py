@@ -27,10 +27,13 @@ class NextTokenQuery:
     Attributes:
         edit: Number of the edited model that answers.
         ids: The preceding token ids: at least one, at most the model's context.
+        in_context: Whether they begin with what the edit puts before prompts
+            (:meth:`EditedModels.in_context`).
     """
 
     edit: int
     ids: tuple[int, ...]
+    in_context: bool = False
 
 
 def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:
@@ -45,8 +48,14 @@ def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) 
 
     Returns:
         One token id per query.
+
+    Raises:
+        DeltaError: An edit puts texts before prompts, and a query's ids do not have them.
     """
-    return models.answers(_batched, queries)
+    for query in queries:
+        if not query.in_context:
+            models.check_context(query.edit)
+    return models.answers(_batched, models.merged(queries))
 
 
 def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:
@@ -62,7 +71,7 @@ def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[in
         read = [(b, query) for b, row in enumerate(chosen) for query in asked[row]]
         with model.frozen(), torch.no_grad():
             ids = padded([row.ids for row in chosen], model.device)  # (B, T)
-            with models.rows([row.edit for row in chosen]):
+            with models.rows([row.edit for row in chosen], in_context=True):
                 hidden = forward(model, ids)  # (B, T, H)
             row = torch.tensor([b for b, _ in read], device=model.device)  # (N,)
             place = torch.tensor([len(query.ids) - 1 for _, query in read], device=model.device)

@@ -24,6 +24,7 @@ from typing import Any
 
 __all__ = [
     "BASELINE",
+    "CONTEXT_TEXTS",
     "KINDS",
     "ROUNDED_AWAY",
     "Edit",
@@ -46,6 +47,9 @@ nothing is left of the change."""
 
 ROUNDED_AWAY = "rounded_away"
 """Note added by the core: the share of the change lost when weights are rounded to their type."""
+
+CONTEXT_TEXTS = "context_texts"
+"""Note added by the core: the number of texts that an edit puts before prompts, if it does so."""
 
 _MOST_TEXTS = 2
 
@@ -201,7 +205,8 @@ def _kinds_of(edit: Edit) -> list[str]:
     if notes.get("unstable"):
         kinds.append("unstable")
     lost, norm = _number(notes.get(ROUNDED_AWAY)) or 0.0, _number(notes.get("delta_norm"))
-    if (norm == 0 or lost >= WHOLLY_LOST) and converged is not True:
+    in_context = bool(_number(notes.get(CONTEXT_TEXTS)))  # it has an effect without any weights
+    if (norm == 0 or lost >= WHOLLY_LOST) and converged is not True and not in_context:
         kinds.append("unchanged")
     elif lost > MOSTLY_LOST:
         kinds.append("rounded")

@@ -140,7 +140,7 @@ class EditorContract(RegimeContract):
                 ("model_fingerprint", delta.model_fingerprint, model.fingerprint),
             ):
                 require(value == expected, f"{what} is {value!r}, expected {expected!r}.")
-        with applied(model, delta):
+        with applied(model, delta.without_context()):
             [above] = self.edit(model, self.requests[:1], editor)
             what = "model_fingerprint differs when another edit is applied."
             require(above.model_fingerprint == model.fingerprint, what)
@@ -175,7 +175,7 @@ class EditorContract(RegimeContract):
             except (TypeError, ValueError) as error:
                 raise ContractError(f"the delta cannot be saved: {error}.") from None
             again = load_delta(path)
-            for what in ("request", "editor", "config", "model_fingerprint", "notes"):
+            for what in ("request", "editor", "config", "model_fingerprint", "notes", "context"):
                 loaded, saved = getattr(again, what), getattr(delta, what)
                 require(loaded == saved, f"{what} was {saved!r} and is loaded as {loaded!r}.")
             require(_distance(delta, again) == 0, "the changes differ after loading.")
@@ -209,7 +209,7 @@ class EditorContract(RegimeContract):
         for delta in self.edit(model, self.requests):
             before = state_of(model)
             for interrupted in (False, True):
-                with contextlib.suppress(_Planned), applied(model, delta):
+                with contextlib.suppress(_Planned), applied(model, delta.without_context()):
                     if interrupted:
                         raise _Planned
                 changed = differences(before, state_of(model))
@@ -227,10 +227,11 @@ class EditorContract(RegimeContract):
             CandidateQuery(place, request.sentence, ("Paris", "French"))
             for place, request in enumerate(self.requests)
         ]
-        rows = EditedModels(model, deltas).candidate_nll(queries)
-        for query, delta, row in zip(queries, deltas, rows, strict=True):
-            with applied(model, delta):
-                [plain] = EditedModels(model, [delta]).unedited().candidate_nll([query])
+        models = EditedModels(model, deltas)
+        for query, delta, row in zip(queries, deltas, models.candidate_nll(queries), strict=True):
+            asked = dataclasses.replace(query, prompt=models.in_context(query.edit, query.prompt))
+            with applied(model, delta.without_context()):
+                [plain] = models.unedited().candidate_nll([asked])
             require(
                 all(
                     abs(a - b) <= self.tolerance * (1 + abs(b))
@@ -266,7 +267,7 @@ class EditorContract(RegimeContract):
         before = state_of(model)
         for delta in deltas:
             _require_finite(delta, " in bfloat16")
-            with applied(model, delta):
+            with applied(model, delta.without_context()):
                 pass
         changed = differences(before, state_of(model))
         require(not changed, f"after applying in bfloat16: {few(changed)} changed.")
@@ -283,7 +284,8 @@ class EditorContract(RegimeContract):
         """The separator between prompt and target, and a chat around them, change the edit.
 
         Encode requests with model.requested, which uses each request's separator and chat.
-        This does not apply if the deltas do not depend on the target, or on the prompt.
+        This does not apply if the deltas do not depend on the target, or on the prompt. An edit of
+        prompts alone need not depend on the chat, which surrounds its texts too.
         """
         model, request = self.make_model(), self.requests[0]
         [usual] = self.edit(model, [request])
@@ -297,7 +299,7 @@ class EditorContract(RegimeContract):
                 what = f"the separator {separator!r} makes no difference."
                 require(changes(separator=separator), what)
             require(not changes(separator=" "), "the separator ' ' is not the default one.")
-        if changes(prompt=f"In France, {request.prompt}"):
+        if usual.changes and changes(prompt=f"In France, {request.prompt}"):
             require(changes(chat=True), "a chat around the request makes no difference.")
 
     def test_unicode(self) -> None:
@@ -396,8 +398,8 @@ def _bytes_of(deltas: Sequence[WeightDelta]) -> int:
 
 
 def _distance(first: WeightDelta, second: WeightDelta) -> float:
-    """Norm of the difference, relative to the larger norm; infinite for different parameters."""
-    if first.changes.keys() != second.changes.keys():
+    """Norm of the difference, relative to the larger; infinite for other parameters or contexts."""
+    if first.changes.keys() != second.changes.keys() or first.context != second.context:
         return float("inf")
     squares = 0.0
     for name, change in first.changes.items():

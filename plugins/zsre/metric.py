@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from editkit import EditedModels, LanguageModel, Metric, MetricRow, Probe, Record
+from editkit import EditedModels, Metric, MetricRow, Probe, Record
+from editkit.editing.edited_models import CandidateQuery
 from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
-from editkit.models.encoding import Sentence
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
 
 KINDS = {"efficacy": "rewrite", "paraphrase": "paraphrase", "specificity": "neighborhood"}
@@ -35,9 +35,11 @@ class ZsreAccuracy(Metric[ZsreAccuracyConfig]):
             for edit, record in enumerate(records)
             for score, kind in KINDS.items()
             for probe in record.probes.get(kind, ())
-            for inputs, correct in self._predictions(models.model, probe, _answer(score, probe))
+            for inputs, correct in self._predictions(models, edit, probe, _answer(score, probe))
         ]
-        queries = [NextTokenQuery(edit, inputs) for edit, _, inputs, _ in predictions]
+        queries = [
+            NextTokenQuery(edit, inputs, in_context=True) for edit, _, inputs, _ in predictions
+        ]
         predicted = most_likely_tokens(models, queries)
         hits: list[dict[str, list[float]]] = [{} for _ in records]
         for (edit, score, _, correct), token in zip(predictions, predicted, strict=True):
@@ -48,9 +50,11 @@ class ZsreAccuracy(Metric[ZsreAccuracyConfig]):
             for rows in hits
         ]
 
-    def _predictions(self, model: LanguageModel, probe: Probe, answer: str) -> Iterator[Prediction]:
+    def _predictions(
+        self, models: EditedModels, edit: int, probe: Probe, answer: str
+    ) -> Iterator[Prediction]:
         forced = _as_text if self.config.forcing == "text" else _as_tokens
-        return forced(model, probe, answer)
+        return forced(models, edit, probe, answer)
 
 
 def _answer(score: str, probe: Probe) -> str:
@@ -58,13 +62,13 @@ def _answer(score: str, probe: Probe) -> str:
     return probe.target_true if score == "specificity" else probe.target_new
 
 
-def _as_text(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Prediction]:
+def _as_text(models: EditedModels, edit: int, probe: Probe, answer: str) -> Iterator[Prediction]:
     """Decode the answer's earlier tokens, append them to the prompt, and tokenise the whole text.
 
     The correct token is the first token of the answer token's decoded text. The two differ where
     one character takes several tokens.
     """
-    tokenizer = model.tokenizer
+    model, tokenizer = models.model, models.model.tokenizer
 
     def ids_of(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -72,30 +76,28 @@ def _as_text(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Predic
     def text(ids: Sequence[int]) -> str:
         return str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    [sentence] = _sentences(model, probe, answer)
-    prompt = model.rendered(probe.prompt, chat=probe.chat).text
+    [sentence] = model.sentences(
+        [probe.prompt], [answer], separators=probe.separator, chat=probe.chat
+    )
+    asked = models.in_context(edit, probe.prompt)
+    prompt = model.rendered(asked, chat=probe.chat).text
     tokens: Sequence[int] = sentence.target
     if sentence.separator:  # as published: the answer is tokenised on its own
         tokens = ids_of(f"{sentence.separator}{answer}")
     encodings = model.encode([prompt + text(tokens[:i]) for i in range(len(tokens))])
     for token, encoding in zip(tokens, encodings, strict=True):
         inputs = encoding.ids
-        if probe.chat:
-            model.check_length(encoding)
+        if probe.chat or asked != probe.prompt:
+            models.check_length(edit, encoding, probe.prompt)
         elif len(inputs) > model.context_length:
             inputs = model.cropped(inputs, model.context_length, of=prompt)
         [correct, *_] = ids_of(text([token])) or [token]
         yield inputs, correct
 
 
-def _sentences(model: LanguageModel, probe: Probe, answer: str) -> list[Sentence]:
-    return model.sentences([probe.prompt], [answer], separators=probe.separator, chat=probe.chat)
-
-
-def _as_tokens(model: LanguageModel, probe: Probe, answer: str) -> Iterator[Prediction]:
+def _as_tokens(models: EditedModels, edit: int, probe: Probe, answer: str) -> Iterator[Prediction]:
     """Tokenise prompt and answer as one sentence."""
-    [completion] = model.complete(
-        [probe.prompt], [answer], crop=True, separators=probe.separator, chat=probe.chat
-    )
+    query = CandidateQuery(edit, probe.prompt, (answer,), probe.separator, probe.chat)
+    [completion] = models.completions(query)
     for i, token in enumerate(completion.target):
         yield completion.prompt + completion.target[:i], token

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from editkit import Dense, EditedModels, LowRank, applied
-from editkit.editing.edited_models import CandidateQuery
+from editkit.editing.edited_models import CandidateQuery, TextQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward
 from tests.editkit.editing.test_deltas import delta_for
@@ -124,6 +124,52 @@ def test_requests_of_a_joint_edit_share_the_memory_of_its_delta() -> None:
         [hook] = model.module(path)._forward_hooks.values()
         held = tensor_bytes(hook, {left.data_ptr(), right.data_ptr()})
     assert held <= 1.1 * (left.nbytes + right.nbytes)
+
+
+def test_edits_that_share_a_delta_run_a_prompt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    delta = delta_for(model, 1)
+    notes = dataclasses.replace(delta, notes={"loss": 0.1})  # of one request of a joint edit
+    models = EditedModels(model, [delta, notes, delta_for(model, 1), delta])
+    rows: list[int] = []
+    score = EditedModels._score
+    monkeypatch.setattr(
+        EditedModels,
+        "_score",
+        lambda self, ids, *rest: rows.append(len(ids)) or score(self, ids, *rest),
+    )
+    queries = [CandidateQuery(edit, text, CANDIDATES) for edit in range(4) for text in TEXTS]
+    answers = models.candidate_nll(queries)
+    assert sum(rows) == 2 * len(TEXTS)  # edit 2 has a delta of its own
+    for edit in (1, 3):
+        assert answers[3 * edit : 3 * edit + 3] == answers[:3]
+    models.candidate_nll(queries)
+    assert sum(rows) == 2 * len(TEXTS)
+    assert len(models.unedited().text_nll([TextQuery(edit, "Rome is") for edit in range(4)])) == 4
+
+
+@pytest.mark.parametrize("rank", [25, 26, 60])  # D H / (D + H) = 25.6
+def test_a_shared_change_of_any_rank_is_applied_to_its_rows(rank: int) -> None:
+    model = tiny()
+    path = model.path(1, "mlp_out")
+    generator = torch.Generator().manual_seed(rank)
+    factors = [torch.randn(n, m, generator=generator) / 8 for n, m in ((128, rank), (rank, 32))]
+    joint = dataclasses.replace(
+        delta_for(model, kinds=""), changes={f"{path}.weight": LowRank(*factors)}
+    )
+    for edits in ([0, 0, 0], [0, 1, 0]):  # the whole batch, and two rows of three
+        models = EditedModels(model, [joint, delta_for(model, 2, kinds="l"), joint])
+        rows = [model.encode([text])[0].ids for text in TEXTS]
+        ids = padded(rows, "cpu")
+        with torch.no_grad():
+            with models.rows(edits):
+                together = model.head(forward(model, ids))
+            for b, edit in enumerate(edits):
+                with applied(model, models.deltas[edit]):
+                    alone = model.head(forward(model, ids[b : b + 1, : len(rows[b])]))
+                torch.testing.assert_close(
+                    together[b, : len(rows[b])], alone[0], rtol=1e-4, atol=1e-4
+                )
 
 
 @pytest.mark.parametrize("kinds", ["l", "r", "d", "lrd"])

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from editkit import DeltaError, Dense, EditRequest, LowRank, Rows, WeightDelta
+from editkit import DeltaError, Dense, EditRequest, LowRank, PromptContext, Rows, WeightDelta
 from editkit.editing.delta_files import load_delta, save_delta
 from editkit.storage.digests import digest_of_tensors
 from tests.hostile import either
@@ -53,6 +53,9 @@ def test_the_sample_file_is_valid_before_it_is_damaged(tmp_path: Path) -> None:
     delta = load_delta(write(tmp_path / "d", DESCRIPTION, sound_tensors()))
     assert delta.request == EditRequest(**REQUEST)
     assert delta.changes["b.weight"].shape == (4, 5)
+    assert delta.context is None
+    delta = load_delta(write(tmp_path / "d", context(), sound_tensors()))
+    assert delta.context == PromptContext(("Rome is in Seattle.",), most=1)
 
 
 def changed(**values: Any) -> dict[str, Any]:
@@ -62,6 +65,21 @@ def changed(**values: Any) -> dict[str, Any]:
 def change(name: str, **values: Any) -> dict[str, Any]:
     changes = {**DESCRIPTION["changes"], name: {**DESCRIPTION["changes"].get(name, {}), **values}}
     return changed(changes=changes)
+
+
+CONTEXT: dict[str, Any] = {
+    "texts": ["Rome is in Seattle."],
+    "most": 1,
+    "order": "written",
+    "separator": "\n",
+    "before_prompt": "",
+}
+
+
+def context(lacks: str = "", **values: Any) -> dict[str, Any]:
+    """A description of format 2 with a changed context."""
+    own = {k: v for k, v in {**CONTEXT, **values}.items() if k != lacks}
+    return changed(format=2, context=own)
 
 
 def without(key: str) -> dict[str, Any]:
@@ -79,7 +97,7 @@ DESCRIPTIONS: dict[str, tuple[Any, str]] = {
     "format text": (changed(format="1"), "format is '1', expected a number"),
     "format true": (changed(format=True), "format is True"),
     "format zero": (changed(format=0), "format is 0"),
-    "format newer": (changed(format=2), "has format 2, this version reads up to 1"),
+    "format newer": (changed(format=3), "has format 3, this version reads up to 2"),
     "format missing": (without("format"), "format is None"),
     "unknown key": (changed(more=1), "'more' in the description, which this version does not know"),
     **{
@@ -121,6 +139,27 @@ DESCRIPTIONS: dict[str, tuple[Any, str]] = {
     "name empty": (change("", kind="dense"), "not the name of a parameter"),
     "name with NUL": (change("a\0b", kind="dense"), "not the name of a parameter"),
     "no changes": (changed(changes={}), "belongs to no change"),
+    "context missing": (changed(format=2), "lacks 'context'"),
+    "context in format 1": (changed(context=CONTEXT), "'context' in the description"),
+    "context null": (changed(format=2, context=None), "context is None, expected a mapping"),
+    "context list": (changed(format=2, context=["x"]), "context is .*, expected a mapping"),
+    **{f"context without {key}": (context(key), f"lacks '{key}'") for key in CONTEXT},
+    "context with more": (context(more=1), "'more' in the context"),
+    "texts a text": (context(texts="abc"), "texts is 'abc', expected a list"),
+    "texts none": (context(texts=[]), "expected at least one text"),
+    "texts numbers": (context(texts=[1]), "expected at least one text"),
+    "texts blank": (context(texts=["a", " "]), "none of them blank"),
+    "texts nested": (context(texts=[["a"]]), "expected at least one text"),
+    "most zero": (context(most=0), "most 0, expected a number of texts from 1"),
+    "most negative": (context(most=-1), "most -1"),
+    "most true": (context(most=True), "most True"),
+    "most fraction": (context(most=1.0), "most 1.0"),
+    "most text": (context(most="1"), "most '1'"),
+    "order unknown": (context(order="random"), "order 'random'"),
+    "order list": (context(order=["written"]), "order"),
+    "order null": (context(order=None), "order None"),
+    "separator null": (context(separator=None), "separator None, expected a text"),
+    "before prompt number": (context(before_prompt=1), "before_prompt 1, expected a text"),
 }
 
 
@@ -248,9 +287,15 @@ SHAPES = st.lists(st.integers(0, 4), max_size=3)
 )
 @given(data=st.data())
 def test_any_delta_is_loaded_completely_or_refused(data: st.DataObject, tmp_path: Path) -> None:
-    description, tensors = dict(DESCRIPTION), sound_tensors()
+    description, tensors = (
+        dict(data.draw(st.sampled_from([DESCRIPTION, context()]))),
+        sound_tensors(),
+    )
     for _ in range(data.draw(st.integers(1, 2))):
-        if data.draw(st.booleans()):
+        if "context" in description and data.draw(st.booleans()):
+            own = {**CONTEXT, data.draw(st.sampled_from([*CONTEXT])): data.draw(JSON)}
+            description["context"] = own
+        elif data.draw(st.booleans()):
             description[data.draw(st.sampled_from([*DESCRIPTION, "made_on"]))] = data.draw(JSON)
         else:
             key = data.draw(st.sampled_from(sorted(sound_tensors())))
@@ -261,7 +306,8 @@ def test_any_delta_is_loaded_completely_or_refused(data: st.DataObject, tmp_path
         assert delta.is_finite()
         assert delta.norm() >= 0
         save_delta(delta, tmp_path / "again")
-        assert load_delta(tmp_path / "again").config == delta.config
+        again = load_delta(tmp_path / "again")
+        assert (again.config, again.context) == (delta.config, delta.context)
 
 
 @settings(

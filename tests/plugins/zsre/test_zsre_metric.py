@@ -7,7 +7,17 @@ from statistics import fmean
 import pytest
 import torch
 
-from editkit import EditedModels, EditRequest, Probe, Record, applied, make_metric
+from editkit import (
+    DeltaError,
+    EditedModels,
+    EditRequest,
+    Probe,
+    PromptContext,
+    Record,
+    WeightDelta,
+    applied,
+    make_metric,
+)
 from editkit.testing.samples import RECORDS, random_edits
 from editkit_plugins.zsre.metric import KINDS
 from tests.tiny import tiny
@@ -89,3 +99,22 @@ def test_a_character_of_several_tokens_is_compared_as_its_text_tokenises() -> No
     )
     assert len(published) == len(tokens)
     assert published == naive_hits(models, record, 0, "efficacy")
+
+
+@pytest.mark.parametrize("forcing", ["text", "tokens"])
+def test_answers_are_read_after_the_context_of_an_edit(forcing: str) -> None:
+    model = tiny(context_length=128)
+    record = to_its_own_answer(EditedModels(model, random_edits(model, RECORDS)), RECORDS[0], 0)
+    context = PromptContext(("Rome is in Seattle.", "Paris is in Rome."))
+    delta = WeightDelta({}, record.request, "test", {}, model.fingerprint, context=context)
+    probes = {
+        kind: tuple(dataclasses.replace(p, prompt=context.before(p.prompt) + p.prompt) for p in of)
+        for kind, of in record.probes.items()
+    }
+    metric = make_metric("zsre", forcing=forcing)
+    models = EditedModels(model, [delta])
+    asked = dataclasses.replace(record, probes=probes)
+    assert metric.score(models, [record]) == metric.score(models.unedited(), [asked])
+    with pytest.raises(DeltaError, match="that the edit puts before it"):
+        long = dataclasses.replace(delta, context=PromptContext(context.texts * 20))
+        metric.score(EditedModels(model, [long]), [record])
