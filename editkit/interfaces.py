@@ -191,7 +191,7 @@ class Editor(Configurable[ConfigT], ABC):
         [total] = self.edit(model, [first])
         notes: list[dict[str, Any]] = [dict(total.notes)]
         for request in others:
-            with applied(model, total):
+            with applied(model, total.without_context()):
                 [delta] = self.edit(model, [request])
             notes.append(dict(delta.notes))
             total = compacted(stack([total, delta]))

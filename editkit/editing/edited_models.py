@@ -24,11 +24,11 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from editkit.editing.deltas import Change, WeightDelta, applied, check_all_fit
+from editkit.editing.deltas import Change, WeightDelta, applied, check_all_fit, compacted
 from editkit.editing.edited_prompts import EditedPrompts, ReadPrompt, ScoredText
 from editkit.editing.generation import continued, draws, text_of
 from editkit.editing.queries import CandidateQuery, CandidateScore, GenerationQuery, TextQuery
-from editkit.editing.row_terms import adding, compact, terms_of
+from editkit.editing.row_terms import adding, terms_of
 from editkit.errors import DeltaError
 from editkit.models.encoding import Completion, Encoding, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
@@ -151,7 +151,7 @@ class EditedModels:
     @functools.cached_property
     def _changes(self) -> dict[int, Mapping[str, Change]]:
         """The changes of each distinct delta, as they are computed."""
-        return {edit: compact(delta.changes) for edit, delta in self._distinct.items()}
+        return {edit: compacted(delta).changes for edit, delta in self._distinct.items()}
 
     @functools.cached_property
     def _shared(self) -> set[int]:

@@ -5,39 +5,22 @@ A change of rank r of a (D, H) weight costs r (D + H) products for each token, a
 - low-rank changes of single rows share one batched product, padded to the largest rank;
 - a change that several edited models share is one product over all of its rows, without a copy for
   each row, and without a copy of the inputs if it applies to the whole batch;
-- a change of rank above D H / (D + H) is multiplied out once (:func:`compact`).
+- a change of rank above D H / (D + H) is multiplied out before (:func:`.deltas.compacted`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from editkit.editing.changes import Change, Dense, LowRank, Rows
+from editkit.editing.changes import Change, LowRank, Rows
 
-__all__ = ["Term", "adding", "compact", "terms_of"]
+__all__ = ["Term", "adding", "terms_of"]
 
 Term = Callable[[Tensor, Tensor], Tensor]
 """Maps a module's input (B, T, in) and output (B, T, out) to the output plus a term."""
-
-
-def compact(changes: Mapping[str, Change]) -> Mapping[str, Change]:
-    """The changes, with low-rank ones dense if that takes fewer numbers and products."""
-    if not any(isinstance(c, LowRank) and _is_fat(c) for c in changes.values()):
-        return changes
-    return {
-        name: Dense(change.left.float() @ change.right.float())
-        if isinstance(change, LowRank) and _is_fat(change)
-        else change
-        for name, change in changes.items()
-    }
-
-
-def _is_fat(change: LowRank) -> bool:
-    (d, h), rank = change.shape, change.left.shape[1]
-    return rank * (d + h) > d * h
 
 
 def adding(terms: Sequence[Term], n_rows: int) -> Callable[[Tensor, Tensor], Tensor]:

@@ -80,7 +80,7 @@ class Drift(ModelMetric[DriftConfig]):
         queries = [
             _Query(edit, place, ids)
             for edit in range(len(models))
-            for place, ids in enumerate(before.ids)
+            for place, ids in enumerate(_read_as(models, edit, before))
         ]
 
         def ask(some: EditedModels, asked: Sequence[_Query]) -> list[_Answer]:
@@ -134,6 +134,16 @@ class Drift(ModelMetric[DriftConfig]):
         }
 
 
+def _read_as(models: EditedModels, edit: int, before: _Unedited) -> Sequence[tuple[int, ...]]:
+    """The tokens of the prompts, after the texts that an edit puts before them."""
+    if models.deltas[edit].context is None:
+        return before.ids
+    encodings = models.model.read([models.in_context(edit, prompt) for prompt in before.prompts])
+    for prompt, encoding in zip(before.prompts, encodings, strict=True):
+        models.check_length(edit, encoding, prompt)
+    return [encoding.ids for encoding in encodings]
+
+
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which a share of all values lies, with linear interpolation."""
     return float(torch.tensor(values, dtype=torch.float64).quantile(share))
@@ -150,7 +160,7 @@ def _next_log_p(
             ids = padded([query.ids for query in chosen], model.device)  # (N, T)
             last = torch.tensor([len(query.ids) - 1 for query in chosen], device=ids.device)
             with model.frozen(), torch.no_grad():
-                with models.rows([query.edit for query in chosen]):
+                with models.rows([query.edit for query in chosen], in_context=True):
                     states = forward(model, ids)[torch.arange(len(chosen), device=ids.device), last]
                 log_p = torch.log_softmax(model.head(states), dim=-1)  # (N, V)
             yield chosen, log_p

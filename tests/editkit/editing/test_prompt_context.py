@@ -12,9 +12,11 @@ import torch
 from safetensors import safe_open
 
 from editkit import (
+    Config,
     DeltaError,
     Dense,
     EditedModels,
+    Editor,
     PromptContext,
     RequestError,
     WeightDelta,
@@ -257,6 +259,27 @@ def test_a_sequence_of_both_kinds_is_merged_in_order() -> None:
     with applied(model, [first, on_top]):
         expected = plain_nll(model, "\n".join([*FACTS, PROMPT]), "Seattle")
     assert row == pytest.approx([expected], rel=1e-4)
+
+
+class Teller(Editor[Config]):
+    """A third party's editor of prompts, which writes one fact at a time."""
+
+    name = "teller"
+
+    def edit(self, model: Any, requests: Any) -> list[WeightDelta]:
+        texts = (PromptContext((f"{request.statement}.",)) for request in requests)
+        return [
+            self.delta(model, request, {}, context=text)
+            for request, text in zip(requests, texts, strict=True)
+        ]
+
+
+def test_facts_of_a_third_partys_editor_are_written_jointly() -> None:
+    model = tiny()
+    requests = [REQUEST, dataclasses.replace(REQUEST, subject="Paris")]
+    delta = Teller(Config()).edit_jointly(model, requests)
+    assert delta.context == PromptContext(("Rome is in Seattle.", "Paris is in Seattle."))
+    assert delta.requests == tuple(requests)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from editkit import (
     LanguageModel,
     LowRank,
     ModelMetric,
+    PromptContext,
     Rows,
     WeightDelta,
     applied,
@@ -154,6 +155,24 @@ def test_drift_is_the_divergence_of_plain_forward_passes(tmp_path: Path) -> None
         before, after = (model.tokenizer.decode([token]) for token in moved[place])
         assert row["drift/largest"] == [f"{prompts[place]!r}: {before!r} -> {after!r}"]
         assert row["drift/largest_kl"] == [row["drift/kl"][place]]
+
+
+def test_drift_of_an_edit_of_prompts_is_that_of_the_longer_prompts(tmp_path: Path) -> None:
+    model = tiny()
+    context = PromptContext(("Rome is in Seattle.",))
+    delta = WeightDelta({}, None, "test", {}, model.fingerprint, context=context)
+    [row, other] = score(
+        Drift(DriftConfig(corpus=written(tmp_path, *TEXTS))),
+        model,
+        delta,
+        *random_edits(model, RECORDS)[:1],
+    )
+    divergences = []
+    for prompt in TEXTS:
+        old, new = (log_p(model, text)[1][-1] for text in (prompt, context.before(prompt) + prompt))
+        divergences.append(float((old.exp() * (old - new)).sum()))
+    assert row["drift/kl"] == pytest.approx(divergences, rel=1e-3, abs=1e-6)
+    assert other["drift/kl"] != row["drift/kl"]
 
 
 def test_the_percentile_is_interpolated() -> None:
