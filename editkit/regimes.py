@@ -161,7 +161,9 @@ class Regime:
         return groups[: self.groups]
 
     def checkpoints_of(self, facts: int) -> tuple[int, ...]:
-        """The checkpoints of a group with this many facts; the last is its end."""
+        """The checkpoints of a group with this many facts, the last at its end; (0,) if joint."""
+        if self.kind != "sequential":
+            return (0,)
         return (*(mark for mark in self.checkpoints if mark < facts), facts)
 
     def steps_of(self, facts: int) -> Iterable[tuple[int, int]]:

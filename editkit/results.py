@@ -67,8 +67,8 @@ class ModelRow:
     """The scores of an edited model as a whole.
 
     Attributes:
-        group: Number of the model, from 0; in the regime ``independent`` the record's case id.
-        checkpoint: Facts in the model when it was scored.
+        group: Number of the model, from 0.
+        checkpoint: Facts in the model when it was scored; 0 for a joint edit.
         scores: One number per score key of the model metrics (``perplexity/mean``).
         details: Lists of numbers, by a key that the metric chooses.
         texts: Texts that the edited model wrote, by a key that the metric chooses.
@@ -76,6 +76,7 @@ class ModelRow:
         errors: Why a metric failed, by its name; it has no scores then.
         completed_at: Seconds since the epoch.
         environment: As in :class:`Row`.
+        delta: Digest of everything that was written into the model, as ``WeightDelta.digest``.
     """
 
     group: int
@@ -87,6 +88,7 @@ class ModelRow:
     errors: Mapping[str, str] = dataclasses.field(default_factory=dict)
     completed_at: float = 0.0
     environment: str = ""
+    delta: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,15 @@
-"""The plan of a run: its cells with their fingerprints, and its records in batches.
+"""The plan of a run: its cells with their fingerprints, and its records in batches and groups.
 
-Batches are cut here, in the dataset's order, whatever is stored already: the records that are
-computed together depend on neither interruptions nor shards.
+Batches (records that are computed together) and groups (records that share a model) are cut here,
+whatever is stored already: neither depends on interruptions or shards.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,34 @@ from editkit.errors import ConfigError, EditkitError, PluginError
 from editkit.interfaces import Config
 from editkit.records.digests import slice_digest
 from editkit.redaction import redacted_values
+from editkit.regimes import Regime
 from editkit.registry.config import GivenValues, Resolved, resolve_config
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, Registry
-from editkit.registry.specs import MetricSpec
+from editkit.registry.specs import MetricSpec, ModelMetricSpec
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
-__all__ = ["Batch", "ConfigResolver", "Plan", "PlannedCell", "PlannedMetric", "cut", "make_plan"]
+__all__ = [
+    "Batch",
+    "ConfigResolver",
+    "Plan",
+    "PlannedCell",
+    "PlannedMetric",
+    "cut",
+    "make_plan",
+    "ordered",
+]
 
 _RESERVED = "summary/score"
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """Records that are edited and scored together. ``index`` counts over all shards."""
+    """Records that are edited and scored together, or written into one model.
+
+    ``index`` counts over all shards.
+    """
 
     index: int
     records: tuple[Record, ...]
@@ -49,7 +63,7 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedMetric:
-    """A metric with its configuration.
+    """A metric, of records or of models, with its configuration.
 
     Attributes:
         offer: The metric on offer.
@@ -64,18 +78,23 @@ class PlannedMetric:
     depends_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
-    def spec(self) -> MetricSpec:
+    def spec(self) -> MetricSpec | ModelMetricSpec:
         """The metric's spec."""
-        if not isinstance(self.offer.spec, MetricSpec):
+        if not isinstance(self.offer.spec, MetricSpec | ModelMetricSpec):
             raise PluginError(f"{self.offer.name!r} is not a metric.")
         return self.offer.spec
+
+    @property
+    def corpus_kind(self) -> str:
+        """Kind of the dataset's texts that its scores depend on; empty if there is none."""
+        return self.spec.corpus if isinstance(self.spec, MetricSpec) else ""
 
     @property
     def protocol(self) -> str:
         """The spec's protocol, with the digest of the dataset's corpus."""
         if not self.corpus:
             return self.spec.protocol
-        return f"{self.spec.protocol}/{self.spec.corpus}-{self.corpus[:12]}"
+        return f"{self.spec.protocol}/{self.corpus_kind}-{self.corpus[:12]}"
 
     def describe(self) -> dict[str, Any]:
         """Everything that its scores depend on."""
@@ -121,11 +140,20 @@ class Plan:
     shard: tuple[int, int]
     texts: Mapping[str, tuple[str, ...]]
     left_out: Mapping[str, EditkitError] = dataclasses.field(default_factory=dict)
+    model_metrics: tuple[PlannedMetric, ...] = ()
+    records: tuple[Record, ...] = ()
 
-    @property
-    def n_records(self) -> int:
-        """Number of records of this shard."""
-        return sum(len(batch.records) for batch in self.batches)
+    def units(self, cell: Cell) -> tuple[Batch, ...]:
+        """The units of work of a cell in this shard: batches, or groups that share a model."""
+        if cell.regime.is_independent:
+            return self.batches
+        groups = cell.regime.groups_of(ordered(self.records, cell.seed))
+        own = (Batch(i, group) for i, group in enumerate(groups))
+        return tuple(each for each in own if each.index % self.shard[1] == self.shard[0] - 1)
+
+    def n_records(self, cell: Cell) -> int:
+        """Number of records of a cell in this shard."""
+        return sum(len(unit.records) for unit in self.units(cell))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -151,16 +179,57 @@ class Plan:
             if resolved.matched.refused:
                 warnings.append(f"{name}: {resolved.matched.refused}")
             warnings += [f"{name}: {guess}" for guess in resolved.guesses]
+            warnings += self._uneven(planned.cell)
         return tuple(dict.fromkeys(warnings))
 
-    def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
-        """The batches that lack a row of this cell."""
-        stored = {row.case_id for row in store.rows(cell.fingerprint)} if store else set()
+    def _uneven(self, cell: Cell) -> list[str]:
+        groups = cell.regime.groups_of(self.records)
+        if len(groups[-1]) == len(groups[0]):
+            return []
         return [
-            batch
-            for batch in self.batches
-            if any(record.case_id not in stored for record in batch.records)
+            f"edits {cell.regime.label}: the last of {len(groups)} models gets only "
+            f"{len(groups[-1])} facts, because {len(self.records)} records are not a multiple of "
+            f"{cell.regime.facts}"
         ]
+
+    def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
+        """The units of work that lack a row of this cell, at any checkpoint."""
+        if store is None:
+            return list(self.units(cell))
+        rows = [*store.rows(cell.fingerprint), *store.history(cell.fingerprint)]
+        stored = {(row.checkpoint, row.case_id) for row in rows}
+        models = {(row.checkpoint, row.group) for row in store.models(cell.fingerprint)}
+        return [
+            unit
+            for unit in self.units(cell)
+            if any(
+                not self.has_checkpoint(cell, unit, mark, stored, models)
+                for mark in cell.regime.checkpoints_of(len(unit.records))
+            )
+        ]
+
+    def has_checkpoint(
+        self,
+        cell: Cell,
+        unit: Batch,
+        checkpoint: int,
+        rows: Collection[tuple[int, int]],
+        models: Collection[tuple[int, int]],
+    ) -> bool:
+        """Whether all rows of a unit at a checkpoint are stored.
+
+        Args:
+            cell: The cell.
+            unit: The batch or group.
+            checkpoint: Number of facts; 0 outside sequences.
+            rows: (checkpoint, case id) of the stored rows.
+            models: (checkpoint, group) of the stored scores of models.
+        """
+        records = unit.records[: checkpoint or None]
+        whole = all((checkpoint, record.case_id) in rows for record in records)
+        if cell.regime.is_independent or not self.model_metrics:
+            return whole
+        return whole and (checkpoint, unit.index) in models
 
     def run(self, out: Path, model: Mapping[str, Any], *, tracking: bool) -> Run:
         """The run, as the store keeps it and observers receive it.
@@ -182,6 +251,8 @@ class Plan:
             batch=self.batch,
             shard=self.shard,
             tracking=tracking,
+            model_metrics=tuple(metric.describe() for metric in self.model_metrics),
+            model_scores=tuple(s for metric in self.model_metrics for s in metric.spec.scores),
         )
 
     def model_description(self) -> dict[str, Any]:
@@ -222,7 +293,7 @@ def make_plan(
     """
     identity = identity_of(benchmark.model)
     resolver = ConfigResolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
-    metrics = _plan_metrics(benchmark, resolver)
+    metrics, model_metrics = _plan_metrics(benchmark, resolver)
     problems: dict[str, EditkitError] = {}
     editors = []  # before the records are read: invalid values are reported at once
     for i, choice in enumerate(benchmark.editors):
@@ -235,6 +306,7 @@ def make_plan(
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
     metrics = tuple(_with_corpus(metric, loaded, offer) for metric in metrics)
     records = loaded.records[: benchmark.limit]
+    _check_enough(benchmark, len(records), len(loaded.records), place)
     dataset = {
         "name": offer.name,
         "digest": slice_digest(records),
@@ -243,11 +315,14 @@ def make_plan(
         "rejected": len(loaded.rejected),
     }
     model_fingerprint = fingerprint_of(benchmark.model)
-    metrics = tuple(
-        dataclasses.replace(
-            m, depends_on=dependencies(m.resolved.config, model_fingerprint, name=m.spec.name)
+    metrics, model_metrics = (
+        tuple(
+            dataclasses.replace(
+                m, depends_on=dependencies(m.resolved.config, model_fingerprint, name=m.spec.name)
+            )
+            for m in some
         )
-        for m in metrics
+        for some in (metrics, model_metrics)
     )
     common = {
         "model": model_fingerprint,
@@ -259,10 +334,15 @@ def make_plan(
     if benchmark.model.attention is not None:  # affects the last digits
         common["attention"] = benchmark.model.attention
     cells, unable = [], dict[str, EditkitError]()
-    for seed, editor, chosen in editors:
-        with _collecting(unable if leave_out else problems, editor.name):
-            chosen.config.check_for(benchmark.model.name, model_fingerprint, editor.name)
-            cells.append(_cell(editor, chosen, seed, benchmark, dataset, common))
+    for regime in benchmark.edits:
+        shared = dict(common)
+        if not regime.is_independent:
+            shared["edits"] = regime.to_dict()
+            shared["model_metrics"] = [metric.describe() for metric in model_metrics]
+        for seed, editor, chosen in editors:
+            with _collecting(unable if leave_out else problems, editor.name):
+                chosen.config.check_for(benchmark.model.name, model_fingerprint, editor.name)
+                cells.append(_cell(editor, chosen, seed, benchmark, dataset, shared, regime))
     _raise(problems or (unable if not cells else {}))
     _check_distinct(cells, place)
     batches = cut(records, benchmark.batch)
@@ -280,7 +360,27 @@ def make_plan(
         shard=shard,
         texts=loaded.texts,
         left_out=unable,
+        model_metrics=model_metrics,
+        records=records,
     )
+
+
+def _check_enough(benchmark: Benchmark, n: int, available: int, place: str) -> None:
+    """Refuse a regime with more facts per model than there are records.
+
+    Raises:
+        ConfigError: There are too few.
+    """
+    for regime in benchmark.edits:
+        if not regime.is_independent and n < regime.facts:
+            hint = (
+                f"Use more records (--limit {regime.facts}), or fewer facts."
+                if available >= regime.facts
+                else f"Use at most {available} facts: the dataset has no more records."
+            )
+            raise ConfigError(
+                f"{place}: edits is {regime.label}, but the run has only {n} records.", hint=hint
+            )
 
 
 @contextlib.contextmanager
@@ -307,9 +407,9 @@ def _raise(problems: Mapping[str, EditkitError]) -> None:
 
 
 def _with_corpus(metric: PlannedMetric, loaded: Records, dataset: Offer) -> PlannedMetric:
-    if not metric.spec.corpus:
+    if not metric.corpus_kind:
         return metric
-    corpus = corpus_digest(loaded, dataset, metric.offer, metric.spec.corpus)
+    corpus = corpus_digest(loaded, dataset, metric.offer, metric.corpus_kind)
     return dataclasses.replace(metric, corpus=corpus)
 
 
@@ -317,6 +417,13 @@ def cut(records: tuple[Record, ...], size: int) -> list[Batch]:
     """Cut records into batches in order. The last batch may be shorter."""
     starts = range(0, len(records), size)
     return [Batch(i, records[start : start + size]) for i, start in enumerate(starts)]
+
+
+def ordered(records: tuple[Record, ...], seed: int) -> tuple[Record, ...]:
+    """The records in the order of a seed: 0 is the dataset's, every other one is random."""
+    if seed == 0:
+        return records
+    return tuple(random.Random(seed).sample(records, len(records)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,21 +484,26 @@ class ConfigResolver:
         )
 
 
-def _plan_metrics(benchmark: Benchmark, resolver: ConfigResolver) -> tuple[PlannedMetric, ...]:
-    planned: list[PlannedMetric] = []
+def _plan_metrics(
+    benchmark: Benchmark, resolver: ConfigResolver
+) -> tuple[tuple[PlannedMetric, ...], tuple[PlannedMetric, ...]]:
+    """The metrics of records, and those of models."""
     owners = {_RESERVED: "the core"}
-    for i, choice in enumerate(benchmark.metrics):
-        metric = PlannedMetric(*resolver.resolve("metric", f"metrics.{i}", choice))
-        for score in metric.spec.scores:
-            if score.key in owners:
-                raise ConfigError(
-                    f"metrics.{i}: {choice.name!r} has the score {score.key!r}, which "
-                    f"{owners[score.key]} has already.",
-                    hint="Remove one of them.",
-                )
-            owners[score.key] = repr(choice.name)
-        planned.append(metric)
-    return tuple(planned)
+    planned: dict[str, list[PlannedMetric]] = {"metric": [], "model_metric": []}
+    for kind, choices in (("metric", benchmark.metrics), ("model_metric", benchmark.model_metrics)):
+        for i, choice in enumerate(choices):
+            where = f"{kind}s.{i}"
+            metric = PlannedMetric(*resolver.resolve(kind, where, choice))
+            for score in metric.spec.scores:
+                if score.key in owners:
+                    raise ConfigError(
+                        f"{where}: {choice.name!r} has the score {score.key!r}, which "
+                        f"{owners[score.key]} has already.",
+                        hint="Remove one of them.",
+                    )
+                owners[score.key] = repr(choice.name)
+            planned[kind].append(metric)
+    return tuple(planned["metric"]), tuple(planned["model_metric"])
 
 
 def _cell(
@@ -401,6 +513,7 @@ def _cell(
     benchmark: Benchmark,
     dataset: Mapping[str, Any],
     common: Mapping[str, Any],
+    regime: Regime,
 ) -> PlannedCell:
     config = resolved.to_dict()
     identity = {
@@ -421,6 +534,8 @@ def _cell(
         "n_records": dataset["n_records"],
         "seed": seed,
         "dtype": benchmark.model.dtype,
+        "edits": regime.label,
+        "batch": benchmark.batch,
         **{f"editor.{field}": _parameter(value) for field, value in config.items()},
     }
     cell = Cell(
@@ -433,6 +548,7 @@ def _cell(
         seed=seed,
         fingerprint=digest(identity),
         params=redacted_values(params),
+        edits=regime.to_dict(),
     )
     return PlannedCell(cell, resolved)
 

@@ -15,11 +15,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     ValidationError,
+    field_serializer,
     model_validator,
 )
 
 from editkit.errors import ConfigError, did_you_mean
+from editkit.regimes import INDEPENDENT, Regime
 from editkit.registry.config import config_class
 from editkit.registry.plugins import Registry
 from editkit.storage.resources import resource_text
@@ -44,7 +47,7 @@ ChoiceT = TypeVar("ChoiceT", bound="PluginChoice")
 PluginValues = dict[tuple[str, str], dict[str, Any]]
 """Config values by kind and name of a plugin: ``{("editor", "rome"): {"layer": 2}}``."""
 
-_TOP = ("name", "limit", "batch", "seeds")
+_TOP = ("name", "limit", "batch", "seeds", "edits")
 
 
 class _Section(BaseModel):
@@ -56,6 +59,11 @@ class _Section(BaseModel):
 def _named(value: Any) -> Any:
     """``rome`` is short for ``{name: rome}``."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    """One regime is short for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
 
 
 class ModelChoice(_Section):
@@ -103,8 +111,23 @@ class Benchmark(_Section):
     """Number of records that are edited and scored together."""
     metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
     """The metrics: names, or name and config."""
+    model_metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = ()
+    """Metrics of whole models, for facts that share a model: names, or name and config."""
+    edits: Annotated[
+        tuple[Annotated[Regime, PlainValidator(Regime.parse)], ...],
+        BeforeValidator(_listed),
+        Field(min_length=1),
+    ] = (INDEPENDENT,)
+    """How facts reach models: independent, {joint: N}, {sequential: N, step: K, checkpoints: [n,
+    ...]}, or a list of these. Every editor runs once in each."""
+
+    @field_serializer("edits")
+    def _edits_as_data(self, edits: tuple[Regime, ...]) -> list[Any]:
+        return [regime.kind if regime.is_independent else regime.to_dict() for regime in edits]
+
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
-    """Every editor runs once per seed."""
+    """Every editor runs once per seed. For facts that share a model, a seed is an order of the
+    facts: 0 is that of the dataset."""
     editors: tuple[Annotated[EditorChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
     """The editors: names, or name, preset and config."""
 
@@ -175,6 +198,8 @@ class Flags:
     dataset: str | None = None
     limit: int | None = None
     metrics: Sequence[str] = ()
+    model_metrics: Sequence[str] = ()
+    edits: Sequence[Regime] = ()
     seeds: Sequence[int] = ()
     dtype: str | None = None
     device: str | None = None
@@ -193,6 +218,12 @@ def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginVa
         changes["editors"] = _chosen(flags.editors, benchmark.editors, EditorChoice)
     if flags.metrics:
         changes["metrics"] = _chosen(flags.metrics, benchmark.metrics, PluginChoice)
+    if flags.model_metrics:
+        changes["model_metrics"] = _chosen(
+            flags.model_metrics, benchmark.model_metrics, PluginChoice
+        )
+    if flags.edits:
+        changes["edits"] = tuple(dict.fromkeys(flags.edits))
     if flags.dataset is not None:
         changes["dataset"] = _chosen([flags.dataset], (benchmark.dataset,), PluginChoice)[0]
     model: dict[str, Any] = {"dtype": flags.dtype, "device": flags.device}
@@ -268,12 +299,12 @@ def _assign(content: dict[str, Any], by_plugin: PluginValues, name: str, value: 
         content["model"][rest[0] if rest else "name"] = value
     elif head == "dataset" and rest:
         _put(by_plugin, ("dataset", content["dataset"]["name"]), rest, value)
-    elif head in ("editors", "metrics") and len(rest) >= 2:
+    elif head in ("editors", "metrics", "model_metrics") and len(rest) >= 2:
         known = [choice["name"] for choice in content[head]]
         if rest[0] not in known:
             raise ConfigError(
-                f"--set {name}: no {head[:-1]} {rest[0]!r} in this benchmark; "
-                f"it has {', '.join(known)}.",
+                f"--set {name}: no {head[:-1].replace('_', ' ')} {rest[0]!r} in this benchmark; "
+                f"it has {', '.join(known) or 'none'}.",
                 hint=did_you_mean(rest[0], known),
             )
         if head == "editors" and rest[1:] == ["preset"]:
@@ -282,10 +313,13 @@ def _assign(content: dict[str, Any], by_plugin: PluginValues, name: str, value: 
         else:
             _put(by_plugin, (head[:-1], rest[0]), rest[1:], value)
     else:
-        known = [*_TOP, "model.FIELD", "dataset.FIELD", "editors.NAME.FIELD", "metrics.NAME.FIELD"]
+        known = [*_TOP, "model.FIELD", "dataset.FIELD"]
+        known += [f"{kind}.NAME.FIELD" for kind in ("editors", "metrics", "model_metrics")]
         raise ConfigError(
             f"--set {name}: unknown name, expected one of {', '.join(known)}.",
-            hint=did_you_mean(head, [*_TOP, "model", "dataset", "editors", "metrics"]),
+            hint=did_you_mean(
+                head, [*_TOP, "model", "dataset", "editors", "metrics", "model_metrics"]
+            ),
         )
 
 

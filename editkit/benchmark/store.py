@@ -17,28 +17,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from editkit.benchmark import store_format
 from editkit.benchmark.store_format import DamagedError
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import StoreError
-from editkit.results import STORE_FILE, Cell, Rating, Row, Run
+from editkit.results import STORE_FILE, Cell, ModelRow, Rating, Row, Run
 from editkit.storage.digests import canonical_json, digest
 from editkit.storage.machine import space_left
 
 __all__ = [
     "Store",
-    "exclusive",
     "is_complete",
     "keep_rating",
+    "model_rows_of",
     "ratings_in",
     "requests_of",
+    "rows_at",
     "rows_of",
     "runs_in",
+    "wanted_rows",
 ]
 
 _log = logging.getLogger(__name__)
+_TABLES_OF_ROWS = ("rows", "history", "models")
 
 
 class Store:
@@ -179,11 +182,42 @@ class Store:
 
     # ------------------------------------------------------------ rows
 
-    def put_rows(self, fingerprint: str, rows: Iterable[Row]) -> None:
-        """Write rows in one transaction: all or none. Existing rows are replaced."""
+    def put_rows(
+        self,
+        fingerprint: str,
+        rows: Iterable[Row],
+        models: Iterable[ModelRow] = (),
+        *,
+        ended: bool = True,
+    ) -> None:
+        """Write rows in one transaction: all or none. Existing rows are replaced.
+
+        Args:
+            fingerprint: The cell.
+            rows: Rows of records.
+            models: Scores of the models that these records were written into.
+            ended: Whether these are the records' last rows; otherwise a sequence continues.
+        """
+        own, of_models = [*rows], [*models]
         if self._environment:
-            rows = [dataclasses.replace(row, environment=self._environment) for row in rows]
-        self._put("rows", [_row_values(fingerprint, row) for row in rows])
+            own = [dataclasses.replace(row, environment=self._environment) for row in own]
+            of_models = [dataclasses.replace(m, environment=self._environment) for m in of_models]
+        with self._transaction() as connection:
+            for table, values in (
+                ("rows", [_row_values(fingerprint, row) for row in own if ended]),
+                ("history", [_history_values(fingerprint, row) for row in own if not ended]),
+                ("models", [_model_values(fingerprint, row) for row in of_models]),
+            ):
+                entries = _with_checksums(table, values)
+                connection.executemany(store_format.upsert(table), entries)
+
+    def history(self, fingerprint: str) -> list[Row]:
+        """The rows of a cell at earlier checkpoints; damaged ones are skipped with a warning."""
+        return [row for _, row in self._sound("history", "fingerprint = ?", (fingerprint,))]
+
+    def models(self, fingerprint: str) -> list[ModelRow]:
+        """The scores of a cell's models; damaged ones are skipped with a warning."""
+        return [row for _, row in self._sound("models", "fingerprint = ?", (fingerprint,))]
 
     def rows(self, fingerprint: str) -> list[Row]:
         """The rows of a cell by case id; damaged ones are skipped with a warning."""
@@ -194,18 +228,30 @@ class Store:
 
     def drop_damaged(self, fingerprint: str) -> list[Any]:
         """Remove the damaged rows of a cell, so that they are recomputed; returns their cases."""
-        damaged = self._rows(fingerprint)[1]
-        if damaged:
-            _log.warning("%s They will be recomputed.", _damage(self.path, fingerprint, damaged))
-            self._delete("rows", damaged)
-        return [entry.case_id for entry in damaged]
+        cases = []
+        for table in _TABLES_OF_ROWS:
+            damaged = self._read(table, "fingerprint = ?", (fingerprint,))[1]
+            if damaged:
+                _log.warning(
+                    "%s They will be recomputed.", _damage(self.path, fingerprint, damaged)
+                )
+                self._delete(table, damaged)
+            cases += [entry.case_id for entry in damaged]
+        return cases
 
-    def discard(self, fingerprint: str, case_ids: Sequence[int]) -> None:
-        """Remove rows of a cell."""
+    def discard(
+        self, fingerprint: str, case_ids: Sequence[int], groups: Sequence[int] = ()
+    ) -> None:
+        """Remove the rows of some records of a cell, at all checkpoints, and those of models."""
         with self._transaction() as connection:
+            for table in ("rows", "history"):
+                connection.executemany(
+                    f"DELETE FROM {table} WHERE fingerprint = ? AND case_id = ?",
+                    [(fingerprint, case_id) for case_id in case_ids],
+                )
             connection.executemany(
-                "DELETE FROM rows WHERE fingerprint = ? AND case_id = ?",
-                [(fingerprint, case_id) for case_id in case_ids],
+                "DELETE FROM models WHERE fingerprint = ? AND model = ?",
+                [(fingerprint, group) for group in groups],
             )
 
     def copy_from(self, other: Store, rows: Iterable[tuple[str, Row]]) -> None:
@@ -219,7 +265,7 @@ class Store:
         """
         added = _with_checksums("rows", (_row_values(key, row) for key, row in rows))
         with self._transaction() as connection:
-            for table in ("cells", "requests", "ratings", "environments"):
+            for table in ("cells", "requests", "ratings", "environments", "history", "models"):
                 entries = [entry for _, *entry in other._select(table)]
                 for entry in entries:
                     if entry[-1] is None:  # the other file is of version 1
@@ -350,6 +396,14 @@ def _row_values(fingerprint: str, row: Row) -> tuple[str, int, str]:
     return fingerprint, row.case_id, store_format.row_content(row)
 
 
+def _history_values(fingerprint: str, row: Row) -> tuple[str, int, int, str]:
+    return fingerprint, row.checkpoint, row.case_id, store_format.row_content(row)
+
+
+def _model_values(fingerprint: str, row: ModelRow) -> tuple[str, int, int, str]:
+    return fingerprint, row.checkpoint, row.group, store_format.row_content(row)
+
+
 def _with_checksums(table: str, values: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     return [(*value, store_format.checksum(table, *value)) for value in values]
 
@@ -361,48 +415,6 @@ def _damage(path: Path, fingerprint: str, damaged: Sequence[_Damaged]) -> str:
         f"{path}: skipped {len(damaged)} damaged rows of cell {str(fingerprint)[:12]} "
         f"({damaged[0].problem}): case {cases}{more}."
     )
-
-
-# ---------------------------------------------------------------- one process per folder
-
-
-@contextlib.contextmanager
-def exclusive(out: Path, shard: tuple[int, int]) -> Iterator[None]:
-    """Keep other processes from running this shard in this folder. A killed process leaves no lock.
-
-    Args:
-        out: The output folder.
-        shard: (I, N): part I of N.
-
-    Raises:
-        StoreError: Another process is running, or the folder is not writable.
-    """
-    name = ".run" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
-    owner = out / f"{name}.pid"
-    lock = FileLock(out / f"{name}.lock", timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        try:
-            pid = owner.read_text(encoding="utf-8") or "unknown"
-        except OSError:
-            pid = "unknown"
-        raise StoreError(
-            f"process {pid} is running a benchmark in {out}.",
-            hint="Wait for it, stop it, or choose another --out folder.",
-        ) from None
-    except OSError as error:
-        raise StoreError(
-            f"the output folder {out} is not writable: {error}.",
-            hint="Check its permissions, or choose another --out folder.",
-        ) from error
-    try:
-        owner.write_text(str(os.getpid()), encoding="utf-8")
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
 
 
 # ---------------------------------------------------------------- reading an output folder
@@ -425,6 +437,7 @@ def runs_in(out: Path) -> list[Run]:
             "model": [description["model"][key] for key in ("fingerprint", "dtype")],
             "dataset": description["dataset"]["digest"],
             "metrics": description["metrics"],
+            "model_metrics": description.get("model_metrics", []),
         }
         groups.setdefault(canonical_json(identity), []).append(description)
     return [_run_of(out, group) for group in groups.values()]
@@ -443,6 +456,8 @@ def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
         seeds=tuple(sorted({cell.seed for cell in cells})),
         cells=cells,
         batch=latest["batch"],
+        model_metrics=tuple(latest.get("model_metrics", ())),
+        model_scores=tuple(_score(score) for score in latest.get("model_scores", ())),
     )
 
 
@@ -452,13 +467,48 @@ def _score(described: Mapping[str, Any]) -> Score:
 
 
 def rows_of(run: Run, cell: Cell) -> list[Row]:
-    """The stored rows of a cell, by case id.
+    """The last row of every record of a cell, by case id.
+
+    Outside sequences it is the only one; in a sequence, the record after all facts were written.
 
     Raises:
         StoreError: The store cannot be read.
     """
     with Store(run.store, read_only=True) as store:
         return store.rows(cell.fingerprint)
+
+
+def rows_at(run: Run, cell: Cell) -> dict[int, list[Row]]:
+    """The rows of a cell by checkpoint, ascending: all facts that were written so far.
+
+    Outside sequences there is one checkpoint, 0.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    with Store(run.store, read_only=True) as store:
+        rows = [*store.history(cell.fingerprint), *store.rows(cell.fingerprint)]
+    by_checkpoint: dict[int, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: (row.checkpoint, row.case_id)):
+        by_checkpoint.setdefault(row.checkpoint, []).append(row)
+    return by_checkpoint
+
+
+def model_rows_of(run: Run, cell: Cell) -> list[ModelRow]:
+    """The scores of a cell's models, by checkpoint and group.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    with Store(run.store, read_only=True) as store:
+        rows = store.models(cell.fingerprint)
+    return sorted(rows, key=lambda row: (row.checkpoint, row.group))
+
+
+def wanted_rows(run: Run, cell: Cell) -> int:
+    """How many records of the run a cell edits: all, unless its regime limits the models."""
+    n, regime = int(run.dataset["n_records"]), cell.regime
+    return n if regime.groups is None else min(n, regime.groups * regime.facts)
 
 
 def requests_of(run: Run) -> dict[int, EditRequest]:
@@ -472,8 +522,19 @@ def requests_of(run: Run) -> dict[int, EditRequest]:
 
 
 def is_complete(run: Run, cell: Cell) -> bool:
-    """Whether every record of the run has a row."""
-    return len(rows_of(run, cell)) == int(run.dataset["n_records"])
+    """Whether every record has its rows at all checkpoints, and every model its scores."""
+    regime, wanted = cell.regime, wanted_rows(run, cell)
+    by_checkpoint = rows_at(run, cell)
+    if regime.is_independent:
+        return len(by_checkpoint.get(0, ())) == wanted
+    sizes = [len(group) for group in regime.groups_of(range(wanted))]
+    marks = [regime.checkpoints_of(size) for size in sizes]
+    rows = sum(
+        mark or size for size, own in zip(sizes, marks, strict=True) for mark in own
+    )  # at checkpoint n, the first n facts have rows
+    models = sum(map(len, marks)) if run.model_metrics else 0
+    stored = sum(map(len, by_checkpoint.values()))
+    return stored == rows and len(model_rows_of(run, cell)) >= models
 
 
 def keep_rating(out: Path, rating: Rating) -> None:

@@ -4,8 +4,8 @@ Each entry has a key, a content in JSON and a checksum over both. An entry is *d
 checksum is wrong or if this version would never write its content. Readers return whole entries or
 raise :class:`DamagedError`.
 
-Version 1 had no checksums of cells and requests, and no environments. Its files are read as they
-are, and upgraded to version 2 on the first write.
+Version 1 had no checksums of cells and requests, and no environments; version 2 had no rows of
+earlier checkpoints and of models. Such files are read as they are, and upgraded on the first write.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any, get_args
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import EditkitError, StoreError
 from editkit.redaction import redacted, redacted_values
-from editkit.results import Answer, Cell, Rating, Row
+from editkit.regimes import Regime
+from editkit.results import Answer, Cell, ModelRow, Rating, Row
 from editkit.storage.digests import canonical_json, sha256_of
 from editkit.storage.strict_json import parse_json
 
@@ -45,7 +46,7 @@ __all__ = [
     "version_of",
 ]
 
-VERSION = 2
+VERSION = 3
 BUSY_SECONDS = 60
 """How long to wait for another process that is writing."""
 
@@ -60,11 +61,15 @@ _TABLES = {  # name: the columns of its key, and the column of its content
     "requests": ({"dataset": "TEXT", "case_id": "INTEGER"}, "request"),
     "ratings": ({"name": "TEXT"}, "payload"),
     "environments": ({"digest": "TEXT"}, "payload"),
+    "history": ({"fingerprint": "TEXT", "checkpoint": "INTEGER", "case_id": "INTEGER"}, "payload"),
+    "models": ({"fingerprint": "TEXT", "checkpoint": "INTEGER", "model": "INTEGER"}, "payload"),
 }
-_LATER = ("requests", "ratings", "environments")  # missing in early files of version 1
+_SINCE = {"requests": 2, "ratings": 2, "environments": 2, "history": 3, "models": 3}
+"""The version from which on a file has a table; early files of version 1 lack some."""
 _WITHOUT_CHECKSUM = ("cells", "requests")  # in version 1
 
 _ROW_FIELDS = {field.name for field in dataclasses.fields(Row)}
+_MODEL_ROW_FIELDS = {field.name for field in dataclasses.fields(ModelRow)}
 _CELL_FIELDS = {field.name for field in dataclasses.fields(Cell)}
 _SCORE_FIELDS = {field.name for field in dataclasses.fields(Score)}
 _FAILURE_FIELDS = {field.name for field in dataclasses.fields(Failure)}
@@ -234,7 +239,7 @@ def _check(connection: sqlite3.Connection, path: Path) -> None:
         raise _damaged(path, f"it has the trigger {triggers[0]!r}, which editkit never creates")
     for table in _TABLES:
         if table not in kinds:
-            if version < VERSION and table in _LATER:
+            if version < _SINCE.get(table, 1):
                 continue
             raise _damaged(path, f"the table {table} is missing")
         if kinds[table] != "table":
@@ -259,14 +264,19 @@ def has_table(connection: sqlite3.Connection, name: str) -> bool:
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Upgrade a file of version 1 in one transaction.
+    """Upgrade a file of an earlier version in one transaction.
 
     Existing entries get the checksum of their current content: earlier damage stays undetected.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if version_of(connection) < VERSION:  # another process may have upgraded it
-            _upgrade(connection)
+        version = version_of(connection)
+        if version < VERSION:  # another process may have upgraded it
+            if version == 1:
+                _add_checksums(connection)
+            for table in _SINCE:
+                connection.execute(_create_table(table))
+            connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # on a full disk SQLite may have rolled back already
@@ -274,7 +284,7 @@ def upgrade(connection: sqlite3.Connection) -> None:
         raise
 
 
-def _upgrade(connection: sqlite3.Connection) -> None:
+def _add_checksums(connection: sqlite3.Connection) -> None:
     for table in _WITHOUT_CHECKSUM:
         if not has_table(connection, table):
             continue
@@ -287,9 +297,6 @@ def _upgrade(connection: sqlite3.Connection) -> None:
             if not any(part is None or isinstance(part, bytes) for part in parts)
         ]
         connection.executemany(f"UPDATE {table} SET checksum = ? WHERE rowid = ?", checksums)
-    for table in _LATER:
-        connection.execute(_create_table(table))
-    connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
 def _listed(names: list[str]) -> str:
@@ -306,7 +313,7 @@ def _damaged(path: Path, problem: str) -> StoreError:
 # ---------------------------------------------------------------- contents
 
 
-def row_content(row: Row) -> str:
+def row_content(row: Row | ModelRow) -> str:
     """A row as JSON.
 
     Raises:
@@ -318,8 +325,22 @@ def row_content(row: Row) -> str:
 
 
 def _read_row(fingerprint: object, case_id: object, payload: object, stored: object) -> Row:
+    return _row("rows", (fingerprint, case_id), case_id, payload, stored)
+
+
+def _read_history(
+    fingerprint: object, checkpoint: object, case_id: object, payload: object, stored: object
+) -> Row:
+    row = _row("history", (fingerprint, checkpoint, case_id), case_id, payload, stored)
+    _check_that(row.checkpoint == checkpoint, "its checkpoint differs from its key")
+    return row
+
+
+def _row(
+    table: str, key: tuple[object, ...], case_id: object, payload: object, stored: object
+) -> Row:
     _check_that(_is_int(case_id), "its case id is not an integer")
-    content = _content("rows", payload, stored, (fingerprint, case_id))
+    content = _content(table, payload, stored, key)
     _check_keys(content, _ROW_FIELDS, required={"case_id", "status"})
     row = Row(**content)
     _check_that(_is_int(row.case_id) and row.case_id == case_id, "case_id differs from its key")
@@ -333,12 +354,36 @@ def _read_row(fingerprint: object, case_id: object, payload: object, stored: obj
     _check_that(_is_number(row.peak_rss_mb), "peak_rss_mb is not a number")
     _check_that(0 <= row.completed_at < _LAST_TIME, "completed_at is out of range")
     _check_that(isinstance(row.environment, str), "environment is not a string")
+    counts = (row.group, row.place, row.checkpoint)
+    _check_that(all(map(_is_count, counts)), "group, place or checkpoint is not a count")
     if row.status == "failed":
         _check_that(isinstance(row.error, str), "it failed without an error message")
         _check_that(not row.scores, "it failed and has scores")
     else:
         _check_that(row.error is None, "it is done and has an error")
     return dataclasses.replace(row, error=None if row.error is None else redacted(row.error))
+
+
+def _read_model(
+    fingerprint: object, checkpoint: object, model: object, payload: object, stored: object
+) -> ModelRow:
+    content = _content("models", payload, stored, (fingerprint, checkpoint, model))
+    _check_keys(content, _MODEL_ROW_FIELDS, required={"group", "checkpoint"})
+    row = ModelRow(**content)
+    same = (row.checkpoint, row.group) == (checkpoint, model)
+    _check_that(same and _is_count(model), "its checkpoint or model differs from its key")
+    _check_that(_is_mapping(row.scores, _is_number), "scores are not numbers")
+    _check_that(_is_mapping(row.details, _is_numbers), "details are not lists of numbers")
+    _check_that(_is_mapping(row.texts, _is_strings), "texts are not lists of strings")
+    _check_that(_is_mapping(row.times, _is_number), "times are not numbers")
+    _check_that(
+        _is_mapping(row.errors, lambda value: isinstance(value, str)), "errors are not texts"
+    )
+    _check_that(_is_number(row.completed_at), "completed_at is not a number")
+    _check_that(0 <= row.completed_at < _LAST_TIME, "completed_at is out of range")
+    texts = isinstance(row.environment, str) and isinstance(row.delta, str)
+    _check_that(texts, "environment or delta is not a string")
+    return row
 
 
 def _read_cell(fingerprint: object, description: object, stored: object) -> dict[str, Any]:
@@ -386,6 +431,8 @@ READERS: Mapping[str, Callable[..., Any]] = {
     "requests": _read_request,
     "ratings": _read_rating,
     "environments": _read_environment,
+    "history": _read_history,
+    "models": _read_model,
 }
 """By table: from the columns of an entry to its content.
 
@@ -434,13 +481,16 @@ def _check_run(content: Mapping[str, Any]) -> None:
     )
     metrics, scores, seeds = content["metrics"], content["scores"], content["seeds"]
     _check_that(isinstance(metrics, list), "metrics are not a list")
-    for metric in metrics:
+    model_metrics, model_scores = content.get("model_metrics", []), content.get("model_scores", [])
+    lists = isinstance(model_metrics, list) and isinstance(model_scores, list)
+    _check_that(lists, "metrics or scores of models are not a list")
+    for metric in (*metrics, *model_metrics):
         _check_that(_has(metric, str, "name", "protocol"), "a metric lacks a name or protocol")
         _check_that(
             isinstance(metric.get("config", {}), dict), "a metric's config is not a mapping"
         )
     _check_that(isinstance(scores, list), "scores are not a list")
-    for score in scores:
+    for score in (*scores, *model_scores):
         _check_score(score)
     integers = isinstance(seeds, list) and all(_is_int(seed) for seed in seeds)
     _check_that(integers, "seeds are not a list of integers")
@@ -482,6 +532,10 @@ def _check_cell(cell: object) -> None:
     strings = _is_mapping(sources, lambda value: isinstance(value, str))
     _check_that(strings, "the cell's sources are not strings")
     plain = (str, int, float, bool, type(None))
+    try:
+        Regime.from_dict(cell.get("edits", {}))
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"the cell's edits are damaged: {error}") from None
     flat = _is_mapping(cell["params"], lambda value: isinstance(value, plain))
     _check_that(flat, "the cell's params are not flat")
 

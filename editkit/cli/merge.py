@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 from editkit.benchmark.merge import Merged, merge
-from editkit.benchmark.store import Store, exclusive
+from editkit.benchmark.output_lock import exclusive
+from editkit.benchmark.store import Store
 from editkit.results import STORE_FILE
 
 

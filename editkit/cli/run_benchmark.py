@@ -1,4 +1,7 @@
-"""Run a benchmark: edit facts, each in its own copy of the model, score the edits, print the table.
+"""Run a benchmark: edit facts, score the edits, print the table.
+
+Each fact is written into its own copy of the model, many into one at once (--joint), or one after
+the other (--sequential).
 
 Rows are stored batch by batch. After an interruption the same command resumes; once everything is
 stored, it prints the table without computing anything.
@@ -22,7 +25,13 @@ from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Benchmark, Flags, apply_flags, load_benchmark, with_corpus
 from editkit.benchmark.store import Store
-from editkit.cli.arguments import add_flag, add_flags, names, parse_sets
+from editkit.cli.arguments import (
+    add_flag,
+    add_flags,
+    names,
+    parse_sets,
+)
+from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.cli.signals import terminable
 from editkit.errors import TrackingError
 from editkit.registry.config import RULE
@@ -46,6 +55,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_flags(parser, "--editor", "--model", "--dataset", "--limit")
     add_flag(parser, "--metrics", type=names, default=[], metavar="M,...", help="names of metrics")
+    add_flag(
+        parser,
+        "--model-metrics",
+        type=names,
+        default=[],
+        metavar="M,...",
+        help="names of metrics of whole models, for facts that share one",
+    )
+    add_regime_flags(parser)
     add_flag(parser, "--seed", action="append", default=[], help="random seed; repeatable")
     add_flag(parser, "--device", default=None)
     add_flag(parser, "--dtype", default=None)
@@ -69,6 +87,8 @@ def run(args: argparse.Namespace) -> int:
         dataset=args.dataset,
         limit=args.limit,
         metrics=args.metrics,
+        model_metrics=args.model_metrics,
+        edits=regimes_of(args),
         seeds=args.seed,
         dtype=args.dtype,
         device=args.device,
@@ -222,7 +242,8 @@ def _plan_as_json(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
             "rule": planned.resolved.rule,
             "matched": planned.resolved.matched.report,
             "overridden": list(planned.resolved.overridden),
-            "records": {"stored": plan.n_records - n, "left": n},
+            "edits": planned.cell.regime.to_dict(),
+            "records": {"stored": plan.n_records(planned.cell) - n, "left": n},
         }
         for planned, n in zip(plan.cells, left, strict=True)
     ]
@@ -246,14 +267,16 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
         (
             planned.cell.editor,
             planned.cell.preset or "-",
+            planned.cell.regime.label,
             str(planned.cell.seed),
             planned.cell.fingerprint[:12],
-            f"{plan.n_records - n} stored, {n} left",
+            f"{plan.n_records(planned.cell) - n} stored, {n} left",
         )
         for planned, n in zip(plan.cells, left, strict=True)
     ]
+    n_records = sum(len(batch.records) for batch in plan.batches)
     head = (
-        f"benchmark {plan.benchmark}: {plan.n_records} records of {plan.dataset['name']} in "
+        f"benchmark {plan.benchmark}: {n_records} records of {plan.dataset['name']} in "
         f"{len(plan.batches)} batches, on {plan.model.name} ({plan.model.dtype})\n"
     )
     checks = [
@@ -261,7 +284,7 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
         for check in diagnosis.checks
         if check.verdict != "ok"
     ]
-    table = aligned([("editor", "preset", "seed", "fingerprint", "records"), *rows])
+    table = aligned([("editor", "preset", "edits", "seed", "fingerprint", "records"), *rows])
     end = "nothing would stop the run" if diagnosis.sound else "the run would stop"
     return f"{head}{table}{aligned(checks) if checks else ''}{end}\n"
 

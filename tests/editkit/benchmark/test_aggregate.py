@@ -15,7 +15,7 @@ from editkit.benchmark.aggregate import (
     summary_score,
     times_of,
 )
-from editkit.benchmark.runner import BadScores, Collected, collect
+from editkit.benchmark.metric_answers import BadScores, Collected, collect
 from editkit.results import Row
 
 fractions = st.just(0.0) | st.floats(min_value=1e-9, max_value=1)

@@ -10,7 +10,8 @@ import pytest
 
 from editkit import StoreError
 from editkit.benchmark.merge import merge
-from editkit.benchmark.store import Store, exclusive
+from editkit.benchmark.output_lock import exclusive
+from editkit.benchmark.store import Store
 from editkit.results import Row
 
 
