@@ -125,6 +125,7 @@ class CellRunner(ABC):
         )
 
     def who(self) -> str:
+        """The editor and its distribution, for messages."""
         return f"editor {self.cell.editor!r} of {self.cell.distribution} {self.cell.version}"
 
 
@@ -132,6 +133,7 @@ class BatchRunner(CellRunner):
     """Each fact in its own copy of the model, in batches."""
 
     def run(self) -> None:
+        """Edit and score batch by batch; a batch that fails is repeated record by record."""
         shared = self.shared
         shared.progress.label(self.cell.editor)
         prepare_s = self.prepare()

@@ -202,13 +202,14 @@ class Store:
         if self._environment:
             own = [dataclasses.replace(row, environment=self._environment) for row in own]
             of_models = [dataclasses.replace(m, environment=self._environment) for m in of_models]
+        values = {
+            "rows": [_row_values(fingerprint, row) for row in own if ended],
+            "history": [_history_values(fingerprint, row) for row in own if not ended],
+            "models": [_model_values(fingerprint, row) for row in of_models],
+        }
         with self._transaction() as connection:
-            for table, values in (
-                ("rows", [_row_values(fingerprint, row) for row in own if ended]),
-                ("history", [_history_values(fingerprint, row) for row in own if not ended]),
-                ("models", [_model_values(fingerprint, row) for row in of_models]),
-            ):
-                entries = _with_checksums(table, values)
+            for table, some in values.items():
+                entries = _with_checksums(table, some)
                 connection.executemany(store_format.upsert(table), entries)
 
     def history(self, fingerprint: str) -> list[Row]:

@@ -115,7 +115,9 @@ def upsert(table: str) -> str:
 
 def checksum(table: str, *parts: int | str) -> str:
     """The checksum of an entry: its key and content."""
-    return checksum_of(*parts) if table == "rows" else checksum_of(table[:-1], *parts)
+    if table == "rows":
+        return checksum_of(*parts)
+    return checksum_of(table if table == "history" else table[:-1], *parts)
 
 
 def checksum_of(*parts: int | str) -> str:

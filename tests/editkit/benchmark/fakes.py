@@ -215,6 +215,9 @@ class FakeWeights:
     def __init__(self, network: FakeNetwork) -> None:
         self.network = network
 
+    def state(self) -> tuple[float, ...]:
+        return tuple(self.network.weights)
+
     def checksums(self) -> dict[str, bytes]:
         return {"weights": str(self.network.weights).encode()}
 
