@@ -170,7 +170,7 @@ class GroupRunner(CellRunner):
         if written.delta is None or not written.delta.changes:
             yield
             return
-        with applied(self.model, written.delta):
+        with applied(self.model, written.delta.without_context()):
             yield
 
     def _step(

@@ -395,7 +395,7 @@ def test_a_store_of_version_1_is_read_unchanged_and_upgraded_on_the_first_write(
     assert editkit("run-benchmark", "small", "--out", out, "--no-mlflow")[0] == 0
     assert editkit("report", out, "--format", "csv")[1] == sound
     with opened(out) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
         assert not connection.execute("SELECT 1 FROM cells WHERE checksum = ''").fetchall()
         connection.execute("UPDATE cells SET description = replace(description, '23', '24')")
     assert editkit("report", out)[0] == 4

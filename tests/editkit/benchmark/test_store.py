@@ -115,10 +115,10 @@ def test_files_that_are_not_our_stores_are_refused(tmp_path: Path) -> None:
 def test_a_newer_store_is_refused(path: Path) -> None:
     Store(path).close()
     with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
     for read_only in (False, True):
-        with pytest.raises(StoreError, match="schema version 3, expected 1 to 2") as caught:
+        with pytest.raises(StoreError, match="schema version 4, expected 1 to 3") as caught:
             Store(path, read_only=read_only)
         assert caught.value.exit_code == 4
 
