@@ -58,6 +58,12 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
             "modules": [_ultraedit(0, 5), _ultraedit(1, 4), _ultraedit(2, 5), _ultraedit(3, 5)],
             "lr": [3e-4, 6e-4, 1e-3, 2e-3],
         },
+        "lora": {
+            "parts": [["mlp_out"], ["mlp_in", "mlp_out"], ["qkv"]],
+            "rank": [8, 32],
+            "lr": [1e-3, 2e-3, 5e-3],
+        },
+        "ft-all": {"lr": [5e-5, 1e-4, 2e-4, 5e-4], "stop_loss": [0.1, 0.4]},
     },
     "smollm2": {
         "rome": {"layer": [1, 3, 5, 8]},
@@ -65,6 +71,12 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
         "ft+l": {"lr": [2e-3], "max_change": [5e-3, 1e-2, 2e-2]},
         "attnedit": {"layer": [5, 20], "lr": [2e-3], "max_change": [1e-2, 3e-2]},
         "kn": {"threshold": [0.1, 0.2, 0.4]},
+        "ultraedit": {
+            "modules": [_ultraedit(10, 19), _ultraedit(19, 27), _ultraedit(10, 28)],
+            "lr": [1e-4, 3e-4, 1e-3],
+        },
+        "lora": {"lr": [5e-4, 1e-3, 2e-3]},
+        "ft-all": {"lr": [1e-5, 3e-5, 1e-4]},
     },
 }
 """Values of each editor's fields by model; all combinations are tried, other fields have the

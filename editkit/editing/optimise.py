@@ -100,7 +100,7 @@ def minimise_in_batches(
     weight_decay: float = 0.0,
     seed: int = 0,
     project: Callable[[Sequence[Tensor]], None] | None = None,
-) -> list[float]:
+) -> tuple[list[float], list[float]]:
     """Minimise the mean loss of n requests with Adam, some of them at a time.
 
     Every pass goes through all requests in batches, each of which is one update. If they fit in
@@ -122,7 +122,8 @@ def minimise_in_batches(
             feasible set.
 
     Returns:
-        The mean loss of each pass. Each request is measured before the update of its batch.
+        The mean loss of each pass, in which each request is measured before the update of its
+        batch; and the loss of each request at the end.
     """
     optimiser = torch.optim.Adam(list(variables), lr=lr, weight_decay=weight_decay)
     means: list[float] = []
@@ -136,7 +137,7 @@ def minimise_in_batches(
                 loss = losses(order[start : start + batch])  # (b,)
                 mean = loss.mean()
             total += float(loss.detach().sum())
-            if n <= batch and float(mean) < stop_loss:
+            if n <= batch and float(mean.detach()) < stop_loss:
                 break
             gradients = torch.autograd.grad(mean, list(variables))
             for each, gradient in zip(variables, gradients, strict=True):
@@ -149,4 +150,6 @@ def minimise_in_batches(
         means.append(total / n)
         if means[-1] < stop_loss:
             break
-    return means
+    with torch.no_grad():
+        batches = (range(start, min(start + batch, n)) for start in range(0, n, batch))
+        return means, [loss for each in batches for loss in losses(each).tolist()]

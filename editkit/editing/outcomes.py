@@ -29,6 +29,7 @@ __all__ = [
     "ROUNDED_AWAY",
     "Edit",
     "Outcomes",
+    "convergence",
     "is_probable",
     "is_watched",
     "outcomes_of",
@@ -64,6 +65,23 @@ def is_probable(nll: float) -> bool:
         nll: Mean negative log likelihood of the target's tokens, in nats.
     """
     return nll < IMPROBABLE
+
+
+def convergence(loss: float, nll: float, *, stop_loss: float, advice: str) -> dict[str, Any]:
+    """Notes ``loss``, ``converged`` and ``advice`` of an edit that minimises a target's loss.
+
+    It converged if its loss fell below the stopping point, or if the target is probable: few runs
+    reach the published stopping points within the published number of steps.
+
+    Args:
+        loss: The loss at the end.
+        nll: As for :func:`is_probable`.
+        stop_loss: Training stops below this loss.
+        advice: What to change if it did not converge.
+    """
+    if loss < stop_loss or is_probable(nll):
+        return {"loss": loss, "converged": True}
+    return {"loss": loss, "converged": False, "advice": advice}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Fine-tuning of one module: unconstrained (FT), or bounded (FT+L, and AttnEdit on attention)."""
+"""Fine-tuning: of one module (FT), within a bound (FT+L, AttnEdit), or of all blocks."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ATTNEDIT_LAYER = LayerRule(
 
 @hookimpl
 def editkit_editors() -> list[EditorSpec]:
-    """Offer ``ft``, ``ft+l`` and ``attnedit``."""
+    """Offer ``ft``, ``ft+l``, ``attnedit`` and ``ft-all``."""
     return [
         EditorSpec(
             name="ft",
@@ -90,6 +90,14 @@ def editkit_editors() -> list[EditorSpec]:
             layer_rule=_ATTNEDIT_LAYER,
             fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={"paper": {"gpt2-xl": {"layer": 33}}},
+            regimes=("independent", "joint"),
+        ),
+        EditorSpec(
+            name="ft-all",
+            factory="editkit_plugins.finetune.full:FullFineTuneEditor",
+            config="editkit_plugins.finetune.config:FullFineTuneConfig",
+            summary="Fine-tuning of the linear modules of all blocks",
+            configs="editkit_configs:ft-all",
             regimes=("independent", "joint"),
         ),
     ]

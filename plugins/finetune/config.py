@@ -90,19 +90,19 @@ class AttentionFineTuneConfig(ConstrainedFineTuneConfig):
 class FullFineTuneConfig(Config):
     """Configuration of the editor ``ft-all``."""
 
-    lr: Positive = 5e-5
+    lr: Positive = 1e-4
     """Learning rate of Adam."""
 
     weight_decay: NotNegative = 0.0
     """Adam's weight decay."""
 
-    steps: Count = 25
+    steps: Count = 50
     """Most passes over the facts, with one update for each batch."""
 
     batch: Count = 32
     """Facts per update."""
 
-    stop_loss: NotNegative = 1e-2
+    stop_loss: NotNegative = 0.1
     """Stop once the mean loss of the facts is below this."""
 
     seed: Annotated[int, Field(ge=0)] = 0

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from editkit import Dense, Editor, EditRequest, Requirements, WeightDelta
 from editkit.editing.optimise import minimise, minimise_in_batches
-from editkit.editing.outcomes import is_probable
+from editkit.editing.outcomes import convergence
 from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
 from editkit.models import Completion, LanguageModel, ModelShape
 from editkit.models.encoding import padded
@@ -128,7 +128,7 @@ class FineTuneEditor(Editor[FineTuneConfig]):
         warnings: Sequence[Mapping[str, str]],
     ) -> WeightDelta:
         facts = [
-            {"loss": loss, **verdict(loss, tokens, training, self.config), **warning}
+            {**verdict(loss, tokens, training, self.config), **warning}
             for loss, tokens, warning in zip(training.facts, training.tokens, warnings, strict=True)
         ]
         return self.delta(
@@ -206,10 +206,16 @@ def _train(
         weight_decay=config.weight_decay,
         project=clamp,
     )
-    return [
-        _trained(facts, copy, [loss for (loss,) in evaluations], originals, model, config)
-        for facts, copy, evaluations in zip(edits, copies, history, strict=True)
-    ]
+    trainings = []
+    for facts, copy, evaluations in zip(edits, copies, history, strict=True):
+        losses = [loss for (loss,) in evaluations]
+        final = losses[-1:]
+        if len(facts) > 1:
+            with torch.no_grad():
+                batch = _Batch.record(model, [facts], names, config)
+                final = batch.of_facts(facts, copy, config).tolist()
+        trainings.append(_trained(facts, copy, losses[: config.steps], final, originals, config))
+    return trainings
 
 
 def _train_in_batches(
@@ -229,7 +235,7 @@ def _train_in_batches(
         if bounds is not None:
             _clamp(list(originals.values()), bounds, 0, weights)
 
-    means = minimise_in_batches(
+    means, final = minimise_in_batches(
         copy,
         losses,
         len(facts),
@@ -240,36 +246,17 @@ def _train_in_batches(
         weight_decay=config.weight_decay,
         project=clamp,
     )
-    return _trained(facts, copy, means, originals, model, config)
+    return _trained(facts, copy, means, final, originals, config)
 
 
 def _trained(
     facts: Sequence[Completion],
     copy: Sequence[Tensor],
     losses: Sequence[float],
+    final: Sequence[float],
     originals: Weights,
-    model: LanguageModel,
     config: FineTuneConfig,
 ) -> Training:
-    """The result of a training.
-
-    Args:
-        facts: The facts that the copy was trained on.
-        copy: The trained weights.
-        losses: The loss before each step; of a single fact, also that of the trained weights.
-        originals: The weights before training.
-        model: The model.
-        config: Hyperparameters.
-    """
-    if len(facts) == 1:
-        own = [losses[-1]]
-    else:
-        own = []
-        with torch.no_grad():
-            for start in range(0, len(facts), config.batch):
-                chosen = facts[start : start + config.batch]
-                batch = _Batch.record(model, [chosen], list(originals), config)
-                own += batch.of_facts(chosen, copy, config).tolist()
     change = {
         name: weight.detach() - originals[name]
         for name, weight in zip(originals, copy, strict=True)
@@ -277,8 +264,8 @@ def _trained(
     bounds = bounds_of(originals, config)
     return Training(
         change=change,
-        losses=tuple(losses[: config.steps]),
-        facts=tuple(own),
+        losses=tuple(losses),
+        facts=tuple(final),
         tokens=tuple(len(fact.target) for fact in facts),
         at_bound=0.0 if bounds is None else _share_at_bound(change, bounds),
     )
@@ -425,15 +412,7 @@ def _own_weights(
 
 
 def verdict(loss: float, tokens: int, training: Training, config: FineTuneConfig) -> dict[str, Any]:
-    """Notes ``converged`` and ``advice`` of one fact.
-
-    Training converged if the fact's loss fell below ``stop_loss``, or if its target is more
-    probable than not: few runs reach the published bound of 0.01 within the published number of
-    steps.
-    """
-    nll = loss / (tokens if config.target_loss == "sum" else 1)  # of one token
-    if loss < config.stop_loss or is_probable(nll):
-        return {"converged": True}
+    """Notes ``loss``, ``converged`` and ``advice`` of one fact."""
     if training.at_bound > _HELD_BACK:
         fields = ("max_change", "max_relative_change")
         bounds = {field: getattr(config, field) for field in fields}
@@ -444,7 +423,8 @@ def verdict(loss: float, tokens: int, training: Training, config: FineTuneConfig
             f"raise steps ({config.steps}) or lr ({config.lr:g}), or train another layer than "
             f"{config.layer}"
         )
-    return {"converged": False, "advice": advice}
+    nll = loss / (tokens if config.target_loss == "sum" else 1)  # of one token
+    return convergence(loss, nll, stop_loss=config.stop_loss, advice=advice)
 
 
 def _share_at_bound(change: Weights, bounds: Sequence[float]) -> float:

@@ -80,6 +80,16 @@ class TestUltraEdit(EditorContract):
 
 
 @pytest.mark.slow
+class TestLora(EditorContract):
+    plugin = "lora"
+
+
+@pytest.mark.slow
+class TestFtAll(EditorContract):
+    plugin = "ft-all"
+
+
+@pytest.mark.slow
 class TestKnAsPublished(EditorContract):
     plugin = "kn"
     config = {"target_space": False}

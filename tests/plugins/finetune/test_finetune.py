@@ -155,7 +155,7 @@ def test_the_loss_in_the_notes_is_that_of_the_edited_model() -> None:
 def test_a_loss_that_is_summed_over_tokens_is_judged_by_the_token() -> None:
     summed = FineTuneConfig(target_loss="sum")
     training = Training(change={}, losses=(), facts=(1.2,), tokens=(2,))
-    assert verdict(1.2, 2, training, summed) == {"converged": True}
+    assert verdict(1.2, 2, training, summed) == {"loss": 1.2, "converged": True}
     assert verdict(1.2, 1, training, summed)["converged"] is False
     assert verdict(1.2, 2, training, FineTuneConfig())["converged"] is False
 
