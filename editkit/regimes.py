@@ -147,6 +147,11 @@ class Regime:
         return self.kind == "independent"
 
     @property
+    def together(self) -> int:
+        """Facts of one step: all facts of a joint edit."""
+        return self.step if self.kind == "sequential" else self.facts
+
+    @property
     def label(self) -> str:
         """For tables: ``independent``, ``joint 100``, ``sequential 1000 by 10``."""
         if self.is_independent:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from editkit import EditedModels, EditRequest, ModelError, load_model
+from editkit import Config, EditedModels, EditRequest, ModelError, applied, load_model
+from editkit.editing.deltas import stack
 from editkit.editing.edited_models import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
@@ -91,3 +92,20 @@ def test_the_guides_gradient_is_the_one_of_the_loss(architecture: str) -> None:
     exec(compile(nudged, "plugins.md", "exec"), names)
     fell = before - names["loss"].item()
     assert fell == pytest.approx(1e-3 * gradient.norm().item(), rel=0.05)
+
+
+def test_the_guides_editor_with_a_state_takes_two_steps() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    [code] = re.findall(
+        r"```python\n(import torch\nfrom editkit import Dense.*?)```", text, re.DOTALL
+    )
+    names: dict[str, Any] = {"__name__": "fading"}
+    exec(compile(code, "plugins.md", "exec"), names)
+    model, editor = tiny_model("gpt2"), names["FadingEditor"](Config())
+    requests = [EditRequest("{} is in the city of", "The Space Needle", city) for city in "ABC"]
+    first, state = editor.step(model, requests[:2], {})
+    with applied(model, first):
+        second, state = editor.step(model, requests[2:], state)
+    assert float(state["taken"]) == 3
+    assert stack([first, second]).requests == tuple(requests)
+    assert second.norm() == pytest.approx(first.norm() * 1.1 / 3, rel=1e-4)

@@ -32,7 +32,7 @@ from editkit.regimes import Regime
 from editkit.registry.config import GivenValues, Resolved, resolve_config
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, Registry
-from editkit.registry.specs import MetricSpec, ModelMetricSpec
+from editkit.registry.specs import EditorSpec, MetricSpec, ModelMetricSpec
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
@@ -112,10 +112,18 @@ class PlannedMetric:
 
 @dataclasses.dataclass(frozen=True)
 class PlannedCell:
-    """A cell, and the configuration that its editor is built from."""
+    """A cell, and the configuration that its editor is built from.
+
+    Attributes:
+        cell: The cell.
+        resolved: The configuration.
+        writes_together: Whether the editor writes all facts of a step at once; otherwise it takes
+            them one after the other.
+    """
 
     cell: Cell
     resolved: Resolved
+    writes_together: bool = False
 
     @property
     def config(self) -> Config:
@@ -168,7 +176,19 @@ class Plan:
             for remark in planned.resolved.remarks:
                 if remark != planned.resolved.rule:
                     chosen[f"{planned.cell.editor}: {remark}"] = None
-        return (*(f"values {why}: {', '.join(used)}" for why, used in files.items()), *chosen)
+        used = (f"values {why}: {', '.join(names)}" for why, names in files.items())
+        return (*used, *chosen, *self._one_by_one())
+
+    def _one_by_one(self) -> list[str]:
+        """Editors that write the facts of a joint edit, or of a step, one after the other."""
+        names = dict.fromkeys(
+            planned.cell.editor
+            for planned in self.cells
+            if not planned.writes_together and planned.cell.regime.together > 1
+        )
+        if not names:
+            return []
+        return [f"{', '.join(names)}: one fact after the other, also in a joint edit or a step"]
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -550,7 +570,9 @@ def _cell(
         params=redacted_values(params),
         edits=regime.to_dict(),
     )
-    return PlannedCell(cell, resolved)
+    own = {"independent": set[str](), "joint": {"joint"}, "sequential": {"joint", "sequential"}}
+    together = isinstance(offer.spec, EditorSpec) and own[regime.kind] & {*offer.spec.regimes}
+    return PlannedCell(cell, resolved, writes_together=bool(together))
 
 
 def _parameter(value: Any) -> str | int | float | bool | None:

@@ -25,7 +25,7 @@ from editkit.benchmark.group_runner import GroupRunner
 from editkit.benchmark.inputs import load_model_of
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.output_lock import exclusive
-from editkit.benchmark.plan import Batch, Plan, PlannedMetric
+from editkit.benchmark.plan import Batch, Plan, PlannedCell, PlannedMetric
 from editkit.benchmark.progress import Progress
 from editkit.benchmark.sequence_files import SequenceFiles
 from editkit.benchmark.store import Store, is_complete, rows_of
@@ -139,7 +139,7 @@ def run_plan(
                     if left:
                         editor = registry.build("editor", planned.cell.editor, planned.config)
                         editor.check(model)
-                        runner = _runner(shared, plan, planned.cell, editor, left, registry)
+                        runner = _runner(shared, plan, planned, editor, left)
                         runners[planned.cell.fingerprint] = runner
             for cell in run.cells:
                 if cell.fingerprint in runners:
@@ -189,16 +189,14 @@ def _discard(cell: Cell, units: Sequence[Batch], out: Path, store: Store) -> Non
 def _runner(
     shared: Shared,
     plan: Plan,
-    cell: Cell,
+    planned: PlannedCell,
     editor: Editor[Any],
     units: Sequence[Batch],
-    registry: Registry,
 ) -> CellRunner:
     """The runner of a cell's regime."""
+    cell = planned.cell
     if cell.regime.is_independent:
         return BatchRunner(shared, cell, editor, units)
-    spec: Any = registry.get("editor", cell.editor).spec
-    own = {"joint": {"joint"}, "sequential": {"joint", "sequential"}}[cell.regime.kind]
     rows = [*shared.store.rows(cell.fingerprint), *shared.store.history(cell.fingerprint)]
     cases = {(row.checkpoint, row.case_id) for row in rows}
     models = {(row.checkpoint, row.group) for row in shared.store.models(cell.fingerprint)}
@@ -208,7 +206,7 @@ def _runner(
         editor,
         units,
         out=shared.run.out,
-        together=bool(own & {*spec.regimes}),
+        together=planned.writes_together,
         stored={
             unit.index: frozenset(
                 mark
