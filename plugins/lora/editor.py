@@ -200,7 +200,8 @@ class Adapters:
                 a_rows = torch.stack(a)[list(own)].to(x.dtype)  # (F, in, r)
                 b_rows = torch.stack(b)[list(own)].to(x.dtype)  # (F, r, out)
                 added = rows @ a_rows @ b_rows
-            return y + self.scale * added.reshape(y.shape)
+            adapted: Tensor = y + self.scale * added.reshape(y.shape)
+            return adapted
 
         return run
 

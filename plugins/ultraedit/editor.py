@@ -125,7 +125,8 @@ class UltraEditEditor(JointEditor[UltraEditConfig]):
         batches, losses = collect(model, requests, paths, self.config)
         statistics = updated(state, batches, self.config)
         changes: dict[str, Dense | LowRank] = {}
-        notes: dict[str, Any] = {}
+        advice = f"raise lr ({self.config.lr:g}), or edit other modules"
+        notes: dict[str, Any] = {"advice": advice}
         for path in paths:
             h = torch.cat([batch[path][0] for batch in batches])  # (m, in)
             g = torch.cat([batch[path][1] for batch in batches])  # (m, out)
@@ -280,7 +281,7 @@ def shift(h: Tensor, g: Tensor, statistics: Statistics, config: UltraEditConfig)
         config: Hyperparameters.
     """
     normalised = statistics.normalised(torch.cat([h, g], dim=1))  # (m, in + out)
-    h_hat, g_hat = normalised.split([h.shape[1], g.shape[1]], dim=1)
+    h_hat, g_hat = normalised[:, : h.shape[1]], normalised[:, h.shape[1] :]
     v = -config.lr * h_hat.square().sum(dim=1, keepdim=True) * g_hat  # (m, out)
     return least_squares(h, v, config.ridge)
 

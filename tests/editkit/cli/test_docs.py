@@ -100,7 +100,7 @@ def test_links_to_sections_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_flags_exist(page: Path) -> None:
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", _text(page)))
-    of_other_tools = {"--basetemp", "--joint", "--local-dir", "--merge", "--no-deps"}
+    of_other_tools = {"--basetemp", "--local-dir", "--merge", "--no-deps"}
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 
 
