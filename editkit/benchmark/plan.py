@@ -317,10 +317,10 @@ def make_plan(
     problems: dict[str, EditkitError] = {}
     editors = []  # before the records are read: invalid values are reported at once
     for i, choice in enumerate(benchmark.editors):
-        for seed in benchmark.seeds:
+        for seed in choice.seeds or benchmark.seeds:
             with _collecting(problems, choice.name):
                 both = resolver.resolve("editor", f"editors.{i}", choice, choice.preset, seed)
-                editors.append((seed, *both))
+                editors.append((choice.edits or benchmark.edits, seed, *both))
     _raise(problems)
     offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
@@ -354,12 +354,14 @@ def make_plan(
     if benchmark.model.attention is not None:  # affects the last digits
         common["attention"] = benchmark.model.attention
     cells, unable = [], dict[str, EditkitError]()
-    for regime in benchmark.edits:
+    for regime in benchmark.regimes:
         shared = dict(common)
         if not regime.is_independent:
             shared["edits"] = regime.to_dict()
             shared["model_metrics"] = [metric.describe() for metric in model_metrics]
-        for seed, editor, chosen in editors:
+        for own, seed, editor, chosen in editors:
+            if regime not in own:
+                continue
             with _collecting(unable if leave_out else problems, editor.name):
                 chosen.config.check_for(benchmark.model.name, model_fingerprint, editor.name)
                 cells.append(_cell(editor, chosen, seed, benchmark, dataset, shared, regime))
@@ -373,7 +375,7 @@ def make_plan(
         dataset=dataset,
         rejected=loaded.rejected,
         metrics=metrics,
-        seeds=benchmark.seeds,
+        seeds=tuple(dict.fromkeys(planned.cell.seed for planned in cells)),
         cells=tuple(cells),
         batch=benchmark.batch,
         batches=tuple(b for b in batches if b.index % shard[1] == shard[0] - 1),
@@ -391,7 +393,7 @@ def _check_enough(benchmark: Benchmark, n: int, available: int, place: str) -> N
     Raises:
         ConfigError: There are too few.
     """
-    for regime in benchmark.edits:
+    for regime in benchmark.regimes:
         if not regime.is_independent and n < regime.facts:
             hint = (
                 f"Use more records (--limit {regime.facts}), or fewer facts."

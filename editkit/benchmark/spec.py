@@ -90,10 +90,33 @@ class PluginChoice(_Section):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
+def _edits_as_data(edits: tuple[Regime, ...] | None) -> list[Any] | None:
+    if edits is None:
+        return None
+    return [regime.kind if regime.is_independent else regime.to_dict() for regime in edits]
+
+
+Edits = Annotated[
+    tuple[Annotated[Regime, PlainValidator(Regime.parse)], ...],
+    BeforeValidator(_listed),
+    Field(min_length=1),
+]
+"""Regimes: one, or a list."""
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]
+
+
 class EditorChoice(PluginChoice):
-    """An editor, with a preset and configuration values."""
+    """An editor, with a preset and configuration values, and its own regimes and seeds."""
 
     preset: str | None = None
+    edits: Edits | None = None
+    """How facts reach models, instead of the benchmark's ``edits``."""
+    seeds: Seeds | None = None
+    """Seeds instead of the benchmark's."""
+
+    @field_serializer("edits")
+    def _edits(self, edits: tuple[Regime, ...] | None) -> list[Any] | None:
+        return _edits_as_data(edits)
 
 
 class Benchmark(_Section):
@@ -113,23 +136,25 @@ class Benchmark(_Section):
     """The metrics: names, or name and config."""
     model_metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = ()
     """Metrics of whole models, for facts that share a model: names, or name and config."""
-    edits: Annotated[
-        tuple[Annotated[Regime, PlainValidator(Regime.parse)], ...],
-        BeforeValidator(_listed),
-        Field(min_length=1),
-    ] = (INDEPENDENT,)
+    edits: Edits = (INDEPENDENT,)
     """How facts reach models: independent, {joint: N}, {sequential: N, step: K, checkpoints: [n,
     ...]}, or a list of these. Every editor runs once in each."""
 
     @field_serializer("edits")
-    def _edits_as_data(self, edits: tuple[Regime, ...]) -> list[Any]:
-        return [regime.kind if regime.is_independent else regime.to_dict() for regime in edits]
+    def _edits(self, edits: tuple[Regime, ...]) -> list[Any] | None:
+        return _edits_as_data(edits)
 
-    seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = Field(default=(0,), min_length=1)
+    seeds: Seeds = (0,)
     """Every editor runs once per seed. For facts that share a model, a seed is an order of the
     facts: 0 is that of the dataset."""
     editors: tuple[Annotated[EditorChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
-    """The editors: names, or name, preset and config."""
+    """The editors: names, or name, preset, config, edits and seeds."""
+
+    @property
+    def regimes(self) -> tuple[Regime, ...]:
+        """All regimes that an editor has, those of the benchmark first."""
+        of_editors = [each for editor in self.editors for each in editor.edits or self.edits]
+        return tuple(r for r in dict.fromkeys([*self.edits, *of_editors]) if r in of_editors)
 
 
 def load_benchmark(name: str, registry: Registry) -> tuple[Benchmark, str]:
@@ -224,6 +249,7 @@ def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginVa
         )
     if flags.edits:
         changes["edits"] = tuple(dict.fromkeys(flags.edits))
+        changes["editors"] = _without_own("edits", changes.get("editors", benchmark.editors))
     if flags.dataset is not None:
         changes["dataset"] = _chosen([flags.dataset], (benchmark.dataset,), PluginChoice)[0]
     model: dict[str, Any] = {"dtype": flags.dtype, "device": flags.device}
@@ -236,6 +262,7 @@ def apply_flags(benchmark: Benchmark, flags: Flags) -> tuple[Benchmark, PluginVa
         changes["limit"] = flags.limit
     if flags.seeds:
         changes["seeds"] = tuple(flags.seeds)
+        changes["editors"] = _without_own("seeds", changes.get("editors", benchmark.editors))
     return _apply_sets(benchmark.model_copy(update=changes), flags.sets)
 
 
@@ -281,6 +308,11 @@ def _chosen(
     return tuple(chosen)
 
 
+def _without_own(field: str, editors: Sequence[EditorChoice]) -> tuple[EditorChoice, ...]:
+    """The editors without their own values of a field: a flag replaces them."""
+    return tuple(editor.model_copy(update={field: None}) for editor in editors)
+
+
 def _apply_sets(benchmark: Benchmark, sets: Mapping[str, Any]) -> tuple[Benchmark, PluginValues]:
     content = benchmark.model_dump(mode="json")
     by_plugin: dict[tuple[str, str], dict[str, Any]] = {}
@@ -295,6 +327,8 @@ def _assign(content: dict[str, Any], by_plugin: PluginValues, name: str, value: 
     head, *rest = name.split(".")
     if head in _TOP and not rest:
         content[head] = [value] if head == "seeds" and not isinstance(value, list) else value
+        for choice in content["editors"] if head in ("edits", "seeds") else ():
+            choice[head] = None
     elif head == "model" and len(rest) <= 1:
         content["model"][rest[0] if rest else "name"] = value
     elif head == "dataset" and rest:

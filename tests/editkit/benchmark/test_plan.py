@@ -10,6 +10,7 @@ from editkit import ConfigError, DatasetError, PluginError
 from editkit.benchmark.plan import Plan, cut, make_plan
 from editkit.benchmark.spec import Flags, apply_flags, parse_benchmark
 from editkit.cli.arguments import parse_sets
+from editkit.regimes import Regime
 from editkit.registry.plugins import Registry
 from tests.editkit.benchmark import fakes
 from tests.editkit.benchmark.test_benchmark_file import SMALL
@@ -61,6 +62,24 @@ def test_cells_are_editors_times_seeds() -> None:
     assert (cell.config["seed"], cell.sources["seed"]) == (1, "run seed")
     assert cell.params["editor.strength"] == 0.75
     assert cell.params["editor.fail_on"] == "[]"
+
+
+def test_an_editor_can_have_regimes_and_seeds_of_its_own() -> None:
+    def cells(**flags: Any) -> list[tuple[str, int, str]]:
+        text = SMALL + "  - {name: two, config: {strength: 1}, edits: {joint: 2}, seeds: [3, 4]}\n"
+        benchmark, values = apply_flags(parse_benchmark(text, place="small.yaml"), Flags(**flags))
+        made = make_plan(benchmark, registry(), values=values, **fakes.lookups("f"))
+        return [(p.cell.editor, p.cell.seed, p.cell.regime.label) for p in made.cells]
+
+    assert cells() == [
+        ("one", 0, "independent"),
+        ("two", 0, "independent"),
+        ("two", 3, "joint 2"),
+        ("two", 4, "joint 2"),
+    ]
+    flags = cells(edits=[Regime.joint(3)], seeds=[0])
+    assert flags == [("one", 0, "joint 3"), ("two", 0, "joint 3"), ("two", 0, "joint 3")]
+    assert cells(sets={"edits": {"joint": 3}, "seeds": [0]}) == flags
 
 
 @pytest.mark.parametrize(
