@@ -85,7 +85,7 @@ class GroupRunner(CellRunner):
             self._run_group(group)
 
     def _run_group(self, group: Batch) -> None:
-        files = SequenceFiles.of(self.out, self.cell.fingerprint, group.index)
+        files = SequenceFiles(self.out, self.cell.fingerprint, group.index)
         regime, n = self.cell.regime, len(group.records)
         marks = regime.checkpoints_of(n)
         written = self._resumed(files, group, marks)
@@ -104,22 +104,23 @@ class GroupRunner(CellRunner):
                     self._score_group(group, written, mark)
                 self.shared.progress.advance(end)
         if n > 1:
-            files.finish()
+            files.finish(written)
 
     def _resumed(self, files: SequenceFiles, group: Batch, marks: Sequence[int]) -> Written:
         """What an interrupted run left, unless earlier rows are missing: then nothing."""
-        written = files.load() or Written()
+        requests = [record.request for record in group.records]
+        written = files.load(requests) or Written()
         stored = self.stored.get(group.index, frozenset())
         if written.facts and all(m in stored for m in marks if m < written.facts and m):
             return written
         self._discard(group)
+        files.remove()
         return Written()
 
     def _discard(self, group: Batch) -> None:
         cases = [record.case_id for record in group.records]
         self.shared.store.discard(self.cell.fingerprint, cases, [group.index])
         self.stored.pop(group.index, None)
-        SequenceFiles.of(self.out, self.cell.fingerprint, group.index).remove()
 
     # ------------------------------------------------------------ writing facts
 
@@ -267,6 +268,7 @@ class GroupRunner(CellRunner):
         rows = finished(rows, self.prepare_s)
         if not self.shared.guard.is_unchanged():
             self._discard(group)
+            SequenceFiles(self.out, self.cell.fingerprint, group.index).remove()
             self.check_weights([])
         self.shared.store.put_rows(self.cell.fingerprint, rows, models, ended=ended)
         if ended:

@@ -183,7 +183,7 @@ def _discard(cell: Cell, units: Sequence[Batch], out: Path, store: Store) -> Non
     groups = [] if cell.regime.is_independent else [unit.index for unit in units]
     store.discard(cell.fingerprint, cases, groups)
     for group in groups:
-        SequenceFiles.of(out, cell.fingerprint, group).remove()
+        SequenceFiles(out, cell.fingerprint, group).remove()
 
 
 def _runner(

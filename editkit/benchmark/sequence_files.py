@@ -1,9 +1,14 @@
-"""The state of a group of facts while it is written into one model: two files in the output folder.
+"""The state of a group of facts while it is written into one model: files in the output folder.
 
-``sequences/<cell>-<group>/`` holds what was written so far as a delta, ``delta-<n>.safetensors``
-after n facts, and the rest, ``state.safetensors``: the editor's own state, and how each fact went.
-The state names its delta by digest and is written last, so a killed run finds one consistent pair.
-When the group is finished, its last delta stays: it can be loaded with ``load_delta``.
+``sequences/<cell>-<group>/`` holds
+
+- ``delta-<n>.safetensors``: everything that was written so far, merged, after n facts;
+- ``facts.jsonl``: how each fact went, one line per fact, only ever appended to;
+- ``state.safetensors``: the editor's own state, the number of facts, and the delta's digest.
+
+The state is written last and names the others, so a killed run finds a consistent set. The cost of
+a step does not grow with the number of facts. When the group is finished, only its last delta
+stays: it can be loaded with ``load_delta``.
 """
 
 from __future__ import annotations
@@ -11,14 +16,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.errors import ConfigError, DeltaError
+from pydantic import TypeAdapter
+
+from editkit.data_types import EditRequest
+from editkit.errors import CacheError, ConfigError, DeltaError, first_line
 from editkit.interfaces import State
+from editkit.storage.cache import write_atomically
 from editkit.storage.checkpoints import read_checkpoint, write_checkpoint
+from editkit.storage.digests import canonical_json
+from editkit.storage.strict_json import parse_json
 
 if TYPE_CHECKING:
     from editkit.editing.deltas import WeightDelta
@@ -28,7 +40,7 @@ __all__ = ["SEQUENCES", "SequenceFiles", "Written"]
 SEQUENCES = "sequences"
 """The folder of all sequences in an output folder."""
 
-_STATE = "state.safetensors"
+_STATE, _FACTS = "state.safetensors", "facts.jsonl"
 _log = logging.getLogger(__name__)
 
 
@@ -55,93 +67,148 @@ class Written:
 
 @dataclasses.dataclass(frozen=True)
 class _Progress:
-    """The part of :class:`Written` that is plain data."""
+    """The content of the state file besides the editor's tensors."""
 
     facts: int
     digest: str
-    notes: list[dict[str, Any]]
-    seconds: list[float]
-    errors: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
+class _Fact:
+    """A line of ``facts.jsonl``."""
+
+    notes: dict[str, Any]
+    seconds: float
+    error: str | None = None
+
+
 class SequenceFiles:
     """The files of one group.
 
-    Attributes:
-        folder: Their folder.
-        identity: What must be the same to resume: the cell and the group.
+    Args:
+        out: The output folder.
+        fingerprint: The cell.
+        group: The group.
     """
 
-    folder: Path
-    identity: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, out: Path, fingerprint: str, group: int) -> SequenceFiles:
-        """The files of a group of a cell in an output folder."""
-        folder = out / SEQUENCES / f"{fingerprint[:16]}-{group}"
-        return cls(folder, {"cell": fingerprint, "group": group})
+    def __init__(self, out: Path, fingerprint: str, group: int) -> None:
+        self.folder = out / SEQUENCES / f"{fingerprint[:16]}-{group}"
+        self._identity = {"cell": fingerprint, "group": group}
+        self._lines = 0  # of facts.jsonl, in this process
 
     def save(self, written: Written) -> None:
-        """Write both files; a crash leaves these or the previous ones.
+        """Write everything that is new; a crash leaves this state or the previous one.
 
         Raises:
-            DeltaError, CacheError: They cannot be written.
+            DeltaError, CacheError: A file cannot be written.
         """
         from editkit.editing.delta_files import save_delta
 
         if written.delta is None:
             raise ValueError("nothing was written yet")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_delta(written.delta, self._delta(written.facts))
-        progress = _Progress(
-            facts=written.facts,
-            digest=written.delta.digest(),
-            notes=[dict(notes) for notes in written.notes],
-            seconds=list(written.seconds),
-            errors={str(place): reason for place, reason in written.errors.items()},
-        )
+        with _writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._append(written)
+        # The requests are in the plan: writing all of them at every step would cost more and more.
+        save_delta(dataclasses.replace(written.delta, request=None), self._delta(written.facts))
+        progress = _Progress(written.facts, written.delta.digest())
         tensors = {"state": dict(written.state)}
-        write_checkpoint(self.folder / _STATE, self.identity, progress, tensors)
-        for path in self.folder.glob("delta-*.safetensors"):
-            if path != self._delta(written.facts):
-                path.unlink(missing_ok=True)
+        write_checkpoint(self.folder / _STATE, self._identity, progress, tensors)
+        self._keep_only(written.facts)
 
-    def load(self) -> Written | None:
-        """What was written so far; None if there is nothing to resume from."""
+    def _append(self, written: Written) -> None:
+        if not self._lines:
+            (self.folder / _FACTS).unlink(missing_ok=True)  # of a state that is not resumed
+        with open(self.folder / _FACTS, "a", encoding="utf-8") as stream:
+            for place in range(self._lines, written.facts):
+                error = written.errors.get(place)
+                fact = _Fact(dict(written.notes[place]), written.seconds[place], error)
+                stream.write(canonical_json(dataclasses.asdict(fact)) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._lines = written.facts
+
+    def load(self, requests: Sequence[EditRequest]) -> Written | None:
+        """What was written so far; None if there is nothing to resume from.
+
+        Args:
+            requests: The requests of the whole group, in order.
+        """
         from editkit.editing.delta_files import load_delta
 
         try:
             saved = read_checkpoint(
-                self.folder / _STATE, self.identity, progress=_Progress, groups=("state",)
+                self.folder / _STATE, self._identity, progress=_Progress, groups=("state",)
             )
             if saved is None:
                 return None
-            progress = saved.progress
-            delta = load_delta(self._delta(progress.facts))
-            if delta.digest() != progress.digest:
-                raise ConfigError(f"{self._delta(progress.facts)} belongs to another state.")
+            n = saved.progress.facts
+            delta = load_delta(self._delta(n))
+            if delta.digest() != saved.progress.digest:
+                raise ConfigError(f"{self._delta(n)} belongs to another state.")
+            facts = self._facts(n)
         except (ConfigError, DeltaError) as error:
             _log.warning("%s The sequence starts over.", error.message)
             return None
+        errors = {place: fact.error for place, fact in enumerate(facts) if fact.error is not None}
+        good = tuple(request for i, request in enumerate(requests[:n]) if i not in errors)
         return Written(
-            facts=progress.facts,
-            delta=delta,
+            facts=n,
+            delta=dataclasses.replace(delta, request=good),
             state=saved.tensors["state"],
-            notes=progress.notes,
-            seconds=progress.seconds,
-            errors={int(place): reason for place, reason in progress.errors.items()},
+            notes=tuple(fact.notes for fact in facts),
+            seconds=tuple(fact.seconds for fact in facts),
+            errors=errors,
         )
 
-    def finish(self) -> None:
-        """Keep only the last delta."""
-        (self.folder / _STATE).unlink(missing_ok=True)
+    def _facts(self, n: int) -> list[_Fact]:
+        """The first n lines; a killed run may have left more, which are cut off."""
+        path = self.folder / _FACTS
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:n]
+            adapter = TypeAdapter(_Fact)
+            facts = [adapter.validate_python(parse_json(line)) for line in lines]
+            if len(facts) < n:
+                raise ValueError(f"it has {len(facts)} of {n} lines")
+            write_atomically(path, "".join(lines).encode())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{path} is damaged: {first_line(error)}.") from None
+        self._lines = n
+        return facts
+
+    def finish(self, written: Written) -> None:
+        """Keep only the last delta, with all its requests."""
+        from editkit.editing.delta_files import save_delta
+
+        if written.delta is not None:
+            save_delta(written.delta, self._delta(written.facts))
+        for name in (_STATE, _FACTS):
+            (self.folder / name).unlink(missing_ok=True)
+        self._keep_only(written.facts)
 
     def remove(self) -> None:
         """Remove everything."""
+        self._lines = 0
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()
 
     def _delta(self, facts: int) -> Path:
         return self.folder / f"delta-{facts}.safetensors"
+
+    def _keep_only(self, facts: int) -> None:
+        for path in self.folder.glob("delta-*.safetensors"):
+            if path != self._delta(facts):
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"the state of a sequence cannot be written in {folder}: {error}.",
+            hint="Free some space or make the folder writable, then run the same command again. "
+            "It resumes from the last step.",
+        ) from error
