@@ -6,7 +6,7 @@ Only :func:`document` and :func:`cell_document` read a store; the rest are pure 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.intervals import (
@@ -20,10 +20,10 @@ from editkit.benchmark.intervals import (
     summary_difference,
     summary_score,
 )
-from editkit.benchmark.store import rows_of
+from editkit.benchmark.samples import COLLAPSED, Age, Rows, Sample, Series, State, series_of
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE, Edit, Outcomes, outcomes_of
-from editkit.results import Cell, Row, Run
+from editkit.results import Cell, ModelRow, Row, Run
 
 __all__ = [
     "DOCUMENT_KEYS",
@@ -32,8 +32,6 @@ __all__ = [
     "Z95",
     "Estimate",
     "Estimates",
-    "Rows",
-    "Sample",
     "by_group",
     "cell_document",
     "document",
@@ -41,9 +39,11 @@ __all__ = [
     "harmonic_mean",
     "mean_with_interval",
     "metrics_of",
+    "model_metrics_of",
     "normal_interval",
     "outcomes",
     "paired_differences",
+    "retention",
     "summary_score",
     "times_of",
 ]
@@ -56,59 +56,6 @@ DOCUMENT_KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells"})
 
 Estimates = dict[str, Estimate]
 """Estimates by score key."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """The rows behind one line of a table.
-
-    Attributes:
-        by_seed: The rows of the cells that the line shows, by the cells' seeds.
-        shared: Whether facts share models. The rows of one seed and group are then one cluster;
-            otherwise every row is a cluster of its own.
-    """
-
-    by_seed: Mapping[int, Sequence[Row]]
-    shared: bool = False
-
-    @classmethod
-    def of(cls, rows: Rows) -> Sample:
-        """Rows as a sample of records that each have a model of their own."""
-        return rows if isinstance(rows, Sample) else cls({0: tuple(rows)})
-
-    @classmethod
-    def of_cell(cls, cell: Cell, rows: Iterable[Row]) -> Sample:
-        """Rows of a cell; its regime decides whether they share models."""
-        return cls({cell.seed: tuple(rows)}, shared=not cell.regime.is_independent)
-
-    @property
-    def rows(self) -> list[Row]:
-        """All rows, seed by seed."""
-        return [row for rows in self.by_seed.values() for row in rows]
-
-    @property
-    def n_models(self) -> int:
-        """Number of models behind the scores."""
-        return len({model for model, _ in self.done().values()})
-
-    def where(self, keep: Callable[[Row], bool]) -> Sample:
-        """The rows for which ``keep`` is true."""
-        kept = {seed: tuple(filter(keep, rows)) for seed, rows in self.by_seed.items()}
-        return Sample(kept, self.shared)
-
-    def done(self) -> dict[tuple[int, int], tuple[Hashable, Row]]:
-        """The rows with scores, each with its model, by seed and case id, in this order."""
-        done = {
-            (seed, row.case_id): ((seed, row.group if self.shared else row.case_id), row)
-            for seed, rows in self.by_seed.items()
-            for row in rows
-            if row.status == "done"
-        }
-        return dict(sorted(done.items(), key=lambda item: item[0]))
-
-
-Rows = Iterable[Row] | Sample
-"""Rows of records with a model each, or a sample in which records may share models."""
 
 
 def metrics_of(rows: Rows, scores: Sequence[Score]) -> Estimates:
@@ -144,6 +91,38 @@ def _mean(values: Sequence[tuple[Hashable, float]], *, shared: bool) -> Estimate
     if shared:
         return clustered_mean(numbers, [model for model, _ in values])
     return mean_with_interval(numbers)
+
+
+def model_metrics_of(
+    models: Mapping[int, Sequence[ModelRow]], scores: Sequence[Score]
+) -> Estimates:
+    """The mean of every score of a model over models, with Student's t.
+
+    Args:
+        models: Rows by seed, one per model.
+        scores: The declared scores, which come first in the result.
+    """
+    rows = [row for seed in sorted(models) for row in models[seed]]
+    declared = [score.key for score in scores]
+    others = sorted({key for row in rows for key in row.scores} - set(declared))
+    means: Estimates = {}
+    for key in [*declared, *others]:
+        values = [row.scores[key] for row in rows if key in row.scores]
+        if values:
+            means[key] = clustered_mean(values, range(len(values)))
+    return means
+
+
+def retention(series: Series, state: State, scores: Sequence[Score]) -> dict[Age, Estimates]:
+    """What is left of facts, by the number of steps since they were written.
+
+    Args:
+        series: A sequence.
+        state: One of its states.
+        scores: As for :func:`metrics_of`.
+    """
+    means = {age: metrics_of(facts, scores) for age, facts in series.by_age(state).items()}
+    return {age: metrics for age, metrics in means.items() if metrics}
 
 
 def times_of(rows: Sequence[Row]) -> dict[str, float]:
@@ -215,10 +194,10 @@ def paired_differences(first: Rows, second: Rows, scores: Sequence[Score]) -> Es
     }
     summarised = [score.key for score in scores if score.summary]
     if summarised and all(key in differences for key in summarised):
-        sides = [
+        one, other_one = (
             [[pair and pair[side] for pair in pairs[key]] for key in summarised] for side in (0, 1)
-        ]
-        differences[SUMMARY.key] = summary_difference(*sides, models if shared else None)
+        )
+        differences[SUMMARY.key] = summary_difference(one, other_one, models if shared else None)
     return differences
 
 
@@ -242,11 +221,8 @@ def by_group(
         Estimates by score key, by group, sorted by group.
     """
     sample = Sample.of(rows)
-    present = {groups[row.case_id] for row in sample.rows if row.case_id in groups}
-    return {
-        group: metrics_of(sample.where(lambda row, g=group: groups.get(row.case_id) == g), scores)
-        for group in sorted(present)
-    }
+    members = sample.split(lambda row: groups.get(row.case_id, ""))
+    return {group: metrics_of(members[group], scores) for group in sorted(members) if group}
 
 
 # ---------------------------------------------------------------- the --json document
@@ -274,17 +250,45 @@ def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]
 
 def cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     """The entry of one cell in :func:`document`; scores are fractions."""
-    rows = rows_of(run, cell)
+    [series] = series_of(run, [cell])
+    rows = series.last.rows
     failed = sum(row.status == "failed" for row in rows)
-    means = metrics_of(Sample.of_cell(cell, rows), run.scores)
+    sequential = cell.regime.kind == "sequential"
     return {
         "editor": cell.editor,
         "preset": cell.preset,
         "seed": cell.seed,
         "fingerprint": cell.fingerprint,
+        "regime": cell.regime.to_dict(),
         "records": {"done": len(rows) - failed, "failed": failed},
-        "metrics": {key: dataclasses.asdict(mean) for key, mean in means.items()},
+        "metrics": _plain(metrics_of(series.last, run.scores)),
+        "models": _plain(model_metrics_of(series.last_models, run.model_scores)),
+        "checkpoints": [_checkpoint(run, series, state) for state in series.states if sequential],
+        "retention": [
+            {"at": state.at, "age": [age.low, age.high], "metrics": _plain(metrics)}
+            for state in series.states
+            if sequential
+            for age, metrics in retention(series, state, run.scores).items()
+        ],
+        "collapsed": {
+            score.key: list(series.first_collapses(score.key).values())
+            for score in run.model_scores
+            if score.key.endswith(COLLAPSED)
+        },
         "edits": outcomes(cell.editor, rows, run.scores).document(),
         "time": times_of(rows),
         "memory": {"peak_rss_mb": max((row.peak_rss_mb for row in rows), default=0.0)},
     }
+
+
+def _checkpoint(run: Run, series: Series, state: State) -> dict[str, Any]:
+    return {
+        "at": state.at,
+        "metrics": _plain(metrics_of(state.facts, run.scores)),
+        "newest": _plain(metrics_of(series.newest(state), run.scores)),
+        "models": _plain(model_metrics_of(state.models, run.model_scores)),
+    }
+
+
+def _plain(estimates: Estimates) -> dict[str, Any]:
+    return {key: dataclasses.asdict(estimate) for key, estimate in estimates.items()}

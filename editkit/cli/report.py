@@ -121,8 +121,8 @@ def _written(sections: Sequence[Section], form: str, against: str | None, *, ter
 def _check_against(against: str | None, sections: Sequence[Section]) -> None:
     if against is None:
         return
-    known = {label for section in sections for label in section.labels}
-    known |= {cell.editor for section in sections for cell in section.run.cells}
+    results = [result for section in sections for result in section.results]
+    known = {each for result in results for each in (result.name, result.label, result.editor)}
     if against not in known:
         raise UsageError(
             f"--against: no run here has an editor {against!r}.",

@@ -2,7 +2,9 @@
 
 A line is one number: a score of an editor, over all records or one relation; a paired difference;
 a published number; or the share of an editor's edits that failed in some way, explained in the
-column ``note``. Scores are fractions, as in the store.
+column ``note``. ``edits`` names the regime, ``at`` is the number of facts in a model and ``models``
+the number of models; sequences have a line per checkpoint. Scores are fractions, as in the store. A
+number without an interval has no ``ci_low`` and ``ci_high``.
 """
 
 from __future__ import annotations
@@ -12,7 +14,17 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from editkit.benchmark.aggregate import SUMMARY, Estimate, by_group, paired_differences
+from editkit.benchmark.aggregate import (
+    SUMMARY,
+    Estimate,
+    by_group,
+    metrics_of,
+    model_metrics_of,
+    paired_differences,
+    retention,
+)
+from editkit.regimes import INDEPENDENT
+from editkit.report.lines import Result
 from editkit.report.safe_text import spreadsheet_text
 from editkit.report.sections import Section
 
@@ -26,10 +38,14 @@ COLUMNS = (
     "editor",
     "preset",
     "seed",
+    "edits",
+    "at",
+    "models",
     "label",
     "fingerprint",
     "against",
     "relation",
+    "age",
     "score",
     "column",
     "mean",
@@ -46,7 +62,8 @@ Key = Mapping[str, Any]
 def report(sections: Sequence[Section], *, against: str | None) -> str:
     """All numbers of all runs.
 
-    The column ``table`` is ``scores``, ``relations``, ``differences``, ``published`` or ``edits``.
+    The column ``table`` is ``scores``, ``newest``, ``retention``, ``models``, ``relations``,
+    ``differences``, ``published`` or ``edits``.
 
     Args:
         sections: The runs.
@@ -73,34 +90,39 @@ def _estimates(
     section: Section, against: str | None
 ) -> Iterator[tuple[Key, Mapping[str, Estimate]]]:
     run = section.run
-    cells = range(len(run.cells))
-    for i in cells:
-        yield {"table": "scores", **_cell(section, i)}, section.estimates[i]
-    for i in cells:
-        groups = by_group(section.rows[i], section.relations, run.scores)
+    for result in section.results:
+        yield {"table": "scores", **_key(result)}, result.estimates
+        if result.series.regime.kind == "sequential":
+            newest = metrics_of(result.series.newest(result.state), run.scores)
+            yield {"table": "newest", **_key(result)}, newest
+            for age, estimates in retention(result.series, result.state, run.scores).items():
+                yield {"table": "retention", **_key(result), "age": age.label}, estimates
+        models = model_metrics_of(result.state.models, run.model_scores)
+        yield {"table": "models", **_key(result)}, models
+    for result in section.last:
+        groups = by_group(result.series.last, section.relations, run.scores)
         for relation, estimates in groups.items():
-            yield {"table": "relations", **_cell(section, i), "relation": relation}, estimates
-    other = section.reference(against)
-    for i in cells:
-        if other is not None and i != other:
-            minus = paired_differences(section.rows[i], section.rows[other], run.scores)
-            label = section.labels[other]
-            yield {"table": "differences", **_cell(section, i), "against": label}, minus
+            yield {"table": "relations", **_key(result), "relation": relation}, estimates
+    for i, other in section.references(against).items():
+        result = section.results[i]
+        minus = paired_differences(result.state.facts, other.state.facts, run.scores)
+        yield {"table": "differences", **_key(result), "against": other.label}, minus
     for published in section.published:
         for editor, row in published.rows.items():
             exact = {
                 key: Estimate(mean, mean, mean, published.n_records) for key, mean in row.items()
             }
-            yield {"table": "published", "editor": editor, "label": published.source}, exact
+            key = {"table": "published", "editor": editor, "label": published.source}
+            yield {**key, "edits": INDEPENDENT.label, "at": 1}, exact
 
 
 def _edits(section: Section) -> Iterator[dict[str, Any]]:
-    for i, outcome in enumerate(section.outcomes):
+    for result, outcome in zip(section.last, section.outcomes, strict=True):
         for kind, count in outcome.counts().items():
             yield {
                 **_run(section),
                 "table": "edits",
-                **_cell(section, i),
+                **_key(result),
                 "score": f"edits/{kind}",
                 "mean": count / outcome.n if outcome.n else 0.0,
                 "n": outcome.n,
@@ -119,21 +141,25 @@ def _run(section: Section) -> dict[str, Any]:
     }
 
 
-def _cell(section: Section, i: int) -> dict[str, Any]:
-    cell = section.run.cells[i]
+def _key(result: Result) -> dict[str, Any]:
+    cells = result.series.cells
     return {
-        "editor": cell.editor,
-        "preset": cell.preset,
-        "seed": cell.seed,
-        "label": section.labels[i],
-        "fingerprint": cell.fingerprint,
+        "editor": result.editor,
+        "preset": cells[0].preset,
+        "seed": " ".join(str(cell.seed) for cell in cells),
+        "edits": result.edits,
+        "at": result.state.at,
+        "models": result.state.facts.n_models,
+        "label": result.label,
+        "fingerprint": " ".join(cell.fingerprint for cell in cells),
     }
 
 
 def _lines(
     section: Section, key: Key, estimates: Mapping[str, Estimate]
 ) -> Iterator[dict[str, Any]]:
-    labels = {score.key: score.label for score in (SUMMARY, *section.run.scores)}
+    scores = (SUMMARY, *section.run.scores, *section.run.model_scores)
+    labels = {score.key: score.label for score in scores}
     published = key["table"] == "published"
     for score, estimate in estimates.items():
         yield {

@@ -13,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from editkit.benchmark.aggregate import SUMMARY
+from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.data_types import EditRequest, Score
 from editkit.editing.outcomes import BASELINE
 from editkit.report import svg
@@ -97,13 +97,13 @@ def _shade(level: float | None, *, diverging: bool) -> str | None:
 
 def _figures(section: Section) -> Iterator[tuple[Markup, str]]:
     """Plots with their captions."""
-    cells = list(zip(section.run.cells, section.labels, section.estimates, strict=True))
-    if len(cells) > 2 * MOST_CELLS:
+    yield from _curves(section)
+    if len(section.last) > 2 * MOST_CELLS:
         return
     means = [
-        (label, estimates[SUMMARY.key], cell.editor == BASELINE)
-        for cell, label, estimates in cells
-        if SUMMARY.key in estimates
+        (result.name, result.estimates[SUMMARY.key], result.editor == BASELINE)
+        for result in section.last
+        if SUMMARY.key in result.estimates
     ]
     if means:
         plot = svg.intervals(means, SUMMARY.label, scale=SUMMARY.scale)
@@ -112,9 +112,14 @@ def _figures(section: Section) -> Iterator[tuple[Markup, str]]:
     if len(pair) == 2:
         x, y = pair
         points = [
-            svg.Point(label, estimates[x.key], estimates[y.key], cell.editor == BASELINE)
-            for cell, label, estimates in cells
-            if x.key in estimates and y.key in estimates
+            svg.Point(
+                result.name,
+                result.estimates[x.key],
+                result.estimates[y.key],
+                result.editor == BASELINE,
+            )
+            for result in section.last
+            if x.key in result.estimates and y.key in result.estimates
         ]
         plot = svg.scatter(points, x.label, y.label, scale=x.scale)
         yield (
@@ -126,18 +131,33 @@ def _figures(section: Section) -> Iterator[tuple[Markup, str]]:
         )
 
 
+def _curves(section: Section) -> Iterator[tuple[Markup, str]]:
+    """The summary score against the number of edits, if models have different numbers of them."""
+    lines: dict[str, list[tuple[int, Estimate]]] = {}
+    for result in section.results:
+        regime = result.series.regime
+        if SUMMARY.key in result.estimates and not regime.is_independent:
+            # A joint regime has one number of facts, so a line has the points of several.
+            name = result.name if regime.kind == "sequential" else f"{result.label} (joint)"
+            lines.setdefault(name, []).append((result.state.at, result.estimates[SUMMARY.key]))
+    most = max((at for points in lines.values() for at, _ in points), default=1)
+    if most > 1 and any(len(points) > 1 for points in lines.values()):
+        plot = svg.curves(list(lines.items()), "facts in the model", SUMMARY.label, SUMMARY.scale)
+        yield plot, "The summary score against the number of edits, with 95% intervals over models."
+
+
 def _histograms(section: Section) -> tuple[list[Score], list[list[Markup | None]], str]:
     """The scores, a histogram per cell and score, and the range of each score in words."""
     scores = [score for score in section.columns if score != SUMMARY]
-    if not scores or len(section.labels) > 2 * MOST_CELLS:
+    if not scores or len(section.series) > 2 * MOST_CELLS:
         return [], [], ""
     ranges = {score.key: _range(section, score) for score in scores}
     plots = []
-    for i, label in enumerate(section.labels):
+    for i, result in enumerate(section.last):
         line: list[Markup | None] = []
         for score in scores:
             values = _values(section, i, score)
-            name = f"{score.label} of {label}: distribution over {len(values)} records"
+            name = f"{score.label} of {result.name}: distribution over {len(values)} records"
             line.append(svg.histogram(values, *ranges[score.key], i, name) if values else None)
         plots.append(line)
     words = [
@@ -149,7 +169,7 @@ def _histograms(section: Section) -> tuple[list[Score], list[list[Markup | None]
 
 def _range(section: Section, score: Score) -> tuple[float, float]:
     """The whole range of fractions and of their differences; of other scores, that of the data."""
-    every = [v for i in range(len(section.labels)) for v in _values(section, i, score)]
+    every = [v for i in range(len(section.series)) for v in _values(section, i, score)]
     low, high = min(every, default=0.0), max(every, default=1.0)
     if low >= -1 and high <= 1:
         return (-1.0, 1.0) if score.signed else (0.0, 1.0)
@@ -159,7 +179,7 @@ def _range(section: Section, score: Score) -> tuple[float, float]:
 def _values(section: Section, i: int, score: Score) -> list[float]:
     return [
         row.scores[score.key]
-        for row in section.rows[i]
+        for row in section.series[i].last.rows
         if row.status == "done" and score.key in row.scores
     ]
 
@@ -170,11 +190,10 @@ def _values(section: Section, i: int, score: Score) -> list[float]:
 def _hardest_records(section: Section) -> list[tuple[str, list[tuple[int, list[str]]]]]:
     """By editor, the case ids of the worst records and their scores as printed."""
     scores = [score for score in section.run.scores if score.label]
-    cells = zip(section.run.cells, section.labels, section.rows, strict=True)
     return [
-        (label, [(row.case_id, [_printed(score, row) for score in scores]) for row in worst])
-        for cell, label, rows in cells
-        if cell.editor != BASELINE and (worst := _worst(section, rows))
+        (result.name, [(row.case_id, [_printed(score, row) for score in scores]) for row in worst])
+        for result in section.last
+        if result.editor != BASELINE and (worst := _worst(section, result.series.last.rows))
     ]
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from editkit.benchmark.samples import Series
+from editkit.regimes import Regime
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
-__all__ = ["format_records", "format_seconds", "labels_of", "run_key", "run_title"]
+__all__ = [
+    "edits_labels",
+    "format_records",
+    "format_seconds",
+    "labels_of",
+    "run_key",
+    "run_title",
+    "series_labels",
+    "series_names",
+]
 
 _MOST_FIELDS = 3
 
@@ -34,20 +46,61 @@ def run_key(run: Run) -> str:
 
 
 def labels_of(run: Run) -> tuple[str, ...]:
-    """A distinct label for each cell: its editor, and what differs from cells of that editor."""
-    return tuple(_label(run, cell) for cell in run.cells)
+    """A distinct label for each cell: its editor, what differs from cells of that editor, and its
+    regime if facts share models: ``rome (layer 3, joint 100)``."""
+    return tuple(_label(cell, run.cells) for cell in run.cells)
 
 
-def _label(run: Run, cell: Cell) -> str:
-    same = [other for other in run.cells if other.editor == cell.editor]
+def series_names(series: Sequence[Series]) -> tuple[str, ...]:
+    """A distinct name for each series, as :func:`labels_of`; pooled seeds are not named."""
+    heads = _heads(series)
+    return tuple(_label(head, heads) for head in heads)
+
+
+def series_labels(series: Sequence[Series]) -> tuple[str, ...]:
+    """Labels for tables with a column that names the regime; distinct within a regime."""
+    heads = _heads(series)
+    return tuple(
+        _label(head, [other for other in heads if other.regime == head.regime], with_edits=False)
+        for head in heads
+    )
+
+
+def edits_labels(regimes: Sequence[Regime]) -> tuple[str, ...]:
+    """The entries of the column ``edits``: equal only for equal regimes."""
+    short: dict[str, set[Regime]] = {}
+    for regime in regimes:
+        short.setdefault(regime.label, set()).add(regime)
+    return tuple(_long(each) if len(short[each.label]) > 1 else each.label for each in regimes)
+
+
+def _long(regime: Regime) -> str:
+    at = f", scored at {', '.join(map(str, regime.checkpoints))}" if regime.checkpoints else ""
+    return f"{regime.label}{at}" + (f", {regime.groups} models" if regime.groups else "")
+
+
+def _heads(series: Sequence[Series]) -> list[Cell]:
+    """A cell of each series; series with pooled seeds do not differ in the seed."""
+    return [
+        each.cells[0] if each.regime.is_independent else dataclasses.replace(each.cells[0], seed=0)
+        for each in series
+    ]
+
+
+def _label(cell: Cell, cells: Sequence[Cell], *, with_edits: bool = True) -> str:
+    same = [other for other in cells if other.editor == cell.editor]
     parts = []
-    if len({other.preset for other in same}) > 1:
+    peers = [other for other in same if other.regime == cell.regime]
+    if len({other.preset for other in peers}) > 1:
         parts.append(str(cell.preset))
-    if len({other.seed for other in same}) > 1:
+    if len({other.seed for other in peers}) > 1:
         parts.append(f"seed {cell.seed}")
-    twins = [o for o in same if (o.preset, o.seed) == (cell.preset, cell.seed)]
+    edits = edits_labels([other.regime for other in same])
+    twins = [other for other in peers if (other.preset, other.seed) == (cell.preset, cell.seed)]
     if len(twins) > 1:
         parts += _differing(cell, twins)
+    if with_edits and not cell.regime.is_independent:
+        parts.append(dict(zip((other.regime for other in same), edits, strict=True))[cell.regime])
     return f"{cell.editor} ({', '.join(parts)})" if parts else cell.editor
 
 

@@ -48,7 +48,7 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
 def _environment(section: Section, table: Table) -> str:
     about = section.title if table.name == "scores" else f"{table.title}. {section.title}"
     caption = " ".join([f"{about}.", *table.warnings, *table.legend()])
-    columns = "l" + "r" * (len(table.head) - 1)
+    columns = "".join("l" if left else "r" for left in table.left_aligned)
     return "\n".join(
         [
             r"\begin{table}",

@@ -33,7 +33,7 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
 
 def _table(table: Table) -> str:
     lines = [[escaped(head) for head in table.head]]
-    lines.append(["---"] + ["---:"] * (len(table.head) - 1))
+    lines.append(["---" if left else "---:" for left in table.left_aligned])
     lines += [[_text(entry, faint=line.faint) for entry in line.entries] for line in table.lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -3,96 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from editkit.benchmark.aggregate import (
     SUMMARY,
     Estimate,
-    Sample,
     by_group,
     excludes_zero,
     metrics_of,
     outcomes,
     paired_differences,
-    times_of,
 )
 from editkit.benchmark.published import Published
-from editkit.benchmark.store import requests_of, rows_of
+from editkit.benchmark.samples import Sample, Series, series_of
+from editkit.benchmark.store import requests_of, wanted_rows
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.editing.outcomes import BASELINE, Outcomes
+from editkit.regimes import INDEPENDENT
 from editkit.report.labels import labels_of, run_key, run_title
-from editkit.report.tables import CELL_COLUMNS, Entry, Line, Table, score_entry
-from editkit.results import Cell, Row, Run
+from editkit.report.lines import (
+    KEYS_NOTE,
+    Estimates,
+    Result,
+    best_means,
+    blocks_of,
+    key_entries,
+    key_heads,
+    results_of,
+    score_columns,
+    score_heads,
+    score_line,
+)
+from editkit.report.shared_models import model_scores, newest_facts, retention_by_age
+from editkit.report.tables import Entry, Line, Table, score_entry
+from editkit.results import Row, Run
 
 __all__ = ["MOST_CELLS", "Section", "is_failure", "sections_of"]
 
 MOST_CELLS = 16
 """Tables with one column per cell are omitted if there are more cells."""
 
-Estimates = Mapping[str, Estimate]
-"""Estimates by score key."""
-
 _CLEAR = "the 95% interval excludes zero"
 
 
-# ---------------------------------------------------------------- columns and marks
-
-
-def score_columns(scores: Sequence[Score], cells: Iterable[Estimates]) -> tuple[Score, ...]:
-    """The summary score and all labelled scores that at least one cell has."""
-    present = {key for estimates in cells for key in estimates}
-    return tuple(score for score in (SUMMARY, *scores) if score.label and score.key in present)
-
-
-def best_means(
-    columns: Sequence[Score], cells: Iterable[tuple[Cell, Estimates]]
-) -> dict[str, float]:
-    """The best mean of each column over at least two editors, the unedited model excluded."""
-    ranked = [estimates for cell, estimates in cells if cell.editor != BASELINE]
-    best = {}
-    for score in columns:
-        means = [estimates[score.key].mean for estimates in ranked if score.key in estimates]
-        if len(means) > 1 and score.higher_is_better is not None:
-            best[score.key] = max(means) if score.higher_is_better else min(means)
-    return best
-
-
-def cell_line(
-    label: str,
-    editor: str,
-    estimates: Estimates,
-    columns: Sequence[Score],
-    document: Mapping[str, Any],
-    *,
-    best: Mapping[str, float],
-    failed: Collection[str] = (),
-) -> Line:
-    """A cell as a line of the table of scores.
-
-    Args:
-        label: First entry.
-        editor: The cell's editor; the unedited model gets no marks.
-        estimates: Its scores.
-        columns: The scores to print.
-        document: Its entry in the ``--json`` document, for the columns after the scores.
-        best: Best mean by score key; equal means are bold.
-        failed: Keys of the scores that are marked as clear failures.
-    """
-    entries = []
-    for score in columns:
-        estimate, ranked = estimates.get(score.key), editor != BASELINE
-        bold = ranked and estimate is not None and estimate.mean == best.get(score.key)
-        entries.append(
-            score_entry(score, estimate, bold=bold, failed=ranked and score.key in failed)
-        )
-    rest = (Entry(column(document)) for column in CELL_COLUMNS.values())
-    return Line((Entry(label), *entries, *rest))
-
-
-def score_heads(columns: Sequence[Score]) -> tuple[str, ...]:
-    """Column heads that fit :func:`cell_line`."""
-    return ("editor", *(score.label for score in columns), *CELL_COLUMNS)
+# ---------------------------------------------------------------- marks
 
 
 def is_failure(score: Score, estimates: Estimates, unedited: Estimates | None) -> bool:
@@ -143,10 +97,12 @@ class Section:
         run: The run.
         title: One line that describes it.
         labels: Label of each cell.
-        rows: Rows of each cell.
-        estimates: Scores of each cell.
+        rows: The last row of every record of each cell.
+        estimates: Scores of each cell, over these rows.
+        series: Its cells; those that differ only in the seed are one series if facts share models.
+        results: The lines of its tables: a series at a checkpoint.
         requests: The edits by case id, if the store has them.
-        published: Published results to compare with.
+        published: Published results to compare with; they are about independent edits.
         warnings: Warnings about missing and failed records.
     """
 
@@ -155,6 +111,8 @@ class Section:
     labels: tuple[str, ...]
     rows: tuple[tuple[Row, ...], ...]
     estimates: tuple[Estimates, ...]
+    series: tuple[Series, ...]
+    results: tuple[Result, ...]
     requests: Mapping[int, EditRequest]
     published: tuple[Published, ...]
     warnings: tuple[str, ...]
@@ -162,13 +120,20 @@ class Section:
     @property
     def columns(self) -> tuple[Score, ...]:
         """The scores that tables show."""
-        return score_columns(self.run.scores, self.estimates)
+        return score_columns(self.run.scores, (result.estimates for result in self.results))
+
+    @property
+    def last(self) -> list[Result]:
+        """The last result of each series, in the order of the series."""
+        last = {id(result.series): result for result in self.results}
+        return [last[id(series)] for series in self.series]
 
     @property
     def outcomes(self) -> tuple[Outcomes, ...]:
-        """For each cell, which of its edits did not work."""
-        cells = zip(self.run.cells, self.rows, strict=True)
-        return tuple(outcomes(cell.editor, rows, self.run.scores) for cell, rows in cells)
+        """For each series, which of its edits did not work."""
+        return tuple(
+            outcomes(series.editor, series.last.rows, self.run.scores) for series in self.series
+        )
 
     @property
     def unedited(self) -> Estimates | None:
@@ -185,22 +150,37 @@ class Section:
             if request.relation_id
         }
 
-    def reference(self, against: str | None = None) -> int | None:
-        """Index of the cell that the others are compared with.
+    def references(self, against: str | None = None) -> dict[int, Result]:
+        """What each result is compared with, by its place in ``results``.
+
+        A result is compared with one of the same regime and checkpoint: with the series that is
+        best in its regime at the end.
 
         Args:
-            against: Its label or editor; by default the best cell in the first column.
+            against: Editor, label or name of the series to compare with instead.
         """
+        references = {}
+        for i, result in enumerate(self.results):
+            rivals = [other for other in self.last if other.edits == result.edits]
+            chosen = self._reference(rivals, against)
+            if chosen is not None and chosen.series is not result.series:
+                for other in self.results:
+                    if other.series is chosen.series and other.block == result.block:
+                        references[i] = other
+        return references
+
+    def _reference(self, rivals: Sequence[Result], against: str | None) -> Result | None:
         if against is not None:
-            for names in (self.labels, tuple(cell.editor for cell in self.run.cells)):
-                if against in names:
-                    return names.index(against)
+            for attribute in ("name", "label", "editor"):
+                for result in rivals:
+                    if getattr(result, attribute) == against:
+                        return result
             return None
-        ranked = [i for i, cell in enumerate(self.run.cells) if cell.editor != BASELINE]
+        ranked = [result for result in rivals if result.editor != BASELINE]
         for score in self.columns:
-            having = [i for i in ranked if score.key in self.estimates[i]]
+            having = [result for result in ranked if score.key in result.estimates]
             if having:
-                return max(having, key=lambda i: self.estimates[i][score.key].mean)
+                return max(having, key=lambda result: result.estimates[score.key].mean)
         return None
 
     def tables(self, against: str | None = None) -> list[Table]:
@@ -209,59 +189,66 @@ class Section:
         Args:
             against: Editor that the others are compared with; by default the best one.
         """
-        tables = [self.scores(), self.differences(against), self.by_relation()]
+        more = [self.differences(against), self.by_relation()]
+        return [*self.main_tables(), *(table for table in more if table.lines)]
+
+    def main_tables(self) -> list[Table]:
+        """The scores, and what belongs to them if facts share models."""
+        tables = [
+            self.scores(),
+            newest_facts(self.run, self.results),
+            retention_by_age(self.run, self.results),
+            model_scores(self.run, self.results),
+        ]
         return [table for table in tables if table.lines]
 
     def scores(self) -> Table:
         """The papers' table, with published numbers below ours."""
-        columns, unedited = self.columns, self.unedited
-        best = best_means(columns, zip(self.run.cells, self.estimates, strict=True))
+        columns, keys = self.columns, key_heads(self.results, "models")
         lines: list[Line] = []
-        for i, cell in enumerate(self.run.cells):
-            estimates = self.estimates[i]
-            failed = [score.key for score in columns if is_failure(score, estimates, unedited)]
-            lines.append(
-                cell_line(
-                    self.labels[i],
-                    cell.editor,
-                    estimates,
-                    columns,
-                    self._document(i),
-                    best=best,
-                    failed=failed,
+        for block in blocks_of(self.results):
+            best = best_means(columns, [(result.editor, result.estimates) for result in block])
+            unedited = next((r.estimates for r in block if r.editor == BASELINE), None)
+            for i, result in enumerate(block):
+                own = result.estimates
+                lines.append(
+                    score_line(
+                        key_entries(result, keys),
+                        result.editor,
+                        own,
+                        columns,
+                        result.document(self.run),
+                        best=best,
+                        failed=[s.key for s in columns if is_failure(s, own, unedited)],
+                    )
                 )
-            )
-            if cell.editor not in {later.editor for later in self.run.cells[i + 1 :]}:
-                lines += self._published(cell.editor)
+                others = {later.editor for later in block[i + 1 :]}
+                if result.series.regime.is_independent and result.editor not in others:
+                    lines += self._published(result.editor, keys)
         notes = [f"Published: {published.source}." for published in self.published]
         if rules := failure_rules(columns):
             meaning = "a clear failure (the whole 95% interval is below a bound)"
             notes.insert(0, f"!: {meaning}: {'; '.join(rules)}.")
+        ranked = "its column"
+        if len(keys) > 1:
+            notes.insert(0, KEYS_NOTE)
+            ranked = "its column in its regime and checkpoint"
         return Table(
             name="scores",
             title="Scores",
-            head=score_heads(columns),
+            head=score_heads(keys, columns),
             lines=tuple(lines),
-            bold="best of its column; the unedited model is not ranked",
+            bold=f"best of {ranked}; the unedited model is not ranked",
             notes=tuple(notes),
             warnings=tuple(
-                f"{label}: {outcome.summary}"
-                for label, outcome in zip(self.labels, self.outcomes, strict=True)
+                f"{result.name}: {outcome.summary}"
+                for result, outcome in zip(self.last, self.outcomes, strict=True)
                 if outcome
             ),
+            keys=len(keys),
         )
 
-    def _document(self, i: int) -> dict[str, Any]:
-        """What :data:`CELL_COLUMNS` needs of a cell, with the number of records it should have."""
-        failed = sum(row.status == "failed" for row in self.rows[i])
-        counts = {
-            "done": len(self.rows[i]) - failed,
-            "failed": failed,
-            "wanted": int(self.run.dataset["n_records"]),
-        }
-        return {"time": times_of(self.rows[i]), "records": counts}
-
-    def _published(self, editor: str) -> list[Line]:
+    def _published(self, editor: str, keys: Sequence[str]) -> list[Line]:
         lines = []
         for published in self.published:
             if editor in published.rows:
@@ -270,8 +257,9 @@ class Section:
                     for name, row in published.rows.items()
                 }
                 own, unedited = exact[editor], exact.get(BASELINE)
-                line = cell_line(
-                    f"  {editor}, published",
+                texts = {"edits": INDEPENDENT.label, "at": "1", "models": str(published.n_records)}
+                line = score_line(
+                    [Entry(texts.get(head, f"  {editor}, published")) for head in keys],
                     editor,
                     own,
                     self.columns,
@@ -283,41 +271,52 @@ class Section:
         return lines
 
     def differences(self, against: str | None = None) -> Table:
-        """Each cell minus the reference, over the records that both have."""
-        title, head = "Paired differences", ("editor", *(score.label for score in self.columns))
-        i = self.reference(against)
-        if i is None or len(self.run.cells) < 2:
-            return Table("differences", title, head, ())
+        """Each result minus the reference, over the records that both have."""
+        references, keys = self.references(against), key_heads(self.results, "minus")
         lines = []
-        for j in range(len(self.run.cells)):
-            if j != i:
-                minus = paired_differences(self.rows[j], self.rows[i], self.run.scores)
-                entries = (
-                    _difference(score, minus[score.key]) if score.key in minus else Entry("-")
-                    for score in self.columns
-                )
-                lines.append(Line((Entry(self.labels[j]), *entries)))
+        for i, other in references.items():
+            result = self.results[i]
+            minus = paired_differences(result.state.facts, other.state.facts, self.run.scores)
+            first = key_entries(result, keys[:-1]) if len(keys) > 1 else [Entry(result.label)]
+            if len(keys) > 1:
+                first.append(Entry(other.label))
+            entries = (
+                _difference(score, minus[score.key]) if score.key in minus else Entry("-")
+                for score in self.columns
+            )
+            lines.append(Line((*first, *entries)))
+        names = list(dict.fromkeys(other.label for other in references.values()))
+        to = f" to {names[0]}" if len(names) == 1 else ""
+        minus_what = names[0] if len(names) == 1 else "the one under 'minus'"
+        within = ", in the same regime and at the same checkpoint" if len(keys) > 1 else ""
         return Table(
             name="differences",
-            title=f"{title} to {self.labels[i]}",
-            head=head,
+            title=f"Paired differences{to}",
+            head=(*keys, *(score.label for score in self.columns)),
             lines=tuple(lines),
             bold=_CLEAR,
             notes=(
-                f"Each editor minus {self.labels[i]}, over the records that both have. The "
+                f"Each editor minus {minus_what}, over the records that both have{within}. The "
                 "interval of S comes from a paired bootstrap.",
             ),
+            keys=len(keys),
         )
 
     def matrix(self) -> Table:
-        """The summary score of each cell minus that of each other cell."""
-        head, lines = ("minus →", *self.labels), []
-        if self.columns and self.columns[0] == SUMMARY and 1 < len(self.labels) <= MOST_CELLS:
-            for i, label in enumerate(self.labels):
-                entries = [Entry(label)]
-                for j in range(len(self.labels)):
-                    minus = paired_differences(self.rows[i], self.rows[j], self.run.scores)
-                    empty = i == j or SUMMARY.key not in minus
+        """The summary score of each series minus that of each other series of its regime."""
+        results, lines = self.last, []
+        head = ("minus →", *(result.name for result in results))
+        if self.columns and self.columns[0] == SUMMARY and 1 < len(results) <= MOST_CELLS:
+            for result in results:
+                entries = [Entry(result.name)]
+                for other in results:
+                    comparable = result is not other and result.block == other.block
+                    minus = (
+                        paired_differences(result.state.facts, other.state.facts, self.run.scores)
+                        if comparable
+                        else {}
+                    )
+                    empty = SUMMARY.key not in minus
                     entries.append(Entry("") if empty else _difference(SUMMARY, minus[SUMMARY.key]))
                 lines.append(Line(tuple(entries)))
         note = "S of the row's editor minus S of the column's, over the records that both have."
@@ -331,22 +330,23 @@ class Section:
         )
 
     def by_relation(self) -> Table:
-        """The first score of the table, by relation and cell."""
+        """The first score of the table, by relation and series."""
         title, columns = "By relation", self.columns
-        if not self.relations or not columns or len(self.labels) > MOST_CELLS:
-            return Table("relations", title, ("relation", *self.labels), ())
+        names = tuple(result.name for result in self.last)
+        if not self.relations or not columns or len(names) > MOST_CELLS:
+            return Table("relations", title, ("relation", *names), ())
         score = columns[0]
-        groups = [by_group(rows, self.relations, self.run.scores) for rows in self.rows]
+        groups = [by_group(series.last, self.relations, self.run.scores) for series in self.series]
         lines = []
-        for relation in sorted({relation for cell in groups for relation in cell}):
+        for relation in sorted({relation for series in groups for relation in series}):
             cases = sum(other == relation for other in self.relations.values())
             numbers = [
-                score_entry(score, cell.get(relation, {}).get(score.key), shaded=True)
-                for cell in groups
+                score_entry(score, series.get(relation, {}).get(score.key), shaded=True)
+                for series in groups
             ]
             lines.append(Line((Entry(relation), *numbers, Entry(str(cases)))))
         note = f"{score.label} of each editor over the records of a relation."
-        head = ("relation", *self.labels, "records")
+        head = ("relation", *names, "records")
         return Table("relations", f"{score.label} by relation", head, tuple(lines), notes=(note,))
 
 
@@ -369,20 +369,26 @@ def sections_of(runs: Sequence[Run], published: Sequence[Sequence[Published]]) -
 
 
 def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
-    rows = tuple(tuple(rows_of(run, cell)) for cell in run.cells)
-    labels = labels_of(run)
+    series = series_of(run)
+    by_cell = {
+        cell.fingerprint: each.last.by_seed[cell.seed] for each in series for cell in each.cells
+    }
+    rows = tuple(tuple(by_cell[cell.fingerprint]) for cell in run.cells)
+    results = results_of(run, series)
     return Section(
         run=run,
         title=title,
-        labels=labels,
+        labels=labels_of(run),
         rows=rows,
         estimates=tuple(
             metrics_of(Sample.of_cell(cell, own), run.scores)
             for cell, own in zip(run.cells, rows, strict=True)
         ),
+        series=tuple(series),
+        results=results,
         requests=requests_of(run),
         published=tuple(published),
-        warnings=tuple(_warnings(run, labels, rows)),
+        warnings=tuple(_warnings(run, labels_of(run), rows)),
     )
 
 
@@ -393,9 +399,9 @@ def _difference(score: Score, difference: Estimate) -> Entry:
 
 
 def _warnings(run: Run, labels: Sequence[str], rows: Sequence[Sequence[Row]]) -> list[str]:
-    wanted = int(run.dataset["n_records"])
     warnings = []
-    for label, own in zip(labels, rows, strict=True):
+    for cell, label, own in zip(run.cells, labels, rows, strict=True):
+        wanted = wanted_rows(run, cell)
         if len(own) < wanted:
             warnings.append(
                 f"{label}: {wanted - len(own)} of {wanted} records are missing; run the same "

@@ -25,27 +25,32 @@ _LABEL_HEIGHT = 13
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """A linear scale from numbers to pixels.
+    """A scale from numbers to pixels.
 
     Attributes:
-        low: Number at pixel ``start``.
-        high: Number at pixel ``end``.
+        low: Number at pixel ``start``; its logarithm to base 10 on a logarithmic axis.
+        high: Number at pixel ``end``, likewise.
         start: First pixel.
         end: Last pixel; less than ``start`` on a vertical axis.
+        logarithmic: Whether equal distances are equal ratios.
     """
 
     low: float
     high: float
     start: float
     end: float
+    logarithmic: bool = False
 
     def __call__(self, value: float) -> float:
         """The pixel of a number; numbers off the scale are clipped to its ends."""
+        value = math.log10(value) if self.logarithmic else value
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """About five round numbers within the scale."""
+        """About five round numbers within the scale; powers of ten on a logarithmic axis."""
+        if self.logarithmic:
+            return [10**n for n in range(math.ceil(self.low), math.floor(self.high) + 1)]
         raw = (self.high - self.low) / 5
         step = 10 ** math.floor(math.log10(raw))
         step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= raw * 0.999)
@@ -106,15 +111,50 @@ def intervals(
     parts = list(_frame(x, y, label, "", horizontal=False))
     for i, (name, estimate, faint) in enumerate(estimates):
         cy = row * i + 18
+        low_end, high_end = (x(scale * end) for end in _ends(estimate))
         content = [
             _text(left - 10, cy + 4, name, "end"),
-            _line(*(each for end in _ends(estimate) for each in (x(scale * end), cy))),
+            _line(low_end, cy, high_end, cy),
             _marker(i, x(scale * estimate.mean), cy),
             _text(width - 50, cy + 4, f"{scale * estimate.mean:.1f}"),
         ]
         title = f"{name}: {label} {_interval(estimate, scale)}"
         parts.append(_group(i, title, content, faint=faint))
     return _svg(width, height, f"{label} of each editor with its 95% interval", parts)
+
+
+def curves(
+    lines: Sequence[tuple[str, Sequence[tuple[int, Estimate]]]],
+    x_label: str,
+    y_label: str,
+    scale: float,
+) -> Markup:
+    """A score against a number on a logarithmic axis, a line per name, with 95% intervals.
+
+    Args:
+        lines: Name, and pairs of a number from 1 and an estimate, in ascending order.
+        x_label: Label of the horizontal axis.
+        y_label: Label of the score.
+        scale: Multiplies all estimates.
+    """
+    width, height, left, bottom = 560, 400, 52, 44
+    most = max(at for _, points in lines for at, _ in points)
+    x = Axis(0, math.log10(max(most, 2)), left, width - 150, logarithmic=True)
+    y = Axis(0, scale, height - bottom, 14)
+    parts = list(_frame(x, y, x_label, y_label))
+    label_ys = _label_places([y(scale * points[-1][1].mean) for _, points in lines])
+    for i, ((name, points), label_y) in enumerate(zip(lines, label_ys, strict=True)):
+        places = [(x(at), y(scale * estimate.mean)) for at, estimate in points]
+        content = [_line(*a, *b) for a, b in itertools.pairwise(places)]
+        for (cx, cy), (_, estimate) in zip(places, points, strict=True):
+            low_end, high_end = (y(scale * end) for end in _ends(estimate))
+            content += [_line(cx, low_end, cx, high_end), _marker(i, cx, cy)]
+        end_x, end_y = places[-1]
+        content.append(_line(end_x, end_y, end_x + 9, label_y, "thin"))
+        content.append(_text(end_x + 10, label_y + 4, name, "halo"))
+        numbers = ", ".join(f"{_interval(estimate, scale)} at {at}" for at, estimate in points)
+        parts.append(_group(i, f"{name}: {y_label} {numbers}", content, faint=False))
+    return _svg(width, height, f"{y_label} against {x_label}", parts)
 
 
 def histogram(values: Sequence[float], low: float, high: float, i: int, name: str) -> Markup:

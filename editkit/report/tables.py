@@ -56,7 +56,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table with text in its first column and numbers in the others.
+    """A table: columns that identify a line, then numbers.
 
     Attributes:
         name: Identifier, used in LaTeX labels and CSS classes: ``scores``.
@@ -66,6 +66,7 @@ class Table:
         bold: What bold entries mean; empty if there are none.
         notes: Sentences below the table.
         warnings: Warnings about its numbers, directly below the table.
+        keys: Number of leading columns that identify a line.
     """
 
     name: str
@@ -75,6 +76,17 @@ class Table:
     bold: str = ""
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    keys: int = 1
+
+    @property
+    def left_aligned(self) -> tuple[bool, ...]:
+        """Whether each column holds texts rather than numbers."""
+        columns = zip(*(line.entries for line in self.lines), strict=True)
+        text = [
+            not column or not all(entry.text.isdecimal() for entry in column)
+            for column in (columns if self.lines else ((),) * len(self.head))
+        ]
+        return tuple(i == 0 or (i < self.keys and text[i]) for i in range(len(self.head)))
 
     def legend(self, bold_mark: str = "Bold") -> tuple[str, ...]:
         """The notes, with the meaning of bold first.

@@ -12,8 +12,9 @@ from typing import Any
 
 from editkit.benchmark.aggregate import Estimate
 from editkit.report.labels import labels_of, run_title
+from editkit.report.lines import best_means, score_columns, score_heads, score_line
 from editkit.report.safe_text import one_line, shortened
-from editkit.report.sections import Section, best_means, cell_line, score_columns, score_heads
+from editkit.report.sections import Section, sections_of
 from editkit.report.tables import Entry, Line, Table
 from editkit.report.terminal import GAP, UNLIMITED, rendered, wrapped
 from editkit.results import Run
@@ -53,21 +54,35 @@ def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool)
         entries: The entries of its cells in the ``--json`` document.
         terminal: As for :func:`report`; bold is not replaced by stars.
     """
+    labels = labels_of(run)
+    if any(not cell.regime.is_independent for cell in run.cells):
+        [section] = sections_of([run], [()])
+        tables = section.main_tables()
+    else:
+        tables = [_scores(run, labels, entries)]
+    summaries = zip(labels, (entry["edits"]["summary"] for entry in entries), strict=True)
+    below = "".join(wrapped(f"warning: {label}: {text}") for label, text in summaries if text)
+    parts = []
+    for table in tables:
+        title = "" if table.name == "scores" else f"{table.title}\n"
+        notes = "".join(map(wrapped, table.notes)) if len(tables) > 1 else ""
+        parts.append(f"{title}{text_table(table, terminal=terminal)}{notes}")
+    return "\n".join([f"{run_title(run)}\n", *parts, *([below] if below else [])])
+
+
+def _scores(run: Run, labels: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> Table:
+    """The table of scores of independent cells, from their entries."""
     estimates = [
         {key: Estimate(**values) for key, values in entry["metrics"].items()} for entry in entries
     ]
     columns = score_columns(run.scores, estimates)
-    best = best_means(columns, zip(run.cells, estimates, strict=True))
-    labels = labels_of(run)
+    editors = [cell.editor for cell in run.cells]
+    best = best_means(columns, zip(editors, estimates, strict=True))
     lines = tuple(
-        cell_line(label, cell.editor, own, columns, entry, best=best)
-        for label, cell, own, entry in zip(labels, run.cells, estimates, entries, strict=True)
+        score_line([Entry(label)], editor, own, columns, entry, best=best)
+        for label, editor, own, entry in zip(labels, editors, estimates, entries, strict=True)
     )
-    table = Table("scores", "", score_heads(columns), lines)
-    summaries = zip(labels, (entry["edits"]["summary"] for entry in entries), strict=True)
-    below = "".join(wrapped(f"warning: {label}: {text}") for label, text in summaries if text)
-    rows = text_table(table, terminal=terminal)
-    return f"{run_title(run)}\n\n{rows}" + (f"\n{below}" if below else "")
+    return Table("scores", "", score_heads(("editor",), columns), lines)
 
 
 def text_table(
@@ -89,13 +104,15 @@ def text_table(
     texts = [[_printed(entry, has_marks, starred) for entry in line.entries] for line in lines]
     widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
 
+    left = table.left_aligned
+
     def padded(text: str, column: int) -> str:
         space = " " * (widths[column] - cell_len(text))
-        return space + text if column else text + space
+        return text + space if left[column] else space + text
 
     limit = (width or shutil.get_terminal_size().columns) if terminal else UNLIMITED
     blocks = []
-    for columns in _blocks_of(widths, limit):
+    for columns in _blocks_of(widths, limit, table.keys):
         head, *body = (
             Text(GAP).join(
                 Text(padded(words[i], i), _style(line.entries[i], line)) for i in columns
@@ -106,13 +123,14 @@ def text_table(
     return "\n".join(blocks)
 
 
-def _blocks_of(widths: Sequence[int], limit: int) -> Iterator[list[int]]:
-    """Indices of the columns of each block; every block begins with the first column."""
-    block, taken = [0], widths[0]
-    for i, width in enumerate(widths[1:], start=1):
-        if taken + len(GAP) + width > limit and len(block) > 1:
+def _blocks_of(widths: Sequence[int], limit: int, keys: int) -> Iterator[list[int]]:
+    """Indices of the columns of each block; every block begins with the ``keys`` first columns."""
+    first, width_of_first = list(range(keys)), sum(widths[:keys]) + len(GAP) * (keys - 1)
+    block, taken = [*first], width_of_first
+    for i, width in enumerate(widths[keys:], start=keys):
+        if taken + len(GAP) + width > limit and len(block) > keys:
             yield block
-            block, taken = [0], widths[0]
+            block, taken = [*first], width_of_first
         block.append(i)
         taken += len(GAP) + width
     yield block

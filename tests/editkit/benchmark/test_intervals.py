@@ -7,13 +7,13 @@ import pytest
 
 from editkit import Score
 from editkit.benchmark.aggregate import (
-    Sample,
     excludes_zero,
     mean_with_interval,
     metrics_of,
     paired_differences,
 )
 from editkit.benchmark.intervals import Estimate, clustered_mean, student_t, summary_score
+from editkit.benchmark.samples import Sample
 from editkit.results import Row
 
 SCORES = (Score("a", "A", summary=True), Score("b", "B", summary=True))

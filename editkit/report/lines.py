@@ -1,0 +1,179 @@
+"""Lines of tables: an editor in a regime, after a number of facts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from editkit.benchmark.aggregate import SUMMARY, Estimate, metrics_of, times_of
+from editkit.benchmark.samples import Series, State
+from editkit.benchmark.store import wanted_rows
+from editkit.data_types import Score
+from editkit.editing.outcomes import BASELINE
+from editkit.report.labels import edits_labels, series_labels, series_names
+from editkit.report.tables import CELL_COLUMNS, Entry, Line, score_entry
+from editkit.results import Run
+
+__all__ = ["Estimates", "Result", "results_of"]
+
+Estimates = Mapping[str, Estimate]
+"""Estimates by score key."""
+
+KEYS_NOTE = "at: facts in a model. models: edited models behind a line; intervals are over models."
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A series after a number of facts.
+
+    Attributes:
+        series: The series.
+        state: One of its states.
+        label: Its label in tables that name the regime.
+        name: Its name elsewhere, distinct within the run.
+        edits: Its entry in the column ``edits``.
+        estimates: Its scores over all facts so far.
+    """
+
+    series: Series
+    state: State
+    label: str
+    name: str
+    edits: str
+    estimates: Estimates
+
+    @property
+    def editor(self) -> str:
+        """Name of the editor."""
+        return self.series.editor
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it is the series' last state."""
+        return self.state is self.series.states[-1]
+
+    @property
+    def block(self) -> tuple[str, int]:
+        """Regime and number of facts: only results of one block are comparable."""
+        return self.edits, self.state.at
+
+    def document(self, run: Run) -> dict[str, Any]:
+        """What :data:`CELL_COLUMNS` needs."""
+        rows = self.state.facts.rows
+        failed = sum(row.status == "failed" for row in rows)
+        counts = {"done": len(rows) - failed, "failed": failed}
+        if len(self.series.states) == 1:  # earlier checkpoints want fewer rows
+            counts["wanted"] = sum(wanted_rows(run, cell) for cell in self.series.cells)
+        return {"time": times_of(rows), "records": counts}
+
+
+def results_of(run: Run, series: Sequence[Series]) -> tuple[Result, ...]:
+    """All results of a run, sorted by regime and number of facts, so that comparable ones are
+    neighbours."""
+    edits = edits_labels([each.regime for each in series])
+    named = list(zip(series, series_labels(series), series_names(series), edits, strict=True))
+    return tuple(
+        Result(each, state, label, name, own, metrics_of(state.facts, run.scores))
+        for regime in dict.fromkeys(edits)
+        for at in sorted({s.at for each, _, _, own in named if own == regime for s in each.states})
+        for each, label, name, own in named
+        if own == regime
+        for state in each.states
+        if state.at == at
+    )
+
+
+def blocks_of(results: Iterable[Result]) -> list[list[Result]]:
+    """Results that are comparable, together."""
+    blocks: dict[tuple[str, int], list[Result]] = {}
+    for result in results:
+        blocks.setdefault(result.block, []).append(result)
+    return list(blocks.values())
+
+
+def key_heads(results: Iterable[Result], *more: str) -> tuple[str, ...]:
+    """Heads of the columns that identify a line; more than the editor if models are shared.
+
+    Args:
+        results: The results in the table.
+        more: Heads after ``at``.
+    """
+    shared = any(not result.series.regime.is_independent for result in results)
+    return ("editor", "edits", "at", *more) if shared else ("editor",)
+
+
+def key_entries(result: Result, heads: Sequence[str]) -> list[Entry]:
+    """Entries of the columns of :func:`key_heads`."""
+    texts = {
+        "editor": result.label,
+        "edits": result.edits,
+        "at": str(result.state.at),
+        "models": str(result.state.facts.n_models),
+    }
+    return [Entry(texts[head]) for head in heads]
+
+
+# ---------------------------------------------------------------- scores
+
+
+def score_columns(scores: Sequence[Score], lines: Iterable[Estimates]) -> tuple[Score, ...]:
+    """The summary score and all labelled scores that at least one line has."""
+    present = {key for estimates in lines for key in estimates}
+    return tuple(score for score in (SUMMARY, *scores) if score.label and score.key in present)
+
+
+def best_means(
+    columns: Sequence[Score], lines: Iterable[tuple[str, Estimates]]
+) -> dict[str, float]:
+    """The best mean of each column over at least two editors, the unedited model excluded.
+
+    Args:
+        columns: The scores.
+        lines: Editor and scores of comparable lines.
+    """
+    ranked = [estimates for editor, estimates in lines if editor != BASELINE]
+    best = {}
+    for score in columns:
+        means = [estimates[score.key].mean for estimates in ranked if score.key in estimates]
+        if len(means) > 1 and score.higher_is_better is not None:
+            best[score.key] = max(means) if score.higher_is_better else min(means)
+    return best
+
+
+def score_line(
+    keys: Sequence[Entry],
+    editor: str,
+    estimates: Estimates,
+    columns: Sequence[Score],
+    document: Mapping[str, Any] | None = None,
+    *,
+    best: Mapping[str, float],
+    failed: Collection[str] = (),
+) -> Line:
+    """A line of a table of scores.
+
+    Args:
+        keys: The first entries.
+        editor: The editor; the unedited model gets no marks.
+        estimates: Its scores.
+        columns: The scores to print.
+        document: An entry as in the ``--json`` document, for the columns after the scores; None
+            for a table without them.
+        best: Best mean by score key; equal means are bold.
+        failed: Keys of the scores that are marked as clear failures.
+    """
+    entries = []
+    for score in columns:
+        estimate, ranked = estimates.get(score.key), editor != BASELINE
+        bold = ranked and estimate is not None and estimate.mean == best.get(score.key)
+        entries.append(
+            score_entry(score, estimate, bold=bold, failed=ranked and score.key in failed)
+        )
+    rest = [] if document is None else [Entry(text(document)) for text in CELL_COLUMNS.values()]
+    return Line((*keys, *entries, *rest))
+
+
+def score_heads(keys: Sequence[str], columns: Sequence[Score]) -> tuple[str, ...]:
+    """Heads of a table with the columns after the scores."""
+    return (*keys, *(score.label for score in columns), *CELL_COLUMNS)
