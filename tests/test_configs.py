@@ -55,6 +55,11 @@ PUBLISHED = [  # the values of the published code and of the paper
     ("ft+l", "gpt2-xl", {"layer": 0, "max_change": 5e-4}),
     ("ft+l", "gpt-j-6B", {"layer": 0, "max_change": 5e-5, "lr": 5e-4}),
     ("attnedit", "gpt2-xl", {"layer": 33, "max_change": 1e-3, "lr": 1e-3, "part": "qkv"}),
+    (
+        "ultraedit",
+        "gpt-j-6B",
+        {"lr": 1e-6, "ridge": 1, "modules": [{"part": "out", "first": 18, "last": 26}]},
+    ),
     ("kn", "gpt2-xl", {"steps": 20, "threshold": 0.2, "refine": False, "old_scale": 2}),
 ]
 

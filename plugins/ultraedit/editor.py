@@ -166,11 +166,11 @@ def collect(
         chosen = order[start : start + config.sub_batch]
         batch = [facts[i] for i in chosen]
         gradients = edit_gradients(blocks, [batch], paths)
-        kept = _kept(batch, all_tokens=config.tokens == "all").to(model.device)  # (B, T)
+        kept = _kept(batch, all_tokens=config.tokens == "all")  # (B, T)
         batches.append(
             {
-                path: (gradients.inputs[path][kept], gradients.output_gradients[path][kept])
-                for path in paths
+                path: (h[kept.to(h.device)], gradients.output_gradients[path][kept.to(h.device)])
+                for path, h in gradients.inputs.items()
             }
         )
         for i in chosen:
@@ -280,7 +280,7 @@ def shift(h: Tensor, g: Tensor, statistics: Statistics, config: UltraEditConfig)
         statistics: Those of its shape, with this turn's rows.
         config: Hyperparameters.
     """
-    normalised = statistics.normalised(torch.cat([h, g], dim=1))  # (m, in + out)
+    normalised = statistics.normalised(torch.cat([h, g], dim=1)).to(h.device)  # (m, in + out)
     h_hat, g_hat = normalised[:, : h.shape[1]], normalised[:, h.shape[1] :]
     v = -config.lr * h_hat.square().sum(dim=1, keepdim=True) * g_hat  # (m, out)
     return least_squares(h, v, config.ridge)

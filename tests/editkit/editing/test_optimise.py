@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from editkit.editing.optimise import minimise
+from editkit.editing.optimise import minimise, minimise_in_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,3 +72,54 @@ def test_variables_are_projected_after_every_update() -> None:
 
     minimise(many, Distance(TARGETS), lr=0.5, evaluations=5, stop_loss=0.0, project=box)
     assert [float(own[0].detach().abs().max()) for own in many] == pytest.approx([0.0, 0.1, 0.2])
+
+
+def batched(batch: int, *, passes: int = 6, stop_loss: float = 0.0, seed: int = 0):
+    """Minimise the mean distance to all targets; also returns the batches in order."""
+    x = torch.zeros(2, requires_grad=True)
+    asked: list[list[int]] = []
+
+    def losses(rows: Sequence[int]) -> Tensor:
+        asked.append(list(rows))
+        return (x - TARGETS[list(rows)]).square().sum(dim=1)
+
+    means, final = minimise_in_batches(
+        [x], losses, len(TARGETS), batch=batch, lr=0.1, passes=passes, stop_loss=stop_loss,
+        seed=seed,
+    )  # fmt: skip
+    return means, final, asked, x.detach()
+
+
+def test_one_batch_is_plain_adam_on_the_mean() -> None:
+    means, final, asked, x = batched(3)
+    y = torch.zeros(2, requires_grad=True)
+    adam = torch.optim.Adam([y], lr=0.1)
+    expected = []
+    for _ in range(6):
+        loss = (y - TARGETS).square().sum(dim=1).mean()
+        expected.append(loss.item())
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    torch.testing.assert_close(x, y.detach())
+    assert means == pytest.approx(expected)
+    assert asked == [[0, 1, 2]] * 7  # six updates, and the losses at the end
+    assert final == pytest.approx((x - TARGETS).square().sum(dim=1).tolist())
+
+
+def test_every_pass_of_mini_batches_sees_each_request_once_in_an_order_of_its_own() -> None:
+    _, _, asked, x = batched(2, passes=8)
+    passes = [asked[2 * i] + asked[2 * i + 1] for i in range(8)]
+    assert all(sorted(each) == [0, 1, 2] for each in passes)
+    assert len(set(map(tuple, passes))) > 2
+    assert torch.equal(x, batched(2, passes=8)[3])
+    assert not torch.equal(x, batched(2, passes=8, seed=1)[3])
+
+
+def test_one_batch_stops_without_an_update_and_mini_batches_after_a_pass() -> None:
+    means, final, _, x = batched(3, stop_loss=100.0)
+    assert (len(means), float(x.abs().max())) == (1, 0.0)
+    assert sum(final) / 3 == pytest.approx(means[0])
+    means, _, _, x = batched(2, stop_loss=100.0)
+    assert len(means) == 1
+    assert float(x.abs().max()) > 0

@@ -3,10 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
+from editkit.editing.target_loss import (
+    TargetLoss,
+    fact_losses,
+    log_probabilities,
+    target_rows,
+)
 from editkit.models import Completion
 from editkit.models.encoding import padded
-from editkit.models.running import Tail
+from editkit.models.running import Tail, with_weights
 from tests.tiny import tiny
 
 EDITS = [
@@ -70,3 +75,21 @@ def test_a_table_may_have_one_line_per_row() -> None:
         for token in fact.target
     ]
     assert loss.weighted(table, by_row=True).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])  # gemma2 caps its logits
+def test_the_loss_of_facts_with_other_weights_is_that_of_a_model_with_these_weights(
+    name: str,
+) -> None:
+    model, other, facts = tiny(name), tiny(name), [fact for edit in EDITS for fact in edit]
+    path = f"{model.path(1, 'mlp_out')}.weight"
+    before = model.hf.get_parameter(path)
+    weight = (before.detach() * 2).requires_grad_()
+    with model.frozen(), with_weights(model, {path: weight}):
+        losses = fact_losses(model, facts)
+    assert model.hf.get_parameter(path) is before
+    other.hf.get_parameter(path).data *= 2
+    expected = [by_definition(other, [fact], "teacher_forced", "token_mean") for fact in facts]
+    assert losses.tolist() == pytest.approx(expected, rel=1e-5)
+    [gradient] = torch.autograd.grad(losses.sum(), [weight])
+    assert float(gradient.abs().max()) > 0
