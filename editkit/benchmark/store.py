@@ -202,7 +202,7 @@ class Store:
         if self._environment:
             own = [dataclasses.replace(row, environment=self._environment) for row in own]
             of_models = [dataclasses.replace(m, environment=self._environment) for m in of_models]
-        values = {
+        values: dict[str, Sequence[tuple[Any, ...]]] = {
             "rows": [_row_values(fingerprint, row) for row in own if ended],
             "history": [_history_values(fingerprint, row) for row in own if not ended],
             "models": [_model_values(fingerprint, row) for row in of_models],
