@@ -7,10 +7,9 @@ A prompt p is read as the chosen texts, each followed by a separator, and then p
 If only k of N texts are chosen, they are those with the largest score at p, and on a tie the later
 ones, because a later edit replaces an earlier one::
 
-    score(t, p) = sum over words w that t and p share of ln(1 + N / n_w)        n_w: texts with w
+    score(t, p) = sum over words w that t and p share of 1 / n_w        n_w: texts with w
 
-A word that is in every text thus counts least, so that facts of one relation are told apart by
-their subjects.
+A word of many texts counts little: among facts of one relation, the subject decides.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -104,7 +102,7 @@ class PromptContext:
         for word in sorted(words(prompt)):  # a fixed order: equal texts get equal sums
             places = self._places.get(word)
             if places is not None:
-                scores[places] += math.log1p(n / len(places))
+                scores[places] += 1 / len(places)
         return scores
 
     @functools.cached_property

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from editkit.data_types import EditRequest
 from editkit.editing.delta_files import load_delta, save_delta
-from editkit.editing.deltas import WeightDelta, applied, check_fits
+from editkit.editing.deltas import WeightDelta, applied, check_fits, stack
 from editkit.errors import DeltaError, EditkitError
 from editkit.interfaces import Editor, State
 from editkit.models.language_model import LanguageModel
@@ -179,7 +179,7 @@ class RegimeContract(ModelContract):
         editor = self.prepared(model)
         before = state_of(model)
         first, state = self.step(editor, model, self.requests[:1], {})
-        with applied(model, first):
+        with applied(model, first.without_context()):
             fingerprint, edited = model.fingerprint, state_of(model)
             second, _ = self.step(editor, model, self.requests[1:2], state)
             changed = differences(edited, state_of(model))
@@ -189,7 +189,8 @@ class RegimeContract(ModelContract):
             "the delta of a second step was not made on the model with the first step applied.",
         )
         try:
-            with applied(model, [first, second]):
+            stack([first, second])
+            with applied(model, [first.without_context(), second.without_context()]):
                 pass
         except EditkitError as error:
             raise ContractError(f"both steps together cannot be applied: {error}") from None
@@ -211,11 +212,11 @@ class RegimeContract(ModelContract):
             raise ContractError(f"the state cannot be saved as safetensors: {error}") from None
         digest = digest_of_tensors(state)
         resumed = self.prepared(self.make_model())
-        with applied(model, first):
+        with applied(model, first.without_context()):
             second, after = self.step(editor, model, self.requests[1:2], state)
         require(digest_of_tensors(state) == digest, "the state was modified by the next step.")
         again = self.make_model()
-        with applied(again, first):
+        with applied(again, first.without_context()):
             other, after_other = self.step(resumed, again, self.requests[1:2], load(stored))
         require(
             second.digest() == other.digest()

@@ -4,9 +4,10 @@ For facts (s_i, r_i, o_i*) with statements f_i, the edited model reads a prompt 
 
     template(f_1) separator ... template(f_n) separator before_prompt p
 
-or with only the `select` facts that share most words with p (:mod:`editkit.editing.prompt_context`).
-The preset ``ike`` has the words of Zheng et al. 2023 (Can We Edit Factual Knowledge by In-Context
-Learning?), whose method adds demonstrations from a training set in the same form.
+or with only the ``select`` facts that share most words with p
+(:mod:`editkit.editing.prompt_context`). The preset ``ike`` has the words of Zheng et al. 2023 (Can
+We Edit Factual Knowledge by In-Context Learning?), whose method adds demonstrations from a training
+set in the same form.
 """
 
 from __future__ import annotations
