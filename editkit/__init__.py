@@ -46,6 +46,7 @@ from editkit.interfaces import (
     State,
 )
 from editkit.models import lookup as _lookup
+from editkit.progress import counting, show_progress
 from editkit.registry.architectures import OF_PLUGINS as _OF_PLUGINS
 from editkit.registry.hookspecs import hookimpl
 from editkit.registry.specs import (
@@ -171,6 +172,7 @@ __all__ = [
     "UsageError",
     "WeightDelta",
     "applied",
+    "counting",
     "hookimpl",
     "load_delta",
     "load_model",
@@ -180,5 +182,6 @@ __all__ = [
     "make_metric",
     "make_model_metric",
     "save_delta",
+    "show_progress",
     "trace",
 ]

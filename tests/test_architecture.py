@@ -24,7 +24,7 @@ FOLDERS = {
 OUTSIDE = [package for package in FOLDERS if package != CORE]
 LONGEST_MODULE = 600
 LAYERS = [
-    {"redaction"},
+    {"redaction", "progress"},
     {"errors"},
     {"validation"},
     {"prompts", "storage"},

@@ -16,9 +16,11 @@ from editkit.editing.deltas import stack
 from editkit.editing.edited_models import CandidateQuery
 from editkit.models.encoding import padded
 from editkit.models.running import forward, replacing
+from editkit.progress import listening
 from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.plugins import Registry
 from editkit.testing import tiny_model
+from tests.listeners import Log
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "plugins.md"
 
@@ -92,6 +94,22 @@ def test_the_guides_gradient_is_the_one_of_the_loss(architecture: str) -> None:
     exec(compile(nudged, "plugins.md", "exec"), names)
     fell = before - names["loss"].item()
     assert fell == pytest.approx(1e-3 * gradient.norm().item(), rel=0.05)
+
+
+def test_the_guides_progress_counts_every_text() -> None:
+    text = GUIDE.read_text(encoding="utf-8")
+    [code] = re.findall(r"```python\n(from editkit import counting.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {"__name__": "counted"}
+    exec(compile(code, "plugins.md", "exec"), names)
+    log = Log()
+    with listening(log):
+        assert names["column_sums"](["ab", "b"], 2) == [97 + 98, 98]
+    assert log.events == [
+        ("column sums", 0, 2),
+        ("column sums", 1, 2),
+        ("column sums", 2, 2),
+        "end",
+    ]
 
 
 def test_the_guides_editor_with_a_state_takes_two_steps() -> None:

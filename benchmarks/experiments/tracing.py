@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from editkit import Editor, EditRequest, Fact, make_dataset, make_locator
 from editkit.benchmark.inputs import load_model_of
 from editkit.benchmark.plan import Plan, PlannedCell
-from editkit.benchmark.progress import counting
 from editkit.benchmark.spec import Benchmark, PluginValues
 from editkit.data_types import fact_of
 from editkit.errors import UsageError, did_you_mean
+from editkit.progress import show_progress
 from editkit.records.facts import read_facts
 from editkit.registry.plugins import default_registry
 from editkit.registry.random_state import seeded
@@ -70,15 +70,13 @@ def trace_all(
     why_empty = ""
     for setting in _settings(tracing, benchmark, values, plan, model):
         locator = make_locator(tracing.locator, model, **setting.config)
-        title = f"tracing {setting.name}".strip()
-        with counting(title, len(setting.facts), quiet=quiet) as report:
+        with show_progress(quiet=quiet):
             average = average_trace(
                 model,
                 tracing.locator,
                 locator,
                 setting.facts,
                 out,
-                report,
                 setting.edit,
                 source=setting.source,
                 setting=setting.name,

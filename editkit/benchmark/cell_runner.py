@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 from editkit.benchmark.metric_answers import BadScores, collect
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Batch
-from editkit.benchmark.progress import Progress
 from editkit.benchmark.store import Store
 from editkit.data_types import Record
 from editkit.editing.outcomes import unwatched
 from editkit.errors import EditkitError, PluginError, first_line
 from editkit.interfaces import Editor, Metric, MetricRow, ModelMetric
+from editkit.progress import Counter
 from editkit.redaction import redacted
 from editkit.registry.random_state import seeded
 from editkit.results import Cell, Row, Run
@@ -54,7 +54,7 @@ class Shared:
     run: Run
     store: Store
     observers: Observers
-    progress: Progress
+    progress: Counter
     model: LanguageModel
     guard: WeightGuard
     metrics: Sequence[tuple[str, Metric[Any]]] = ()
@@ -135,7 +135,7 @@ class BatchRunner(CellRunner):
     def run(self) -> None:
         """Edit and score batch by batch; a batch that fails is repeated record by record."""
         shared = self.shared
-        shared.progress.label(self.cell.editor)
+        shared.progress.relabel(self.cell.editor)
         prepare_s = self.prepare()
         written: list[int] = []
         for batch in self.units:
@@ -152,7 +152,7 @@ class BatchRunner(CellRunner):
             written += [row.case_id for row in rows]
             for row in rows:
                 shared.observers.record_finished(shared.run, self.cell, row)
-            shared.progress.advance(len(rows))
+            shared.progress(len(rows))
         self.check_weights(written)
 
     def _alone(self, index: int, record: Record) -> Row:

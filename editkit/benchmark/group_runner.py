@@ -34,6 +34,7 @@ from editkit.data_types import EditRequest, Record
 from editkit.editing.outcomes import unwatched
 from editkit.errors import PluginError
 from editkit.interfaces import Editor, State
+from editkit.progress import counting
 from editkit.registry.random_state import seeded
 from editkit.results import Cell, ModelRow, Row
 from editkit.storage.digests import plain
@@ -79,7 +80,7 @@ class GroupRunner(CellRunner):
 
     def run(self) -> None:
         """Write and score each group, from where an interrupted run stopped."""
-        self.shared.progress.label(self.cell.editor)
+        self.shared.progress.relabel(self.cell.editor)
         self.prepare_s = self.prepare()
         for group in self.units:
             self._run_group(group)
@@ -89,7 +90,7 @@ class GroupRunner(CellRunner):
         regime, n = self.cell.regime, len(group.records)
         marks = regime.checkpoints_of(n)
         written = self._resumed(files, group, marks)
-        self.shared.progress.advance(written.facts)
+        self.shared.progress(written.facts)
         steps = [(0, n)] if regime.kind == "joint" else regime.steps_of(n)
         for _, end in steps:
             while written.facts < end:
@@ -97,12 +98,12 @@ class GroupRunner(CellRunner):
                 written = self._grown(group, written, size)
                 if n > 1:
                     files.save(written)
-                self.shared.progress.advance(size)
+                self.shared.progress(size)
             mark = 0 if regime.kind == "joint" else end
             if mark in marks:
                 if mark not in self.stored.get(group.index, frozenset()):
                     self._score_group(group, written, mark)
-                self.shared.progress.advance(end)
+                self.shared.progress(end)
         if n > 1:
             files.finish(written)
 
@@ -245,10 +246,12 @@ class GroupRunner(CellRunner):
         delta = written.delta or self._nothing()
         sound = [record for i, record in enumerate(records) if i not in written.errors]
         answers: dict[int, Row] = {}
-        for start in range(0, len(sound), self.shared.batch):
-            some = sound[start : start + self.shared.batch]
-            for row in self._scored(delta, some):
-                answers[row.case_id] = row
+        with counting("scoring", len(sound), unit="fact") as advance:
+            for start in range(0, len(sound), self.shared.batch):
+                some = sound[start : start + self.shared.batch]
+                for row in self._scored(delta, some):
+                    answers[row.case_id] = row
+                advance(len(some))
         score_s = (time.perf_counter() - started) / max(1, len(records))
         models = [self._model_row(group, written, delta, mark)]
         rows = []

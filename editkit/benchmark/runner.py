@@ -26,11 +26,11 @@ from editkit.benchmark.inputs import load_model_of
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.output_lock import exclusive
 from editkit.benchmark.plan import Batch, Plan, PlannedCell, PlannedMetric
-from editkit.benchmark.progress import Progress
 from editkit.benchmark.sequence_files import SequenceFiles
 from editkit.benchmark.store import Store, is_complete, rows_of
 from editkit.errors import EditkitError, ModelError, PluginError, TrackingError
 from editkit.interfaces import Editor
+from editkit.progress import counting, show_progress
 from editkit.registry.plugins import Registry
 from editkit.results import STORE_FILE, Cell, Row, Run
 
@@ -93,7 +93,7 @@ def run_plan(
         PluginError: An editor or metric cannot be prepared, or an editor changed the model.
     """
     fingerprints = [planned.cell.fingerprint for planned in plan.cells]
-    with exclusive(out, plan.shard), Store(out / STORE_FILE) as store:
+    with exclusive(out, plan.shard), Store(out / STORE_FILE) as store, show_progress(quiet=quiet):
         units = {p.cell.fingerprint: plan.units(p.cell) for p in plan.cells}
         records = {r.case_id: r for own in units.values() for unit in own for r in unit.records}
         if fresh:
@@ -122,7 +122,8 @@ def run_plan(
         observers = Observers(registry)
         observers.run_started(run)
         total = sum(_work(p.cell, unit) for p in plan.cells for unit in units[p.cell.fingerprint])
-        with Progress(total, total - n_left, quiet=quiet) as progress:
+        done = total - n_left
+        with counting("preparing metrics", total, unit="edit", done=done) as progress:
             runners: dict[str, CellRunner] = {}
             if model:
                 shared = Shared(run, store, observers, progress, model, WeightGuard(model))

@@ -16,11 +16,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from editkit.benchmark.progress import counting
 from editkit.cli.arguments import add_flag, add_flags, at_least, positive
 from editkit.cli.signals import terminable
 from editkit.covariance.corpora import Order
 from editkit.errors import ConfigError
+from editkit.progress import show_progress
 from editkit.report.terminal import aligned
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def run(args: argparse.Namespace) -> int:
         cached = None
     keys = _keys(model, path, corpus, args.records, row_tokens)
     watcher = Convergence(keys, args.ridge)
-    quiet = args.quiet or cached is not None
-    with terminable(), counting(path, args.tokens, quiet=quiet, unit="token") as report_progress:
+    with terminable(), show_progress(quiet=args.quiet):
         statistic = second_moment(
             model,
             path,
@@ -113,7 +112,6 @@ def run(args: argparse.Namespace) -> int:
             tokens=args.tokens,
             row_tokens=row_tokens,
             watcher=watcher,
-            progress=report_progress,
         )
     if args.tokens is not None and statistic.count < args.tokens:
         _log.warning("the corpus has only %s tokens.", f"{statistic.count:,}")

@@ -32,6 +32,7 @@ from editkit.errors import CacheError, ConfigError
 from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, recording
+from editkit.progress import counting
 from editkit.storage.cache import (
     cache_folder,
     cached_together,
@@ -482,21 +483,28 @@ def accumulate(
         for path, file in files.items():
             _write(file, sums[path], watchers.get(path))
 
+    def shortest() -> int:
+        return min(each.count for each in sums.values())
+
     batches = batched(tokenised(model, texts, tokens, row_tokens))
-    try:
-        for rows in itertools.islice(batches, batch, None):
-            behind = [path for path in paths if sums[path].batches == batch]
-            for path, keys in keys_of(model, behind, rows).items():  # (tokens, D)
-                sums[path].add(keys, watchers.get(path))
-            batch += 1
-            if progress:
-                progress(min(each.count for each in sums.values()))
-            if time.monotonic() - written >= seconds_between:
-                write()
-                written = time.monotonic()
-    except KeyboardInterrupt:
-        write()
-        raise
+    several = f"second moments of {len(paths)} modules"
+    title = several if len(paths) > 1 else f"second moment of {paths[0]}"
+    with counting(title, tokens, unit="token", done=shortest()) as counter:
+        try:
+            for rows in itertools.islice(batches, batch, None):
+                behind = [path for path in paths if sums[path].batches == batch]
+                for path, keys in keys_of(model, behind, rows).items():  # (tokens, D)
+                    sums[path].add(keys, watchers.get(path))
+                batch += 1
+                counter.to(shortest())
+                if progress:
+                    progress(shortest())
+                if time.monotonic() - written >= seconds_between:
+                    write()
+                    written = time.monotonic()
+        except KeyboardInterrupt:
+            write()
+            raise
     return {p: (each.total, each.count) for p, each in sums.items() if each.total is not None}
 
 

@@ -17,6 +17,7 @@ from editkit.errors import ModelError
 from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward
+from editkit.progress import counting
 from editkit.storage.cache import cached_texts
 from editkit.storage.digests import seed_of
 
@@ -230,11 +231,11 @@ def sampled_contexts(
             texts = [text_of(model.tokenizer, [*start, *ids]) for ids in samples]
             return [in_published_form(text) for text in texts]
 
-        texts = [
-            (start, new_tokens, text)
-            for n, start, new_tokens in _draws_of(lengths, begun)
-            for text in drawn(n, start, new_tokens)
-        ]
+        texts = []
+        with counting("sampling contexts", sum(n for n, _ in lengths), unit="text") as advance:
+            for n, start, new_tokens in _draws_of(lengths, begun):
+                texts += [(start, new_tokens, text) for text in drawn(n, start, new_tokens)]
+                advance(n)
         for _ in range(_REDRAWS):
             empty = [place for place, (*_, text) in enumerate(texts) if not text.strip()]
             if not empty:

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from editkit.progress import counting
+
 __all__ = ["Objective", "minimise", "minimise_in_batches"]
 
 
@@ -41,6 +43,7 @@ def minimise(
     stop_loss: float,
     weight_decay: float = 0.0,
     project: Callable[[int, Sequence[Tensor]], None] | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> list[list[tuple[float, ...]]]:
     """Minimise the loss of every request with Adam.
 
@@ -54,6 +57,8 @@ def minimise(
         weight_decay: Adam's weight decay.
         project: Called without gradients after each update, with the index of a request and its
             variables, to project them onto the feasible set.
+        advance: Called with numbers of evaluations that are done or no longer needed; in total,
+            ``evaluations`` for each request. For :func:`editkit.progress.counting`.
 
     Returns:
         For each request, all evaluations in order: the loss and its terms.
@@ -70,6 +75,8 @@ def minimise(
         for r, row in zip(active, torch.stack([loss, *terms], dim=1).tolist(), strict=True):
             history[r].append(tuple(row))
         going = [place for place, r in enumerate(active) if history[r][-1][0] >= stop_loss]
+        stopped = len(active) - len(going)
+        advance(len(active) + stopped * (evaluations - evaluation - 1))
         if last or not going:
             break
         moving = [each for place in going for each in variables[active[place]]]
@@ -127,29 +134,32 @@ def minimise_in_batches(
     """
     optimiser = torch.optim.Adam(list(variables), lr=lr, weight_decay=weight_decay)
     means: list[float] = []
-    for number in range(passes):
-        order = list(range(n))
-        if n > batch:
-            random.Random(f"{seed}-{number}").shuffle(order)
-        total = 0.0
-        for start in range(0, n, batch):
-            with torch.enable_grad():
-                loss = losses(order[start : start + batch])  # (b,)
-                mean = loss.mean()
-            total += float(loss.detach().sum())
-            if n <= batch and float(mean.detach()) < stop_loss:
+    with counting("training", passes * n, unit="fact") as counter:
+        for number in range(passes):
+            order = list(range(n))
+            if n > batch:
+                random.Random(f"{seed}-{number}").shuffle(order)
+            total = 0.0
+            for start in range(0, n, batch):
+                with torch.enable_grad():
+                    loss = losses(order[start : start + batch])  # (b,)
+                    mean = loss.mean()
+                total += float(loss.detach().sum())
+                counter(len(loss))
+                if n <= batch and float(mean.detach()) < stop_loss:
+                    break
+                gradients = torch.autograd.grad(mean, list(variables))
+                for each, gradient in zip(variables, gradients, strict=True):
+                    each.grad = gradient
+                optimiser.step()
+                optimiser.zero_grad()
+                if project is not None:
+                    with torch.no_grad():
+                        project(variables)
+            means.append(total / n)
+            if means[-1] < stop_loss:
+                counter.to(passes * n)
                 break
-            gradients = torch.autograd.grad(mean, list(variables))
-            for each, gradient in zip(variables, gradients, strict=True):
-                each.grad = gradient
-            optimiser.step()
-            optimiser.zero_grad()
-            if project is not None:
-                with torch.no_grad():
-                    project(variables)
-        means.append(total / n)
-        if means[-1] < stop_loss:
-            break
     with torch.no_grad():
         batches = (range(start, min(start + batch, n)) for start in range(0, n, batch))
         return means, [loss for each in batches for loss in losses(each).tolist()]

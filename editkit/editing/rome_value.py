@@ -39,6 +39,7 @@ from editkit.errors import ModelError
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import Tail, forward, recording, replacing, run_prefix
+from editkit.progress import counting
 
 __all__ = [
     "RankOneUpdate",
@@ -188,9 +189,11 @@ def find_values(
     bytes_per_token = 4 * 40 * model.hidden_size * (model.n_layers - layer)
     budget = config.memory_mb * 2**20 // bytes_per_token
     values: dict[int, Value] = {}
-    with model.frozen(), torch.enable_grad():
+    total = len(requests) * config.evaluations
+    with model.frozen(), torch.enable_grad(), counting("optimising values", total) as advance:
         for group in chunks_by_tokens(lengths, budget, rows=len(requests[0].in_loss)):
-            together = _find_together(model, [requests[i] for i in group], layer, config, site)
+            some = [requests[i] for i in group]
+            together = _find_together(model, some, layer, config, site, advance)
             values.update(zip(group, together, strict=True))
     return [values[i] for i in range(len(requests))]
 
@@ -222,6 +225,7 @@ def _find_together(
     layer: int,
     config: ValueConfig,
     site: Site,
+    advance: Callable[[int], object],
 ) -> list[Value]:
     batch = _Batch.record(model, requests, layer, config, site)
     seen = _read_rows(model, batch, requests, layer, site)
@@ -250,6 +254,7 @@ def _find_together(
         evaluations=config.evaluations,
         stop_loss=config.stop_loss,
         project=None if config.clamp is None else onto_the_ball,
+        advance=advance,
     )
     return [
         Value.of(request, keys, outputs, delta.detach(), [ValueLoss(*row) for row in rows])

@@ -28,6 +28,7 @@ from editkit.editing.rome_value import check_block_outputs, keys_and_outputs
 from editkit.editing.spreading_config import SpreadingConfig
 from editkit.models.encoding import chunks_by_tokens
 from editkit.models.language_model import LanguageModel
+from editkit.progress import counting
 
 __all__ = ["Update", "average_keys", "block_outputs", "check_layers", "compact", "spread"]
 
@@ -73,14 +74,16 @@ def spread(
     """
     fingerprint = model.fingerprint
     changes: dict[str, Change] = {}
-    for i, layer in enumerate(layers):
-        below = WeightDelta(changes, None, "", {}, fingerprint)
-        with applied(model, below):
-            keys = average_keys(model, requests, layer, config)  # (n, D)
-            now = block_outputs(model, requests, layers[-1])  # (n, H)
-        residuals = (values - now) / (len(layers) - i)
-        change = update(i, keys, residuals)
-        changes = {**changes, f"{model.path(layer, 'mlp_out')}.weight": change}
+    with counting("spreading values over layers", len(layers), unit="layer") as advance:
+        for i, layer in enumerate(layers):
+            below = WeightDelta(changes, None, "", {}, fingerprint)
+            with applied(model, below):
+                keys = average_keys(model, requests, layer, config)  # (n, D)
+                now = block_outputs(model, requests, layers[-1])  # (n, H)
+            residuals = (values - now) / (len(layers) - i)
+            change = update(i, keys, residuals)
+            changes = {**changes, f"{model.path(layer, 'mlp_out')}.weight": change}
+            advance()
     return changes
 
 

@@ -26,6 +26,7 @@ from editkit.models.checkpoint import Problem, TensorHeader, raise_first, some
 from editkit.models.fingerprints import fingerprint_of_gguf
 from editkit.models.gguf import GgufHeader, gguf_header, gguf_problems
 from editkit.models.loading import in_plain_words, incomplete, quiet, report_of_tensors
+from editkit.progress import counting
 from editkit.storage.cache import cache_folder, write_atomically, writing_to_cache
 from editkit.storage.digests import digest_of_file, key_of
 
@@ -189,7 +190,11 @@ def _dequantise(path: Path, folder: Path, shown: str) -> None:
             hint="Free disk space, or set EDITKIT_CACHE to a folder on another disk.",
         )
     _log.info("dequantising %s; the weights are kept in the cache", path)
-    with _scratch(folder) as empty, _scratch(folder) as written:
+    with (
+        _scratch(folder) as empty,
+        _scratch(folder) as written,
+        counting(f"dequantising {path.name}", 1, unit="file") as advance,
+    ):
         with _reading(shown):
             hf, report = AutoModelForCausalLM.from_pretrained(
                 empty,
@@ -209,6 +214,7 @@ def _dequantise(path: Path, folder: Path, shown: str) -> None:
             hf.save_pretrained(written, max_shard_size="1000TB")
             digest = digest_of_file(written / _WEIGHTS)
             (written / _WEIGHTS).replace(folder / _WEIGHTS)
+            advance()
             write_atomically(folder / _DIGEST, json.dumps({"digest": digest}).encode())
 
 

@@ -30,6 +30,7 @@ from editkit.models import Completion, LanguageModel, ModelShape
 from editkit.models.encoding import padded
 from editkit.models.running import Tail, replacing
 from editkit.models.weight_layout import input_major
+from editkit.progress import counting
 from editkit_plugins.finetune.config import FineTuneConfig
 
 Weights = Mapping[str, Tensor]
@@ -148,14 +149,15 @@ class FineTuneEditor(Editor[FineTuneConfig]):
             return []
         model.check_layer(self.config.layer)
         facts = [each.completion for each in model.requested(requests)]
-        with model.frozen(), torch.enable_grad():
+        total = len(facts) * (self.config.steps + 1)
+        with model.frozen(), torch.enable_grad(), counting("fine-tuning", total) as advance:
             weights = sum(weight.numel() for weight in _originals(model, self.config).values())
             size = self._trained_together(weights)
             groups = [facts[i : i + size] for i in range(0, len(facts), size)]
             return [
                 training
                 for group in groups
-                for training in _train([[fact] for fact in group], model, self.config)
+                for training in _train([[fact] for fact in group], model, self.config, advance)
             ]
 
     def train_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> Training:
@@ -164,7 +166,8 @@ class FineTuneEditor(Editor[FineTuneConfig]):
         facts = [each.completion for each in model.requested(requests)]
         with model.frozen(), torch.enable_grad():
             if len(facts) <= self.config.batch:
-                return _train([facts], model, self.config)[0]
+                with counting("fine-tuning", self.config.steps + 1) as advance:
+                    return _train([facts], model, self.config, advance)[0]
             return _train_in_batches(facts, model, self.config)
 
     def _trained_together(self, weights: int) -> int:
@@ -189,7 +192,10 @@ class FineTuneEditor(Editor[FineTuneConfig]):
 
 
 def _train(
-    edits: Sequence[Sequence[Completion]], model: LanguageModel, config: FineTuneConfig
+    edits: Sequence[Sequence[Completion]],
+    model: LanguageModel,
+    config: FineTuneConfig,
+    advance: Callable[[int], object],
 ) -> list[Training]:
     """Train one copy of the weights for each edit, on the mean loss of the edit's facts."""
     originals = _originals(model, config)
@@ -205,6 +211,7 @@ def _train(
         stop_loss=config.stop_loss,
         weight_decay=config.weight_decay,
         project=clamp,
+        advance=advance,
     )
     trainings = []
     for facts, copy, evaluations in zip(edits, copies, history, strict=True):

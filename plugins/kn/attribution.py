@@ -27,6 +27,7 @@ from editkit.models import Completion, LanguageModel
 from editkit.models.encoding import padded
 from editkit.models.running import Activation, Tail, forward, recording, replacing, run_prefix
 from editkit.models.weight_layout import input_major
+from editkit.progress import counting
 from editkit_plugins.kn.config import AttributionConfig, KnConfig
 
 _PROMPTS_PER_PASS = 64
@@ -129,11 +130,16 @@ def attribute(
     longest = max((len(query.prompt) for query in queries), default=1)
     sizes = (model.n_layers, model.hidden_size, model.hf.config.vocab_size)
     size = prompts_together(point_bytes(*sizes, longest, model.dtype.itemsize), config)
-    with model.frozen(), torch.enable_grad():
+    total = len(queries) * model.n_layers
+    with (
+        model.frozen(),
+        torch.enable_grad(),
+        counting("attributing to neurons", total, unit="layer") as advance,
+    ):
         return [
             scores
             for start in range(0, len(queries), size)
-            for scores in _attribute_together(model, queries[start : start + size], config)
+            for scores in _attribute_together(model, queries[start : start + size], config, advance)
         ]
 
 
@@ -185,7 +191,10 @@ def effect_of(
 
 
 def _attribute_together(
-    model: LanguageModel, queries: Sequence[Query], config: AttributionConfig
+    model: LanguageModel,
+    queries: Sequence[Query],
+    config: AttributionConfig,
+    advance: Callable[[int], object],
 ) -> list[Tensor]:
     layers = range(model.n_layers)
     sites = [site_path(model, layer, config) for layer in layers]
@@ -213,6 +222,7 @@ def _attribute_together(
         [gradient] = torch.autograd.grad(total, leaf)  # dP / d(α a)
         summed = gradient.float().reshape(path.shape).sum(dim=1)  # (B, D)
         scores.append((own.float() * summed / len(points)).cpu())
+        advance(len(queries))
     return list(torch.stack(scores, dim=1))  # B x (L, D)
 
 

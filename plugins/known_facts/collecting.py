@@ -19,13 +19,14 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from editkit import EditkitError, Fact, LanguageModel, RequestError
 from editkit.editing.generation import continued
 from editkit.editing.known import Recall, recall
+from editkit.progress import counting
 from editkit.prompts import fill
 from editkit.records.facts import SourcedFact
 from editkit.storage.cache import cached_texts
@@ -77,7 +78,6 @@ def collect(
     model: LanguageModel,
     facts: Sequence[SourcedFact],
     choice: Choice,
-    report: Callable[[int], None] = lambda _: None,
 ) -> Collection:
     """Ask a model for facts and keep those that it knows.
 
@@ -88,7 +88,6 @@ def collect(
         model: The model.
         facts: The facts. Those without an answer are counted as unknown.
         choice: The rule, and how many to keep.
-        report: Called with the number of facts that have been asked.
 
     Raises:
         RequestError: The rule is ``first-named``, and a fact is asked in a chat.
@@ -113,20 +112,20 @@ def collect(
 
     waiting = iter(order)
     fingerprint = model.fingerprint  # reads all weights, so once
-    report(0)
-    while choice.records is None or len(kept) < choice.records:
-        batch = list(itertools.islice(filter(has_room, waiting), choice.batch * _BATCHES_CACHED))
-        if not batch:
-            break
-        recalled = _recalled(model, fingerprint, [facts[number] for number in batch], choice)
-        for number, (known, problem) in zip(batch, recalled, strict=True):
-            asked[facts[number].relation] += 1
-            problems += [problem] if problem else []
-            full = choice.records is not None and len(kept) >= choice.records
-            if known is not None and has_room(number) and not full:
-                kept[number] = known
-                per_relation[facts[number].relation] += 1
-        report(asked.total())
+    with counting(f"asking {model.name}", len(facts), unit="fact") as advance:
+        while choice.records is None or len(kept) < choice.records:
+            some = itertools.islice(filter(has_room, waiting), choice.batch * _BATCHES_CACHED)
+            if not (batch := list(some)):
+                break
+            recalled = _recalled(model, fingerprint, [facts[number] for number in batch], choice)
+            for number, (known, problem) in zip(batch, recalled, strict=True):
+                asked[facts[number].relation] += 1
+                problems += [problem] if problem else []
+                full = choice.records is not None and len(kept) >= choice.records
+                if known is not None and has_room(number) and not full:
+                    kept[number] = known
+                    per_relation[facts[number].relation] += 1
+            advance(len(batch))
     return Collection(tuple(kept[n] for n in sorted(kept)), asked, tuple(problems))
 
 

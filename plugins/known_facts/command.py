@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit import DatasetError, UsageError
-from editkit.benchmark.progress import counting
 from editkit.cli.arguments import (
     add_flag,
     add_flags,
@@ -27,6 +26,7 @@ from editkit.cli.arguments import (
     split_section,
 )
 from editkit.errors import did_you_mean
+from editkit.progress import show_progress
 from editkit.storage.cache import write_atomically
 from editkit.validation import nested_values
 from editkit_plugins.known_facts.choices import LAYOUTS, RULES, Choice, Layout
@@ -205,8 +205,8 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch,
     )
     model = load_model(args.model, dtype=args.dtype, device=args.device)
-    with counting(f"asking {model.name}", len(asked), quiet=args.quiet) as report:
-        collection = collect(model, asked, choice, report)
+    with show_progress(quiet=args.quiet):
+        collection = collect(model, asked, choice)
     _warn(collection)
     if not collection.known:
         raise DatasetError(

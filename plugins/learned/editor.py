@@ -25,6 +25,7 @@ from editkit import (
 from editkit.editing.deltas import compacted, stack
 from editkit.editing.gradients import Edit, LowerBlocks, edit_gradients
 from editkit.models import ModelShape
+from editkit.progress import counting
 from editkit.storage.strict_json import parse_json
 from editkit_plugins.learned.config import FILE, KeConfig, LearnedConfig, MendConfig
 from editkit_plugins.learned.settings import KeSettings, MendSettings
@@ -136,15 +137,15 @@ class LearnedEditor(Editor[LearnedConfigT]):
         trained = self.trained(model)
         facts = [each.completion for each in model.requested(requests)]
         size = self.config.edits_per_pass
-        return [
-            self.delta(model, request, changes, notes=_notes(trained, loss))
-            for start in range(0, len(requests), size)
-            for request, (changes, loss) in zip(
-                requests[start : start + size],
-                _changes(model, trained, [[fact] for fact in facts[start : start + size]]),
-                strict=True,
-            )
-        ]
+        deltas = []
+        with counting("computing edits", len(requests), unit="fact") as advance:
+            for start in range(0, len(requests), size):
+                some = requests[start : start + size]
+                edits = _changes(model, trained, [[fact] for fact in facts[start : start + size]])
+                for request, (changes, loss) in zip(some, edits, strict=True):
+                    deltas.append(self.delta(model, request, changes, notes=_notes(trained, loss)))
+                advance(len(some))
+        return deltas
 
 
 def _notes(trained: TrainedEditor, loss: float) -> dict[str, Any]:
@@ -196,16 +197,18 @@ class MendEditor(LearnedEditor[MendConfig]):
         size = self.config.edits_per_pass
         total: WeightDelta | None = None
         mean = 0.0
-        for start in range(0, len(facts), size):
-            part = facts[start : start + size]
-            weight = sum(len(fact.target) for fact in part) / targets
-            [(changes, loss)] = _changes(model, trained, [part], weight=weight)
-            mean += weight * loss
-            delta = self.delta(model, requests, changes, notes=_notes(trained, mean))
-            if total is not None:
-                merged = compacted(stack([total, delta]))
-                delta = dataclasses.replace(delta, changes=merged.changes)
-            total = delta
+        with counting("computing edits", len(facts), unit="fact") as advance:
+            for start in range(0, len(facts), size):
+                part = facts[start : start + size]
+                weight = sum(len(fact.target) for fact in part) / targets
+                [(changes, loss)] = _changes(model, trained, [part], weight=weight)
+                mean += weight * loss
+                delta = self.delta(model, requests, changes, notes=_notes(trained, mean))
+                if total is not None:
+                    merged = compacted(stack([total, delta]))
+                    delta = dataclasses.replace(delta, changes=merged.changes)
+                total = delta
+                advance(len(part))
         return cast("WeightDelta", total)  # there is at least one request
 
 

@@ -35,6 +35,7 @@ from editkit.editing.target_loss import fact_losses
 from editkit.models import Completion, ModelShape
 from editkit.models.running import replacing
 from editkit.models.weight_layout import input_major, is_matrix_module
+from editkit.progress import counting
 from editkit_plugins.lora.config import LoraConfig
 
 _FLOAT = 4  # bytes
@@ -74,7 +75,8 @@ class LoraEditor(Editor[LoraConfig]):
         adapters = Adapters.of(model, self.config)
         facts = [each.completion for each in model.requested(requests)]
         deltas = []
-        with model.frozen(), torch.enable_grad():
+        total = len(facts) * (self.config.steps + 1)
+        with model.frozen(), torch.enable_grad(), counting("training adapters", total) as advance:
             for start in range(0, len(facts), self.config.batch):
                 part = facts[start : start + self.config.batch]
                 factors = [adapters.initial() for _ in part]
@@ -85,6 +87,7 @@ class LoraEditor(Editor[LoraConfig]):
                     evaluations=self.config.steps + 1,  # the last one measures the result
                     stop_loss=self.config.stop_loss,
                     weight_decay=self.config.weight_decay,
+                    advance=advance,
                 )
                 for request, own, evaluations in zip(
                     requests[start:], factors, history, strict=False

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit import ConfigError, TrackingError, UsageError
-from editkit.benchmark.progress import counting
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
+from editkit.progress import show_progress
 from editkit.registry.factories import check_values
 from editkit.report.safe_text import spreadsheet_text
 from editkit.storage.cache import write_atomically
@@ -201,10 +201,8 @@ def _trace_many(
     locator = make_locator(args.locator, model, preset=args.preset, **values)
     _warn_if_window_is_wide(getattr(locator.config, "window", None), model)
     facts = read.facts[: args.limit]
-    with counting(f"tracing {args.facts}", len(facts), quiet=args.quiet) as report:
-        average = average_trace(
-            model, args.locator, locator, facts, args.out, report, source=args.facts
-        )
+    with show_progress(quiet=args.quiet):
+        average = average_trace(model, args.locator, locator, facts, args.out, source=args.facts)
     for case, reason in list(average.failed.items())[:3]:
         _log.warning("fact %d could not be traced: %s", case, reason)
     if not average.effects:

@@ -6,7 +6,7 @@ import dataclasses
 import importlib.metadata
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -26,6 +26,7 @@ from editkit.benchmark.store import Store
 from editkit.editing.delta_effects import Effects
 from editkit.editing.outcomes import BASELINE, Edit, outcomes_of, unwatched
 from editkit.models import LanguageModel
+from editkit.progress import counting
 from editkit.registry.random_state import seeded
 from editkit.results import STORE_FILE, Row
 from editkit.storage.digests import key_of
@@ -89,7 +90,6 @@ def average_trace(
     locator: Locator[Any],
     facts: Sequence[Fact],
     out: Path,
-    report: Callable[[int], None] = lambda done: None,
     edit: EditBefore | None = None,
     *,
     source: str = "",
@@ -103,7 +103,6 @@ def average_trace(
         locator: The locator.
         facts: The facts.
         out: Folder of the store.
-        report: Called with the number of finished facts.
         edit: An edit before each fact.
         source: Where the facts are from, for readers.
         setting: Name of the setting, for readers.
@@ -117,17 +116,18 @@ def average_trace(
         stored = {row.case_id for row in _valid_rows(store, fingerprint, len(facts), model)}
         missing = [case for case in range(len(facts)) if case not in stored]
         edits: list[Edit] = []
-        report(len(stored))
-        for start in range(0, len(missing), _FACTS_PER_COMMIT):
-            cases = missing[start : start + _FACTS_PER_COMMIT]
-            rows = [
-                _trace(model, locator, case, facts[case])
-                if edit is None
-                else _trace_after(edit, edits, model, locator, case, facts[case])
-                for case in cases
-            ]
-            store.put_rows(fingerprint, rows)
-            report(len(stored) + start + len(cases))
+        title = f"tracing {setting or source}".rstrip()
+        with counting(title, len(facts), unit="fact", done=len(stored)) as advance:
+            for start in range(0, len(missing), _FACTS_PER_COMMIT):
+                cases = missing[start : start + _FACTS_PER_COMMIT]
+                rows = [
+                    _trace(model, locator, case, facts[case])
+                    if edit is None
+                    else _trace_after(edit, edits, model, locator, case, facts[case])
+                    for case in cases
+                ]
+                store.put_rows(fingerprint, rows)
+                advance(len(cases))
         if edit is not None and edit.name != BASELINE and (summary := outcomes_of(edits).summary):
             _log.warning("%s: %s", edit.name, summary)
         rows = _valid_rows(store, fingerprint, len(facts), model)

@@ -43,6 +43,7 @@ from editkit import (
 )
 from editkit.editing.gradients import LowerBlocks, edit_gradients
 from editkit.models import Architecture, Completion, LanguageModel, ModelShape
+from editkit.progress import counting
 from editkit_plugins.ultraedit.config import EditedModules, UltraEditConfig
 
 State = Mapping[str, Tensor]
@@ -162,19 +163,24 @@ def collect(
     blocks = LowerBlocks(model, lowest)
     batches = []
     losses = [0.0] * len(facts)
-    for start in range(0, len(order), config.sub_batch):
-        chosen = order[start : start + config.sub_batch]
-        batch = [facts[i] for i in chosen]
-        gradients = edit_gradients(blocks, [batch], paths)
-        kept = _kept(batch, all_tokens=config.tokens == "all")  # (B, T)
-        batches.append(
-            {
-                path: (h[kept.to(h.device)], gradients.output_gradients[path][kept.to(h.device)])
-                for path, h in gradients.inputs.items()
-            }
-        )
-        for i in chosen:
-            losses[i] = float(gradients.losses[0])
+    with counting("reading gradients", len(order), unit="fact") as advance:
+        for start in range(0, len(order), config.sub_batch):
+            chosen = order[start : start + config.sub_batch]
+            batch = [facts[i] for i in chosen]
+            gradients = edit_gradients(blocks, [batch], paths)
+            kept = _kept(batch, all_tokens=config.tokens == "all")  # (B, T)
+            batches.append(
+                {
+                    path: (
+                        h[kept.to(h.device)],
+                        gradients.output_gradients[path][kept.to(h.device)],
+                    )
+                    for path, h in gradients.inputs.items()
+                }
+            )
+            for i in chosen:
+                losses[i] = float(gradients.losses[0])
+            advance(len(chosen))
     return batches, losses
 
 

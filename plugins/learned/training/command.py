@@ -8,13 +8,11 @@ installed dataset whose records have paraphrase and neighborhood prompts, or ``t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import shlex
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from pydantic import ValidationError
 
 from editkit import ConfigError, DatasetError, TrackingError, UsageError
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
+from editkit.progress import show_progress
 from editkit.storage.digests import blake2b_of
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 _SUFFIX_OF_DATASET = {"text": "", "zsre": "-zsre"}
 _DEFAULT_SUFFIX = "-cf"
 _MAX_TEXTS = 20_000
-_SECONDS_BETWEEN_LINES = 15.0
 _SCORES = ("ES", "PS", "NS", "S")
 _log = logging.getLogger("editkit.train")
 
@@ -102,12 +100,13 @@ def run(args: argparse.Namespace) -> int:
     if resumed and not args.quiet:
         _log.info("resuming from step %d in %s", training.progress.step, folder)
     tracker = _Tracker(training, None if args.no_mlflow else args.results)
-    with _progress_display(training, quiet=args.quiet) as display:
+    show_validations = _validations_shown(training, quiet=args.quiet)
 
-        def after_step(progress: Progress) -> None:
-            display(progress)
-            tracker.update(progress)
+    def after_step(progress: Progress) -> None:
+        show_validations(progress)
+        tracker.update(progress)
 
+    with show_progress(quiet=args.quiet):
         progress = training.run(after_step)
     if folder != cached:
         training.save(cached)
@@ -227,40 +226,20 @@ class _Tracker:
 # ---------------------------------------------------------------- output
 
 
-@contextlib.contextmanager
-def _progress_display(training: Training, *, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on a terminal, a line every few seconds elsewhere, a line per validation."""
-    if quiet:
-        yield lambda progress: None
-        return
+def _validations_shown(training: Training, *, quiet: bool) -> Callable[[Progress], None]:
+    """Writes a line for each new validation."""
     from tqdm import tqdm
 
-    bar = tqdm(
-        total=training.settings.steps,
-        initial=training.progress.step,
-        unit="step",
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-    )
     n_shown = len(training.progress.history)
-    last_line = time.monotonic()
 
-    def display(progress: Progress) -> None:
-        nonlocal n_shown, last_line
-        bar.update(1)
+    def show(progress: Progress) -> None:
+        nonlocal n_shown
         if len(progress.history) > n_shown:
             n_shown = len(progress.history)
-            bar.write(_validation_line(training, progress), file=sys.stderr)
-            last_line = time.monotonic()
-        elif bar.disable and time.monotonic() - last_line > _SECONDS_BETWEEN_LINES:
-            left = progress.seconds / progress.step * (training.settings.steps - progress.step)
-            sys.stderr.write(f"step {progress.step}/{training.settings.steps}, {left:.0f} s left\n")
-            last_line = time.monotonic()
+            if not quiet:
+                tqdm.write(_validation_line(training, progress), file=sys.stderr)  # above a bar
 
-    try:
-        yield display
-    finally:
-        bar.close()
+    return show
 
 
 def _validation_line(training: Training, progress: Progress) -> str:

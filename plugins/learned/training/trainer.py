@@ -18,6 +18,7 @@ from torch import Tensor
 
 from editkit import LanguageModel
 from editkit.data_types import Point, Report
+from editkit.progress import counting
 from editkit.storage.checkpoints import (
     load_optimizer_tensors,
     optimizer_tensors,
@@ -133,22 +134,25 @@ class Training:
             CacheError: The checkpoint or the result cannot be written.
         """
         written = time.monotonic()
-        try:
-            while not self.finished:
-                start = time.perf_counter()
-                self._step()
-                validated = self._at_end or self.progress.step % self.settings.validate_every == 0
-                if validated:
-                    self._validate()
-                self.progress.seconds += time.perf_counter() - start
-                if validated or time.monotonic() - written > _SECONDS_BETWEEN_CHECKPOINTS:
-                    self._write_checkpoint()
-                    written = time.monotonic()
-                if after_step:
-                    after_step(self.progress)
-        except KeyboardInterrupt:
-            self._write_checkpoint()
-            raise
+        title = f"training {self.settings.kind}"
+        with counting(title, self.settings.steps, done=self.progress.step) as advance:
+            try:
+                while not self.finished:
+                    start = time.perf_counter()
+                    self._step()
+                    at_mark = self.progress.step % self.settings.validate_every == 0
+                    if validated := self._at_end or at_mark:
+                        self._validate()
+                    self.progress.seconds += time.perf_counter() - start
+                    if validated or time.monotonic() - written > _SECONDS_BETWEEN_CHECKPOINTS:
+                        self._write_checkpoint()
+                        written = time.monotonic()
+                    advance()
+                    if after_step:
+                        after_step(self.progress)
+            except KeyboardInterrupt:
+                self._write_checkpoint()
+                raise
         self._write_checkpoint()
         self.save(self.folder)
         return self.progress

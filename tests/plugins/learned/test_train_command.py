@@ -138,6 +138,7 @@ def test_training_resumes_after_kill_9_to_the_same_weights(tmp_path: Path) -> No
         [sys.executable, "-m", "editkit", *command("parts")], stderr=subprocess.PIPE, text=True
     )
     assert child.stderr is not None
+    assert child.stderr.readline() == "0/24 steps: training mend\n"
     assert child.stderr.readline().startswith("step 4/24")
     assert child.stderr.readline().startswith("step 8/24")
     child.send_signal(signal.SIGKILL)
