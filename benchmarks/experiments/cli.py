@@ -28,12 +28,14 @@ from editkit.data_types import Report
 from editkit.errors import ConfigError, TrackingError, did_you_mean
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.sections import Section, sections_of
-from editkit.report.terminal import aligned
-from editkit.report.text import run_table
+from editkit.report.terminal import aligned, wrapped
+from editkit.report.text import run_table, text_table
 from editkit.storage.digests import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
 from editkit.validation import nested_values
+from editkit_benchmarks.experiments.limits import within_limit
 from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
+from editkit_benchmarks.experiments.tables import table_of, write_csv
 
 _log = logging.getLogger("editkit.experiments")
 
@@ -69,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
     flags = Flags(dataset=args.dataset, limit=args.limit, sets=sets)
     _check_scores(experiment, registry)
     benchmark, values = apply_flags(experiment.to_benchmark(n_layers_of), flags)
+    benchmark, note = within_limit(benchmark)
+    if note:
+        _log.warning("%s", note)
     plan: Plan | None = None
     finished: Finished | None = None
     averages: list[AverageTrace] = []
@@ -103,16 +108,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_scores(experiment: Experiment, registry: Registry) -> None:
-    """Refuse figures of scores that no installed metric reports."""
-    specs: list[Any] = [offer.spec for offer in registry.offers("metric")]
+    """Refuse figures and tables of scores that no installed metric reports."""
+    kinds: tuple[Any, ...] = ("metric", "model_metric")
+    specs: list[Any] = [offer.spec for kind in kinds for offer in registry.offers(kind)]
     known = [SUMMARY.key, *(score.key for spec in specs for score in spec.scores)]
-    for figure in experiment.figures:
-        for key in figure.scores:
-            if key not in known:
-                raise ConfigError(
-                    f"figure {figure.name!r} shows {key!r}, which no installed metric reports.",
-                    hint=did_you_mean(key, known) or "'editkit describe METRIC' lists scores.",
-                )
+    shown = [(f"figure {each.name!r}", key) for each in experiment.figures for key in each.scores]
+    shown += [(f"table {each.name!r}", each.score) for each in experiment.tables]
+    for what, key in shown:
+        if key not in known:
+            raise ConfigError(
+                f"{what} shows {key!r}, which no installed metric reports.",
+                hint=did_you_mean(key, known) or "'editkit describe METRIC' lists scores.",
+            )
 
 
 def _show(
@@ -179,7 +186,13 @@ def _draw(
     averages: Sequence[AverageTrace],
     folder: Path,
 ) -> list[Path]:
+    """Print the tables and write the figures; the files."""
     from editkit.figures import save_figures
+    from editkit_benchmarks.experiments.edit_figures import (
+        draw_edits,
+        draw_ranked,
+        draw_retention,
+    )
     from editkit_benchmarks.experiments.figures import (
         draw_effects,
         draw_effects_and_score,
@@ -189,7 +202,16 @@ def _draw(
     section: Section | None = None
     if finished is not None:
         [section] = sections_of([finished.run], [published_for(finished.run, default_registry())])
+    names = experiment.names()
     files = []
+    for table_spec in experiment.tables if section is not None else ():
+        table = table_of(table_spec, section, names)
+        if table.lines:
+            rows = text_table(table, terminal=sys.stdout.isatty())
+            notes = "".join(map(wrapped, table.notes))
+            sys.stdout.write(f"\n{table.title}\n{rows}{notes}")
+            files.append(write_csv(table, folder))
+    draw = {"edits": draw_edits, "retention": draw_retention, "ranked": draw_ranked}
     for spec in experiment.figures:
         if spec.kind == "effects":
             figure = draw_effects(spec, averages)
@@ -198,6 +220,6 @@ def _draw(
         elif spec.kind == "effects-and-score":
             figure = draw_effects_and_score(spec, averages, section)
         else:
-            figure = draw_scores(spec, section, experiment.names())
+            figure = draw.get(spec.kind, draw_scores)(spec, section, names)
         files += save_figures({spec.name: figure}, folder)
     return files

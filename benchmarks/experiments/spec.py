@@ -18,8 +18,9 @@ from pydantic import (
 )
 
 from editkit import ConfigError, UsageError
-from editkit.benchmark.spec import Benchmark, ModelChoice, validated
+from editkit.benchmark.spec import Benchmark, Edits, ModelChoice, Seeds, edits_as_data, validated
 from editkit.errors import did_you_mean
+from editkit.registry.model_identity import short_name
 from editkit.storage.file_names import why_unsafe
 from editkit.storage.resources import resource
 from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
@@ -56,8 +57,12 @@ class Sweep(_Section):
     preset: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     """Values of every combination."""
-    grid: dict[str, Values]
+    grid: dict[str, Values] = Field(default_factory=dict)
     """By field: a list of values, values by name (shown in figures), or ``every`` layer."""
+    edits: Edits | None = None
+    """How facts reach models, instead of the benchmark's ``edits``."""
+    seeds: Seeds | None = None
+    """Seeds instead of the benchmark's."""
 
 
 class Tracing(_Section):
@@ -82,9 +87,16 @@ class FigureSpec(_Section):
 
     name: FileName
     """Name of its files."""
-    kind: Literal["lines", "bars", "violins", "effects", "effects-and-score"]
+    kind: Literal[
+        "lines", "bars", "violins", "edits", "retention", "ranked", "effects", "effects-and-score"
+    ]
+    """``edits``: scores by the number of facts in a model, of records or of models. ``retention``:
+    scores at the end of sequences by the age of facts. ``ranked``: scores of models, from the
+    largest to the smallest, of the cells with one fact per model."""
     scores: tuple[str, ...] = ()
     """Keys of scores: one for ``effects-and-score``, none for ``effects``."""
+    log: bool = False
+    """For ``edits``: a logarithmic vertical axis, with geometric means."""
     x: str | None = None
     """For ``lines``: the field on the horizontal axis."""
     series: str | None = None
@@ -105,6 +117,8 @@ class FigureSpec(_Section):
         expected = {"effects": "none", "effects-and-score": "one"}.get(self.kind, "at least one")
         if not {"none": n == 0, "one": n == 1, "at least one": n > 0}[expected]:
             raise ValueError(f"{self.kind} has {n} scores, expected {expected}")
+        if self.log and self.kind != "edits":
+            raise ValueError(f"log is for figures of kind edits, not {self.kind}")
         if self.kind == "lines" and self.x is None:
             raise ValueError("lines need x, the field on the horizontal axis")
         unknown = [role for role in self.roles if role not in ROLES]
@@ -112,6 +126,29 @@ class FigureSpec(_Section):
             raise ValueError(f"got role {unknown[0]!r}, expected one of {', '.join(ROLES)}")
         if self.kind == "effects" and self.series not in (None, "setting", "kind"):
             raise ValueError(f"series of effects is {self.series!r}, expected setting or kind")
+        return self
+
+
+class TableSpec(_Section):
+    """One table below that of the scores."""
+
+    name: FileName
+    """Name of its CSV file."""
+    title: str = ""
+    kind: Literal["endurance", "largest"]
+    """``endurance``: after how many facts in a model a score falls below a level, and after how
+    many the model collapses. ``largest``: the single edits with the largest score of a model."""
+    score: str
+    """Key of the score: of records for ``endurance``, of models for ``largest``."""
+    below: float | None = Field(default=None, gt=0, lt=1)
+    """For ``endurance``: the level, as a fraction."""
+    top: int = Field(default=10, ge=1)
+    """For ``largest``: lines per editor."""
+
+    @model_validator(mode="after")
+    def _has_a_level(self) -> TableSpec:
+        if (self.kind == "endurance") != (self.below is not None):
+            raise ValueError("below is the level of tables of kind endurance: needed, only there")
         return self
 
 
@@ -135,7 +172,11 @@ class Experiment(_Section):
     sweep: tuple[Sweep, ...] = ()
     tracing: Tracing | None = None
     figures: tuple[FigureSpec, ...] = ()
+    tables: tuple[TableSpec, ...] = ()
     elsewhere: Elsewhere = Elsewhere()
+    models: dict[str, Elsewhere] = Field(default_factory=dict)
+    """What changes on single models instead, by name: a registered name, or the last part of a
+    folder or hub id."""
 
     @model_validator(mode="after")
     def _figures_have_data(self) -> Experiment:
@@ -156,6 +197,11 @@ class Experiment(_Section):
                 raise ValueError(
                     f"figure {figure.name!r} shows scores, expected editors or a sweep"
                 )
+        if self.tables and not self.edits:
+            raise ValueError("tables show scores, expected editors or a sweep")
+        tables = [unicodedata.normalize("NFC", table.name).casefold() for table in self.tables]
+        if len({*tables}) < len(tables):
+            raise ValueError("two tables would have the same file, expected different names")
         return self
 
     def on(self, model: str | None) -> Experiment:
@@ -163,11 +209,12 @@ class Experiment(_Section):
         own = self.benchmark["model"]
         if model is None or model == (own["name"] if isinstance(own, Mapping) else own):
             return self
-        benchmark = {**self.benchmark, **self.elsewhere.benchmark, "model": model}
+        there = self.models.get(short_name(model), self.elsewhere)
+        benchmark = {**self.benchmark, **there.benchmark, "model": model}
         changes: dict[str, Any] = {"benchmark": benchmark}
-        if self.elsewhere.sweep is not None:
-            changes["sweep"] = self.elsewhere.sweep
-        return self.model_copy(update=changes).with_tracing(self.elsewhere.tracing)
+        if there.sweep is not None:
+            changes["sweep"] = there.sweep
+        return self.model_copy(update=changes).with_tracing(there.tracing)
 
     def with_tracing(self, values: Mapping[str, Any]) -> Experiment:
         """The experiment with values replaced in ``tracing``; ``config`` is merged field by field.
@@ -208,8 +255,14 @@ class Experiment(_Section):
         content = {"name": self.name, "metrics": ["efficacy"], **self.benchmark}
         model = validated({**content, "editors": editors or ["none"]}, place=place).model
         for sweep in self.sweep:
+            common = {
+                "name": sweep.editor,
+                "preset": sweep.preset,
+                "edits": edits_as_data(sweep.edits),
+                "seeds": sweep.seeds,
+            }
             editors += [
-                {"name": sweep.editor, "preset": sweep.preset, "config": {**sweep.config, **values}}
+                {**common, "config": {**sweep.config, **values}}
                 for values in _settings(sweep, lambda: n_layers_of(model))
             ]
         traced_only = self.tracing is not None and not editors
@@ -245,7 +298,9 @@ def _settings(sweep: Sweep, n_layers: Callable[[], int | None]) -> Iterator[dict
 
 def _hint(error: ValidationError) -> str:
     fields = {
-        name for kind in (Experiment, Sweep, Tracing, FigureSpec) for name in kind.model_fields
+        name
+        for kind in (Experiment, Sweep, Tracing, FigureSpec, TableSpec)
+        for name in kind.model_fields
     }
     unknown = [str(e["loc"][-1]) for e in error.errors() if e["type"] == "extra_forbidden"]
     near = did_you_mean(unknown[0], fields) if unknown else None

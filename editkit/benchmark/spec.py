@@ -32,11 +32,14 @@ from editkit.validation import nested_values, problems_of, strict_values
 __all__ = [
     "Benchmark",
     "EditorChoice",
+    "Edits",
     "Flags",
     "ModelChoice",
     "PluginChoice",
     "PluginValues",
+    "Seeds",
     "apply_flags",
+    "edits_as_data",
     "load_benchmark",
     "parse_benchmark",
     "validated",
@@ -90,7 +93,8 @@ class PluginChoice(_Section):
     config: dict[str, Any] = Field(default_factory=dict)
 
 
-def _edits_as_data(edits: tuple[Regime, ...] | None) -> list[Any] | None:
+def edits_as_data(edits: tuple[Regime, ...] | None) -> list[Any] | None:
+    """Regimes as benchmark files have them."""
     if edits is None:
         return None
     return [regime.kind if regime.is_independent else regime.to_dict() for regime in edits]
@@ -116,7 +120,7 @@ class EditorChoice(PluginChoice):
 
     @field_serializer("edits")
     def _edits(self, edits: tuple[Regime, ...] | None) -> list[Any] | None:
-        return _edits_as_data(edits)
+        return edits_as_data(edits)
 
 
 class Benchmark(_Section):
@@ -142,7 +146,7 @@ class Benchmark(_Section):
 
     @field_serializer("edits")
     def _edits(self, edits: tuple[Regime, ...]) -> list[Any] | None:
-        return _edits_as_data(edits)
+        return edits_as_data(edits)
 
     seeds: Seeds = (0,)
     """Every editor runs once per seed. For facts that share a model, a seed is an order of the

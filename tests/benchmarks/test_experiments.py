@@ -41,17 +41,21 @@ def n_layers(_: ModelChoice) -> int:
 def test_experiments_name_known_editors_metrics_and_scores(name: str) -> None:
     experiment = load_experiment(name)
     registry = default_registry()
-    for model in (None, "gpt2-xl"):
+    for model in (None, "gpt2-xl", "smollm2"):
         benchmark = experiment.on(model).to_benchmark(n_layers)
         assert benchmark.name == name
         declared = {"summary/score"}
         for metric in benchmark.metrics:
             declared |= {score.key for score in registry.get("metric", metric.name).spec.scores}
+        for metric in benchmark.model_metrics:
+            spec = registry.get("model_metric", metric.name).spec
+            declared |= {score.key for score in spec.scores}
         for editor in benchmark.editors:
             registry.get("editor", editor.name)
-        for figure in experiment.figures:
-            if model is None:
+        if model is None:
+            for figure in experiment.figures:
                 assert set(figure.scores) <= declared
+            assert {table.score for table in experiment.tables} <= declared
 
 
 def test_every_experiment_is_documented() -> None:

@@ -1,0 +1,225 @@
+"""Figures of models with many facts: scores by number of facts, retention, and single edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+from editkit.benchmark.aggregate import SUMMARY, Estimate, retention
+from editkit.data_types import Score
+from editkit.figures import NotebookFigure, plot_with_interval
+from editkit.report.sections import Section
+from editkit_benchmarks.experiments.curves import Curve, Names, curves_of
+from editkit_benchmarks.experiments.figures import scale_to_percent
+from editkit_benchmarks.experiments.spec import FigureSpec
+from editkit_benchmarks.experiments.tables import single_edits
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_edits", "draw_ranked", "draw_retention"]
+
+_COLOURS = 8
+_LARGEST = 1e9  # of a logarithmic axis: beyond that, a model is broken
+
+
+def draw_edits(spec: FigureSpec, section: Section, names: Names) -> Figure:
+    """Draw ``edits``: a row of panels per way of editing, a column per score.
+
+    Args:
+        spec: What to draw.
+        section: The run; ways of editing with a single number of facts are left out.
+        names: Names of values.
+    """
+
+    def draw(panel: Axes, own: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+        for curve in own:
+            points = curve.estimates(score.key, geometric=spec.log)
+            if points:
+                _plot(panel, score, points, numbers[curve.label], curve.label)
+        panel.set_xscale("log")
+        _use_ticks(panel, sizes)
+        panel.set_xlabel(f"facts in the model, written {own[0].way}")
+        if spec.log:
+            _use_log_scale(panel, section, score)
+        else:
+            _unedited(panel, section, score)
+
+    curves = [curve for curve in curves_of(section, names) if len(curve.results) > 1]
+    sizes = sorted({result.state.at for curve in curves for result in curve.results})
+    return _grid(spec, section, curves, draw)
+
+
+def draw_retention(spec: FigureSpec, section: Section, names: Names) -> Figure:
+    """Draw ``retention``: scores at the end of sequences, by the age of facts in steps.
+
+    Args:
+        spec: What to draw.
+        section: The run.
+        names: Names of values.
+    """
+    curves = [curve for curve in curves_of(section, names) if curve.is_sequence]
+    ends = {id(curve): curve.results[-1] for curve in curves}
+    means = {key: retention(end.series, end.state, section.run.scores) for key, end in ends.items()}
+    ages = sorted({age for own in means.values() for age in own}, key=lambda age: age.low)
+
+    def draw(panel: Axes, curves: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+        for curve in curves:
+            own = means[id(curve)]
+            points = [
+                (place, own[age][score.key])
+                for place, age in enumerate(ages)
+                if score.key in own.get(age, {})
+            ]
+            if points:
+                _plot(panel, score, points, numbers[curve.label], curve.label)
+        panel.set_xticks(range(len(ages)), [age.label for age in ages])
+        panel.set_xlim(-0.3, len(ages) - 0.7)
+        step = curves[0].results[0].series.regime.step
+        panel.set_xlabel(f"steps since a fact was written, {step} per step")
+        _unedited(panel, section, score)
+
+    return _grid(spec, section, curves, draw)
+
+
+def draw_ranked(spec: FigureSpec, section: Section, names: Names) -> Figure:
+    """Draw ``ranked``: scores of the models with one fact each, from the largest to the smallest.
+
+    Args:
+        spec: What to draw; both axes are logarithmic.
+        section: The run.
+        names: Names of values.
+    """
+
+    def draw(panel: Axes, curves: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+        for curve in curves:
+            values = [value for value, _ in single_edits(curve.results[0], score.key)]
+            points = [
+                (float(rank), Estimate(value, None, None, 1))
+                for rank, value in enumerate(values, start=1)
+            ]
+            _plot(panel, score, points, numbers[curve.label], curve.label, markersize=2.5)
+        panel.set_xscale("log")
+        panel.set_xlabel("single edits, by rank")
+        _use_log_scale(panel, section, score)
+
+    curves = [
+        curve
+        for curve in curves_of(section, names)
+        if not curve.is_sequence and curve.results[0].state.at == 1
+    ]
+    return _grid(spec, section, curves, draw)
+
+
+# ---------------------------------------------------------------- panels
+
+Draw = Callable[["Axes", Sequence[Curve], Score, dict[str, int]], None]
+"""Draws some curves of one way of editing; numbers choose the style of each label."""
+
+
+def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Draw) -> Figure:
+    """A figure with a row per way of editing and a column per score."""
+    known = {s.key: s for s in (SUMMARY, *section.run.scores, *section.run.model_scores)}
+    scores = [known[key] for key in spec.scores if key in known]
+    labels = dict.fromkeys(curve.label for curve in curves)
+    numbers = {label: number for number, label in enumerate(labels)}
+    ways = list(dict.fromkeys(curve.way for curve in curves)) or [""]
+    legend_rows = -(-len(labels) // 5)
+    height = 3.0 * len(ways) + 0.7 + 0.25 * legend_rows
+    figure = NotebookFigure(width=max(4.2 * len(scores), 5.5), height=height)
+    grid = figure.subplots(len(ways), len(scores), squeeze=False, sharex="col", sharey="col")
+    legend: dict[str, Any] = {}
+    for row, way in zip(grid, ways, strict=True):
+        own = [curve for curve in curves if curve.way == way]
+        for panel, score in zip(row, scores, strict=True):
+            if own:
+                draw(panel, own, score, numbers)
+            panel.set_title(_title(score), fontsize=11)
+            panel.grid(axis="y", color="0.85", linewidth=0.6)
+            panel.set_axisbelow(True)
+            panel.tick_params(labelbottom=True)
+            panel.spines[["top", "right"]].set_visible(False)
+            if not spec.log:
+                scale_to_percent(panel, score)
+            handles, names = panel.get_legend_handles_labels()
+            legend |= dict(zip(names, handles, strict=True))
+    order = [label for label in (*labels, *legend) if label in legend]
+    order = list(dict.fromkeys(order))
+    if order:
+        columns = min(len(order), max(2, int(figure.get_figwidth() / 1.9)))
+        handles = [legend[label] for label in order]
+        figure.legend(handles, order, loc="outside lower center", ncols=columns, fontsize=9)
+    run = section.run
+    about = f"facts of {run.dataset['name']}, on {run.model['name']}"
+    figure.suptitle(f"{spec.title or spec.name}\n{about}", fontsize=11)
+    return figure
+
+
+def _title(score: Score) -> str:
+    return {"perplexity/ratio": "perplexity, relative to the unedited model"}.get(
+        score.key, score.label or score.key
+    )
+
+
+def _plot(
+    panel: Axes,
+    score: Score,
+    points: Sequence[tuple[float, Estimate]],
+    number: int,
+    label: str,
+    **style: Any,
+) -> None:
+    """A line with its interval; what is beyond the axis is drawn at its end."""
+
+    low, high = (0.0, 1.0) if score.scale == 100 and not score.signed else (-_LARGEST, _LARGEST)
+
+    def bounded(value: float) -> float:
+        return score.scale * max(min(value, high), low)  # nan, for no interval, stays nan
+
+    plot_with_interval(
+        panel,
+        [at for at, _ in points],
+        [bounded(estimate.mean) for _, estimate in points],
+        [bounded(estimate.interval[0]) for _, estimate in points],
+        [bounded(estimate.interval[1]) for _, estimate in points],
+        number=number,
+        label=label,
+        alpha=0.13,
+        **({"markerfacecolor": "white"} if number >= _COLOURS else {}),  # colours repeat then
+        **style,
+    )
+
+
+def _use_ticks(panel: Axes, places: Sequence[int]) -> None:
+    panel.xaxis.set_major_locator(FixedLocator(list(places)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _use_log_scale(panel: Axes, section: Section, score: Score) -> None:
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(numticks=8))
+    panel.yaxis.set_minor_locator(NullLocator())
+    threshold = _threshold(section, score)
+    if threshold is not None:
+        label = f"collapse ({threshold:g})"
+        panel.axhline(threshold, color="0.3", linestyle=(0, (4, 2)), linewidth=1, label=label)
+
+
+def _threshold(section: Section, score: Score) -> float | None:
+    """The collapse threshold of a ratio to the unedited model."""
+    metric, _, name = score.key.partition("/")
+    if name != "ratio":
+        return None
+    configs = [each["config"] for each in section.run.model_metrics if each["name"] == metric]
+    threshold = configs[0].get("threshold") if configs else None
+    return None if threshold is None else float(threshold)
+
+
+def _unedited(panel: Axes, section: Section, score: Score) -> None:
+    if section.unedited is not None and score.key in section.unedited:
+        mean = score.scale * section.unedited[score.key].mean
+        panel.axhline(mean, color="0.45", linestyle=(0, (1, 2)), linewidth=1.2, label="unedited")

@@ -1,0 +1,186 @@
+"""Tables of an experiment beside that of the scores, printed and written as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from editkit.benchmark.aggregate import SUMMARY
+from editkit.benchmark.intervals import Estimate
+from editkit.benchmark.samples import COLLAPSED
+from editkit.data_types import EditRequest, Score
+from editkit.report.lines import Result
+from editkit.report.safe_text import spreadsheet_text
+from editkit.report.sections import Section
+from editkit.report.tables import Entry, Line, Table, score_entry
+from editkit.storage.cache import write_atomically
+from editkit_benchmarks.experiments.curves import (
+    Curve,
+    Names,
+    curves_of,
+    falls_below,
+    geometric_mean,
+)
+from editkit_benchmarks.experiments.spec import TableSpec
+
+__all__ = ["endurance", "largest", "table_of", "write_csv"]
+
+
+def table_of(spec: TableSpec, section: Section, names: Names) -> Table:
+    """The table that an experiment file describes.
+
+    Args:
+        spec: The description.
+        section: The run.
+        names: Names of values.
+    """
+    draw = {"endurance": endurance, "largest": largest}[spec.kind]
+    return draw(spec, section, names)
+
+
+def write_csv(table: Table, folder: Path) -> Path:
+    """Write a table as ``NAME.csv`` and return the file."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(table.head)
+    writer.writerows([spreadsheet_text(e.plain) for e in line.entries] for line in table.lines)
+    path = folder / f"{table.name}.csv"
+    write_atomically(path, text.getvalue().encode())
+    return path
+
+
+# ---------------------------------------------------------------- endurance
+
+
+def endurance(spec: TableSpec, section: Section, names: Names) -> Table:
+    """After how many facts a score falls below a level, longest first in each way of editing."""
+    [score] = [each for each in (SUMMARY, *section.run.scores) if each.key == spec.score]
+    level = spec.below or 0.0
+    label, limit = score.label or score.key, f"{score.scale * level:g}"
+    by_way: dict[str, list[tuple[float, float, Curve]]] = {}
+    for curve in curves_of(section, names):
+        points = [(at, estimate.mean) for at, estimate in curve.estimates(spec.score)]
+        if points:
+            lasts = falls_below(points, level)
+            order = -math.inf if lasts is None else -lasts, -points[-1][1]
+            by_way.setdefault(curve.way, []).append((*order, curve))
+    lines, longest = [], []
+    for way, curves in by_way.items():
+        curves.sort(key=lambda each: each[:2])
+        lines += [_endurance_line(curve, score, level) for *_, curve in curves]
+        if len(curves) > 1:
+            longest.append(f"{way}, {curves[0][2].label}")
+    notes = [
+        f"{label} < {limit}: facts in a model from which on {label} is below {limit}, interpolated "
+        "between checkpoints in the logarithm; ≤: already at the first checkpoint; >: not up to "
+        "the last. Sequences: geometric mean over models, with Student's t; several orders are "
+        "several models. At once: from the mean, and from the bounds of its interval.",
+        "collapsed at: the first checkpoint with a model past the collapse threshold.",
+    ]
+    if longest:
+        notes.insert(0, f"Lasts longest: {'; '.join(longest)}.")
+    head = ("editor", "edits", f"{label} < {limit}", "models", f"{label} at the end", "end",
+            "collapsed at")  # fmt: skip
+    return Table(spec.name, spec.title or spec.name, head, tuple(lines), notes=tuple(notes), keys=2)
+
+
+def _endurance_line(curve: Curve, score: Score, level: float) -> Line:
+    estimates = curve.estimates(score.key)
+    models = curve.results[-1].state.facts.n_models
+    collapse = curve.first_collapse()
+    at = f"> {curve.end}"
+    if collapse is not None:
+        facts, collapsed, of = collapse
+        at = str(facts) if collapsed == of else f"{facts} ({collapsed} of {of} models)"
+    return Line(
+        (
+            Entry(curve.label),
+            Entry(curve.way),
+            Entry(_fall(curve, estimates, score, level)),
+            Entry(str(models)),
+            score_entry(score, estimates[-1][1]),
+            Entry(str(curve.end)),
+            Entry(at),
+        )
+    )
+
+
+def _fall(
+    curve: Curve, estimates: Sequence[tuple[int, Estimate]], score: Score, level: float
+) -> str:
+    """The number of facts with its interval: ``92 (85 to 99)``, ``> 1000``, ``80 to > 300``."""
+    first, end = estimates[0][0], estimates[-1][0]
+    if not curve.is_sequence:
+        fall = falls_below([(at, each.mean) for at, each in estimates], level)
+        known = [(at, each.interval) for at, each in estimates if each.ci_low is not None]
+        if fall is None or not known or fall > known[-1][0]:
+            return _number(fall, first, end)
+        bounds = (falls_below([(at, each[side]) for at, each in known], level) for side in (0, 1))
+        low, high = (_number(bound, first, known[-1][0]) for bound in bounds)
+        return f"{_number(fall, first, end)} ({low} to {high})"
+    falls = [falls_below(points, level) for points in curve.by_model(score.key)]
+    some = sorted(fall for fall in falls if fall is not None)
+    if len(some) < len(falls):
+        return f"{_number(some[0], first, end)} to > {end}" if some else f"> {end}"
+    mean = geometric_mean(some)
+    number = _number(mean.mean, first, end)
+    if mean.ci_low is None or mean.ci_high is None or some[-1] <= first:
+        return number
+    return f"{number} ({mean.ci_low:.0f} to {mean.ci_high:.0f})"
+
+
+def _number(fall: float | None, first: int, end: int) -> str:
+    if fall is None:
+        return f"> {end}"
+    return f"≤ {first}" if fall <= first * (1 + 1e-9) else f"{fall:.0f}"
+
+
+# ---------------------------------------------------------------- single edits
+
+
+def largest(spec: TableSpec, section: Section, names: Names) -> Table:
+    """The single edits with the largest score of a model, by editor."""
+    [score] = [each for each in section.run.model_scores if each.key == spec.score]
+    label = score.label or score.key
+    lines, notes = [], []
+    for curve in curves_of(section, names):
+        [single] = [r for r in curve.results if r.state.at == 1] or [None]
+        if single is None or curve.is_sequence:
+            continue
+        ranked = single_edits(single, score.key)
+        for value, case in ranked[: spec.top]:
+            request = section.requests.get(case)
+            edit = "" if request is None else _edit(request)
+            number = score_entry(score, Estimate(value, None, None, 1))
+            lines.append(Line((Entry(curve.label), Entry(f"case {case}"), Entry(edit), number)))
+        models = [row for rows in single.state.models.values() for row in rows]
+        collapsed = sum(
+            any(v > 0.5 for key, v in row.scores.items() if key.endswith(COLLAPSED))
+            for row in models
+        )
+        notes.append(f"{curve.label}: {collapsed} of {len(models)} single edits break the model.")
+    head = ("editor", "record", "edit", label)
+    return Table(spec.name, spec.title or spec.name, head, tuple(lines), notes=tuple(notes), keys=3)
+
+
+def single_edits(result: Result, key: str) -> list[tuple[float, int]]:
+    """The score of each model with one fact, and its case id, largest score first."""
+    cases = {
+        (seed, row.group): row.case_id
+        for seed, rows in result.state.facts.by_seed.items()
+        for row in rows
+    }
+    scored = [
+        (row.scores[key], cases[seed, row.group])
+        for seed, rows in result.state.models.items()
+        for row in rows
+        if key in row.scores and (seed, row.group) in cases
+    ]
+    return sorted(scored, reverse=True)
+
+
+def _edit(request: EditRequest) -> str:
+    return f"{request.prompt.format(request.subject)} → {request.target_new}"
