@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ from editkit.results import Cell, ModelRow, Row
 from editkit.storage.digests import plain
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from editkit.editing.deltas import WeightDelta
 
 __all__ = ["GroupRunner"]
@@ -227,6 +229,12 @@ class GroupRunner(CellRunner):
                 hint="Report this to the editor's author; --editor chooses other editors.",
             )
         delta, after = answer
+        if not isinstance(after, Mapping) or not all(map(_is_named_tensor, after.items())):
+            raise PluginError(
+                f"{self.who()} returned the state {after!r:.80} from step(), expected a mapping "
+                "from names to tensors.",
+                hint="Report this to the editor's author; --editor chooses other editors.",
+            )
         if not isinstance(delta, WeightDelta) or delta.requests != tuple(requests):
             raise PluginError(
                 f"{self.who()} returned {delta!r:.80} for {len(requests)} requests, expected one "
@@ -235,7 +243,7 @@ class GroupRunner(CellRunner):
             )
         if not delta.is_finite():
             raise _UnusableError("the edit is not finite")
-        return delta, after
+        return _as_loaded(delta), {name: _stored(tensor) for name, tensor in after.items()}
 
     # ------------------------------------------------------------ scoring
 
@@ -328,3 +336,25 @@ class GroupRunner(CellRunner):
             completed_at=time.time(),
             delta=delta.digest(),
         )
+
+
+# ---------------------------------------------------------------- as a resumed run would load it
+
+
+def _as_loaded(delta: WeightDelta) -> WeightDelta:
+    """The delta with its tensors in memory as in a file: the next step must see the same bits."""
+    changes = {}
+    for name, change in delta.changes.items():
+        tensors = {field: _stored(tensor) for field, tensor in change.tensors().items()}
+        changes[name] = dataclasses.replace(change, **tensors)
+    return dataclasses.replace(delta, changes=changes)
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _is_named_tensor(item: tuple[object, object]) -> bool:
+    from torch import Tensor
+
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)

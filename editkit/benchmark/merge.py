@@ -7,13 +7,13 @@ in another order, and their numbers agree within :data:`TOLERANCE`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from editkit.benchmark.environment import environment_changes
-from editkit.benchmark.store import Store
+from editkit.benchmark.store import NewRows, Store
 from editkit.errors import StoreError
-from editkit.results import Row
+from editkit.results import ModelRow, Row
 
 __all__ = ["TOLERANCE", "Difference", "Merged", "merge"]
 
@@ -22,20 +22,24 @@ TOLERANCE = 1e-3
 larger number if that is above 1."""
 
 
+AnyRow = TypeVar("AnyRow", Row, ModelRow)
+Key = tuple[int, int]  # checkpoint, and case or model
+
+
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The largest difference between two results of one case.
+    """The largest difference between two results of one case, or of one model.
 
     Attributes:
         size: Absolute, or relative for numbers above 1; infinite for different texts, status or
             keys.
-        case_id: The case.
+        where: The case or model: ``case 3``, ``model 0 at 100 facts``.
         fingerprint: The cell.
         what: The score or detail, with both values.
     """
 
     size: float
-    case_id: int
+    where: str
     fingerprint: str
     what: str
 
@@ -45,7 +49,8 @@ class Merged:
     """What a merge did.
 
     Attributes:
-        rows: Rows that were added, with their cells' fingerprints.
+        rows: Last rows of records that were added, with their cells' fingerprints.
+        added: Number of rows that were added, those of earlier checkpoints and of models included.
         compared: Number of rows that both stores had.
         elsewhere: How many of these were computed in different or unknown environments.
         largest: The largest difference among those; None if all are equal.
@@ -53,14 +58,52 @@ class Merged:
     """
 
     rows: tuple[tuple[str, Row], ...]
+    added: int
     compared: int
     elsewhere: int
     largest: Difference | None
     environments: str
 
 
+@dataclasses.dataclass
+class _Comparison:
+    """Compares the rows that both stores have, table by table."""
+
+    ours: Store
+    theirs: Store
+    compared: int = 0
+    elsewhere: int = 0
+    largest: Difference | None = None
+    environments: set[tuple[str, str]] = dataclasses.field(default_factory=set)
+
+    def new(
+        self, fingerprint: str, ours: Mapping[Key, AnyRow], theirs: Mapping[Key, AnyRow]
+    ) -> list[AnyRow]:
+        """Their rows that ours lack; raises if others disagree."""
+        for key in theirs.keys() & ours.keys():
+            self._compare(fingerprint, ours[key], theirs[key])
+        return [row for key, row in theirs.items() if key not in ours]
+
+    def _compare(self, fingerprint: str, kept: AnyRow, row: AnyRow) -> None:
+        self.compared += 1
+        same_place = bool(row.environment) and row.environment == kept.environment
+        self.elsewhere += not same_place
+        differences = [
+            Difference(size, _where(row), fingerprint, what)
+            for size, what in _differences(kept, row, same_place=same_place)
+        ]
+        if not differences:
+            return
+        difference = max(differences, key=lambda each: each.size)
+        if same_place or difference.size > TOLERANCE:
+            raise _conflict(self.ours, self.theirs, difference, same_place=same_place)
+        self.environments.add((kept.environment, row.environment))
+        if self.largest is None or difference.size > self.largest.size:
+            self.largest = difference
+
+
 def merge(ours: Store, theirs: Store) -> Merged:
-    """Add all cells and rows of ``theirs`` to ``ours``.
+    """Add all cells and rows of ``theirs`` to ``ours``: of records, at all checkpoints, of models.
 
     Rows that both have must be equal if they were computed in the same environment, and agree
     within :data:`TOLERANCE` otherwise. Ours are kept.
@@ -68,41 +111,57 @@ def merge(ours: Store, theirs: Store) -> Merged:
     Raises:
         StoreError: Two rows disagree, or the other store is damaged. Nothing is added then.
     """
-    new: list[tuple[str, Row]] = []
-    compared = elsewhere = 0
-    largest: Difference | None = None
-    pairs: set[tuple[str, str]] = set()
-    for fingerprint in theirs.cells():
-        own = {row.case_id: row for row in ours.rows(fingerprint)}
-        for row in theirs.rows(fingerprint):
-            if row.case_id not in own:
-                new.append((fingerprint, row))
-                continue
-            kept = own[row.case_id]
-            compared += 1
-            same_place = bool(row.environment) and row.environment == kept.environment
-            elsewhere += not same_place
-            differences = [
-                Difference(size, row.case_id, fingerprint, what)
-                for size, what in _differences(kept, row)
-            ]
-            if not differences:
-                continue
-            difference = max(differences, key=lambda each: each.size)
-            if same_place or difference.size > TOLERANCE:
-                raise _conflict(ours, theirs, difference, same_place=same_place)
-            pairs.add((kept.environment, row.environment))
-            if largest is None or difference.size > largest.size:
-                largest = difference
-    ours.copy_from(theirs, new)
-    changes = _environment_changes(ours, theirs, pairs)
-    return Merged(tuple(new), compared, elsewhere, largest, changes)
+    both = _Comparison(ours, theirs)
+    added: list[NewRows] = []
+    for cell in theirs.cells():
+        rows = both.new(cell, _last(ours.rows(cell)), _last(theirs.rows(cell)))
+        history = both.new(cell, _earlier(ours.history(cell)), _earlier(theirs.history(cell)))
+        models = both.new(cell, _by_model(ours.models(cell)), _by_model(theirs.models(cell)))
+        added.append(NewRows(cell, rows, history, models))
+    ours.copy_from(theirs, added)
+    return Merged(
+        rows=tuple((new.fingerprint, row) for new in added for row in new.rows),
+        added=sum(len(new.rows) + len(new.history) + len(new.models) for new in added),
+        compared=both.compared,
+        elsewhere=both.elsewhere,
+        largest=both.largest,
+        environments=_environment_changes(ours, theirs, both.environments),
+    )
 
 
-def _differences(first: Row, second: Row) -> Iterator[tuple[float, str]]:
-    """Everything that differs between two results of a case, with the size of the difference."""
-    if first.status != second.status:
-        yield float("inf"), f"{first.status} against {second.status}"
+def _last(rows: Sequence[Row]) -> dict[Key, Row]:
+    return {(0, row.case_id): row for row in rows}  # one row of a case, at whatever checkpoint
+
+
+def _earlier(rows: Sequence[Row]) -> dict[Key, Row]:
+    return {(row.checkpoint, row.case_id): row for row in rows}
+
+
+def _by_model(rows: Sequence[ModelRow]) -> dict[Key, ModelRow]:
+    return {(row.checkpoint, row.group): row for row in rows}
+
+
+def _where(row: Row | ModelRow) -> str:
+    name = f"case {row.case_id}" if isinstance(row, Row) else f"model {row.group}"
+    return f"{name} at {row.checkpoint} facts" if row.checkpoint else name
+
+
+def _differences(
+    first: Row | ModelRow, second: Row | ModelRow, *, same_place: bool
+) -> Iterator[tuple[float, str]]:
+    """Everything that differs between two results, with the size of the difference."""
+    if isinstance(first, Row) and isinstance(second, Row):
+        if first.status != second.status:
+            yield float("inf"), f"{first.status} against {second.status}"
+        if (first.group, first.place) != (second.group, second.place):
+            yield float("inf"), "its place in a model"
+        if first.checkpoint != second.checkpoint:
+            yield float("inf"), "its checkpoint"
+    if isinstance(first, ModelRow) and isinstance(second, ModelRow):
+        if same_place and first.delta != second.delta:  # elsewhere, the last digits may differ
+            yield float("inf"), "its delta"
+        for name in sorted(first.errors.keys() ^ second.errors.keys()):
+            yield float("inf"), f"error of {name}"
     for key in sorted({*first.scores, *second.scores}):
         ours, theirs = first.scores.get(key), second.scores.get(key)
         if ours != theirs:
@@ -147,7 +206,7 @@ def _conflict(
     else:
         expected, environments = f"a difference of at most {TOLERANCE:g}", "different environments"
     return StoreError(
-        f"case {difference.case_id} of editor {editor!r} (cell {fingerprint[:12]}) differs "
+        f"{difference.where} of editor {editor!r} (cell {fingerprint[:12]}) differs "
         f"between {ours.path} and {theirs.path}: {difference.what}; expected {expected}, because "
         f"both were computed in {environments}.",
         hint="Recompute one of them with --fresh. Nothing of this store was merged.",

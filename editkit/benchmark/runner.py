@@ -103,6 +103,8 @@ def run_plan(
         for fingerprint in fingerprints:
             store.drop_damaged(fingerprint)
         remaining = [plan.remaining(planned.cell, store) for planned in plan.cells]
+        for planned, left in zip(plan.cells, remaining, strict=True):
+            _tidy(planned.cell, units[planned.cell.fingerprint], left, out)
         n_left = sum(
             _work(planned.cell, unit)
             for planned, own in zip(plan.cells, remaining, strict=True)
@@ -185,6 +187,16 @@ def _discard(cell: Cell, units: Sequence[Batch], out: Path, store: Store) -> Non
     store.discard(cell.fingerprint, cases, groups)
     for group in groups:
         SequenceFiles(out, cell.fingerprint, group).remove()
+
+
+def _tidy(cell: Cell, units: Sequence[Batch], left: Sequence[Batch], out: Path) -> None:
+    """Finish the files of groups that have all their rows."""
+    if not cell.regime.is_independent:
+        unfinished = {unit.index for unit in left}
+        for unit in units:
+            if unit.index not in unfinished:
+                requests = [record.request for record in unit.records]
+                SequenceFiles(out, cell.fingerprint, unit.index).tidy(requests)
 
 
 def _runner(

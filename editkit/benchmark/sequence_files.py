@@ -4,7 +4,7 @@
 
 - ``delta-<n>.safetensors``: everything that was written so far, merged, after n facts;
 - ``facts.jsonl``: how each fact went, one line per fact, only ever appended to;
-- ``state.safetensors``: the editor's own state, the number of facts, and the delta's digest.
+- ``state.safetensors``: the editor's own state, the number of facts, and digests of the others.
 
 The state is written last and names the others, so a killed run finds a consistent set. The cost of
 a step does not grow with the number of facts. When the group is finished, only its last delta
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import logging
 import os
 import shutil
@@ -29,7 +30,7 @@ from editkit.errors import CacheError, ConfigError, DeltaError, first_line
 from editkit.interfaces import State
 from editkit.storage.cache import write_atomically
 from editkit.storage.checkpoints import read_checkpoint, write_checkpoint
-from editkit.storage.digests import canonical_json
+from editkit.storage.digests import ascii_json
 from editkit.storage.strict_json import parse_json
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class _Progress:
     """The content of the state file besides the editor's tensors."""
 
     facts: int
-    digest: str
+    delta: str
+    lines: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,7 @@ class SequenceFiles:
         self.folder = out / SEQUENCES / f"{fingerprint[:16]}-{group}"
         self._identity = {"cell": fingerprint, "group": group}
         self._lines = 0  # of facts.jsonl, in this process
+        self._digest = hashlib.sha256()  # of these lines
 
     def save(self, written: Written) -> None:
         """Write everything that is new; a crash leaves this state or the previous one.
@@ -111,7 +114,8 @@ class SequenceFiles:
             self._append(written)
         # The requests are in the plan: writing all of them at every step would cost more and more.
         save_delta(dataclasses.replace(written.delta, request=None), self._delta(written.facts))
-        progress = _Progress(written.facts, written.delta.digest())
+        lines = self._digest.hexdigest()
+        progress = _Progress(written.facts, written.delta.digest(), lines)
         tensors = {"state": dict(written.state)}
         write_checkpoint(self.folder / _STATE, self._identity, progress, tensors)
         self._keep_only(written.facts)
@@ -119,11 +123,13 @@ class SequenceFiles:
     def _append(self, written: Written) -> None:
         if not self._lines:
             (self.folder / _FACTS).unlink(missing_ok=True)  # of a state that is not resumed
-        with open(self.folder / _FACTS, "a", encoding="utf-8") as stream:
+        with open(self.folder / _FACTS, "ab") as stream:
             for place in range(self._lines, written.facts):
                 error = written.errors.get(place)
                 fact = _Fact(dict(written.notes[place]), written.seconds[place], error)
-                stream.write(canonical_json(dataclasses.asdict(fact)) + "\n")
+                line = f"{ascii_json(dataclasses.asdict(fact))}\n".encode()
+                self._digest.update(line)
+                stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
         self._lines = written.facts
@@ -144,9 +150,9 @@ class SequenceFiles:
                 return None
             n = saved.progress.facts
             delta = load_delta(self._delta(n))
-            if delta.digest() != saved.progress.digest:
+            if delta.digest() != saved.progress.delta:
                 raise ConfigError(f"{self._delta(n)} belongs to another state.")
-            facts = self._facts(n)
+            facts = self._facts(n, saved.progress.lines)
         except (ConfigError, DeltaError) as error:
             _log.warning("%s The sequence starts over.", error.message)
             return None
@@ -161,19 +167,20 @@ class SequenceFiles:
             errors=errors,
         )
 
-    def _facts(self, n: int) -> list[_Fact]:
+    def _facts(self, n: int, digest: str) -> list[_Fact]:
         """The first n lines; a killed run may have left more, which are cut off."""
         path = self.folder / _FACTS
         try:
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:n]
+            lines = path.read_bytes().splitlines(keepends=True)[:n]
+            own = hashlib.sha256(b"".join(lines))
+            if own.hexdigest() != digest:
+                raise ValueError("its lines do not match their digest")
             adapter = TypeAdapter(_Fact)
-            facts = [adapter.validate_python(parse_json(line)) for line in lines]
-            if len(facts) < n:
-                raise ValueError(f"it has {len(facts)} of {n} lines")
-            write_atomically(path, "".join(lines).encode())
+            facts = [adapter.validate_python(parse_json(line.decode())) for line in lines]
+            write_atomically(path, b"".join(lines))
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path} is damaged: {first_line(error)}.") from None
-        self._lines = n
+        self._lines, self._digest = n, own
         return facts
 
     def finish(self, written: Written) -> None:
@@ -182,13 +189,27 @@ class SequenceFiles:
 
         if written.delta is not None:
             save_delta(written.delta, self._delta(written.facts))
-        for name in (_STATE, _FACTS):
-            (self.folder / name).unlink(missing_ok=True)
-        self._keep_only(written.facts)
+        (self.folder / _STATE).unlink(missing_ok=True)  # first: it names the others
+        self._keep_only(written.facts, besides=())
+
+    def tidy(self, requests: Sequence[EditRequest]) -> None:
+        """Finish a group with all its rows, if the run that stored the last ones was killed then.
+
+        Args:
+            requests: As for :meth:`load`.
+        """
+        if not any((self.folder / name).exists() for name in (_STATE, _FACTS)):
+            return
+        if not (self.folder / _STATE).exists():
+            self._keep_only(len(requests), besides=())
+        elif (written := self.load(requests)) and written.facts == len(requests):
+            self.finish(written)
+        else:  # of rows that come from another folder
+            self.remove()
 
     def remove(self) -> None:
         """Remove everything."""
-        self._lines = 0
+        self._lines, self._digest = 0, hashlib.sha256()
         shutil.rmtree(self.folder, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.parent.rmdir()
@@ -196,9 +217,11 @@ class SequenceFiles:
     def _delta(self, facts: int) -> Path:
         return self.folder / f"delta-{facts}.safetensors"
 
-    def _keep_only(self, facts: int) -> None:
-        for path in self.folder.glob("delta-*.safetensors"):
-            if path != self._delta(facts):
+    def _keep_only(self, facts: int, besides: Sequence[str] = (_STATE, _FACTS)) -> None:
+        """Remove earlier deltas, and unfinished files of killed runs."""
+        kept = {self._delta(facts).name, *besides}
+        for path in self.folder.iterdir():
+            if path.name not in kept:
                 path.unlink(missing_ok=True)
 
 

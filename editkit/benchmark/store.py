@@ -28,6 +28,7 @@ from editkit.storage.digests import canonical_json, digest
 from editkit.storage.machine import space_left
 
 __all__ = [
+    "NewRows",
     "Store",
     "is_complete",
     "keep_rating",
@@ -255,25 +256,32 @@ class Store:
                 [(fingerprint, group) for group in groups],
             )
 
-    def copy_from(self, other: Store, rows: Iterable[tuple[str, Row]]) -> None:
+    def copy_from(self, other: Store, rows: Iterable[NewRows]) -> None:
         """Copy all cells, requests, ratings and environments of another store, and some rows.
 
         Entries that this store has already are kept. One transaction: all or nothing.
 
         Args:
             other: The other store.
-            rows: Rows to add, with their cells' fingerprints.
+            rows: Rows to add.
         """
-        added = _with_checksums("rows", (_row_values(key, row) for key, row in rows))
+        added = [*rows]
+        values: dict[str, list[tuple[Any, ...]]] = {
+            "rows": [_row_values(new.fingerprint, row) for new in added for row in new.rows],
+            "history": [_history_values(n.fingerprint, row) for n in added for row in n.history],
+            "models": [_model_values(n.fingerprint, row) for n in added for row in n.models],
+        }
         with self._transaction() as connection:
-            for table in ("cells", "requests", "ratings", "environments", "history", "models"):
+            for table in ("cells", "requests", "ratings", "environments"):
                 entries = [entry for _, *entry in other._select(table)]
                 for entry in entries:
                     if entry[-1] is None:  # the other file is of version 1
                         entry[-1] = store_format.checksum(table, *entry[:-1])
                 marks = ", ".join("?" * len(store_format.columns_of(table)))
                 connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", entries)
-            connection.executemany(store_format.upsert("rows"), added)
+            for table, some in values.items():
+                entries = _with_checksums(table, some)
+                connection.executemany(store_format.upsert(table), entries)
 
     def _rows(self, fingerprint: str) -> tuple[list[Row], list[_Damaged]]:
         sound, damaged = self._read("rows", "fingerprint = ?", (fingerprint,), order="case_id")
@@ -381,6 +389,16 @@ class Store:
                 hint="Move it away together with its -wal and -shm files, and run the command "
                 "again.",
             ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class NewRows:
+    """Rows of a cell that another store gets, by table."""
+
+    fingerprint: str
+    rows: Sequence[Row]
+    history: Sequence[Row]
+    models: Sequence[ModelRow]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,21 +32,24 @@ def run(args: argparse.Namespace) -> int:
         for shard, source in zip(args.shards, sources, strict=True):
             with source:
                 merged = merge(target, source)
-            sys.stdout.write(f"{shard}: {len(merged.rows)} new rows{_overlap(merged)}\n")
+            sys.stdout.write(f"{shard}: {len(merged.rows)} new rows{_rest(merged)}\n")
     sys.stdout.write(
         f"Results are in {args.out}. Run the benchmark with --out {args.out} to print the table.\n"
     )
     return 0
 
 
-def _overlap(merged: Merged) -> str:
+def _rest(merged: Merged) -> str:
+    """What else was added, and how far rows that existed already differ."""
+    more = merged.added - len(merged.rows)
+    text = f", {more} of earlier checkpoints and of models" if more else ""
     if not merged.compared:
-        return ""
-    text = f", {merged.compared} that already existed"
+        return text
+    text += f", {merged.compared} that already existed"
     if largest := merged.largest:
         text += (
             f"; {merged.elsewhere} of them were computed in another environment "
             f"({merged.environments}), with a largest difference of {largest.size:.1e} "
-            f"(case {largest.case_id}, {largest.what})"
+            f"({largest.where}, {largest.what})"
         )
     return text
