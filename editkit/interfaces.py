@@ -157,6 +157,15 @@ class Editor(Configurable[ConfigT], ABC):
         """
         return None
 
+    def joint_requirements(
+        self, shape: ModelShape, *, requests: int, tokens: int
+    ) -> Requirements | None:
+        """As :meth:`requirements`, for one call of :meth:`edit_jointly` with all requests.
+
+        Override it if that needs less, or more, than one delta for each request.
+        """
+        return self.requirements(shape, requests=requests, tokens=tokens)
+
     @abstractmethod
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:
         """One delta per request, each made from the model as it is.

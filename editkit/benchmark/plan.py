@@ -572,9 +572,8 @@ def _cell(
         params=redacted_values(params),
         edits=regime.to_dict(),
     )
-    own = {"independent": set[str](), "joint": {"joint"}, "sequential": {"joint", "sequential"}}
-    together = isinstance(offer.spec, EditorSpec) and own[regime.kind] & {*offer.spec.regimes}
-    return PlannedCell(cell, resolved, writes_together=bool(together))
+    together = isinstance(offer.spec, EditorSpec) and offer.spec.writes_together(regime)
+    return PlannedCell(cell, resolved, writes_together=together)
 
 
 def _parameter(value: Any) -> str | int | float | bool | None:

@@ -21,8 +21,10 @@ from pydantic.fields import FieldInfo
 
 from editkit.cli.arguments import add_flag, add_flags
 from editkit.errors import PluginError, UsageError, did_you_mean
+from editkit.regimes import RegimeKind
 from editkit.registry.config import GivenConfig, config_class, gather_config
 from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
+from editkit.registry.specs import EditorSpec
 from editkit.storage.digests import plain
 
 _REQUIRED = "(required)"
@@ -192,10 +194,23 @@ def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
         facts["protocol"] = protocol
     if scores := getattr(spec, "scores", None):
         facts["scores"] = ", ".join(f"{s.key} ({s.label})" if s.label else s.key for s in scores)
+    if isinstance(spec, EditorSpec):
+        facts["regimes"] = _regimes(spec)
     for attribute in ("folder", "file", "module"):
         if hasattr(spec, attribute):
             facts[attribute] = getattr(spec, attribute)
     return facts
+
+
+def _regimes(spec: EditorSpec) -> str:
+    """The regimes that the method supports by itself, and what happens in the others."""
+    own = {"independent", *spec.regimes}
+    parts = [name for name in get_args(RegimeKind) if name in own]
+    text = f"{', '.join(parts)} by itself"
+    if "joint" not in own:
+        others = ["joint edits"] + ["sequences"] * ("sequential" not in own)
+        return f"{text}; {' and '.join(others)} write one fact after the other"
+    return text if "sequential" in own else f"{text}; sequences make one joint edit per step"
 
 
 def _schema(offer: Offer, args: argparse.Namespace) -> str:
@@ -247,6 +262,7 @@ def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
         "distribution": offer.source.distribution,
         "version": offer.source.version,
         "summary": offer.spec.summary,
+        **({"regimes": list(offer.spec.regimes)} if isinstance(offer.spec, EditorSpec) else {}),
         "presets": list(getattr(offer.spec, "presets", ())),
         "preset": given.preset if given else None,
         "note": given.note if given else None,

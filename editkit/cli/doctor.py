@@ -24,6 +24,7 @@ from editkit.benchmark.spec import (
     with_corpus,
 )
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
+from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.registry.config import GUESSED
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.safe_text import one_line
@@ -42,6 +43,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--dtype", default=None)
     add_flag(parser, "--device", default=None)
     add_flag(parser, "--batch", type=positive, metavar="N", help="requests edited together")
+    add_regime_flags(parser)
     add_flag(
         parser,
         "--tokens",
@@ -62,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         dtype=args.dtype,
         device=args.device,
+        edits=regimes_of(args),
         sets=parse_sets(args.sets),
     )
     benchmark, values = apply_flags(benchmark, flags)
@@ -113,6 +116,7 @@ def _editors(
                     if resolved.sources.get(field) in GUESSED
                 },
                 optional=optional,
+                regimes=choice.edits or benchmark.edits,
             )
         )
     return planned
@@ -136,6 +140,12 @@ def _to_paste(args: argparse.Namespace, benchmark: Benchmark, editors: list[Plan
             parts.append(
                 f"{name} {shlex.quote(f'batch={value}' if flag == 'batch' else str(value))}"
             )
+    for flag in ("joint", "sequential"):
+        parts += [f"--{flag} {facts}" for facts in getattr(args, flag)]
+    if args.step:
+        parts.append(f"--step {args.step}")
+    if args.checkpoints:
+        parts.append(f"--checkpoints {','.join(map(str, args.checkpoints))}")
     parts += [f"--set {shlex.quote(each)}" for each in args.sets]
     return " \\\n    ".join(parts)
 

@@ -17,6 +17,7 @@ from editkit.cli.arguments import add_flags
 from editkit.cli.commands import reserved_clashes
 from editkit.errors import PluginError
 from editkit.registry.plugins import Registry, clash_line, default_registry
+from editkit.registry.specs import EditorSpec, Spec
 from editkit.report.terminal import aligned
 
 
@@ -43,6 +44,7 @@ def _document(registry: Registry) -> dict[str, Any]:
                 "name": offer.name,
                 **dataclasses.asdict(offer.source),
                 "summary": offer.spec.summary,
+                **_regimes(offer.spec),
             }
             for offer in registry.offers()
         ],
@@ -61,6 +63,11 @@ def _document(registry: Registry) -> dict[str, Any]:
         ],
         "disabled": [source.plugin for source in registry.disabled],
     }
+
+
+def _regimes(spec: Spec) -> dict[str, list[str]]:
+    """The regimes that an editor supports by itself; nothing for other plugins."""
+    return {"regimes": list(spec.regimes)} if isinstance(spec, EditorSpec) else {}
 
 
 def _text(registry: Registry) -> str:

@@ -34,12 +34,13 @@ from editkit.cli.arguments import (
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.cli.signals import terminable
 from editkit.errors import TrackingError
+from editkit.regimes import Regime
 from editkit.registry.config import RULE
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.labels import labels_of
 from editkit.report.terminal import aligned
 from editkit.report.text import run_table
-from editkit.results import STORE_FILE
+from editkit.results import STORE_FILE, Cell
 
 if TYPE_CHECKING:
     from editkit.doctor.diagnose import Diagnosis
@@ -196,12 +197,16 @@ def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
     offers = {
         planned.cell.editor: registry.get("editor", planned.cell.editor) for planned in plan.cells
     }
+    regimes: dict[str, list[Regime]] = {}
+    for planned in plan.cells:
+        regimes.setdefault(planned.cell.editor, []).append(planned.cell.regime)
     editors = {
         (planned.cell.editor, planned.cell.preset): PlannedEditor(
             offers[planned.cell.editor],
             planned.config,
             matched=planned.resolved.matched,
             overridden=planned.resolved.overridden,
+            regimes=tuple(dict.fromkeys(regimes[planned.cell.editor])),
         )
         for planned in plan.cells
     }
@@ -244,6 +249,7 @@ def _plan_as_json(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
             "overridden": list(planned.resolved.overridden),
             "edits": planned.cell.regime.to_dict(),
             "records": {"stored": plan.n_records(planned.cell) - n, "left": n},
+            **dataclasses.asdict(_Size.of(plan, planned.cell)),
         }
         for planned, n in zip(plan.cells, left, strict=True)
     ]
@@ -262,12 +268,60 @@ def _plan_as_json(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    """How much a cell computes.
+
+    Attributes:
+        models: Number of edited models.
+        facts_per_model: Facts of each model but the last.
+        facts_of_last: Facts of the last model.
+        checkpoints: After how many facts a model is scored.
+        rows: Rows of records that the store will have, those of earlier checkpoints included.
+        model_rows: Rows of models.
+    """
+
+    models: int
+    facts_per_model: int
+    facts_of_last: int
+    checkpoints: tuple[int, ...]
+    rows: int
+    model_rows: int
+
+    @classmethod
+    def of(cls, plan: Plan, cell: Cell) -> _Size:
+        """The size of a cell in this shard."""
+        if cell.regime.is_independent:
+            n = plan.n_records(cell)
+            return cls(n, 1, 1, (1,), n, 0)
+        sizes = [len(unit.records) for unit in plan.units(cell)]
+        scored = [[mark or size for mark in cell.regime.checkpoints_of(size)] for size in sizes]
+        largest = max(sizes, default=0)
+        return cls(
+            models=len(sizes),
+            facts_per_model=largest,
+            facts_of_last=sizes[-1] if sizes else 0,
+            checkpoints=tuple(mark or largest for mark in cell.regime.checkpoints_of(largest)),
+            rows=sum(map(sum, scored)),
+            model_rows=sum(map(len, scored)),
+        )
+
+    def columns(self) -> tuple[str, str, str]:
+        """For the table: models, checkpoints, rows."""
+        more = f" + {self.model_rows} of models" if self.model_rows else ""
+        uneven = self.facts_of_last != self.facts_per_model
+        models = f"{self.models - uneven} x {self.facts_per_model}"
+        models += f", 1 x {self.facts_of_last}" * uneven
+        return models, ", ".join(map(str, self.checkpoints)), f"{self.rows}{more}"
+
+
 def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
     rows = [
         (
             planned.cell.editor,
             planned.cell.preset or "-",
             planned.cell.regime.label,
+            *_Size.of(plan, planned.cell).columns(),
             str(planned.cell.seed),
             planned.cell.fingerprint[:12],
             f"{plan.n_records(planned.cell) - n} stored, {n} left",
@@ -284,7 +338,8 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
         for check in diagnosis.checks
         if check.verdict != "ok"
     ]
-    table = aligned([("editor", "preset", "edits", "seed", "fingerprint", "records"), *rows])
+    titles = ("editor", "preset", "edits", "models x facts", "scored after", "rows")
+    table = aligned([(*titles, "seed", "fingerprint", "records"), *rows])
     end = "nothing would stop the run" if diagnosis.sound else "the run would stop"
     return f"{head}{table}{aligned(checks) if checks else ''}{end}\n"
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from editkit import __version__
 from editkit.covariance.corpora import Corpus
-from editkit.data_types import RequiredStatistic
+from editkit.data_types import RequiredStatistic, Requirements
 from editkit.doctor.forecast import MemoryForecast, forecast
 from editkit.errors import ConfigError, EditkitError, ModelError, first_line
-from editkit.interfaces import Config
+from editkit.interfaces import Config, Editor
 from editkit.models.checkpoint import config_problems, headers_of, listed_problems
 from editkit.models.dequantised import is_dequantised, placement_problems
 from editkit.models.dtype_speed import slow_dtype
@@ -32,9 +32,11 @@ from editkit.models.loading import (
 from editkit.models.model_files import config_folder, fingerprint_of_files, problems_of_files
 from editkit.models.shape import ModelShape, shape_of
 from editkit.models.text_part import text_config
+from editkit.regimes import INDEPENDENT, Regime
 from editkit.registry.hparams import NO_MATCH, Match
 from editkit.registry.models import config_of, known_models, local_folder
 from editkit.registry.plugins import Offer, Registry
+from editkit.registry.specs import EditorSpec
 from editkit.storage.cache import cache_folder
 from editkit.storage.machine import available_memory, memory_of_this_process
 
@@ -99,6 +101,7 @@ class PlannedEditor:
     overridden: tuple[str, ...] = ()
     guessed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optional: bool = False
+    regimes: tuple[Regime, ...] = (INDEPENDENT,)
 
 
 def diagnose(
@@ -119,7 +122,8 @@ def diagnose(
         editors: The editors.
         dtype: Type of the weights.
         device: Device of the model.
-        requests: Requests that are edited together.
+        requests: Requests that are scored together, and edited together in the regime
+            ``independent``.
         tokens: Tokens of the longest prompt with its target.
     """
     checks = [_versions(editors), _device(device)]
@@ -171,7 +175,7 @@ def diagnose(
             continue
         try:
             editor = registry.build("editor", name, planned.config)
-            required = editor.requirements(shape, requests=requests, tokens=tokens)
+            required = _required(editor, planned, shape, requests, tokens)
         except EditkitError as error:
             checks.append(Check(name, "problem", str(error)))
             continue
@@ -192,6 +196,24 @@ def diagnose(
         unpacked = 0
     checks.append(_disk(shape, folder, to_write, unpacked))
     return Diagnosis(tuple(checks), memory, frozenset(left_out))
+
+
+def _required(
+    editor: Editor[Any], planned: PlannedEditor, shape: ModelShape, batch: int, tokens: int
+) -> Requirements | None:
+    """The requirements of the regime that needs most memory; None if the editor states none."""
+    spec = planned.offer.spec
+    stated = []
+    for regime in planned.regimes:
+        if regime.is_independent:
+            required = editor.requirements(shape, requests=batch, tokens=tokens)
+        elif isinstance(spec, EditorSpec) and spec.writes_together(regime):
+            together = regime.together
+            required = editor.joint_requirements(shape, requests=together, tokens=tokens)
+        else:
+            required = editor.requirements(shape, requests=1, tokens=tokens)
+        stated += [] if required is None else [required]
+    return max(stated, key=lambda each: each.memory, default=None)
 
 
 def size(n: int) -> str:

@@ -50,7 +50,7 @@ def forecast(
     Args:
         shape: The model's shape.
         required: The editor's requirements.
-        requests: Requests that are edited and scored together.
+        requests: Requests that are scored together.
         tokens: Tokens of the longest prompt with its target.
         base: Memory of the process without a model.
     """

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from editkit.data_types import Score
 from editkit.models.architectures import Architecture
-from editkit.regimes import RegimeKind
+from editkit.regimes import Regime, RegimeKind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +85,11 @@ class EditorSpec(_Spec):
     many facts together (it overrides ``edit_jointly``), ``sequential`` if it keeps something
     between steps (it overrides ``step``). Other editors run in those regimes too: they write one
     fact after the other."""
+
+    def writes_together(self, regime: Regime) -> bool:
+        """Whether the method writes all facts of a step of a regime at once."""
+        own = {"independent": set[str](), "joint": {"joint"}, "sequential": {"joint", "sequential"}}
+        return bool(own[regime.kind] & {*self.regimes})
 
 
 @dataclasses.dataclass(frozen=True)

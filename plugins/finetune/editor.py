@@ -89,22 +89,35 @@ class FineTuneEditor(Editor[FineTuneConfig]):
 
     def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """Memory of a copy, a gradient and Adam's two moments per request, and of activations."""
-        config = self.config
+        trained = self._n_trained(shape)
+        together = min(requests, self._trained_together(trained))
+        weights = (requests + 3 * together) * trained * _FLOAT  # with gradient and Adam's moments
+        backward = shape.backward_bytes(together, tokens, shape.n_layers - self.config.layer)
+        return Requirements(
+            memory=weights + backward,
+            notes=(f"{together} of {requests} changes are trained side by side (memory_mb)",),
+        )
+
+    def joint_requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
+        """Memory of one copy, its gradient, Adam's moments and the change, and of a batch."""
+        facts = min(requests, self.config.batch)
+        backward = shape.backward_bytes(facts, tokens, shape.n_layers - self.config.layer)
+        return Requirements(memory=5 * self._n_trained(shape) * _FLOAT + backward)
+
+    def _n_trained(self, shape: ModelShape) -> int:
+        """Number of trained weights.
+
+        Raises:
+            ModelError: As for :meth:`check`.
+        """
+        config, architecture = self.config, shape.architecture
         shape.path(config.layer, "attention_out" if config.part == "qkv" else "mlp_out")  # refuses
-        architecture = shape.architecture
         parts = architecture.qkv if config.part == "qkv" else (architecture.mlp_out,)
-        trained = sum(
+        return sum(
             math.prod(size)
             for part in parts
             for name, size in shape.module_parameters(architecture.path(config.layer, part)).items()
             if name == "weight" or (name == "bias" and config.train_bias)
-        )
-        together = min(requests, self._trained_together(trained))
-        weights = (requests + 3 * together) * trained * _FLOAT  # with gradient and Adam's moments
-        backward = shape.backward_bytes(together, tokens, shape.n_layers - config.layer)
-        return Requirements(
-            memory=weights + backward,
-            notes=(f"{together} of {requests} changes are trained side by side (memory_mb)",),
         )
 
     def edit(self, model: LanguageModel, requests: Sequence[EditRequest]) -> list[WeightDelta]:

@@ -10,6 +10,7 @@ norms stay as they are, so that rows of one batch can see different edits.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -42,16 +43,24 @@ class FullFineTuneEditor(JointEditor[FullFineTuneConfig]):
             model.path(layer, "mlp_out")
 
     def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
-        """Memory of one copy, its gradient and Adam's moments, of a batch, and of the deltas."""
-        start = shape.architecture.block(0).rpartition(".")[0]
-        sizes = [size for name, size in shape.parameters.items() if name.startswith(f"{start}.")]
-        trained = sum(math.prod(size) for size in sizes)
+        """Memory of one training, and of a delta for each request."""
+        joint = self.joint_requirements(shape, requests=1, tokens=tokens)
+        deltas = (requests - 1) * self._n_trained(shape) * _FLOAT
+        return dataclasses.replace(joint, memory=joint.memory + deltas)
+
+    def joint_requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
+        """Memory of one copy, its gradient, Adam's moments and the delta, and of a batch."""
         facts = min(requests, self.config.batch)
         backward = shape.backward_bytes(facts, tokens, shape.n_layers)
         return Requirements(
-            memory=(4 + requests) * trained * _FLOAT + backward,
+            memory=5 * self._n_trained(shape) * _FLOAT + backward,
             notes=("every delta is as large as the blocks of the model",),
         )
+
+    def _n_trained(self, shape: ModelShape) -> int:
+        start = shape.architecture.block(0).rpartition(".")[0]
+        sizes = [size for name, size in shape.parameters.items() if name.startswith(f"{start}.")]
+        return sum(math.prod(size) for size in sizes)
 
     def edit_jointly(self, model: LanguageModel, requests: Sequence[EditRequest]) -> WeightDelta:
         """One dense delta, trained on all requests together."""

@@ -57,14 +57,23 @@ class LoraEditor(Editor[LoraConfig]):
 
     def requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
         """Memory of factors, gradients and Adam's moments, and of one batch's backward pass."""
+        together = min(requests, self.config.batch)
+        return self._requirements(shape, requests + 3 * together, together, tokens)
+
+    def joint_requirements(self, shape: ModelShape, *, requests: int, tokens: int) -> Requirements:
+        """The same for one set of factors."""
+        return self._requirements(shape, 1 + 3, min(requests, self.config.batch), tokens)
+
+    def _requirements(
+        self, shape: ModelShape, copies: int, together: int, tokens: int
+    ) -> Requirements:
         config = self.config
         factors = sum(
             config.rank * sum(shape.module_parameters(path)["weight"])
             for path in adapted_paths(shape, config)
         )
-        together = min(requests, config.batch)
         lowest = min(config.layers or (0,))
-        memory = (requests + 3 * together) * factors * _FLOAT
+        memory = copies * factors * _FLOAT
         memory += shape.backward_bytes(together, tokens, shape.n_layers - lowest)
         return Requirements(memory=memory)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,5 +132,37 @@ def test_the_dry_run_shows_regimes_as_data(editkit: Cli, tmp_path: Path) -> None
         *("--dry-run", "--json", "--out", tmp_path / "out"),
     )
     assert code == 0
-    regimes = [cell["edits"] for cell in json.loads(text)["cells"]]
-    assert regimes == [{"joint": 3}, {"sequential": 4, "step": 1, "checkpoints": [1, 4]}]
+    joint, sequence = json.loads(text)["cells"]
+    assert joint["edits"] == {"joint": 3}
+    assert sequence["edits"] == {"sequential": 4, "step": 1, "checkpoints": [1, 4]}
+    names = ("models", "facts_per_model", "facts_of_last", "checkpoints", "rows", "model_rows")
+    assert [joint[name] for name in names] == [2, 3, 3, [3], 6, 2]
+    # 1 + 4 facts of the first model are scored, and 1 + 2 of the second one
+    assert [sequence[name] for name in names] == [2, 4, 2, [1, 4], 8, 4]
+
+
+def test_the_dry_run_shows_how_much_a_cell_computes(editkit: Cli, tmp_path: Path) -> None:
+    flags = ("--limit", 6, "--joint", 3, "--sequential", 4)
+    code, text, err = editkit(
+        *("run-benchmark", "--editor", "none", *flags, "--dry-run", "--out", tmp_path / "out")
+    )
+    assert code == 0
+    assert "the last of 2 models gets only 2 facts" in err
+    rows = [re.split(r"  +", line) for line in text.splitlines() if line.startswith(("none", "ed"))]
+    assert [row[2:6] for row in rows] == [
+        ["edits", "models x facts", "scored after", "rows"],
+        ["joint 3", "2 x 3", "3", "6 + 2 of models"],
+        ["sequential 4", "1 x 4, 1 x 2", "1, 4", "8 + 4 of models"],
+    ]
+
+
+def test_the_run_measures_what_the_dry_run_announces(
+    bench: Any, editkit: Cli, tmp_path: Path
+) -> None:
+    flags = ("--limit", 5, "--sequential", 3, "--checkpoints", "2")
+    _, text, _ = editkit("run-benchmark", "--editor", "none", *flags, *FEW, "--dry-run", "--json")
+    [announced] = json.loads(text)["cells"]
+    run, _ = bench(*flags, editor="none")
+    [cell] = run.cells
+    assert sum(map(len, rows_at(run, cell).values())) == announced["rows"]
+    assert len(model_rows_of(run, cell)) == announced["model_rows"]

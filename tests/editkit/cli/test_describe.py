@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from editkit.regimes import RegimeKind
 from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark import fakes
 
@@ -60,6 +61,26 @@ def test_an_ambiguous_name_shows_all_and_kind_picks(editkit: Cli) -> None:
     code, _, err = editkit("describe", "one", "--yaml")
     assert code == 2
     assert "Choose one with --kind" in err
+
+
+@pytest.mark.parametrize(
+    ("regimes", "text"),
+    [
+        (["independent"], "independent by itself; joint edits and sequences write one fact after"),
+        (["joint"], "independent, joint by itself; sequences make one joint edit per step"),
+        (["sequential"], "independent, sequential by itself; joint edits write one fact after"),
+        (["joint", "sequential"], "independent, joint, sequential by itself"),
+    ],
+)
+def test_an_editor_shows_its_regimes(editkit: Cli, regimes: list[RegimeKind], text: str) -> None:
+    spec = default_registry().get("editor", "one").spec
+    object.__setattr__(spec, "regimes", tuple(regimes))
+    assert f"regimes: {text}" in " ".join(editkit("describe", "one")[1].split())
+    [document] = json.loads(editkit("describe", "one", "--json")[1])
+    assert document["regimes"] == regimes
+    offers = json.loads(editkit("plugins", "--json")[1])["offers"]
+    assert {offer["name"]: offer.get("regimes") for offer in offers}["one"] == regimes
+    assert all(("regimes" in offer) == (offer["kind"] == "editor") for offer in offers)
 
 
 def test_an_unknown_name_suggests_the_closest_one(editkit: Cli) -> None:

@@ -126,6 +126,24 @@ def test_words(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nothing would stop the run" in out
 
 
+def test_the_forecast_is_for_the_facts_that_one_call_gets(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def activations(*arguments: str) -> dict[str, int]:
+        """With a batch of one, so that editing needs more than scoring."""
+        chosen = ("--editor", "ft", "--editor", "ultraedit", "--editor", "kn", "--batch", "1")
+        memory = doctor(capsys, *chosen, *arguments)[1]["memory"]
+        return {name: each["activations"] for name, each in memory.items()}
+
+    alone, joint, steps = (
+        activations(*flags)
+        for flags in ((), ("--joint", "1000"), ("--sequential", "1000", "--step", "10"))
+    )
+    assert joint["kn"] == steps["kn"] == alone["kn"]  # writes one fact after the other
+    assert alone["ultraedit"] < steps["ultraedit"] < joint["ultraedit"]
+    assert joint["ft"] == activations("--joint", "128")["ft"]  # one copy, in batches of 128
+
+
 def test_an_editor_without_a_corpus_can_edit_without_the_statistic(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

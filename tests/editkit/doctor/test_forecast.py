@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from editkit.benchmark.store import rows_of, runs_in
+
 TOLERANCE = 0.3
 _ON_ATLAS = ("none", "ft", "ft+l", "attnedit", "kn", "rome", "mend-cf", "ke-cf")
 _RUN = """
@@ -75,6 +77,28 @@ def measured_and_forecast(
 def test_peak_on_atlas(editor: str, tmp_path: Path) -> None:
     values = {"corpus_tokens": 5000} if editor == "rome" else {}
     peak, forecast = measured_and_forecast("atlas", editor, 20, values, tmp_path)
+    assert forecast["peak"] == pytest.approx(peak, rel=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("editor", ["ultraedit", "lora", "ft"])
+def test_peak_of_a_joint_edit_of_many_facts(editor: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "EDITKIT_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    values = [] if editor == "ultraedit" else ["--set", f"editors.{editor}.steps=2"]
+    chosen = ["--editor", editor, "--joint", "1000", *values]
+
+    def editkit(*arguments: str) -> str:
+        command = [sys.executable, "-m", "editkit", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    forecast = json.loads(editkit("doctor", *chosen, "--tokens", "17", "--json"))["memory"][editor]
+    out = tmp_path / "out"
+    metrics = ("--metrics", "efficacy,paraphrase,neighborhood", "--model-metrics", "change-norm")
+    editkit("run-benchmark", *chosen, "--limit", "1000", *metrics, "--no-mlflow", "--out", str(out))
+    [run] = runs_in(out)
+    peak = max(row.peak_rss_mb for row in rows_of(run, run.cells[0])) * 2**20
+    print(f"{editor}: forecast {forecast['peak'] >> 20} MiB, measured {int(peak) >> 20} MiB")
     assert forecast["peak"] == pytest.approx(peak, rel=TOLERANCE)
 
 
