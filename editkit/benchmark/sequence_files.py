@@ -200,19 +200,17 @@ class SequenceFiles:
         """
         if not any((self.folder / name).exists() for name in (_STATE, _FACTS)):
             return
-        if not (self.folder / _STATE).exists():
-            self._keep_only(len(requests), besides=())
-        elif (written := self.load(requests)) and written.facts == len(requests):
+        written = self.load(requests)
+        if written is not None and written.facts == len(requests):
             self.finish(written)
-        else:  # of rows that come from another folder
-            self.remove()
+        else:  # finished already, or the rows come from another folder
+            (self.folder / _STATE).unlink(missing_ok=True)
+            self._keep_only(len(requests), besides=())
 
     def remove(self) -> None:
         """Remove everything."""
         self._lines, self._digest = 0, hashlib.sha256()
         shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()
 
     def _delta(self, facts: int) -> Path:
         return self.folder / f"delta-{facts}.safetensors"

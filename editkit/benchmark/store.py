@@ -280,8 +280,7 @@ class Store:
                 marks = ", ".join("?" * len(store_format.columns_of(table)))
                 connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", entries)
             for table, some in values.items():
-                entries = _with_checksums(table, some)
-                connection.executemany(store_format.upsert(table), entries)
+                connection.executemany(store_format.upsert(table), _with_checksums(table, some))
 
     def _rows(self, fingerprint: str) -> tuple[list[Row], list[_Damaged]]:
         sound, damaged = self._read("rows", "fingerprint = ?", (fingerprint,), order="case_id")
