@@ -407,6 +407,22 @@ def test_shards_of_groups_merge_into_the_whole(planned: Any, run: Any, tmp_path:
     assert rows(dataclasses.replace(whole, out=tmp_path / "all")) == rows(whole)
 
 
+def test_rows_from_another_folder_leave_no_unfinished_files(
+    halfway: Any, planned: Any, run: Any, tmp_path: Path
+) -> None:
+    plan, out = halfway(tmp_path / "half"), tmp_path / "half"
+    whole = run(planned(), tmp_path / "whole")
+    with (
+        Store(out / STORE_FILE) as ours,
+        Store(tmp_path / "whole" / STORE_FILE, read_only=True) as theirs,
+    ):
+        merge(ours, theirs)
+    STEPS.clear()
+    assert rows(run(plan, out)) == rows(whole)
+    assert not STEPS
+    assert not files(out)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
