@@ -20,6 +20,7 @@ import yaml
 
 from editkit import EditRequest, Score, TrackingError
 from editkit.benchmark.aggregate import SUMMARY, Estimate, cell_document
+from editkit.benchmark.samples import series_of
 from editkit.benchmark.store import is_complete, requests_of, rows_of, runs_in
 from editkit.editing.outcomes import KINDS
 from editkit.report.labels import labels_of, run_key
@@ -124,6 +125,7 @@ def content_of(run: Run, cell: Cell) -> RunContent:
         "dataset": run.dataset["name"],
         "benchmark": run.benchmark,
         "seed": cell.seed,
+        "edits": "" if cell.regime.is_independent else cell.regime.label,
         "editkit.model_fingerprint": run.model.get("fingerprint"),
         "editkit.editor_version": f"{cell.distribution} {cell.version}",
         "mlflow.source.name": f"editkit run-benchmark {run.benchmark}",
@@ -138,8 +140,9 @@ def content_of(run: Run, cell: Cell) -> RunContent:
         name=_name(run, cell),
         started=milliseconds(started),
         finished=milliseconds(finished),
-        params=flat_params(cell.params),
+        params=flat_params({**cell.params, **_edits(cell)}),
         metrics=_metrics(document),
+        curves=_curves(run, cell, document),
         tags={key: str(value) for key, value in tags.items() if value not in (None, "")},
         dataset={
             "name": run.dataset["name"],
@@ -196,27 +199,65 @@ def _label(run: Run, cell: Cell) -> str:
 
 def _table_line(run: Run, document: Mapping[str, Any]) -> dict[str, str]:
     """The cell's line in the table of scores, by column: ``{"S": "94.2 ±1.7", ...}``."""
-    estimates = document["metrics"]
+    estimates = {**document["metrics"], **document["models"]}
     numbers = {
         mlflow_name(score.label): score_entry(score, Estimate(**estimates[score.key])).plain
-        for score in (SUMMARY, *run.scores)
+        for score in (SUMMARY, *run.scores, *run.model_scores)
         if score.label and score.key in estimates
     }
     return {**numbers, **{head: column(document) for head, column in CELL_COLUMNS.items()}}
 
 
+def _edits(cell: Cell) -> dict[str, str | int]:
+    """The regime as parameters: ``edits``, and its numbers if facts share models."""
+    regime = cell.regime
+    params: dict[str, str | int] = {"edits": regime.label}
+    if not regime.is_independent:
+        params["edits.facts"] = regime.facts
+    if regime.kind == "sequential":
+        params["edits.step"] = regime.step
+    return params
+
+
 def _metrics(document: Mapping[str, Any]) -> dict[str, float]:
-    estimates = document["metrics"]
+    """Metrics with a single value; the scores of a sequence are curves."""
+    metrics: dict[str, float | None] = {}
+    if not document["checkpoints"]:
+        metrics = {**_bounded(document["metrics"]), **_bounded(document["models"])}
+    for group in ("time", "memory", "records"):
+        metrics.update({f"{group}/{key}": value for key, value in document[group].items()})
+    metrics.update({f"edits/{kind}": document["edits"][kind] for kind in KINDS})
+    return finite_metrics(metrics)
+
+
+def _bounded(estimates: Mapping[str, Any]) -> dict[str, float | None]:
+    """Means with their bounds, the summary score first; bounds are None without an interval."""
     first = [SUMMARY.key] if SUMMARY.key in estimates else []
     metrics: dict[str, float | None] = {}
     for key in [*first, *(key for key in estimates if key != SUMMARY.key)]:
         metrics[key] = estimates[key]["mean"]
         metrics[f"{key}_ci_low"] = estimates[key]["ci_low"]
         metrics[f"{key}_ci_high"] = estimates[key]["ci_high"]
-    for group in ("time", "memory", "records"):
-        metrics.update({f"{group}/{key}": value for key, value in document[group].items()})
-    metrics.update({f"edits/{kind}": document["edits"][kind] for kind in KINDS})
-    return finite_metrics(metrics)
+    return metrics
+
+
+def _curves(
+    run: Run, cell: Cell, document: Mapping[str, Any]
+) -> dict[str, list[tuple[int, float, int]]]:
+    """The scores of a sequence at its checkpoints; the step is the number of facts in the model."""
+    curves: dict[str, list[tuple[int, float, int]]] = {}
+    if not document["checkpoints"]:
+        return curves
+    [series] = series_of(run, [cell])
+    for state, checkpoint in zip(series.states, document["checkpoints"], strict=True):
+        models = [row for rows in state.models.values() for row in rows]
+        completed = [row.completed_at for row in (*state.facts.rows, *models)]
+        newest = {f"newest/{key}": each["mean"] for key, each in checkpoint["newest"].items()}
+        values = {**_bounded(checkpoint["metrics"]), **newest, **_bounded(checkpoint["models"])}
+        for key, value in finite_metrics(values).items():
+            point = (state.at, value, milliseconds(max(completed)))
+            curves.setdefault(key, []).append(point)
+    return curves
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -226,16 +226,21 @@ class Tracker:
         return points
 
     def _curves(self, run: MlflowRun, content: RunContent) -> list[Any]:
-        """Points that are not logged yet."""
+        """Points that are not logged yet, or with another value."""
         from mlflow.entities import Metric
 
         points = []
         for key, curve in content.curves.items():
-            known = set()
+            latest: dict[int, tuple[int, float]] = {}  # timestamp and value by step
             if key in run.data.metrics:
-                history = self.client.get_metric_history(run.info.run_id, key)
-                known = {(point.step, point.value, point.timestamp) for point in history}
-            points += [Metric(key, v, t, step) for step, v, t in curve if (step, v, t) not in known]
+                for point in self.client.get_metric_history(run.info.run_id, key):
+                    logged = (point.timestamp, point.value)
+                    latest[point.step] = max(latest.get(point.step, logged), logged)
+            for step, value, timestamp in curve:
+                if step not in latest:
+                    points.append(Metric(key, value, timestamp, step))
+                elif latest[step][1] != value:  # MLflow shows the latest, as above
+                    points.append(Metric(key, value, max(timestamp, latest[step][0] + 1), step))
         return points
 
     def _log_dataset(self, run: MlflowRun, dataset: Mapping[str, str]) -> None:

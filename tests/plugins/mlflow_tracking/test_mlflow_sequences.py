@@ -1,0 +1,35 @@
+"""Sequences in MLflow: the regime as parameters, and scores at each checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from editkit_plugins.mlflow_tracking.cells import content_of, log_cells
+from tests.editkit.report.shared_runs import JOINT, SEQUENTIAL, cell, write_shared
+
+
+def test_a_sequence_is_logged_at_its_checkpoints_and_a_replay_adds_nothing(out: Path) -> None:
+    run = write_shared(out, cells=(cell("rome", SEQUENTIAL),))
+    ids = [log_cells(run, run.cells, rewrite=True)[1] for _ in range(2)]
+    tracker, [run_id] = log_cells(run, run.cells)
+    assert ids == [[run_id], [run_id]]
+    logged = tracker.client.get_run(run_id).data
+    assert logged.params["edits"] == "sequential 20"
+    assert (logged.params["edits.facts"], logged.params["edits.step"]) == ("20", "1")
+    for key, values in {
+        "efficacy/score": [1.0, 0.91, 0.81],
+        "newest/efficacy/score": [1.0, 1.0, 1.0],
+        "perplexity/value": [20.4, 24.0, 28.0],
+    }.items():
+        points = tracker.client.get_metric_history(run_id, key)
+        assert [point.step for point in points] == [1, 10, 20]
+        assert [round(point.value, 6) for point in points] == values
+    assert not any("_ci_" in key for key in logged.metrics)  # one model
+
+
+def test_scores_of_joint_models_have_bounds(tmp_path: Path) -> None:
+    run = write_shared(tmp_path, cells=(cell("rome", JOINT),))
+    content = content_of(run, run.cells[0])
+    assert not content.curves
+    assert content.metrics["perplexity/value_ci_low"] == 20.0
+    assert content.params["edits"] == "joint 10"
