@@ -251,7 +251,8 @@ def _curves(
     [series] = series_of(run, [cell])
     for state, checkpoint in zip(series.states, document["checkpoints"], strict=True):
         models = [row for rows in state.models.values() for row in rows]
-        completed = [row.completed_at for row in (*state.facts.rows, *models)]
+        completed = [row.completed_at for row in state.facts.rows]
+        completed += [row.completed_at for row in models]
         newest = {f"newest/{key}": each["mean"] for key, each in checkpoint["newest"].items()}
         values = {**_bounded(checkpoint["metrics"]), **newest, **_bounded(checkpoint["models"])}
         for key, value in finite_metrics(values).items():
