@@ -34,7 +34,7 @@ from editkit.storage.digests import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
 from editkit.validation import nested_values
 from editkit_benchmarks.experiments.limits import within_limit
-from editkit_benchmarks.experiments.spec import Experiment, known_experiments, load_experiment
+from editkit_benchmarks.experiments.spec import NOTE, Experiment, known_experiments, load_experiment
 from editkit_benchmarks.experiments.tables import table_of, write_csv
 
 _log = logging.getLogger("editkit.experiments")
@@ -115,7 +115,7 @@ def _check_scores(experiment: Experiment, registry: Registry) -> None:
     shown = [(f"figure {each.name!r}", key) for each in experiment.figures for key in each.scores]
     shown += [(f"table {each.name!r}", each.score) for each in experiment.tables]
     for what, key in shown:
-        if key not in known:
+        if key not in known and not key.startswith(NOTE):
             raise ConfigError(
                 f"{what} shows {key!r}, which no installed metric reports.",
                 hint=did_you_mean(key, known) or "'editkit describe METRIC' lists scores.",
@@ -192,6 +192,7 @@ def _draw(
         draw_edits,
         draw_ranked,
         draw_retention,
+        draw_steps,
     )
     from editkit_benchmarks.experiments.figures import (
         draw_effects,
@@ -204,14 +205,21 @@ def _draw(
         [section] = sections_of([finished.run], [published_for(finished.run, default_registry())])
     names = experiment.names()
     files = []
-    for table_spec in experiment.tables if section is not None else ():
+    for table_spec in experiment.tables:
+        if section is None:  # load_experiment refuses such a file
+            raise AssertionError(table_spec.name)
         table = table_of(table_spec, section, names)
         if table.lines:
             rows = text_table(table, terminal=sys.stdout.isatty())
             notes = "".join(map(wrapped, table.notes))
             sys.stdout.write(f"\n{table.title}\n{rows}{notes}")
             files.append(write_csv(table, folder))
-    draw = {"edits": draw_edits, "retention": draw_retention, "ranked": draw_ranked}
+    draw = {
+        "edits": draw_edits,
+        "retention": draw_retention,
+        "steps": draw_steps,
+        "ranked": draw_ranked,
+    }
     for spec in experiment.figures:
         if spec.kind == "effects":
             figure = draw_effects(spec, averages)

@@ -1,7 +1,7 @@
 """Scores by the number of facts in a model: what figures and tables of experiments are drawn from.
 
-A curve is an editor with a configuration, in one way of editing: all facts at once (every joint
-regime is a point), or a number of facts at a time (every checkpoint of a sequence is a point).
+A curve is an editor with a configuration: in all joint regimes, each of which is a point, or in one
+sequential regime, with a point per checkpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from editkit.editing.outcomes import BASELINE
 from editkit.regimes import Regime
 from editkit.report.lines import Result
 from editkit.report.sections import Section
-from editkit.results import Cell, ModelRow, Run
+from editkit.results import Cell, ModelRow, Row, Run
 from editkit.storage.digests import canonical_json
 
 __all__ = ["Curve", "Names", "curves_of", "falls_below", "geometric_mean", "way_of"]
@@ -64,12 +64,14 @@ class Curve:
 
         Args:
             key: Key of a score of records or of models.
-            geometric: Whether means over models are geometric.
+            geometric: Whether means over models are geometric; points at 0 are left out.
         """
         points = []
         for result in self.results:
             values = [row.scores[key] for row in _models(result) if key in row.scores]
             if values and geometric:
+                if max(values) <= 0:
+                    continue  # not on a logarithmic axis
                 points.append((result.state.at, geometric_mean(values)))
             elif estimate := self._of(result).get(key):
                 points.append((result.state.at, estimate))
@@ -90,6 +92,21 @@ class Curve:
                         points = curves.setdefault((seed, group), [])
                         points.append((result.state.at, estimate.mean))
         return list(curves.values())
+
+    def notes(self, name: str) -> list[tuple[Row, float]]:
+        """The rows of the first model at the end, in the order of the edits, with a noted number.
+
+        Args:
+            name: Name of the note.
+        """
+        rows = next(iter(self.results[-1].series.last.by_seed.values()))
+        first = [row for row in rows if row.group == 0]
+        noted = [
+            (row, float(row.notes[name]))
+            for row in sorted(first, key=lambda row: row.place)
+            if isinstance(row.notes.get(name), int | float)
+        ]
+        return [(row, number) for row, number in noted if math.isfinite(number)]
 
     def first_collapse(self) -> tuple[int, int, int] | None:
         """The first point with a collapsed model: facts, collapsed models, models; None for none.
@@ -117,17 +134,19 @@ def curves_of(section: Section, names: Names) -> list[Curve]:
         section: The run.
         names: Names of values.
     """
-    pools: dict[tuple[str, str], list[Result]] = {}
+    pools: dict[tuple[str, Any], list[Result]] = {}
     labels: dict[str, str] = {}
     for result in section.results:
         regime = result.series.regime
         if result.editor != BASELINE and not regime.is_independent:
             editor, label = _editor_of(result.series.cells[0]), _label_of(result, names)
             labels[editor] = max(label, labels.get(editor, ""), key=len)
-            pools.setdefault((editor, way_of(regime)), []).append(result)
+            models = regime if regime.kind == "sequential" else "at once"
+            pools.setdefault((editor, models), []).append(result)
     curves = []
-    for (editor, way), results in pools.items():
-        largest: dict[int, Result] = {}  # of two regimes with a common checkpoint
+    for (editor, _), results in pools.items():
+        way = way_of(results[0].series.regime)
+        largest: dict[int, Result] = {}  # of two joint regimes with the same number of facts
         for result in sorted(results, key=lambda result: result.state.facts.n_models):
             largest[result.state.at] = result
         points = tuple(largest[at] for at in sorted(largest))
@@ -171,8 +190,9 @@ def geometric_mean(values: Sequence[float]) -> Estimate:
     logs = [math.log(max(value, _SMALLEST)) for value in values]
     mean = clustered_mean(logs, range(len(logs)))
     low, high = mean.interval
-    bounds = (None, None) if math.isnan(low) else (_exp(low), _exp(high))
-    return Estimate(_exp(mean.mean), *bounds, len(logs))
+    if math.isnan(low):
+        return Estimate(_exp(mean.mean), None, None, len(logs))
+    return Estimate(_exp(mean.mean), _exp(low), _exp(high), len(logs))
 
 
 def _exp(value: float) -> float:
@@ -192,4 +212,4 @@ def falls_below(points: Points, level: float) -> float | None:
         return None
     (before, high), (after, low) = points[above[-1]], points[above[-1] + 1]
     share = (high - level) / (high - low)
-    return before * (after / before) ** share
+    return before * math.pow(after / before, share)

@@ -13,16 +13,23 @@ from editkit.figures import NotebookFigure, plot_with_interval
 from editkit.report.sections import Section
 from editkit_benchmarks.experiments.curves import Curve, Names, curves_of
 from editkit_benchmarks.experiments.figures import scale_to_percent
-from editkit_benchmarks.experiments.spec import FigureSpec
-from editkit_benchmarks.experiments.tables import single_edits
+from editkit_benchmarks.experiments.spec import NOTE, FigureSpec
+from editkit_benchmarks.experiments.tables import single_edits, single_fact_curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_edits", "draw_ranked", "draw_retention"]
+__all__ = ["draw_edits", "draw_ranked", "draw_retention", "draw_steps"]
 
 _COLOURS = 8
+_CLOSEST_TICKS = 1.8  # ratio of two numbers of facts
+_TITLES = {
+    "perplexity/ratio": "perplexity, relative to the unedited model",
+    "drift/kl_mean": "drift: mean KL in nats",
+    "change_norm/max": "change of a layer in % of its norm",
+    "note/delta_norm": "norm of the update of each edit",
+}
 _LARGEST = 1e9  # of a logarithmic axis: beyond that, a model is broken
 
 
@@ -103,14 +110,39 @@ def draw_ranked(spec: FigureSpec, section: Section, names: Names) -> Figure:
             ]
             _plot(panel, score, points, numbers[curve.label], curve.label, markersize=2.5)
         panel.set_xscale("log")
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         panel.set_xlabel("single edits, by rank")
         _use_log_scale(panel, section, score)
 
-    curves = [
-        curve
-        for curve in curves_of(section, names)
-        if not curve.is_sequence and curve.results[0].state.at == 1
-    ]
+    curves = single_fact_curves(section, names)
+    return _grid(spec, section, curves, draw)
+
+
+def draw_steps(spec: FigureSpec, section: Section, names: Names) -> Figure:
+    """Draw ``steps``: what editors note of each edit of their first sequence, in order.
+
+    Args:
+        spec: What to draw; the vertical axis is logarithmic.
+        section: The run.
+        names: Names of values.
+    """
+
+    def draw(panel: Axes, curves: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+        for curve in curves:
+            noted = curve.notes(score.key.removeprefix(NOTE))
+            points = [
+                (float(row.place), Estimate(value, None, None, 1))
+                for row, value in noted
+                if value > 0
+            ]
+            if points:
+                number = numbers[curve.label]
+                style = {"markersize": 3, "linewidth": 0.7, "linestyle": "-"}
+                _plot(panel, score, points, number, curve.label, **style)
+        panel.set_xlabel(f"facts in the model, written {curves[0].way}")
+        panel.set_yscale("log")
+
+    curves = [curve for curve in curves_of(section, names) if curve.is_sequence]
     return _grid(spec, section, curves, draw)
 
 
@@ -123,6 +155,8 @@ Draw = Callable[["Axes", Sequence[Curve], Score, dict[str, int]], None]
 def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Draw) -> Figure:
     """A figure with a row per way of editing and a column per score."""
     known = {s.key: s for s in (SUMMARY, *section.run.scores, *section.run.model_scores)}
+    notes = [key for key in spec.scores if key.startswith(NOTE)]
+    known |= {key: Score(key, key.removeprefix(NOTE).replace("_", " "), scale=1) for key in notes}
     scores = [known[key] for key in spec.scores if key in known]
     labels = dict.fromkeys(curve.label for curve in curves)
     numbers = {label: number for number, label in enumerate(labels)}
@@ -142,7 +176,7 @@ def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Dra
             panel.set_axisbelow(True)
             panel.tick_params(labelbottom=True)
             panel.spines[["top", "right"]].set_visible(False)
-            if not spec.log:
+            if panel.get_yscale() == "linear":
                 scale_to_percent(panel, score)
             handles, names = panel.get_legend_handles_labels()
             legend |= dict(zip(names, handles, strict=True))
@@ -159,9 +193,7 @@ def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Dra
 
 
 def _title(score: Score) -> str:
-    return {"perplexity/ratio": "perplexity, relative to the unedited model"}.get(
-        score.key, score.label or score.key
-    )
+    return _TITLES.get(score.key, score.label or score.key)
 
 
 def _plot(
@@ -174,7 +206,9 @@ def _plot(
 ) -> None:
     """A line with its interval; what is beyond the axis is drawn at its end."""
 
-    low, high = (0.0, 1.0) if score.scale == 100 and not score.signed else (-_LARGEST, _LARGEST)
+    low, high = -_LARGEST, _LARGEST
+    if score.scale == 100 and not score.signed and all(e.mean <= 1 for _, e in points):
+        low, high = 0.0, 1.0  # of a fraction's interval
 
     def bounded(value: float) -> float:
         return score.scale * max(min(value, high), low)  # nan, for no interval, stays nan
@@ -194,7 +228,12 @@ def _plot(
 
 
 def _use_ticks(panel: Axes, places: Sequence[int]) -> None:
-    panel.xaxis.set_major_locator(FixedLocator(list(places)))
+    """Ticks at the checkpoints; those too close to the next one have no tick."""
+    ticks: list[int] = []
+    for place in reversed(places):
+        if not ticks or ticks[-1] >= _CLOSEST_TICKS * place:
+            ticks.append(place)
+    panel.xaxis.set_major_locator(FixedLocator(ticks[::-1]))
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     panel.xaxis.set_minor_locator(NullLocator())
 

@@ -30,6 +30,9 @@ from editkit_plugins.tracing.averages import ROLES
 EVERY_LAYER = "every"
 """Stands for the list of all layers of the model."""
 
+NOTE = "note/"
+"""Begins the keys of numbers that editors note of each edit: ``note/delta_norm``."""
+
 Values = Mapping[str, Any] | list[Any] | Literal["every"]
 
 
@@ -88,13 +91,23 @@ class FigureSpec(_Section):
     name: FileName
     """Name of its files."""
     kind: Literal[
-        "lines", "bars", "violins", "edits", "retention", "ranked", "effects", "effects-and-score"
+        "lines",
+        "bars",
+        "violins",
+        "edits",
+        "retention",
+        "steps",
+        "ranked",
+        "effects",
+        "effects-and-score",
     ]
     """``edits``: scores by the number of facts in a model, of records or of models. ``retention``:
-    scores at the end of sequences by the age of facts. ``ranked``: scores of models, from the
-    largest to the smallest, of the cells with one fact per model."""
+    scores at the end of sequences by the age of facts. ``steps``: notes of the edits of a sequence,
+    in order. ``ranked``: scores of models, from the largest to the smallest, of the cells with one
+    fact per model."""
     scores: tuple[str, ...] = ()
-    """Keys of scores: one for ``effects-and-score``, none for ``effects``."""
+    """Keys of scores: one for ``effects-and-score``, none for ``effects``; for ``steps``, numbers
+    that editors note of each edit, such as ``note/delta_norm``."""
     log: bool = False
     """For ``edits``: a logarithmic vertical axis, with geometric means."""
     x: str | None = None
@@ -117,6 +130,8 @@ class FigureSpec(_Section):
         expected = {"effects": "none", "effects-and-score": "one"}.get(self.kind, "at least one")
         if not {"none": n == 0, "one": n == 1, "at least one": n > 0}[expected]:
             raise ValueError(f"{self.kind} has {n} scores, expected {expected}")
+        if self.kind == "steps" and not all(key.startswith(NOTE) for key in self.scores):
+            raise ValueError(f"scores of steps are notes, expected keys such as {NOTE}delta_norm")
         if self.log and self.kind != "edits":
             raise ValueError(f"log is for figures of kind edits, not {self.kind}")
         if self.kind == "lines" and self.x is None:
@@ -137,9 +152,11 @@ class TableSpec(_Section):
     title: str = ""
     kind: Literal["endurance", "largest"]
     """``endurance``: after how many facts in a model a score falls below a level, and after how
-    many the model collapses. ``largest``: the single edits with the largest score of a model."""
+    many the model collapses. ``largest``: the single edits with the largest score of a model, or
+    the edits of sequences with the largest note."""
     score: str
-    """Key of the score: of records for ``endurance``, of models for ``largest``."""
+    """Key of the score: of records for ``endurance``, of models for ``largest``, or a number that
+    editors note of each edit, such as ``note/delta_norm``."""
     below: float | None = Field(default=None, gt=0, lt=1)
     """For ``endurance``: the level, as a fraction."""
     top: int = Field(default=10, ge=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.intervals import Estimate
 from editkit.benchmark.samples import COLLAPSED
-from editkit.data_types import EditRequest, Score
+from editkit.data_types import Score
 from editkit.report.lines import Result
 from editkit.report.safe_text import spreadsheet_text
 from editkit.report.sections import Section
@@ -24,9 +24,16 @@ from editkit_benchmarks.experiments.curves import (
     falls_below,
     geometric_mean,
 )
-from editkit_benchmarks.experiments.spec import TableSpec
+from editkit_benchmarks.experiments.spec import NOTE, TableSpec
 
-__all__ = ["endurance", "largest", "table_of", "write_csv"]
+__all__ = [
+    "endurance",
+    "largest",
+    "single_edits",
+    "single_fact_curves",
+    "table_of",
+    "write_csv",
+]
 
 
 def table_of(spec: TableSpec, section: Section, names: Names) -> Table:
@@ -63,7 +70,7 @@ def endurance(spec: TableSpec, section: Section, names: Names) -> Table:
     by_way: dict[str, list[tuple[float, float, Curve]]] = {}
     for curve in curves_of(section, names):
         points = [(at, estimate.mean) for at, estimate in curve.estimates(spec.score)]
-        if points:
+        if len(points) > 1:
             lasts = falls_below(points, level)
             order = -math.inf if lasts is None else -lasts, -points[-1][1]
             by_way.setdefault(curve.way, []).append((*order, curve))
@@ -120,7 +127,8 @@ def _fall(
             return _number(fall, first, end)
         bounds = (falls_below([(at, each[side]) for at, each in known], level) for side in (0, 1))
         low, high = (_number(bound, first, known[-1][0]) for bound in bounds)
-        return f"{_number(fall, first, end)} ({low} to {high})"
+        number = _number(fall, first, end)
+        return number if number == low == high else f"{number} ({low} to {high})"
     falls = [falls_below(points, level) for points in curve.by_model(score.key)]
     some = sorted(fall for fall in falls if fall is not None)
     if len(some) < len(falls):
@@ -142,28 +150,58 @@ def _number(fall: float | None, first: int, end: int) -> str:
 
 
 def largest(spec: TableSpec, section: Section, names: Names) -> Table:
-    """The single edits with the largest score of a model, by editor."""
+    """The single edits with the largest score of their model, or those with the largest note."""
+    if spec.score.startswith(NOTE):
+        return _largest_notes(spec, section, names)
     [score] = [each for each in section.run.model_scores if each.key == spec.score]
-    label = score.label or score.key
     lines, notes = [], []
-    for curve in curves_of(section, names):
-        [single] = [r for r in curve.results if r.state.at == 1] or [None]
-        if single is None or curve.is_sequence:
-            continue
-        ranked = single_edits(single, score.key)
+    for curve in single_fact_curves(section, names):
+        result = curve.results[0]
+        ranked = single_edits(result, score.key)
         for value, case in ranked[: spec.top]:
-            request = section.requests.get(case)
-            edit = "" if request is None else _edit(request)
-            number = score_entry(score, Estimate(value, None, None, 1))
-            lines.append(Line((Entry(curve.label), Entry(f"case {case}"), Entry(edit), number)))
-        models = [row for rows in single.state.models.values() for row in rows]
+            number = Entry(f"{score.scale * value:.4g}")
+            lines.append(Line((Entry(curve.label), *_edit(section, case), number)))
+        models = [row for rows in result.state.models.values() for row in rows]
         collapsed = sum(
-            any(v > 0.5 for key, v in row.scores.items() if key.endswith(COLLAPSED))
+            any(value > 0.5 for key, value in row.scores.items() if key.endswith(COLLAPSED))
             for row in models
         )
         notes.append(f"{curve.label}: {collapsed} of {len(models)} single edits break the model.")
-    head = ("editor", "record", "edit", label)
+    head = ("editor", "record", "edit", score.label or score.key)
     return Table(spec.name, spec.title or spec.name, head, tuple(lines), notes=tuple(notes), keys=3)
+
+
+def _largest_notes(spec: TableSpec, section: Section, names: Names) -> Table:
+    """The edits of the first sequence of each editor with the largest note."""
+    name = spec.score.removeprefix(NOTE)
+    lines = []
+    for curve in curves_of(section, names):
+        noted = curve.notes(name) if curve.is_sequence else []
+        noted.sort(key=lambda each: -each[1])
+        lines += [
+            Line(
+                (
+                    Entry(curve.label),
+                    Entry(curve.way),
+                    *_edit(section, row.case_id),
+                    Entry(str(row.place)),
+                    Entry(f"{number:.4g}"),
+                )
+            )
+            for row, number in noted[: spec.top]
+        ]
+    head = ("editor", "edits", "record", "edit", "fact", name)
+    notes = ("fact: its place in the sequence. If there are several sequences, of the first.",)
+    return Table(spec.name, spec.title or spec.name, head, tuple(lines), notes=notes, keys=4)
+
+
+def single_fact_curves(section: Section, names: Names) -> list[Curve]:
+    """The curves that begin with models of one fact each, without sequences."""
+    return [
+        curve
+        for curve in curves_of(section, names)
+        if not curve.is_sequence and curve.results[0].state.at == 1
+    ]
 
 
 def single_edits(result: Result, key: str) -> list[tuple[float, int]]:
@@ -182,5 +220,10 @@ def single_edits(result: Result, key: str) -> list[tuple[float, int]]:
     return sorted(scored, reverse=True)
 
 
-def _edit(request: EditRequest) -> str:
-    return f"{request.prompt.format(request.subject)} → {request.target_new}"
+def _edit(section: Section, case: int) -> tuple[Entry, Entry]:
+    """A record and what was written."""
+    request = section.requests.get(case)
+    text = ""
+    if request is not None:
+        text = f"{request.prompt.format(request.subject)} → {request.target_new}"
+    return Entry(f"case {case}"), Entry(text)

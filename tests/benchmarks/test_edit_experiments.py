@@ -80,7 +80,12 @@ def state(at: int, shown: Mapping[int, Sequence[float]], ratios: Mapping[int, fl
     """A state with one model per seed: scores of its facts, and its perplexity ratio."""
     facts = {
         seed: tuple(
-            Row(i, "done", {"m/score": score}, place=i + 1, checkpoint=at)
+            Row(
+                *(i, "done", {"m/score": score}),
+                notes={"delta_norm": 100.0 if i == 1 else 2.0},
+                place=i + 1,
+                checkpoint=at,
+            )
             for i, score in enumerate(scores)
         )
         for seed, scores in shown.items()
@@ -219,10 +224,24 @@ def test_single_edits_are_ranked_by_the_score_of_their_model() -> None:
     spec = TableSpec(name="l", kind="largest", score="perplexity/ratio", top=1)
     table = tables.largest(spec, SECTION, {})
     assert texts(table) == [
-        ["one", "case 0", "Rome is in → Peru", "1.0"],
-        ["two", "case 0", "Rome is in → Peru", "20.0"],
+        ["one", "case 0", "Rome is in → Peru", "1"],
+        ["two", "case 0", "Rome is in → Peru", "20"],
     ]
     assert table.notes[1] == "two: 1 of 1 single edits break the model."
+
+
+def test_edits_of_a_sequence_are_ranked_by_what_editors_note() -> None:
+    spec = TableSpec(name="l", kind="largest", score="note/delta_norm", top=2)
+    rome = ["Rome is in → Peru", "1", "2"]
+    assert texts(tables.largest(spec, SECTION, {})) == [
+        ["one", "one at a time", "case 1", "", "2", "100"],
+        ["one", "one at a time", "case 0", *rome],
+        ["two", "one at a time", "case 1", "", "2", "100"],
+        ["two", "one at a time", "case 0", *rome],
+    ]
+    steps = FigureSpec(name="f", kind="steps", scores=("note/delta_norm",))
+    [panel] = edit_figures.draw_steps(steps, SECTION, {}).axes
+    assert list(panel.lines[0].get_ydata())[:3] == [2, 100, 2]
 
 
 def test_figures_draw_these_numbers(tmp_path: Path) -> None:
@@ -305,6 +324,7 @@ HEAD = "{name: x, summary: s, benchmark: {model: atlas, dataset: atlas, editors:
             "two tables would have the same file",
         ),
         ("figures: [{name: f, kind: bars, scores: [s/s], log: true}]", "log is for figures of"),
+        ("figures: [{name: f, kind: steps, scores: [s/s]}]", "scores of steps are notes"),
         ("sweep: [{editor: rome, edits: {joint: 0}}]", "joint is 0, expected a whole number"),
     ],
 )
