@@ -54,6 +54,11 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
             "target_space": [False, True],
             "threshold": [0.1, 0.2, 0.4, 0.7],
         },
+        "alphaedit": {
+            "layers": [[0], [0, 1]],
+            "threshold": [0.1, 0.3, 1.0, 3.0],
+            "identity_weight": [0.1, 1.0],
+        },
         "ultraedit": {
             "modules": [_ultraedit(0, 5), _ultraedit(1, 4), _ultraedit(2, 5), _ultraedit(3, 5)],
             "lr": [3e-4, 6e-4, 1e-3, 2e-3],
@@ -77,12 +82,17 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
         },
         "lora": {"lr": [5e-4, 1e-3, 2e-3]},
         "ft-all": {"lr": [1e-5, 3e-5, 1e-4]},
+        "alphaedit": {
+            "layers": [[3], [1, 2, 3]],
+            "threshold": [0.3, 1.0],
+            "identity_weight": [0.1, 1.0],
+        },
     },
 }
 """Values of each editor's fields by model; all combinations are tried, other fields have the
 values that the model's file or the preset gives them."""
 
-JOINT = ("ultraedit", "lora", "ft-all")
+JOINT = ("alphaedit", "ultraedit", "lora", "ft-all")
 """Editors that are swept with ``--joint``."""
 
 METRICS = ("efficacy", "paraphrase", "neighborhood", "same-subject")

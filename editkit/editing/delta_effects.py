@@ -29,7 +29,7 @@ from editkit.models.weight_layout import input_major
 if TYPE_CHECKING:
     from editkit.models import LanguageModel
 
-__all__ = ["Effects", "warn_of_failed"]
+__all__ = ["Effects", "norm_of", "warn_of_failed"]
 
 _SAFE = 16
 """A change is checked entry by entry only if its norm is below this many rounding steps of the
@@ -104,6 +104,11 @@ class Effects:
             kept = (part + wanted).to(weight.dtype).float() - part
             lost += float((wanted - kept).double().square().sum())
         return lost
+
+
+def norm_of(change: Change) -> float:
+    """Frobenius norm of a change; a low-rank change is not formed for it."""
+    return float(_square_of(change) ** 0.5)
 
 
 def _square_of(change: Change) -> float:

@@ -187,8 +187,8 @@ def _sizes(content: Any, place: str) -> Sizes:
 
 def values_by_rule(
     rule: LayerRule, model: str, n_layers: int | None, *, has_file: bool
-) -> tuple[dict[str, int], str]:
-    """The layer that a rule chooses, as a config value, and an explanation.
+) -> tuple[dict[str, int | list[int]], str]:
+    """The layer or layers that a rule chooses, as a config value, and an explanation.
 
     Args:
         rule: The editor's rule.
@@ -206,8 +206,9 @@ def values_by_rule(
             f"{reason}, and its number of layers is unknown without a config.json; "
             f"with one, a rule chooses {rule.field}: {rule.why}"
         )
-    layer = rule.layer_of(n_layers)
-    return {rule.field: layer}, f"{reason}: {rule.field} {layer} of {n_layers}, {rule.why}"
+    layers = list(rule.layers_of(n_layers))
+    chosen = layers[0] if rule.count is None else layers
+    return {rule.field: chosen}, f"{reason}: {rule.field} {chosen} of {n_layers}, {rule.why}"
 
 
 def _folder(offer: Offer, configs: str) -> Traversable:

@@ -37,6 +37,8 @@ class LayerRule:
         why: Reason to print whenever the rule is used: ``"a third of the depth, where..."``.
         field: Config field that the rule sets.
         is_guess: Whether the rule is a guess, rather than a paper's choice for its own models.
+        count: Number of consecutive layers that end at this depth, for a field with a list of
+            layers; None: the field has one layer.
         A_TENTH: The rule of editors that write into an early MLP.
     """
 
@@ -46,10 +48,16 @@ class LayerRule:
     why: str
     field: str = "layer"
     is_guess: bool = False
+    count: int | None = None
 
     def layer_of(self, n_layers: int) -> int:
         """The layer, counted from 0, in a model with ``n_layers`` layers."""
         return min(n_layers - 1, int(self.depth * n_layers))
+
+    def layers_of(self, n_layers: int) -> tuple[int, ...]:
+        """The layers, ascending: ``count`` of them or, in the lowest blocks, fewer."""
+        last = self.layer_of(n_layers)
+        return tuple(range(max(0, last + 1 - (self.count or 1)), last + 1))
 
 
 LayerRule.A_TENTH = LayerRule(

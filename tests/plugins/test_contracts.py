@@ -52,6 +52,20 @@ class TestRRome(EditorContract):
     plugin = "r-rome"
 
 
+class TestMemit(EditorContract):
+    plugin = "memit"
+
+
+@pytest.mark.slow
+class TestEmmet(EditorContract):
+    plugin = "emmet"
+
+
+@pytest.mark.slow
+class TestAlphaEdit(EditorContract):
+    plugin = "alphaedit"
+
+
 class TestFt(EditorContract):
     plugin = "ft"
 

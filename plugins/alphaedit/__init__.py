@@ -1,0 +1,66 @@
+"""AlphaEdit, edits in the null space of what a model should keep (Fang et al. 2024)."""
+
+from __future__ import annotations
+
+from editkit import EditorSpec, LayerRule, hookimpl
+
+PUBLISHED = {
+    "position": "subject_last",
+    "context_lengths": [[5, 10]],
+    "context_starts": ["The", "Therefore", "Because", "I", "You"],
+    "context_top_k": 5,
+    "bare_context": True,
+    "value_contexts": True,
+    "key_text": "prompt",
+    "key_average": "groups",
+    "steps": 20,
+    "step_is": "evaluation",
+    "lr": 0.5,
+    "weight_decay": 0.5,
+    "clamp": 0.75,
+    "kl_factor": 0.0625,
+    "kl_position": "subject_last",
+    "stop_loss": 0.05,
+    "offset_from": "own",
+    "target_loss": "token_mean",
+    "corpus_row_tokens": 2048,
+    "threshold": 2e-2,
+    "threshold_unit": "absolute",
+    "identity_weight": 10.0,
+}
+PAPER = {"identity_weight": 1.0}
+
+# For models without a file of values. The corpus is for a first look; docs/statistics.md.
+FALLBACK = (
+    {"corpus": "editkit_benchmarks:corpora/first-look.txt.gz"},
+    {"steps": 60},
+    {"weight_decay": 0.1},
+    {"threshold": 0.5, "threshold_unit": "mean"},
+)
+
+LAYERS = LayerRule(
+    1 / 4,
+    "a guess: up to five layers that end at a quarter of the depth; those of the published models "
+    "end between 0.28 and 0.35",
+    field="layers",
+    is_guess=True,
+    count=5,
+)
+
+
+@hookimpl
+def editkit_editors() -> list[EditorSpec]:
+    """Offer ``alphaedit``."""
+    return [
+        EditorSpec(
+            name="alphaedit",
+            factory="editkit_plugins.alphaedit.editor:AlphaEditEditor",
+            config="editkit_plugins.alphaedit.config:AlphaEditConfig",
+            summary="Many facts in the null space of what to keep (Fang et al. 2024)",
+            presets={"published": PUBLISHED, "paper": PAPER},
+            configs="editkit_configs:alphaedit",
+            layer_rule=LAYERS,
+            fallback=FALLBACK,
+            regimes=("independent", "joint", "sequential"),
+        )
+    ]

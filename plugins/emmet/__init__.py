@@ -1,0 +1,64 @@
+"""EMMET, mass editing with equality constraints (Gupta et al. 2024)."""
+
+from __future__ import annotations
+
+from editkit import EditorSpec, LayerRule, hookimpl
+
+PUBLISHED = {
+    "position": "subject_last",
+    "context_lengths": [[5, 10]],
+    "context_starts": ["The", "Therefore", "Because", "I", "You"],
+    "context_top_k": 5,
+    "bare_context": True,
+    "value_contexts": True,
+    "key_text": "prompt",
+    "key_average": "groups",
+    "steps": 20,
+    "step_is": "evaluation",
+    "lr": 0.5,
+    "weight_decay": 0.5,
+    "clamp": 0.75,
+    "kl_factor": 0.0625,
+    "kl_position": "subject_last",
+    "stop_loss": 0.05,
+    "offset_from": "own",
+    "target_loss": "token_mean",
+    "emmet_lambda": 0.1,
+    "update_norm_lambda": 0.0,
+    "corpus_row_tokens": 2048,
+}
+EXACT = {"emmet_lambda": 0.0}
+
+# For models without a file of values. The corpus is for a first look; docs/statistics.md.
+FALLBACK = (
+    {"corpus": "editkit_benchmarks:corpora/first-look.txt.gz"},
+    {"ridge": 1e-3},
+    {"steps": 60},
+    {"weight_decay": 0.1},
+)
+
+LAYER = LayerRule(
+    1 / 10,
+    "a guess: a tenth of the depth, as for rome, which edits one layer, too",
+    field="layers",
+    is_guess=True,
+    count=1,
+)
+
+
+@hookimpl
+def editkit_editors() -> list[EditorSpec]:
+    """Offer ``emmet``."""
+    return [
+        EditorSpec(
+            name="emmet",
+            factory="editkit_plugins.emmet.editor:EmmetEditor",
+            config="editkit_plugins.emmet.config:EmmetConfig",
+            summary="Many facts with exact values and the least change (Gupta et al. 2024)",
+            presets={"published": PUBLISHED, "exact": EXACT},
+            configs="editkit_configs:emmet",
+            layer_rule=LAYER,
+            fallback=FALLBACK,
+            regimes=("independent", "joint"),
+        )
+    ]
