@@ -54,6 +54,11 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
             "target_space": [False, True],
             "threshold": [0.1, 0.2, 0.4, 0.7],
         },
+        "memit": {
+            "layers": [[0], [0, 1], [0, 1, 2]],
+            "weight": [1, 10, 100],
+            "clamp": [0.75, 4.0],
+        },
         "alphaedit": {
             "layers": [[0], [0, 1]],
             "threshold": [0.1, 0.3, 1.0, 3.0],
@@ -82,6 +87,11 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
         },
         "lora": {"lr": [5e-4, 1e-3, 2e-3]},
         "ft-all": {"lr": [1e-5, 3e-5, 1e-4]},
+        "memit": {
+            "layers": [[3], [1, 2, 3]],
+            "weight": [10, 100, 1000],
+            "clamp": [0.75, 4.0],
+        },
         "alphaedit": {
             "layers": [[3], [1, 2, 3]],
             "threshold": [0.3, 1.0],
@@ -92,7 +102,7 @@ GRIDS: Mapping[str, Mapping[str, Grid]] = {
 """Values of each editor's fields by model; all combinations are tried, other fields have the
 values that the model's file or the preset gives them."""
 
-JOINT = ("alphaedit", "ultraedit", "lora", "ft-all")
+JOINT = ("memit", "alphaedit", "ultraedit", "lora", "ft-all")
 """Editors that are swept with ``--joint``."""
 
 METRICS = ("efficacy", "paraphrase", "neighborhood", "same-subject")

@@ -40,17 +40,18 @@ def test_the_guides_editor_writes_many_facts_with_one_delta(guide: list[str]) ->
     model = load_model("atlas")
     requests = [record.request for record in make_dataset("atlas").load().records[:5]]
     corpus = {"corpus": "editkit_benchmarks.atlas:corpus_texts", "corpus_tokens": 5_000}
-    editor = names["JointEditor"](
-        names["JointConfig"](**corpus, weight=0.1, weight_decay=0.1, context_lengths=[[4, 4]])
+    editor = names["LeastSquaresEditor"](
+        names["LeastSquaresConfig"](
+            **corpus, weight=0.1, weight_decay=0.1, context_lengths=[[4, 4]]
+        )
     )
     editor.check(model)
     before = model.weights_digest()
-    deltas = editor.edit(model, requests)
+    delta = editor.edit_jointly(model, requests)
     assert model.weights_digest() == before
     assert editor.edit(model, []) == []
-    assert all(delta is deltas[0] for delta in deltas)
-    assert (deltas[0].requests, deltas[0].editor) == (tuple(requests), "joint")
-    edited = EditedModels(model, deltas)
+    assert (delta.requests, delta.editor) == (tuple(requests), "least-squares")
+    edited = EditedModels(model, [delta] * len(requests))
     queries = [
         CandidateQuery(i, request.sentence, (request.target_new,))
         for i, request in enumerate(requests)
