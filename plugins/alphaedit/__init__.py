@@ -41,7 +41,7 @@ FALLBACK = (
 LAYERS = LayerRule(
     1 / 4,
     "a guess: up to five layers that end at a quarter of the depth; those of the published models "
-    "end between 0.28 and 0.35",
+    "end between 0.25 and 0.35",
     field="layers",
     is_guess=True,
     count=5,
