@@ -26,7 +26,8 @@ from editkit.storage.resources import resource
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-KINDS = ("editor", "locator", "metric", "dataset")
+KINDS = ("editor", "locator", "metric", "model_metric", "dataset")
+_IN_WORDS = {"model_metric": "metric of models"}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _LONGEST = 30
@@ -57,6 +58,10 @@ print(location.tokens, location.scores)
 Add it to the columns of a benchmark:
 
     editkit run-benchmark --metrics efficacy,{name} --limit 20""",
+    "model_metric": """\
+Score the models that ten facts at a time were written into:
+
+    editkit run-benchmark --editor rome --joint 10 --limit 20 --model-metrics {name}""",
     "dataset": """\
 Run a benchmark on its records:
 
@@ -77,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     check_name(args.name, default_registry())
     write_plugin(args.name, args.kind, target)
     sys.stdout.write(
-        f"The {args.kind} {args.name} is in {target}. Next:\n\n"
+        f"The {_in_words(args.kind)} {args.name} is in {target}. Next:\n\n"
         f"    pip install -e {target}\n"
         f"    editkit check-plugin {args.name}\n\n"
         f"See {target / 'README.md'} for the rest.\n"
@@ -167,6 +172,10 @@ def _package(name: str) -> str:
     return name.replace("-", "_")
 
 
+def _in_words(kind: str) -> str:
+    return _IN_WORDS.get(kind, kind)
+
+
 def _fields(name: str, kind: str) -> dict[str, str]:
     package = _package(name)
     cls = "".join(part.capitalize() for part in package.split("_"))
@@ -175,8 +184,9 @@ def _fields(name: str, kind: str) -> dict[str, str]:
         "name": name,
         "package": package,
         "class": cls,
-        "kind": kind,
-        "Kind": kind.capitalize(),
+        "kind": _in_words(kind),
+        "Kind": _in_words(kind).capitalize(),
+        "contract": "".join(part.capitalize() for part in kind.split("_")),
         "module": kind,
         "label": "".join(part[0] for part in package.split("_")).upper() + "S",
         "package_data": data if kind == "dataset" else "",

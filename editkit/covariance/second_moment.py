@@ -109,12 +109,8 @@ class Whitening:
     def solve(self, key: Tensor) -> Tensor:
         """C⁻¹ k for one key, (D,), or several, (n, D); float32, on the key's device."""
         columns = key.double().cpu().reshape(-1, key.shape[-1]).T  # (D, n)
-        solved = self.solve_columns(columns).T.reshape(key.shape)
+        solved = torch.cholesky_solve(columns, self.factor).T.reshape(key.shape)
         return solved.to(key.device, torch.float32)
-
-    def solve_columns(self, columns: Tensor) -> Tensor:
-        """C⁻¹ K of keys in columns, (D, n); float64, on the CPU."""
-        return torch.cholesky_solve(columns, self.factor)
 
     def matrix(self) -> Tensor:
         """C with its ridge, (D, D), float64."""

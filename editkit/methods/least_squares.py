@@ -35,7 +35,7 @@ def least_squares(a: Whitening, keys: Tensor, residuals: Tensor, weight: float) 
     device = keys.device
     k, r = keys.double().cpu().T, residuals.double().cpu()  # (D, n), (n, H)
     if k.shape[1] < k.shape[0]:
-        s = a.solve_columns(k)  # A⁻¹ K, (D, n)
+        s = torch.cholesky_solve(k, a.factor)  # A⁻¹ K, (D, n)
         inner = k.T @ s  # (n, n)
         inner.diagonal().add_(weight)
         left = torch.cholesky_solve(s.T, torch.linalg.cholesky(inner)).T  # (D, n)

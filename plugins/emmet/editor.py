@@ -91,7 +91,7 @@ def equality_constrained(a: Whitening, k: Tensor) -> tuple[Tensor, Tensor]:
         (D, n), which R multiplies from the right; and the share of each key's squared length, in
         the metric of A⁻¹, that is its own, (n,).
     """
-    s = a.solve_columns(k)  # A⁻¹ K, (D, n)
+    s = torch.cholesky_solve(k, a.factor)  # A⁻¹ K, (D, n)
     d = k.T @ s  # (n, n)
     scale = d.diagonal().rsqrt()  # (n,)
     values, vectors = torch.linalg.eigh(scale[:, None] * d * scale)  # (n,), (n, n)

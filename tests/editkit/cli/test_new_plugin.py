@@ -29,6 +29,14 @@ fact = Fact("The capital of France is", "France", "Paris")
 assert len(traced.scores) == len(traced.tokens)
 """
 
+SCORE_MODELS = """
+from editkit import EditedModels, WeightDelta, load_model, make_model_metric
+model = load_model("atlas")
+unedited = WeightDelta({}, None, "none", {}, model.fingerprint)
+[row] = make_model_metric("try-out").score(EditedModels(model, [unedited]))
+assert row["try-out/known"] == 1, row
+"""
+
 
 class Environment:
     """An environment of its own that sees the running one's packages."""
@@ -90,8 +98,8 @@ def test_a_new_plugin_can_be_installed_checked_run_and_removed(kind: str, tmp_pa
     assert " passed" in environment.run("-m", "pytest", "-p", "no:cacheprovider", *own)
     assert "0 broken" in environment.editkit("check-plugin", "try-out")
     run = ("run-benchmark", "--limit", "2", "--no-mlflow", "--quiet", "--json")
-    if kind == "locator":
-        environment.run("-c", LOCATE)
+    if kind in ("locator", "model_metric"):
+        environment.run("-c", LOCATE if kind == "locator" else SCORE_MODELS)
     else:
         choice = {
             "editor": ("--editor", "try-out", "--metrics", "efficacy"),
