@@ -185,7 +185,7 @@ class MassEditor(JointEditor[MassConfigT]):
         ]
         z = torch.stack([value.v_star for value in values])  # (n, H)
         changes = spread(model, rows, z, layers, config, update or self.update(model, notes))
-        if unstable := self._too_large(model, changes):
+        if unstable := self._too_large(model, changes, len(values)):
             for own in notes:
                 own.setdefault("unstable", unstable)
                 hint = f"{self.advice_against_large_changes()}, or {elsewhere}"
@@ -196,14 +196,14 @@ class MassEditor(JointEditor[MassConfigT]):
         """What makes the method's changes smaller: ``raise ridge (0.001)``."""
         return f"raise ridge ({self.config.ridge:g})"
 
-    def _too_large(self, model: LanguageModel, changes: Mapping[str, Change]) -> str | None:
-        """Why the changes should not be trusted, if one is large against its weight."""
+    def _too_large(self, model: LanguageModel, changes: Mapping[str, Change], n: int) -> str | None:
+        """Why the changes of n facts should not be trusted, if one is large against its weight."""
         for name, change in changes.items():
             norm, weight = (
                 norm_of(change),
                 float(model.hf.get_parameter(name).detach().float().norm()),
             )
-            if norm > self.config.unstable_norm * weight:
+            if norm > self.config.unstable_norm * n**0.5 * weight:
                 return f"the change of {name} has the norm {norm:.3g}, the weight {weight:.3g}"
         return None
 

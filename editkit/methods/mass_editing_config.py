@@ -14,4 +14,4 @@ class MassEditingConfig(SecondMomentConfig, SpreadingConfig):
 
     unstable_norm: Positive = 1.0
     """An edit is marked as unstable if its norm in a layer exceeds this multiple of the weight's
-    own."""
+    own, times the square root of the number of facts: unrelated changes add up like that."""

@@ -174,6 +174,7 @@ def load_trained(folder: Path, model: LanguageModel) -> TrainedEditor:
         DeltaError: The editor was trained on another model.
     """
     metadata, tensors = read_editor_file(folder)
+    _ = model.fingerprint  # notices writes through .data
     if metadata["model_fingerprint"] not in (model.base_fingerprint, model.legacy_fingerprint):
         raise DeltaError(
             f"the editor in {folder} was trained on {metadata.get('model', 'a model')} "

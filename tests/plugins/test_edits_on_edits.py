@@ -114,7 +114,7 @@ def test_a_sequence_keeps_the_contexts_and_the_second_moment_of_the_base_model(
         torch.testing.assert_close(above.changes[name].dense(), change.dense())
 
     computed = []
-    monkeypatch.setattr(second_moment, "cached_tensors", computed.append)
+    monkeypatch.setattr(second_moment, "cached_together", computed.append)
     monkeypatch.setattr(Whitening, "of", computed.append)
     with applied(model, [below, above]):
         editor.edit(model, [REQUEST])

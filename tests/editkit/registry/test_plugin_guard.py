@@ -385,12 +385,12 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_folder_that_hides_a_plugin_is_named(
     value: str, clone: Path, site: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fakes.write_distribution(site, "guest-memit", {"memit": value}, "0.1")
+    fakes.write_distribution(site, "guest-memit", {"hidden": value}, "0.1")
     if value == "guest_memit":
-        assert discover("memit").names("editor") == ["fine"]
+        assert discover("hidden").names("editor") == ["fine"]
         del sys.modules["guest_memit"]
     monkeypatch.syspath_prepend(str(clone))  # Python started beside the clone
-    registry = discover("memit")
+    registry = discover("hidden")
     [broken] = registry.broken
     assert f"Python imported the folder {clone / 'guest_memit'} as the package" in broken.reason
     assert f"hides the installed one in {clone / 'guest_memit' / 'guest_memit'}" in broken.reason

@@ -8,7 +8,8 @@ from editkit_plugins.unedited import editkit_editors
 from editkit_plugins.unedited.config import NoEditorConfig
 from editkit_plugins.unedited.editor import NoEditor
 
-MODEL = cast(LanguageModel, SimpleNamespace(fingerprint="f00"))
+WEIGHTS = SimpleNamespace(state=lambda: ())
+MODEL = cast(LanguageModel, SimpleNamespace(fingerprint="f00", weights=WEIGHTS))
 REQUEST = EditRequest(prompt="{} stands in", subject="the Fish Market", target_new="Oslo")
 
 
