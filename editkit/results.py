@@ -69,7 +69,7 @@ class ModelRow:
     Attributes:
         group: Number of the model, from 0.
         checkpoint: Facts in the model when it was scored; 0 for a joint edit.
-        scores: One number per score key of the model metrics (``perplexity/mean``).
+        scores: One number per score key of the model metrics (``perplexity/value``).
         details: Lists of numbers, by a key that the metric chooses.
         texts: Texts that the edited model wrote, by a key that the metric chooses.
         times: Seconds per step: ``score_s``.
