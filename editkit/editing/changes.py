@@ -197,7 +197,8 @@ def summed(name: str, changes: Sequence[Change]) -> Change:
 
 def _sum_of_kind(kind: type[Change], changes: list[Any]) -> Change:
     if len(changes) == 1:
-        return changes[0]  # type: ignore[no-any-return]
+        only: Change = changes[0]
+        return only
     if kind is LowRank:
         return LowRank(
             torch.cat([_wide(change.left) for change in changes], dim=1),  # (in, r1 + r2)

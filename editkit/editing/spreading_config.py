@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from editkit.editing.rome_value_config import Count, Positive, ValueConfig
 
-__all__ = ["KeyAverage", "SpreadingConfig"]
+__all__ = ["PUBLISHED_SPREADING", "KeyAverage", "SpreadingConfig"]
 
 KeyAverage = Literal["groups", "contexts"]
 """How the key of a fact is averaged over contexts.
@@ -25,6 +25,29 @@ KeyAverage = Literal["groups", "contexts"]
   so that the bare prompt weighs 1/2 and each of five contexts 1/10 (published code);
 - ``contexts``: the mean over all contexts.
 """
+
+PUBLISHED_SPREADING = {
+    "position": "subject_last",
+    "context_lengths": [[5, 10]],
+    "context_starts": ["The", "Therefore", "Because", "I", "You"],
+    "context_top_k": 5,
+    "bare_context": True,
+    "value_contexts": True,
+    "key_text": "prompt",
+    "key_average": "groups",
+    "steps": 20,
+    "step_is": "evaluation",
+    "lr": 0.5,
+    "weight_decay": 0.5,
+    "clamp": 0.75,
+    "kl_factor": 0.0625,
+    "kl_position": "subject_last",
+    "stop_loss": 0.05,
+    "offset_from": "own",
+    "target_loss": "token_mean",
+    "corpus_row_tokens": 2048,
+}
+"""What the published codes of MEMIT, EMMET and AlphaEdit have in common, for their presets."""
 
 
 class SpreadingConfig(ValueConfig):

@@ -3,30 +3,9 @@
 from __future__ import annotations
 
 from editkit import EditorSpec, LayerRule, hookimpl
+from editkit.editing.spreading_config import PUBLISHED_SPREADING
 
-PUBLISHED = {
-    "position": "subject_last",
-    "context_lengths": [[5, 10]],
-    "context_starts": ["The", "Therefore", "Because", "I", "You"],
-    "context_top_k": 5,
-    "bare_context": True,
-    "value_contexts": True,
-    "key_text": "prompt",
-    "key_average": "groups",
-    "steps": 20,
-    "step_is": "evaluation",
-    "lr": 0.5,
-    "weight_decay": 0.5,
-    "clamp": 0.75,
-    "kl_factor": 0.0625,
-    "kl_position": "subject_last",
-    "stop_loss": 0.05,
-    "offset_from": "own",
-    "target_loss": "token_mean",
-    "emmet_lambda": 0.1,
-    "update_norm_lambda": 0.0,
-    "corpus_row_tokens": 2048,
-}
+PUBLISHED = {**PUBLISHED_SPREADING, "emmet_lambda": 0.1, "update_norm_lambda": 0.0}
 EXACT = {"emmet_lambda": 0.0}
 
 # For models without a file of values. The corpus is for a first look; docs/statistics.md.
