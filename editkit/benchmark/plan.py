@@ -24,6 +24,7 @@ from editkit.benchmark.inputs import (
 from editkit.benchmark.spec import Benchmark, ModelChoice, PluginChoice, PluginValues
 from editkit.benchmark.store import Store
 from editkit.data_types import Record, Records, RejectedRecord
+from editkit.editing.outcomes import BASELINE
 from editkit.errors import ConfigError, EditkitError, PluginError
 from editkit.interfaces import Config
 from editkit.records.digests import slice_digest
@@ -184,7 +185,9 @@ class Plan:
         names = dict.fromkeys(
             planned.cell.editor
             for planned in self.cells
-            if not planned.writes_together and planned.cell.regime.together > 1
+            if not planned.writes_together
+            and planned.cell.regime.together > 1
+            and planned.cell.editor != BASELINE
         )
         if not names:
             return []
