@@ -115,6 +115,10 @@ class GroupRunner(CellRunner):
         written = files.load(requests) or Written()
         stored = self.stored.get(group.index, frozenset())
         if written.facts and all(m in stored for m in marks if m < written.facts and m):
+            _log.info(
+                "%s (%s): resumes after %d of %d facts",
+                *(self.cell.editor, self.cell.regime.label, written.facts, len(group.records)),
+            )
             return written
         self._discard(group)
         files.remove()

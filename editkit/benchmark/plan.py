@@ -329,7 +329,7 @@ def make_plan(
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
     metrics = tuple(_with_corpus(metric, loaded, offer) for metric in metrics)
     records = loaded.records[: benchmark.limit]
-    _check_enough(benchmark, len(records), len(loaded.records), place)
+    _check_enough(benchmark, len(records), len(loaded.records))
     dataset = {
         "name": offer.name,
         "digest": slice_digest(records),
@@ -390,7 +390,7 @@ def make_plan(
     )
 
 
-def _check_enough(benchmark: Benchmark, n: int, available: int, place: str) -> None:
+def _check_enough(benchmark: Benchmark, n: int, available: int) -> None:
     """Refuse a regime with more facts per model than there are records.
 
     Raises:
@@ -401,10 +401,11 @@ def _check_enough(benchmark: Benchmark, n: int, available: int, place: str) -> N
             hint = (
                 f"Use more records (--limit {regime.facts}), or fewer facts."
                 if available >= regime.facts
-                else f"Use at most {available} facts: the dataset has no more records."
+                else f"Use at most {available} facts (with --limit {available}): the dataset has "
+                "no more records."
             )
             raise ConfigError(
-                f"{place}: edits is {regime.label}, but the run has only {n} records.", hint=hint
+                f"edits is {regime.label}, but the run has only {n} records.", hint=hint
             )
 
 

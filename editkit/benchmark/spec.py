@@ -66,6 +66,8 @@ def _named(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     """One regime is short for a list of one."""
+    if value in ([], ()):
+        raise ValueError("is an empty list, expected at least one regime")
     return value if isinstance(value, list | tuple) else [value]
 
 
@@ -103,7 +105,6 @@ def edits_as_data(edits: tuple[Regime, ...] | None) -> list[Any] | None:
 Edits = Annotated[
     tuple[Annotated[Regime, PlainValidator(Regime.parse)], ...],
     BeforeValidator(_listed),
-    Field(min_length=1),
 ]
 """Regimes: one, or a list."""
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1)]

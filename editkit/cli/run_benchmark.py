@@ -33,7 +33,7 @@ from editkit.cli.arguments import (
 )
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.cli.signals import terminable
-from editkit.errors import TrackingError
+from editkit.errors import TrackingError, UsageError
 from editkit.regimes import Regime
 from editkit.registry.config import RULE
 from editkit.registry.plugins import Registry, default_registry
@@ -96,6 +96,11 @@ def run(args: argparse.Namespace) -> int:
         sets={**chat, **parse_sets(args.sets)},
     )
     benchmark, values = apply_flags(benchmark, flags)
+    if args.model_metrics and all(regime.is_independent for regime in benchmark.regimes):
+        raise UsageError(
+            "--model-metrics is for facts that share a model, and every fact has its own here.",
+            hint="Add --joint N or --sequential N; --joint 1 scores the model after each edit.",
+        )
     values = with_corpus(benchmark, values, args.corpus, registry)
     benchmark, values, chosen = choose_layers(benchmark, values, registry)
     shard = args.shard or (1, 1)

@@ -78,9 +78,21 @@ def model_scores(run: Run, results: Sequence[Result]) -> Table:
         title="Scores of the models",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines),
-        notes=(*_collapses(run, shown), *((KEYS_NOTE,) if len(keys) > 1 else ())),
+        notes=(
+            *_collapses(run, shown),
+            *((KEYS_NOTE,) if len(keys) > 1 else ()),
+            *([_legend(columns)] if lines else []),
+        ),
         warnings=tuple(_failed_metrics(shown)),
         keys=len(keys),
+    )
+
+
+def _legend(columns: Sequence[Score]) -> str:
+    """What each column is, by the key that stores and metrics use, with its factor."""
+    return "; ".join(
+        f"{score.label}: {score.key}" + (f" x {score.scale:g}" if score.scale != 1 else "")
+        for score in columns
     )
 
 
