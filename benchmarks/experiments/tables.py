@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -67,19 +66,20 @@ def endurance(spec: TableSpec, section: Section, names: Names) -> Table:
     [score] = [each for each in (SUMMARY, *section.run.scores) if each.key == spec.score]
     level = spec.below or 0.0
     label, limit = score.label or score.key, f"{score.scale * level:g}"
-    by_way: dict[str, list[tuple[float, float, Curve]]] = {}
+    by_way: dict[str, list[tuple[float, bool, float, Curve]]] = {}
     for curve in curves_of(section, names):
         points = [(at, estimate.mean) for at, estimate in curve.estimates(spec.score)]
         if len(points) > 1:
             lasts = falls_below(points, level)
-            order = -math.inf if lasts is None else -lasts, -points[-1][1]
+            reached = curve.end if lasts is None else lasts
+            order = -reached, lasts is not None, -points[-1][1]
             by_way.setdefault(curve.way, []).append((*order, curve))
     lines, longest = [], []
     for way, curves in by_way.items():
-        curves.sort(key=lambda each: each[:2])
+        curves.sort(key=lambda each: each[:3])
         lines += [_endurance_line(curve, score, level) for *_, curve in curves]
         if len(curves) > 1:
-            longest.append(f"{way}, {curves[0][2].label}")
+            longest.append(f"{way}, {curves[0][-1].label}{_not_followed(curves)}")
     notes = [
         f"{label} < {limit}: facts in a model from which on {label} is below {limit}, interpolated "
         "between checkpoints in the logarithm; ≤: already at the first checkpoint; >: not up to "
@@ -92,6 +92,14 @@ def endurance(spec: TableSpec, section: Section, names: Names) -> Table:
     head = ("editor", "edits", f"{label} < {limit}", "models", f"{label} at the end", "end",
             "collapsed at")  # fmt: skip
     return Table(spec.name, spec.title or spec.name, head, tuple(lines), notes=tuple(notes), keys=2)
+
+
+def _not_followed(curves: Sequence[tuple[float, bool, float, Curve]]) -> str:
+    """The curves that end, still above the level, before the longest one does."""
+    best = -curves[0][0]
+    open_ends = [curve for reached, fell, _, curve in curves if not fell and -reached < best]
+    listed = ", ".join(f"{curve.label} to {curve.end}" for curve in open_ends)
+    return f" (not followed as far: {listed})" if listed else ""
 
 
 def _endurance_line(curve: Curve, score: Score, level: float) -> Line:

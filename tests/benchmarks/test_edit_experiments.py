@@ -195,12 +195,13 @@ def test_endurance_interpolates_and_reports_collapses() -> None:
     assert table.head[2] == "M < 50"
     collapsed = "100 (1 of 2 models)"
     assert texts(table) == [
-        ["two", "at once", "> 10", "1", "70.0", "10", "1"],
         ["one", "at once", "32", "1", "10.0", "100", "100"],
+        ["two", "at once", "> 10", "1", "70.0", "10", "1"],
         ["two", "one at a time", "≤ 10 to > 100", "2", "40.0 ±381.2", "100", collapsed],
         ["one", "one at a time", "32 (32 to 32)", "2", "10.0 ±0.0", "100", collapsed],
     ]
-    assert table.notes[0] == "Lasts longest: at once, two; one at a time, two."
+    at_once = "at once, one (not followed as far: two to 10)"
+    assert table.notes[0] == f"Lasts longest: {at_once}; one at a time, two."
 
 
 def test_an_interval_of_joint_edits_comes_from_the_band() -> None:
