@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     )
     from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
+    from editkit.patches.making import edit
+    from editkit.patches.patch import Patch
     from editkit.registry.factories import (
         make_dataset,
         make_editor,
@@ -94,9 +96,11 @@ _LAZY = {
     "LanguageModel": "editkit.models",
     "LowRank": "editkit.editing.deltas",
     "PromptContext": "editkit.editing.deltas",
+    "Patch": "editkit.patches.patch",
     "Rows": "editkit.editing.deltas",
     "WeightDelta": "editkit.editing.deltas",
     "applied": "editkit.editing.deltas",
+    "edit": "editkit.patches.making",
     "load_delta": "editkit.editing.delta_files",
     "load_model": "editkit.registry.models",
     "make_dataset": "editkit.registry.factories",
@@ -153,6 +157,7 @@ __all__ = [
     "ModelMetric",
     "ModelMetricSpec",
     "ModelSpec",
+    "Patch",
     "PluginError",
     "Probe",
     "PromptContext",
@@ -173,6 +178,7 @@ __all__ = [
     "WeightDelta",
     "applied",
     "counting",
+    "edit",
     "hookimpl",
     "load_delta",
     "load_model",

@@ -34,7 +34,7 @@ LAYERS = [
     {"interfaces", "selfcheck"},
     {"registry"},
     {"records"},
-    {"covariance", "tracing"},
+    {"covariance", "patches", "tracing"},
     {"methods"},
     {"benchmark"},
     {"report", "doctor", "testing"},

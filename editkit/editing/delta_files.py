@@ -25,7 +25,7 @@ from editkit.storage.cache import read_safetensors, write_atomically
 from editkit.storage.digests import digest_of_tensors
 from editkit.storage.strict_json import parse_json
 
-__all__ = ["load_delta", "save_delta"]
+__all__ = ["load_delta", "read_delta_file", "save_delta", "write_delta_file"]
 
 _FORMAT, _FORMAT_WITH_CONTEXT = 1, 2
 _LARGEST = 2**32  # entries of one weight: more than any model has
@@ -51,6 +51,20 @@ def save_delta(delta: WeightDelta, path: str | Path) -> None:
 
     Raises:
         DeltaError: The file cannot be written, or config or notes are not plain data.
+    """
+    write_delta_file(delta, path, {})
+
+
+def write_delta_file(delta: WeightDelta, path: str | Path, more: Mapping[str, str]) -> None:
+    """As :func:`save_delta`, with further entries of the header, which :func:`load_delta` ignores.
+
+    Args:
+        delta: The delta.
+        path: The file.
+        more: Further entries by name; neither ``editkit`` nor ``digest``.
+
+    Raises:
+        DeltaError: As for :func:`save_delta`.
     """
     kinds = {kind: name for name, kind in _KINDS.items()}
     tensors: dict[str, Tensor] = {}
@@ -79,6 +93,7 @@ def save_delta(delta: WeightDelta, path: str | Path) -> None:
         description = json.dumps(described, sort_keys=True)
         parse_json(description, allow_nan=True)  # never write a file that cannot be loaded
         metadata = {"editkit": description, "digest": digest_of_tensors(tensors, description)}
+        metadata |= more
         write_atomically(path, save(tensors, metadata=metadata))
     except (OSError, SafetensorError, TypeError, ValueError) as error:
         raise DeltaError(
@@ -92,6 +107,15 @@ def load_delta(path: str | Path) -> WeightDelta:
 
     Raises:
         DeltaError: The file is missing or damaged, is not a delta, or is from a newer version.
+    """
+    return read_delta_file(path)[0]
+
+
+def read_delta_file(path: str | Path) -> tuple[WeightDelta, dict[str, str]]:
+    """A delta, and all entries of its file's header.
+
+    Raises:
+        DeltaError: As for :func:`load_delta`.
     """
     path = Path(path)
     try:
@@ -116,7 +140,7 @@ def load_delta(path: str | Path) -> WeightDelta:
     if metadata.get("digest") != digest:
         raise _damaged(path, "its content does not match its digest")
     try:
-        return _delta(parse_json(metadata["editkit"], allow_nan=True), tensors)
+        return _delta(parse_json(metadata["editkit"], allow_nan=True), tensors), metadata
     except _NewerError as error:
         raise DeltaError(f"{path} {error}.", hint="Install a newer editkit.") from None
     except EditkitError as error:

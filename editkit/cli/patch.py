@@ -1,0 +1,41 @@
+"""Describe, check, compare, combine, apply and export patches: edits in files.
+
+'editkit patch ACTION --help' describes an action and its arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from typing import NamedTuple
+
+
+class _Action(NamedTuple):
+    """One ``editkit patch NAME``; its module has ``configure`` and ``run``, as a command's has."""
+
+    name: str
+    module: str
+    summary: str
+
+
+ACTIONS: tuple[_Action, ...] = ()
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the actions with their arguments."""
+    actions = parser.add_subparsers(dest="patch_action", metavar="ACTION", required=True)
+    for action in ACTIONS:
+        module = importlib.import_module(action.module)
+        own = actions.add_parser(
+            action.name,
+            help=action.summary,
+            description=(module.__doc__ or "").strip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.configure(own)
+        own.set_defaults(run_action=module.run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the action; the exit code."""
+    return int(args.run_action(args))

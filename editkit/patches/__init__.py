@@ -1,0 +1,1 @@
+"""One edit as a file that people ship: made, described, checked, compared, exported, undone."""
