@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from editkit.editing.edited_models import EditedModels
 from editkit.editing.queries import CandidateQuery, GenerationQuery
-from editkit.patches.patch import Answer, Question
+from editkit.patches.content import Answer, Question
 
 __all__ = ["NEW_TOKENS", "ask"]
 

@@ -15,11 +15,11 @@ import pydantic
 
 from editkit.editing.delta_files import read_delta_file, write_delta_file
 from editkit.errors import DeltaError, EditkitError
-from editkit.patches.patch import Answer, Check, Movement, Origin, Patch
+from editkit.patches.content import Answer, Check, Movement, Origin, PatchContent
 from editkit.storage.digests import sha256_of
 from editkit.storage.strict_json import parse_json
 
-__all__ = ["load_patch", "save_patch"]
+__all__ = ["read_patch", "write_patch"]
 
 _FORMAT = 1
 
@@ -35,8 +35,12 @@ class _Content(pydantic.BaseModel):
     drift: tuple[Movement, ...]
 
 
-def save_patch(patch: Patch, path: str | Path) -> Path:
-    """Write a patch, atomically; as :meth:`Patch.save`."""
+def write_patch(patch: PatchContent, path: str | Path) -> Path:
+    """Write a patch, atomically.
+
+    Raises:
+        DeltaError: The file cannot be written, or its content is not plain data.
+    """
     path = Path(path)
     content = {
         "format": _FORMAT,
@@ -67,11 +71,15 @@ def _answer(answer: Answer) -> dict[str, Any]:
     return {"probabilities": list(answer.probabilities), "text": answer.text}
 
 
-def load_patch(path: str | Path) -> Patch:
-    """Read a patch or a plain delta; as :meth:`Patch.load`."""
+def read_patch(path: str | Path) -> PatchContent:
+    """Read a patch or a plain delta.
+
+    Raises:
+        DeltaError: The file is missing or damaged, or is from a newer version.
+    """
     delta, header = read_delta_file(path)
     if "patch" not in header:
-        return Patch(delta)
+        return PatchContent(delta)
     text = header["patch"]
     if header.get("patch_digest") != sha256_of([delta.digest(), text]):
         raise _damaged(path, "its checks do not match their digest")
@@ -92,7 +100,7 @@ def load_patch(path: str | Path) -> Patch:
         raise
     except (ValueError, EditkitError) as error:
         raise _damaged(path, str(error)) from None
-    return Patch(delta, content.origin, content.checks, content.drift)
+    return PatchContent(delta, content.origin, content.checks, content.drift)
 
 
 def _damaged(path: str | Path, problem: str) -> DeltaError:

@@ -16,7 +16,8 @@ from editkit.editing.deltas import WeightDelta
 from editkit.editing.edited_models import EditedModels
 from editkit.errors import RequestError
 from editkit.patches.asking import ask
-from editkit.patches.patch import Check, Origin, Patch, Question, Role
+from editkit.patches.content import Check, Origin, Question, Role
+from editkit.patches.patch import Patch
 from editkit.registry.factories import make_editor
 from editkit.registry.models import load_model
 from editkit.registry.plugins import default_registry
@@ -53,7 +54,7 @@ def edit(
     subject: str,
     to: str,
     old: str | None = None,
-    editor: Sequence[str],
+    editor: list[str] | tuple[str, ...],
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,
@@ -68,7 +69,7 @@ def edit(
     subject: str,
     to: str,
     old: str | None = None,
-    editor: str | Sequence[str] = "rome",
+    editor: str | list[str] | tuple[str, ...] = "rome",
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,

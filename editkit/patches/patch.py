@@ -1,164 +1,27 @@
-"""The patch: one edit with its provenance, and what it did when it was made.
+"""The patch: one edit that people ship, with everything that they do with it.
 
-A patch is a value. Its questions were answered by the unedited and by the edited model when it was
-made; both answers are stored, so that :meth:`Patch.check` can tell whether it still works.
+A patch is a value; what it holds is in :mod:`editkit.patches.content`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
-from editkit.data_types import EditRequest, without_defaults
-from editkit.editing.deltas import WeightDelta, applied
+from editkit.editing.deltas import applied
+from editkit.patches.content import PatchContent
+from editkit.patches.files import read_patch, write_patch
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
 
-__all__ = [
-    "ROLES",
-    "Answer",
-    "Check",
-    "Movement",
-    "Origin",
-    "Patch",
-    "Question",
-    "Role",
-]
-
-Role = Literal["edit", "wording", "neighbor", "subject", "free"]
-"""What a question is about: the edited prompt; the fact in other words; another subject with the
-old object; another fact of the subject; any other prompt of the user."""
-
-ROLES: tuple[Role, ...] = ("edit", "wording", "neighbor", "subject", "free")
+__all__ = ["Patch"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """A prompt that both models answer.
-
-    Attributes:
-        role: What it is about.
-        prompt: Text up to the answer, with the subject filled in.
-        answers: The answers whose probabilities are read: the new object, then the old one; for
-            another fact, the unedited model's answer, then the new object.
-        separator: Text between prompt and answer; None: the default rule.
-        chat: Whether the prompt is a user's turn in a chat.
-        given: Whether the user gave it; otherwise it was proposed.
-    """
-
-    role: Role
-    prompt: str
-    answers: tuple[str, ...] = ()
-    separator: str | None = None
-    chat: bool = False
-    given: bool = False
-
-    def to_dict(self) -> dict[str, Any]:
-        """The question as plain data; ``separator`` and ``chat`` only if they are set."""
-        return without_defaults({**vars(self), "answers": list(self.answers)})
-
-
-@dataclasses.dataclass(frozen=True)
-class Answer:
-    """What one model answers to a question.
-
-    Attributes:
-        probabilities: Probability of each of the question's answers as a whole, after the prompt.
-        text: The model's own greedy continuation, without special tokens.
-    """
-
-    probabilities: tuple[float, ...]
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """A question with the answers before and after the edit."""
-
-    question: Question
-    before: Answer
-    after: Answer
-
-
-@dataclasses.dataclass(frozen=True)
-class Movement:
-    """How far the edit moved the next token after an unrelated prompt.
-
-    Attributes:
-        prompt: The prompt.
-        divergence: KL divergence of the edited model's distribution from the unedited one, nats.
-        before: The unedited model's most likely next token, as text.
-        after: The edited model's.
-    """
-
-    prompt: str
-    divergence: float
-    before: str
-    after: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """Where a patch was made.
-
-    Attributes:
-        model: The model's name: ``atlas``, a hub id, or the name of a folder.
-        revision: Revision of a hub model.
-        architecture: ``gpt2``, ``llama``, ...
-        dtype: Type of the weights in memory: ``float32``.
-        device: Device of the model.
-        created: Time in UTC, ISO 8601.
-        seconds: Time that the edit took, without loading the model and without checks.
-        versions: Versions of editkit, of the editor's distribution, torch, transformers, Python.
-    """
-
-    model: str
-    revision: str | None
-    architecture: str
-    dtype: str
-    device: str
-    created: str
-    seconds: float
-    versions: Mapping[str, str]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The origin as plain data."""
-        return {**vars(self), "versions": dict(self.versions)}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Patch:
-    """One edit as people ship it.
-
-    Attributes:
-        delta: The edit, with its request, editor, settings, notes and the model's fingerprint.
-        origin: Where it was made; None for a file of :func:`editkit.save_delta`.
-        checks: What the models answered when it was made; may be empty.
-        drift: Movement of unrelated prompts when it was made; may be empty.
-    """
-
-    delta: WeightDelta
-    origin: Origin | None = None
-    checks: tuple[Check, ...] = ()
-    drift: tuple[Movement, ...] = ()
-
-    @property
-    def requests(self) -> tuple[EditRequest, ...]:
-        """The edited facts."""
-        return self.delta.requests
-
-    @property
-    def editor(self) -> str:
-        """Name of the editor that made it."""
-        return self.delta.editor
-
-    def of_role(self, role: Role) -> tuple[Check, ...]:
-        """The checks with that role."""
-        return tuple(check for check in self.checks if check.question.role == role)
+class Patch(PatchContent):
+    """One edit, where it was made, and what it did."""
 
     @contextlib.contextmanager
     def applied(self, model: LanguageModel, *, force: bool = False) -> Iterator[LanguageModel]:
@@ -175,9 +38,7 @@ class Patch:
         Raises:
             DeltaError: The file cannot be written.
         """
-        from editkit.patches.files import save_patch
-
-        return save_patch(self, path)
+        return write_patch(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Patch:
@@ -186,6 +47,9 @@ class Patch:
         Raises:
             DeltaError: The file is missing or damaged, or is from a newer version.
         """
-        from editkit.patches.files import load_patch
+        return cls.of(read_patch(path))
 
-        return load_patch(path)
+    @classmethod
+    def of(cls, content: PatchContent) -> Patch:
+        """The patch with that content."""
+        return cls(content.delta, content.origin, content.checks, content.drift)
