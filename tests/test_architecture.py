@@ -24,8 +24,8 @@ FOLDERS = {
 OUTSIDE = [package for package in FOLDERS if package != CORE]
 LONGEST_MODULE = 600
 LAYERS = [
-    {"redaction", "progress"},
-    {"errors"},
+    {"redaction", "progress", "safe_text"},
+    {"errors", "terminal"},
     {"validation"},
     {"prompts", "storage"},
     {"data_types", "figures", "regimes"},

@@ -28,10 +28,10 @@ from editkit.data_types import Report
 from editkit.errors import ConfigError, TrackingError, did_you_mean
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.sections import Section, sections_of
-from editkit.report.terminal import aligned, wrapped
 from editkit.report.text import run_table, text_table
 from editkit.storage.digests import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
+from editkit.terminal import aligned, wrapped
 from editkit.validation import nested_values
 from editkit_benchmarks.experiments.limits import within_limit
 from editkit_benchmarks.experiments.spec import NOTE, Experiment, known_experiments, load_experiment

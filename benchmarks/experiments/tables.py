@@ -12,9 +12,9 @@ from editkit.benchmark.intervals import Estimate
 from editkit.benchmark.samples import COLLAPSED
 from editkit.data_types import Score
 from editkit.report.lines import Result
-from editkit.report.safe_text import spreadsheet_text
 from editkit.report.sections import Section
 from editkit.report.tables import Entry, Line, Table, score_entry
+from editkit.safe_text import spreadsheet_text
 from editkit.storage.cache import write_atomically
 from editkit_benchmarks.experiments.curves import (
     Curve,

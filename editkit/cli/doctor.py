@@ -27,8 +27,8 @@ from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.registry.config import GUESSED
 from editkit.registry.plugins import Registry, default_registry
-from editkit.report.safe_text import one_line
-from editkit.report.terminal import aligned
+from editkit.safe_text import one_line
+from editkit.terminal import aligned
 
 if TYPE_CHECKING:
     from editkit.doctor.diagnose import Diagnosis, PlannedEditor

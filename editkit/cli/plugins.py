@@ -18,7 +18,7 @@ from editkit.cli.commands import reserved_clashes
 from editkit.errors import PluginError
 from editkit.registry.plugins import Registry, clash_line, default_registry
 from editkit.registry.specs import EditorSpec, Spec
-from editkit.report.terminal import aligned
+from editkit.terminal import aligned
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

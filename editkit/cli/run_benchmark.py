@@ -38,9 +38,9 @@ from editkit.regimes import Regime
 from editkit.registry.config import RULE
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.labels import labels_of
-from editkit.report.terminal import aligned
 from editkit.report.text import run_table
 from editkit.results import STORE_FILE, Cell
+from editkit.terminal import aligned
 
 if TYPE_CHECKING:
     from editkit.doctor.diagnose import Diagnosis

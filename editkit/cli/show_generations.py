@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from editkit.cli.arguments import add_flag, add_flags, positive
 from editkit.data_types import EditRequest
 from editkit.report.generations import CaseTexts, texts_on_case
-from editkit.report.safe_text import one_line
-from editkit.report.terminal import rendered
+from editkit.safe_text import one_line
+from editkit.terminal import rendered
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -21,7 +21,7 @@ from editkit.cli.signals import terminable
 from editkit.covariance.corpora import Order
 from editkit.errors import ConfigError
 from editkit.progress import show_progress
-from editkit.report.terminal import aligned
+from editkit.terminal import aligned
 
 if TYPE_CHECKING:
     from torch import Tensor

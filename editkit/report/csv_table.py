@@ -25,8 +25,8 @@ from editkit.benchmark.aggregate import (
 )
 from editkit.regimes import INDEPENDENT
 from editkit.report.lines import Result
-from editkit.report.safe_text import spreadsheet_text
 from editkit.report.sections import Section
+from editkit.safe_text import spreadsheet_text
 
 COLUMNS = (
     "table",

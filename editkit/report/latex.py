@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from editkit.report.safe_text import one_line
 from editkit.report.sections import Section
 from editkit.report.tables import Entry, Line, Table
+from editkit.safe_text import one_line
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

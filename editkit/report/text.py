@@ -13,11 +13,11 @@ from typing import Any
 from editkit.benchmark.aggregate import Estimate
 from editkit.report.labels import labels_of, run_title
 from editkit.report.lines import best_means, score_columns, score_heads, score_line
-from editkit.report.safe_text import one_line, shortened
 from editkit.report.sections import Section, sections_of
 from editkit.report.tables import Entry, Line, Table
-from editkit.report.terminal import GAP, UNLIMITED, rendered, wrapped
 from editkit.results import Run
+from editkit.safe_text import one_line, shortened
+from editkit.terminal import GAP, UNLIMITED, rendered, wrapped
 
 __all__ = ["report", "run_table", "text_table"]
 

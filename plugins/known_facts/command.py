@@ -332,7 +332,7 @@ def _print(
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    from editkit.report.terminal import aligned
+    from editkit.terminal import aligned
 
     rows = [
         ["relation", "asked", "known", "share", "examples"],

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 
 from editkit.benchmark.aggregate import Z95
 from editkit.report.generations import cells_by_label
-from editkit.report.safe_text import one_line
 from editkit.report.tables import Entry, Line, Table
 from editkit.report.text import text_table
 from editkit.results import Rating, Run
+from editkit.safe_text import one_line
 from editkit_plugins.rating.comparisons import QUESTIONS
 
 

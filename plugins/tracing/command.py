@@ -18,7 +18,7 @@ from editkit import ConfigError, TrackingError, UsageError
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
 from editkit.progress import show_progress
 from editkit.registry.factories import check_values
-from editkit.report.safe_text import spreadsheet_text
+from editkit.safe_text import spreadsheet_text
 from editkit.storage.cache import write_atomically
 from editkit.storage.file_names import safe_file_name
 from editkit.validation import nested_values

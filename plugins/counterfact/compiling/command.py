@@ -234,7 +234,7 @@ def _warn(facts: RelationFile) -> None:
 
 
 def _print_composition(args: argparse.Namespace, loaded: Records, path: Path) -> None:
-    from editkit.report.terminal import aligned
+    from editkit.terminal import aligned
     from editkit_plugins.counterfact.compiling.composition import composition, table
 
     counts = composition(loaded.records)

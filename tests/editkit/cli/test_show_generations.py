@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from editkit.cli.show_generations import _marked
-from editkit.report.safe_text import one_line
-from editkit.report.terminal import rendered
+from editkit.safe_text import one_line
+from editkit.terminal import rendered
 
 Cli = Callable[..., tuple[int, str, str]]
 CODE = re.compile(r"\x1b\[[0-9;]*m")

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editkit.report import latex
-from editkit.report.safe_text import one_line, shortened, spreadsheet_text
 from editkit.report.tables import Entry, Line, Table
 from editkit.report.text import text_table
+from editkit.safe_text import one_line, shortened, spreadsheet_text
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from editkit.report.safe_text import one_line
+from editkit.safe_text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
