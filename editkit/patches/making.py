@@ -9,16 +9,17 @@ import re
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from editkit.data_types import EditRequest
 from editkit.editing.deltas import WeightDelta
 from editkit.editing.edited_models import EditedModels
 from editkit.errors import RequestError
+from editkit.interfaces import Editor
 from editkit.patches.asking import ask
 from editkit.patches.content import Check, Origin, Question, Role
 from editkit.patches.patch import Patch
-from editkit.registry.factories import make_editor
+from editkit.registry.factories import is_offered, make_editor
 from editkit.registry.models import load_model
 from editkit.registry.plugins import default_registry
 
@@ -38,7 +39,7 @@ def edit(
     subject: str,
     to: str,
     old: str | None = None,
-    editor: str = "rome",
+    editor: str | Editor[Any] = "rome",
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,
@@ -54,7 +55,7 @@ def edit(
     subject: str,
     to: str,
     old: str | None = None,
-    editor: list[str] | tuple[str, ...],
+    editor: Sequence[str | Editor[Any]],
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,
@@ -69,7 +70,7 @@ def edit(
     subject: str,
     to: str,
     old: str | None = None,
-    editor: str | list[str] | tuple[str, ...] = "rome",
+    editor: str | Editor[Any] | Sequence[str | Editor[Any]] = "rome",
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,
@@ -86,7 +87,8 @@ def edit(
         subject: The entity that the fact is about.
         to: The object to write.
         old: The object that the model gives now; None: read from the model's answer.
-        editor: An editor's name; with several, the result is a list.
+        editor: An editor's name, or an editor of :func:`editkit.make_editor` with settings of your
+            own; with several, the result is a list.
         keep: Prompts with answers that should stay as they are; empty: proposed.
         also: The fact in other words, up to the object; empty: proposed.
         separator: Text between prompt and object; None: the default rule.
@@ -99,7 +101,11 @@ def edit(
     if isinstance(model, str):
         model = load_model(model)
     request = request_of(prompt, subject=subject, to=to, old=old, separator=separator, chat=chat)
-    names = [editor] if isinstance(editor, str) else list(editor)
+    single = isinstance(editor, str | Editor)
+    methods = [
+        make_editor(each, model) if isinstance(each, str) else each
+        for each in ([editor] if isinstance(editor, str | Editor) else editor)
+    ]
     if request.target_true is None:
         request = _with_old_object(model, request)
     asked = [
@@ -110,16 +116,15 @@ def edit(
     none = WeightDelta({}, None, "none", {}, model.fingerprint)
     before = ask(EditedModels(model, [none]), asked)
     patches = []
-    for name in names:
-        method = make_editor(name, model)
+    for method in methods:
         method.prepare(model)
         start = time.perf_counter()
         [delta] = method.edit(model, [request])
         seconds = time.perf_counter() - start
         after = ask(EditedModels(model, [delta]), asked)
         checks = tuple(map(Check, asked, before, after))
-        patches.append(Patch(delta, origin_of(model, name, seconds), checks))
-    return patches[0] if isinstance(editor, str) else patches
+        patches.append(Patch(delta, origin_of(model, delta.editor, seconds), checks))
+    return patches[0] if single else patches
 
 
 def request_of(
@@ -162,8 +167,10 @@ def _with_old_object(model: LanguageModel, request: EditRequest) -> EditRequest:
 
 def origin_of(model: LanguageModel, editor: str, seconds: float) -> Origin:
     """Provenance of a patch that an editor has just made on a model."""
-    source = default_registry().get("editor", editor).source
-    versions = {"python": platform.python_version(), source.distribution: source.version}
+    versions = {"python": platform.python_version()}
+    if is_offered("editor", editor):
+        source = default_registry().get("editor", editor).source
+        versions[source.distribution] = source.version
     for package in ("editkit", "torch", "transformers"):
         try:
             versions[package] = version(package)
