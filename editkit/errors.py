@@ -6,6 +6,7 @@ Each class has the exit code of the command line and the name of its page in ``d
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -45,11 +46,13 @@ class EditkitError(Exception):
         self.message = redacted(message)
         self.hint = None if hint is None else redacted(hint)
         super().__init__(self.message)
+        if sys.version_info >= (3, 11):  # in tracebacks, below the message
+            self.add_note(f"see: {self.reference}")
 
     @property
     def reference(self) -> str:
-        """Where the documentation explains errors of this class."""
-        return f"errors/{self.page} in the documentation"
+        """The command that explains errors of this class."""
+        return "editkit explain errors" + ("" if self.page == "index" else f"/{self.page}")
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}" if self.hint else self.message

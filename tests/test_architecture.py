@@ -20,8 +20,9 @@ FOLDERS = {
     "editkit_plugins": "plugins",
     "editkit_benchmarks": "benchmarks",
     "editkit_configs": "configs",
+    "editkit_docs": "docs",
 }
-OUTSIDE = [package for package in FOLDERS if package != CORE]
+OUTSIDE = [package for package in FOLDERS if package not in (CORE, "editkit_docs")]
 LONGEST_MODULE = 600
 LAYERS = [
     {"redaction", "progress", "safe_text"},

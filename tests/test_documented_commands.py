@@ -38,7 +38,7 @@ _INLINE = re.compile(r"`(editkit [a-z][^`\n]*)`")
 _FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\|[A-Z]+)*|.*\.\.\.|\[.*|.*\]|[a-z]+(\|[a-z]+)+")
 _OWN = ("./my-gpt2", "my-method", "mine")  # stand for a reader's own
-_RUN = ("describe", "plugins", "new-plugin")
+_RUN = ("describe", "explain", "plugins", "new-plugin")
 _PREPARED = ("run-benchmark", "run-experiment", "trace", "train", "statistics")
 
 

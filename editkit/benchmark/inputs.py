@@ -103,7 +103,7 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
             f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected)"
             f"{_reasons(loaded.rejected)}.",
             hint="Check its configuration with 'editkit describe', and its records against "
-            "docs/datasets.md.",
+            "'editkit explain datasets'.",
         )
     invalid = [r.case_id for r in loaded.records if not _is_case_id(r.case_id)]
     if invalid:
@@ -161,6 +161,6 @@ def corpus_digest(loaded: Records, dataset: Offer, metric: Offer, kind: str) -> 
         raise ConfigError(
             f"metric {metric.name!r} needs {kind} texts, and dataset {dataset.name!r} has none.",
             hint=f"Name a file of texts (--set dataset.config.{kind}_texts=FILE; see "
-            "docs/datasets.md), or choose other metrics with --metrics.",
+            "'editkit explain datasets'), or choose other metrics with --metrics.",
         )
     return digest_of_texts(loaded.texts[kind])

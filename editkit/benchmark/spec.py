@@ -212,7 +212,8 @@ def validated(content: Any, *, place: str) -> Benchmark:
         unknown = [e["loc"][-1] for e in error.errors() if e["type"] == "extra_forbidden"]
         hint = did_you_mean(str(unknown[0]), Benchmark.model_fields) if unknown else None
         raise ConfigError(
-            f"{place}: {problems_of(error)}.", hint=hint or "See docs/config.md for the format."
+            f"{place}: {problems_of(error)}.",
+            hint=hint or "'editkit explain config' shows the format.",
         ) from None
 
 

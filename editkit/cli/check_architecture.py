@@ -117,12 +117,13 @@ def _proposed(config: PretrainedConfig, code: str, failed: Sequence[str]) -> str
     if not failed:
         return (
             "\nNo entry is needed: models of this family load, with one warning. An entry in a "
-            f"plugin\n(docs/architectures.md) removes the warning:\n\n{code}\n"
+            f"plugin\n('editkit explain architectures') removes the warning:\n\n{code}\n"
         )
     return (
         f"\nThis entry failed, so models of this family are refused:\n\n{code}\n\n"
         f"{_what_to_change(failed)}"
-        "Offer the changed entry in a plugin (docs/architectures.md), and run this command again.\n"
+        "Offer the changed entry in a plugin ('editkit explain architectures'), and run this\n"
+        "command again.\n"
         f"\n{_modules(config)}"
     )
 

@@ -19,6 +19,7 @@ CORE = tuple(
         ("show-generations", "show_generations", "show what edited models wrote, side by side"),
         ("plugins", "plugins", "list the installed editors, metrics, datasets, ..."),
         ("describe", "describe", "show what an editor, metric, ... does, and its values"),
+        ("explain", "explain", "print a page of the documentation, as errors name them"),
         ("statistics", "statistics", "compute the second moment that an editor needs"),
         ("doctor", "doctor", "check what a run needs, before any weights are loaded"),
         ("new-plugin", "new_plugin", "write a plugin with a working example and tests"),
@@ -27,6 +28,7 @@ CORE = tuple(
     )
 )
 _NAMES = {spec.name for spec in CORE}
+_DESPITE_BROKEN_PLUGINS = ("explain", "plugins")  # strict mode, too: they help with the repair
 
 
 def command_module(name: str) -> ModuleType:
@@ -38,7 +40,7 @@ def command_module(name: str) -> ModuleType:
     """
     for spec in CORE:
         if spec.name == name:
-            if name != "plugins":  # which shows what is broken in strict mode, too
+            if name not in _DESPITE_BROKEN_PLUGINS:
                 default_registry().check_strict()
             return importlib.import_module(spec.module)
     registry = default_registry()

@@ -63,7 +63,7 @@ def regimes_of(args: argparse.Namespace) -> tuple[Regime, ...]:
             for n in args.sequential
         ]
     except ValueError as error:
-        raise UsageError(f"{error}.", hint="See docs/regimes.md for the regimes.") from None
+        raise UsageError(f"{error}.", hint="'editkit explain regimes' lists them.") from None
     return (*joint, *sequential)
 
 

@@ -72,7 +72,8 @@ def read_json(path: Path, what: str = "dataset file") -> object:
     except FileNotFoundError:
         raise DatasetError(
             f"{what} {str(path)!r} does not exist.",
-            hint="Give the path of a file. docs/datasets.md and docs/locators.md show the layouts.",
+            hint="Give the path of a file. 'editkit explain datasets' and 'editkit explain "
+            "locators' show the layouts.",
         ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(
@@ -98,7 +99,7 @@ def read_json_list(path: Path) -> list[object]:
         actual = "an empty list" if content == [] else f"a JSON {type(content).__name__}"
         raise DatasetError(
             f"dataset file {str(path)!r} holds {actual}, expected a list of records.",
-            hint="docs/datasets.md shows the layout of a record.",
+            hint="'editkit explain datasets' shows the layout of a record.",
         )
     return content
 

@@ -205,7 +205,7 @@ def parse_relations(
     if not isinstance(content, Mapping) or not content:
         raise DatasetError(
             f"{place} holds no relations, expected a JSON object of relations.",
-            hint="docs/datasets.md shows the two layouts.",
+            hint="'editkit explain datasets' shows the two layouts.",
         )
     check_relations(only, content, place)
     generation = generation or {}

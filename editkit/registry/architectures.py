@@ -85,7 +85,8 @@ def _adapt(architecture: Architecture, config: Any) -> Architecture:
         raise PluginError(
             f"for_config of {_offering(architecture)} {wrong}.",
             hint="Fix the function: it gets the entry and the model's config, and returns an "
-            "Architecture (docs/architectures.md). A field that a config may lack needs getattr.",
+            "Architecture ('editkit explain architectures'). A field that a config may lack "
+            "needs getattr.",
         )
     return cast("Architecture", adapted)
 

@@ -92,7 +92,7 @@ class GivenConfig:
             return rule
         values = self.values
         listed = ", ".join(f"{name} {values[name]}" for name in used)
-        return (*rule, f"no file of values: {listed} (docs/defaults.md has the evidence)")
+        return (*rule, f"no file of values: {listed} (evidence: 'editkit explain defaults')")
 
     @property
     def remarks(self) -> tuple[str, ...]:

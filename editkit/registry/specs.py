@@ -63,7 +63,7 @@ class LayerRule:
 LayerRule.A_TENTH = LayerRule(
     1 / 10,
     "a guess: a tenth of the depth, the best of the depths tried on models that no paper covers "
-    "(docs/defaults.md); 'layer: auto' chooses by tracing the model itself",
+    "('editkit explain defaults'); 'layer: auto' chooses by tracing the model itself",
     is_guess=True,
 )
 

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-_GUIDE = "docs/architectures.md shows how to add one."
+_GUIDE = "'editkit explain architectures' shows how to add one."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,7 @@ def parse_yaml(text: str, *, place: str) -> Any:
     except _RefusedError as error:
         raise ConfigError(
             f"{place}{_where(error)}: {error.problem}.",
-            hint="Write plain values, each key once: docs/config.md has the rules.",
+            hint="Write plain values, each key once: 'editkit explain config' has the rules.",
         ) from None
     except yaml.MarkedYAMLError as error:
         raise ConfigError(

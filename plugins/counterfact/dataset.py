@@ -246,5 +246,6 @@ def _texts(value: Any, place: str) -> Texts:
 
 def _wrong_layout(place: str, expected: str) -> DatasetError:
     return DatasetError(
-        f"{place}: expected {expected}.", hint="docs/datasets.md shows the layouts of such files."
+        f"{place}: expected {expected}.",
+        hint="'editkit explain datasets' shows the layouts of such files.",
     )

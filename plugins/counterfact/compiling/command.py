@@ -1,7 +1,7 @@
 """Compile records in CounterFact's layout from facts, and print their composition.
 
-FILE holds facts and wordings by relation, in ParaRel's layout or ours (docs/datasets.md). The same
-file, flags and model give the same records.
+FILE holds facts and wordings by relation, in ParaRel's layout or ours ('editkit explain datasets').
+The same file, flags and model give the same records.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def _count(args: argparse.Namespace) -> int:
         raise DatasetError(
             f"dataset file {str(args.count)!r} has no usable record out of {len(loaded.rejected)} "
             f"({loaded.rejected[0].field}: {loaded.rejected[0].reason}).",
-            hint="docs/datasets.md shows the layout of a record.",
+            hint="'editkit explain datasets' shows the layout of a record.",
         )
     if loaded.rejected:
         _log.warning("skipped %d broken records", len(loaded.rejected))

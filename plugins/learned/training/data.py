@@ -332,7 +332,7 @@ def flat_records(path: Path) -> list[Record]:
             f"training data {str(path)!r} has no usable entry out of {len(entries)} "
             f"({reasons[0]}).",
             hint="Entries need a prompt, a target, a rephrased prompt and a locality prompt; see "
-            "docs/training.md.",
+            "'editkit explain training'.",
         )
     return records
 

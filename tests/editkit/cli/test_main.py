@@ -109,7 +109,7 @@ def test_a_command_that_cannot_be_loaded_is_a_plugin_error(guest: Any, editkit: 
     code, _, err = editkit("lost")
     assert code == 3
     assert "command 'lost' of guest-dist 2.1 could not be loaded" in err
-    assert "see: errors/plugin in the documentation" in err
+    assert "see: editkit explain errors/plugin" in err
 
 
 def test_a_command_with_the_name_of_one_of_ours_is_ignored(guest: Any, editkit: Cli) -> None:
@@ -124,7 +124,7 @@ def test_an_unknown_command_suggests_the_closest_one(editkit: Cli) -> None:
     assert code == 2
     assert err.startswith("error: there is no command 'run-benchmrk'. ")
     assert err.endswith(
-        "\n  hint: Did you mean 'run-benchmark'?\n  see: errors/usage in the documentation\n"
+        "\n  hint: Did you mean 'run-benchmark'?\n  see: editkit explain errors/usage\n"
     )
 
 

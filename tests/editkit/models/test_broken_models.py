@@ -317,7 +317,7 @@ def test_every_command_refuses_it(
         assert code == 2, err
         assert "\nerror: " in f"\n{err}"
         assert "\n  hint: " in err
-        assert err.endswith("  see: errors/model in the documentation\n")
+        assert err.endswith("  see: editkit explain errors/model\n")
         assert re.search(CASES[label].message, err), err
 
 

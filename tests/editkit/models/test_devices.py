@@ -156,5 +156,5 @@ def test_describe_refuses_names_that_cannot_be_models(
         assert message in err
     for name in ("./nowhere", str(config)):
         assert main(["describe", "rome", "--model", name]) == 2
-        assert "see: errors/model in the documentation" in capsys.readouterr().err
+        assert "see: editkit explain errors/model" in capsys.readouterr().err
     assert main(["describe", "rome", "--model", "openai-community/gpt2-xl"]) == 0

@@ -95,7 +95,7 @@ def test_publishing_never_raises(
     assert publish(report(out, points=1))["mlflow"]["run_ids"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nothing listens there
     assert "failed: " in publish(report(out, points=1))["failed"]
-    assert "errors/tracking in the documentation" in caplog.text
+    assert "editkit explain errors/tracking" in caplog.text
 
 
 def test_reports_with_curves_open_in_mlflows_own_view() -> None:
