@@ -16,7 +16,6 @@ import sys
 from editkit.cli.arguments import add_flag
 from editkit.errors import UsageError, did_you_mean
 from editkit.registry.plugins import KINDS, default_registry
-from editkit.report.terminal import aligned, rendered
 from editkit.storage.pages import (
     page_names,
     page_text,
@@ -25,6 +24,7 @@ from editkit.storage.pages import (
     section_of,
     sections_of,
 )
+from editkit.terminal import aligned, rendered
 
 _ERRORS = "errors/"
 _COMMANDS = "cli"
