@@ -14,6 +14,7 @@ import pytest
 from editkit import CommandSpec, EditkitError
 from editkit.benchmark.spec import Benchmark
 from editkit.cli.commands import CORE, command_module
+from editkit.cli.patch import ACTIONS
 from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark.fakes import ROOT
 
@@ -56,6 +57,20 @@ def test_every_flag_is_documented(command: CommandSpec) -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     for flag in parser._option_string_actions:
         assert flag in text
+
+
+def test_every_action_of_patch_has_a_section_with_its_flags() -> None:
+    parser = argparse.ArgumentParser()
+    command_module("patch").configure(parser)
+    [actions] = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    section = text.partition("\n## patch\n")[2].partition("\n## ")[0]
+    own = dict(part.partition("\n")[::2] for part in section.split("\n### "))
+    for action in ACTIONS:
+        assert action.name in own, f"docs/cli.md, '## patch' has no '### {action.name}'"
+        assert f"| `{action.name}` | {action.summary} |" in section
+        flags = actions.choices[action.name]._option_string_actions.keys() - {"-h", "--help"}
+        assert not [flag for flag in flags if flag not in own[action.name]], action.name
 
 
 def test_every_command_and_field_of_a_benchmark_file_is_documented() -> None:
