@@ -26,7 +26,7 @@ from torch import Tensor
 
 from editkit.editing.deltas import Change, WeightDelta, applied, check_all_fit, compacted
 from editkit.editing.edited_prompts import EditedPrompts, ReadPrompt, ScoredText
-from editkit.editing.generation import continued, draws, text_of
+from editkit.editing.generation import continued, draws, text_after, text_of
 from editkit.editing.queries import CandidateQuery, CandidateScore, GenerationQuery, TextQuery
 from editkit.editing.row_terms import adding, terms_of
 from editkit.errors import DeltaError
@@ -208,6 +208,16 @@ class EditedModels:
             DeltaError: It is longer because of the texts that the edit puts before it.
         """
         return self._prompts.completions([(query, i) for i in range(len(query.candidates))])
+
+    def prompt(self, query: GenerationQuery) -> ReadPrompt:
+        """A prompt to continue as tokens, as the edited model reads it.
+
+        Raises:
+            DeltaError: It is longer than the model's context because of the texts that the edit
+                puts before it.
+            ModelError: It is longer than the model's context.
+        """
+        return self._prompts.generation(query)
 
     def check_context(self, edit: int) -> None:
         """Refuse an edit that puts texts before prompts, where only token ids are known.
@@ -471,7 +481,7 @@ class EditedModels:
         return [self._generated[keys[query]] for query in queries]
 
     def _generate(self, queries: Sequence[GenerationQuery], tokens: int, top_k: int) -> list[str]:
-        prompts = [self._prompts.generation(query) for query in queries]
+        prompts = [self.prompt(query) for query in queries]
         # Length of each whole text, with what the edit puts before it.
         sizes = [min(tokens + each.before, self.model.context_length) for each in prompts]
         shortest = min(
@@ -516,13 +526,9 @@ class EditedModels:
         if query.chat:
             return self._answered(query.prompt, ids[n:])
         tokenizer = self.model.tokenizer
-        whole = text_of(tokenizer, ids)
         if prompt.ids == prompt.alone:
-            return whole
-        start = text_of(tokenizer, ids[:n])
-        # A tokenizer's clean-up may change the end of the prompt when more follows it.
-        rest = whole[len(start) :] if whole.startswith(start) else text_of(tokenizer, ids[n:])
-        return f"{text_of(tokenizer, prompt.alone)}{rest}"
+            return text_of(tokenizer, ids)
+        return f"{text_of(tokenizer, prompt.alone)}{text_after(tokenizer, ids[:n], ids[n:])}"
 
     def _answered(self, prompt: str, ids: Sequence[int]) -> str:
         """A chat as text: the user's turn, and the answer up to the end of its turn."""

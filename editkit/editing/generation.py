@@ -21,7 +21,15 @@ from editkit.progress import counting
 from editkit.storage.cache import cached_texts
 from editkit.storage.digests import seed_of
 
-__all__ = ["continued", "draws", "in_published_form", "sample", "sampled_contexts", "text_of"]
+__all__ = [
+    "continued",
+    "draws",
+    "in_published_form",
+    "sample",
+    "sampled_contexts",
+    "text_after",
+    "text_of",
+]
 
 _log = logging.getLogger(__name__)
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n")
@@ -162,6 +170,21 @@ def text_of(tokenizer: Any, ids: Sequence[int]) -> str:
         apart = not text or not piece or text[-1].isspace() or piece[0].isspace()
         text += piece if apart else f" {piece}"
     return text
+
+
+def text_after(tokenizer: Any, before: Sequence[int], ids: Sequence[int]) -> str:
+    """Text of tokens as they follow others, without special tokens.
+
+    Some tokenizers decode a token at the start of a text without the space in front of it.
+
+    Args:
+        tokenizer: A transformers tokenizer.
+        before: The tokens in front; may be empty.
+        ids: The tokens that follow.
+    """
+    start, whole = text_of(tokenizer, before), text_of(tokenizer, [*before, *ids])
+    # A tokenizer's clean-up may change the end of what is in front when more follows it.
+    return whole[len(start) :] if whole.startswith(start) else text_of(tokenizer, ids)
 
 
 def in_published_form(text: str, *, form: str | None = "NFKD") -> str:

@@ -1,23 +1,59 @@
-"""The most likely next token after each of many texts, under edited models.
+"""Distributions of the next token after many texts, under edited models.
 
-Shared prefixes are run once: if one text is a prefix of another, its answer is read in the middle
-of the longer text's row. Scoring a target token by token therefore costs one row.
+For a text x, p_0(t | x) the unedited model's distribution of the next token t, p the edited one's::
+
+    KL(x) = sum over tokens t of p_0(t | x) (log p_0(t | x) - log p(t | x))     in nats
+
+If only the most likely token is asked for, shared prefixes are run once: if one text is a prefix of
+another, its answer is read in the middle of the longer text's row. Scoring a target token by token
+therefore costs one row.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from editkit.editing.edited_models import EditedModels
 from editkit.models.encoding import chunks_by_tokens, padded
 from editkit.models.running import forward
 
-__all__ = ["NextTokenQuery", "most_likely_tokens"]
+__all__ = [
+    "MOST_NATS",
+    "NextTokenQuery",
+    "bounded",
+    "kl_divergences",
+    "most_likely_tokens",
+    "next_log_p",
+    "prompts_as_read",
+    "token_ranks",
+]
 
 _LOGITS_AT_ONCE = 1024  # positions; for GPT-2's vocabulary about 200 MB
+_DISTRIBUTIONS_AT_ONCE = 512  # rows; for GPT-2's vocabulary about 100 MB
+
+
+MOST_NATS = 100.0
+"""Bound of every number in nats. A model whose weights overflowed computes NaN, which counts as
+this much, so that scores stay finite and have a finite variance."""
+
+
+class _AfterTokens(Protocol):
+    @property
+    def edit(self) -> int:
+        """Number of the edited model that answers."""
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The preceding tokens, with what the edit puts before prompts."""
+
+
+_Query = TypeVar("_Query", bound=_AfterTokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,3 +137,105 @@ def _owners(queries: Sequence[NextTokenQuery]) -> dict[NextTokenQuery, NextToken
             owners[query] = query
         after = query
     return owners
+
+
+# ---------------------------------------------------------------- whole distributions
+
+
+def next_log_p(
+    models: EditedModels, queries: Sequence[_Query]
+) -> Iterator[tuple[list[_Query], Tensor]]:
+    """Log probabilities of the next token, in batches of queries: (N, vocabulary) each.
+
+    For edits that can share a batch; :meth:`EditedModels.answers` separates the others.
+
+    Args:
+        models: The edited models.
+        queries: In any order; texts that edits put before prompts are in their ids.
+    """
+    model = models.model
+    for batch in chunks_by_tokens([len(query.ids) for query in queries], models.token_budget):
+        for start in range(0, len(batch), _DISTRIBUTIONS_AT_ONCE):
+            chosen = [queries[number] for number in batch[start : start + _DISTRIBUTIONS_AT_ONCE]]
+            ids = padded([query.ids for query in chosen], model.device)  # (N, T)
+            last = torch.tensor([len(query.ids) - 1 for query in chosen], device=ids.device)
+            with model.frozen(), torch.no_grad():
+                with models.rows([query.edit for query in chosen], in_context=True):
+                    states = forward(model, ids)[torch.arange(len(chosen), device=ids.device), last]
+                log_p = torch.log_softmax(model.head(states), dim=-1)  # (N, V)
+            yield chosen, log_p
+
+
+def kl_divergences(unedited: Tensor, edited: Tensor) -> Tensor:
+    """KL divergence of edited from unedited distributions, in nats: (N,).
+
+    Args:
+        unedited: Log probabilities, (N, vocabulary).
+        edited: Those of the edited models.
+    """
+    terms = unedited.exp() * (unedited - edited)
+    return terms.masked_fill(unedited.isneginf(), 0.0).sum(dim=-1)
+
+
+def bounded(nats: float) -> float:
+    """A number in nats, at most :data:`MOST_NATS`, which also stands for NaN."""
+    return MOST_NATS if math.isnan(nats) else min(nats, MOST_NATS)
+
+
+def prompts_as_read(
+    models: EditedModels, edit: int, prompts: Sequence[str]
+) -> list[tuple[int, ...]]:
+    """Token ids of prompts, after the texts that an edit puts before them.
+
+    Args:
+        models: The edited models.
+        edit: Number of the edited model.
+        prompts: The prompts.
+
+    Raises:
+        DeltaError: A prompt is longer than the model's context because of these texts.
+        ModelError: A prompt is longer than the model's context.
+    """
+    encodings = models.model.read([models.in_context(edit, prompt) for prompt in prompts])
+    for prompt, encoding in zip(prompts, encodings, strict=True):
+        models.check_length(edit, encoding, prompt)
+    return [encoding.ids for encoding in encodings]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ranked:
+    edit: int
+    ids: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+def token_ranks(
+    models: EditedModels, queries: Sequence[NextTokenQuery], tokens: Sequence[Sequence[int]]
+) -> list[list[int]]:
+    """Ranks of tokens among all next tokens: 1 for the most probable.
+
+    Tokens that are equally probable have the same rank. A model whose weights overflowed gives all
+    tokens the last rank.
+
+    Args:
+        models: The edited models.
+        queries: In any order; texts that edits put before prompts are in their ids.
+        tokens: Token ids for each query.
+    """
+
+    def ask(some: EditedModels, asked: Sequence[_Ranked]) -> list[list[int]]:
+        ranks: dict[_Ranked, list[int]] = {}
+        for batch, log_p in next_log_p(some, asked):
+            for query, row in zip(batch, log_p, strict=True):  # (V,)
+                own = row[list(query.tokens)]  # (n,)
+                worse = (row[None] <= own[:, None]).sum(dim=-1)  # (n,), with itself
+                ranks[query] = (len(row) + 1 - worse.clamp(min=1)).tolist()
+        return [ranks[query] for query in asked]
+
+    rows = [
+        _Ranked(query.edit, query.ids, tuple(some))
+        for query, some in zip(models.merged(queries), tokens, strict=True)
+    ]
+    distinct = list(dict.fromkeys(rows))
+    answers = dict(zip(distinct, models.answers(ask, distinct), strict=True))
+    return [list(answers[row]) for row in rows]

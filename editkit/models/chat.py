@@ -41,6 +41,8 @@ class ChatTemplate:
 
     Attributes:
         separator: White space that the template puts before an answer; empty for most templates.
+        after_answer: What it writes after an answer, such as the token that ends a turn; empty if
+            it has no turns of assistants.
 
     Args:
         tokenizer: The tokenizer.
@@ -67,11 +69,11 @@ class ChatTemplate:
                 hint="Check chat_template.jinja, or chat_template in tokenizer_config.json.",
             )
         self._head, _, self._tail = framed.partition(_USER)
-        self._more, self.separator = self._up_to_answer(framed)
+        self._more, self.separator, self.after_answer = self._around_answer(framed)
         self._warned = False
 
-    def _up_to_answer(self, asked: str) -> tuple[str, str]:
-        """Text and white space that the template puts between the prompt for an answer and it.
+    def _around_answer(self, asked: str) -> tuple[str, str, str]:
+        """Text and white space that the template puts before an answer, and what it puts after it.
 
         The answer begins where the template itself puts one. Before an answer, some templates write
         more than they do when they prompt for one: a role, or an empty section of thoughts.
@@ -84,12 +86,12 @@ class ChatTemplate:
         """
         turns = [{"role": "user", "content": _USER}, {"role": "assistant", "content": _ANSWER}]
         try:
-            before, answer, _ = self._written(turns, ask=False).partition(_ANSWER)
+            before, answer, after = self._written(turns, ask=False).partition(_ANSWER)
         except ModelError:  # a template without assistant turns
-            before, answer = "", ""
+            before, answer, after = "", "", ""
         if answer and before.startswith(asked):
             between = before.removeprefix(asked)
-            return (between, "") if between.strip() else ("", between)
+            return (between, "", after) if between.strip() else ("", between, after)
         if self._tail.count("<think>") > self._tail.count("</think>"):
             raise ModelError(
                 f"the chat template of {self._name} ends with <think>: the text that follows is "
@@ -97,7 +99,7 @@ class ChatTemplate:
                 hint="Give the tokenizer a chat template that prompts for the answer itself, for "
                 "example one that ends with '<think>\\n\\n</think>\\n\\n'.",
             )
-        return "", ""
+        return "", "", after
 
     def render(self, prompt: str, subject: tuple[int, int] | None = None) -> Rendered:
         """A prompt as a user's turn, up to where the answer begins.

@@ -64,10 +64,13 @@ class Answer:
     Attributes:
         probabilities: Probability of each of the question's answers as a whole, after the prompt.
         text: The model's own greedy continuation, without special tokens.
+        ranks: For each answer, the rank of its first token among all next tokens: 1 for the most
+            probable. Empty if it was not measured.
     """
 
     probabilities: tuple[float, ...]
     text: str
+    ranks: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,7 +68,11 @@ def write_patch(patch: PatchContent, path: str | Path) -> Path:
 
 
 def _answer(answer: Answer) -> dict[str, Any]:
-    return {"probabilities": list(answer.probabilities), "text": answer.text}
+    return {
+        "probabilities": list(answer.probabilities),
+        "text": answer.text,
+        "ranks": list(answer.ranks),
+    }
 
 
 def read_patch(path: str | Path) -> PatchContent:

@@ -1,8 +1,7 @@
 """The metric ``drift``: how far did the model move where nothing was edited?
 
-For each prompt x, p_0 is the unedited model's distribution of the next token, p the edited one's::
-
-    KL(x) = sum over tokens t of p_0(t | x) (log p_0(t | x) - log p(t | x))     in nats
+For each prompt x, KL(x) is the divergence of the edited model's distribution of the next token from
+the unedited one's, in nats (:mod:`editkit.editing.next_tokens` has the formula).
 
 The scores are the mean of KL over the prompts, its 99th percentile (with linear interpolation), and
 the share of prompts whose most likely next token is another one.
@@ -11,7 +10,7 @@ the share of prompts whose most likely next token is another one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
@@ -19,14 +18,12 @@ import torch
 from torch import Tensor
 
 from editkit import EditedModels, LanguageModel, MetricRow, ModelMetric
-from editkit.models.encoding import chunks_by_tokens, padded
-from editkit.models.running import forward
+from editkit.editing.next_tokens import bounded, kl_divergences, next_log_p, prompts_as_read
 from editkit_plugins.model_health.config import DriftConfig
-from editkit_plugins.model_health.unedited import OfUnedited, bounded, first_texts
+from editkit_plugins.model_health.unedited import OfUnedited, first_texts
 
 _PERCENTILE = 0.99
 _ROUNDING = 1e-4  # nats: a smaller divergence is not listed
-_LOGITS_AT_ONCE = 512  # positions; for GPT-2's vocabulary about 100 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +77,19 @@ class Drift(ModelMetric[DriftConfig]):
         queries = [
             _Query(edit, place, ids)
             for edit in range(len(models))
-            for place, ids in enumerate(_read_as(models, edit, before))
+            for place, ids in enumerate(
+                before.ids
+                if models.deltas[edit].context is None
+                else prompts_as_read(models, edit, before.prompts)
+            )
         ]
 
         def ask(some: EditedModels, asked: Sequence[_Query]) -> list[_Answer]:
             answers: dict[_Query, _Answer] = {}
-            for batch, log_p in _next_log_p(some, asked):
+            for batch, log_p in next_log_p(some, asked):
                 old = before.log_p[[query.place for query in batch]].to(log_p)  # (N, V)
-                terms = old.exp() * (old - log_p)
-                divergence = terms.masked_fill(old.isneginf(), 0.0).sum(dim=-1)  # (N,)
                 tops = log_p.argmax(dim=-1)  # (N,)
-                values = map(_Answer, divergence.tolist(), tops.tolist())
+                values = map(_Answer, kl_divergences(old, log_p).tolist(), tops.tolist())
                 answers.update(zip(batch, values, strict=True))
             return [answers[query] for query in asked]
 
@@ -100,13 +99,10 @@ class Drift(ModelMetric[DriftConfig]):
 
     def _measure(self, models: EditedModels) -> _Unedited:
         prompts = first_texts(self.config.corpus, self.config.prompts)
-        encodings = models.model.read(prompts)
-        for encoding in encodings:
-            models.model.check_length(encoding)
-        ids = [encoding.ids for encoding in encodings]
+        ids = prompts_as_read(models, 0, prompts)
         log_p = torch.empty(len(ids), 0)
         queries = [_Query(0, place, each) for place, each in enumerate(ids)]
-        for batch, values in _next_log_p(models, queries):
+        for batch, values in next_log_p(models, queries):
             log_p = log_p if log_p.numel() else torch.empty(len(ids), values.shape[1])
             log_p[[query.place for query in batch]] = values.cpu()
         return _Unedited(prompts, ids, log_p)
@@ -134,33 +130,6 @@ class Drift(ModelMetric[DriftConfig]):
         }
 
 
-def _read_as(models: EditedModels, edit: int, before: _Unedited) -> Sequence[tuple[int, ...]]:
-    """The tokens of the prompts, after the texts that an edit puts before them."""
-    if models.deltas[edit].context is None:
-        return before.ids
-    encodings = models.model.read([models.in_context(edit, prompt) for prompt in before.prompts])
-    for prompt, encoding in zip(before.prompts, encodings, strict=True):
-        models.check_length(edit, encoding, prompt)
-    return [encoding.ids for encoding in encodings]
-
-
 def percentile(values: Sequence[float], share: float) -> float:
     """The value below which a share of all values lies, with linear interpolation."""
     return float(torch.tensor(values, dtype=torch.float64).quantile(share))
-
-
-def _next_log_p(
-    models: EditedModels, queries: Sequence[_Query]
-) -> Iterator[tuple[list[_Query], Tensor]]:
-    """Log probabilities of the next token, in batches of queries: (N, vocabulary)."""
-    model = models.model
-    for batch in chunks_by_tokens([len(query.ids) for query in queries], models.token_budget):
-        for start in range(0, len(batch), _LOGITS_AT_ONCE):
-            chosen = [queries[number] for number in batch[start : start + _LOGITS_AT_ONCE]]
-            ids = padded([query.ids for query in chosen], model.device)  # (N, T)
-            last = torch.tensor([len(query.ids) - 1 for query in chosen], device=ids.device)
-            with model.frozen(), torch.no_grad():
-                with models.rows([query.edit for query in chosen], in_context=True):
-                    states = forward(model, ids)[torch.arange(len(chosen), device=ids.device), last]
-                log_p = torch.log_softmax(model.head(states), dim=-1)  # (N, V)
-            yield chosen, log_p

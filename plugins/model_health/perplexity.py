@@ -19,8 +19,9 @@ from collections.abc import Sequence
 
 from editkit import ConfigError, EditedModels, LanguageModel, MetricRow, ModelMetric
 from editkit.editing.edited_models import TextQuery
+from editkit.editing.next_tokens import bounded
 from editkit_plugins.model_health.config import PerplexityConfig
-from editkit_plugins.model_health.unedited import OfUnedited, bounded, first_texts
+from editkit_plugins.model_health.unedited import OfUnedited, first_texts
 
 
 class Perplexity(ModelMetric[PerplexityConfig]):

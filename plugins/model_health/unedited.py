@@ -1,18 +1,13 @@
-"""What the metrics share: texts to ask with, a value of the unedited model, and finite numbers."""
+"""What the metrics share: texts to ask with, and a value of the unedited model."""
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from editkit import ConfigError, EditedModels, LanguageModel, WeightDelta
 from editkit.covariance.corpora import Corpus
-
-MOST_NATS = 100.0
-"""Bound of every number in nats. A model whose weights overflowed computes NaN, which counts as
-this much, so that scores stay finite and have a finite variance."""
 
 Value = TypeVar("Value")
 
@@ -49,8 +44,3 @@ def first_texts(corpus: str, n: int) -> list[str]:
             f"corpus {corpus!r} has no texts.", hint="Give a file with a text per line."
         )
     return texts
-
-
-def bounded(nats: float) -> float:
-    """A number in nats, at most :data:`MOST_NATS`, which also stands for NaN."""
-    return MOST_NATS if math.isnan(nats) else min(nats, MOST_NATS)
