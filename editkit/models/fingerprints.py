@@ -18,7 +18,14 @@ from typing import Any, BinaryIO
 from editkit.errors import ModelError
 from editkit.storage.digests import blake2b_of, file_blocks, sha256_of
 
-__all__ = ["VOLATILE", "fingerprint_of_folder", "fingerprint_of_gguf", "legacy_fingerprint"]
+__all__ = [
+    "VOLATILE",
+    "fingerprint_of_folder",
+    "fingerprint_of_gguf",
+    "legacy_fingerprint",
+    "tensor_digests",
+    "weight_files",
+]
 
 VOLATILE = frozenset(
     {
@@ -67,7 +74,7 @@ def fingerprint_of_folder(folder: Path) -> str:
     Raises:
         ModelError: The safetensors weights are missing or damaged.
     """
-    parts = [f"{name}:{described};" for name, described in sorted(_tensors(folder).items())]
+    parts = [f"{name}:{described};" for name, described in sorted(tensor_digests(folder).items())]
     parts.append(f"config:{_canonical(folder / 'config.json', VOLATILE)}")
     for name in _JSON:
         if (folder / name).is_file():
@@ -130,7 +137,7 @@ def weight_files(folder: Path) -> list[Path]:
     return files
 
 
-def _tensors(folder: Path) -> dict[str, str]:
+def tensor_digests(folder: Path) -> dict[str, str]:
     """Type, shape and digest of every tensor, by name."""
     tensors: dict[str, str] = {}
     for path in weight_files(folder):
