@@ -29,7 +29,7 @@ from editkit.models.weight_layout import input_major
 if TYPE_CHECKING:
     from editkit.models import LanguageModel
 
-__all__ = ["Effects", "norm_of", "warn_of_failed"]
+__all__ = ["Effects", "norm_of", "share_kept", "warn_of_failed"]
 
 _SAFE = 16
 """A change is checked entry by entry only if its norm is below this many rounding steps of the
@@ -104,6 +104,33 @@ class Effects:
             kept = (part + wanted).to(weight.dtype).float() - part
             lost += float((wanted - kept).double().square().sum())
         return lost
+
+
+@torch.no_grad()
+def share_kept(model: LanguageModel, delta: WeightDelta, dtype: torch.dtype) -> float:
+    """The share of a delta that remains if the model is stored in another type, from 0 to 1.
+
+    With W and D the weights and their change, and r() rounding to the type, that is the length of
+    the rounded change ``r(W + D) - r(W)`` along D: ``<D, r(W + D) - r(W)> / <D, D>``. Rounding
+    errors of single entries, which cancel in a product with many entries, do not count.
+
+    Args:
+        model: The unedited model.
+        delta: The edit.
+        dtype: The other type.
+    """
+    along = total = 0.0
+    for name, change in delta.changes.items():
+        module = model.module(name.rpartition(".")[0])
+        weight = input_major(module, model.hf.get_parameter(name))  # (in, out) or (out,)
+        dense = change.dense()
+        for start in range(0, len(weight), _ROWS):
+            part = weight[start : start + _ROWS].float()
+            wanted = dense[start : start + _ROWS].to(part)
+            kept = (part + wanted).to(dtype).float() - part.to(dtype).float()
+            along += float((wanted.double() * kept.double()).sum())
+            total += float(wanted.double().square().sum())
+    return min(1.0, max(0.0, along / total)) if total > 0 else 1.0
 
 
 def norm_of(change: Change) -> float:

@@ -19,9 +19,11 @@ __all__ = [
     "Check",
     "Movement",
     "Origin",
+    "ParameterSize",
     "PatchContent",
     "Question",
     "Role",
+    "Size",
 ]
 
 Role = Literal["edit", "wording", "neighbor", "subject", "free"]
@@ -38,8 +40,9 @@ class Question:
     Attributes:
         role: What it is about.
         prompt: Text up to the answer, with the subject filled in.
-        answers: The answers whose probabilities are read: the new object, then the old one; for
-            another fact, the unedited model's answer, then the new object.
+        answers: The answers that get probabilities: the new object, then the old one; for a
+            neighbour or another fact of the subject, the unedited model's answer, then the new
+            object.
         separator: Text between prompt and answer; None: the default rule.
         chat: Whether the prompt is a user's turn in a chat.
         given: Whether the user gave it; otherwise it was proposed.
@@ -100,6 +103,42 @@ class Movement:
 
 
 @dataclasses.dataclass(frozen=True)
+class ParameterSize:
+    """How large the change of one parameter is.
+
+    Attributes:
+        name: The parameter.
+        norm: Frobenius norm of the change.
+        weight_norm: Frobenius norm of the unedited parameter.
+    """
+
+    name: str
+    norm: float
+    weight_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large an edit is, and what rounding leaves of it.
+
+    Attributes:
+        parameters: Each changed parameter.
+        rounded_away: Share of the change that is lost in the model's own type, from 0 to 1
+            (:meth:`editkit.editing.delta_effects.Effects.of`).
+        kept_in_bfloat16: Share that remains if the model is stored in bfloat16, from 0 to 1
+            (:func:`editkit.editing.delta_effects.share_kept`).
+    """
+
+    parameters: tuple[ParameterSize, ...]
+    rounded_away: float
+    kept_in_bfloat16: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The size as plain data."""
+        return {**vars(self), "parameters": [vars(each) for each in self.parameters]}
+
+
+@dataclasses.dataclass(frozen=True)
 class Origin:
     """Where a patch was made.
 
@@ -137,12 +176,14 @@ class PatchContent:
         origin: Where it was made; None for a file of :func:`editkit.save_delta`.
         checks: What the models answered when it was made; may be empty.
         drift: Movement of unrelated prompts when it was made; may be empty.
+        size: Size of the change; None if it was not measured.
     """
 
     delta: WeightDelta
     origin: Origin | None = None
     checks: tuple[Check, ...] = ()
     drift: tuple[Movement, ...] = ()
+    size: Size | None = None
 
     @property
     def requests(self) -> tuple[EditRequest, ...]:

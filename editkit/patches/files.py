@@ -15,7 +15,7 @@ import pydantic
 
 from editkit.editing.delta_files import read_delta_file, write_delta_file
 from editkit.errors import DeltaError, EditkitError
-from editkit.patches.content import Answer, Check, Movement, Origin, PatchContent
+from editkit.patches.content import Answer, Check, Movement, Origin, PatchContent, Size
 from editkit.storage.digests import sha256_of
 from editkit.storage.strict_json import parse_json
 
@@ -33,6 +33,7 @@ class _Content(pydantic.BaseModel):
     origin: Origin | None
     checks: tuple[Check, ...]
     drift: tuple[Movement, ...]
+    size: Size | None = None
 
 
 def write_patch(patch: PatchContent, path: str | Path) -> Path:
@@ -54,6 +55,7 @@ def write_patch(patch: PatchContent, path: str | Path) -> Path:
             for check in patch.checks
         ],
         "drift": [vars(movement) for movement in patch.drift],
+        "size": None if patch.size is None else patch.size.to_dict(),
     }
     try:
         text = json.dumps(content, sort_keys=True, allow_nan=False)
@@ -104,7 +106,7 @@ def read_patch(path: str | Path) -> PatchContent:
         raise
     except (ValueError, EditkitError) as error:
         raise _damaged(path, str(error)) from None
-    return PatchContent(delta, content.origin, content.checks, content.drift)
+    return PatchContent(delta, content.origin, content.checks, content.drift, content.size)
 
 
 def _damaged(path: str | Path, problem: str) -> DeltaError:

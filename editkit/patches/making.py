@@ -17,7 +17,8 @@ from editkit.editing.edited_models import EditedModels
 from editkit.errors import RequestError
 from editkit.interfaces import Editor
 from editkit.patches.asking import ask
-from editkit.patches.content import Check, Origin, Question, Role
+from editkit.patches.content import Origin, Question, Role
+from editkit.patches.measuring import measured
 from editkit.patches.patch import Patch
 from editkit.registry.factories import is_offered, make_editor
 from editkit.registry.models import load_model
@@ -113,17 +114,19 @@ def edit(
         *(_question(request, "wording", each) for each in also),
         *(_question(request, "neighbor", each) for each in keep),
     ]
-    none = WeightDelta({}, None, "none", {}, model.fingerprint)
-    before = ask(EditedModels(model, [none]), asked)
-    patches = []
+    deltas, origins = [], []
     for method in methods:
         method.prepare(model)
         start = time.perf_counter()
         [delta] = method.edit(model, [request])
-        seconds = time.perf_counter() - start
-        after = ask(EditedModels(model, [delta]), asked)
-        checks = tuple(map(Check, asked, before, after))
-        patches.append(Patch(delta, origin_of(model, delta.editor, seconds), checks))
+        origins.append(origin_of(model, delta.editor, time.perf_counter() - start))
+        deltas.append(delta)
+    patches = [
+        Patch(delta, origin, *result)
+        for delta, origin, result in zip(
+            deltas, origins, measured(model, deltas, asked), strict=True
+        )
+    ]
     return patches[0] if single else patches
 
 

@@ -6,6 +6,7 @@ A patch is a value; what it holds is in :mod:`editkit.patches.content`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,4 +53,5 @@ class Patch(PatchContent):
     @classmethod
     def of(cls, content: PatchContent) -> Patch:
         """The patch with that content."""
-        return cls(content.delta, content.origin, content.checks, content.drift)
+        values = {field.name: getattr(content, field.name) for field in dataclasses.fields(content)}
+        return cls(**values)
