@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from editkit.errors import PluginError, RequestError
+from editkit.mistakes import expect, expect_list
 from editkit.prompts import (
     checked_text,
     clean_fields,
@@ -161,12 +162,25 @@ class Record:
         probes: Prompts by kind: ``rewrite``, ``paraphrase``, ``neighborhood``, ``attribute``,
             ``same_subject``, or a dataset's own kinds.
         texts: Free texts by kind: ``generation`` (prompts), ``reference``, ``essence``.
+
+    Raises:
+        UsageError: A value has the wrong type.
     """
 
     case_id: int
     request: EditRequest
     probes: Mapping[str, tuple[Probe, ...]] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        call = "Record(case_id, request, probes, texts)"
+        expect(self.request, "EditRequest", "request", call)
+        expect(self.probes, "mapping", "probes", call)
+        expect(self.texts, "mapping", "texts", call)
+        for kind, probes in self.probes.items():
+            expect_list(probes, "Probe", f"probes[{kind!r}]", call)
+        for kind, texts in self.texts.items():
+            expect_list(texts, "text", f"texts[{kind!r}]", call)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ class EditkitError(Exception):
 
 
 class UsageError(EditkitError):
-    """The arguments of a command contradict each other, or the command does not exist."""
+    """Arguments of a command or a Python function do not fit, or the command does not exist."""
 
     exit_code = 2
     page = "usage"

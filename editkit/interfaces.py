@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 
 from editkit.data_types import EditRequest, Fact, Localization, Record, Records, Requirements
 from editkit.editing.outcomes import is_watched, unwatched
-from editkit.errors import RequestError
+from editkit.errors import RequestError, UsageError
+from editkit.mistakes import expect, expect_list
 from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
 
 if TYPE_CHECKING:
@@ -80,11 +81,64 @@ def _fingerprint_of(model: LanguageModel) -> str:
     return model.fingerprint
 
 
+_OF_MODEL = {"model": "LanguageModel"}
+_OF_REQUESTS = {**_OF_MODEL, "requests": "EditRequest"}
+_OF_STEP = {**_OF_REQUESTS, "state": "mapping"}
+_OF_FACTS = {**_OF_MODEL, "facts": "Fact"}
+_OF_MODELS = {"models": "EditedModels"}
+_OF_RECORDS = {**_OF_MODELS, "records": "Record"}
+"""Kind of each parameter; of lists, that of their elements."""
+_LISTS = {"requests", "facts", "records"}
+
+
+def _check(
+    method: str, takes: Mapping[str, str], arguments: Sequence[Any], named: Mapping[str, Any]
+) -> None:
+    """Refuse the mistakes of newcomers; what is missing or too much, Python reports."""
+    given = {**named, **dict(zip(takes, arguments, strict=False))}
+    call = f"{method}({', '.join(takes)})"
+    for name, kind in takes.items():
+        if name in given:
+            (expect_list if name in _LISTS else expect)(given[name], kind, name, call)
+    models, records = given.get("models"), given.get("records")
+    if records is not None and hasattr(models, "__len__") and len(models) != len(records):
+        raise UsageError(
+            f"{call}: got {len(models)} edited models and {len(records)} records, expected as many "
+            "models as records.",
+            hint="Row i measures edited model i on record i: EditedModels(model, deltas) needs one "
+            "delta per record. For a joint edit, repeat it: [delta] * len(records).",
+        )
+
+
+def _checking(takes: Mapping[str, str]) -> Callable[[Method], Method]:
+    """A wrapper of methods that checks their arguments."""
+
+    def wrapper(method: Method) -> Method:
+        @functools.wraps(method)
+        def run(self: Any, *arguments: Any, **named: Any) -> Any:
+            _check(method.__name__, takes, arguments, named)
+            return method(self, *arguments, **named)
+
+        return cast("Method", run)
+
+    return wrapper
+
+
+def _wrap(cls: type, wrapper: Callable[[Any], Any], *names: str) -> None:
+    """Wrap the methods of a class that it implements itself."""
+    for name in names:
+        own = vars(cls).get(name)
+        if inspect.isfunction(own) and not getattr(own, "__isabstractmethod__", False):
+            setattr(cls, name, wrapper(own))
+
+
 def _one_call(edit: Method) -> Method:
     """A method that returns deltas, with one fingerprint and one warning of failed edits a call."""
+    takes = _OF_STEP if edit.__name__ == "step" else _OF_REQUESTS
 
     @functools.wraps(edit)
     def run(self: Any, *arguments: Any, **named: Any) -> Any:
+        _check(edit.__name__, takes, arguments, named)
         known: dict[object, str] = {}
 
         def once(model: LanguageModel) -> str:
@@ -129,10 +183,8 @@ class Editor(Configurable[ConfigT], ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("edit", "edit_jointly", "step"):
-            own = vars(cls).get(name)
-            if inspect.isfunction(own) and not getattr(own, "__isabstractmethod__", False):
-                setattr(cls, name, _one_call(own))
+        _wrap(cls, _one_call, "edit", "edit_jointly", "step")
+        _wrap(cls, _checking(_OF_MODEL), "check", "prepare")
 
     def check(self, model: LanguageModel) -> None:
         """Refuse a model that this configuration does not fit; quick, before any work is done.
@@ -283,6 +335,10 @@ class JointEditor(Editor[ConfigT]):
 class Locator(Configurable[ConfigT], ABC):
     """Finds where in a model a fact is stored or recalled."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _wrap(cls, _checking(_OF_FACTS), "locate", "maps", "for_facts")
+
     @abstractmethod
     def locate(self, model: LanguageModel, facts: Sequence[Fact]) -> list[Localization]:
         """One localization per fact, in order."""
@@ -298,6 +354,10 @@ class Locator(Configurable[ConfigT], ABC):
 
 class Metric(Configurable[ConfigT], ABC):
     """Measures what edits did, record by record."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _wrap(cls, _checking(_OF_RECORDS), "score")
 
     def prepare(self, texts: Mapping[str, Sequence[str]]) -> None:
         """Fit the metric to the dataset as a whole, before any record is scored.
@@ -319,6 +379,11 @@ class Metric(Configurable[ConfigT], ABC):
 
 class ModelMetric(Configurable[ConfigT], ABC):
     """Measures what edits left of a model as a whole, whichever facts they wrote."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _wrap(cls, _checking(_OF_MODEL), "prepare")
+        _wrap(cls, _checking(_OF_MODELS), "score")
 
     def prepare(self, model: LanguageModel) -> None:
         """Measure the unedited model, before any edited one is scored."""

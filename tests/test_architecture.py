@@ -27,7 +27,7 @@ LONGEST_MODULE = 600
 LAYERS = [
     {"redaction", "progress", "safe_text"},
     {"errors", "terminal"},
-    {"validation"},
+    {"mistakes", "validation"},
     {"prompts", "storage"},
     {"data_types", "figures", "regimes"},
     {"results", "models"},

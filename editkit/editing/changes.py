@@ -96,6 +96,7 @@ class Rows(Change):
 
     def __post_init__(self) -> None:
         _check_numbers(self.values)
+        _check_tensors(self.indices)
         if (
             self.indices.ndim != 1
             or self.indices.dtype not in _INTEGERS
@@ -165,8 +166,18 @@ class Dense(Change):
         return tuple(self.values.shape)
 
 
+def _check_tensors(*values: object) -> None:
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise DeltaError(
+                f"a change has {value!r:.60} of type {type(value).__name__}, expected a tensor.",
+                hint="Make it one: torch.tensor(numbers).",
+            )
+
+
 def _check_numbers(*tensors: Tensor) -> None:
     """Raise unless all tensors have the same supported floating-point type."""
+    _check_tensors(*tensors)
     types = {tensor.dtype for tensor in tensors}
     if len(types) > 1 or not types <= _FLOATS:
         raise DeltaError(

@@ -21,6 +21,7 @@ from torch import Tensor
 from editkit.data_types import EditRequest
 from editkit.editing.deltas import Change, Dense, LowRank, PromptContext, Rows, WeightDelta
 from editkit.errors import DeltaError, EditkitError
+from editkit.mistakes import expect, expect_path
 from editkit.storage.cache import read_safetensors, write_atomically
 from editkit.storage.digests import digest_of_tensors
 from editkit.storage.strict_json import parse_json
@@ -52,6 +53,8 @@ def save_delta(delta: WeightDelta, path: str | Path) -> None:
     Raises:
         DeltaError: The file cannot be written, or config or notes are not plain data.
     """
+    expect(delta, "WeightDelta", "delta", "save_delta(delta, path)")
+    expect_path(path, "path", "save_delta(delta, path)")
     write_delta_file(delta, path, {})
 
 
@@ -108,6 +111,7 @@ def load_delta(path: str | Path) -> WeightDelta:
     Raises:
         DeltaError: The file is missing or damaged, is not a delta, or is from a newer version.
     """
+    expect_path(path, "path", "load_delta(path)")
     return read_delta_file(path)[0]
 
 

@@ -23,6 +23,7 @@ from editkit.data_types import EditRequest
 from editkit.editing.changes import Change, Dense, LowRank, Rows, moved, summed
 from editkit.editing.prompt_context import PromptContext, joined_contexts
 from editkit.errors import DeltaError
+from editkit.mistakes import expect, expect_list
 from editkit.models.checksums import chained, lineage
 from editkit.models.language_model import LanguageModel
 from editkit.models.weight_layout import as_stored
@@ -73,6 +74,7 @@ class WeightDelta:
     context: PromptContext | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        expect(self.changes, "mapping", "changes", "WeightDelta(changes, ...)")
         made_on = tuple(self.made_on)
         if not made_on or _identity(made_on) != self.model_fingerprint:
             made_on = lineage(self.model_fingerprint)
@@ -125,6 +127,7 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
         DeltaError: The sequence is empty, the deltas were made for different models, or their
             contexts have different settings.
     """
+    expect_list(deltas, "WeightDelta", "deltas", "stack(deltas)")
     if not deltas:
         raise DeltaError("there are no deltas to stack.", hint="Give at least one.")
     if len({delta.model_fingerprint for delta in deltas}) > 1:
@@ -215,7 +218,13 @@ def applied(
             thread while it is edited; or weights were changed by other means while edits are
             applied.
     """
-    deltas = [delta] if isinstance(delta, WeightDelta) else list(delta)
+    call = "applied(model, delta)"
+    expect(model, "LanguageModel", "model", call)
+    if isinstance(delta, Sequence):
+        expect_list(delta, "WeightDelta", "delta", call)
+    else:
+        expect(delta, "WeightDelta", "delta", call)
+    deltas = list(delta) if isinstance(delta, Sequence) else [delta]
     if any(each.context is not None for each in deltas):
         raise DeltaError(
             "this edit puts texts before prompts, which weights cannot carry.",

@@ -30,6 +30,7 @@ from editkit.editing.generation import continued, draws, text_after, text_of
 from editkit.editing.queries import CandidateQuery, CandidateScore, GenerationQuery, TextQuery
 from editkit.editing.row_terms import adding, terms_of
 from editkit.errors import DeltaError
+from editkit.mistakes import expect, expect_list
 from editkit.models.encoding import Completion, Encoding, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, forward_after, replacing, run_prefix
@@ -79,6 +80,9 @@ class EditedModels:
         token_budget: int = 16384,
         seed: int = 0,
     ) -> None:
+        call = "EditedModels(model, deltas)"
+        expect(model, "LanguageModel", "model", call)
+        expect_list(deltas, "WeightDelta", "deltas", call)
         self.model = model
         self.deltas = tuple(deltas)
         self.token_budget = token_budget
@@ -302,6 +306,7 @@ class EditedModels:
             DeltaError: A text is longer than the model's context because of the texts that its edit
                 puts before it.
         """
+        expect_list(queries, "CandidateQuery", "queries", "candidate_scores(queries)")
         self._refresh()
         queries = self.merged(queries)
         new = [query for query in dict.fromkeys(queries) if query not in self._scored]
@@ -403,6 +408,7 @@ class EditedModels:
                 texts that its edit puts before it.
             ModelError: A truncated text is still longer than the model's context.
         """
+        expect_list(queries, "TextQuery", "queries", "text_nll(queries)")
         self._refresh()
         queries = self.merged(queries)
         rows = {each: self._prompts.text(each, max_tokens) for each in dict.fromkeys(queries)}
@@ -467,6 +473,7 @@ class EditedModels:
                 edit puts before it.
             ModelError: A prompt is longer than the model's context.
         """
+        expect_list(queries, "GenerationQuery", "queries", "generate(queries)")
         self._refresh()
         queries = self.merged(queries)
         tokens = min(tokens, self.model.context_length)

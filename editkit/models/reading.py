@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from editkit.data_types import EditRequest
 from editkit.errors import ModelError, RequestError
+from editkit.mistakes import expect_list
 from editkit.models.chat import ChatTemplate, Rendered
 from editkit.models.encoding import (
     Completion,
@@ -62,6 +63,7 @@ class TextReader:
         Raises:
             RequestError: A text is not valid Unicode, or the tokenizer drops all of it.
         """
+        expect_list(texts, "text", "texts", "encode(texts)")
         new = [text for text in dict.fromkeys(texts) if text not in self._encodings]
         if len(self._encodings) + len(new) > _REMEMBERED:
             self._encodings.clear()
@@ -97,6 +99,7 @@ class TextReader:
                 in the chat template.
             ModelError: The prompt is a chat, and the tokenizer has no chat template.
         """
+        expect_list(prompts, "text", "prompts", "read(prompts)")
         rendered = self._rendered(prompts, chat, subjects)
         encodings = self._covered([each.text for each in rendered])
         shifted = [e.shifted(r.start) for e, r in zip(encodings, rendered, strict=True)]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from editkit.data_types import EditRequest, without_defaults
 from editkit.editing.deltas import WeightDelta
+from editkit.mistakes import expect
 
 __all__ = [
     "ROLES",
@@ -184,6 +185,9 @@ class PatchContent:
     checks: tuple[Check, ...] = ()
     drift: tuple[Movement, ...] = ()
     size: Size | None = None
+
+    def __post_init__(self) -> None:
+        expect(self.delta, "WeightDelta", "delta", "Patch(delta)")
 
     @property
     def requests(self) -> tuple[EditRequest, ...]:

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from editkit.data_types import EditRequest
@@ -16,6 +17,7 @@ from editkit.editing.deltas import WeightDelta
 from editkit.editing.edited_models import EditedModels
 from editkit.errors import RequestError
 from editkit.interfaces import Editor
+from editkit.mistakes import expect, expect_list
 from editkit.patches.asking import ask
 from editkit.patches.content import Origin, Question, Role
 from editkit.patches.measuring import measured
@@ -34,7 +36,7 @@ _OBJECT = re.compile(r"\s*(.+?)(?=[.,;:!?\n(]|\s+[^\W\d_A-Z]|$)")
 
 @overload
 def edit(
-    model: LanguageModel | str,
+    model: LanguageModel | str | Path,
     prompt: str,
     *,
     subject: str,
@@ -50,7 +52,7 @@ def edit(
 
 @overload
 def edit(
-    model: LanguageModel | str,
+    model: LanguageModel | str | Path,
     prompt: str,
     *,
     subject: str,
@@ -65,7 +67,7 @@ def edit(
 
 
 def edit(
-    model: LanguageModel | str,
+    model: LanguageModel | str | Path,
     prompt: str,
     *,
     subject: str,
@@ -83,7 +85,7 @@ def edit(
     saved (:meth:`Patch.save`), and shows what it did.
 
     Args:
-        model: A model, or its name for :func:`editkit.load_model`.
+        model: A model, or its name or folder for :func:`editkit.load_model`.
         prompt: A sentence up to the object, with the subject as it is written there.
         subject: The entity that the fact is about.
         to: The object to write.
@@ -99,7 +101,8 @@ def edit(
         RequestError: A text cannot be used, or the subject is not in the prompt.
         EditkitError: The model or an editor does not exist, or the edit failed.
     """
-    if isinstance(model, str):
+    _check_arguments(model, prompt, keep, also, editor)
+    if isinstance(model, str | Path):
         model = load_model(model)
     request = request_of(prompt, subject=subject, to=to, old=old, separator=separator, chat=chat)
     single = isinstance(editor, str | Editor)
@@ -128,6 +131,20 @@ def edit(
         )
     ]
     return patches[0] if single else patches
+
+
+def _check_arguments(
+    model: object, prompt: object, keep: Sequence[str], also: Sequence[str], editor: object
+) -> None:
+    call = "edit(model, prompt, subject=..., to=...)"
+    if not isinstance(model, str | Path):
+        expect(model, "LanguageModel", "model", call)
+    expect(prompt, "text", "prompt", call)
+    expect_list(keep, "text", "keep", call)
+    expect_list(also, "text", "also", call)
+    for each in editor if isinstance(editor, list | tuple) else [editor]:
+        if not isinstance(each, str):
+            expect(each, "Editor", "editor", call)
 
 
 def request_of(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.editing.deltas import applied
+from editkit.mistakes import expect_path
 from editkit.patches.content import PatchContent
 from editkit.patches.files import read_patch, write_patch
 
@@ -48,6 +49,7 @@ class Patch(PatchContent):
         Raises:
             DeltaError: The file is missing or damaged, or is from a newer version.
         """
+        expect_path(path, "path", "Patch.load(path)")
         return cls.of(read_patch(path))
 
     @classmethod

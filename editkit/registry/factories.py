@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.interfaces import Dataset, Editor, Locator, Metric, ModelMetric
+from editkit.mistakes import expect
 from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.model_identity import identity_of_loaded
 from editkit.registry.models import n_layers_of
@@ -30,14 +32,14 @@ _log = logging.getLogger(__name__)
 
 
 def make_editor(
-    name: str, model: LanguageModel | str, *, preset: str | None = None, **config: Any
+    name: str, model: LanguageModel | str | Path, *, preset: str | None = None, **config: Any
 ) -> Editor[Any]:
     """An editor with the configuration for a model, the same as in a benchmark.
 
     Args:
         name: An installed editor: ``rome``, ``ft``, ``ft+l``.
-        model: The model to edit, or its name. The log names the file of values that is used for
-            it, and the layer that the editor's rule chose if no file sets it.
+        model: The model to edit, or its name or folder. The log names the file of values that is
+            used for it, and the layer that the editor's rule chose if no file sets it.
         preset: A preset, which wins over the file of values in the fields that it sets; the log
             lists them. None: the default preset, and the file wins over it.
         config: Values that win over the preset and the file.
@@ -66,7 +68,7 @@ def make_model_metric(name: str, **config: Any) -> ModelMetric[Any]:
 
 def make_locator(
     name: str,
-    model: LanguageModel | str | None = None,
+    model: LanguageModel | str | Path | None = None,
     *,
     preset: str | None = None,
     **config: Any,
@@ -113,9 +115,15 @@ def _make(
     name: str,
     values: dict[str, Any],
     *,
-    model: LanguageModel | str | None = None,
+    model: LanguageModel | str | Path | None = None,
     preset: str | None = None,
 ) -> Any:
+    call = f"make_{kind}(name{', model' if kind in ('editor', 'locator') else ''})"
+    expect(name, "name", "name", call)
+    if isinstance(model, Path):
+        model = str(model)
+    if model is not None and not isinstance(model, str):
+        expect(model, "LanguageModel", "model", call)
     registry = default_registry()
     offer = registry.get(kind, name)
     given = GivenValues(values, "argument", name)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from editkit.errors import EditkitError, ModelError, PluginError
+from editkit.mistakes import expect_path
 from editkit.models.checkpoint import config_problems, raise_first
 from editkit.models.gguf import is_gguf
 from editkit.models.hub import hub_config, hub_folder, refuse_path
@@ -46,7 +48,7 @@ _LAYERS = ("num_hidden_layers", "n_layer")
 
 
 def load_model(
-    name: str,
+    name: str | Path,
     *,
     dtype: str = "float32",
     device: str = "cpu",
@@ -72,6 +74,8 @@ def load_model(
             its weights are not stored as safetensors, are quantised, incomplete or not finite, or
             it does not fit onto the devices.
     """
+    expect_path(name, "name", "load_model(name)", "a model's name, folder or file")
+    name = os.fspath(name)
     options = LoadOptions(dtype, device, device_map, attention)  # checked before any file is read
     files = model_folder(name, revision=revision)
     return load_folder(

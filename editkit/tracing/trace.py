@@ -13,6 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from editkit.data_types import Fact, Localization
+from editkit.mistakes import expect
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -170,6 +171,9 @@ def trace(
     """
     from editkit.registry.factories import make_locator
 
+    call = "trace(model, prompt, subject)"
+    expect(model, "LanguageModel", "model", call)
+    expect(prompt, "text", "prompt", call)
     fact = Fact(prompt, subject, answer, separator=separator, chat=chat)
     [maps] = make_locator(locator, model, preset=preset, **config).maps(model, [fact])
     return Trace(model.name, locator, maps)

@@ -210,8 +210,9 @@ def test_for_config_may_refuse_a_config(registry: Registry) -> None:
         raise ModelError("this toy is upside down.", hint="Turn it.")
 
     offer(registry, dataclasses.replace(HALVED, for_config=refuse))
-    with pytest.raises(ModelError, match=r"^this toy is upside down\. Turn it\.$"):
+    with pytest.raises(ModelError) as caught:
         loaded(HalvedConfig(**SIZES))
+    assert str(caught.value) == "this toy is upside down. Turn it."
 
 
 # ---------------------------------------------------------------- unlisted families
