@@ -70,7 +70,7 @@ def movements(model: LanguageModel, deltas: Sequence[WeightDelta]) -> list[tuple
     ]
 
     def ask(some: EditedModels, asked: Sequence[_Query]) -> list[tuple[float, int]]:
-        answers = {}
+        answers: dict[_Query, tuple[float, int]] = {}
         for batch, log_p in next_log_p(some, asked):
             old = torch.stack([unedited[query.place] for query in batch]).to(log_p)  # (N, V)
             nats, tops = kl_divergences(old, log_p).tolist(), log_p.argmax(dim=-1).tolist()

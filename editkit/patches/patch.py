@@ -15,6 +15,7 @@ from editkit.editing.deltas import applied
 from editkit.mistakes import expect_path
 from editkit.patches.content import PatchContent
 from editkit.patches.files import read_patch, write_patch
+from editkit.patches.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
@@ -33,6 +34,11 @@ class Patch(PatchContent):
         """
         with applied(model, self.delta, force=force):
             yield model
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether to ship it, in words, and why; from what it stores, without a model."""
+        return verdict_of(self)
 
     def save(self, path: str | Path) -> Path:
         """Write it to a file, atomically, which :meth:`load` and ``editkit.load_delta`` read.

@@ -1,0 +1,408 @@
+"""A verdict on an edit in words, from what its patch stores: no model is needed.
+
+- good: the edit took effect, other wordings follow, and nothing that was checked was damaged;
+- mixed: it took effect, at least in part, with a weakness or damage that the sentences name;
+- bad: it did not take effect, or it did more damage than good;
+- unknown: nothing was checked.
+
+The thresholds are constants below, each with its reason. They judge one patch for a person who
+decides whether to ship it. They are not scores: compare editors on many facts with a benchmark.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
+
+from editkit.editing.deltas import notes_of_facts
+from editkit.editing.outcomes import (
+    CONTEXT_TEXTS,
+    MOSTLY_LOST,
+    ROUNDED_AWAY,
+    Edit,
+    outcomes_of,
+)
+from editkit.patches.content import Movement, PatchContent, Role, Size
+from editkit.patches.judging import Judged, begins_with, judged
+
+__all__ = [
+    "ENOUGH_WORDINGS",
+    "LARGE_CHANGE",
+    "LARGE_DRIFT",
+    "MORE_HARM",
+    "SMALL_DRIFT",
+    "Level",
+    "Verdict",
+    "verdict_of",
+]
+
+ENOUGH_WORDINGS = 0.75
+"""Share of other wordings that must follow. Users ask in words of their own; an edit that misses
+more than one wording in four is one of a sentence, not of a fact."""
+
+MORE_HARM = 0.5
+"""Share of the checked neighbours and other facts that may change before an edit is bad. Beyond
+half, a question about anything related is more likely to get a wrong answer than the right one."""
+
+SMALL_DRIFT = 0.1
+"""Mean KL divergence on unrelated prompts, nats, that counts as no damage. Storing all weights with
+8 bits instead of 32, which people do without a second thought, moves SmolLM2 by about as much."""
+
+LARGE_DRIFT = 1.0
+"""Mean KL divergence on unrelated prompts, nats, of a model that is broken: on average it gives
+what it used to expect less than 40% of the probability that it gave it before (exp(-1))."""
+
+LARGE_CHANGE = 0.5
+"""Norm of a change relative to its weight's that is worth a warning. Edits that write one fact
+into a large model are far smaller; such a change also limits how many edits the weight can take."""
+
+_WEAKENED = 0.1  # a fall in probability that is worth naming although the answer stays
+_VISIBLE = 0.001  # nats
+_MOST_NAMED = 3
+_TOP = 3
+_LONGEST = 60
+
+Level = Literal["good", "mixed", "bad", "unknown"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What to think of an edit.
+
+    Attributes:
+        level: ``good``, ``mixed``, ``bad`` or ``unknown``.
+        sentences: The verdict in one sentence, then what it is based on.
+        advice: What to try instead; empty if nothing has to change.
+    """
+
+    level: Level
+    sentences: tuple[str, ...]
+    advice: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The verdict as plain data."""
+        return {
+            "level": self.level,
+            "sentences": list(self.sentences),
+            "advice": list(self.advice),
+        }
+
+
+class _Finding(NamedTuple):
+    """One aspect of the edit.
+
+    Attributes:
+        level: The best verdict that it allows.
+        sentences: What was measured.
+        headline: A clause for the first sentence, if it keeps the verdict from being good.
+    """
+
+    level: Level
+    sentences: tuple[str, ...]
+    headline: str = ""
+
+
+def verdict_of(patch: PatchContent) -> Verdict:
+    """The verdict on a patch.
+
+    Args:
+        patch: The patch, or what its file holds.
+    """
+    checks = [judged(check) for check in patch.checks]
+    edits, wordings = _of_role(checks, "edit"), _of_role(checks, "wording")
+    kept = [*_of_role(checks, "neighbor"), *_of_role(checks, "subject")]
+    own = list(_own_report(patch, edits))
+    if not edits:
+        nothing = "Nothing was checked when this edit was made, so there is no verdict."
+        if kept or wordings or patch.drift:
+            nothing = "The edited prompt was not checked, so there is no verdict."
+        rest = [*_found_in(wordings, kept, patch.drift), *own]
+        return Verdict("unknown", (nothing, *(s for each in rest for s in each.sentences)))
+    findings = [_effect(edits), *_found_in(wordings, kept, patch.drift), *own]
+    level = max((each.level for each in findings), key=_SEVERITY.index)
+    return Verdict(
+        level,
+        (_headline(level, findings, kept), *(s for each in findings for s in each.sentences)),
+        () if level == "good" else tuple(_advice(patch, edits, findings)),
+    )
+
+
+_SEVERITY: tuple[Level, ...] = ("good", "mixed", "bad")
+
+
+def _of_role(checks: Sequence[Judged], role: Role) -> list[Judged]:
+    """The judged checks of a role that expect something."""
+    return [each for each in checks if each.check.question.role == role and each.good is not None]
+
+
+def _headline(level: Level, findings: Sequence[_Finding], kept: Sequence[Judged]) -> str:
+    if level == "good":
+        damage = "nothing that was checked was damaged" if kept else "no related fact was checked"
+        return f"Good: the edit took effect, and {damage}."
+    reasons = [each.headline for each in findings if each.headline]
+    worst = [each.headline for each in findings if each.headline and each.level == level]
+    if level == "bad":
+        return f"Bad: {'; '.join(worst)}."
+    took = not findings[0].headline
+    return f"Mixed: {'the edit took effect, but ' if took else ''}{'; '.join(reasons)}."
+
+
+# ---------------------------------------------------------------- did it take effect?
+
+
+def _effect(edits: Sequence[Judged]) -> _Finding:
+    good = sum(each.good is True for each in edits)
+    missed = sum(not each.good and not _is_partial(each) for each in edits)
+    n = len(edits)
+    shown = edits if n == 1 else [each for each in edits if not each.good][:_MOST_NAMED]
+    sentences = [_effect_at(each) for each in shown]
+    if n > 1:
+        sentences.insert(0, f"{good} of {n} edited prompts give the new object.")
+    if missed > n / 2:
+        where = "did not take effect" if n == 1 else f"did not take effect at {missed} of {n} facts"
+        return _Finding("bad", tuple(sentences), f"the edit {where}")
+    if good < n:
+        where = "took effect only in part"
+        if n > 1:
+            where = f"took full effect at only {good} of {n} facts"
+        return _Finding("mixed", tuple(sentences), f"the edit {where}")
+    return _Finding("good", tuple(sentences))
+
+
+def _is_partial(edit: Judged) -> bool:
+    """Whether the new object became more probable than the old one, or the model's own answer."""
+    if begins_with(edit.check.after.text, edit.expected):
+        return True
+    after = edit.check.after.probabilities
+    return len(after) > 1 and after[0] > after[1] and after[0] > (edit.before or 0.0)
+
+
+def _effect_at(edit: Judged) -> str:
+    check = edit.check
+    before, after = check.before.probabilities, check.after.probabilities
+    numbers = [
+        f'"{answer}" from {_percent(old)} to {_percent(new)}'
+        for answer, old, new in zip(check.question.answers, before, after, strict=False)
+    ]
+    text = f"{_prompt(check.question.prompt)} -> {', '.join(numbers)}"
+    if begins_with(check.before.text, edit.expected):
+        return f"{text}; the model gave this answer before the edit, too."
+    if edit.good:
+        return f"{text}."
+    return f"{text}; the edited model writes {_text(check.after.text)}."
+
+
+# ---------------------------------------------------------------- wordings, damage, drift
+
+
+def _found_in(
+    wordings: Sequence[Judged], kept: Sequence[Judged], drift: Sequence[Movement]
+) -> Iterator[_Finding]:
+    if wordings:
+        yield _wordings(wordings)
+    if kept:
+        yield _damage(kept)
+    if drift:
+        yield _drift(drift)
+
+
+def _wordings(wordings: Sequence[Judged]) -> _Finding:
+    n, missed = len(wordings), [each for each in wordings if not each.good]
+    held = n - len(missed)
+    sentences = [f"It holds in {held} of {n} other wording{'s' if n > 1 else ''}."]
+    sentences += [_missed(each) for each in missed[:_MOST_NAMED]]
+    if held / n >= ENOUGH_WORDINGS:
+        return _Finding("good", tuple(sentences))
+    return _Finding("mixed", tuple(sentences), f"it holds in {held} of {n} other wordings")
+
+
+def _missed(wording: Judged) -> str:
+    check = wording.check
+    text = f"Not in {_prompt(check.question.prompt)}: the model writes {_text(check.after.text)}"
+    old = check.question.answers[1:2]
+    if old and not begins_with(check.before.text, old[0]):
+        text += f', and the unedited model does not answer "{old[0]}" there, either'
+    return f"{text}."
+
+
+def _damage(kept: Sequence[Judged]) -> _Finding:
+    """Neighbours and other facts of the subject."""
+    sentences, reasons = [], []
+    all_lost = [each for each in kept if not each.good]
+    for role, one, many, most in (
+        ("neighbor", "neighbour", "neighbours", 1),
+        ("subject", "other fact of the subject", "other facts of the subject", len(kept)),
+    ):
+        some = [each for each in kept if each.check.question.role == role]
+        if not some:
+            continue
+        lost = sorted((each for each in some if not each.good), key=lambda each: -each.fall)
+        n, what = len(some), one if len(some) == 1 else many
+        stay = "keeps its answer" if n == 1 else "keep their answers"
+        sentences.append(f"{_of(n - len(lost), n)} {what} {stay}.")
+        if lost:
+            reasons.append(f"{len(lost)} of {n} {what}")
+        elif (worst := max(some, key=lambda each: each.fall)).fall > _WEAKENED:
+            sentences.append(f"Weakened most: {_fell(worst)}.")
+        sentences += [
+            f"{'Worst' if role == 'neighbor' else 'Lost'}: {_fell(each)}; the model now writes "
+            f"{_text(each.check.after.text)}."
+            for each in lost[:most]
+        ]
+    changed = f"{' and '.join(reasons)} changed"
+    if not all_lost:
+        return _Finding("good", tuple(sentences))
+    if len(all_lost) > 1 and len(all_lost) / len(kept) > MORE_HARM:
+        return _Finding("bad", tuple(sentences), f"it does more damage than good ({changed})")
+    return _Finding("mixed", tuple(sentences), changed)
+
+
+def _fell(each: Judged) -> str:
+    """A fact with its probabilities before and after."""
+    prompt = _prompt(each.check.question.prompt)
+    if not each.expected or each.before is None or each.after is None:
+        return f"{prompt} -> {_text(each.check.before.text)}"
+    rank = ""
+    if each.rank is not None and each.rank > _TOP:
+        rank = f", below the top three (rank {each.rank})"
+    numbers = f"from {_percent(each.before)} to {_percent(each.after)}"
+    return f'{prompt} -> "{each.expected}" {numbers}{rank}'
+
+
+def _drift(drift: Sequence[Movement]) -> _Finding:
+    mean = fmean(each.divergence for each in drift)
+    largest = max(drift, key=lambda each: each.divergence)
+    changed = sum(each.before != each.after for each in drift)
+    n = len(drift)
+    level: Level = "good"
+    how, headline = "barely moved", ""
+    if mean > LARGE_DRIFT:
+        level, how, headline = "bad", "changed beyond use", "unrelated text is broken"
+    elif mean > SMALL_DRIFT:
+        level, how, headline = "mixed", "moved", "unrelated text moved"
+    sentence = f"Unrelated text {how}: {_nats(mean)} nats on average over {n} prompts"
+    sentence += f" (KL divergence of the next word), and {changed} of {n} next words changed."
+    if largest.divergence < _VISIBLE:
+        return _Finding(level, (sentence,), headline)
+    most = f"It moved most after {_prompt(largest.prompt)}: {_nats(largest.divergence)} nats"
+    if largest.before != largest.after:
+        most += f", from {_text(largest.before)} to {_text(largest.after)}"
+    return _Finding(level, (sentence, f"{most}."), headline)
+
+
+# ---------------------------------------------------------------- the edit itself
+
+
+def _own_report(patch: PatchContent, edits: Sequence[Judged]) -> Iterator[_Finding]:
+    """What the editor reports, the size of the change, and rounding."""
+    outcomes = outcomes_of(_edits_of(patch, edits))
+    if outcomes.unconverged:
+        yield _Finding("good", ("The optimisation stopped before it reached its goal.",))
+    elif any(notes.get("converged") is True for notes in notes_of_facts(patch.delta)):
+        yield _Finding("good", ("The optimisation converged.",))
+    if outcomes.unstable:
+        why = outcomes.example.partition(": ")[2]
+        reason = f"The editor marks the edit as unstable{f': {why}' if why else ''}."
+        yield _Finding("mixed", (reason,), "the edit is unstable")
+    for warning, _ in outcomes.warnings:
+        yield _Finding("good", (f"The editor warns: {warning}.",))
+    if patch.delta.context is not None:
+        n = len(patch.delta.context.texts)
+        text = f"It puts {n} text{'s' if n > 1 else ''} before every prompt"
+        yield _Finding("good", (f"{text}, which weights cannot carry.",))
+    if patch.size is not None and patch.size.parameters:
+        yield from _size(patch.size, patch)
+
+
+def _edits_of(patch: PatchContent, edits: Sequence[Judged]) -> Iterator[Edit]:
+    size = patch.size
+    measured: dict[str, Any] = {}
+    if size is not None:
+        norms = [each.norm for each in size.parameters]
+        measured["delta_norm"] = sum(norm**2 for norm in norms) ** 0.5
+        measured[ROUNDED_AWAY] = size.rounded_away
+    if patch.delta.context is not None:
+        measured[CONTEXT_TEXTS] = len(patch.delta.context.texts)
+    every = notes_of_facts(patch.delta)
+    taken = [None if each.good is None else float(each.good) for each in edits]
+    if len(taken) != len(every):
+        taken = [None] * len(every)
+    for notes, score in zip(every, taken, strict=True):
+        if isinstance(notes, Mapping):
+            yield Edit("the edit", {**notes, **measured}, score)
+
+
+def _size(size: Size, patch: PatchContent) -> Iterator[_Finding]:
+    largest = max(size.parameters, key=lambda each: each.norm)
+    relative, n = largest.norm / (largest.weight_norm or 1.0), len(size.parameters)
+    where = largest.name if n == 1 else f"{largest.name}, the largest of {n} changes"
+    sentence = f"The change has {_percent(relative)} of the norm of {where}"
+    large = relative > LARGE_CHANGE
+    yield _Finding("good", (f"{sentence}{', which is a lot' if large else ''}.",))
+    if size.rounded_away > MOSTLY_LOST:
+        lost = f"Rounding to {_dtype(patch)} removes {_percent(size.rounded_away)} of the change"
+        yield _Finding("mixed", (f"{lost}.",), "most of it is lost when the weights are rounded")
+    elif size.kept_in_bfloat16 < 1 - MOSTLY_LOST:
+        left = f"only {_percent(size.kept_in_bfloat16)} of the change would be left"
+        yield _Finding("good", (f"Stored in bfloat16, {left}: ship it in float32.",))
+
+
+def _dtype(patch: PatchContent) -> str:
+    return "the model's type" if patch.origin is None else patch.origin.dtype
+
+
+# ---------------------------------------------------------------- advice
+
+
+def _advice(
+    patch: PatchContent, edits: Sequence[Judged], findings: Sequence[_Finding]
+) -> Iterator[str]:
+    """What to try, most promising first."""
+    own = outcomes_of(_edits_of(patch, edits)).advice
+    yield from (f"{text[:1].upper()}{text[1:]}." for text in own)
+    config, weak = patch.delta.config, bool(findings[0].headline)
+    steps = config.get("steps")
+    if weak and not own and isinstance(steps, int) and not isinstance(steps, bool):
+        yield f"Give it more steps: --set steps={2 * steps} (it had {steps})."
+    layer = config.get("layer")
+    if isinstance(layer, int) and not any("layer" in text for text in own):
+        yield f"Edit another layer, such as a neighbouring one: --set layer=N (it was {layer})."
+    yield (
+        "Try other editors: 'editkit edit' with several --editor shows them side by side, and "
+        "'editkit plugins' lists them."
+    )
+
+
+# ---------------------------------------------------------------- words
+
+
+def _prompt(text: str) -> str:
+    return f'"{_short(text)}"'
+
+
+def _text(text: str) -> str:
+    """A model's text in quotes, or that it wrote nothing."""
+    return f'"{_short(text).rstrip(".")}"' if text.strip() else "nothing"
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1].rstrip()}…"
+
+
+def _of(count: int, n: int) -> str:
+    return f"All {n}" if count == n > 1 else f"{count} of {n}"
+
+
+def _percent(share: float | None) -> str:
+    if share is None:
+        return "an unknown probability"
+    if 0 < share < 0.001:
+        return "under 0.1%"
+    return f"{100 * share:.1f}%"
+
+
+def _nats(value: float) -> str:
+    return "under 0.001" if 0 < value < 0.001 else f"{value:.3f}"
