@@ -18,7 +18,11 @@ class _Action(NamedTuple):
     summary: str
 
 
-ACTIONS: tuple[_Action, ...] = ()
+ACTIONS: tuple[_Action, ...] = (
+    _Action("show", "editkit.cli.patch_show", "show what patches are, and how far they overlap"),
+    _Action("diff", "editkit.cli.patch_diff", "show what differs between two patches"),
+    _Action("stack", "editkit.cli.patch_stack", "write one patch with the edits of several"),
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -43,6 +43,7 @@ __all__ = [
     "REFUSED_UNLESS_FORCED",
     "Conflict",
     "ConflictKind",
+    "base_of",
     "conflicts",
     "interference",
     "overlap",
@@ -139,7 +140,7 @@ def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
         patches: The patches, in the order in which they are applied.
     """
     digests = [patch.delta.digest() for patch in patches]
-    bases = [_base_of(patch) for patch in patches]
+    bases = [base_of(patch) for patch in patches]
     facts = [_facts_by_subject(patch) for patch in patches]
     every: list[Conflict] = []
     for i, j in itertools.combinations(range(len(patches)), 2):
@@ -155,8 +156,8 @@ def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
     return [*every, *_in_order(patches)]
 
 
-def _base_of(patch: PatchContent) -> str:
-    """Fingerprint of the model without any edits."""
+def base_of(patch: PatchContent) -> str:
+    """Fingerprint of the model that a patch was made on, without the edits that it is on top of."""
     return (*patch.delta.made_on, patch.delta.model_fingerprint)[0]
 
 

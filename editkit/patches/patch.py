@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.editing.deltas import applied
 from editkit.mistakes import expect_path
+from editkit.patches.combining import PatchDifference, diff, stacked
 from editkit.patches.content import PatchContent
 from editkit.patches.files import read_patch, write_patch
+from editkit.patches.interference import Conflict, conflicts, overlap
 from editkit.patches.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
@@ -57,6 +59,35 @@ class Patch(PatchContent):
         """
         expect_path(path, "path", "Patch.load(path)")
         return cls.of(read_patch(path))
+
+    @classmethod
+    def stack(
+        cls,
+        patches: Sequence[PatchContent],
+        *,
+        force: bool = False,
+        model: LanguageModel | None = None,
+    ) -> Patch:
+        """One patch with the edits of several; their model measures its checks, if it is given.
+
+        Raises:
+            DeltaError: The patches conflict (:meth:`conflicts`), or one does not fit the model. Two
+                equal patches, and two for one fact, are combined if forced.
+        """
+        return cls.of(stacked(patches, force=force, model=model))
+
+    @staticmethod
+    def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
+        """What is wrong with applying patches together, in this order."""
+        return conflicts(patches)
+
+    def overlap(self, other: PatchContent) -> float:
+        """How far the two react to the same inputs, from 0 to 1: a warning of interference."""
+        return overlap(self, other)
+
+    def diff(self, other: PatchContent) -> PatchDifference:
+        """What differs: fact, editor, settings, weights, origin, and answers to the same checks."""
+        return diff(self, other)
 
     @classmethod
     def of(cls, content: PatchContent) -> Patch:

@@ -1,0 +1,75 @@
+"""What the actions on patches share: reading files, and the model that they were made on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from editkit.cli.arguments import add_flag, path
+from editkit.errors import ModelError, UsageError
+from editkit.patches.files import read_patch
+from editkit.safe_text import one_line
+
+if TYPE_CHECKING:
+    from editkit.models.language_model import LanguageModel
+    from editkit.patches.content import PatchContent
+
+__all__ = ["add_files", "add_model_flags", "model_of", "names_of", "read_patches"]
+
+
+def add_files(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for the files of patches."""
+    parser.add_argument("files", nargs="+", type=path, metavar="FILE", help="file of a patch")
+
+
+def add_model_flags(parser: argparse.ArgumentParser, *, purpose: str) -> None:
+    """Add the flags of the model; ``purpose`` is the help of ``--model``."""
+    add_flag(parser, "--model", help=purpose)
+    add_flag(parser, "--device")
+    add_flag(parser, "--dtype", default=None, help="type of the weights (default: the patch's)")
+
+
+def read_patches(files: Sequence[Path]) -> list[PatchContent]:
+    """The patches of all files.
+
+    Raises:
+        DeltaError: A file is missing or damaged, or is from a newer version.
+    """
+    return [read_patch(file) for file in files]
+
+
+def names_of(files: Sequence[Path]) -> list[str]:
+    """What to call the patches: the files' names without the folder that they share."""
+    if len(files) == 1:
+        return [one_line(str(files[0]))]
+    shared = os.path.commonpath([file.absolute().parent for file in files])
+    return [one_line(os.path.relpath(file, shared)) for file in files]
+
+
+def model_of(args: argparse.Namespace, patches: Sequence[PatchContent]) -> LanguageModel:
+    """The model of ``--model``, by default the one that the first patch names.
+
+    Raises:
+        UsageError: No patch names a model.
+        ModelError: The model cannot be loaded.
+    """
+    from editkit.registry.models import load_model
+
+    origin = next((patch.origin for patch in patches if patch.origin is not None), None)
+    dtype = args.dtype or (origin.dtype if origin is not None else "float32")
+    if args.model is not None:
+        return load_model(args.model, dtype=dtype, device=args.device)
+    if origin is None:
+        raise UsageError(
+            "these patches do not name their model.", hint="Name it: --model NAME or a folder."
+        )
+    try:
+        return load_model(origin.model, dtype=dtype, device=args.device, revision=origin.revision)
+    except ModelError as error:
+        raise ModelError(
+            f"the patch was made on {origin.model!r}, which cannot be loaded here: {error.message}",
+            hint="Name the model, or its folder, with --model.",
+        ) from error

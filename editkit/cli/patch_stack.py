@@ -1,0 +1,51 @@
+"""Write one patch with the edits of several.
+
+Refuses patches that are the same or write one fact twice or with two objects, unless --force is
+given, and always patches of different models. With --model, the model answers all their checks
+again, and the file has the answers; without, it has no checks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from editkit.cli.arguments import add_flag, path
+from editkit.cli.patch_files import add_files, add_model_flags, model_of, names_of, read_patches
+from editkit.patches.combining import stacked
+from editkit.patches.files import write_patch
+from editkit.safe_text import one_line
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the action's arguments."""
+    add_files(parser)
+    add_flag(
+        parser,
+        "--out",
+        required=True,
+        type=path,
+        default=None,
+        metavar="FILE",
+        help="file of the new patch",
+    )
+    add_model_flags(parser, purpose="their model, to measure the checks of the new patch")
+    add_flag(parser, "--force", action="store_true", help="combine them although they conflict")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the patch."""
+    patches = read_patches(args.files)
+    names = names_of(args.files)
+    model = None if args.model is None else model_of(args, patches)
+    patch = stacked(patches, force=args.force, model=model, names=names)
+    write_patch(patch, args.out)
+    checks = f"with {len(patch.checks)} checks" if patch.checks else "without checks"
+    if model is None and any(each.checks for each in patches):
+        checks += ": those of the parts hold for each part alone (--model measures them again)"
+    n = len(patch.requests)
+    facts = f"{n} fact{'' if n == 1 else 's'}"
+    sys.stdout.write(
+        one_line(f"{args.out}: {facts}, norm {patch.delta.norm():.4g}, {checks}") + "\n"
+    )
+    return 0

@@ -1,0 +1,170 @@
+"""The actions on patches in files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from editkit import EditRequest, Patch, load_delta, save_delta
+from editkit.patches.content import Answer, Check, Origin, Question
+from tests.editkit.patches.made import NAME, low_rank, patch_with
+
+Cli = Callable[..., tuple[int, str, str]]
+ROME = EditRequest("{} is in", "Rome", "Seattle", "Italy")
+OSLO = EditRequest("{} is in", "Oslo", "Chad", "Norway")
+EVIL = "\x1b[2J\u202e\x07evil\nline"
+
+
+def written(path: Path, seed: int, request: EditRequest, **delta: object) -> Path:
+    patch = patch_with({NAME: low_rank(seed)}, request)
+    check = Check(
+        Question("edit", request.sentence, (request.target_new,)),
+        Answer((0.25,), " Italy."),
+        Answer((0.75,), f" {request.target_new}."),
+    )
+    versions = {"editkit": "0.1"}
+    origin = Origin(
+        "a/model", "main", "gpt2", "float32", "cpu", "2026-01-02T03:04:05", 1.5, versions
+    )
+    delta = {"editor": "rome", "config": {"layer": 3, "ridge": 0.0, "seed": 0}, **delta}
+    changed = dataclasses.replace(patch.delta, **delta)  # type: ignore[arg-type]
+    return Patch(changed, origin, (check,)).save(path)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    return [written(tmp_path / "a.patch", 0, ROME), written(tmp_path / "b.patch", 1, OSLO)]
+
+
+# ---------------------------------------------------------------- show
+
+
+def test_show_has_everything_that_a_patch_is(editkit: Cli, files: list[Path]) -> None:
+    code, text, _ = editkit("patch", "show", files[0])
+    assert code == 0
+    digest = load_delta(files[0]).digest()
+    for part in (
+        "Rome is in -> Seattle (was Italy)",
+        "layer = 3",
+        f"{NAME}: layer 0, rank 2 of 6 x 4",
+        "a/model, revision main: gpt2, float32 on cpu",
+        "weights base",
+        "2026-01-02T03:04:05, in 1.5 s",
+        "editkit 0.1",
+        f"{files[0].stat().st_size:,} bytes, edit {digest}",
+        "75",
+    ):
+        assert part in text, part
+    assert "seed = 0" not in text  # a default
+    assert "seed = 0" in editkit("patch", "show", files[0], "--all")[1]
+
+
+def test_show_as_data(editkit: Cli, files: list[Path]) -> None:
+    code, text, _ = editkit("patch", "show", *files, "--json")
+    document = json.loads(text)
+    assert (code, document["schema"]) == (0, 1)
+    first = document["patches"][0]
+    assert first["facts"] == [ROME.to_dict()]
+    assert first["settings"] == {"layer": 3, "ridge": 0.0, "seed": 0}
+    assert first["origin"]["revision"] == "main"
+    assert first["weights"][0]["form"] == "rank 2"
+    assert first["checks"][0]["after"]["probabilities"] == [0.75]
+    assert document["overlaps"][0][1] == document["overlaps"][1][0] < 1
+    assert document["conflicts"] == []
+
+
+def test_show_of_several_files_has_overlaps_and_conflicts(
+    editkit: Cli, files: list[Path], tmp_path: Path
+) -> None:
+    opposed = written(tmp_path / "c.patch", 0, dataclasses.replace(ROME, target_new="Lima"))
+    code, text, _ = editkit("patch", "show", *files, opposed, files[0])
+    assert code == 0
+    assert "contradiction" not in text.replace("same patch", "")  # equal weights: one conflict
+    assert text.count("same patch:") == 3
+    assert "1  a.patch" in text
+    assert "1.00" in text
+    different = written(tmp_path / "d.patch", 5, dataclasses.replace(ROME, target_new="Lima"))
+    joined = " ".join(editkit("patch", "show", files[0], different)[1].split())
+    assert (
+        "contradiction: a.patch and d.patch: 'Rome is in' is to be 'Seattle' and 'Lima'." in joined
+    )
+
+
+def test_a_file_of_save_delta_and_a_stack_are_shown(
+    editkit: Cli, files: list[Path], tmp_path: Path
+) -> None:
+    save_delta(load_delta(files[0]), tmp_path / "plain")
+    code, text, _ = editkit("patch", "show", tmp_path / "plain")
+    assert code == 0
+    assert "not named (a file of save_delta)" in text
+    Patch.stack([Patch.load(file) for file in files]).save(tmp_path / "both")
+    code, text, _ = editkit("patch", "show", tmp_path / "both")
+    assert code == 0
+    assert f"rome, edit {load_delta(files[1]).digest()[:12]}: Oslo is in Chad" in text
+
+
+@pytest.mark.parametrize("action", ["show", "diff"])
+def test_texts_of_a_file_cannot_control_the_terminal(
+    editkit: Cli, tmp_path: Path, action: str
+) -> None:
+    request = EditRequest("{} is in", "Rome" + EVIL, "x" + EVIL, "y" + EVIL)
+    evil = written(
+        tmp_path / "a", 0, request, editor=EVIL, config={EVIL: EVIL}, notes={EVIL: EVIL},
+    )  # fmt: skip
+    other = written(tmp_path / "b", 0, ROME)
+    code, text, message = editkit("patch", action, evil, other)
+    assert code == 0, message
+    assert not {"\x1b", "\u202e", "\x07"} & set(text)
+    assert "evil" in text
+
+
+def test_missing_and_damaged_files_are_errors(
+    editkit: Cli, files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "cut").write_bytes(files[0].read_bytes()[:-9])
+    for action in ("show", "diff", "stack"):
+        more = ("--out", tmp_path / "out") if action == "stack" else ()
+        for file, message in [("absent", "does not exist"), ("cut", "is damaged")]:
+            code, _, error = editkit("patch", action, files[0], tmp_path / file, *more)
+            assert code == 2
+            assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- stack and diff
+
+
+def test_stack_writes_one_patch_and_refuses_conflicts(
+    editkit: Cli, files: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "both.patch"
+    code, text, _ = editkit("patch", "stack", *files, "--out", out)
+    assert code == 0
+    assert "2 facts" in text
+    assert "without checks" in text
+    assert Patch.load(out).requests == (ROME, OSLO)
+    code, _, error = editkit("patch", "stack", files[0], out, "--out", tmp_path / "no")
+    assert code == 2
+    assert "same fact: a.patch and both.patch: both write 'Rome is in Seattle'" in error
+    assert not (tmp_path / "no").exists()
+    code, _, _ = editkit("patch", "stack", files[0], out, "--out", tmp_path / "no", "--force")
+    assert code == 0
+
+
+def test_diff_shows_both_values(editkit: Cli, files: list[Path]) -> None:
+    code, text, _ = editkit("patch", "diff", *files)
+    rows = {line.split("  ")[0]: line.split()[1:] for line in text.splitlines()}
+    assert code == 0
+    assert rows["fact.subject"] == ["Rome", "Oslo"]
+    assert "settings.layer" not in rows
+    assert "Two edits." in text
+    code, text, _ = editkit("patch", "diff", *files, "--json")
+    document = json.loads(text)
+    assert (document["schema"], document["same_edit"]) == (1, False)
+    assert [each["name"] for each in document["differences"]] == [
+        "fact.subject", "fact.target_new", "fact.target_true",
+    ]  # fmt: skip
