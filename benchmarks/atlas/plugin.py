@@ -13,6 +13,7 @@ def editkit_models() -> list[ModelSpec]:
             name="atlas",
             folder="editkit_benchmarks:atlas/model",
             summary="a small GPT-2 that knows common facts of the world well, rare ones poorly",
+            facts="editkit_benchmarks.atlas.records:fact_table",
         )
     ]
 

@@ -49,7 +49,7 @@ class RecordWriter(Compiler):
             fewest_holders=FEWEST_HOLDERS[split],
             first_case=_FIRST_CASE[split],
         )
-        super().__init__(_table(world), recipe)
+        super().__init__(fact_table(world), recipe)
         self._world = world
         self._split = split
 
@@ -113,8 +113,9 @@ class RecordWriter(Compiler):
         return f"{plain_sentence(rng)} " if rng.random() < _DISTRACTOR else ""
 
 
-def _table(world: World) -> FactTable:
-    """The world's facts, most frequent subjects first."""
+def fact_table(world: World | None = None) -> FactTable:
+    """The facts of a world, most frequent subjects first; of the embedded one by default."""
+    world = world or load_world()
     return FactTable(
         {key: Relation(key, of.wordings, of.generation) for key, of in world.relations.items()},
         tuple(

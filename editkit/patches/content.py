@@ -178,6 +178,7 @@ class PatchContent:
         checks: What the models answered when it was made; may be empty.
         drift: Movement of unrelated prompts when it was made; may be empty.
         size: Size of the change; None if it was not measured.
+        remarks: What is unusual about the edit, and what could not be checked, in sentences.
     """
 
     delta: WeightDelta
@@ -185,6 +186,7 @@ class PatchContent:
     checks: tuple[Check, ...] = ()
     drift: tuple[Movement, ...] = ()
     size: Size | None = None
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         expect(self.delta, "WeightDelta", "delta", "Patch(delta)")

@@ -34,6 +34,7 @@ class _Content(pydantic.BaseModel):
     checks: tuple[Check, ...]
     drift: tuple[Movement, ...]
     size: Size | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def write_patch(patch: PatchContent, path: str | Path) -> Path:
@@ -56,6 +57,7 @@ def write_patch(patch: PatchContent, path: str | Path) -> Path:
         ],
         "drift": [vars(movement) for movement in patch.drift],
         "size": None if patch.size is None else patch.size.to_dict(),
+        "remarks": list(patch.remarks),
     }
     try:
         text = json.dumps(content, sort_keys=True, allow_nan=False)
@@ -106,7 +108,9 @@ def read_patch(path: str | Path) -> PatchContent:
         raise
     except (ValueError, EditkitError) as error:
         raise _damaged(path, str(error)) from None
-    return PatchContent(delta, content.origin, content.checks, content.drift, content.size)
+    return PatchContent(
+        delta, content.origin, content.checks, content.drift, content.size, content.remarks
+    )
 
 
 def _damaged(path: str | Path, problem: str) -> DeltaError:

@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+import logging
 import platform
-import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from editkit.data_types import EditRequest
 from editkit.editing.deltas import WeightDelta
-from editkit.editing.edited_models import EditedModels
-from editkit.errors import RequestError
+from editkit.errors import ConfigError, EditkitError, RequestError, UsageError
 from editkit.interfaces import Editor
 from editkit.mistakes import expect, expect_list
-from editkit.patches.asking import ask
-from editkit.patches.content import Origin, Question, Role
+from editkit.patches.content import Origin
 from editkit.patches.measuring import measured
 from editkit.patches.patch import Patch
-from editkit.registry.factories import is_offered, make_editor
+from editkit.patches.proposals import Proposal, propose
+from editkit.patches.requesting import given_prompts, request_of, request_of_mapping
+from editkit.progress import counting
+from editkit.registry.factories import check_values, is_offered, make_editor
 from editkit.registry.models import load_model
 from editkit.registry.plugins import default_registry
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
 
-__all__ = ["edit", "origin_of", "request_of"]
+__all__ = ["Made", "edit", "edit_many", "origin_of", "patches_for", "request_of"]
 
-_OBJECT = re.compile(r"\s*(.+?)(?=[.,;:!?\n(]|\s+[^\W\d_A-Z]|$)")
+_log = logging.getLogger(__name__)
+
+
+class Made(NamedTuple):
+    """The patches of several editors for one fact.
+
+    Attributes:
+        patches: In the order of the editors.
+        failures: Why the other editors made none, by name.
+    """
+
+    patches: list[Patch]
+    failures: dict[str, EditkitError]
 
 
 @overload
-def edit(
+def edit(  # type: ignore[overload-overlap]  # a str is a Sequence[str], too
     model: LanguageModel | str | Path,
     prompt: str,
     *,
@@ -43,6 +55,8 @@ def edit(
     to: str,
     old: str | None = None,
     editor: str | Editor[Any] = "rome",
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,
@@ -59,6 +73,8 @@ def edit(
     to: str,
     old: str | None = None,
     editor: Sequence[str | Editor[Any]],
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,
@@ -74,6 +90,8 @@ def edit(
     to: str,
     old: str | None = None,
     editor: str | Editor[Any] | Sequence[str | Editor[Any]] = "rome",
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
     keep: Sequence[str] = (),
     also: Sequence[str] = (),
     separator: str | None = None,
@@ -87,11 +105,14 @@ def edit(
     Args:
         model: A model, or its name or folder for :func:`editkit.load_model`.
         prompt: A sentence up to the object, with the subject as it is written there.
-        subject: The entity that the fact is about.
+        subject: The entity that the fact is about. If it occurs several times in the prompt, the
+            first one is edited.
         to: The object to write.
         old: The object that the model gives now; None: read from the model's answer.
         editor: An editor's name, or an editor of :func:`editkit.make_editor` with settings of your
-            own; with several, the result is a list.
+            own. With a list, the result is a list; an editor that fails is logged and left out.
+        preset: Preset of editors that are given by name.
+        config: Their settings, by field: ``{"layer": 3}``.
         keep: Prompts with answers that should stay as they are; empty: proposed.
         also: The fact in other words, up to the object; empty: proposed.
         separator: Text between prompt and object; None: the default rule.
@@ -99,38 +120,165 @@ def edit(
 
     Raises:
         RequestError: A text cannot be used, or the subject is not in the prompt.
-        EditkitError: The model or an editor does not exist, or the edit failed.
+        EditkitError: The model or an editor does not exist, or no edit could be made.
     """
     _check_arguments(model, prompt, keep, also, editor)
-    if isinstance(model, str | Path):
-        model = load_model(model)
     request = request_of(prompt, subject=subject, to=to, old=old, separator=separator, chat=chat)
+    keep, also = given_prompts(keep, "keep", request), given_prompts(also, "also", request)
+    model = _loaded(model)
     single = isinstance(editor, str | Editor)
-    methods = [
-        make_editor(each, model) if isinstance(each, str) else each
-        for each in ([editor] if isinstance(editor, str | Editor) else editor)
-    ]
-    if request.target_true is None:
-        request = _with_old_object(model, request)
-    asked = [
-        _question(request, "edit", request.sentence),
-        *(_question(request, "wording", each) for each in also),
-        *(_question(request, "neighbor", each) for each in keep),
-    ]
-    deltas, origins = [], []
-    for method in methods:
-        method.prepare(model)
+    editors = _editors(model, editor, preset, config)
+    made = patches_for(model, request, editors, keep=keep, also=also)
+    for name, failure in made.failures.items():
+        if not made.patches:
+            raise failure
+        _log.warning("%s made no patch and is left out: %s", name, failure)
+    return made.patches[0] if single else made.patches
+
+
+def patches_for(
+    model: LanguageModel,
+    request: EditRequest,
+    editors: Sequence[Editor[Any]],
+    *,
+    keep: Sequence[str] = (),
+    also: Sequence[str] = (),
+) -> Made:
+    """The patches of several editors for one fact; they share the unedited model's answers.
+
+    Args:
+        model: The model.
+        request: The fact; without an old object, the model's answer is used.
+        editors: The editors, with different names or settings.
+        keep: Prompts with answers that should stay as they are; empty: proposed.
+        also: The fact in other words; empty: proposed.
+
+    Raises:
+        RequestError: A text cannot be used.
+        ModelError: The request is a chat and the model has no chat template, or a text is too long.
+    """
+    with counting("editing one fact", len(editors) + 2, unit="step") as advance:
         start = time.perf_counter()
-        [delta] = method.edit(model, [request])
-        origins.append(origin_of(model, delta.editor, time.perf_counter() - start))
-        deltas.append(delta)
-    patches = [
-        Patch(delta, origin, *result)
-        for delta, origin, result in zip(
-            deltas, origins, measured(model, deltas, asked), strict=True
+        advance.relabel("choosing questions")
+        proposal = propose(model, request, keep=keep, also=also)
+        seconds = time.perf_counter() - start
+        _log.info("chose %d questions in %.1f s", len(proposal.questions), seconds)
+        for remark in proposal.remarks:
+            _log.info("%s", remark)
+        advance()
+        deltas: list[tuple[WeightDelta, Origin]] = []
+        failures: dict[str, EditkitError] = {}
+        for editor in editors:
+            advance.relabel(f"editing with {editor.name}")
+            try:
+                [delta], origin = _edited(model, editor, [proposal.request])
+                deltas.append((delta, origin))
+            except EditkitError as error:
+                failures[editor.name] = error
+            advance()
+        advance.relabel("asking the edited models")
+        patches = _measured(model, deltas, proposal, failures)
+        advance()
+    return Made(patches, failures)
+
+
+def edit_many(
+    model: LanguageModel | str | Path,
+    facts: Iterable[Mapping[str, Any] | EditRequest],
+    *,
+    editor: str | Editor[Any] = "rome",
+    preset: str | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> list[Patch]:
+    """A patch for each of many facts, each made from the model as it is.
+
+    The editor is prepared once and edits all facts in one call.
+
+    Args:
+        model: A model, or its name or folder.
+        facts: Mappings with the arguments of :func:`edit` that describe a fact (``prompt``,
+            ``subject``, ``to``, and perhaps ``old``, ``keep``, ``also``, ``separator``, ``chat``),
+            or requests.
+        editor: As for :func:`edit`.
+        preset: As for :func:`edit`.
+        config: As for :func:`edit`.
+
+    Returns:
+        One patch per fact.
+
+    Raises:
+        RequestError: A fact cannot be used; the message has its number, from 1.
+        EditkitError: The model or the editor does not exist, or an edit failed.
+    """
+    call = "edit_many(model, facts)"
+    if not isinstance(model, str | Path):
+        expect(model, "LanguageModel", "model", call)
+    if isinstance(facts, str | Mapping | EditRequest):
+        raise UsageError(
+            f"{call}: got {facts!r:.80} as facts, expected a list.",
+            hint="Put it in a list, or use editkit.edit for one fact.",
         )
+    facts = list(facts)
+    requests = [request_of_mapping(fact, number) for number, fact in enumerate(facts, start=1)]
+    given = [
+        {
+            name: given_prompts(fact.get(name, ()), name, request)
+            for name in ("keep", "also")
+            if isinstance(fact, Mapping)
+        }
+        for fact, request in zip(facts, requests, strict=True)
     ]
-    return patches[0] if single else patches
+    model = _loaded(model)
+    [method] = _editors(model, editor, preset, config)
+    if not requests:
+        return []
+    patches: list[Patch] = []
+    with counting("editing facts", 2 * len(requests), unit="fact") as advance:
+        proposals = []
+        for request, prompts in zip(requests, given, strict=True):
+            proposals.append(propose(model, request, **prompts))
+            advance()
+        deltas, origin = _edited(model, method, [proposal.request for proposal in proposals])
+        for delta, proposal in zip(deltas, proposals, strict=True):
+            [result] = measured(model, [delta], proposal.questions)
+            patches.append(Patch(delta, origin, *result, remarks=proposal.remarks))
+            advance()
+    return patches
+
+
+def _edited(
+    model: LanguageModel, editor: Editor[Any], requests: Sequence[EditRequest]
+) -> tuple[list[WeightDelta], Origin]:
+    """One delta per request; the origin's time is that of one edit."""
+    editor.check(model)
+    editor.prepare(model)
+    start = time.perf_counter()
+    deltas = editor.edit(model, requests)
+    seconds = (time.perf_counter() - start) / len(requests)
+    return deltas, origin_of(model, deltas[0].editor, seconds)
+
+
+def _measured(
+    model: LanguageModel,
+    deltas: Sequence[tuple[WeightDelta, Origin]],
+    proposal: Proposal,
+    failures: dict[str, EditkitError],
+) -> list[Patch]:
+    """The patches; edits that cannot be asked the questions become failures."""
+    try:
+        results = measured(model, [delta for delta, _ in deltas], proposal.questions)
+    except EditkitError as error:
+        if len(deltas) == 1:
+            failures[deltas[0][0].editor] = error
+            return []
+        return [patch for pair in deltas for patch in _measured(model, [pair], proposal, failures)]
+    return [
+        Patch(delta, origin, *result, remarks=proposal.remarks)
+        for (delta, origin), result in zip(deltas, results, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------- arguments
 
 
 def _check_arguments(
@@ -147,46 +295,60 @@ def _check_arguments(
             expect(each, "Editor", "editor", call)
 
 
-def request_of(
-    prompt: str,
-    *,
-    subject: str,
-    to: str,
-    old: str | None = None,
-    separator: str | None = None,
-    chat: bool = False,
-) -> EditRequest:
-    """The request for a sentence with its subject written out.
+def _loaded(model: LanguageModel | str | Path) -> LanguageModel:
+    return load_model(model) if isinstance(model, str | Path) else model
+
+
+def _editors(
+    model: LanguageModel,
+    editor: str | Editor[Any] | Sequence[str | Editor[Any]],
+    preset: str | None,
+    config: Mapping[str, Any] | None,
+) -> list[Editor[Any]]:
+    """The editors that are given by name or as they are.
 
     Raises:
-        RequestError: The subject is not in the prompt, or a text cannot be used.
+        RequestError: There is none, or one is given twice.
+        ConfigError: A preset or setting is wrong, or belongs to an editor that has its own.
+        PluginError: There is no editor of that name.
     """
-    if subject not in prompt:
-        raise RequestError(
-            f"the subject {subject!r} is not in the prompt {prompt!r}.",
-            hint="Write the subject exactly as it is spelled in the prompt.",
-        )
-    template = prompt.replace(subject, "{}", 1)
-    return EditRequest(template, subject, to, target_true=old, separator=separator, chat=chat)
-
-
-def _question(request: EditRequest, role: Role, prompt: str) -> Question:
-    answers = tuple(filter(None, (request.target_new, request.target_true)))
-    return Question(role, prompt, answers, request.separator, request.chat, role != "edit")
-
-
-def _with_old_object(model: LanguageModel, request: EditRequest) -> EditRequest:
-    """The request with the object that the model gives now."""
-    question = Question("edit", request.sentence, (request.target_new,), request.separator)
-    none = WeightDelta({}, None, "none", {}, model.fingerprint)
-    [answer] = ask(EditedModels(model, [none]), [question])
-    found = _OBJECT.match(answer.text)
-    old = found.group(1).strip() if found else answer.text.strip()
-    return dataclasses.replace(request, target_true=old or None)
+    given = [editor] if isinstance(editor, str | Editor) else editor
+    if config is not None:
+        expect(config, "mapping", "config", 'edit(..., config={"layer": 3})')
+    editors: list[Editor[Any]] = []
+    for each in given:
+        if isinstance(each, str):
+            check_values("editor", each, config or {}, place="config", preset=preset)
+            editors.append(make_editor(each, model, preset=preset, **(config or {})))
+        elif preset is not None or config:
+            raise ConfigError(
+                f"the editor {each.name!r} has its own settings, so preset and config cannot be "
+                "given.",
+                hint="Give them to editkit.make_editor.",
+            )
+        else:
+            editors.append(each)
+    if not editors:
+        raise RequestError("editor is empty.", hint="Give at least one editor: editor='rome'.")
+    for number, each in enumerate(editors):
+        if any(
+            each.name == other.name and each.config == other.config for other in editors[:number]
+        ):
+            raise RequestError(
+                f"the editor {each.name!r} is given twice with the same settings.",
+                hint="Leave one out.",
+            )
+    return editors
 
 
 def origin_of(model: LanguageModel, editor: str, seconds: float) -> Origin:
-    """Provenance of a patch that an editor has just made on a model."""
+    """Provenance of a patch that an editor has just made on a model.
+
+    Args:
+        model: The model.
+        editor: The editor's name.
+        seconds: Time that the edit took.
+    """
     versions = {"python": platform.python_version()}
     if is_offered("editor", editor):
         source = default_registry().get("editor", editor).source

@@ -156,12 +156,17 @@ class ModelSpec:
             The function returns the path of a folder or of a GGUF file, and raises a
             :class:`~editkit.errors.ModelError` if the model is not on this machine. It downloads
             nothing.
+        facts: Facts that the model may know, for the questions that ``editkit.edit`` proposes: a
+            file in one of the layouts of docs/datasets.md, ``"package:file.json"``, or a function
+            without arguments that returns a :class:`~editkit.records.relations.FactTable`,
+            ``"package.module:function"``. None: a general table.
     """
 
     name: str
     folder: str | None = None
     summary: str = ""
     locate: str | None = None
+    facts: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,8 +243,8 @@ architectures, an :class:`Architecture` for each family."""
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``"package.module:Name"``."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
-_TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs")
-_OPTIONAL = ("configs", "folder")
+_TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs", "facts")
+_OPTIONAL = ("configs", "folder", "facts")
 _MAPPINGS = ("presets", "model_presets", "training")
 
 
