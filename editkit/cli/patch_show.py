@@ -185,8 +185,8 @@ def _model(patch: PatchContent) -> Iterator[str]:
     if origin is None:
         yield "not named (a file of save_delta)"
     else:
-        revision = f", revision {origin.revision}" if origin.revision else ""
-        yield f"{origin.model}{revision}: {origin.architecture}, {origin.dtype} on {origin.device}"
+        kind = f"{origin.architecture}, {origin.dtype} on {origin.device}"
+        yield f"{origin.model_and_revision}: {kind}"
     yield f"weights {base_of(patch)}"
     if below := patch.delta.made_on[1:]:
         yield f"on top of {', '.join(edit[:12] for edit in below)}"

@@ -62,6 +62,7 @@ class WeightDelta:
             the digests of those edits, in order. Empty for an edit of the base model. Derived from
             ``model_fingerprint`` by default.
         context: Texts that the edit puts before every prompt; None for an edit of weights alone.
+        made_for: The model's name and revision, for messages; not part of its identity or its file.
     """
 
     changes: Mapping[str, Change] = dataclasses.field(repr=False)
@@ -72,6 +73,7 @@ class WeightDelta:
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     made_on: tuple[str, ...] = dataclasses.field(default=(), repr=False)
     context: PromptContext | None = dataclasses.field(default=None, repr=False)
+    made_for: str = dataclasses.field(default="", repr=False)
 
     def __post_init__(self) -> None:
         expect(self.changes, "mapping", "changes", "WeightDelta(changes, ...)")
@@ -145,6 +147,7 @@ def stack(deltas: Sequence[WeightDelta]) -> WeightDelta:
         notes={"stacked": len(deltas)},
         made_on=deltas[0].made_on,
         context=joined_contexts([delta.context for delta in deltas if delta.context is not None]),
+        made_for=deltas[0].made_for,
     )
 
 
@@ -314,8 +317,9 @@ def _made_elsewhere(model: LanguageModel, delta: WeightDelta, base: str) -> Delt
             hint="Apply those first, in that order: with applied(model, [FIRST, ..., THIS]); "
             "delta.digest() identifies them. Or force it; its effect is then undefined.",
         )
+    named = f" ({delta.made_for!r})" if delta.made_for else ""
     return DeltaError(
-        f"this edit was made for the model {delta.model_fingerprint[:12]}, but {model.name} "
+        f"this edit was made for the model {delta.model_fingerprint[:12]}{named}, but {model.name} "
         f"is {model.fingerprint[:12]}.",
         hint="Load the model that it was made for, or force it if you know that it fits.",
     )

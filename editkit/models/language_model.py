@@ -249,6 +249,13 @@ class LanguageModel(TextReader):
         return str(self.hf.config._attn_implementation)
 
     @property
+    def commit(self) -> str | None:
+        """Commit of a hub model's files, whatever the revision's name; None for other models."""
+        if self._folder is None or self._folder.parent.name != "snapshots":
+            return None
+        return self._folder.name
+
+    @property
     def argument(self) -> str:
         """The model as a command's argument, quoted for a shell, for hints that name a command.
 

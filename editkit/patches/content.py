@@ -145,7 +145,7 @@ class Origin:
 
     Attributes:
         model: The model's name: ``atlas``, a hub id, or the name of a folder.
-        revision: Revision of a hub model.
+        revision: Commit of a hub model, or the branch or tag that was asked for.
         architecture: ``gpt2``, ``llama``, ...
         dtype: Type of the weights in memory: ``float32``.
         device: Device of the model.
@@ -162,6 +162,11 @@ class Origin:
     created: str
     seconds: float
     versions: Mapping[str, str]
+
+    @property
+    def model_and_revision(self) -> str:
+        """The model in words: ``gpt2-xl, revision main``."""
+        return self.model + (f", revision {self.revision}" if self.revision else "")
 
     def to_dict(self) -> dict[str, Any]:
         """The origin as plain data."""
@@ -190,6 +195,9 @@ class PatchContent:
 
     def __post_init__(self) -> None:
         expect(self.delta, "WeightDelta", "delta", "Patch(delta)")
+        if self.origin is not None and not self.delta.made_for:  # errors about the delta name it
+            named = dataclasses.replace(self.delta, made_for=self.origin.model_and_revision)
+            object.__setattr__(self, "delta", named)
 
     @property
     def requests(self) -> tuple[EditRequest, ...]:

@@ -145,7 +145,8 @@ def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
     every: list[Conflict] = []
     for i, j in itertools.combinations(range(len(patches)), 2):
         if bases[i] != bases[j]:
-            details = f"they were made for two models, {bases[i][:12]} and {bases[j][:12]}"
+            models = " and ".join(_model_of(patches[n], bases[n]) for n in (i, j))
+            details = f"they were made for two models, {models}"
             every.append(Conflict("other model", (i, j), details))
         if digests[i] == digests[j]:
             every.append(Conflict("same patch", (i, j), "they are the same edit"))
@@ -159,6 +160,11 @@ def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
 def base_of(patch: PatchContent) -> str:
     """Fingerprint of the model that a patch was made on, without the edits that it is on top of."""
     return (*patch.delta.made_on, patch.delta.model_fingerprint)[0]
+
+
+def _model_of(patch: PatchContent, base: str) -> str:
+    named = f" ({patch.origin.model_and_revision!r})" if patch.origin is not None else ""
+    return f"{base[:12]}{named}"
 
 
 _Facts = Mapping[str, Sequence[EditRequest]]

@@ -361,7 +361,7 @@ def origin_of(model: LanguageModel, editor: str, seconds: float) -> Origin:
     described = model.describe()
     return Origin(
         model=model.name,
-        revision=model.revision,
+        revision=model.commit or model.revision,
         architecture=str(described["architecture"]),
         dtype=str(described["dtype"]),
         device=str(described["device"]),

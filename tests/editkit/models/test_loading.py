@@ -81,6 +81,9 @@ def test_a_hub_model_is_found_in_the_hubs_cache(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     model = load_model("someone/my-gpt2")
     assert model.name == "someone/my-gpt2"
+    assert (model.revision, model.commit) == (None, commit)
+    assert load_model("someone/my-gpt2", revision=commit).weights_digest() == model.weights_digest()
+    assert load_model(str(folder)).commit is None
     assert model.weights_digest() == tiny().weights_digest()
 
 

@@ -164,3 +164,20 @@ def test_a_patch_does_not_differ_from_itself() -> None:
     assert patch.overlap(opposite) == pytest.approx(1)
     assert diff(patch, patch_with({}, ROME)).cosine is None
     assert [each.kind for each in Patch.conflicts([patch, patch])] == ["same patch"]
+
+
+def test_errors_name_the_model_that_a_patch_was_made_on(tmp_path: Path) -> None:
+    model = tiny()
+    path = checked(patch_with({NAME: low_rank(0)}, ROME), model="a/model").save(
+        tmp_path / "a.patch"
+    )
+    named = r"made for the model base \('a/model, revision abc'\), but tiny-gpt2 is"
+    with pytest.raises(DeltaError, match=named), Patch.load(path).applied(model):
+        pass
+    with pytest.raises(DeltaError, match=named):
+        Patch.stack([Patch.load(path)], model=model)
+    elsewhere = checked(patch_with({}, OSLO, base="other"), model="b", revision=None)
+    with pytest.raises(
+        DeltaError, match=r"two models, base \('a/model, revision abc'\) and other \('b'\)"
+    ):
+        Patch.stack([Patch.load(path), elsewhere])
