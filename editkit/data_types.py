@@ -21,6 +21,7 @@ from editkit.prompts import (
     joined,
     subject_span,
 )
+from editkit.reprs import arrow, changed_fields, counted, quoted, summary
 from editkit.storage.file_names import why_unsafe_path
 
 __all__ = [
@@ -73,6 +74,7 @@ class EditRequest:
     relation_id: str | None = None
     separator: str | None = None
     chat: bool = False
+    __repr__ = changed_fields
 
     def __post_init__(self) -> None:
         clean_fields(self, "target_new", optional="target_true")
@@ -143,6 +145,7 @@ class Probe:
     target_new: str
     separator: str | None = None
     chat: bool = False
+    __repr__ = changed_fields
 
     def __post_init__(self) -> None:
         clean_fields(self, "target_true", "target_new")
@@ -182,6 +185,13 @@ class Record:
         for kind, texts in self.texts.items():
             expect_list(texts, "text", f"texts[{kind!r}]", call)
 
+    @summary
+    def __repr__(self) -> str:
+        prompts = {**self.probes, **self.texts}
+        kinds = ", ".join(f"{len(each)} {kind}" for kind, each in prompts.items())
+        edit = arrow(self.request.sentence, self.request.target_new)
+        return f"Record {self.case_id}: {edit}; {kinds or 'no prompts'}"
+
 
 @dataclasses.dataclass(frozen=True)
 class RejectedRecord:
@@ -210,6 +220,12 @@ class Records:
     rejected: tuple[RejectedRecord, ...] = ()
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     as_configured: bool = False
+
+    @summary
+    def __repr__(self) -> str:
+        rejected = f", {len(self.rejected)} rejected" if self.rejected else ""
+        n = counted(len(self.records), "record")
+        return f"Records: {n}{rejected}, digest {self.digest[:12]}"
 
 
 def without_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,6 +260,7 @@ class Fact:
     answer: str | None = None
     separator: str | None = None
     chat: bool = False
+    __repr__ = changed_fields
 
     def __post_init__(self) -> None:
         clean_fields(self, optional="answer")
@@ -297,6 +314,21 @@ class Localization:
     neurons: tuple[tuple[int, int, float], ...] = ()
     subject: tuple[int, int] | None = None
     answer: str = ""
+
+    @summary
+    def __repr__(self) -> str:
+        effects = [
+            (effect, token, layer)
+            for token, row in enumerate(self.scores)
+            for layer, effect in enumerate(row)
+        ]
+        text = f"Localization of {quoted(self.fact.prompt)}: {self.kind}"
+        if not effects:
+            return f"{text}, {counted(len(self.neurons), 'neuron')}"
+        effect, token, layer = max(effects)
+        size = f"{counted(len(self.scores), 'token')} x {counted(len(self.scores[0]), 'layer')}"
+        place = f"{quoted(self.tokens[token])} in layer {layer}"
+        return f"{text}, {size}, largest {effect:.3g} at {place}"
 
 
 # ---------------------------------------------------------------- scores and reports

@@ -22,6 +22,7 @@ from editkit.data_types import EditRequest, Fact, Localization, Record, Records,
 from editkit.editing.outcomes import is_watched, unwatched
 from editkit.errors import RequestError, UsageError
 from editkit.mistakes import expect, expect_list
+from editkit.reprs import changed_values, summary
 from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
 
 if TYPE_CHECKING:
@@ -75,6 +76,12 @@ class Configurable(Generic[ConfigT]):
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
+
+    @summary
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        values = changed_values(self.config.model_dump(mode="json", exclude_defaults=True))
+        return f"{kind} {self.name}".rstrip() + (f": {', '.join(values)}" if values else "")
 
 
 def _fingerprint_of(model: LanguageModel) -> str:

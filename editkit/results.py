@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from editkit.data_types import Score
 from editkit.regimes import Regime
+from editkit.reprs import counted, html_table, listed, notebook_html, summary
 from editkit.storage.digests import digest
 
 __all__ = ["STORE_FILE", "Answer", "Cell", "ModelRow", "Rating", "Row", "Run"]
@@ -61,6 +62,12 @@ class Row:
     place: int = 0
     checkpoint: int = 0
 
+    @summary
+    def __repr__(self) -> str:
+        at = f" at {counted(self.checkpoint, 'fact')}" if self.checkpoint else ""
+        content = f"failed: {self.error}" if self.status == "failed" else _scores(self.scores)
+        return f"Row of record {self.case_id}{at}: {content}"
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelRow:
@@ -89,6 +96,12 @@ class ModelRow:
     completed_at: float = 0.0
     environment: str = ""
     delta: str = ""
+
+    @summary
+    def __repr__(self) -> str:
+        at = f" at {counted(self.checkpoint, 'fact')}" if self.checkpoint else ""
+        errors = "".join(f", {name} failed" for name in self.errors)
+        return f"ModelRow of model {self.group}{at}: {_scores(self.scores)}{errors}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +136,11 @@ class Cell:
     def regime(self) -> Regime:
         """How facts reach models."""
         return Regime.from_dict(self.edits)
+
+    @summary
+    def __repr__(self) -> str:
+        preset = f", preset {self.preset}" if self.preset else ""
+        return f"Cell {self.editor}{preset}, seed {self.seed}, {self.regime.label}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +182,23 @@ class Run:
         """Path of the result store."""
         return self.out / STORE_FILE
 
+    @summary
+    def __repr__(self) -> str:
+        editors = listed(list(dict.fromkeys(cell.editor for cell in self.cells)), 5)
+        n = counted(self.dataset["n_records"], "record")
+        return (
+            f"Run of {self.benchmark} on {self.model['name']}: {n} of {self.dataset['name']}, "
+            f"{counted(len(self.cells), 'cell')}: {editors or 'none'}"
+        )
+
+    @notebook_html
+    def _repr_html_(self) -> str:
+        """A table of the cells for notebooks."""
+        rows = [
+            (cell.editor, cell.preset or "", cell.regime.label, cell.seed) for cell in self.cells
+        ]
+        return html_table(repr(self).strip("<>"), rows, ("editor", "preset", "regime", "seed"))
+
     def describe(self, cell: Cell) -> dict[str, Any]:
         """Everything about a cell except its rows, as plain data for the store."""
         return {
@@ -178,6 +213,10 @@ class Run:
             "model_scores": [dataclasses.asdict(score) for score in self.model_scores],
             "cell": dataclasses.asdict(cell),
         }
+
+
+def _scores(scores: Mapping[str, float]) -> str:
+    return listed([f"{key}={value:.3g}" for key, value in scores.items()], 5) or "no scores"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ OUTSIDE = [package for package in FOLDERS if package not in (CORE, "editkit_docs
 LONGEST_MODULE = 600
 LAYERS = [
     {"redaction", "progress", "safe_text"},
-    {"errors", "terminal"},
+    {"errors", "reprs", "terminal"},
     {"mistakes", "validation"},
     {"prompts", "storage"},
     {"data_types", "figures", "regimes"},

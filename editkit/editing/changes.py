@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from editkit.errors import DeltaError
+from editkit.reprs import summary
 
 _FLOATS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 _INTEGERS = {torch.int64, torch.int32}  # other types are masks or invalid indices
@@ -23,7 +24,7 @@ _INTEGERS = {torch.int64, torch.int32}  # other types are masks or invalid indic
 __all__ = ["Change", "Dense", "LowRank", "Rows", "moved", "summed"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Change(ABC):
     """A tensor to add to one parameter, in a compact form."""
 
@@ -40,12 +41,21 @@ class Change(ABC):
     def shape(self) -> tuple[int, ...]:
         """Shape of :meth:`dense`."""
 
+    @property
+    def form(self) -> str:
+        """Its form and shape, for people: ``rank 1, (768, 192)``."""
+        return f"dense, {self.shape}"
+
+    @summary
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}: {self.form}"
+
     def is_finite(self) -> bool:
         """Whether every number is finite."""
         return all(bool(torch.isfinite(t).all()) for t in self.tensors().values())
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class LowRank(Change):
     """``left @ right``, of rank r.
 
@@ -66,6 +76,11 @@ class LowRank(Change):
                 hint="Give (in, r) and (r, out).",
             )
 
+    @property
+    @override
+    def form(self) -> str:
+        return f"rank {self.left.shape[1]}, {self.shape}"
+
     @override
     def dense(self) -> Tensor:
         return self.left @ self.right
@@ -80,7 +95,7 @@ class LowRank(Change):
         return self.left.shape[0], self.right.shape[1]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Rows(Change):
     """A few input rows: ``values[i]`` is added to row ``indices[i]``.
 
@@ -118,6 +133,11 @@ class Rows(Change):
                 hint="Give distinct indices within the rows, and one row of values for each.",
             )
 
+    @property
+    @override
+    def form(self) -> str:
+        return f"{len(self.indices)} of {self.n_rows} rows, {self.shape}"
+
     @override
     def dense(self) -> Tensor:
         whole = self.values.new_zeros(self.shape)
@@ -134,7 +154,7 @@ class Rows(Change):
         return self.n_rows, self.values.shape[1]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Dense(Change):
     """Every entry.
 

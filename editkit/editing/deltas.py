@@ -28,6 +28,7 @@ from editkit.models.checksums import chained, lineage
 from editkit.models.language_model import LanguageModel
 from editkit.models.weight_layout import as_stored
 from editkit.models.weights import AppliedEdit
+from editkit.reprs import arrow, counted, html_table, listed, notebook_html, summary
 from editkit.storage.digests import digest_of_tensors
 
 __all__ = [
@@ -44,6 +45,8 @@ __all__ = [
     "notes_of_facts",
     "stack",
 ]
+
+_ROWS = 20  # of a table in a notebook
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,15 +68,15 @@ class WeightDelta:
         made_for: The model's name and revision, for messages; not part of its identity or its file.
     """
 
-    changes: Mapping[str, Change] = dataclasses.field(repr=False)
+    changes: Mapping[str, Change]
     request: EditRequest | tuple[EditRequest, ...] | None
     editor: str
     config: Mapping[str, Any]
     model_fingerprint: str
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    made_on: tuple[str, ...] = dataclasses.field(default=(), repr=False)
-    context: PromptContext | None = dataclasses.field(default=None, repr=False)
-    made_for: str = dataclasses.field(default="", repr=False)
+    made_on: tuple[str, ...] = ()
+    context: PromptContext | None = None
+    made_for: str = ""
 
     def __post_init__(self) -> None:
         expect(self.changes, "mapping", "changes", "WeightDelta(changes, ...)")
@@ -81,6 +84,31 @@ class WeightDelta:
         if not made_on or _identity(made_on) != self.model_fingerprint:
             made_on = lineage(self.model_fingerprint)
         object.__setattr__(self, "made_on", made_on)
+
+    @summary
+    def __repr__(self) -> str:
+        facts = [arrow(each.sentence, each.target_new) for each in self.requests]
+        many = f"{counted(len(facts), 'fact')}, the first " if len(facts) > 1 else ""
+        changes = [f"{name} ({change.form})" for name, change in self.changes.items()]
+        changes += [] if self.context is None else [self._context_form(self.context)]
+        return (
+            f"WeightDelta by {self.editor}: {many}{facts[0] if facts else 'no facts'}; "
+            f"{listed(changes) or 'no changes'}"
+        )
+
+    @notebook_html
+    def _repr_html_(self) -> str:
+        """A table for notebooks: the facts, and each changed parameter with the change's form."""
+        facts = [("fact", arrow(r.sentence, r.target_new)) for r in self.requests[:_ROWS]]
+        changes = [(name, change.form) for name, change in list(self.changes.items())[:_ROWS]]
+        context = [] if self.context is None else [("texts", self._context_form(self.context))]
+        left_out = max(0, len(self.requests) - _ROWS) + max(0, len(self.changes) - _ROWS)
+        note = f"{left_out:,} more" if left_out else ""
+        return html_table(f"WeightDelta by {self.editor}", [*facts, *changes, *context], note=note)
+
+    @staticmethod
+    def _context_form(context: PromptContext) -> str:
+        return f"{counted(len(context.texts), 'text')} before every prompt"
 
     def digest(self) -> str:
         """Hexadecimal digest of the changes and the context."""

@@ -35,6 +35,7 @@ from editkit.models.encoding import Completion, Encoding, chunks_by_tokens, padd
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, forward_after, replacing, run_prefix
 from editkit.models.weight_layout import is_matrix_module
+from editkit.reprs import counted, listed, summary
 
 __all__ = ["CandidateQuery", "CandidateScore", "EditedModels", "GenerationQuery", "TextQuery"]
 
@@ -101,6 +102,12 @@ class EditedModels:
 
     def __len__(self) -> int:
         return len(self.deltas)
+
+    @summary
+    def __repr__(self) -> str:
+        editors = listed(list(dict.fromkeys(delta.editor for delta in self.deltas)))
+        by = f" by {editors}" if editors else ""
+        return f"EditedModels: {self.model.name} under {counted(len(self.deltas), 'edit')}{by}"
 
     def _refresh(self) -> None:
         """Clear the cache if the weights changed, and raise if a delta no longer fits."""

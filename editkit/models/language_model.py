@@ -26,6 +26,7 @@ from editkit.models.reading import TextReader
 from editkit.models.shape import context_length_of, longest_input_of
 from editkit.models.text_part import WRAPPERS
 from editkit.models.weights import Weights
+from editkit.reprs import counted, html_table, notebook_html, rounded, summary
 from editkit.storage.digests import blake2b_of, digest_of_tensors, sha256_of
 
 __all__ = [
@@ -262,6 +263,31 @@ class LanguageModel(TextReader):
         ``FOLDER`` if the model was not loaded by name and must be saved first.
         """
         return "FOLDER" if self.source is None else shlex.quote(self.source)
+
+    @summary
+    def __repr__(self) -> str:
+        facts = self._facts()
+        edits = f", {counted(self.weights.n_applied, 'edit')} applied" * self.weights.is_edited
+        return (
+            f"LanguageModel {self.name}: {facts['architecture']}, {facts['layers']} layers, width "
+            f"{facts['width']}, {facts['parameters']} parameters, {facts['weights']}{edits}"
+        )
+
+    @notebook_html
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        rows = {**self._facts(), "applied edits": str(self.weights.n_applied)}
+        return html_table(f"LanguageModel {self.name}", list(rows.items()))
+
+    def _facts(self) -> dict[str, str]:
+        """What a reader wants to know of a model, without reading its weights."""
+        return {
+            "architecture": str(self.hf.config.model_type),
+            "layers": str(self.n_layers),
+            "width": f"{self.hidden_size:,}",
+            "parameters": rounded(self.hf.num_parameters()),
+            "weights": f"{str(self.dtype).removeprefix('torch.')} on {', '.join(self.devices)}",
+        }
 
     def describe(self) -> dict[str, Any]:
         """The model's entries in a result: name, fingerprint, dtype, device, architecture, ..."""

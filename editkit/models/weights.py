@@ -299,6 +299,11 @@ class Weights:
         """Whether edits are applied."""
         return bool(self._edits)
 
+    @property
+    def n_applied(self) -> int:
+        """Number of applied edits."""
+        return len(self._edits)
+
     def take_back(self, ticket: Ticket) -> None:
         """Remove an edit, in any order and from any thread; the others stay applied."""
         for serial, (_, reference) in list(self._edits.items()):

@@ -10,10 +10,12 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from editkit.data_types import Fact, Localization
 from editkit.mistakes import expect
+from editkit.reprs import notebook_html, summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,9 +58,23 @@ class Trace:
     locator: str
     maps: tuple[Localization, ...]
 
+    @summary
     def __repr__(self) -> str:
         kinds = ", ".join(each.kind for each in self.maps)
-        return f"<Trace of {self.title} on {self.model} by {self.locator}: {kinds}>"
+        return f"Trace of {self.title} on {self.model} by {self.locator}: {kinds}"
+
+    @notebook_html
+    def _repr_html_(self) -> str:
+        """Its plot for notebooks."""
+        import base64
+
+        from editkit.figures import png_bytes
+
+        image = base64.b64encode(png_bytes(self.plot())).decode()
+        return (
+            f'<img src="data:image/png;base64,{image}" alt="{html.escape(repr(self))}" '
+            'style="max-width: 100%">'
+        )
 
     @property
     def title(self) -> str:

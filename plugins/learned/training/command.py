@@ -8,6 +8,7 @@ installed dataset whose records have paraphrase and neighborhood prompts, or ``t
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import logging
 import shlex
@@ -156,7 +157,20 @@ def _source(
         other_targets=settings.other_targets,
         other_wordings=settings.other_wordings,
     )
-    return source, _digest([repr(record) for record in records])
+    return source, _digest([_spelled_out(record) for record in records])
+
+
+def _spelled_out(value: Any) -> str:
+    """A record with every field, however its repr shortens it: what the digest covers."""
+    if dataclasses.is_dataclass(value):
+        names = [field.name for field in dataclasses.fields(value)]
+        fields = ", ".join(f"{name}={_spelled_out(getattr(value, name))}" for name in names)
+        return f"{type(value).__name__}({fields})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {_spelled_out(each)}' for key, each in value.items())}}}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_spelled_out, value))}{',' * (len(value) == 1)})"
+    return repr(value)
 
 
 def _records(args: argparse.Namespace, values: Mapping[str, Any]) -> list[Record]:

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from editkit import EditRequest, Probe, Record
 from editkit.cli.main import main
 from editkit_plugins.learned.trained import read_editor_file
+from editkit_plugins.learned.training.command import _spelled_out
 from editkit_plugins.learned.training.trainer import CHECKPOINT_FILE
 from editkit_plugins.mlflow_tracking.database import quiet
 
@@ -104,6 +106,18 @@ def test_each_kind_of_data_trains_its_own_editor(
     records = ["--set", f"dataset.path={flat}", "--set", "dataset.target=alternative"]
     assert train("--dataset", "zsre", *records, *quick, *limit, "--quiet", "--fresh") == 0
     assert capsys.readouterr().out.startswith("mend-zsre for atlas")
+
+
+def test_the_digest_of_training_data_covers_whole_records() -> None:
+    """Its text is that of earlier versions, so that trained editors are found again."""
+    request = EditRequest("{} 'x'", "b" * 200, "c")
+    record = Record(1, request, {"k": (Probe("p", "t", "n"),), "l": ()}, {"t": ("a", 'b"')})
+    assert _spelled_out(record) == (
+        "Record(case_id=1, request=EditRequest(prompt=\"{} 'x'\", subject='" + "b" * 200 + "', "
+        "target_new='c', target_true=None, relation_id=None, separator=None, chat=False), "
+        "probes={'k': (Probe(prompt='p', target_true='t', target_new='n', separator=None, "
+        "chat=False),), 'l': ()}, texts={'t': ('a', 'b\"')})"
+    )
 
 
 @pytest.mark.parametrize(
