@@ -1,4 +1,4 @@
-"""What the actions on patches share: reading files, and the model that they were made on."""
+"""What the actions on patches share: files, the model that they name, what is between two."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ import argparse
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from editkit.cli.arguments import add_flag, path
 from editkit.errors import ModelError, UsageError
 from editkit.patches.files import read_patch
+from editkit.patches.interference import conflicts
 from editkit.safe_text import one_line
+from editkit.terminal import aligned, wrapped
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
     from editkit.patches.content import PatchContent
 
-__all__ = ["add_files", "add_model_flags", "model_of", "names_of", "read_patches"]
+__all__ = [
+    "add_files",
+    "add_model_flags",
+    "conflicts_data",
+    "conflicts_text",
+    "model_of",
+    "names_of",
+    "pair_table",
+    "read_patches",
+]
 
 
 def add_files(parser: argparse.ArgumentParser) -> None:
@@ -73,3 +84,26 @@ def model_of(args: argparse.Namespace, patches: Sequence[PatchContent]) -> Langu
             f"the patch was made on {origin.model!r}, which cannot be loaded here: {error.message}",
             hint="Name the model, or its folder, with --model.",
         ) from error
+
+
+def pair_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> str:
+    """A number for each two patches, as text; columns are numbered as the rows are."""
+    numbers = [str(number) for number in range(1, len(names) + 1)]
+    rows = [("", "", *numbers)]
+    for i, (number, name, row) in enumerate(zip(numbers, names, values, strict=True)):
+        rows.append((number, name, *("" if i == j else f"{v:.2f}" for j, v in enumerate(row))))
+    return aligned(rows)
+
+
+def conflicts_text(names: Sequence[str], patches: Sequence[PatchContent]) -> str:
+    """The conflicts between patches, a sentence each."""
+    sentences = [wrapped(f"{each.kind}: {each.sentence(names)}") for each in conflicts(patches)]
+    return "".join(sentences) or "No conflicts.\n"
+
+
+def conflicts_data(names: Sequence[str], patches: Sequence[PatchContent]) -> list[dict[str, Any]]:
+    """The conflicts as plain data."""
+    return [
+        {"kind": each.kind, "patches": list(each.patches), "sentence": each.sentence(names)}
+        for each in conflicts(patches)
+    ]

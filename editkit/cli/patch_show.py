@@ -16,18 +16,25 @@ from typing import Any
 from pydantic import BaseModel
 
 from editkit.cli.arguments import add_flag
-from editkit.cli.patch_files import add_files, names_of, read_patches
+from editkit.cli.patch_files import (
+    add_files,
+    conflicts_data,
+    conflicts_text,
+    names_of,
+    pair_table,
+    read_patches,
+)
 from editkit.editing.delta_effects import norm_of
 from editkit.editing.deltas import notes_of_facts
 from editkit.errors import EditkitError
 from editkit.patches.combining import form_of, parts_of
 from editkit.patches.content import PatchContent
-from editkit.patches.interference import base_of, conflicts, overlaps
+from editkit.patches.interference import base_of, overlaps
 from editkit.registry.config import config_class, gather_config
 from editkit.registry.plugins import default_registry
 from editkit.safe_text import one_line, shortened
 from editkit.storage.digests import plain
-from editkit.terminal import aligned, wrapped
+from editkit.terminal import aligned
 
 _MOST_FACTS = 20
 _LAYER = re.compile(r"\.(\d+)\.")
@@ -58,10 +65,7 @@ def run(args: argparse.Namespace) -> int:
                 _document(file, patch) for file, patch in zip(args.files, patches, strict=True)
             ],
             "overlaps": table,
-            "conflicts": [
-                {"kind": each.kind, "patches": each.patches, "sentence": each.sentence(names)}
-                for each in conflicts(patches)
-            ],
+            "conflicts": conflicts_data(names, patches),
         }
         sys.stdout.write(json.dumps(plain(document), indent=2) + "\n")
         return 0
@@ -70,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
         for file, patch in zip(args.files, patches, strict=True)
     ]
     if table:
-        parts.append(_between(names, patches, table))
+        parts.append(
+            "Overlap, from 0 to 1 ('editkit explain patches' describes what it predicts):\n\n"
+            f"{pair_table(names, table)}\n{conflicts_text(names, patches)}"
+        )
     sys.stdout.write("\n".join(parts))
     return 0
 
@@ -222,24 +229,6 @@ def _checks(patch: PatchContent) -> str:
         answer = f" {question.answers[0]}" if question.answers else ""
         rows.append((question.role, f"{question.prompt}{answer}", before, after, check.after.text))
     return f"\n{aligned(rows)}"
-
-
-# ---------------------------------------------------------------- several
-
-
-def _between(
-    names: Sequence[str], patches: Sequence[PatchContent], table: list[list[float]]
-) -> str:
-    numbers = [str(number) for number in range(1, len(names) + 1)]
-    rows = [("", "", *numbers)]
-    rows += [
-        (number, name, *("" if i == j else f"{value:.2f}" for j, value in enumerate(row)))
-        for i, (number, name, row) in enumerate(zip(numbers, names, table, strict=True))
-    ]
-    title = "Overlap, from 0 to 1 (what it predicts: docs/patches.md):"
-    sentences = [wrapped(f"{c.kind}: {c.sentence(names)}") for c in conflicts(patches)]
-    found = "".join(sentences) or "No conflicts.\n"
-    return f"{title}\n\n{aligned(rows)}\n{found}"
 
 
 # ---------------------------------------------------------------- as data

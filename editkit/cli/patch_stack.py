@@ -12,6 +12,7 @@ import sys
 
 from editkit.cli.arguments import add_flag, path
 from editkit.cli.patch_files import add_files, add_model_flags, model_of, names_of, read_patches
+from editkit.errors import UsageError
 from editkit.patches.combining import stacked
 from editkit.patches.files import write_patch
 from editkit.safe_text import one_line
@@ -35,6 +36,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the patch."""
+    if args.out.exists():
+        raise UsageError(
+            f"--out: {str(args.out)!r} exists.", hint="Choose another name, or remove it first."
+        )
     patches = read_patches(args.files)
     names = names_of(args.files)
     model = None if args.model is None else model_of(args, patches)

@@ -32,6 +32,7 @@ from editkit.editing.deltas import check_all_fit
 from editkit.editing.prompt_context import joined_contexts
 from editkit.editing.row_terms import terms_of
 from editkit.errors import DeltaError
+from editkit.mistakes import expect, expect_list
 from editkit.models.running import first, forward, recording
 from editkit.models.weight_layout import as_stored, is_matrix_module
 from editkit.patches.content import PatchContent
@@ -66,6 +67,7 @@ def overlaps(patches: Sequence[PatchContent]) -> list[list[float]]:
     Returns:
         A symmetric table; its diagonal is 1, or 0 for a patch that changes no weight.
     """
+    expect_list(patches, "Patch", "patches", "overlaps(patches)")
     sizes = [_size(patch) for patch in patches]
     products = [[0.0] * len(patches) for _ in patches]
     for name in sorted({name for patch in patches for name in patch.delta.changes}):
@@ -139,6 +141,7 @@ def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
     Args:
         patches: The patches, in the order in which they are applied.
     """
+    expect_list(patches, "Patch", "patches", "conflicts(patches)")
     digests = [patch.delta.digest() for patch in patches]
     bases = [base_of(patch) for patch in patches]
     facts = [_facts_by_subject(patch) for patch in patches]
@@ -270,6 +273,10 @@ def interference(model: LanguageModel, a: PatchContent, b: PatchContent) -> floa
     Returns:
         The ratio, from 0; infinite if only ``b`` changes something there, NaN if neither does.
     """
+    call = "interference(model, a, b)"
+    expect(model, "LanguageModel", "model", call)
+    expect(a, "Patch", "a", call)
+    expect(b, "Patch", "b", call)
     check_all_fit(model, [a.delta, b.delta], in_order=True)
     paths = sorted({n.rpartition(".")[0] for patch in (a, b) for n in patch.delta.changes})
     own = others = 0.0

@@ -147,6 +147,10 @@ def test_stack_writes_one_patch_and_refuses_conflicts(
     assert "2 facts" in text
     assert "without checks" in text
     assert Patch.load(out).requests == (ROME, OSLO)
+    content = out.read_bytes()
+    code, _, error = editkit("patch", "stack", *files, "--out", out, "--force")
+    assert (code, out.read_bytes()) == (2, content)
+    assert "exists" in error
     code, _, error = editkit("patch", "stack", files[0], out, "--out", tmp_path / "no")
     assert code == 2
     assert "same fact: a.patch and both.patch: both write 'Rome is in Seattle'" in error

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from editkit import DeltaError, EditedModels, EditRequest, LowRank, Patch, applied
+from editkit import DeltaError, EditedModels, EditRequest, LowRank, Patch, UsageError, applied
 from editkit.patches.asking import ask
 from editkit.patches.combining import diff, parts_of, stacked
 from editkit.patches.content import Answer, Check, Origin, Question
@@ -181,3 +181,19 @@ def test_errors_name_the_model_that_a_patch_was_made_on(tmp_path: Path) -> None:
         DeltaError, match=r"two models, base \('a/model, revision abc'\) and other \('b'\)"
     ):
         Patch.stack([Patch.load(path), elsewhere])
+
+
+def test_other_things_than_patches_are_refused_with_a_sentence() -> None:
+    patch = patch_with({NAME: low_rank(0)}, ROME)
+    for call in (
+        lambda: Patch.stack(patch),
+        lambda: Patch.stack([patch.delta]),
+        lambda: Patch.conflicts([patch, patch.delta]),
+        lambda: patch.overlap(patch.delta),
+        lambda: patch.diff("b.patch"),
+    ):
+        with pytest.raises(UsageError, match="atch"):
+            call()
+    plain = stacked([patch])
+    assert type(plain) is not Patch
+    assert Patch.of(plain).overlap(plain) == pytest.approx(1)
