@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -31,6 +31,7 @@ __all__ = [
     "most_likely_tokens",
     "next_log_p",
     "prompts_as_read",
+    "token_log_p",
     "token_ranks",
 ]
 
@@ -54,6 +55,7 @@ class _AfterTokens(Protocol):
 
 
 _Query = TypeVar("_Query", bound=_AfterTokens)
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,10 +205,23 @@ def prompts_as_read(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ranked:
+class _Read:
     edit: int
     ids: tuple[int, ...]
     tokens: tuple[int, ...]
+
+
+def token_log_p(
+    models: EditedModels, queries: Sequence[NextTokenQuery], tokens: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Log probabilities of tokens as the next one.
+
+    Args:
+        models: The edited models.
+        queries: In any order; texts that edits put before prompts are in their ids.
+        tokens: Token ids for each query.
+    """
+    return _each_read(models, queries, tokens, lambda row, ids: row[ids].tolist())
 
 
 def token_ranks(
@@ -223,17 +238,30 @@ def token_ranks(
         tokens: Token ids for each query.
     """
 
-    def ask(some: EditedModels, asked: Sequence[_Ranked]) -> list[list[int]]:
-        ranks: dict[_Ranked, list[int]] = {}
+    def ranks(row: Tensor, ids: list[int]) -> list[int]:
+        n_not_above = (row[None] <= row[ids][:, None]).sum(dim=-1)  # (n,), with the token itself
+        values: list[int] = (len(row) + 1 - n_not_above.clamp(min=1)).tolist()
+        return values
+
+    return _each_read(models, queries, tokens, ranks)
+
+
+def _each_read(
+    models: EditedModels,
+    queries: Sequence[NextTokenQuery],
+    tokens: Sequence[Sequence[int]],
+    read: Callable[[Tensor, list[int]], list[_Number]],
+) -> list[list[_Number]]:
+    """What is read from the log probabilities (V,) of each query at its tokens."""
+
+    def ask(some: EditedModels, asked: Sequence[_Read]) -> list[list[_Number]]:
+        numbers: dict[_Read, list[_Number]] = {}
         for batch, log_p in next_log_p(some, asked):
-            for query, row in zip(batch, log_p, strict=True):  # (V,)
-                own = row[list(query.tokens)]  # (n,)
-                worse = (row[None] <= own[:, None]).sum(dim=-1)  # (n,), with itself
-                ranks[query] = (len(row) + 1 - worse.clamp(min=1)).tolist()
-        return [ranks[query] for query in asked]
+            numbers |= {q: read(row, list(q.tokens)) for q, row in zip(batch, log_p, strict=True)}
+        return [numbers[query] for query in asked]
 
     rows = [
-        _Ranked(query.edit, query.ids, tuple(some))
+        _Read(query.edit, query.ids, tuple(some))
         for query, some in zip(models.merged(queries), tokens, strict=True)
     ]
     distinct = list(dict.fromkeys(rows))

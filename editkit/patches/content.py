@@ -76,6 +76,11 @@ class Answer:
     text: str
     ranks: tuple[int, ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """The answer as plain data."""
+        numbers = {"probabilities": list(self.probabilities), "ranks": list(self.ranks)}
+        return {**numbers, "text": self.text}
+
 
 @dataclasses.dataclass(frozen=True)
 class Check:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pydantic
 
 from editkit.editing.delta_files import read_delta_file, write_delta_file
 from editkit.errors import DeltaError, EditkitError
-from editkit.patches.content import Answer, Check, Movement, Origin, PatchContent, Size
+from editkit.patches.content import Check, Movement, Origin, PatchContent, Size
 from editkit.storage.digests import sha256_of
 from editkit.storage.strict_json import parse_json
 
@@ -50,8 +49,8 @@ def write_patch(patch: PatchContent, path: str | Path) -> Path:
         "checks": [
             {
                 "question": check.question.to_dict(),
-                "before": _answer(check.before),
-                "after": _answer(check.after),
+                "before": check.before.to_dict(),
+                "after": check.after.to_dict(),
             }
             for check in patch.checks
         ],
@@ -69,14 +68,6 @@ def write_patch(patch: PatchContent, path: str | Path) -> Path:
     digest = sha256_of([patch.delta.digest(), text])
     write_delta_file(patch.delta, path, {"patch": text, "patch_digest": digest})
     return path
-
-
-def _answer(answer: Answer) -> dict[str, Any]:
-    return {
-        "probabilities": list(answer.probabilities),
-        "text": answer.text,
-        "ranks": list(answer.ranks),
-    }
 
 
 def read_patch(path: str | Path) -> PatchContent:

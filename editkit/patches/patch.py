@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from editkit.editing.deltas import applied
 from editkit.mistakes import expect_path
+from editkit.patches.checking import Recheck, recheck
 from editkit.patches.combining import PatchDifference, diff, stacked
 from editkit.patches.content import PatchContent
 from editkit.patches.files import read_patch, write_patch
@@ -36,6 +37,18 @@ class Patch(PatchContent):
         """
         with applied(model, self.delta, force=force):
             yield model
+
+    def check(self, model: LanguageModel, others: Sequence[PatchContent] = ()) -> Recheck:
+        """Whether it still does what it did when it was made, from its own questions.
+
+        Args:
+            model: The unedited model that it was made for.
+            others: Patches to apply as well; first, for a patch that was made on top of them.
+
+        Raises:
+            DeltaError: A patch was made for another model, or does not fit it.
+        """
+        return recheck(self, model, others)
 
     @property
     def verdict(self) -> Verdict:
