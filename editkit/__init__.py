@@ -63,6 +63,7 @@ from editkit.registry.specs import (
 )
 
 if TYPE_CHECKING:
+    from editkit.benchmark.store import runs_in
     from editkit.editing.delta_files import load_delta, save_delta
     from editkit.editing.deltas import (
         Dense,
@@ -103,6 +104,7 @@ _LAZY = {
     "edit": "editkit.patches.making",
     "load_delta": "editkit.editing.delta_files",
     "load_model": "editkit.registry.models",
+    "runs_in": "editkit.benchmark.store",
     "make_dataset": "editkit.registry.factories",
     "make_editor": "editkit.registry.factories",
     "make_locator": "editkit.registry.factories",
@@ -187,6 +189,7 @@ __all__ = [
     "make_locator",
     "make_metric",
     "make_model_metric",
+    "runs_in",
     "save_delta",
     "show_progress",
     "trace",

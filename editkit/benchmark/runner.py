@@ -20,6 +20,7 @@ from editkit.benchmark.cell_runner import (
     WeightGuard,
     reason_of,
 )
+from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.environment import record_environment
 from editkit.benchmark.group_runner import GroupRunner
 from editkit.benchmark.inputs import load_model_of
@@ -27,7 +28,7 @@ from editkit.benchmark.observers import Observers
 from editkit.benchmark.output_lock import exclusive
 from editkit.benchmark.plan import Batch, Plan, PlannedCell, PlannedMetric
 from editkit.benchmark.sequence_files import SequenceFiles
-from editkit.benchmark.store import Store, is_complete, rows_of
+from editkit.benchmark.store import Store, rows_of
 from editkit.errors import EditkitError, ModelError, PluginError, TrackingError
 from editkit.interfaces import Editor
 from editkit.progress import counting, show_progress

@@ -15,22 +15,27 @@ import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from editkit.benchmark import store_format
+from editkit.benchmark.frames import frame_of_models, frame_of_records
 from editkit.benchmark.store_format import DamagedError
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.errors import StoreError
+from editkit.mistakes import expect_path
 from editkit.results import STORE_FILE, Cell, ModelRow, Rating, Row, Run
 from editkit.storage.digests import canonical_json, digest
 from editkit.storage.machine import space_left
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 __all__ = [
     "NewRows",
+    "Runs",
     "Store",
-    "is_complete",
     "keep_rating",
     "model_rows_of",
     "ratings_in",
@@ -38,7 +43,6 @@ __all__ = [
     "rows_at",
     "rows_of",
     "runs_in",
-    "wanted_rows",
 ]
 
 _log = logging.getLogger(__name__)
@@ -438,14 +442,44 @@ def _damage(path: Path, fingerprint: str, damaged: Sequence[_Damaged]) -> str:
 # ---------------------------------------------------------------- reading an output folder
 
 
-def runs_in(out: Path) -> list[Run]:
+class Runs(list[Run]):
+    """The runs in an output folder; their results as pandas tables.
+
+    Rows are read from the stores at each call. Errors as for :func:`runs_in`.
+    """
+
+    def to_frame(self) -> DataFrame:
+        """A row per record, editor, seed and checkpoint (docs/storage.md lists the columns)."""
+        return frame_of_records(
+            (run, cell, row, requests.get(row.case_id))
+            for run in self
+            for requests in [requests_of(run)]
+            for cell in run.cells
+            for rows in rows_at(run, cell).values()
+            for row in rows
+        )
+
+    def models_to_frame(self) -> DataFrame:
+        """A row per edited model and checkpoint, with the scores of whole models."""
+        return frame_of_models(
+            (run, cell, row)
+            for run in self
+            for cell in run.cells
+            for row in model_rows_of(run, cell)
+        )
+
+
+def runs_in(out: str | Path) -> Runs:
     """The runs in an output folder.
 
     Cells with the same benchmark, model, slice and metrics form one run.
 
     Raises:
         StoreError: There is no store, or it cannot be read.
+        UsageError: It is not the path of a folder.
     """
+    expect_path(out, "out", "runs_in(out)", "the path of an output folder")
+    out = Path(out)
     with Store(out / STORE_FILE, read_only=True) as store:
         descriptions = [d for d in store.cells().values() if "benchmark" in d]
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -458,7 +492,7 @@ def runs_in(out: Path) -> list[Run]:
             "model_metrics": description.get("model_metrics", []),
         }
         groups.setdefault(canonical_json(identity), []).append(description)
-    return [_run_of(out, group) for group in groups.values()]
+    return Runs(_run_of(out, group) for group in groups.values())
 
 
 def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
@@ -523,12 +557,6 @@ def model_rows_of(run: Run, cell: Cell) -> list[ModelRow]:
     return sorted(rows, key=lambda row: (row.checkpoint, row.group))
 
 
-def wanted_rows(run: Run, cell: Cell) -> int:
-    """How many records of the run a cell edits: all, unless its regime limits the models."""
-    n, regime = int(run.dataset["n_records"]), cell.regime
-    return n if regime.groups is None else min(n, regime.groups * regime.facts)
-
-
 def requests_of(run: Run) -> dict[int, EditRequest]:
     """The edit requests of a run by case id; stores of early versions have none.
 
@@ -537,22 +565,6 @@ def requests_of(run: Run) -> dict[int, EditRequest]:
     """
     with Store(run.store, read_only=True) as store:
         return store.requests(str(run.dataset["digest"]))
-
-
-def is_complete(run: Run, cell: Cell) -> bool:
-    """Whether every record has its rows at all checkpoints, and every model its scores."""
-    regime, wanted = cell.regime, wanted_rows(run, cell)
-    by_checkpoint = rows_at(run, cell)
-    if regime.is_independent:
-        return len(by_checkpoint.get(0, ())) == wanted
-    sizes = [len(group) for group in regime.groups_of(range(wanted))]
-    marks = [regime.checkpoints_of(size) for size in sizes]
-    rows = sum(
-        mark or size for size, own in zip(sizes, marks, strict=True) for mark in own
-    )  # at checkpoint n, the first n facts have rows
-    models = sum(map(len, marks)) if run.model_metrics else 0
-    stored = sum(map(len, by_checkpoint.values()))
-    return stored == rows and len(model_rows_of(run, cell)) >= models
 
 
 def keep_rating(out: Path, rating: Rating) -> None:

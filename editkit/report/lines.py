@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.aggregate import SUMMARY, Estimate, metrics_of, times_of
+from editkit.benchmark.completeness import wanted_rows
 from editkit.benchmark.samples import Series, State
-from editkit.benchmark.store import wanted_rows
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE
 from editkit.report.labels import edits_labels, series_labels, series_names

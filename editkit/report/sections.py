@@ -14,9 +14,10 @@ from editkit.benchmark.aggregate import (
     outcomes,
     paired_differences,
 )
+from editkit.benchmark.completeness import wanted_rows
 from editkit.benchmark.published import Published
 from editkit.benchmark.samples import Sample, Series, series_of
-from editkit.benchmark.store import requests_of, wanted_rows
+from editkit.benchmark.store import requests_of
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.editing.outcomes import BASELINE, Outcomes
 from editkit.regimes import INDEPENDENT

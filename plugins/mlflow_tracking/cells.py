@@ -20,8 +20,9 @@ import yaml
 
 from editkit import EditRequest, Score, TrackingError
 from editkit.benchmark.aggregate import SUMMARY, Estimate, cell_document
+from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.samples import series_of
-from editkit.benchmark.store import is_complete, requests_of, rows_of, runs_in
+from editkit.benchmark.store import requests_of, rows_of, runs_in
 from editkit.editing.outcomes import KINDS
 from editkit.report.labels import labels_of, run_key
 from editkit.report.tables import CELL_COLUMNS, score_entry

@@ -247,6 +247,11 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "The unedited model is models.model."),
     (lambda: any_model_metric.score(MODEL), "a LanguageModel as models", "EditedModels",
      "Combine it with its edits: EditedModels(model, deltas)."),
+    # results
+    (lambda: any_of.runs_in(RECORDS), "Records as out", "the path of an output folder",
+     "Give the path of an output folder."),
+    (lambda: editkit.runs_in("no-such-folder"), "no-such-folder", "no result store",
+     "Give the --out folder of an earlier 'editkit run-benchmark'."),
     # data
     (lambda: any_of.Record(1, AS_DICT), "the dict {'prompt'", "an EditRequest",
      "Write it as EditRequest(prompt, subject, target_new)."),
@@ -289,7 +294,7 @@ COVERED = {
     "Dense", "EditRequest", "EditedModels", "Editor", "Fact", "LanguageModel", "Locator", "LowRank",
     "Metric", "ModelMetric", "Patch", "Probe", "PromptContext", "Record", "Rows", "WeightDelta",
     "applied", "edit", "load_delta", "load_model", "make_dataset", "make_editor", "make_locator",
-    "make_metric", "make_model_metric", "save_delta", "trace",
+    "make_metric", "make_model_metric", "runs_in", "save_delta", "trace",
 }  # fmt: skip
 
 

@@ -17,8 +17,9 @@ import pytest
 
 from editkit import TrackingError
 from editkit.benchmark.aggregate import DOCUMENT_KEYS
+from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.observers import Observers, copied
-from editkit.benchmark.store import is_complete, requests_of, rows_of, runs_in
+from editkit.benchmark.store import requests_of, rows_of, runs_in
 from editkit.data_types import Point, Report
 from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark.test_runner import Cli, observer

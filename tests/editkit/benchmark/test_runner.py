@@ -14,7 +14,8 @@ import pytest
 
 from editkit import TrackingError, hookimpl
 from editkit.benchmark.aggregate import cell_document
-from editkit.benchmark.store import is_complete, rows_of, runs_in
+from editkit.benchmark.completeness import is_complete
+from editkit.benchmark.store import rows_of, runs_in
 from editkit.registry.plugins import default_registry
 from editkit.results import STORE_FILE, Row
 from tests.editkit.benchmark import fakes

@@ -18,12 +18,13 @@ import pytest
 
 from editkit import PluginError, load_delta
 from editkit.benchmark import runner, sequence_files
+from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.merge import merge
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.runner import run_plan
 from editkit.benchmark.sequence_files import SequenceFiles
 from editkit.benchmark.spec import parse_benchmark
-from editkit.benchmark.store import Store, is_complete, model_rows_of, rows_at, runs_in
+from editkit.benchmark.store import Store, model_rows_of, rows_at, runs_in
 from editkit.editing import delta_files
 from editkit.errors import StoreError
 from editkit.registry.plugins import Registry

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from editkit import applied, load_delta, load_model, make_dataset, make_editor
-from editkit.benchmark.store import is_complete, model_rows_of, rows_at, rows_of, runs_in
+from editkit.benchmark.completeness import is_complete
+from editkit.benchmark.store import model_rows_of, rows_at, rows_of, runs_in
 from editkit.editing.deltas import stack
 
 Cli = Callable[..., tuple[int, str, str]]

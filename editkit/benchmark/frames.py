@@ -1,0 +1,102 @@
+"""Results as pandas tables: one row per scored record, or per scored model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from editkit.data_types import EditRequest
+from editkit.results import Cell, ModelRow, Row, Run
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["frame_of_models", "frame_of_records"]
+
+_OF_CELLS = ("benchmark", "model", "dtype", "dataset", "editor", "preset", "regime", "seed", "cell")
+_OF_RECORDS = (
+    *(*_OF_CELLS, "case_id", "subject", "prompt", "target_new", "group", "place", "checkpoint"),
+    *("status", "error"),
+)
+_OF_MODELS = (*_OF_CELLS, "group", "checkpoint")
+
+
+def frame_of_records(
+    rows: Iterable[tuple[Run, Cell, Row, EditRequest | None]],
+) -> DataFrame:
+    """A table with a row per record, editor, seed and checkpoint.
+
+    Scores are columns under their keys, and times (``edit_s``) under theirs; what a row lacks is
+    missing (NaN).
+
+    Args:
+        rows: Each row with its run and cell, and with the request of its record if it is known.
+    """
+    return _frame(
+        _OF_RECORDS,
+        (
+            (
+                {
+                    **_of_cell(run, cell),
+                    "case_id": row.case_id,
+                    "subject": None if request is None else request.subject,
+                    "prompt": None if request is None else request.sentence,
+                    "target_new": None if request is None else request.target_new,
+                    "group": row.group,
+                    "place": row.place,
+                    "checkpoint": row.checkpoint,
+                    "status": row.status,
+                    "error": row.error,
+                },
+                {**row.scores, **row.times},
+            )
+            for run, cell, row, request in rows
+        ),
+    )
+
+
+def frame_of_models(rows: Iterable[tuple[Run, Cell, ModelRow]]) -> DataFrame:
+    """A table with a row per edited model and checkpoint; columns as in frame_of_records."""
+    return _frame(
+        _OF_MODELS,
+        (
+            (
+                {**_of_cell(run, cell), "group": row.group, "checkpoint": row.checkpoint},
+                {**row.scores, **row.times},
+            )
+            for run, cell, row in rows
+        ),
+    )
+
+
+def _of_cell(run: Run, cell: Cell) -> dict[str, Any]:
+    return {
+        "benchmark": run.benchmark,
+        "model": run.model["name"],
+        "dtype": run.model["dtype"],
+        "dataset": run.dataset["name"],
+        "editor": cell.editor,
+        "preset": cell.preset,
+        "regime": cell.regime.label,
+        "seed": cell.seed,
+        "cell": cell.fingerprint[:12],
+    }
+
+
+def _frame(
+    columns: tuple[str, ...], rows: Iterable[tuple[Mapping[str, Any], Mapping[str, float]]]
+) -> DataFrame:
+    """The table; a number with the name of a fixed column gets the prefix ``score:``."""
+    from pandas import DataFrame
+
+    table: list[dict[str, Any]] = []
+    numbers: dict[str, None] = {}
+    for fixed, measured in rows:
+        own = {f"score:{key}" if key in columns else key: n for key, n in measured.items()}
+        numbers |= dict.fromkeys(own)
+        table.append({**fixed, **own})
+    frame = DataFrame(table, columns=[*columns, *numbers])
+    whole = [
+        name for name in ("seed", "case_id", "group", "place", "checkpoint") if name in columns
+    ]
+    return frame.astype({**dict.fromkeys(whole, "int64"), **dict.fromkeys(numbers, "float64")})
