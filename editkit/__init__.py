@@ -27,6 +27,7 @@ from editkit.errors import (
     DatasetError,
     DeltaError,
     EditkitError,
+    LedgerError,
     ModelError,
     PluginError,
     RequestError,
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
     )
     from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
+    from editkit.patches.ledger import Ledger
     from editkit.patches.making import edit
     from editkit.patches.patch import Patch
     from editkit.registry.factories import (
@@ -95,6 +97,7 @@ _LAZY = {
     "Dense": "editkit.editing.deltas",
     "EditedModels": "editkit.editing.edited_models",
     "LanguageModel": "editkit.models",
+    "Ledger": "editkit.patches.ledger",
     "LowRank": "editkit.editing.deltas",
     "PromptContext": "editkit.editing.deltas",
     "Patch": "editkit.patches.patch",
@@ -148,6 +151,8 @@ __all__ = [
     "JointEditor",
     "LanguageModel",
     "LayerRule",
+    "Ledger",
+    "LedgerError",
     "Localization",
     "Locator",
     "LocatorSpec",

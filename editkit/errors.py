@@ -18,6 +18,7 @@ __all__ = [
     "DatasetError",
     "DeltaError",
     "EditkitError",
+    "LedgerError",
     "ModelError",
     "PluginError",
     "RequestError",
@@ -98,6 +99,13 @@ class DeltaError(EditkitError):
 
     exit_code = 2
     page = "delta"
+
+
+class LedgerError(EditkitError):
+    """A ledger refuses an action, or its files are damaged or cannot be written."""
+
+    exit_code = 2
+    page = "ledger"
 
 
 class CacheError(EditkitError):

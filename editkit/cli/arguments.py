@@ -166,6 +166,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "metavar": "OUT",
         "help": "folder of results",
     },
+    "--by": {"metavar": "NAME", "help": "who does this, for the log (default: user@host)"},
     "--chat": {"action": "store_true", "help": "send prompts as a user's turns in a chat"},
     "--corpus": {
         "metavar": "C",
@@ -188,6 +189,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--fresh": {"action": "store_true", "help": "recompute what is already stored"},
     "--json": {"action": "store_true", "help": "print one JSON document"},
     "--kind": {"type": kind_name},
+    "--ledger": {"type": path, "metavar": "DIR", "help": "folder of the ledger"},
     "--limit": {"type": positive, "metavar": "N", "help": "use only the first N records"},
     "--model": {"metavar": "M", "help": "a registered name, a folder, or a hub id"},
     "--no-mlflow": {"action": "store_true", "help": "do not log to MLflow"},

@@ -22,6 +22,9 @@ ACTIONS: tuple[_Action, ...] = (
     _Action("show", "editkit.cli.patch_show", "show what patches are, and how far they overlap"),
     _Action("diff", "editkit.cli.patch_diff", "show what differs between two patches"),
     _Action("stack", "editkit.cli.patch_stack", "write one patch with the edits of several"),
+    _Action("apply", "editkit.cli.patch_apply", "apply patches to a model, in a ledger"),
+    _Action("revert", "editkit.cli.patch_revert", "revert patches of a ledger"),
+    _Action("list", "editkit.cli.patch_list", "list the patches of a ledger"),
 )
 
 

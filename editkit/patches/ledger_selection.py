@@ -1,0 +1,122 @@
+"""The patches that users name: by themselves, by file, by number, or by digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from editkit.editing.deltas import WeightDelta
+from editkit.errors import LedgerError
+from editkit.patches.content import PatchContent
+from editkit.patches.files import write_patch
+from editkit.patches.ledger_rules import Given
+from editkit.patches.ledger_state import LedgerEntry, fact_in_words
+from editkit.patches.patch import Patch
+from editkit.storage.digests import file_blocks, sha256_of
+
+__all__ = ["PatchLike", "as_list", "given_patches", "selected"]
+
+PatchLike: TypeAlias = PatchContent | WeightDelta | str | Path
+"""A patch, a delta, or a patch file."""
+
+_SHORTEST_DIGEST = 6
+_T = TypeVar("_T")
+
+
+def as_list(patches: _T | Sequence[_T]) -> list[_T]:
+    """One or several patches as a list.
+
+    Raises:
+        LedgerError: There are none, or it is something else.
+    """
+    single = isinstance(patches, int | str | Path | PatchContent | WeightDelta)
+    several = [patches] if single else list(patches) if isinstance(patches, Iterable) else None
+    if several is None:
+        raise _wrong(patches)
+    if not several:
+        raise LedgerError("no patch is given.", hint="Give at least one.")
+    return several
+
+
+def given_patches(patches: Sequence[PatchLike], temporary: Path) -> list[Given]:
+    """The patches as users gave them; those in memory are written to a temporary folder.
+
+    Raises:
+        DeltaError: A file cannot be read.
+    """
+    every = []
+    for number, each in enumerate(patches):
+        if isinstance(each, str | Path):
+            path, title = Path(each), repr(str(each))
+            before = sha256_of(file_blocks(path)) if path.is_file() else ""
+            patch: PatchContent = Patch.load(path)
+        else:
+            patch = PatchContent(each) if isinstance(each, WeightDelta) else _checked(each)
+            path = write_patch(patch, temporary / f"{number}.safetensors")
+            before = sha256_of(file_blocks(path))
+            fact = next(iter(fact_in_words(patch)), "no fact recorded")
+            title = f"the {patch.editor} patch ({fact})"
+        every.append(Given(patch, title, path, before, patch.delta.digest()))
+    return every
+
+
+def _checked(patch: object) -> PatchContent:
+    if isinstance(patch, PatchContent):
+        return patch
+    raise _wrong(patch)
+
+
+def _wrong(patch: object) -> LedgerError:
+    return LedgerError(
+        f"got {type(patch).__name__} {patch!r:.80}, expected a patch, a delta, or the path of a "
+        "patch file.",
+        hint="Give what editkit.edit returns, or a file that Patch.save wrote.",
+    )
+
+
+def selected(
+    entries: Sequence[LedgerEntry], which: int | PatchLike, *, applied: bool = False
+) -> LedgerEntry:
+    """The entry that a number, digest, patch or file means.
+
+    Args:
+        entries: The entries to choose from.
+        which: The number, ...
+        applied: Whether it must be applied.
+
+    Raises:
+        LedgerError: There is none, or several.
+    """
+    if isinstance(which, bool) or not isinstance(which, int | str | Path):
+        patch = PatchContent(which) if isinstance(which, WeightDelta) else _checked(which)
+        digest, title = patch.delta.digest(), "that patch"
+    elif isinstance(which, int) or which in {str(entry.number) for entry in entries}:
+        digest, title = "", f"patch {which}"
+    elif Path(which).is_file():
+        digest, title = Patch.load(which).delta.digest(), f"the patch in {str(which)!r}"
+    else:
+        digest, title = str(which).lower(), f"a patch with the digest {str(which)!r}"
+        if len(digest) < _SHORTEST_DIGEST or set(digest) - set("0123456789abcdef"):
+            digest, title = "?", f"{str(which)!r}"
+    if digest:
+        matching = [entry for entry in entries if entry.digest.startswith(digest)]
+    else:
+        matching = [entry for entry in entries if entry.number == int(str(which))]
+    chosen = [entry for entry in matching if entry.applied or not applied]
+    if len({entry.digest for entry in chosen}) > 1:
+        numbers = ", ".join(str(entry.number) for entry in chosen)
+        raise LedgerError(f"{title} can be patch {numbers}.", hint="Give the number.")
+    if chosen:
+        return chosen[-1]
+    if matching and (line := matching[-1].reverted):
+        raise LedgerError(
+            f"patch {matching[-1]} is not applied: {line.by} reverted it at {line.time}.",
+            hint="'editkit patch list --ledger DIR' lists the applied patches.",
+        )
+    known = ", ".join(str(entry.number) for entry in entries if entry.applied or not applied)
+    raise LedgerError(
+        f"{title} is not in the ledger.",
+        hint=f"Give a number ({known or 'there is none'}), the first {_SHORTEST_DIGEST} or more "
+        "characters of a digest, or a patch file; 'editkit patch list --ledger DIR' lists them.",
+    )
