@@ -17,8 +17,9 @@ from editkit.safe_text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.text import Text
 
-__all__ = ["GAP", "UNLIMITED", "aligned", "rendered", "wrapped"]
+__all__ = ["GAP", "UNLIMITED", "aligned", "columns", "rendered", "wrapped"]
 
 _PIPED_WIDTH = 80  # of sentences
 _WIDEST_SENTENCE = 100
@@ -43,6 +44,27 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else UNLIMITED
     return rendered(table, terminal=terminal, width=width)
+
+
+def columns(labels: Sequence[str], rows: Sequence[Sequence[Text]]) -> RenderableType:
+    """Texts side by side, each wrapped in its column, with lines between columns and rows.
+
+    Args:
+        labels: Head of each column, of any origin.
+        rows: Safe texts, one per column in each row.
+    """
+    from rich.box import Box
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    lines = ["    ", "  | ", "----", "  | ", "----", "----", "  | ", "    "]
+    box = Box("".join(f"{line}\n" for line in lines), ascii=True)
+    table = Grid(box=box, show_edge=False, show_lines=True, pad_edge=False, expand=True)
+    for label in labels:
+        table.add_column(Text(one_line(label), "bold"), ratio=1, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def rendered(*parts: RenderableType, terminal: bool, width: int = UNLIMITED) -> str:

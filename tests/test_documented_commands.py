@@ -39,7 +39,7 @@ _FENCE = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*(\|[A-Z]+)*|.*\.\.\.|\[.*|.*\]|[a-z]+(\|[a-z]+)+")
 _OWN = ("./my-gpt2", "my-method", "mine")  # stand for a reader's own
 _RUN = ("describe", "explain", "plugins", "new-plugin")
-_PREPARED = ("run-benchmark", "run-experiment", "trace", "train", "statistics")
+_PREPARED = ("edit", "run-benchmark", "run-experiment", "trace", "train", "statistics")
 
 
 def commands(*patterns: re.Pattern[str]) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from editkit.registry.specs import CommandSpec
 CORE = tuple(
     CommandSpec(name, f"editkit.cli.{module}", summary)
     for name, module, summary in (
+        ("edit", "edit", "change one fact, and show what else changed"),
         ("patch", "patch", "show, check, combine and compare patches: edits in files"),
         ("run-benchmark", "run_benchmark", "edit many facts, score the edits, print the table"),
         ("merge", "merge", "merge the results of shards"),

@@ -12,13 +12,14 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from editkit.cli.arguments import add_flag, add_flags, positive
 from editkit.data_types import EditRequest
 from editkit.report.generations import CaseTexts, texts_on_case
 from editkit.safe_text import one_line
-from editkit.terminal import rendered
+from editkit.terminal import columns, rendered
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,7 +66,8 @@ def _section(case: CaseTexts, width: int) -> Iterator[RenderableType]:
     yield ""
     labels, texts = list(case.texts), list(case.texts.values())
     if (width - 3 * (len(labels) - 1)) // len(labels) >= _NARROWEST:
-        yield _side_by_side(labels, texts, marks)
+        rows = zip_longest(*texts, fillvalue="")
+        yield columns(labels, [[_marked(text, marks) for text in row] for row in rows])
         return
     for number in range(max(map(len, texts))):
         yield "-" * width
@@ -73,25 +75,6 @@ def _section(case: CaseTexts, width: int) -> Iterator[RenderableType]:
             yield Text(one_line(label), "bold")
             if number < len(written):
                 yield Padding(_marked(written[number], marks), (0, 0, 0, 2))
-
-
-def _side_by_side(
-    labels: list[str], texts: list[list[str]], marks: Mapping[str, str]
-) -> RenderableType:
-    from rich.box import Box
-    from rich.table import Table
-    from rich.text import Text
-
-    lines = ["    ", "  | ", "----", "  | ", "----", "----", "  | ", "    "]
-    box = Box("".join(f"{line}\n" for line in lines), ascii=True)
-    table = Table(box=box, show_edge=False, show_lines=True, pad_edge=False, expand=True)
-    for label in labels:
-        table.add_column(Text(one_line(label), "bold"), ratio=1, overflow="fold")
-    for number in range(max(map(len, texts))):
-        table.add_row(
-            *(_marked(written[number] if number < len(written) else "", marks) for written in texts)
-        )
-    return table
 
 
 def _heading(case: CaseTexts, marks: Mapping[str, str]) -> Iterator[RenderableType]:

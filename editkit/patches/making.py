@@ -18,7 +18,7 @@ from editkit.interfaces import Editor
 from editkit.mistakes import expect, expect_list
 from editkit.patches.content import Origin
 from editkit.patches.measuring import measured
-from editkit.patches.patch import Patch
+from editkit.patches.patch import Patch, Patches
 from editkit.patches.proposals import Proposal, propose
 from editkit.patches.requesting import given_prompts, request_of, request_of_mapping
 from editkit.progress import counting
@@ -42,7 +42,7 @@ class Made(NamedTuple):
         failures: Why the other editors made none, by name.
     """
 
-    patches: list[Patch]
+    patches: Patches
     failures: dict[str, EditkitError]
 
 
@@ -79,7 +79,7 @@ def edit(
     also: Sequence[str] = (),
     separator: str | None = None,
     chat: bool = False,
-) -> list[Patch]: ...
+) -> Patches: ...
 
 
 def edit(
@@ -96,7 +96,7 @@ def edit(
     also: Sequence[str] = (),
     separator: str | None = None,
     chat: bool = False,
-) -> Patch | list[Patch]:
+) -> Patch | Patches:
     """Change one fact, and see what that does: ``edit("atlas", PROMPT, subject=..., to=...)``.
 
     The model stays as it is. The patch applies to it in a block (:meth:`Patch.applied`), can be
@@ -179,7 +179,7 @@ def patches_for(
         advance.relabel("asking the edited models")
         patches = _measured(model, deltas, proposal, failures)
         advance()
-    return Made(patches, failures)
+    return Made(Patches(patches), failures)
 
 
 def edit_many(

@@ -18,16 +18,25 @@ from editkit.patches.combining import PatchDifference, diff, stacked
 from editkit.patches.content import PatchContent
 from editkit.patches.files import read_patch, write_patch
 from editkit.patches.interference import Conflict, conflicts, overlap
+from editkit.patches.notebook import patch_html, patches_html
+from editkit.patches.overview import summary
 from editkit.patches.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
 
-__all__ = ["Patch"]
+__all__ = ["Patch", "Patches"]
 
 
 class Patch(PatchContent):
     """One edit, where it was made, and what it did."""
+
+    def __repr__(self) -> str:
+        return f"Patch({summary(self)})"
+
+    def _repr_html_(self) -> str:
+        """What it did as a table, for notebooks."""
+        return patch_html(self)
 
     @contextlib.contextmanager
     def applied(self, model: LanguageModel, *, force: bool = False) -> Iterator[LanguageModel]:
@@ -107,3 +116,10 @@ class Patch(PatchContent):
         """The patch with that content."""
         values = {field.name: getattr(content, field.name) for field in dataclasses.fields(content)}
         return cls(**values)
+
+
+class Patches(list[Patch]):
+    """Patches of one fact by several editors: a list that notebooks show side by side."""
+
+    def _repr_html_(self) -> str:
+        return patches_html(self)

@@ -35,6 +35,7 @@ __all__ = [
     "SMALL_DRIFT",
     "Level",
     "Verdict",
+    "report_of",
     "verdict_of",
 ]
 
@@ -127,6 +128,12 @@ def verdict_of(patch: PatchContent) -> Verdict:
         (_headline(level, findings, kept), *(s for each in findings for s in each.sentences)),
         () if level == "good" else tuple(_advice(patch, edits, findings)),
     )
+
+
+def report_of(patch: PatchContent) -> list[str]:
+    """What the editor reports, how large the change is, and what rounding does to it."""
+    edits = _of_role([judged(check) for check in patch.checks], "edit")
+    return [sentence for each in _own_report(patch, edits) for sentence in each.sentences]
 
 
 _SEVERITY: tuple[Level, ...] = ("good", "mixed", "bad")
