@@ -20,6 +20,7 @@ class _Action(NamedTuple):
 
 ACTIONS: tuple[_Action, ...] = (
     _Action("show", "editkit.cli.patch_show", "show what patches are, and how far they overlap"),
+    _Action("check", "editkit.cli.patch_check", "check whether patches still do what they did"),
     _Action("diff", "editkit.cli.patch_diff", "show what differs between two patches"),
     _Action("stack", "editkit.cli.patch_stack", "write one patch with the edits of several"),
     _Action("apply", "editkit.cli.patch_apply", "apply patches to a model, in a ledger"),

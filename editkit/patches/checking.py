@@ -148,24 +148,29 @@ class Recheck:
 
 
 def recheck(
-    patch: PatchContent, model: LanguageModel, others: Sequence[PatchContent] = ()
+    patch: PatchContent,
+    model: LanguageModel,
+    others: Sequence[PatchContent] = (),
+    later: Sequence[PatchContent] = (),
 ) -> Recheck:
     """Ask the questions of a patch again.
 
     Args:
         patch: The patch.
         model: The unedited model that it was made for.
-        others: Patches to apply as well; first, for a patch that was made on top of them.
+        others: Patches to apply before it, as for a patch that was made on top of them.
+        later: Patches to apply after it, as for those that were made on top of it.
 
     Raises:
         DeltaError: The patch was made for another model, or does not fit it; or the patches do not
             fit together.
     """
-    patches = [*others, patch]
+    patches = [*others, patch, *later]
+    n_others = len(patches) - 1
     for each in patches:
-        if not others or len(each.delta.made_on) <= 1:  # not made on top of others
+        if not n_others or len(each.delta.made_on) <= 1:  # not made on top of others
             check_fits(model, each.delta)
-    delta = stack([each.delta for each in patches]) if others else patch.delta
+    delta = stack([each.delta for each in patches]) if n_others else patch.delta
     if not patch.checks and not patch.drift:
         return Recheck(
             None,
@@ -173,19 +178,22 @@ def recheck(
                 "The file has no checks: it is a plain delta, or was made without them. It fits "
                 "the model; what it does was not compared.",
             ),
-            others=len(others),
+            others=n_others,
         )
     tolerance = _tolerance(patch.origin, model)
-    rows = _rows(patch.checks, model, delta, tolerance, beside_others=bool(others))
+    without = WeightDelta({}, None, "none", {}, model.fingerprint)
+    if below := others[: max(0, len(patch.delta.made_on) - 1)]:  # the patch was made on top of them
+        without = stack([each.delta for each in below])
+    rows = _rows(patch.checks, model, without, delta, tolerance, beside_others=bool(n_others))
     drift = movements(model, [delta])[0] if patch.drift else ()
-    moved = _drift_differences(patch.drift, drift, tolerance, others=bool(others))
+    moved = _drift_differences(patch.drift, drift, tolerance, others=bool(n_others))
     differences = [*(row.difference for row in rows if row.difference), *moved]
     shown = differences[:_MOST_REASONS]
     if len(differences) > len(shown):
         shown.append(f"There are {len(differences) - len(shown)} more differences.")
-    summary = _summary(rows, drifted=bool(moved), others=len(others))
+    summary = _summary(rows, drifted=bool(moved), others=n_others)
     return Recheck(
-        not differences, (summary, *shown), tuple(rows), drift, patch.drift, len(others), tolerance
+        not differences, (summary, *shown), tuple(rows), drift, patch.drift, n_others, tolerance
     )
 
 
@@ -219,14 +227,14 @@ def _version_of(package: str) -> str | None:
 def _rows(
     checks: Sequence[Check],
     model: LanguageModel,
+    without: WeightDelta,
     delta: WeightDelta,
     tolerance: Tolerance,
     *,
     beside_others: bool,
 ) -> list[Row]:
-    """The answers of the unedited model, then those of the edited one."""
-    none = WeightDelta({}, None, "none", {}, model.fingerprint)
-    models = EditedModels(model, [none, delta])
+    """The answers of the model without the patch, then those of the edited one."""
+    models = EditedModels(model, [without, delta])
     before, after = ask_all(models, [check.question for check in checks])
     rows = []
     for check, now in zip(checks, before, strict=True):

@@ -28,7 +28,7 @@ from editkit.data_types import EditRequest
 from editkit.editing.change_products import InputFactor
 from editkit.editing.changes import Change, moved
 from editkit.editing.delta_effects import norm_of
-from editkit.editing.deltas import check_all_fit
+from editkit.editing.deltas import check_fits
 from editkit.editing.prompt_context import joined_contexts
 from editkit.editing.row_terms import terms_of
 from editkit.errors import DeltaError
@@ -277,7 +277,9 @@ def interference(model: LanguageModel, a: PatchContent, b: PatchContent) -> floa
     expect(model, "LanguageModel", "model", call)
     expect(a, "Patch", "a", call)
     expect(b, "Patch", "b", call)
-    check_all_fit(model, [a.delta, b.delta], in_order=True)
+    for patch in (a, b):
+        on_top = len(patch.delta.made_on) > 1 and base_of(patch) == model.base_fingerprint
+        check_fits(model, patch.delta, force=on_top)
     paths = sorted({n.rpartition(".")[0] for patch in (a, b) for n in patch.delta.changes})
     own = others = 0.0
     for request in a.requests:

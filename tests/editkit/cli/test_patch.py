@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from editkit import EditRequest, Patch, load_delta, save_delta
+from editkit import (
+    EditRequest,
+    LanguageModel,
+    LowRank,
+    Patch,
+    load_delta,
+    load_model,
+    save_delta,
+)
 from editkit.patches.content import Answer, Check, Origin, Question
+from editkit.patches.measuring import measured
 from tests.editkit.patches.made import NAME, low_rank, patch_with
+from tests.tiny import tiny
 
 Cli = Callable[..., tuple[int, str, str]]
 ROME = EditRequest("{} is in", "Rome", "Seattle", "Italy")
@@ -172,3 +183,112 @@ def test_diff_shows_both_values(editkit: Cli, files: list[Path]) -> None:
     assert [each["name"] for each in document["differences"]] == [
         "fact.subject", "fact.target_new", "fact.target_true",
     ]  # fmt: skip
+
+
+# ---------------------------------------------------------------- check
+
+
+@pytest.fixture
+def model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in the current folder, where its name alone suffices."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "my-gpt2"
+    model = tiny()
+    model.hf.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def measured_patch(
+    model: LanguageModel,
+    path: Path,
+    seed: int,
+    request: EditRequest,
+    size: float,
+    below: Sequence[Path] = (),
+) -> Path:
+    """A patch with checks that the model answered, made on top of the patches in ``below``."""
+    name = f"{model.path(1, 'mlp_out')}.weight"
+    d, h = model.hf.get_parameter(name).shape
+    change = low_rank(seed, d, h)
+    change = LowRank(size * change.left, change.right)
+    with contextlib.ExitStack() as stack:
+        for each in below:
+            stack.enter_context(Patch.load(each).applied(model))
+        delta = patch_with({name: change}, request, base=model.fingerprint).delta
+        questions = [Question("edit", request.sentence, (request.target_new, "the"))]
+        [result] = measured(model, [delta], questions)
+    origin = Origin(model.name, None, "gpt2", "float32", "cpu", "2026", 1.0, {})
+    return Patch(delta, origin, *result).save(path)
+
+
+def test_check_asks_the_model_that_the_patch_names(
+    editkit: Cli, model_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(model_folder)
+    one = measured_patch(model, tmp_path / "one", 0, ROME, 0.1)
+    code, text, message = editkit("patch", "check", one)
+    assert code == 0, message
+    assert text.startswith(f"{one}: same\n")
+    patch = Patch.load(one)
+    [check] = patch.checks
+    other = dataclasses.replace(
+        check, after=dataclasses.replace(check.after, probabilities=(0.9, 0))
+    )
+    Patch(patch.delta, patch.origin, (other,)).save(tmp_path / "false")
+    code, text, _ = editkit("patch", "check", one, tmp_path / "false", "--json")
+    document = json.loads(text)
+    assert (code, document["schema"]) == (1, 1)
+    assert [each["ok"] for each in document["patches"]] == [True, False]
+    save_delta(load_delta(one), tmp_path / "plain")
+    code, _, message = editkit("patch", "check", tmp_path / "plain")
+    assert code == 2
+    assert "do not name their model" in message
+    code, text, _ = editkit("patch", "check", tmp_path / "plain", "--model", model_folder)
+    assert code == 0
+    assert "plain: no checks" in text
+
+
+def test_together_shows_which_facts_suffer(
+    editkit: Cli, model_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(model_folder)
+    small = measured_patch(model, tmp_path / "small", 0, ROME, 0.01)
+    large = measured_patch(model, tmp_path / "large", 1, OSLO, 30.0)
+    assert editkit("patch", "check", small, large)[0] == 0
+    code, text, _ = editkit("patch", "check", small, large, "--together")
+    assert code == 1
+    assert "small: changed" in text
+    assert "large: same" in text
+    code, text, _ = editkit("patch", "check", small, large, "--together", "--json")
+    document = json.loads(text)
+    table = document["interference"]
+    assert table[0][1] > 1 > table[1][0]
+    assert document["conflicts"] == []
+
+
+def test_patches_on_top_of_others_are_checked_in_their_order(
+    editkit: Cli, model_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(model_folder)
+    first = measured_patch(model, tmp_path / "first", 0, ROME, 0.05)
+    second = measured_patch(model, tmp_path / "second", 1, OSLO, 0.05, below=[first])
+    code, _, message = editkit("patch", "check", first, second, "--together")
+    assert code == 0, message
+    code, _, message = editkit("patch", "check", second, first, "--together")
+    assert code == 2
+    code, _, message = editkit("patch", "check", second)
+    assert code == 2
+    assert "with 1 other edit applied" in message
+
+
+def test_check_refuses_another_model_and_names_both(
+    editkit: Cli, files: list[Path], model_folder: Path
+) -> None:
+    code, _, message = editkit("patch", "check", files[0], "--model", model_folder)
+    assert code == 2
+    assert "'a/model, revision main'" in message
+    code, _, message = editkit("patch", "check", files[0])
+    assert code == 2
+    assert "cannot be loaded here" in message
+    assert "--model" in message
