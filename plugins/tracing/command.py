@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if single == (args.facts is not None) or (single and None in (args.prompt, args.subject)):
         raise UsageError(
             "give one fact with --prompt and --subject, or many with --facts.",
-            hint='For example --prompt "Toyota Corolla is made by" --subject "Toyota Corolla".',
+            hint='For example --prompt "The capital of Kenya is" --subject Kenya.',
         )
     from editkit import load_model
 
