@@ -26,6 +26,7 @@ ACTIONS: tuple[_Action, ...] = (
     _Action("apply", "editkit.cli.patch_apply", "apply patches to a model, in a ledger"),
     _Action("revert", "editkit.cli.patch_revert", "revert patches of a ledger"),
     _Action("list", "editkit.cli.patch_list", "list the patches of a ledger"),
+    _Action("export", "editkit.cli.patch_export", "write a model folder or a LoRA adapter"),
 )
 
 

@@ -104,7 +104,7 @@ def copy_model(
     Raises:
         OSError: A file cannot be read or written.
     """
-    with counting(f"writing {target.name}", len(content.weights), unit="file") as advance:
+    with counting("writing the model", len(content.weights), unit="file") as advance:
         for path in content.weights:
             if widen:
                 _write_wide(source / path, target / path, new)

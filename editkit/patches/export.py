@@ -14,7 +14,7 @@ import logging
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from editkit.editing.changes import Change, moved, summed
 from editkit.errors import DeltaError
@@ -22,28 +22,39 @@ from editkit.models.fingerprints import fingerprint_of_folder, tensor_digests
 from editkit.models.placement import Placement, placement_of
 from editkit.models.rewriting import content_of, copy_model, differences
 from editkit.models.weight_layout import as_stored
+from editkit.patches.combining import check_combinable
 from editkit.patches.content import PatchContent
+from editkit.patches.lora import LoraExport, export_lora
 from editkit.patches.sources import (
+    PROVENANCE,
     Edits,
     Source,
     check_belongs,
+    check_target,
     contents,
     described,
+    provenance_text,
     source_at,
+    source_of,
+    writing_export,
 )
-from editkit.registry.models import model_folder
 from editkit.storage.new_folder import new_folder
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["PROVENANCE", "FolderExport", "export_folder", "write_folder"]
+__all__ = [
+    "PROVENANCE",
+    "FolderExport",
+    "Format",
+    "export_folder",
+    "export_patches",
+    "write_folder",
+]
 
-PROVENANCE = "editkit.json"
-"""The file in an exported folder with the model and the patches that it was made from."""
+Format = Literal["folder", "lora"]
 
-_SCHEMA = 1
 _SPARE = 64 << 20  # bytes that stay free on the disk
 _log = logging.getLogger(__name__)
 
@@ -87,33 +98,107 @@ class FolderExport:
     left_out: tuple[str, ...]
     dequantised: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """The export as plain data."""
+        tensors = [vars(tensor) for tensor in self.tensors]
+        return {
+            "format": "folder",
+            **vars(self),
+            "folder": str(self.folder),
+            "tensors": tensors,
+            "left_out": list(self.left_out),
+        }
+
+    def lines(self) -> list[str]:
+        """What was written, in sentences."""
+        n = len(self.tensors)
+        types = " and ".join(sorted({tensor.dtype for tensor in self.tensors}))
+        changed = f"{n} weight{'' if n == 1 else 's'} changed" + (f" ({types})" if n else "")
+        lines = [f"{self.folder}: {self.model} with the edit, {changed}"]
+        if self.dequantised:
+            lines.append("The weights are those of the GGUF file, dequantised to float32.")
+        if self.left_out:
+            lines.append(
+                f"Not copied, since they hold weights without the edit: {', '.join(self.left_out)}"
+            )
+        return lines
+
+    def snippet(self) -> str:
+        """Two lines of Python that load the folder without editkit."""
+        return (
+            "from transformers import AutoModelForCausalLM\n"
+            f"model = AutoModelForCausalLM.from_pretrained({str(self.folder)!r})"
+        )
+
+
+def export_patches(
+    patches: Edits,
+    out: str | Path,
+    *,
+    model: str | None = None,
+    format: Format = "folder",
+    dtype: str | None = None,
+    force: bool = False,
+    names: Sequence[str] | None = None,
+) -> FolderExport | LoraExport:
+    """Write patches as a model folder or as a LoRA adapter.
+
+    Args:
+        patches: One or several, in order.
+        out: The new folder; it must not exist, or be empty.
+        model: A registered name, a folder, a GGUF file, or a hub id; None: the model that the
+            patches were made on.
+        format: ``folder`` (:func:`export_folder`) or ``lora``
+            (:func:`~editkit.patches.lora.export_lora`).
+        dtype: ``float32`` widens the weights of a folder; None: types stay as they are.
+        force: Accept a patch of another model, the same patch twice, and two for one fact.
+        names: What errors call the patches, such as their files.
+
+    Raises:
+        EditkitError: The format or the dtype is another one; otherwise as for the function of the
+            format.
+    """
+    if format == "folder":
+        return export_folder(patches, model, out, dtype=dtype, force=force, names=names)
+    if format != "lora":
+        raise DeltaError(f"the format of an export is {format!r}.", hint="Use folder or lora.")
+    if dtype is not None:
+        raise DeltaError(
+            f"dtype {dtype!r} is given for an adapter, which is always float32.",
+            hint="Leave dtype out, or export a folder.",
+        )
+    return export_lora(patches, model, out, force=force, names=names)
+
 
 def export_folder(
     patches: Edits,
-    model: str,
+    model: str | None,
     out: str | Path,
     *,
     revision: str | None = None,
     dtype: str | None = None,
     force: bool = False,
+    names: Sequence[str] | None = None,
 ) -> FolderExport:
-    """:func:`write_folder` for a model by name.
+    """:func:`write_folder` for a model by name, without patches that conflict.
 
     Args:
         patches: One or several, in order.
-        model: A registered name, a folder, a GGUF file, or a hub id.
+        model: A registered name, a folder, a GGUF file, or a hub id; None: the model that the
+            patches were made on.
         out: The new folder.
         revision: Branch, tag or commit of a hub model.
         dtype: As for :func:`write_folder`.
-        force: As for :func:`write_folder`.
+        force: Accept a patch of another model, the same patch twice, and two for one fact.
+        names: What errors call the patches, such as their files.
 
     Raises:
-        EditkitError: As for :func:`write_folder`.
+        EditkitError: As for :func:`write_folder`; or two patches conflict, or the model is unknown.
     """
-    files = model_folder(model, revision=revision)
-    return write_folder(
-        files, patches, Path(out), dtype=dtype, name=model, revision=revision, force=force
-    )
+    edits = contents(patches)
+    source = source_of(edits, model, revision)
+    check_combinable(edits, force=force, names=names)
+    return _write(source, edits, Path(out), dtype, force=force)
 
 
 def write_folder(
@@ -147,14 +232,24 @@ def write_folder(
         ModelError: The model cannot be read.
         CacheError: The cache has too little space for the weights of a GGUF file.
     """
+    model = source_at(source, name=name, revision=revision)
+    return _write(model, contents(edits), target, dtype, force=force)
+
+
+def _write(
+    model: Source,
+    patches: Sequence[PatchContent],
+    target: Path,
+    dtype: str | None,
+    *,
+    force: bool,
+) -> FolderExport:
     if dtype not in (None, "float32"):
         raise DeltaError(
             f"the dtype of an export is {dtype!r}, expected float32.",
             hint="Leave it out to keep the stored types; float32 widens bfloat16 and float16.",
         )
-    model = source_at(source, name=name, revision=revision)
-    patches = contents(edits)
-    _check_target(model, target)
+    check_target(model, target)
     check_belongs(model, patches, force=force)
     content = content_of(model.folder)
     if model.is_gguf:  # the folder in the cache has a file of its own
@@ -162,36 +257,23 @@ def write_folder(
     new = _new_values(model, patches)
     widen = dtype is not None
     _check_space(content.size(model.folder) * (2 if widen else 1), target)
-    try:
-        with new_folder(target) as folder:
-            copy_model(model.folder, content, folder, new, widen=widen)
-            problems = list(differences(model.folder, folder, content, new, widen=widen))
-            if problems:
-                raise DeltaError(
-                    f"the written weights are wrong: {problems[0]}.",
-                    hint="The disk or its driver is damaged; write to another disk.",
-                )
-            tensors = tuple(value.written(name) for name, value in new.items())
-            fingerprint = fingerprint_of_folder(folder)
-            left_out = tuple(str(path) for path in content.left_out)
-            provenance = {
-                "schema": _SCHEMA,
-                **described(model, patches),
-                "result": {
-                    "fingerprint": fingerprint,
-                    "dtype": dtype,
-                    "tensors": [vars(tensor) for tensor in tensors],
-                    "left_out": list(left_out),
-                },
-                "earlier": _earlier(model.folder),
-            }
-            text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-            (folder / PROVENANCE).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DeltaError(
-            f"the model cannot be exported as {str(target)!r}: {error}.",
-            hint="Choose a new folder on a disk with enough space, where you may write.",
-        ) from error
+    with writing_export(target), new_folder(target) as folder:
+        copy_model(model.folder, content, folder, new, widen=widen)
+        if problem := next(differences(model.folder, folder, content, new, widen=widen), None):
+            raise OSError(f"the weights on the disk are wrong: {problem}")
+        tensors = tuple(value.written(name) for name, value in new.items())
+        fingerprint = fingerprint_of_folder(folder)
+        left_out = tuple(str(path) for path in content.left_out)
+        result = {
+            "format": "folder",
+            "fingerprint": fingerprint,
+            "dtype": dtype,
+            "tensors": [vars(tensor) for tensor in tensors],
+            "left_out": list(left_out),
+        }
+        document = {**described(model, patches), "result": result}
+        document["earlier"] = _earlier(model.folder)
+        (folder / PROVENANCE).write_text(provenance_text(document), encoding="utf-8")
     for tensor in tensors:
         if tensor.rounding > _LOST:
             _log.warning(
@@ -222,21 +304,6 @@ def _earlier(folder: Path) -> Any:
 
 
 # ---------------------------------------------------------------- checks
-
-
-def _check_target(source: Source, target: Path) -> None:
-    own, new = source.folder.resolve(), target.resolve()
-    if new == own or own in new.parents:
-        raise DeltaError(
-            f"the folder {str(target)!r} is inside the model's own folder.",
-            hint="Choose a folder outside: the original stays as it is.",
-        )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "is not empty" if target.is_dir() else "is a file"
-        raise DeltaError(
-            f"{str(target)!r} exists and {what}.",
-            hint="Choose a new folder, or remove it first: an export replaces nothing.",
-        )
 
 
 def _check_space(need: int, target: Path) -> None:

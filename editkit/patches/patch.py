@@ -16,6 +16,7 @@ from editkit.mistakes import expect_path
 from editkit.patches.checking import Recheck, recheck
 from editkit.patches.combining import PatchDifference, diff, stacked
 from editkit.patches.content import PatchContent
+from editkit.patches.export import FolderExport, Format, export_patches
 from editkit.patches.files import read_patch, write_patch
 from editkit.patches.interference import Conflict, conflicts, overlap
 from editkit.patches.notebook import patch_html, patches_html
@@ -24,6 +25,7 @@ from editkit.patches.verdict import Verdict, verdict_of
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
+    from editkit.patches.lora import LoraExport
 
 __all__ = ["Patch", "Patches"]
 
@@ -81,6 +83,34 @@ class Patch(PatchContent):
         """
         expect_path(path, "path", "Patch.load(path)")
         return cls.of(read_patch(path))
+
+    def export(
+        self,
+        out: str | Path,
+        *,
+        model: str | None = None,
+        format: Format = "folder",
+        dtype: str | None = None,
+        force: bool = False,
+    ) -> FolderExport | LoraExport:
+        """Write it as a model folder or a LoRA adapter, which load without editkit.
+
+        Args:
+            out: The new folder; it must not exist, or be empty.
+            model: A registered name, a folder, a GGUF file, or a hub id; None: the model that the
+                patch was made on.
+            format: ``folder`` is the whole model with the patch in its weights, for transformers,
+                vLLM and llama.cpp's converter. ``lora`` is an adapter for PEFT and vLLM.
+            dtype: ``float32`` to store the folder's bfloat16 and float16 weights as float32; None:
+                types stay as they are.
+            force: Export it although it was made for another model.
+
+        Raises:
+            DeltaError: The patch was made for another model, changes a parameter that the format
+                cannot hold, or the folder cannot be written.
+            ModelError: The model cannot be read.
+        """
+        return export_patches([self], out, model=model, format=format, dtype=dtype, force=force)
 
     @classmethod
     def stack(

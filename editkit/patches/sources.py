@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from editkit.editing.deltas import WeightDelta
-from editkit.errors import DeltaError
+from editkit.errors import DeltaError, ModelError
 from editkit.models.checksums import chained
 from editkit.models.fingerprints import legacy_fingerprint
 from editkit.models.gguf import is_gguf
 from editkit.models.model_files import fingerprint_of_files, refuse_files, whole_folder
 from editkit.patches.content import PatchContent
+from editkit.registry.models import model_folder
 from editkit.storage.digests import plain
 
-__all__ = ["Edits", "Source", "check_belongs", "contents", "described", "source_at"]
+__all__ = [
+    "PROVENANCE",
+    "Edits",
+    "Source",
+    "check_belongs",
+    "check_target",
+    "contents",
+    "described",
+    "provenance_text",
+    "source_at",
+    "source_of",
+    "writing_export",
+]
+
+PROVENANCE = "editkit.json"
+"""The file in an export with the model and the patches that it was made from."""
+
+_SCHEMA = 1
 
 Edits = WeightDelta | PatchContent | Sequence["WeightDelta | PatchContent"]
 """One edit or several, in the order in which they are applied."""
@@ -66,6 +86,38 @@ def contents(edits: Edits) -> list[PatchContent]:
     """The edits as patches; a delta is a patch without origin."""
     several = [edits] if isinstance(edits, WeightDelta | PatchContent) else list(edits)
     return [PatchContent(each) if isinstance(each, WeightDelta) else each for each in several]
+
+
+def source_of(
+    patches: Sequence[PatchContent], model: str | None, revision: str | None = None
+) -> Source:
+    """The model with that name; without one, the model that the patches were made on.
+
+    Args:
+        patches: The patches.
+        model: A registered name, a folder, a GGUF file, or a hub id; None: from the patches.
+        revision: Branch, tag or commit of a hub model.
+
+    Raises:
+        DeltaError: No model is given, and the patches do not name theirs, or it is not found.
+        ModelError: editkit cannot use the model.
+    """
+    if model is not None:
+        return source_at(model_folder(model, revision=revision), name=model, revision=revision)
+    origin = next((patch.origin for patch in patches if patch.origin is not None), None)
+    if origin is None:
+        raise DeltaError(
+            "the patch does not name the model that it was made on.",
+            hint="Name the model: model=..., or --model on the command line.",
+        )
+    try:
+        files = model_folder(origin.model, revision=origin.revision)
+    except ModelError as error:
+        raise DeltaError(
+            f"the patch was made on {origin.model!r}, which is not found here: {error.message}",
+            hint="Name the model, or its folder: model=..., or --model on the command line.",
+        ) from error
+    return source_at(files, name=origin.model, revision=origin.revision)
 
 
 def check_belongs(source: Source, patches: Sequence[PatchContent], *, force: bool = False) -> None:
@@ -124,6 +176,38 @@ def _made_elsewhere(source: Source, patch: PatchContent) -> DeltaError:
     )
 
 
+def check_target(source: Source, target: Path) -> None:
+    """Refuse to write an export into the model's own folder or over existing files.
+
+    Raises:
+        DeltaError: The target is one of these.
+    """
+    own, new = source.folder.resolve(), target.resolve()
+    if new == own or own in new.parents:
+        raise DeltaError(
+            f"the folder {str(target)!r} is inside the model's own folder.",
+            hint="Choose a folder outside: the original stays as it is.",
+        )
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "is not empty" if target.is_dir() else "is a file"
+        raise DeltaError(
+            f"{str(target)!r} exists and {what}.",
+            hint="Choose a new folder, or remove it first: an export replaces nothing.",
+        )
+
+
+@contextlib.contextmanager
+def writing_export(target: Path) -> Iterator[None]:
+    """Inside, an :class:`OSError` becomes a :class:`DeltaError` about the export."""
+    try:
+        yield
+    except OSError as error:
+        raise DeltaError(
+            f"the patch cannot be exported as {str(target)!r}: {error}.",
+            hint="Choose a new folder on a disk with enough space, where you may write.",
+        ) from error
+
+
 def _title(patch: PatchContent) -> str:
     """A patch for messages: ``the rome patch of 'Space Needle'``."""
     subjects = list(dict.fromkeys(request.subject for request in patch.requests))
@@ -136,6 +220,7 @@ def _title(patch: PatchContent) -> str:
 def described(source: Source, patches: Sequence[PatchContent]) -> dict[str, Any]:
     """Where an export comes from, as plain data."""
     return {
+        "schema": _SCHEMA,
         "model": {
             "name": source.name,
             "revision": source.revision,
@@ -167,3 +252,8 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
+
+
+def provenance_text(document: Mapping[str, Any]) -> str:
+    """The content of :data:`PROVENANCE`."""
+    return json.dumps(plain(document), indent=2, ensure_ascii=False) + "\n"
