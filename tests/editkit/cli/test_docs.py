@@ -117,6 +117,8 @@ def test_links_to_sections_lead_somewhere(page: Path) -> None:
 def test_flags_exist(page: Path) -> None:
     flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", _text(page)))
     of_other_tools = {"--basetemp", "--local-dir", "--merge", "--no-deps"}
+    of_other_tools |= {"--enable-lora", "--lora-modules", "--max-lora-rank"}  # vLLM
+    of_other_tools |= {"--base", "--outtype"}  # llama.cpp's converters
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 
 
