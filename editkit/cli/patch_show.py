@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from editkit.cli.arguments import add_flag
+from editkit.cli.edit_outputs import page_width
 from editkit.cli.patch_files import (
     add_files,
     conflicts_data,
@@ -30,6 +31,8 @@ from editkit.errors import EditkitError
 from editkit.patches.combining import form_of, parts_of
 from editkit.patches.content import PatchContent
 from editkit.patches.interference import base_of, overlaps
+from editkit.patches.rendering import patch_text
+from editkit.patches.verdict import verdict_of
 from editkit.registry.config import config_class, gather_config
 from editkit.registry.plugins import default_registry
 from editkit.safe_text import one_line, shortened
@@ -48,7 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--all",
         action="store_true",
-        help="all settings, not only those that differ from the editor's defaults",
+        help="all settings, not only those that differ from the editor's defaults, and its notes",
     )
     add_flag(parser, "--json")
 
@@ -87,17 +90,18 @@ def run(args: argparse.Namespace) -> int:
 
 def _text(file: Path, patch: PatchContent, *, everything: bool) -> str:
     rows = [
-        *_labelled("fact", list(_facts(patch))),
+        *_labelled("facts", list(_facts(patch))),
         *_labelled("editor", [patch.editor]),
         *_labelled("settings", list(_settings(patch, everything=everything))),
         *_labelled("parts", list(_parts(patch))),
         *_labelled("changes", list(_changes(patch))),
         *_labelled("model", list(_model(patch))),
         *_labelled("made", list(_made(patch))),
-        *_labelled("reports", list(_reports(patch))),
+        *_labelled("notes", list(_notes(patch)) if everything else []),
         *_labelled("file", [f"{file.stat().st_size:,} bytes, edit {patch.delta.digest()}"]),
     ]
-    return f"{one_line(str(file))}\n\n{aligned(rows)}{_checks(patch)}"
+    shown = patch_text(patch, width=page_width(), terminal=sys.stdout.isatty())
+    return f"{one_line(str(file))}\n\n{shown}\n{aligned(rows)}"
 
 
 def _labelled(label: str, values: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -106,14 +110,15 @@ def _labelled(label: str, values: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _facts(patch: PatchContent) -> Iterator[str]:
+    """The facts of a patch with several; a single one is its heading."""
+    if len(patch.requests) < 2:
+        return
     for request in patch.requests[:_MOST_FACTS]:
         old = f" (was {request.target_true})" if request.target_true else ""
         chat = ", in a chat" if request.chat else ""
         yield f"{request.sentence} -> {request.target_new}{old}{chat}"
     if (more := len(patch.requests) - _MOST_FACTS) > 0:
         yield f"... and {more} more"
-    if not patch.requests:
-        yield "not named"
 
 
 def _settings(patch: PatchContent, *, everything: bool) -> Iterator[str]:
@@ -205,7 +210,7 @@ def _made(patch: PatchContent) -> Iterator[str]:
         yield ", ".join(f"{name} {version}" for name, version in patch.origin.versions.items())
 
 
-def _reports(patch: PatchContent) -> Iterator[str]:
+def _notes(patch: PatchContent) -> Iterator[str]:
     """What the editor noted about the edit, once for each note."""
     every = (
         f"{k}: {_shown(plain(v))}"
@@ -214,21 +219,6 @@ def _reports(patch: PatchContent) -> Iterator[str]:
         if k not in ("parts", "stacked")
     )
     yield from dict.fromkeys(every)
-
-
-def _checks(patch: PatchContent) -> str:
-    if not patch.checks:
-        return "\nIt has no checks.\n"
-    rows = [("", "prompt", "before", "after", "the edited model writes")]
-    for check in patch.checks:
-        question = check.question
-        before, after = (
-            f"{each.probabilities[0]:.1%}" if each.probabilities else "-"
-            for each in (check.before, check.after)
-        )
-        answer = f" {question.answers[0]}" if question.answers else ""
-        rows.append((question.role, f"{question.prompt}{answer}", before, after, check.after.text))
-    return f"\n{aligned(rows)}"
 
 
 # ---------------------------------------------------------------- as data
@@ -258,6 +248,8 @@ def _document(file: Path, patch: PatchContent) -> dict[str, Any]:
         "made_on": delta.made_on[1:],
         "origin": None if patch.origin is None else patch.origin.to_dict(),
         "notes": delta.notes,
+        "remarks": patch.remarks,
+        "verdict": verdict_of(patch).to_dict(),
         "checks": [
             {
                 "question": check.question.to_dict(),

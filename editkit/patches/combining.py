@@ -68,10 +68,11 @@ def stacked(
     notes = {**delta.notes, "facts": facts, "parts": parts}
     delta = dataclasses.replace(delta, notes=notes)
     origin = _joint_origin(patches)
+    remarks = tuple(dict.fromkeys(remark for patch in patches for remark in patch.remarks))
     if model is None:
-        return PatchContent(delta, origin)
+        return PatchContent(delta, origin, remarks=remarks)
     [results] = measured(model, [delta], _questions_of(patches))
-    return PatchContent(delta, origin, *results)
+    return PatchContent(delta, origin, *results, remarks=remarks)
 
 
 def check_combinable(

@@ -183,6 +183,8 @@ def sections_of(content: PatchContent) -> list[Section]:
 
 def _section(group: Group, content: PatchContent) -> Section:
     heads = ("before", "after")
+    if len(content.requests) > 1 and group.role != "free":
+        return _section_of_many(group)
     if group.role == "edit":
         first = group.checks[0].check
         lines = tuple(
@@ -205,10 +207,22 @@ def _section(group: Group, content: PatchContent) -> Section:
     return Section(titles[group.role], heads, tuple(map(_line, group.checks)))
 
 
+def _section_of_many(group: Group) -> Section:
+    """The checks of a patch with several facts: each line has its own prompt and answer."""
+    titles: dict[Role, str] = {
+        "edit": f"The edited prompts: {group.n_good} of {group.n} give the new object",
+        "wording": f"The facts in other words: {group.n_good} of {group.n} follow",
+        "neighbor": f"Neighbours, which should stay: {group.n - group.n_good} of {group.n} changed",
+        "subject": "Other facts of the subjects, which should stay: "
+        f"{group.n - group.n_good} of {group.n} changed",
+    }
+    return Section(titles[group.role], ("before", "after"), tuple(map(_line, group.checks)))
+
+
 def _line(each: Judged) -> Line:
     question = each.check.question
     label = question.prompt
-    if question.role in ("neighbor", "subject") and each.expected:
+    if question.role in ("edit", "neighbor", "subject") and each.expected:
         label = joined(label, each.expected, question.separator)
     remark = "" if each.good else _change(each.check)
     return Line(label, _numbers(each.check, 0), each.good, remark)

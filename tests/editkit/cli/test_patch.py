@@ -292,3 +292,21 @@ def test_check_refuses_another_model_and_names_both(
     assert code == 2
     assert "cannot be loaded here" in message
     assert "--model" in message
+
+
+def test_a_stack_measured_with_its_model_shows_each_fact(
+    editkit: Cli, model_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(model_folder)
+    files = [
+        measured_patch(model, tmp_path / request.subject, seed, request, 0.1)
+        for seed, request in enumerate((ROME, OSLO))
+    ]
+    out = tmp_path / "both"
+    code, text, message = editkit("patch", "stack", *files, "--out", out, "--model", model_folder)
+    assert code == 0, message
+    assert "with 2 checks" in text
+    assert editkit("patch", "check", out)[0] == 0
+    text = editkit("patch", "show", out)[1]
+    assert "The edited prompts: 0 of 2 give the new object" in text
+    assert "Oslo is in Chad  " in text
