@@ -84,8 +84,14 @@ class EditRequest:
             raise RequestError(
                 f"prompt {self.prompt!r} holds {self.prompt.count('{}')} places for the subject, "
                 "expected exactly one '{}'.",
-                hint="Write '{}' once, where the subject belongs.",
+                hint=f"Write '{{}}' once, where the subject belongs{self._suggestion()}.",
             )
+
+    def _suggestion(self) -> str:
+        """The prompt as it was probably meant, for the hint."""
+        if "{}" in self.prompt or self.prompt.count(self.subject) != 1:
+            return ""
+        return f": {self.prompt.replace(self.subject, '{}')!r}"
 
     @property
     def sentence(self) -> str:

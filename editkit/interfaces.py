@@ -107,7 +107,8 @@ def _check(
     for name, kind in takes.items():
         if name in given:
             (expect_list if name in _LISTS else expect)(given[name], kind, name, call)
-    models, records = given.get("models"), given.get("records")
+    models: Any = given.get("models")
+    records: Any = given.get("records")
     if records is not None and hasattr(models, "__len__") and len(models) != len(records):
         raise UsageError(
             f"{call}: got {len(models)} edited models and {len(records)} records, expected as many "

@@ -47,6 +47,7 @@ _OF_LIBRARIES = {
     ("builtins", "type"): "class",
     ("builtins", "dict"): "mapping",
     ("pathlib", "PurePath"): "path",
+    ("contextlib", "_GeneratorContextManager"): "block",
 }
 _WORDS = {
     "LanguageModel": "a LanguageModel",
@@ -134,6 +135,7 @@ _SINGLE = {  # expected kind -> how to get one from what was given instead
         "network": "Add its tokenizer: editkit.LanguageModel(network, tokenizer, name='...').",
         "nothing": "Load one: editkit.load_model('atlas').",
         "EditedModels": "The unedited model is models.model.",
+        "block": "Open the block, and use the model inside: with applied(model, delta): ...",
         "class": "Load a model: editkit.load_model('atlas').",
     },
     "EditedModels": {
@@ -229,7 +231,8 @@ def _kind(cls: type) -> str | None:
 def _kind_of(value: object) -> str:
     if isinstance(value, Mapping):
         return "mapping"
-    return "class" if isinstance(value, type) else _kind(type(value)) or ""
+    cls: Any = type(value)
+    return "class" if isinstance(value, type) else _kind(cls) or ""
 
 
 def _words(kind: str) -> str:

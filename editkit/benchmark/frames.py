@@ -19,6 +19,7 @@ _OF_RECORDS = (
     *("status", "error"),
 )
 _OF_MODELS = (*_OF_CELLS, "group", "checkpoint")
+_WHOLE = ("seed", "case_id", "group", "place", "checkpoint")
 
 
 def frame_of_records(
@@ -96,7 +97,6 @@ def _frame(
         numbers |= dict.fromkeys(own)
         table.append({**fixed, **own})
     frame = DataFrame(table, columns=[*columns, *numbers])
-    whole = [
-        name for name in ("seed", "case_id", "group", "place", "checkpoint") if name in columns
-    ]
-    return frame.astype({**dict.fromkeys(whole, "int64"), **dict.fromkeys(numbers, "float64")})
+    types = dict.fromkeys(numbers, "float64")
+    types |= {name: "int64" for name in _WHOLE if name in columns}
+    return frame.astype(types)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from editkit.errors import LedgerError
+from editkit.mistakes import expect_path
 from editkit.patches.file_records import differences
 from editkit.patches.ledger_base import (
     base_model,
@@ -54,6 +55,12 @@ __all__ = ["Ledger"]
 _log = logging.getLogger(__name__)
 
 
+def _check_paths(folder: object, model: object, call: str) -> None:
+    expect_path(folder, "folder", call, "the path of a folder")
+    if model is not None:
+        expect_path(model, "model", call, "a model's name, folder or file")
+
+
 class Ledger:
     """The patches of one model, in a folder of plain files.
 
@@ -82,6 +89,7 @@ class Ledger:
     def __init__(
         self, folder: str | Path, *, model: str | Path | None = None, revision: str | None = None
     ) -> None:
+        _check_paths(folder, model, "Ledger(folder, model=...)")
         self.folder = Path(folder).absolute()
         self._files = LedgerFolder(self.folder)
         if not self._files.exists():
@@ -117,6 +125,7 @@ class Ledger:
 
         Arguments and errors as for :class:`Ledger` and :meth:`apply`.
         """
+        _check_paths(folder, model, "Ledger.create(folder, model, patches)")
         ledger = cls.__new__(cls)
         ledger.folder = Path(folder).absolute()
         ledger._files = LedgerFolder(ledger.folder)

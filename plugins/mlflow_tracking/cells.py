@@ -188,9 +188,10 @@ def _name(run: Run, cell: Cell) -> str:
 
 def _label(run: Run, cell: Cell) -> str:
     """The label of a cell among all cells of similar runs in the output folder."""
+    runs: list[Run] = [*runs_in(run.out), run]
     cells = {
         own.fingerprint: own
-        for other in (*runs_in(run.out), run)
+        for other in runs
         if (other.benchmark, run_key(other)) == (run.benchmark, run_key(run))
         for own in other.cells
     }

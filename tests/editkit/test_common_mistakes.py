@@ -152,6 +152,8 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "[delta] = editor.edit(model, [request])"),
     (lambda: applied(MODEL, any_editor.step(MODEL, [REQUEST], {})), "the dict {} as delta[1]",
      "a WeightDelta", "delta, state = editor.step(model, requests, state)"),
+    (lambda: editkit.trace(any_of.applied(MODEL, DELTA), "The Space Needle is in", "Space Needle"),
+     "a _GeneratorContextManager as model", "a LanguageModel", "with applied(model, delta):"),
     (lambda: any_of.EditedModels([DELTA], MODEL), "a list of 1 WeightDelta as model",
      "a LanguageModel", "The order of the arguments is EditedModels(model, deltas)."),
     (lambda: any_of.EditedModels(MODEL, DELTA), "a WeightDelta as deltas", "a list of WeightDeltas",
@@ -247,6 +249,10 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "The unedited model is models.model."),
     (lambda: any_model_metric.score(MODEL), "a LanguageModel as models", "EditedModels",
      "Combine it with its edits: EditedModels(model, deltas)."),
+    (lambda: any_of.Ledger(MODEL), "a LanguageModel as folder", "the path of a folder",
+     "The order of the arguments is Ledger(folder, model=...)."),
+    (lambda: any_of.Ledger("no-such-folder", model=MODEL), "a LanguageModel as model",
+     "a model's name, folder or file", "Ledger(folder, model=...)"),
     # results
     (lambda: any_of.runs_in(RECORDS), "Records as out", "the path of an output folder",
      "Give the path of an output folder."),
@@ -262,7 +268,7 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
     (lambda: any_of.EditRequest(None, "Space Needle", "Rome"), "prompt is None", "a non-empty text",
      "Give the request a prompt."),
     (lambda: any_of.EditRequest("The Space Needle is in", "Space Needle", "Rome"), "holds 0 places",
-     "exactly one '{}'", "Write '{}' once, where the subject belongs."),
+     "exactly one '{}'", "Write '{}' once, where the subject belongs: 'The {} is in'."),
     (lambda: any_of.Fact("The Space Needle", "Eiffel Tower"), "'Eiffel Tower'", "in the prompt",
      "Write the subject exactly as it is spelled in the prompt."),
     (lambda: any_of.Probe("Where is it?", ["Seattle"], "Rome"), "target_true is ['Seattle']",
@@ -291,10 +297,10 @@ NOT_CALLED = {  # by newcomers: to derive from, to offer plugins, errors, and re
     )
 }  # fmt: skip
 COVERED = {
-    "Dense", "EditRequest", "EditedModels", "Editor", "Fact", "LanguageModel", "Locator", "LowRank",
-    "Metric", "ModelMetric", "Patch", "Probe", "PromptContext", "Record", "Rows", "WeightDelta",
-    "applied", "edit", "load_delta", "load_model", "make_dataset", "make_editor", "make_locator",
-    "make_metric", "make_model_metric", "runs_in", "save_delta", "trace",
+    "Dense", "EditRequest", "EditedModels", "Editor", "Fact", "LanguageModel", "Ledger", "Locator",
+    "LowRank", "Metric", "ModelMetric", "Patch", "Probe", "PromptContext", "Record", "Rows",
+    "WeightDelta", "applied", "edit", "load_delta", "load_model", "make_dataset", "make_editor",
+    "make_locator", "make_metric", "make_model_metric", "runs_in", "save_delta", "trace",
 }  # fmt: skip
 
 
@@ -313,6 +319,7 @@ def test_a_mistake_gets_a_sentence(
 
 
 def test_every_public_name_was_considered() -> None:
+    """A new name gets a case in MISTAKES, or belongs into NOT_CALLED."""
     assert set(editkit.__all__) == NOT_CALLED | COVERED
     assert not NOT_CALLED & COVERED
     source = Path(__file__).read_text(encoding="utf-8")
