@@ -1,9 +1,9 @@
 """Whether single answers are as a good edit leaves them: the edited fact changed, others did not.
 
 The edited prompt and its other wordings are good if the edited model answers them with the new
-object: its own text begins with it, and the old object is not more probable. A neighbour or another
-fact of the subject is good if the edited model still answers as the unedited one did, right or
-wrong. Nothing is expected of other prompts.
+object: its own text gives it (``Paris``, ``the city of Paris``), and the old object is not more
+probable. A neighbour or another fact of the subject is good if the edited model still gives the
+object that the unedited one gave, right or wrong. Nothing is expected of other prompts.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from editkit.patches.answers import same_object, spoken_object
 from editkit.patches.content import Answer, Check
 
-__all__ = ["Judged", "begins_with", "judged"]
+__all__ = ["Judged", "gives", "judged"]
 
 _QUOTES = "\"'“”‘’«»„*_`([{"
 _WORD = re.compile(r"\w+|\S")
@@ -52,9 +53,9 @@ def judged(check: Check) -> Judged:
     if question.role in ("edit", "wording") and expected:
         new, old = _at(after.probabilities, 0), _at(after.probabilities, 1)
         overtaken = new is None or old is None or new >= old
-        good = begins_with(after.text, expected) and overtaken
+        good = gives(after.text, expected, question.prompt) and overtaken
     elif question.role in ("neighbor", "subject"):
-        good = _is_same(before, after, expected)
+        good = _is_same(before, after, expected, question.prompt)
     return Judged(
         check,
         good,
@@ -65,7 +66,21 @@ def judged(check: Check) -> Judged:
     )
 
 
-def begins_with(text: str, answer: str) -> bool:
+def gives(text: str, answer: str, prompt: str = "") -> bool:
+    """Whether a text gives an answer: it begins with it, or names the same object.
+
+    Args:
+        text: A model's continuation of the prompt.
+        answer: The answer: an object, or one with words in front, as in ``the city of Paris``.
+        prompt: The prompt.
+    """
+    if _begins_with(text, answer):
+        return True
+    given, wanted = spoken_object(text, prompt), spoken_object(answer, prompt)
+    return given is not None and wanted is not None and same_object(given.object, wanted.object)
+
+
+def _begins_with(text: str, answer: str) -> bool:
     """Whether a text begins with an answer, as whole words; case and quotes do not count."""
     given, wanted = _plain(text), _plain(answer)
     if not wanted or not given.startswith(wanted):
@@ -75,10 +90,12 @@ def begins_with(text: str, answer: str) -> bool:
     return not (rest and wanted[-1].isascii() and wanted[-1].isalnum() and rest[0].isalnum())
 
 
-def _is_same(before: Answer, after: Answer, expected: str) -> bool:
+def _is_same(before: Answer, after: Answer, expected: str, prompt: str) -> bool:
     """Whether an answer after the edit is the one from before it."""
-    if expected and (begins_with(after.text, expected) or begins_with(before.text, expected)):
-        return begins_with(after.text, expected)
+    if expected and gives(after.text, expected, prompt):
+        return True
+    if expected and gives(before.text, expected, prompt):
+        return False
     first, second = (_WORD.findall(_plain(answer.text))[:1] for answer in (before, after))
     return first == second
 

@@ -25,7 +25,7 @@ from editkit.editing.outcomes import (
     outcomes_of,
 )
 from editkit.patches.content import Movement, PatchContent, Role, Size
-from editkit.patches.judging import Judged, begins_with, judged
+from editkit.patches.judging import Judged, gives, judged
 
 __all__ = [
     "ENOUGH_WORDINGS",
@@ -44,12 +44,13 @@ ENOUGH_WORDINGS = 0.75
 more than one wording in four is one of a sentence, not of a fact."""
 
 MORE_HARM = 0.5
-"""Share of the checked neighbours and other facts that may change before an edit is bad. Beyond
-half, a question about anything related is more likely to get a wrong answer than the right one."""
+"""Share of the checked neighbours, or of the other facts of the subject, that may change before an
+edit is bad. Beyond half, the next question of that kind more likely gets a wrong answer than the
+one that the model knew, which outweighs one corrected fact."""
 
-SMALL_DRIFT = 0.1
-"""Mean KL divergence on unrelated prompts, nats, that counts as no damage. Storing all weights with
-8 bits instead of 32, which people do without a second thought, moves SmolLM2 by about as much."""
+SMALL_DRIFT = 0.05
+"""Mean KL divergence on unrelated prompts, nats, that counts as no damage. It is a few times what
+rounding all weights to 8 bits does, which users accept: 0.007 on SmolLM2-135M, 0.001 on atlas."""
 
 LARGE_DRIFT = 1.0
 """Mean KL divergence on unrelated prompts, nats, of a model that is broken: on average it gives
@@ -63,7 +64,7 @@ _WEAKENED = 0.1  # a fall in probability that is worth naming although the answe
 _VISIBLE = 0.001  # nats
 _MOST_NAMED = 3
 _TOP = 3
-_LONGEST = 60
+_LONGEST_PROMPT, _LONGEST_TEXT = 70, 40  # characters
 
 Level = Literal["good", "mixed", "bad", "unknown"]
 
@@ -119,13 +120,15 @@ def verdict_of(patch: PatchContent) -> Verdict:
         nothing = "Nothing was checked when this edit was made, so there is no verdict."
         if kept or wordings or patch.drift:
             nothing = "The edited prompt was not checked, so there is no verdict."
-        rest = [*_found_in(wordings, kept, patch.drift), *own]
+        rest = [*_findings_in(wordings, kept, patch.drift), *own]
         return Verdict("unknown", (nothing, *(s for each in rest for s in each.sentences)))
-    findings = [_effect(edits), *_found_in(wordings, kept, patch.drift), *own]
+    findings = [_effect(edits), *_findings_in(wordings, kept, patch.drift), *own]
+    if not kept:
+        findings.append(_Finding("mixed", (), _UNCHECKED))
     level = max((each.level for each in findings), key=_SEVERITY.index)
     return Verdict(
         level,
-        (_headline(level, findings, kept), *(s for each in findings for s in each.sentences)),
+        (_headline(level, findings), *(s for each in findings for s in each.sentences)),
         () if level == "good" else tuple(_advice(patch, edits, findings)),
     )
 
@@ -136,6 +139,7 @@ def report_of(patch: PatchContent) -> list[str]:
     return [sentence for each in _own_report(patch, edits) for sentence in each.sentences]
 
 
+_UNCHECKED = "no related fact was checked"
 _SEVERITY: tuple[Level, ...] = ("good", "mixed", "bad")
 
 
@@ -144,14 +148,14 @@ def _of_role(checks: Sequence[Judged], role: Role) -> list[Judged]:
     return [each for each in checks if each.check.question.role == role and each.good is not None]
 
 
-def _headline(level: Level, findings: Sequence[_Finding], kept: Sequence[Judged]) -> str:
+def _headline(level: Level, findings: Sequence[_Finding]) -> str:
     if level == "good":
-        damage = "nothing that was checked was damaged" if kept else "no related fact was checked"
-        return f"Good: the edit took effect, and {damage}."
+        return "Good: the edit took effect, and nothing that was checked was damaged."
     reasons = [each.headline for each in findings if each.headline]
     worst = [each.headline for each in findings if each.headline and each.level == level]
     if level == "bad":
-        return f"Bad: {'; '.join(worst)}."
+        harm = "" if findings[0].level == "bad" else "the edit does more damage than good: "
+        return f"Bad: {harm}{'; '.join(worst)}."
     took = not findings[0].headline
     return f"Mixed: {'the edit took effect, but ' if took else ''}{'; '.join(reasons)}."
 
@@ -180,7 +184,7 @@ def _effect(edits: Sequence[Judged]) -> _Finding:
 
 def _is_partial(edit: Judged) -> bool:
     """Whether the new object became more probable than the old one, or the model's own answer."""
-    if begins_with(edit.check.after.text, edit.expected):
+    if gives(edit.check.after.text, edit.expected, edit.check.question.prompt):
         return True
     after = edit.check.after.probabilities
     return len(after) > 1 and after[0] > after[1] and after[0] > (edit.before or 0.0)
@@ -194,7 +198,7 @@ def _effect_at(edit: Judged) -> str:
         for answer, old, new in zip(check.question.answers, before, after, strict=False)
     ]
     text = f"{_prompt(check.question.prompt)} -> {', '.join(numbers)}"
-    if begins_with(check.before.text, edit.expected):
+    if gives(check.before.text, edit.expected, check.question.prompt):
         return f"{text}; the model gave this answer before the edit, too."
     if edit.good:
         return f"{text}."
@@ -204,13 +208,21 @@ def _effect_at(edit: Judged) -> str:
 # ---------------------------------------------------------------- wordings, damage, drift
 
 
-def _found_in(
+def _findings_in(
     wordings: Sequence[Judged], kept: Sequence[Judged], drift: Sequence[Movement]
 ) -> Iterator[_Finding]:
     if wordings:
         yield _wordings(wordings)
-    if kept:
-        yield _damage(kept)
+    neighbors, facts = _of_role(kept, "neighbor"), _of_role(kept, "subject")
+    if neighbors:
+        yield _kept(neighbors, "neighbour", "neighbours", title="Worst", most=1)
+    if facts:
+        one, many = "other fact of the subject", "other facts of the subject"
+        finding = _kept(facts, one, many, title="Lost", most=len(facts))
+        if finding.headline:
+            implied = "What follows from the new fact may change; the rest is damage."
+            finding = finding._replace(sentences=(*finding.sentences, implied))
+        yield finding
     if drift:
         yield _drift(drift)
 
@@ -229,41 +241,36 @@ def _missed(wording: Judged) -> str:
     check = wording.check
     text = f"Not in {_prompt(check.question.prompt)}: the model writes {_text(check.after.text)}"
     old = check.question.answers[1:2]
-    if old and not begins_with(check.before.text, old[0]):
+    if old and not gives(check.before.text, old[0], check.question.prompt):
         text += f', and the unedited model does not answer "{old[0]}" there, either'
     return f"{text}."
 
 
-def _damage(kept: Sequence[Judged]) -> _Finding:
-    """Neighbours and other facts of the subject."""
-    sentences, reasons = [], []
-    all_lost = [each for each in kept if not each.good]
-    for role, one, many, most in (
-        ("neighbor", "neighbour", "neighbours", 1),
-        ("subject", "other fact of the subject", "other facts of the subject", len(kept)),
-    ):
-        some = [each for each in kept if each.check.question.role == role]
-        if not some:
-            continue
-        lost = sorted((each for each in some if not each.good), key=lambda each: -each.fall)
-        n, what = len(some), one if len(some) == 1 else many
-        stay = "keeps its answer" if n == 1 else "keep their answers"
-        sentences.append(f"{_of(n - len(lost), n)} {what} {stay}.")
-        if lost:
-            reasons.append(f"{len(lost)} of {n} {what}")
-        elif (worst := max(some, key=lambda each: each.fall)).fall > _WEAKENED:
-            sentences.append(f"Weakened most: {_fell(worst)}.")
-        sentences += [
-            f"{'Worst' if role == 'neighbor' else 'Lost'}: {_fell(each)}; the model now writes "
-            f"{_text(each.check.after.text)}."
-            for each in lost[:most]
-        ]
-    changed = f"{' and '.join(reasons)} changed"
-    if not all_lost:
-        return _Finding("good", tuple(sentences))
-    if len(all_lost) > 1 and len(all_lost) / len(kept) > MORE_HARM:
-        return _Finding("bad", tuple(sentences), f"it does more damage than good ({changed})")
-    return _Finding("mixed", tuple(sentences), changed)
+def _kept(some: Sequence[Judged], one: str, many: str, *, title: str, most: int) -> _Finding:
+    """Answers that should stay, of neighbours or about the subject.
+
+    Args:
+        some: The checks.
+        one: What a check is about, for one of them.
+        many: The same for several.
+        title: Title of the sentence about a lost answer.
+        most: How many lost answers are named, those that fell most first.
+    """
+    n, what = len(some), one if len(some) == 1 else many
+    lost = sorted((each for each in some if not each.good), key=lambda each: -each.fall)
+    stay = "keeps its answer" if n == 1 else "keep their answers"
+    sentences = [f"{_of(n - len(lost), n)} {what} {stay}."]
+    sentences += [
+        f"{title}: {_fell(each)}; the model now writes {_text(each.check.after.text)}."
+        for each in lost[:most]
+    ]
+    worst = max(some, key=lambda each: each.fall)
+    if not lost and worst.fall > _WEAKENED:
+        sentences.append(f"Weakened most: {_fell(worst)}.")
+    level: Level = "good"
+    if lost:
+        level = "bad" if len(lost) > max(1, MORE_HARM * n) else "mixed"
+    return _Finding(level, tuple(sentences), f"{len(lost)} of {n} {what} changed" if lost else "")
 
 
 def _fell(each: Judged) -> str:
@@ -306,7 +313,8 @@ def _own_report(patch: PatchContent, edits: Sequence[Judged]) -> Iterator[_Findi
     """What the editor reports, the size of the change, and rounding."""
     outcomes = outcomes_of(_edits_of(patch, edits))
     if outcomes.unconverged:
-        yield _Finding("good", ("The optimisation stopped before it reached its goal.",))
+        which = f" of {outcomes.unconverged} of {outcomes.n} facts" if outcomes.n > 1 else ""
+        yield _Finding("good", (f"The optimisation{which} stopped before it reached its goal.",))
     elif any(notes.get("converged") is True for notes in notes_of_facts(patch.delta)):
         yield _Finding("good", ("The optimisation converged.",))
     if outcomes.unstable:
@@ -362,11 +370,17 @@ def _dtype(patch: PatchContent) -> str:
 
 # ---------------------------------------------------------------- advice
 
+_KEEP = "Give prompts that should keep their answers: --keep PROMPT, or keep=[...]."
+
 
 def _advice(
     patch: PatchContent, edits: Sequence[Judged], findings: Sequence[_Finding]
 ) -> Iterator[str]:
     """What to try, most promising first."""
+    problems = [each.headline for each in findings if each.level != "good"]
+    if problems == [_UNCHECKED]:
+        yield _KEEP
+        return
     own = outcomes_of(_edits_of(patch, edits)).advice
     yield from (f"{text[:1].upper()}{text[1:]}." for text in own)
     config, weak = patch.delta.config, bool(findings[0].headline)
@@ -380,6 +394,8 @@ def _advice(
         "Try other editors: 'editkit edit' with several --editor shows them side by side, and "
         "'editkit plugins' lists them."
     )
+    if _UNCHECKED in problems:
+        yield _KEEP
 
 
 # ---------------------------------------------------------------- words
@@ -391,12 +407,12 @@ def _prompt(text: str) -> str:
 
 def _text(text: str) -> str:
     """A model's text in quotes, or that it wrote nothing."""
-    return f'"{_short(text).rstrip(".")}"' if text.strip() else "nothing"
+    return f'"{_short(text, _LONGEST_TEXT).rstrip(".")}"' if text.strip() else "nothing"
 
 
-def _short(text: str) -> str:
+def _short(text: str, most: int = _LONGEST_PROMPT) -> str:
     line = " ".join(text.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1].rstrip()}…"
+    return line if len(line) <= most else f"{line[: most - 1].rstrip()}…"
 
 
 def _of(count: int, n: int) -> str:

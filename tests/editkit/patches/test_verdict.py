@@ -25,7 +25,7 @@ from editkit.patches.content import (
     Size,
 )
 from editkit.patches.files import read_patch, write_patch
-from editkit.patches.judging import begins_with, judged
+from editkit.patches.judging import gives, judged
 from editkit.patches.verdict import LARGE_DRIFT, SMALL_DRIFT, verdict_of
 
 REQUEST = EditRequest("{} is located in", "Kenya", "Europe", target_true="Africa")
@@ -189,7 +189,7 @@ def test_an_edit_without_effect_is_bad_whatever_else_it_kept() -> None:
 
 
 def test_more_probable_but_not_written_is_only_a_part() -> None:
-    verdict = verdict_of(patch(HALF))
+    verdict = verdict_of(patch(HALF, KEPT_FACT))
     assert verdict.level == "mixed"
     assert verdict.sentences[0] == "Mixed: the edit took effect only in part."
     unequal = dataclasses.replace(TAKEN, after=Answer((0.3, 0.4), " Europe"))
@@ -197,14 +197,21 @@ def test_more_probable_but_not_written_is_only_a_part() -> None:
 
 
 def test_more_damage_than_good_is_bad() -> None:
-    verdict = verdict_of(patch(TAKEN, NAIROBI, neighbor(0, kept=False), neighbor(1, kept=True)))
+    other = dataclasses.replace(
+        NAIROBI, question=dataclasses.replace(NAIROBI.question, prompt="Kenya is governed from")
+    )
+    verdict = verdict_of(patch(TAKEN, NAIROBI, other, KEPT_FACT, *[neighbor(0, kept=True)] * 8))
     assert verdict.level == "bad"
     assert verdict.sentences[0] == (
-        "Bad: it does more damage than good (1 of 2 neighbours and 1 of 1 other fact of the "
-        "subject changed)."
+        "Bad: the edit does more damage than good: 2 of 3 other facts of the subject changed."
     )
-    half = patch(TAKEN, NAIROBI, neighbor(0, kept=False), neighbor(1, kept=True), KEPT_FACT)
+    assert "What follows from the new fact may change; the rest is damage." in verdict.sentences
+    half = patch(TAKEN, NAIROBI, KEPT_FACT, neighbor(0, kept=False), neighbor(1, kept=True))
     assert verdict_of(half).level == "mixed"
+    assert verdict_of(half).sentences[0] == (
+        "Mixed: the edit took effect, but 1 of 2 neighbours changed; 1 of 2 other facts of the "
+        "subject changed."
+    )
     assert verdict_of(patch(TAKEN, NAIROBI)).level == "mixed"  # one question is no majority
 
 
@@ -218,11 +225,11 @@ def test_more_damage_than_good_is_bad() -> None:
     ],
 )
 def test_drift_has_two_thresholds(moved: float, level: str) -> None:
-    assert verdict_of(patch(TAKEN, moved=moved)).level == level
+    assert verdict_of(patch(TAKEN, KEPT_FACT, moved=moved)).level == level
 
 
 def test_few_other_wordings_make_it_mixed() -> None:
-    checks = [TAKEN, *(wording(i, holds=i < 2) for i in range(3))]
+    checks = [TAKEN, KEPT_FACT, *(wording(i, holds=i < 2) for i in range(3))]
     verdict = verdict_of(patch(*checks))
     assert verdict.level == "mixed"
     assert verdict.sentences[0] == (
@@ -237,7 +244,7 @@ def test_few_other_wordings_make_it_mixed() -> None:
 
 def test_an_unstable_edit_is_not_good() -> None:
     notes = {"unstable": "the update's norm is 24, the weight's 16.4", "advice": "raise ridge"}
-    verdict = verdict_of(patch(TAKEN, notes=notes))
+    verdict = verdict_of(patch(TAKEN, KEPT_FACT, notes=notes))
     assert verdict.level == "mixed"
     assert verdict.sentences[0] == "Mixed: the edit took effect, but the edit is unstable."
     assert (
@@ -257,7 +264,7 @@ def test_rounding_and_large_changes_are_reported() -> None:
     )
     assert "Rounding to float32 removes 80.0% of the change." in lost.sentences
     assert "Load the model in float32 (--dtype float32)." in lost.advice
-    stored = verdict_of(patch(TAKEN, size=Size(SIZE.parameters, 0.0, 0.3)))
+    stored = verdict_of(patch(TAKEN, KEPT_FACT, size=Size(SIZE.parameters, 0.0, 0.3)))
     assert stored.level == "good"
     assert (
         "Stored in bfloat16, only 30.0% of the change would be left: ship it in float32."
@@ -278,6 +285,15 @@ def test_without_checks_the_verdict_is_that_nothing_was_checked() -> None:
     assert partly.level == "unknown"
     assert partly.sentences[0] == "The edited prompt was not checked, so there is no verdict."
     assert any(sentence.startswith("Lost:") for sentence in partly.sentences)
+
+
+def test_an_edit_is_not_good_if_no_related_fact_was_checked() -> None:
+    verdict = verdict_of(patch(TAKEN, wording(0, holds=True)))
+    assert verdict.level == "mixed"
+    assert verdict.sentences[0] == ("Mixed: the edit took effect, but no related fact was checked.")
+    assert verdict.advice == (
+        "Give prompts that should keep their answers: --keep PROMPT, or keep=[...].",
+    )
 
 
 def test_texts_before_prompts_are_named() -> None:
@@ -313,15 +329,15 @@ def test_many_facts_are_counted() -> None:
         (" New  York City", "New York", True),
         (" 1962", "196", False),
         ("巴黎是", "巴黎", True),
-        (" the city of Paris", "Paris", False),
+        (" the city of Paris, France", "Paris", True),
+        (" Paris", "the city of Paris", True),
+        (" the city of Rome", "Paris", False),
         ("", "Paris", False),
         (" Paris", "", False),
     ],
 )
-def test_a_text_begins_with_an_answer_as_whole_words(
-    text: str, answer: str, expected: bool
-) -> None:
-    assert begins_with(text, answer) is expected
+def test_a_text_gives_an_answer_as_whole_words(text: str, answer: str, expected: bool) -> None:
+    assert gives(text, answer) is expected
 
 
 def test_other_facts_without_a_recorded_answer_keep_their_first_word() -> None:
