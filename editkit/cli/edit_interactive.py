@@ -19,7 +19,7 @@ from editkit.editing.queries import GenerationQuery
 from editkit.errors import EditkitError, UsageError, did_you_mean
 from editkit.patches.asking import ask_all
 from editkit.patches.content import Question
-from editkit.patches.overview import percent
+from editkit.patches.numerals import percent
 from editkit.safe_text import one_line
 from editkit.terminal import columns, rendered
 

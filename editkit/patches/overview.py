@@ -14,6 +14,7 @@ from typing import NamedTuple
 from editkit.patches.answers import spoken_object
 from editkit.patches.content import ROLES, Answer, Check, Movement, PatchContent, Role
 from editkit.patches.judging import Judged, judged
+from editkit.patches.numerals import divergence, percent
 from editkit.patches.verdict import Level, report_of, verdict_of
 from editkit.prompts import joined
 from editkit.safe_text import one_line
@@ -27,7 +28,6 @@ __all__ = [
     "heading",
     "measures_of",
     "origin_line",
-    "percent",
     "sections_of",
     "summary",
     "took_effect",
@@ -107,21 +107,6 @@ def heading(content: PatchContent) -> str:
     others = len(content.requests) - 1
     more = f", and {others} more fact{'s' if others > 1 else ''}" if others else ""
     return f"{request.sentence} -> {request.target_new}{old}{more}"
-
-
-def percent(probability: float | None) -> str:
-    """A probability for people: ``45%``, ``4.5%``, ``<0.1%``; a hyphen for None."""
-    if probability is None or not math.isfinite(probability):
-        return "-"
-    share = 100 * probability
-    if 0 < share < 0.1:
-        return "<0.1%"
-    return f"{share:.1f}%" if 0 < share < 9.95 else f"{share:.0f}%"
-
-
-def divergence(nats: float) -> str:
-    """A KL divergence for people: ``0.012``, ``<0.001``."""
-    return "<0.001" if nats < 0.001 else f"{nats:.3f}" if nats < 1 else f"{nats:.2f}"
 
 
 def _opening(text: str) -> str:

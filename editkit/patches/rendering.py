@@ -10,13 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from editkit.patches.content import PatchContent
+from editkit.patches.numerals import percent
 from editkit.patches.overview import (
     Measure,
     groups_of,
     heading,
     measures_of,
     origin_line,
-    percent,
     sections_of,
 )
 from editkit.patches.verdict import Level, verdict_of

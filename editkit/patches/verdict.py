@@ -26,6 +26,7 @@ from editkit.editing.outcomes import (
 )
 from editkit.patches.content import Movement, PatchContent, Role, Size
 from editkit.patches.judging import Judged, gives, judged
+from editkit.patches.numerals import divergence, percent
 
 __all__ = [
     "ENOUGH_WORDINGS",
@@ -44,9 +45,9 @@ ENOUGH_WORDINGS = 0.75
 more than one wording in four is one of a sentence, not of a fact."""
 
 MORE_HARM = 0.5
-"""Share of the checked neighbours, or of the other facts of the subject, that may change before an
-edit is bad. Beyond half, the next question of that kind more likely gets a wrong answer than the
-one that the model knew, which outweighs one corrected fact."""
+"""Share of the checked neighbours, of the other facts of the subject, or of both that may change
+before an edit is bad. Beyond half, the next question of that kind more likely gets a wrong answer
+than the one that the model knew, which outweighs one corrected fact."""
 
 SMALL_DRIFT = 0.05
 """Mean KL divergence on unrelated prompts, nats, that counts as no damage. It is a few times what
@@ -194,7 +195,7 @@ def _effect_at(edit: Judged) -> str:
     check = edit.check
     before, after = check.before.probabilities, check.after.probabilities
     numbers = [
-        f'"{answer}" from {_percent(old)} to {_percent(new)}'
+        f'"{answer}" from {percent(old)} to {percent(new)}'
         for answer, old, new in zip(check.question.answers, before, after, strict=False)
     ]
     text = f"{_prompt(check.question.prompt)} -> {', '.join(numbers)}"
@@ -214,11 +215,12 @@ def _findings_in(
     if wordings:
         yield _wordings(wordings)
     neighbors, facts = _of_role(kept, "neighbor"), _of_role(kept, "subject")
+    harmed = _is_most(sum(not each.good for each in kept), len(kept))
     if neighbors:
-        yield _kept(neighbors, "neighbour", "neighbours", title="Worst", most=1)
+        yield _kept(neighbors, "neighbour", "neighbours", title="Worst", most=1, harmed=harmed)
     if facts:
         one, many = "other fact of the subject", "other facts of the subject"
-        finding = _kept(facts, one, many, title="Lost", most=len(facts))
+        finding = _kept(facts, one, many, title="Lost", most=len(facts), harmed=harmed)
         if finding.headline:
             implied = "What follows from the new fact may change; the rest is damage."
             finding = finding._replace(sentences=(*finding.sentences, implied))
@@ -246,7 +248,14 @@ def _missed(wording: Judged) -> str:
     return f"{text}."
 
 
-def _kept(some: Sequence[Judged], one: str, many: str, *, title: str, most: int) -> _Finding:
+def _is_most(lost: int, n: int) -> bool:
+    """Whether more than one answer is lost, and too large a share of all."""
+    return lost > 1 and lost > MORE_HARM * n
+
+
+def _kept(
+    some: Sequence[Judged], one: str, many: str, *, title: str, most: int, harmed: bool
+) -> _Finding:
     """Answers that should stay, of neighbours or about the subject.
 
     Args:
@@ -255,6 +264,7 @@ def _kept(some: Sequence[Judged], one: str, many: str, *, title: str, most: int)
         many: The same for several.
         title: Title of the sentence about a lost answer.
         most: How many lost answers are named, those that fell most first.
+        harmed: Whether most of all answers that should stay are lost.
     """
     n, what = len(some), one if len(some) == 1 else many
     lost = sorted((each for each in some if not each.good), key=lambda each: -each.fall)
@@ -269,7 +279,7 @@ def _kept(some: Sequence[Judged], one: str, many: str, *, title: str, most: int)
         sentences.append(f"Weakened most: {_fell(worst)}.")
     level: Level = "good"
     if lost:
-        level = "bad" if len(lost) > max(1, MORE_HARM * n) else "mixed"
+        level = "bad" if harmed or _is_most(len(lost), n) else "mixed"
     return _Finding(level, tuple(sentences), f"{len(lost)} of {n} {what} changed" if lost else "")
 
 
@@ -281,7 +291,7 @@ def _fell(each: Judged) -> str:
     rank = ""
     if each.rank is not None and each.rank > _TOP:
         rank = f", below the top three (rank {each.rank})"
-    numbers = f"from {_percent(each.before)} to {_percent(each.after)}"
+    numbers = f"from {percent(each.before)} to {percent(each.after)}"
     return f'{prompt} -> "{each.expected}" {numbers}{rank}'
 
 
@@ -296,11 +306,11 @@ def _drift(drift: Sequence[Movement]) -> _Finding:
         level, how, headline = "bad", "changed beyond use", "unrelated text is broken"
     elif mean > SMALL_DRIFT:
         level, how, headline = "mixed", "moved", "unrelated text moved"
-    sentence = f"Unrelated text {how}: {_nats(mean)} nats on average over {n} prompts"
+    sentence = f"Unrelated text {how}: {divergence(mean)} nats on average over {n} prompts"
     sentence += f" (KL divergence of the next word), and {changed} of {n} next words changed."
     if largest.divergence < _VISIBLE:
         return _Finding(level, (sentence,), headline)
-    most = f"It moved most after {_prompt(largest.prompt)}: {_nats(largest.divergence)} nats"
+    most = f"It moved most after {_prompt(largest.prompt)}: {divergence(largest.divergence)} nats"
     if largest.before != largest.after:
         most += f", from {_text(largest.before)} to {_text(largest.after)}"
     return _Finding(level, (sentence, f"{most}."), headline)
@@ -353,14 +363,14 @@ def _size(size: Size, patch: PatchContent) -> Iterator[_Finding]:
     largest = max(size.parameters, key=lambda each: each.norm)
     relative, n = largest.norm / (largest.weight_norm or 1.0), len(size.parameters)
     where = largest.name if n == 1 else f"{largest.name}, the largest of {n} changes"
-    sentence = f"The change has {_percent(relative)} of the norm of {where}"
+    sentence = f"The change has {percent(relative)} of the norm of {where}"
     large = relative > LARGE_CHANGE
     yield _Finding("good", (f"{sentence}{', which is a lot' if large else ''}.",))
     if size.rounded_away > MOSTLY_LOST:
-        lost = f"Rounding to {_dtype(patch)} removes {_percent(size.rounded_away)} of the change"
+        lost = f"Rounding to {_dtype(patch)} removes {percent(size.rounded_away)} of the change"
         yield _Finding("mixed", (f"{lost}.",), "most of it is lost when the weights are rounded")
     elif size.kept_in_bfloat16 < 1 - MOSTLY_LOST:
-        left = f"only {_percent(size.kept_in_bfloat16)} of the change would be left"
+        left = f"only {percent(size.kept_in_bfloat16)} of the change would be left"
         yield _Finding("good", (f"Stored in bfloat16, {left}: ship it in float32.",))
 
 
@@ -417,15 +427,3 @@ def _short(text: str, most: int = _LONGEST_PROMPT) -> str:
 
 def _of(count: int, n: int) -> str:
     return f"All {n}" if count == n > 1 else f"{count} of {n}"
-
-
-def _percent(share: float | None) -> str:
-    if share is None:
-        return "an unknown probability"
-    if 0 < share < 0.001:
-        return "under 0.1%"
-    return f"{100 * share:.1f}%"
-
-
-def _nats(value: float) -> str:
-    return "under 0.001" if 0 < value < 0.001 else f"{value:.3f}"

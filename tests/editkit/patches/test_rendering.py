@@ -81,7 +81,7 @@ def test_a_patch_shows_what_it_did() -> None:
     assert "stopped before it reached its goal" in text
     assert "unstable: a large update" in text
     assert "Raise steps." in text
-    assert text.index("Bad: it does more damage") > text.index("KL divergence in nats")
+    assert text.index("Bad: the edit does more damage") > text.index("KL divergence in nats")
 
 
 def test_several_editors_are_compared_before_their_details() -> None:

@@ -114,7 +114,7 @@ def test_a_good_edit() -> None:
     assert verdict.level == "good"
     assert verdict.sentences == (
         "Good: the edit took effect, and nothing that was checked was damaged.",
-        '"Kenya is located in" -> "Europe" from 0.2% to 99.1%, "Africa" from 95.0% to 0.4%.',
+        '"Kenya is located in" -> "Europe" from 0.2% to 99.1%, "Africa" from 95% to 0.4%.',
         "It holds in 3 of 4 other wordings.",
         'Not in "In other words 3, Kenya is in": the model writes "Africa".',
         "All 2 neighbours keep their answers.",
@@ -135,7 +135,7 @@ def test_a_lost_fact_is_named_with_its_probabilities() -> None:
         "Mixed: the edit took effect, but 1 of 2 other facts of the subject changed."
     )
     assert (
-        'Lost: "The capital of Kenya is" -> "Nairobi" from 45.4% to 1.2%, below the top three '
+        'Lost: "The capital of Kenya is" -> "Nairobi" from 45% to 1.2%, below the top three '
         '(rank 7); the model now writes "Berlin".' in verdict.sentences
     )
     assert verdict.advice[0] == (
@@ -155,13 +155,13 @@ def test_the_worst_neighbour_is_named_and_so_is_one_that_only_weakened() -> None
     assert lost.level == "bad"
     assert "1 of 3 neighbours keep their answers." in lost.sentences
     assert (
-        'Worst: "Country 2 is located in" -> "Africa" from 90.0% to 2.0%; the model now writes '
+        'Worst: "Country 2 is located in" -> "Africa" from 90% to 2.0%; the model now writes '
         '"Europe".' in lost.sentences
     )
     weakened = verdict_of(patch(TAKEN, neighbor(0, kept=True), neighbor(1, kept=True, after=0.5)))
     assert weakened.level == "good"
     assert (
-        'Weakened most: "Country 1 is located in" -> "Africa" from 90.0% to 50.0%.'
+        'Weakened most: "Country 1 is located in" -> "Africa" from 90% to 50%.'
         in weakened.sentences
     )
 
@@ -178,7 +178,7 @@ def test_an_edit_without_effect_is_bad_whatever_else_it_kept() -> None:
     assert verdict.level == "bad"
     assert verdict.sentences[:2] == (
         "Bad: the edit did not take effect.",
-        '"Kenya is located in" -> "Europe" from 0.2% to 1.0%, "Africa" from 95.0% to 90.0%; the '
+        '"Kenya is located in" -> "Europe" from 0.2% to 1.0%, "Africa" from 95% to 90%; the '
         'edited model writes "Africa".',
     )
     assert "The optimisation stopped before it reached its goal." in verdict.sentences
@@ -212,6 +212,8 @@ def test_more_damage_than_good_is_bad() -> None:
         "Mixed: the edit took effect, but 1 of 2 neighbours changed; 1 of 2 other facts of the "
         "subject changed."
     )
+    third = patch(TAKEN, NAIROBI, neighbor(0, kept=False), neighbor(1, kept=True))
+    assert verdict_of(third).level == "bad"  # two of three, of both kinds
     assert verdict_of(patch(TAKEN, NAIROBI)).level == "mixed"  # one question is no majority
 
 
@@ -259,15 +261,15 @@ def test_rounding_and_large_changes_are_reported() -> None:
     lost = verdict_of(patch(TAKEN, size=Size(large, 0.8, 0.2)))
     assert lost.level == "mixed"
     assert (
-        "The change has 60.0% of the norm of b.weight, the largest of 2 changes, which is a lot."
+        "The change has 60% of the norm of b.weight, the largest of 2 changes, which is a lot."
         in lost.sentences
     )
-    assert "Rounding to float32 removes 80.0% of the change." in lost.sentences
+    assert "Rounding to float32 removes 80% of the change." in lost.sentences
     assert "Load the model in float32 (--dtype float32)." in lost.advice
     stored = verdict_of(patch(TAKEN, KEPT_FACT, size=Size(SIZE.parameters, 0.0, 0.3)))
     assert stored.level == "good"
     assert (
-        "Stored in bfloat16, only 30.0% of the change would be left: ship it in float32."
+        "Stored in bfloat16, only 30% of the change would be left: ship it in float32."
         in stored.sentences
     )
 
