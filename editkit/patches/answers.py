@@ -96,7 +96,7 @@ def spoken_object(answer: str, prompt: str = "") -> Spoken | None:
         first, last = _uncased(tokens)
     else:
         tokens = tokens[_after_repetition(tokens, words(prompt)) :]
-        first, last = _cased(_first_clause(tokens))
+        first, last = _cased(_first_clause(tokens), words(prompt))
         if last.plain in _LEADING and first is last:
             return None
     if not _is_spaced(first.text) and first is last:
@@ -192,9 +192,12 @@ def _first_clause(tokens: list[_Word]) -> list[_Word]:
     return tokens
 
 
-def _cased(clause: list[_Word]) -> tuple[_Word, _Word]:
+def _cased(clause: list[_Word], prompt: set[str]) -> tuple[_Word, _Word]:
     """First and last word of the object in a clause of a script with case, or with numbers."""
     start = _after_lead_in(clause)
+    if clause[start].plain in _KINDS and clause[start].plain in prompt:  # a continent in ...
+        names = (n for n in range(start + 1, len(clause)) if _is_capital(clause[n]))
+        start = next(names, start)
     if _is_number(clause[start].text):
         rest = clause[start + 1 : start + 1 + _WITH_NUMBER]
         joined = [word for word in rest if word.plain not in _BREAKS]

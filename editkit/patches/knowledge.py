@@ -307,6 +307,10 @@ class Knowledge:
         known = [each for each in self.table.relations if each in own]
         return list(prompts(known)), list(prompts(fitting))
 
+    def has_fact(self, subject: str, relation: str) -> bool:
+        """Whether the table has the subject's object of the relation."""
+        return any(fact.relation == relation for fact in self.facts_of(subject))
+
     def is_true(self, subject: str, relation: str, text: str) -> bool:
         """Whether it is the subject's object of the relation in the table."""
         return any(

@@ -50,13 +50,30 @@ __all__ = ["Proposal", "propose", "questions_about", "unedited", "with_old_objec
 MOST = 8
 """Most proposed neighbours, and most proposed facts of the subject."""
 _WORDINGS = 3
-_FILLED, _KNOWN = 40, 20  # candidates for neighbours: the template filled in, other wordings
-_ABOUT = 30  # candidates for facts of the subject
-_READ = 16  # answers that are read as texts
 _CONFIDENT = 0.1
 _NEW_TOKENS, _CHAT_TOKENS = 8, 24
 _PER_RELATION = 2
 _FEWEST = 3  # neighbours with the old object; with fewer, others are added
+
+
+class _Most(NamedTuple):
+    """How many candidates are put to the model.
+
+    Attributes:
+        filled: The edited prompt with other subjects.
+        known: Other wordings of facts with the old object.
+        about: Prompts about the subject.
+        read: Answers that are read as texts.
+    """
+
+    filled: int
+    known: int
+    about: int
+    read: int
+
+
+_MOST_PLAIN = _Most(filled=40, known=20, about=30, read=12)
+_MOST_IN_CHAT = _Most(filled=8, known=4, about=8, read=8)  # its template and answers are long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,6 +201,7 @@ class _Proposer:
 
     def __init__(self, model: LanguageModel, request: EditRequest) -> None:
         self.models = unedited(model)
+        self.most = _MOST_IN_CHAT if request.chat else _MOST_PLAIN
         self.request, self.remarks = with_old_object(self.models, request)
         self.knowledge: Knowledge = knowledge_for(model)
         objects = [o for o in (self.request.target_true, self.request.target_new) if o is not None]
@@ -262,8 +280,9 @@ class _Proposer:
             request.prompt, request.subject, old, self.relation, chat=request.chat
         )
         filled, known = (self._distinct(some) for some in prompts)
-        filled, known = filled[:_FILLED], _spread(known, lambda each: each.subject)[:_KNOWN]
-        answered = self._answered_with(old, [*filled, *known])
+        asked = filled[: self.most.filled]
+        asked += _spread(known, lambda each: each.subject)[: self.most.known]
+        answered = self._answered_with(old, asked)
         in_user_words = {each.prompt.subject for each in answered if each.prompt.is_template}
         best = _best(
             [
@@ -277,9 +296,8 @@ class _Proposer:
         if len(best) < _FEWEST and self.relation is not None:
             best += self._same_relation(filled, {each.prompt.subject for each in best})
         if not best:
-            asked = len(filled) + len(known)
             reason = (
-                f"the model answers none of {asked} prompts about other subjects with {old!r}"
+                f"the model answers none of {len(asked)} prompts about other subjects with {old!r}"
                 if asked
                 else "there are no prompts for this language, or the model cannot read them"
             )
@@ -288,6 +306,15 @@ class _Proposer:
 
     def _answered_with(self, old: str, prompts: Sequence[Prompt]) -> list[_Answered]:
         """The prompts that the model answers with the old object."""
+        if self.request.chat:  # sentences, so the probability of the object alone says little
+            likely = [
+                each
+                for each in prompts
+                if self.knowledge.is_true(each.subject, each.relation, old)
+                or not self.knowledge.has_fact(each.subject, each.relation)
+            ]
+            read = self._read(likely)
+            return [each for each in read if same_object(each.spoken.object, old)]
         scored = list(zip(self._scores(prompts, old), prompts, strict=True))
         answered = [
             _Answered(prompt, Spoken(old, old), score.probability)
@@ -295,16 +322,20 @@ class _Proposer:
             if score.is_greedy
         ]
         done = {each.prompt.subject for each in answered}
-        if len(done) < MOST:  # others may be answered with "the city of Seattle"
+        if len(done) < _FEWEST:  # others may be answered with "the city of Seattle"
             others = [pair for pair in scored if pair[1].subject not in done]
             others.sort(key=lambda pair: -pair[0].probability)
-            read = self._read([prompt for _, prompt in others[:_READ]])
+            read = self._read([prompt for _, prompt in others[: self.most.read]])
             answered += [each for each in read if same_object(each.spoken.object, old)]
         return answered
 
     def _same_relation(self, prompts: Sequence[Prompt], done: set[str]) -> list[_Answered]:
         """The edited prompt with other subjects that the model gives the right object for."""
-        others = [each for each in prompts if each.subject not in done][: 2 * _READ]
+        others = [
+            each
+            for each in prompts
+            if each.subject not in done and self.knowledge.has_fact(each.subject, each.relation)
+        ][: self.most.read]
         answered = [
             each
             for each in self._read(others)
@@ -350,10 +381,11 @@ class _Proposer:
 
     def _confident(self, prompts: Sequence[Prompt]) -> list[_Answered]:
         """The prompts that the model answers confidently with an object of another fact."""
-        candidates = self._distinct(prompts)[:_ABOUT]
+        spread = _spread(self._distinct(prompts), lambda each: each.relation)
+        candidates = spread[: self.most.about]
         tops = self._top_probabilities([each.text for each in candidates])
         pairs = sorted(zip(tops, candidates, strict=True), key=lambda pair: -pair[0])
-        read = self._read([each for top, each in pairs if top >= _CONFIDENT][:_READ])
+        read = self._read([each for top, each in pairs if top >= _CONFIDENT][: self.most.read])
         edited = [self.request.target_true or "", self.request.target_new]
         answered = [
             each

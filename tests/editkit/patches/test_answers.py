@@ -56,6 +56,8 @@ def test_the_object_of_a_continuation(answer: str, expected: str) -> None:
             "Swahili",
         ),
         ("What is it?", "The answer is Paris.", "Paris"),
+        ("Which continent is Kenya on?", "Kenya is on a continent called Africa.", "Africa"),
+        ("Which city is it in?", "It is in a city near Rome.", "Rome"),
         ("New York University is in the city of", " New York City.", "New York City"),
         ("Mexico City is in", " Mexico.", "Mexico"),
     ],
