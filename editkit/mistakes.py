@@ -81,6 +81,12 @@ _LISTS_OF = {  # expected kind -> how to make a list of what was given instead
         "path": "Read the file first: [editkit.load_delta(path)].",
         "EditedModels": "These models have them already: models.deltas.",
     },
+    "Patch": {
+        "Patch": "Put it in a list: [patch].",
+        "WeightDelta": "Put a patch of it in a list: [Patch(delta)].",
+        "text": "Read the file first: [Patch.load(path)].",
+        "path": "Read the file first: [Patch.load(path)].",
+    },
     "Record": {
         "Record": "Put it in a list: [record].",
         "Records": "The list is records.records.",
@@ -118,6 +124,11 @@ _ELEMENTS_OF = {  # expected kind -> what to do with each element
         "list": "Leave out one pair of brackets: edit() returns a list.",
         "mapping": "step() returns two values: delta, state = editor.step(model, requests, state).",
     },
+    "Patch": {
+        "WeightDelta": "Make patches of them: [Patch(delta) for delta in deltas].",
+        "text": "Read the files first: Patch.load(path).",
+        "path": "Read the files first: Patch.load(path).",
+    },
     "Record": {
         "EditRequest": "Make records of them: Record(number, request).",
         "mapping": "Write it as Record(case_id, request, probes).",
@@ -148,6 +159,11 @@ _SINGLE = {  # expected kind -> how to get one from what was given instead
         "Patch": "Its delta is patch.delta; patch.save(path) keeps its checks, too.",
         "list": "Give one delta at a time.",
         "EditRequest": "Make the edit first: [delta] = editor.edit(model, [request]).",
+    },
+    "Patch": {
+        "WeightDelta": "Make a patch of it: Patch(delta).",
+        "text": "Read the file first: Patch.load(path).",
+        "path": "Read the file first: Patch.load(path).",
     },
     "EditRequest": {
         "mapping": "Write it as EditRequest(prompt, subject, target_new).",
@@ -240,7 +256,9 @@ def _words(kind: str) -> str:
 
 
 def _plural(noun: str) -> str:
-    return f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    if noun.endswith("y"):
+        return f"{noun[:-1]}ies"
+    return f"{noun}es" if noun.endswith("ch") else f"{noun}s"
 
 
 def _wrong(value: object, expected: str, name: str, call: str, hint: str | None) -> UsageError:

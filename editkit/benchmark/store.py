@@ -60,8 +60,8 @@ class Store:
         StoreError: The file is missing, damaged, not a store, or written by a newer editkit.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        self.path = path
+    def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
+        self.path = path = Path(path)
         self.read_only = read_only
         self._environment = ""
         if read_only and not path.exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit.editing.deltas import applied
-from editkit.mistakes import expect_path
+from editkit.mistakes import expect, expect_list, expect_path
 from editkit.patches.checking import Recheck, recheck
 from editkit.patches.combining import PatchDifference, diff, stacked
 from editkit.patches.content import PatchContent
@@ -59,6 +59,8 @@ class Patch(PatchContent):
         Raises:
             DeltaError: A patch was made for another model, or does not fit it.
         """
+        expect(model, "LanguageModel", "model", "patch.check(model, others)")
+        expect_list(others, "Patch", "others", "patch.check(model, others)")
         return recheck(self, model, others)
 
     @property
@@ -72,6 +74,7 @@ class Patch(PatchContent):
         Raises:
             DeltaError: The file cannot be written.
         """
+        expect_path(path, "path", "patch.save(path)")
         return write_patch(self, path)
 
     @classmethod
@@ -110,6 +113,9 @@ class Patch(PatchContent):
                 cannot hold, or the folder cannot be written.
             ModelError: The model cannot be read.
         """
+        expect_path(out, "out", "patch.export(out)", "the path of a new folder")
+        if model is not None:
+            expect_path(model, "model", "patch.export(out)", "a model's name, folder or file")
         return export_patches([self], out, model=model, format=format, dtype=dtype, force=force)
 
     @classmethod
@@ -126,19 +132,23 @@ class Patch(PatchContent):
             DeltaError: The patches conflict (:meth:`conflicts`), or one does not fit the model. Two
                 equal patches, and two for one fact, are combined if forced.
         """
+        expect_list(patches, "Patch", "patches", "Patch.stack(patches)")
         return cls.of(stacked(patches, force=force, model=model))
 
     @staticmethod
     def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
         """What is wrong with applying patches together, in this order."""
+        expect_list(patches, "Patch", "patches", "Patch.conflicts(patches)")
         return conflicts(patches)
 
     def overlap(self, other: PatchContent) -> float:
         """How far the two react to the same inputs, from 0 to 1: a warning of interference."""
+        expect(other, "Patch", "other", "patch.overlap(other)")
         return overlap(self, other)
 
     def diff(self, other: PatchContent) -> PatchDifference:
         """What differs: fact, editor, settings, weights, origin, and answers to the same checks."""
+        expect(other, "Patch", "other", "patch.diff(other)")
         return diff(self, other)
 
     @classmethod

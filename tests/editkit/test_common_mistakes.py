@@ -100,6 +100,7 @@ any_locator: Any = LOCATOR
 any_metric: Any = METRIC
 any_model_metric: Any = MODEL_METRIC
 any_model: Any = MODEL
+any_patch: Any = PATCH
 any_of: Any = editkit  # calls with wrong types, which mypy would refuse
 
 MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
@@ -249,6 +250,25 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "The unedited model is models.model."),
     (lambda: any_model_metric.score(MODEL), "a LanguageModel as models", "EditedModels",
      "Combine it with its edits: EditedModels(model, deltas)."),
+    # patches
+    (lambda: any_patch.check("atlas"), "the str 'atlas' as model", "a LanguageModel",
+     "Load it first: editkit.load_model(name)."),
+    (lambda: any_patch.check(MODEL, PATCH), "a Patch as others", "a list of Patches",
+     "Put it in a list: [patch]."),
+    (lambda: any_of.Patch.stack([DELTA]), "a WeightDelta as patches[0]", "a Patch",
+     "[Patch(delta) for delta in deltas]"),
+    (lambda: any_of.Patch.conflicts(["a.safetensors"]), "the str 'a.safetensors' as patches[0]",
+     "a Patch", "Patch.load(path)"),
+    (lambda: any_patch.overlap("a.safetensors"), "the str 'a.safetensors' as other", "a Patch",
+     "Read the file first: Patch.load(path)."),
+    (lambda: any_patch.diff(DELTA), "a WeightDelta as other", "a Patch",
+     "Make a patch of it: Patch(delta)."),
+    (lambda: any_patch.save(MODEL), "a LanguageModel as path", "the path of a file",
+     "Give the path of a file."),
+    (lambda: any_patch.export(MODEL), "a LanguageModel as out", "the path of a new folder",
+     "Give the path of a new folder."),
+    (lambda: any_patch.export("no-such-folder", model=MODEL), "a LanguageModel as model",
+     "a model's name, folder or file", "Give a model's name, folder or file."),
     (lambda: any_of.Ledger(MODEL), "a LanguageModel as folder", "the path of a folder",
      "The order of the arguments is Ledger(folder, model=...)."),
     (lambda: any_of.Ledger("no-such-folder", model=MODEL), "a LanguageModel as model",

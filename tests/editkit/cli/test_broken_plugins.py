@@ -71,6 +71,7 @@ def test_a_broken_plugin_is_reported_in_one_line(
     monkeypatch.setenv("EDITKIT_STRICT_PLUGINS", "1")
     default_registry.cache_clear()
     assert editkit("plugins")[0] == 3
+    assert editkit("explain", "errors/plugin")[0] == 0
     code, _, err = editkit("describe", "one")
     assert code == 3
     assert f"EDITKIT_STRICT_PLUGINS is set, and some plugins are broken: {way}" in err

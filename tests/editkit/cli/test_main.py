@@ -28,7 +28,14 @@ sys.stderr.write(f"{code} {loaded} {time.process_time():.2f}")
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("plugins",), ("plugins", "--json"), ("run-benchmark", "--help")]
+    "arguments",
+    [
+        ("--help",),
+        ("plugins",),
+        ("plugins", "--json"),
+        ("run-benchmark", "--help"),
+        ("explain", "delta"),
+    ],
 )
 def test_listing_and_help_load_nothing_heavy(arguments: tuple[str, ...]) -> None:
     done = subprocess.run(
