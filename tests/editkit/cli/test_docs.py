@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import pkgutil
@@ -15,6 +16,19 @@ from editkit import CommandSpec, EditkitError
 from editkit.benchmark.spec import Benchmark
 from editkit.cli.commands import CORE, command_module
 from editkit.cli.patch import ACTIONS
+from editkit.data_types import EditRequest
+from editkit.editing.deltas import WeightDelta
+from editkit.patches.content import (
+    ROLES,
+    Answer,
+    Check,
+    Movement,
+    Origin,
+    ParameterSize,
+    PatchContent,
+    Question,
+    Size,
+)
 from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark.fakes import ROOT
 
@@ -72,6 +86,17 @@ def test_every_action_of_patch_has_a_section_with_its_flags() -> None:
         assert f"| `{action.name}` | {action.summary} |" in section
         flags = actions.choices[action.name]._option_string_actions.keys() - {"-h", "--help"}
         assert not [flag for flag in flags if flag not in own[action.name]], action.name
+
+
+def test_every_field_of_a_patch_file_is_documented() -> None:
+    section = (DOCS / "patches.md").read_text(encoding="utf-8").partition("\n## The file\n")[2]
+    section = section.partition("\n## ")[0]
+    parts = (Answer, Check, Movement, Origin, ParameterSize, PatchContent, Question, Size)
+    fields = {field.name for part in parts for field in dataclasses.fields(part)} - {"delta"}
+    fields |= {field.name for field in dataclasses.fields(EditRequest)}
+    fields |= {field.name for field in dataclasses.fields(WeightDelta)} - {"request", "made_for"}
+    fields |= {"requests", "format", "digest", "patch", "patch_digest", *ROLES}
+    assert not [field for field in sorted(fields) if f"`{field}`" not in section]
 
 
 def test_every_command_and_field_of_a_benchmark_file_is_documented() -> None:
