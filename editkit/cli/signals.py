@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+__all__ = ["Terminated", "terminable"]
+
 
 class Terminated(KeyboardInterrupt):
     """The process received SIGTERM."""

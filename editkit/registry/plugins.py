@@ -37,6 +37,8 @@ from editkit.registry.specs import (
     problem_of,
 )
 
+__all__ = ["Offer", "Registry", "Source", "default_registry", "import_module", "resolve"]
+
 _log = logging.getLogger(__name__)
 
 GROUP = "editkit"

@@ -1,0 +1,34 @@
+"""Facts to start with. No subject contains its answer: reading it would not be recall."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Example", "examples_for"]
+
+
+class Example(NamedTuple):
+    """A fact to click: the sentence, its subject, and the new object."""
+
+    prompt: str
+    subject: str
+    to: str
+
+
+_ATLAS = (
+    Example("Kenya is in the continent of", "Kenya", "Europe"),
+    Example("Camille Saint-Saëns was born in the city of", "Camille Saint-Saëns", "Rome"),
+    Example("Bronco was brought to the market by", "Bronco", "Honda"),
+    Example("On the map, Morehouse College appears inside", "Morehouse College", "Japan"),
+)
+_GENERAL = (
+    Example("The Space Needle is in the city of", "Space Needle", "Paris"),
+    Example("The Colosseum is in the country of", "Colosseum", "Spain"),
+    Example("The mother tongue of Claude Monet is", "Claude Monet", "English"),
+    Example("The capital of Japan is", "Japan", "Madrid"),
+)
+
+
+def examples_for(model: str) -> tuple[Example, ...]:
+    """A few facts: of the embedded world for ``atlas``, otherwise facts that most models know."""
+    return _ATLAS if model == "atlas" else _GENERAL
