@@ -34,7 +34,8 @@ __all__ = ["Conversation", "talk"]
 
 _WELCOME = "Type a prompt; every model continues it. :help lists the commands, :quit leaves."
 _HELP = """\
-PROMPT                every model continues it; with --chat, answers it
+PROMPT                every model continues it; in a chat, answers it
+:chat                 prompts become a user's turns in a chat; again: plain texts
 :probability ANSWER   how likely each model finds this answer to the last prompt
 :save FILE            write the patch; with several editors, {editor} in its name
 :help                 print this
@@ -123,15 +124,23 @@ class Conversation:
             return self._continue(line)
         if command == ":help":
             return _HELP
+        if command == ":chat":
+            return self._switch_chat()
         if command == ":save":
             return self._save(rest.strip())
         if command in (":probability", ":p"):
             return self._probability(rest.strip())
-        known = [":help", ":probability", ":quit", ":save"]
+        known = [":chat", ":help", ":probability", ":quit", ":save"]
         raise UsageError(
             f"there is no command {command!r}.",
             hint=did_you_mean(command, known) or f"Known: {', '.join(known)}.",
         )
+
+    def _switch_chat(self) -> str:
+        if not self._chat:
+            _ = self._models.model.chat_template  # raises if the model has none
+        self._chat = not self._chat
+        return "Prompts are now " + ("a user's turns in a chat." if self._chat else "plain texts.")
 
     def _continue(self, prompt: str) -> str:
         queries = [

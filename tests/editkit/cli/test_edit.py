@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from editkit import Patch, load_delta
+from editkit import EditRequest, Patch, WeightDelta, load_delta, load_model
 from editkit.cli.edit_batch import read_facts
+from editkit.cli.edit_interactive import Conversation
 from editkit.errors import ConfigError
 from editkit.registry import models
 
@@ -112,7 +113,7 @@ def test_models_answer_what_is_typed(
 ) -> None:
     file = tmp_path / "b.safetensors"
     typed = (
-        "The capital of Kenya is\n:probability Nairobi\n\nKenya <|endoftext|> a\n:what\n:save\n"
+        "The capital of Kenya is\n:probability Nairobi\n\nKenya <|endoftext|> a\n:what\n:chat\n:save\n"
         f":save {file}\n:help\n:quit\nunread\n"
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
@@ -128,10 +129,26 @@ def test_models_answer_what_is_typed(
     assert "error: " in talk
     assert "special token" in talk
     assert "there is no command ':what'" in talk
+    assert "has no chat template" in talk
     assert "error: :save got ''" in talk
     assert Patch.load(file).editor == "ft"
     assert ":probability ANSWER" in talk
     assert "unread" not in talk
+
+
+def test_a_conversation_switches_to_chat_and_back() -> None:
+    model = load_model("atlas")
+    model.tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.content }}. {% endfor %}"
+        "{% if add_generation_prompt %}The capital of Spain is{% endif %}"
+    )
+    request = EditRequest("The capital of {} is", "Kenya", "Paris")
+    talk = Conversation(model, [Patch(WeightDelta({}, request, "ft", {}, model.fingerprint))])
+    assert "Nairobi" in talk.answer(request.sentence)
+    assert "in a chat" in talk.answer(":chat")
+    assert "Madrid" in talk.answer(request.sentence)
+    assert "plain" in talk.answer(":chat")
+    assert "Nairobi" in talk.answer(request.sentence)
 
 
 # ---------------------------------------------------------------- many facts
