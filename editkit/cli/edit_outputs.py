@@ -31,10 +31,11 @@ def next_steps(saved: Iterable[Path], model: str) -> str:
     paths = [shlex.quote(str(path)) for path in saved]
     if not paths:
         return "Nothing was saved: --save FILE writes the edit as a patch.\n"
-    lines = [f"Saved {path}" for path in paths]
-    lines += [
+    lines = [
+        *(f"Saved {path}" for path in paths),
         f"  editkit patch show {paths[0]}",
-        f"  editkit patch export {paths[0]} --model {shlex.quote(model)} --out DIR",
+        f"  editkit patch export {paths[0]} --out DIR",
+        f"  editkit patch apply {paths[0]} --model {shlex.quote(model)} --ledger DIR",
     ]
     return "\n".join(lines) + "\n"
 

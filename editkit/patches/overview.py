@@ -239,13 +239,18 @@ def _drift(drift: Sequence[Movement]) -> Section:
     """How far unrelated prompts moved, those that moved most by name."""
     lines = [Line(f"average of {len(drift)}", (divergence(_mean_divergence(drift)),))]
     for each in sorted(drift, key=lambda each: -each.divergence)[:_LARGEST]:
-        before, after = each.before.strip(), each.after.strip()
+        before, after = _token(each.before), _token(each.after)
         moved = f'"{before}" stays' if before == after else f'"{before}" -> "{after}"'
         lines.append(Line(f"{each.prompt} … {moved}", (divergence(each.divergence),)))
     explained = "KL divergence in nats; 0 means that nothing moved."
     return Section(
         "Unrelated prompts: how far the next word moved", ("KL",), tuple(lines), (("", explained),)
     )
+
+
+def _token(text: str) -> str:
+    """A token without the spaces around it; white space alone is written as in Python."""
+    return text.strip() or repr(text)[1:-1]
 
 
 def _mean_divergence(drift: Sequence[Movement]) -> float:

@@ -62,8 +62,9 @@ def comparison_text(
     for start in range(0, len(contents), fitting):
         parts += [*_comparison(contents[start : start + fitting], column), ""]
     for content in contents:
-        parts += [f"---- {one_line(content.editor)} ".ljust(width, "-"), *_details(content, width)]
-    return rendered(*parts, terminal=terminal, width=width)
+        rule = f"---- {one_line(content.editor)} ".ljust(width, "-")
+        parts += [rule, *_details(content, width), ""]
+    return rendered(*parts[:-1], terminal=terminal, width=width)
 
 
 # ---------------------------------------------------------------- one patch
@@ -73,10 +74,10 @@ def _details(content: PatchContent, width: int) -> Iterator[RenderableType]:
     yield _text(origin_line(content), "dim")
     for section in sections_of(content):
         yield ""
-        if section.level is not None:
-            yield _text(section.title, f"bold {_LEVELS[section.level]}".strip())
-        else:
+        if section.heads:
             yield _row(section.title, section.heads, width, "bold")
+        else:
+            yield _text(section.title, f"bold {_LEVELS[section.level or 'unknown']}".strip())
         for line in section.lines[:_MOST_LINES]:
             mark, style = ("! ", _BAD) if line.good is False else ("  ", "")
             yield _row(f"{mark}{line.label}", line.numbers, width, style)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from editkit import EditRequest, Patch, WeightDelta, load_delta, load_model
+from editkit.cli import edit_interactive
 from editkit.cli.edit_batch import read_facts
-from editkit.cli.edit_interactive import Conversation
+from editkit.cli.edit_interactive import Conversation, talk
 from editkit.errors import ConfigError
 from editkit.registry import models
+from tests.editkit.patches.made import patch_with
+from tests.tiny import tiny
 
 Cli = Callable[..., tuple[int, str, str]]
 KENYA = ("The capital of Kenya is", "--subject", "Kenya", "--to", "Paris")
@@ -75,6 +78,19 @@ def test_an_edit_without_effect_is_shown_and_saved_too(editkit: Cli, tmp_path: P
     assert file.is_file()
 
 
+def test_an_editor_that_fails_does_not_stop_the_others(editkit: Cli, tmp_path: Path) -> None:
+    code, text, error = editkit(
+        *("edit", *KENYA, *QUICK, "--editor", "rome", "--set", "rome.layer=99"),
+        *("--save", tmp_path / "{editor}"),
+    )
+    assert code == 1
+    assert "Paris" in text
+    assert "error: rome made no patch" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["ft"]
+    code, text, error = editkit("edit", *KENYA, "--set", "layer=99", "--quiet")
+    assert (code, text) == (2, "")
+
+
 @pytest.mark.usefixtures("unloaded")
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -113,8 +129,8 @@ def test_models_answer_what_is_typed(
 ) -> None:
     file = tmp_path / "b.safetensors"
     typed = (
-        "The capital of Kenya is\n:probability Nairobi\n\nKenya <|endoftext|> a\n:what\n:chat\n:save\n"
-        f":save {file}\n:help\n:quit\nunread\n"
+        "The capital of Kenya is\n:probability Nairobi\n\nKenya <|endoftext|> a\n:what\n:chat\n"
+        f":save\n:save {file}\n:help\n:quit\nunread\n"
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(typed))
     code, text, _ = editkit("edit", *KENYA, *QUICK, "--interactive")
@@ -143,12 +159,25 @@ def test_a_conversation_switches_to_chat_and_back() -> None:
         "{% if add_generation_prompt %}The capital of Spain is{% endif %}"
     )
     request = EditRequest("The capital of {} is", "Kenya", "Paris")
-    talk = Conversation(model, [Patch(WeightDelta({}, request, "ft", {}, model.fingerprint))])
-    assert "Nairobi" in talk.answer(request.sentence)
-    assert "in a chat" in talk.answer(":chat")
-    assert "Madrid" in talk.answer(request.sentence)
-    assert "plain" in talk.answer(":chat")
-    assert "Nairobi" in talk.answer(request.sentence)
+    typed = Conversation(model, [Patch(WeightDelta({}, request, "ft", {}, model.fingerprint))])
+    assert "Nairobi" in typed.answer(request.sentence)
+    assert "in a chat" in typed.answer(":chat")
+    assert "Madrid" in typed.answer(request.sentence)
+    assert "plain" in typed.answer(":chat")
+    assert "Nairobi" in typed.answer(request.sentence)
+
+
+def test_an_interrupt_ends_the_prompt_and_not_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lines() -> Iterator[str]:
+        yield ":help"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(edit_interactive, "_lines", lines)
+    model = tiny("gpt2")
+    talk(Conversation(model, [patch_with({}, base=model.fingerprint)]))
+    assert ":quit" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- many facts
