@@ -7,7 +7,11 @@ from pathlib import Path
 
 from editkit.errors import ModelError, first_line
 
-_WANTED = ("*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model")
+_WANTED = (
+    "*.safetensors", "*.safetensors.index.json", "*.json", "merges.txt", "*.model",
+    "*.jinja",  # chat templates
+    "LICENSE*", "NOTICE*", "README.md",  # belong to exported copies
+)  # fmt: skip
 _ADDRESSES = ("https://huggingface.co/", "http://huggingface.co/", "https://hf.co/", "hf://")
 
 

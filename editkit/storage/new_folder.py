@@ -37,7 +37,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     _check_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(target)
-    temporary = target.with_name(f".{target.name}{_PARTIAL}{uuid.uuid4().hex}")
+    temporary = target.with_name(f".{target.name}{_PARTIAL}{uuid.uuid4().hex[:12]}")
     lock = FileLock(_lock_of(temporary))
     with lock:
         try:
