@@ -1,8 +1,9 @@
-"""What the actions on patches share: files, the model that they name, what is between two."""
+"""What the actions on patches share: reading files, loading their model, comparing each two."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.cli.arguments import add_flag, path
 from editkit.errors import ModelError, UsageError
 from editkit.patches.files import read_patch
-from editkit.patches.interference import conflicts
+from editkit.patches.interference import LARGE_OVERLAP, conflicts
 from editkit.safe_text import one_line
 from editkit.terminal import aligned, wrapped
 
@@ -26,6 +27,7 @@ __all__ = [
     "conflicts_text",
     "model_of",
     "names_of",
+    "overlaps_text",
     "pair_table",
     "read_patches",
 ]
@@ -99,6 +101,18 @@ def conflicts_text(names: Sequence[str], patches: Sequence[PatchContent]) -> str
     """The conflicts between patches, a sentence each."""
     sentences = [wrapped(f"{each.kind}: {each.sentence(names)}") for each in conflicts(patches)]
     return "".join(sentences) or "No conflicts.\n"
+
+
+def overlaps_text(names: Sequence[str], table: Sequence[Sequence[float]]) -> str:
+    """A sentence for each two patches that are likely to disturb each other."""
+    return "".join(
+        wrapped(
+            f"{names[i]} and {names[j]} overlap by {table[i][j]:.2f}: 'editkit patch check "
+            "--together' shows whether one of them suffers."
+        )
+        for i, j in itertools.combinations(range(len(names)), 2)
+        if table[i][j] >= LARGE_OVERLAP
+    )
 
 
 def conflicts_data(names: Sequence[str], patches: Sequence[PatchContent]) -> list[dict[str, Any]]:

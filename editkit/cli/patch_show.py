@@ -22,6 +22,7 @@ from editkit.cli.patch_files import (
     conflicts_data,
     conflicts_text,
     names_of,
+    overlaps_text,
     pair_table,
     read_patches,
 )
@@ -79,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if table:
         parts.append(
             "Overlap, from 0 to 1 ('editkit explain patches' describes what it predicts):\n\n"
-            f"{pair_table(names, table)}\n{conflicts_text(names, patches)}"
+            f"{pair_table(names, table)}\n{overlaps_text(names, table)}"
+            f"{conflicts_text(names, patches)}"
         )
     sys.stdout.write("\n".join(parts))
     return 0

@@ -11,10 +11,18 @@ import argparse
 import sys
 
 from editkit.cli.arguments import add_flag, path
-from editkit.cli.patch_files import add_files, add_model_flags, model_of, names_of, read_patches
+from editkit.cli.patch_files import (
+    add_files,
+    add_model_flags,
+    model_of,
+    names_of,
+    overlaps_text,
+    read_patches,
+)
 from editkit.errors import UsageError
 from editkit.patches.combining import stacked
 from editkit.patches.files import write_patch
+from editkit.patches.interference import overlaps
 from editkit.safe_text import one_line
 
 
@@ -53,4 +61,5 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(
         one_line(f"{args.out}: {facts}, norm {patch.delta.norm():.4g}, {checks}") + "\n"
     )
+    sys.stdout.write(overlaps_text(names, overlaps(patches)))
     return 0

@@ -156,11 +156,15 @@ def test_stack_writes_one_patch_and_refuses_conflicts(
     code, text, _ = editkit("patch", "stack", *files, "--out", out)
     assert code == 0
     assert "2 facts" in text
+    assert "overlap" not in text
     assert "without checks" in text
     assert Patch.load(out).requests == (ROME, OSLO)
     content = out.read_bytes()
     code, _, error = editkit("patch", "stack", *files, "--out", out, "--force")
     assert (code, out.read_bytes()) == (2, content)
+    scaled = written(tmp_path / "c.patch", 0, EditRequest("{} borders", "Oslo", "Chad"))
+    code, text, _ = editkit("patch", "stack", files[0], scaled, "--out", tmp_path / "d", "--force")
+    assert "a.patch and c.patch overlap by 1.00" in " ".join(text.split())
     assert "exists" in error
     code, _, error = editkit("patch", "stack", files[0], out, "--out", tmp_path / "no")
     assert code == 2
