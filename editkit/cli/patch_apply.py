@@ -66,8 +66,8 @@ def run(args: argparse.Namespace) -> int:
         if args.rebuild:
             for problem in ledger.rebuild(by=args.by) or ["nothing was damaged"]:
                 sys.stdout.write(f"rebuilt: {problem}\n")
-        if args.files:
-            print_changes("applied", ledger.apply(args.files, by=args.by, force=args.force), ledger)
+        entries = ledger.apply(args.files, by=args.by, force=args.force) if args.files else ()
+        print_changes("applied", entries, ledger)
     return 0
 
 

@@ -49,6 +49,7 @@ from editkit.patches.ledger_state import (
 )
 from editkit.patches.patch import Patch
 from editkit.storage.digests import file_blocks, sha256_of
+from editkit.validation import text_problem
 
 __all__ = ["Ledger"]
 
@@ -549,8 +550,11 @@ def _html(folder: Path, state: State) -> Iterator[str]:
 def _who(by: str | None) -> str:
     if by is not None:
         name = " ".join(by.split())
-        if not name:
-            raise LedgerError("the name of who does this is blank.", hint="Give a name, or none.")
+        if not name or text_problem(name):
+            raise LedgerError(
+                f"the name of who does this is {by!r:.80}, expected a text.",
+                hint="Give a name, or none.",
+            )
         return name
     try:
         user = getpass.getuser()

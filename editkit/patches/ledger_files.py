@@ -237,7 +237,9 @@ class LedgerFolder:
 
     def _lines(self, text: bytes) -> tuple[LogLine, ...]:
         try:
-            lines = [parsed(LogLine, line) for line in text.decode().splitlines()]
+            lines = [parsed(LogLine, line) for line in text.decode().split("\n")[:-1]]
+            if not text.endswith(b"\n"):
+                raise ValueError("its last line is not complete")
             entries_of(lines)
         except (ValueError, KeyError) as error:
             raise _damaged(self._log, str(error)) from None
@@ -377,6 +379,7 @@ class LedgerFolder:
         with self._writing():
             try:
                 self._write(self._pending, dumped(pending))
+                flush(self.folder)
                 if description is not None:
                     self._write(self._description, dumped(description, indent=2) + "\n")
                 if copy_base is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from editkit.editing.deltas import WeightDelta
 from editkit.errors import LedgerError
@@ -13,6 +13,7 @@ from editkit.patches.files import write_patch
 from editkit.patches.ledger_rules import Given
 from editkit.patches.ledger_state import LedgerEntry, fact_in_words
 from editkit.patches.patch import Patch
+from editkit.safe_text import one_line
 from editkit.storage.digests import file_blocks, sha256_of
 
 __all__ = ["PatchLike", "as_list", "given_patches", "selected"]
@@ -21,19 +22,19 @@ PatchLike: TypeAlias = PatchContent | WeightDelta | str | Path
 """A patch, a delta, or a patch file."""
 
 _SHORTEST_DIGEST = 6
-_T = TypeVar("_T")
 
 
-def as_list(patches: _T | Sequence[_T]) -> list[_T]:
+def as_list(patches: object) -> list[Any]:
     """One or several patches as a list.
 
     Raises:
         LedgerError: There are none, or it is something else.
     """
-    single = isinstance(patches, int | str | Path | PatchContent | WeightDelta)
-    several = [patches] if single else list(patches) if isinstance(patches, Iterable) else None
-    if several is None:
+    if isinstance(patches, int | str | Path | PatchContent | WeightDelta):
+        return [patches]
+    if not isinstance(patches, Iterable):
         raise _wrong(patches)
+    several = list(patches)
     if not several:
         raise LedgerError("no patch is given.", hint="Give at least one.")
     return several
@@ -56,7 +57,7 @@ def given_patches(patches: Sequence[PatchLike], temporary: Path) -> list[Given]:
             path = write_patch(patch, temporary / f"{number}.safetensors")
             before = sha256_of(file_blocks(path))
             fact = next(iter(fact_in_words(patch)), "no fact recorded")
-            title = f"the {patch.editor} patch ({fact})"
+            title = one_line(f"the {patch.editor} patch ({fact})")
         every.append(Given(patch, title, path, before, patch.delta.digest()))
     return every
 

@@ -99,12 +99,12 @@ class Killed(BaseException):
 
 @dataclasses.dataclass
 class Breaking:
-    """Breaks the operations that write to a folder.
+    """Breaks the operations that write to a folder, from one of them on.
 
     Attributes:
         folder: The folder.
         first: Number of the first operation that fails, from 1.
-        error: What it raises. After :class:`Killed`, every later operation fails, too.
+        error: What they raise. An OSError is a full disk, where files can still be removed.
         count: How many were tried.
     """
 
@@ -118,10 +118,11 @@ class Breaking:
         return self.count >= self.first
 
     def __call__(self, event: str, args: Sequence[Any]) -> None:
-        if event not in _WRITING or not self._is_inside(event, args):
+        events = _NEEDING_SPACE if isinstance(self.error, OSError) else _WRITING
+        if event not in events or not self._is_inside(event, args):
             return
         self.count += 1
-        if self.count == self.first or (self.happened and isinstance(self.error, Killed)):
+        if self.happened:
             raise self.error
 
     def _is_inside(self, event: str, args: Sequence[Any]) -> bool:
@@ -133,9 +134,9 @@ class Breaking:
         return any(not Path(p).is_absolute() or p.startswith(f"{self.folder}/") for p in paths)
 
 
-_WRITING = {
-    "open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.truncate",
-    "shutil.rmtree", "shutil.copyfile",
+_NEEDING_SPACE = {"open", "os.mkdir", "os.symlink", "shutil.copyfile"}
+_WRITING = _NEEDING_SPACE | {
+    "os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree",
 }  # fmt: skip
 _breaking: list[Breaking] = []
 
@@ -157,7 +158,7 @@ _installed: list[bool] = []
 
 @contextlib.contextmanager
 def breaking(folder: Path, first: int, error: BaseException) -> Iterator[Breaking]:
-    """Inside, the n-th operation that writes to the folder fails."""
+    """Inside, operations that write to the folder fail from the n-th on."""
     if not _installed:
         sys.addaudithook(_hook)  # cannot be removed; it does nothing outside such blocks
         _installed.append(True)

@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 
 from editkit import (
     DeltaError,
+    EditRequest,
     Ledger,
     LedgerError,
+    LowRank,
     ModelError,
     Patch,
     PromptContext,
@@ -113,7 +115,7 @@ def _check_values(ledger: Ledger, model: object, deltas: list[WeightDelta]) -> N
 
 @pytest.mark.slow
 def test_ten_patches_of_atlas_in_twenty_orders(tmp_path: Path) -> None:
-    from editkit import EditRequest, make_editor
+    from editkit import make_editor
 
     model = load_model("atlas")
     editor = make_editor("rome", model)
@@ -175,6 +177,64 @@ def test_patches_made_on_top_of_others_follow_them(base: Path, tmp_path: Path) -
     assert served(ledger) == whole
     ledger.revert(first, force=True)
     assert "was made on top of patch 3" in ledger.log()[-1].forced[0]
+
+
+def test_a_gguf_file_is_copied_dequantised_and_not_needed_later(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    from tests.editkit.models.test_gguf import source, write
+
+    file = write(tmp_path / "tiny.gguf", source.__wrapped__())  # type: ignore[attr-defined]
+    model = load_model(str(file))
+    delta = WeightDelta(
+        {"model.layers.1.mlp.down_proj.weight": LowRank(torch.ones(96, 1), torch.ones(1, 64))},
+        EditRequest("{} is in", "Rome", "France"),
+        "test",
+        {},
+        model.fingerprint,
+    )
+    ledger = Ledger.create(tmp_path / "ledger", file, delta)
+    whole = served(ledger)
+    assert "weights.json" not in whole
+    _check_values(ledger, model, [delta])
+    file.unlink()
+    ledger.revert(delta)
+    assert served(ledger) == contents(ledger.folder / "base")
+    ledger.apply(delta)
+    assert served(ledger) == whole
+    assert ledger.check() == []
+    (ledger.folder / "base" / "config.json").unlink()
+    with pytest.raises(LedgerError, match=r"base.config\.json is missing"):
+        ledger.revert(delta)
+
+
+def test_without_links_a_file_names_the_served_folder(
+    base: Path, patches: list[Patch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editkit.patches.ledger.can_link", lambda folder: False)
+    ledger = Ledger.create(tmp_path / "ledger", base, patches[0])
+    monkeypatch.undo()
+    ledger.apply(patches[1])
+    assert ledger.link.name == "model.txt"
+    assert ledger.folder / ledger.link.read_text(encoding="utf-8").strip() == ledger.model
+    _check_values(ledger, load_model(str(base)), [each.delta for each in patches[:2]])
+    assert not (ledger.folder / "model").exists()
+    ledger.link.write_text("elsewhere", encoding="utf-8")
+    with pytest.raises(LedgerError, match="points to 'elsewhere', which is not a version"):
+        ledger.revert(1)
+
+
+def test_bytes_do_not_depend_on_the_number_of_threads(
+    base: Path, patches: list[Patch], tmp_path: Path
+) -> None:
+    before = torch.get_num_threads()
+    one = Ledger.create(tmp_path / "one", base, patches)
+    try:
+        torch.set_num_threads(3)
+        three = Ledger.create(tmp_path / "three", base, patches)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert served(one) == served(three)
 
 
 # ---------------------------------------------------------------- who, what, when
