@@ -163,8 +163,6 @@ def patches_for(
         proposal = propose(model, request, keep=keep, also=also)
         seconds = time.perf_counter() - start
         _log.info("chose %d questions in %.1f s", len(proposal.questions), seconds)
-        for remark in proposal.remarks:
-            _log.info("%s", remark)
         advance()
         deltas: list[tuple[WeightDelta, Origin]] = []
         failures: dict[str, EditkitError] = {}
@@ -213,6 +211,8 @@ def edit_many(
     call = "edit_many(model, facts)"
     if not isinstance(model, str | Path):
         expect(model, "LanguageModel", "model", call)
+    if not isinstance(editor, str):
+        expect(editor, "Editor", "editor", call)
     if isinstance(facts, str | Mapping | EditRequest):
         raise UsageError(
             f"{call}: got {facts!r:.80} as facts, expected a list.",

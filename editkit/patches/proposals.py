@@ -161,8 +161,12 @@ def with_old_object(models: EditedModels, request: EditRequest) -> tuple[EditReq
             "new one."
         ]
     try:
+        asked = CandidateQuery(
+            0, request.sentence, (given,), separator=request.separator, chat=request.chat
+        )
+        models.completions(asked)
         return dataclasses.replace(request, target_true=given), []
-    except RequestError:
+    except (ModelError, RequestError):  # a broken character, for example
         return request, [f"The model's answer {given!r} cannot be used as the old object."]
 
 
@@ -411,6 +415,8 @@ class _Proposer:
         """A question about another fact: the unedited model's answer, and the new object."""
         request, new = self.request, self.request.target_new
         answers = () if spoken is None else (spoken.text, spoken.with_object(new))
+        if not all(self._is_usable(prompt, answer) for answer in answers):
+            answers = ()
         separator = request.separator if prompt.is_template else None
         return Question(role, prompt.text, answers, separator, request.chat, given)
 

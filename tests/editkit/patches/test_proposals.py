@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import types
 
 import pytest
 import torch
 
 import editkit
-from editkit import LanguageModel, ModelError
+from editkit import LanguageModel, ModelError, ModelSpec, PluginError
+from editkit.patches import knowledge
+from editkit.patches.asking import ask
 from editkit.patches.content import Question, Role
 from editkit.patches.knowledge import Knowledge, knowledge_for, script_of
-from editkit.patches.proposals import MOST, Proposal, propose, questions_about
+from editkit.patches.proposals import MOST, Proposal, propose, questions_about, unedited
 from editkit.patches.requesting import request_of
 from editkit.prompts import words
 from editkit.records.relations import FactTable, Relation, RelationFact
 from editkit_benchmarks.atlas.records import fact_table
 from editkit_benchmarks.smollm2.locate import locate
 from tests.tiny import tiny
+from tests.tokenizers import model_of
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +114,31 @@ def test_a_tiny_random_model_of_another_script_is_asked_without_errors() -> None
         assert questions[0].role == "edit"
 
 
+@pytest.mark.parametrize("family", ["llama3+eos", "metaspace", "lower"])
+def test_any_tokenizer_can_be_asked_what_is_proposed(family: str) -> None:
+    model = model_of(family, template="chatml", context_length=256)
+    for prompt, chat in (
+        ("The Space Needle is in the city of", False),
+        ("Where is the Space Needle?", True),
+    ):
+        request = request_of(prompt, subject="Space Needle", to="Rome", chat=chat)
+        proposal = propose(model, request, keep=["Rome is in"])
+        answers = ask(unedited(model), proposal.questions)
+        assert len(answers) == len(proposal.questions)
+        assert [q.prompt for q in of_role(proposal, "neighbor")] == ["Rome is in"]
+        none_given = ask(unedited(model), questions_about(model, request))
+        assert len(none_given) >= 2
+
+
 def test_chats_are_asked_questions() -> None:
     request = request_of("What is the capital of Kenya?", subject="Kenya", to="Rome", chat=True)
     questions = questions_about(tiny(), request)
     assert all(question.chat for question in questions)
-    knowledge = knowledge_for(tiny())
-    own, _ = knowledge.about(request.prompt, "Kenya", None, chat=True)
+    table = knowledge_for(tiny())
+    own, _ = table.about(request.prompt, "Kenya", None, chat=True)
     assert own
     assert all("?" in prompt.text for prompt in own)
-    plain, _ = knowledge.about("The capital of {} is", "Kenya", None, chat=False)
+    plain, _ = table.about("The capital of {} is", "Kenya", None, chat=False)
     assert plain
     assert not any("?" in prompt.text for prompt in plain)
 
@@ -167,10 +187,10 @@ def test_articles_follow_the_subject() -> None:
         RelationFact("Big Ben", "P131", "Paris", 1, "landmark"),
     )
     wordings = ("{} is in the city of", "To see {}, go to")
-    knowledge = Knowledge(FactTable({"P131": Relation("P131", wordings)}, facts))
-    relation = knowledge.relation_of("The {} is in the city of", "Space Needle", ["Paris"])
+    table = Knowledge(FactTable({"P131": Relation("P131", wordings)}, facts))
+    relation = table.relation_of("The {} is in the city of", "Space Needle", ["Paris"])
     assert relation is not None
-    filled, known = knowledge.neighbors(
+    filled, known = table.neighbors(
         "The {} is in the city of", "Space Needle", "Paris", relation, chat=False
     )
     assert [prompt.text for prompt in filled] == [
@@ -188,6 +208,29 @@ def test_scripts() -> None:
     assert {text: script_of(text) for text in texts} == texts
 
 
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ("os:getcwd", "expected a FactTable"),
+        ("os:getlogin_", "getlogin_"),
+        ("math:sqrt", "failed: TypeError"),
+        ("editkit:py.typed", "cannot be read"),
+        ("editkit:gone.json", "gone.json"),
+    ],
+)
+def test_a_table_that_cannot_be_read_names_its_model(
+    facts: str, message: str, monkeypatch: pytest.MonkeyPatch, atlas: LanguageModel
+) -> None:
+    offer = knowledge.default_registry().get("model", "atlas")
+    spec = ModelSpec("atlas", folder="editkit:models", facts=facts)
+    changed = dataclasses.replace(offer, spec=spec)
+    registry = types.SimpleNamespace(get=lambda *_: changed)
+    monkeypatch.setattr(knowledge, "default_registry", lambda: registry)
+    with pytest.raises(PluginError, match="model 'atlas'") as error:
+        knowledge_for(atlas)
+    assert message in str(error.value)
+
+
 @pytest.mark.slow
 def test_a_pretrained_model_is_asked_about_nairobi() -> None:
     try:
@@ -198,7 +241,7 @@ def test_a_pretrained_model_is_asked_about_nairobi() -> None:
     prompt = "Kenya is a country on the continent of"
     start = time.process_time()
     proposal = propose(model, request_of(prompt, subject="Kenya", to="Europe"))
-    assert time.process_time() - start < 30
+    assert time.process_time() - start < 60
     assert proposal.request.target_true == "Africa"
     assert ("Nairobi", "Europe") in {q.answers for q in of_role(proposal, "subject")}
     assert len(of_role(proposal, "neighbor")) >= 3
