@@ -1,4 +1,4 @@
-"""What overlap and interference predict, measured on pairs of ROME edits; prints docs/patches.md.
+"""What overlap and interference predict: pairs of ROME edits on atlas, for docs/patches.md.
 
 pytest -m slow -s -n 0 tests/editkit/patches/test_interference_on_atlas.py
 """
@@ -101,5 +101,6 @@ def test_both_numbers_predict_which_edits_suffer(capsys: pytest.CaptureFixture[s
                 print(f"  {least} to {most}: {some.sum()} pairs, kept {kept:.1%}, "
                       f"halved {halved[some].sum()}")  # fmt: skip
     size = {name: spearmanr(values, abs(loss))[0] for name, values in predictions.items()}
-    assert size["interference"] > size["overlap"] > 0
-    assert all(roc_auc_score(halved, values) > 0.85 for values in predictions.values())
+    area = {name: roc_auc_score(halved, values) for name, values in predictions.items()}
+    assert size["interference"] > size["overlap"] > 0.1
+    assert area["interference"] > area["overlap"] > 0.7
