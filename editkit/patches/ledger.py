@@ -366,7 +366,8 @@ class Ledger:
                 "model.",
                 hint="Leave out the model, or choose another folder for a new ledger.",
             )
-        if not base.copied and not Path(base.path).exists():
+        old = Path(base.path)
+        if not base.copied and files != old and differences(old, base.files, more=False):
             _log.info("the base model of %s is now %s", self.folder, files)
             with self._files.alone():
                 description = self._files.description()

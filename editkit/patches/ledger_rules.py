@@ -109,15 +109,18 @@ def _model_of(given: Given, fingerprint: str) -> str:
 
 
 def disturbances(applied: Sequence[Given], new: Sequence[Given]) -> Iterator[str]:
-    """Pairs of patches that are likely to disturb each other, a sentence each."""
+    """Which new patches are likely to disturb others, a sentence for each, with the likeliest."""
     for number, given in enumerate(new):
-        for other in (*applied, *new[:number]):
-            value = overlap(other.patch, given.patch)
-            if value >= HIGH_OVERLAP and other.digest != given.digest:
-                yield (
-                    f"{given.title} and {other.title} react to similar inputs (overlap "
-                    f"{value:.2f}; 0 is none, 1 the same): check both facts"
-                )
+        others = [other for other in (*applied, *new[:number]) if other.digest != given.digest]
+        values = [overlap(other.patch, given.patch) for other in others]
+        high = [value for value in values if value >= HIGH_OVERLAP]
+        if high:
+            largest = max(high)
+            more = f", and {len(high) - 1} more" if len(high) > 1 else ""
+            yield (
+                f"{given.title} reacts to similar inputs as {others[values.index(largest)].title} "
+                f"(overlap {largest:.2f}; 0 is none, 1 the same){more}: check these facts"
+            )
 
 
 def objections_to_revert(

@@ -444,6 +444,10 @@ def test_a_moved_base_model_is_reported_and_its_new_place_remembered(
     Ledger(ledger.folder, model=tmp_path / "elsewhere").apply(patches[1])
     assert ledger.base.path == str(tmp_path / "elsewhere")
     assert ledger.check() == []
+    shutil.copytree(tmp_path / "elsewhere", own)
+    (tmp_path / "elsewhere" / "config.json").unlink()
+    Ledger(ledger.folder, model=own).revert(1)  # a whole copy, while the old one is damaged
+    assert ledger.base.path == str(own)
 
 
 def test_new_files_beside_the_base_model_do_not_count(
