@@ -13,7 +13,6 @@ from editkit.editing.changes import Change, LowRank, Rows
 from editkit.editing.delta_effects import norm_of
 from editkit.editing.deltas import notes_of_facts, stack
 from editkit.errors import DeltaError
-from editkit.mistakes import expect, expect_list
 from editkit.patches.content import Check, Origin, PatchContent, Question
 from editkit.patches.interference import (
     REFUSED_UNLESS_FORCED,
@@ -79,7 +78,6 @@ def check_combinable(
     patches: Sequence[PatchContent], *, force: bool = False, names: Sequence[str] | None = None
 ) -> None:
     """Raise if patches should not be combined; arguments and errors as for :func:`stacked`."""
-    expect_list(patches, "Patch", "patches", "Patch.stack(patches)")
     if not patches:
         raise DeltaError("there are no patches to combine.", hint="Give at least one.")
     if names is None:
@@ -233,8 +231,6 @@ class PatchDifference:
 
 def diff(a: PatchContent, b: PatchContent) -> PatchDifference:
     """What differs between two patches; neither needs a model."""
-    expect(a, "Patch", "a", "diff(a, b)")
-    expect(b, "Patch", "b", "diff(a, b)")
     values = [dict(_values_of(patch)) for patch in (a, b)]
     differences = [
         Difference(name, values[0].get(name), values[1].get(name))

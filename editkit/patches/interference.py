@@ -32,7 +32,6 @@ from editkit.editing.deltas import check_fits
 from editkit.editing.prompt_context import joined_contexts
 from editkit.editing.row_terms import terms_of
 from editkit.errors import DeltaError
-from editkit.mistakes import expect, expect_list
 from editkit.models.running import first, forward, recording
 from editkit.models.weight_layout import as_stored, is_matrix_module
 from editkit.patches.content import PatchContent
@@ -72,7 +71,6 @@ def overlaps(patches: Sequence[PatchContent]) -> list[list[float]]:
     Returns:
         A symmetric table; its diagonal is 1, or 0 for a patch that changes no weight.
     """
-    expect_list(patches, "Patch", "patches", "overlaps(patches)")
     sizes = [_size(patch) for patch in patches]
     products = [[0.0] * len(patches) for _ in patches]
     for name in sorted({name for patch in patches for name in patch.delta.changes}):
@@ -145,7 +143,6 @@ def conflicts(patches: Sequence[PatchContent]) -> list[Conflict]:
     Args:
         patches: The patches, in the order in which they are applied.
     """
-    expect_list(patches, "Patch", "patches", "conflicts(patches)")
     digests = [patch.delta.digest() for patch in patches]
     bases = [base_of(patch) for patch in patches]
     facts = [_facts_by_subject(patch) for patch in patches]
@@ -277,10 +274,6 @@ def interference(model: LanguageModel, a: PatchContent, b: PatchContent) -> floa
     Returns:
         The ratio, from 0; infinite if only ``b`` changes something there, NaN if neither does.
     """
-    call = "interference(model, a, b)"
-    expect(model, "LanguageModel", "model", call)
-    expect(a, "Patch", "a", call)
-    expect(b, "Patch", "b", call)
     for patch in (a, b):
         on_top = len(patch.delta.made_on) > 1 and base_of(patch) == model.base_fingerprint
         check_fits(model, patch.delta, force=on_top)

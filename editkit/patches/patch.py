@@ -18,7 +18,7 @@ from editkit.patches.combining import PatchDifference, diff, stacked
 from editkit.patches.content import PatchContent
 from editkit.patches.export import FolderExport, Format, export_patches
 from editkit.patches.files import read_patch, write_patch
-from editkit.patches.interference import Conflict, conflicts, overlap
+from editkit.patches.interference import Conflict, conflicts, interference, overlap
 from editkit.patches.notebook import patch_html, patches_html
 from editkit.patches.overview import summary
 from editkit.patches.verdict import Verdict, verdict_of
@@ -145,6 +145,22 @@ class Patch(PatchContent):
         """How far the two react to the same inputs, from 0 to 1: a warning of interference."""
         expect(other, "Patch", "other", "patch.overlap(other)")
         return overlap(self, other)
+
+    def interference(self, model: LanguageModel, other: PatchContent) -> float:
+        """How much another patch changes where this one was made, relative to what this one does.
+
+        0: nothing; 1: as much. Unlike :meth:`overlap`, it needs the model, and is not symmetric.
+
+        Args:
+            model: The unedited model of both.
+            other: The other patch.
+
+        Raises:
+            DeltaError: A patch does not fit the model.
+        """
+        expect(model, "LanguageModel", "model", "patch.interference(model, other)")
+        expect(other, "Patch", "other", "patch.interference(model, other)")
+        return interference(model, self, other)
 
     def diff(self, other: PatchContent) -> PatchDifference:
         """What differs: fact, editor, settings, weights, origin, and answers to the same checks."""

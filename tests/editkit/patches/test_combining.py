@@ -191,6 +191,7 @@ def test_other_things_than_patches_are_refused_with_a_sentence() -> None:
         lambda: Patch.conflicts([patch, patch.delta]),
         lambda: patch.overlap(patch.delta),
         lambda: patch.diff("b.patch"),
+        lambda: patch.interference(patch, tiny()),
     ):
         with pytest.raises(UsageError, match="atch"):
             call()

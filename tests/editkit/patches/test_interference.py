@@ -106,7 +106,7 @@ def test_interference_is_what_the_other_adds_at_the_edited_prompt() -> None:
     x = seen[path].inputs[0]
     expected = float((x @ b.dense()).norm() / (x @ a.dense()).norm())
     assert interference(model, one, other) == pytest.approx(expected, rel=1e-4)
-    assert interference(model, one, one) == pytest.approx(1)
+    assert one.interference(model, one) == pytest.approx(1)
     none = patch_with({}, request, base=model.fingerprint)
     assert interference(model, one, none) == 0
     assert interference(model, none, one) == math.inf
