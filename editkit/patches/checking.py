@@ -125,9 +125,9 @@ class Recheck:
 
     ok: bool | None
     reasons: tuple[str, ...]
-    rows: tuple[Row, ...] = ()
-    drift: tuple[Movement, ...] = ()
-    stored_drift: tuple[Movement, ...] = ()
+    rows: tuple[Row, ...] = dataclasses.field(default=(), repr=False)
+    drift: tuple[Movement, ...] = dataclasses.field(default=(), repr=False)
+    stored_drift: tuple[Movement, ...] = dataclasses.field(default=(), repr=False)
     others: int = 0
     tolerance: Tolerance | None = None
 

@@ -94,7 +94,7 @@ class FolderExport:
     folder: Path
     model: str
     fingerprint: str
-    tensors: tuple[WrittenTensor, ...]
+    tensors: tuple[WrittenTensor, ...] = dataclasses.field(repr=False)
     left_out: tuple[str, ...]
     dequantised: bool
 
