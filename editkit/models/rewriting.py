@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from editkit.models.checkpoint import read_json
 from editkit.models.fingerprints import tensor_digests, weight_files
 from editkit.progress import counting
+from editkit.storage.digests import digest_of_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class FolderContent:
     Attributes:
         weights: The files that the model's weights are loaded from.
         others: Config, tokenizer, licence, and whatever else belongs to the model.
-        left_out: Other weights, hidden folders, and folders that hold other weights.
+        left_out: Other weights, folders that hold such, hidden folders, and broken links.
     """
 
     weights: tuple[Path, ...]
@@ -73,7 +74,9 @@ def content_of(folder: Path) -> FolderContent:
         name = path.relative_to(folder)
         if name in weights:
             continue
-        if path.is_dir():
+        if not path.exists() or not (path.is_file() or path.is_dir()):
+            left_out.append(name)  # a broken link, or a device
+        elif path.is_dir():
             inner = [each for each in path.rglob("*") if each.is_file()]
             if path.name.startswith(".") or any(_holds_weights(each) for each in inner):
                 left_out.append(name)
@@ -92,7 +95,7 @@ def _holds_weights(path: Path) -> bool:
 
 def copy_model(
     source: Path, content: FolderContent, target: Path, new: NewValues, *, widen: bool = False
-) -> None:
+) -> dict[str, str]:
     """Copy a model with new values for some tensors.
 
     Args:
@@ -102,21 +105,26 @@ def copy_model(
         new: The new values.
         widen: Whether to store bfloat16 and float16 tensors as float32.
 
+    Returns:
+        A digest of each new value, for :func:`differences`.
+
     Raises:
         OSError: A file cannot be read or written.
     """
+    digests: dict[str, str] = {}
     with counting("writing the model", len(content.weights), unit="file") as advance:
         for path in content.weights:
             if widen:
-                _write_wide(source / path, target / path, new)
+                digests |= _write_wide(source / path, target / path, new)
             else:
                 _copy(source / path, target / path)
-                _overwrite(target / path, new)
+                digests |= _overwrite(target / path, new)
             advance(1)
     for path in content.others:
         _copy(source / path, target / path)
     if widen:
         _note_width(target, content)
+    return digests
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -150,11 +158,12 @@ def _bytes_of(tensor: Tensor) -> bytes | memoryview:
     return flat.numpy().data
 
 
-def _overwrite(path: Path, new: NewValues) -> None:
-    """Write new values into a copied file."""
+def _overwrite(path: Path, new: NewValues) -> dict[str, str]:
+    """Write new values into a copied file; their digests."""
     from safetensors import safe_open
 
     start, header = _header(path)
+    digests = {}
     for name in sorted(header.keys() & new.keys()):
         with safe_open(path, framework="pt") as stream:  # closed before the file is written
             old = stream.get_tensor(name).clone()
@@ -164,6 +173,8 @@ def _overwrite(path: Path, new: NewValues) -> None:
         with path.open("rb+") as out:
             out.seek(start + header[name]["data_offsets"][0])
             out.write(_bytes_of(values))
+        digests[name] = digest_of_tensors({name: values})
+    return digests
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -172,13 +183,14 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def _write_wide(source: Path, target: Path, new: NewValues) -> None:
+def _write_wide(source: Path, target: Path, new: NewValues) -> dict[str, str]:
     """Write a shard with float32 in place of bfloat16 and float16, tensor by tensor."""
     from safetensors import safe_open
 
     _, header = _header(source)
     metadata = header.pop("__metadata__", None)
     entries, end = {}, 0
+    digests = {}
     in_order = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
     for name, entry in in_order:
         first, last = entry["data_offsets"]
@@ -195,7 +207,11 @@ def _write_wide(source: Path, target: Path, new: NewValues) -> None:
         out.write(len(text).to_bytes(8, "little") + text)
         for name, _ in in_order:
             values = _wide(stream.get_tensor(name))
-            out.write(_bytes_of(new[name](values) if name in new else values))
+            if name in new:
+                values = new[name](values)
+                digests[name] = digest_of_tensors({name: values})
+            out.write(_bytes_of(values))
+    return digests
 
 
 def _note_width(folder: Path, content: FolderContent) -> None:
@@ -228,21 +244,31 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def differences(
-    source: Path, target: Path, content: FolderContent, new: NewValues, *, widen: bool = False
+    source: Path,
+    target: Path,
+    content: FolderContent,
+    digests: Mapping[str, str],
+    *,
+    widen: bool = False,
 ) -> Iterator[str]:
     """What is wrong with a copy that :func:`copy_model` wrote, read from the disk again.
 
-    Every tensor without new values must be the same, and every other one must have its new values;
-    names, shapes and types must be those of the source.
+    Every tensor must be the source's, except for those with new values; names, shapes and header
+    entries must be the source's, too.
 
-    Arguments as for :func:`copy_model`.
+    Args:
+        source: The model's folder.
+        target: The copy.
+        content: The files of the source.
+        digests: What :func:`copy_model` returned.
+        widen: As for :func:`copy_model`.
     """
     import torch
     from safetensors import safe_open
 
     old, now = tensor_digests(source), tensor_digests(target)
     if old.keys() != now.keys():
-        yield f"the tensors {', '.join(sorted(old.keys() ^ now.keys()))} differ"
+        yield f"one of both lacks {', '.join(sorted(old.keys() ^ now.keys()))}"
         return
     for path in content.weights:
         with (
@@ -252,11 +278,13 @@ def differences(
             if before.metadata() != after.metadata():
                 yield f"the metadata of {path} differ"
             for name in before.keys():  # noqa: SIM118 - not a mapping
-                if name not in new and old[name] == now[name]:
-                    continue
-                values = before.get_tensor(name).clone()
-                values = _wide(values) if widen else values
-                wanted = new[name](values) if name in new else values
-                written = after.get_tensor(name)
-                if written.dtype != wanted.dtype or not torch.equal(written, wanted):
+                if name in digests:
+                    same = digest_of_tensors({name: after.get_tensor(name)}) == digests[name]
+                elif old[name] == now[name]:
+                    same = True
+                else:
+                    values, written = before.get_tensor(name), after.get_tensor(name)
+                    wanted = _wide(values) if widen else values
+                    same = written.dtype == wanted.dtype and torch.equal(written, wanted)
+                if not same:
                     yield f"{name} has wrong values"

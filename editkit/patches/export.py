@@ -258,8 +258,9 @@ def _write(
     widen = dtype is not None
     _check_space(content.size(model.folder) * (2 if widen else 1), target)
     with writing_export(target), new_folder(target) as folder:
-        copy_model(model.folder, content, folder, new, widen=widen)
-        if problem := next(differences(model.folder, folder, content, new, widen=widen), None):
+        digests = copy_model(model.folder, content, folder, new, widen=widen)
+        wrong = differences(model.folder, folder, content, digests, widen=widen)
+        if problem := next(wrong, None):
             raise OSError(f"the weights on the disk are wrong: {problem}")
         tensors = tuple(value.written(name) for name, value in new.items())
         fingerprint = fingerprint_of_folder(folder)

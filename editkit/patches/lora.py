@@ -196,11 +196,11 @@ def _write(
     config: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
 ) -> None:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
     with writing_export(target), new_folder(target) as folder:
         path = folder / "adapter_model.safetensors"
-        save_file(dict(tensors), path, metadata={"format": "pt"})
+        path.write_bytes(save(dict(tensors), metadata={"format": "pt"}))
         written = load_file(path)
         if any(not torch.equal(written[name], tensor) for name, tensor in tensors.items()):
             raise OSError("the written factors differ from those in memory")

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from editkit import DeltaError, EditRequest, PromptContext, WeightDelta, applied, make_editor
 from editkit.editing.changes import Change, Dense
 from editkit.models.placement import placement_of
+from editkit.models.rewriting import copy_model
 from editkit.patches.export import export_folder, write_folder
 from editkit.registry.models import load_model, model_folder
 from tests.editkit.models import test_text_part as vision_language
@@ -270,9 +271,10 @@ def test_what_is_copied_and_what_is_left_out(tmp_path: Path) -> None:
         if not (source / name).exists():
             (source / name).write_text(name)
     model = loaded(source)
+    (source / "broken").symlink_to(tmp_path / "gone")
     written = write_folder(source, mlp_edit(model), tmp_path / "edited")
     assert written.left_out == (
-        ".git", "consolidated.safetensors", "model-q4.gguf", "onnx", "optimizer.pt",
+        ".git", "broken", "consolidated.safetensors", "model-q4.gguf", "onnx", "optimizer.pt",
         "pytorch_model.bin", "tf_model.h5",
     )  # fmt: skip
     before, after = digests(source), digests(tmp_path / "edited")
@@ -421,6 +423,29 @@ def test_too_little_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DeltaError, match="needs .* MiB, and 1 MiB are free"):
         write_folder(source, mlp_edit(loaded(source)), tmp_path / "new" / "edited")
+
+
+def test_a_disk_that_stores_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written is read back and compared; a wrong copy does not get the name."""
+    source = saved("gpt2", tmp_path / "source")
+    delta = mlp_edit(loaded(source))
+
+    def damaged(*args: Any, **options: Any) -> dict[str, str]:
+        result = copy_model(*args, **options)
+        path = args[2] / "model.safetensors"
+        content = bytearray(path.read_bytes())
+        content[place] ^= 1
+        path.write_bytes(content)
+        return result
+
+    monkeypatch.setattr("editkit.patches.export.copy_model", damaged)
+    header = 8 + int.from_bytes((source / "model.safetensors").read_bytes()[:8], "little")
+    tensors = json.loads((source / "model.safetensors").read_bytes()[8:header])
+    for name in ("transformer.h.1.mlp.c_proj.weight", "transformer.ln_f.weight"):
+        place = header + tensors[name]["data_offsets"][0] + 5
+        with pytest.raises(DeltaError, match=f"{name} has wrong values"):
+            write_folder(source, delta, tmp_path / "edited")
+    assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
 _KILLED = """

@@ -172,6 +172,8 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "adapter").iterdir()) == [
         "adapter_config.json", "adapter_model.safetensors", "editkit.json",
     ]  # fmt: skip
+    modes = {path.stat().st_mode for path in (tmp_path / "adapter").iterdir()}
+    assert len(modes) == 1  # those of the umask
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 5  # the scaling of every module is 1
     assert config["target_modules"] == sorted([a, b])
