@@ -344,6 +344,7 @@ class _Proposer:
             each
             for each in self._read(others)
             if self.knowledge.is_true(each.prompt.subject, each.prompt.relation, each.spoken.object)
+            and not same_object(each.spoken.object, self.request.target_new)
         ]
         best = _best(answered, lambda each: each.prompt.subject, most_each=1)[: MOST - len(done)]
         if best:
