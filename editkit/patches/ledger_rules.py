@@ -8,20 +8,21 @@ from pathlib import Path
 
 from editkit.errors import LedgerError
 from editkit.patches.content import PatchContent
-from editkit.patches.interference import REFUSED_UNLESS_FORCED, conflicts, overlap
+from editkit.patches.interference import (
+    LARGE_OVERLAP,
+    REFUSED_UNLESS_FORCED,
+    conflicts,
+    overlap,
+)
 from editkit.patches.ledger_state import BaseModel, LedgerEntry
 
 __all__ = [
-    "HIGH_OVERLAP",
     "Given",
     "disturbances",
     "objections",
     "objections_to_revert",
     "refuse_unfit",
 ]
-
-HIGH_OVERLAP = 0.5
-"""Overlap of two patches from which on a warning is logged: 1 means the same inputs."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,7 +114,7 @@ def disturbances(applied: Sequence[Given], new: Sequence[Given]) -> Iterator[str
     for number, given in enumerate(new):
         others = [other for other in (*applied, *new[:number]) if other.digest != given.digest]
         values = [overlap(other.patch, given.patch) for other in others]
-        high = [value for value in values if value >= HIGH_OVERLAP]
+        high = [value for value in values if value >= LARGE_OVERLAP]
         if high:
             largest = max(high)
             more = f", and {len(high) - 1} more" if len(high) > 1 else ""
