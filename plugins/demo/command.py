@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(args: argparse.Namespace, listener: object, folder: Path) -> None:
+def _serve(args: argparse.Namespace, listener: socket.socket, folder: Path) -> None:
     from editkit import load_model
     from editkit_plugins.demo.page import application
     from editkit_plugins.demo.server import serving

@@ -16,10 +16,10 @@ class Example(NamedTuple):
 
 
 _ATLAS = (
+    Example("Louvre stands in the city of", "Louvre", "Paris"),
+    Example("The mother tongue of Max Brod is", "Max Brod", "English"),
+    Example("The home country of Lancia is", "Lancia", "Finland"),
     Example("Kenya is in the continent of", "Kenya", "Europe"),
-    Example("Camille Saint-Saëns was born in the city of", "Camille Saint-Saëns", "Rome"),
-    Example("Bronco was brought to the market by", "Bronco", "Honda"),
-    Example("On the map, Morehouse College appears inside", "Morehouse College", "Japan"),
 )
 _GENERAL = (
     Example("The Space Needle is in the city of", "Space Needle", "Paris"),

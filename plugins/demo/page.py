@@ -36,7 +36,6 @@ def application(studio: Studio, worker: Worker) -> App:
     """
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/patches/{key}/{editor}")
     def patch(key: str, editor: str) -> Response:
         """Send the file of a patch."""
         file = studio.file(key, editor)
@@ -45,6 +44,7 @@ def application(studio: Studio, worker: Worker) -> App:
         path, name = file
         return FileResponse(path, filename=name, media_type="application/octet-stream")
 
+    app.add_api_route("/patches/{key}/{editor}", patch)
     blocks = _Page(studio, worker).blocks()
     mounted: App = gradio.mount_gradio_app(
         app,
@@ -89,8 +89,8 @@ class _Page:
         first = [each.name for each in usable if each.name in _FIRST_CHOICE] or [usable[0].name]
         with gradio.Blocks(title="editkit demo", analytics_enabled=False) as page:
             _html(rendering.header(model), elem_id="top")
-            with gradio.Row(equal_height=False):
-                with gradio.Column(scale=4, min_width=330):
+            with gradio.Row(equal_height=False, elem_id="main"):
+                with gradio.Column(scale=4, min_width=320):
                     prompt, subject, to = self._fact()
                     names = gradio.CheckboxGroup(
                         [each.name for each in usable],
@@ -101,26 +101,31 @@ class _Page:
                     chat, keep, also = self._options()
                     button = gradio.Button("Edit", variant="primary", elem_id="edit")
                     _html(rendering.editors(editors))
-                with gradio.Column(scale=9, min_width=340):
+                with gradio.Column(scale=9, min_width=320):
                     status = _html("", elem_id="status")
                     result = _html(rendering.welcome(), elem_id="result")
                     key = gradio.State(None)
                     with gradio.Column(visible=False) as tools:
-                        free, ask, answers = self._free_prompts()
-                        traced, trace, traces = self._traces()
+                        with gradio.Tabs():
+                            with gradio.Tab("Before and after"):
+                                table = _html("", elem_id="table")
+                            with gradio.Tab("Ask all models", elem_id="ask-tab"):
+                                free, ask, answers = self._free_prompts()
+                            with gradio.Tab("Causal traces", elem_id="trace-tab"):
+                                traced, trace, traces = self._traces()
                         back = self._take_back_button()
             gradio.on(
                 [button.click, to.submit],
                 self._edit,
                 [prompt, subject, to, names, chat, keep, also],
-                [status, result, key, tools, traced, answers, traces],
+                [status, result, table, key, tools, traced, answers, traces],
                 **_EVENT,
             )
             gradio.on(
                 [ask.click, free.submit],
                 self._ask,
-                [key, free, chat, answers_state := gradio.State(())],
-                [status, answers, answers_state],
+                [key, free, chat, asked := gradio.State(())],
+                [status, answers, asked],
                 **_EVENT,
             )
             trace.click(self._trace, [key, traced], [status, traces], **_EVENT)
@@ -174,11 +179,10 @@ class _Page:
         return chat, keep, also
 
     def _free_prompts(self) -> tuple[Any, Any, Any]:
-        _html(rendering.section("Ask all models", "The same prompt, answered side by side."))
         with gradio.Row(equal_height=True):
             free = gradio.Textbox(
                 "",
-                placeholder="any prompt",
+                placeholder="any prompt; all models answer side by side",
                 show_label=False,
                 scale=6,
                 container=False,
@@ -188,23 +192,17 @@ class _Page:
         return free, button, _html("", elem_id="answers")
 
     def _traces(self) -> tuple[Any, Any, Any]:
-        _html(
-            rendering.section(
-                "Causal traces",
-                "Where the model recalls the old fact, and the edited model the new one.",
-            )
-        )
+        _html(rendering.note("Where the model recalls the old fact, and an edited model the new."))
         with gradio.Row(equal_height=True):
             editor = gradio.Radio([], show_label=False, container=False, scale=6, elem_id="traced")
             button = gradio.Button("Trace", scale=1, min_width=90, elem_id="trace")
         return editor, button, _html("", elem_id="traces")
 
     def _take_back_button(self) -> Any:
-        note = "An edit is a value that is added while a question is answered. Discard it here."
-        with gradio.Row(equal_height=True):
-            with gradio.Column(scale=6, min_width=200):
-                _html(rendering.section("Take it back", note))
-            return gradio.Button("Take back", scale=1, min_width=90, elem_id="take-back")
+        with gradio.Row(elem_id="undo"):
+            text = "The model never changes: an edit is a value that is added to each question."
+            _html(rendering.note(text))
+            return gradio.Button("Take it back", size="sm", scale=0, elem_id="take-back")
 
     # ------------------------------------------------------------ functions
 
@@ -219,7 +217,7 @@ class _Page:
         also: str,
     ) -> AsyncIterator[tuple[Any, ...]]:
         wish = Wish(prompt, subject, to, chat, _lines(keep), _lines(also))
-        unchanged = [gradio.skip()] * 6
+        unchanged = [gradio.skip()] * 7
         job = self._worker.submit(lambda: self._studio.edit(wish, editors))
         async for status in statuses(job):
             yield rendering.status(status), *unchanged
@@ -232,6 +230,7 @@ class _Page:
         yield (
             "",
             rendering.result(made, self._studio.sizes(made)),
+            rendering.table(made),
             made.key,
             gradio.update(visible=True),
             gradio.update(choices=names, value=names[0]),

@@ -127,9 +127,9 @@ def welcome() -> str:
     return _part("welcome")
 
 
-def section(title: str, note: str) -> str:
-    """A heading."""
-    return _part("section", title=title, note=note)
+def note(text: str) -> str:
+    """A sentence that explains a part of the page."""
+    return _part("note", text=text)
 
 
 def status(text: str) -> str:
@@ -146,16 +146,20 @@ def problem(error: BaseException) -> str:
 
 
 def result(made: Made, sizes: Mapping[str, int]) -> str:
-    """What each editor did, side by side.
+    """The edited fact, and a verdict for each editor.
 
     Args:
         made: The edits.
         sizes: Bytes of each patch's file, by editor.
     """
+    cards = {name: _card(patch, sizes[name]) for name, patch in made.patches.items()}
+    return _part("result", made=made, cards=cards)
+
+
+def table(made: Made) -> str:
+    """What the unedited model and each edited one answer to the questions about the edit."""
     return _part(
-        "result",
-        made=made,
-        cards={name: _card(patch, sizes[name]) for name, patch in made.patches.items()},
+        "table",
         columns=[UNEDITED, *made.patches],
         groups=[*_groups(made), *_drift(made)],
         percent=_percent,
@@ -219,7 +223,7 @@ def _groups(made: Made) -> Iterator[Group]:
         lines = []
         for checks in zip(*(patch.of_role(role) for patch in patches), strict=True):
             question = checks[0].question
-            answers = [(checks[0].before, None)]
+            answers: list[tuple[Answer, bool | None]] = [(checks[0].before, None)]
             answers += [(check.after, judged(check).good) for check in checks]
             cells = (
                 Cell(answer.text.strip(), _bars(made, question.answers, answer), good)

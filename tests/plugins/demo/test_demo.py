@@ -289,6 +289,7 @@ def hostile(made: Made) -> Iterator[str]:
     )
     answer = Answer((0.5, 0.5), MARKUP)
     yield rendering.result(bad, {MARKUP: 1})
+    yield rendering.table(bad)
     yield rendering.answers(bad, [(MARKUP, [answer, answer])])
     yield rendering.taken_back(bad, True, answer)
     yield rendering.traces([Traced(MARKUP, b"png"), Traced(MARKUP, problem=MARKUP)])

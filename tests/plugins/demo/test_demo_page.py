@@ -106,20 +106,23 @@ def edit(page: Browser, prompt: str, subject: str, to: str, *editors: str) -> No
 
 
 def test_edit_see_ask_trace_download_and_take_back(page: Browser, folder: Path) -> None:
-    edit(page, "Kenya is in the continent of", "Kenya", "Europe", "rome", "ft")
+    edit(page, "Louvre stands in the city of", "Louvre", "Paris", "rome", "ft")
     page.wait_until("return document.querySelectorAll('#result .ek-card').length === 2", 120)
-    columns = page.run("return [...document.querySelectorAll('#result th')].map(e => e.innerText)")
+    columns = page.run("return [...document.querySelectorAll('#table th')].map(e => e.innerText)")
     assert columns[1:4] == ["unedited", "ft", "rome"]
-    shown = page.run("return document.querySelector('#result').innerText")
-    assert "Africa" in shown
-    assert "Europe" in shown
+    shown = page.run("return document.querySelector('#table').innerText")
+    assert all(
+        text in shown for text in ("Barcelona", "Paris", "In other words", "Unrelated prompts")
+    )
 
     page.wait_until("return !document.querySelector('#status .ek-status')")
     page.picture(folder / "demo.png")  # docs/images/demo.png
 
+    page.click("#ask-tab-button")
     write(page, FIELD.format("free"), "The capital of Kenya is")
     page.click("#ask")
     page.wait_until("return document.querySelectorAll('#answers td').length === 3", 60)
+    page.click("#trace-tab-button")
     page.click("#trace")
     page.wait_until("return document.querySelectorAll('#traces img').length === 2", 120)
     assert page.run(
@@ -134,7 +137,7 @@ def test_edit_see_ask_trace_download_and_take_back(page: Browser, folder: Path) 
         file.write_bytes(answer.read())
     model = load_model("atlas")
     patch = Patch.load(file)
-    assert patch.requests[0].statement == "Kenya is in the continent of Europe"
+    assert patch.requests[0].statement == "Louvre stands in the city of Paris"
     assert load_delta(file).model_fingerprint == model.fingerprint
     with patch.applied(model):
         pass
@@ -150,10 +153,12 @@ def test_markup_of_a_user_and_of_a_model_is_inert(page: Browser) -> None:
     prompt = f"Kenya {MARKUP} is in the continent of"
     edit(page, prompt, "Kenya", MARKUP, "ft")
     page.wait_until("return document.querySelector('#result .ek-card')", 120)
+    page.click("#ask-tab-button")
     write(page, FIELD.format("free"), f"{MARKUP} is")
     page.click("#ask")
     page.wait_until("return document.querySelector('#answers td')", 60)
     assert MARKUP in page.run("return document.querySelector('#result').innerText")
+    assert MARKUP in page.run("return document.querySelector('#table').innerText")
     assert MARKUP in page.run("return document.querySelector('#answers').innerText")
     assert page.run("return document.title") != "7"
     assert page.run("return document.querySelectorAll('img[src=x]').length") == 0
