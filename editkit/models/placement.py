@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from editkit.errors import ModelError
 from editkit.models.checkpoint import headers_of, raise_first
+from editkit.models.fingerprints import tensor_digests
 from editkit.models.loading import (
     in_plain_words,
     incomplete,
@@ -47,9 +48,30 @@ class Placement:
     built: frozenset[str]
     ties: tuple[frozenset[str], ...]
 
-    def tied_to(self, name: str) -> frozenset[str]:
-        """All names of parameters that the config ties to this one, with its own name."""
-        return next((group for group in self.ties if name in group), frozenset({name}))
+    def names_of_weight(self, name: str, folder: Path) -> frozenset[str]:
+        """All names of the weight that has this name in the loaded model.
+
+        Transformers ties parameters only if the checkpoint stores one of them, or equal tensors.
+
+        Args:
+            name: A parameter.
+            folder: The model's folder.
+
+        Raises:
+            ModelError: Tied parameters are stored in two types, so that it depends on the type in
+                memory whether they are equal.
+        """
+        names = next((group for group in self.ties if name in group), frozenset({name}))
+        stored = [self.stored[each] for each in sorted(names) if each in self.stored]
+        if len(stored) < 2:
+            return names
+        digests = tensor_digests(folder)
+        if len({digests[tensor].partition(":")[0] for tensor in stored}) > 1:
+            raise ModelError(
+                f"the checkpoint stores the tied weights {' and '.join(stored)} in two types.",
+                hint="Save the model again with save_pretrained.",
+            )
+        return names if len({digests[tensor] for tensor in stored}) == 1 else frozenset({name})
 
 
 def placement_of(folder: Path, shown: str) -> Placement:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from editkit.editing.changes import Change, moved, summed
 from editkit.errors import DeltaError
-from editkit.models.fingerprints import fingerprint_of_folder, tensor_digests
+from editkit.models.fingerprints import fingerprint_of_folder
 from editkit.models.placement import Placement, placement_of
 from editkit.models.rewriting import content_of, copy_model, differences
 from editkit.models.weight_layout import as_stored
@@ -404,13 +404,8 @@ def _stored_under(
     source: Source, placement: Placement, name: str
 ) -> tuple[frozenset[str], Mapping[str, str]]:
     """The names of a parameter that one change moves together, and the tensors that store it."""
-    names = placement.tied_to(name)
+    names = placement.names_of_weight(name, source.folder)
     stored = {each: placement.stored[each] for each in sorted(names) if each in placement.stored}
-    if len(stored) > 1:  # transformers ties them only if they are equal
-        digests = tensor_digests(source.folder)
-        kinds = {digests[tensor] for tensor in stored.values()}
-        if len(kinds) > 1:
-            names, stored = frozenset({name}), {k: v for k, v in stored.items() if k == name}
     if not stored:
         raise DeltaError(
             f"the parameter {name} has no counterpart in the files of {source.name}.",

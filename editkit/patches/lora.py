@@ -26,7 +26,6 @@ from torch import Tensor, nn
 from editkit.editing.changes import Change, LowRank, Rows, moved
 from editkit.errors import DeltaError
 from editkit.models.checkpoint import read_json
-from editkit.models.fingerprints import tensor_digests
 from editkit.models.placement import Placement, placement_of
 from editkit.models.text_part import has_text_part
 from editkit.models.weight_layout import is_input_major, is_matrix_module
@@ -77,7 +76,7 @@ class LoraExport:
     model: str
     base: str
     rank: int
-    ranks: Mapping[str, int]
+    ranks: Mapping[str, int] = dataclasses.field(repr=False)
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -274,25 +273,13 @@ def _module_of(source: Source, placement: Placement, parameter: str, change: Cha
             f"the change of {parameter} has the shape {change.shape} (in, out), expected {shape}.",
             hint="Check that the patch was made for a model of this size.",
         )
-    if _is_tied(source, placement, parameter):
-        others = ", ".join(sorted(placement.tied_to(parameter) - {parameter}))
+    if others := placement.names_of_weight(parameter, source.folder) - {parameter}:
         raise DeltaError(
-            f"{parameter} is the same weight as {others}, which an adapter would leave unchanged.",
+            f"{parameter} is the same weight as {', '.join(sorted(others))}, which an adapter "
+            "would leave unchanged.",
             hint=_AS_FOLDER,
         )
     return path
-
-
-def _is_tied(source: Source, placement: Placement, parameter: str) -> bool:
-    """Whether a weight has other names in the loaded model."""
-    names = placement.tied_to(parameter)
-    stored = [placement.stored[name] for name in names if name in placement.stored]
-    if len(names) == 1:
-        return False
-    if len(stored) < len(names):
-        return True
-    digests = tensor_digests(source.folder)
-    return len({digests[name] for name in stored}) == 1
 
 
 def factors_of(change: Change) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from editkit import DeltaError, EditRequest, PromptContext, WeightDelta, applied, make_editor
+from editkit import (
+    DeltaError,
+    EditRequest,
+    ModelError,
+    PromptContext,
+    WeightDelta,
+    applied,
+    make_editor,
+)
 from editkit.editing.changes import Change, Dense
 from editkit.models.placement import placement_of
 from editkit.models.rewriting import copy_model
 from editkit.patches.export import export_folder, write_folder
+from editkit.patches.lora import export_lora
 from editkit.registry.models import load_model, model_folder
 from tests.editkit.models import test_text_part as vision_language
 from tests.editkit.patches.exported import (
@@ -199,6 +208,20 @@ def test_changes_of_an_embedding_and_a_head_that_are_tied(
     many = (stored == "both") or (stored == "different" and case == 2)
     assert len(written.tensors) == (2 if many else 1)
     assert torch.equal(plain_logits(tmp_path / "edited"), edited_logits(model, delta))
+
+
+def test_tied_weights_in_two_types_are_refused(tmp_path: Path) -> None:
+    """Whether they are equal, and so tied, depends on the type in which the model is loaded."""
+    source = saved("llama", tmp_path / "source", tie_word_embeddings=True, dtype=torch.bfloat16)
+    tensors = load_file(source / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].float() * 1.0001
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    model = loaded(source, "bfloat16")
+    delta = edit_of(model, changes_of_embedding_and_head(model)[1])
+    with pytest.raises(ModelError, match="embed_tokens.weight in two types"):
+        write_folder(source, delta, tmp_path / "edited")
+    with pytest.raises(ModelError, match="in two types"):
+        export_lora(delta, str(source), tmp_path / "edited")
 
 
 def test_an_untied_embedding_and_head(tmp_path: Path) -> None:
