@@ -13,6 +13,7 @@ from typing import Any
 from editkit.patches.content import PatchContent
 from editkit.patches.overview import took_effect
 from editkit.patches.verdict import verdict_of
+from editkit.storage.digests import plain
 
 __all__ = ["next_steps", "page_width", "patch_document"]
 
@@ -42,7 +43,7 @@ def next_steps(saved: Iterable[Path], model: str) -> str:
 
 def patch_document(patch: PatchContent, saved: Path | None) -> dict[str, Any]:
     """A patch as plain data: what it did, and where it was saved."""
-    return {
+    document = {
         "editor": patch.editor,
         "saved": None if saved is None else str(saved),
         "took_effect": took_effect(patch),
@@ -60,3 +61,4 @@ def patch_document(patch: PatchContent, saved: Path | None) -> dict[str, Any]:
         "remarks": list(patch.remarks),
         "drift": [dataclasses.asdict(movement) for movement in patch.drift],
     }
+    return dict(plain(document))  # a broken model computes NaN, which is not JSON

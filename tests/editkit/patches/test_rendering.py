@@ -13,7 +13,7 @@ from rich.cells import cell_len
 
 from editkit import EditRequest, Patch
 from editkit.patches.content import Answer, Check, Movement, Origin, Question, Role
-from editkit.patches.overview import percent
+from editkit.patches.numerals import percent
 from editkit.patches.patch import Patches
 from editkit.patches.rendering import Edited, comparison_text, facts_text, patch_text
 from tests.editkit.patches.made import patch_with
