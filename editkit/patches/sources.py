@@ -19,7 +19,7 @@ from editkit.models.fingerprints import legacy_fingerprint
 from editkit.models.gguf import is_gguf
 from editkit.models.model_files import fingerprint_of_files, refuse_files, whole_folder
 from editkit.patches.content import PatchContent
-from editkit.registry.models import model_folder
+from editkit.registry.models import is_registered, model_folder
 from editkit.storage.digests import plain
 
 __all__ = [
@@ -222,7 +222,7 @@ def described(source: Source, patches: Sequence[PatchContent]) -> dict[str, Any]
     return {
         "schema": _SCHEMA,
         "model": {
-            "name": source.name,
+            "name": _public_name(source),
             "revision": source.revision,
             "fingerprint": source.fingerprint,
             "dequantised": source.is_gguf,
@@ -242,6 +242,12 @@ def described(source: Source, patches: Sequence[PatchContent]) -> dict[str, Any]
         "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "versions": _versions(),
     }
+
+
+def _public_name(source: Source) -> str:
+    """A registered name, a hub id, or the name of a folder or file without its place."""
+    path = Path(source.name)
+    return path.resolve().name if path.exists() and not is_registered(source.name) else source.name
 
 
 def _versions() -> dict[str, str]:

@@ -197,6 +197,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     provenance = json.loads((tmp_path / "adapter" / "editkit.json").read_text())
     assert provenance["patches"][0]["digest"] == delta.digest()
     assert provenance["model"]["fingerprint"] == model.fingerprint
+    assert provenance["model"]["name"] == "source"  # not where it is
 
 
 def test_peft_knows_every_entry_of_the_config(tmp_path: Path) -> None:
