@@ -114,16 +114,18 @@ def run_batch(args: argparse.Namespace) -> int:
     from editkit.registry.models import load_model
 
     outcomes: list[Outcome] = []
-    with terminable(), show_progress(quiet=args.quiet), unwatched():
-        model = load_model(args.model, dtype=args.dtype, device=args.device)
-        with counting("editing facts", len(entries), unit="fact") as advance:
-            for entry in entries:
-                outcomes += _edits(model, entry, editors, paths)
-                advance()
-    if args.json:
-        sys.stdout.write(json.dumps(_document(args, outcomes), indent=2) + "\n")
-    else:
-        sys.stdout.write(_text(outcomes, args.save))
+    try:
+        with terminable(), show_progress(quiet=args.quiet), unwatched():
+            model = load_model(args.model, dtype=args.dtype, device=args.device)
+            with counting("editing facts", len(entries), unit="fact") as advance:
+                for entry in entries:
+                    outcomes += _edits(model, entry, editors, paths)
+                    advance()
+    finally:  # an interrupt leaves a table of what is done
+        if outcomes and args.json:
+            sys.stdout.write(json.dumps(_document(args, outcomes), indent=2) + "\n")
+        elif outcomes:
+            sys.stdout.write(_text(outcomes, args.save))
     complete = all(each.patch is not None and took_effect(each.patch) for each in outcomes)
     return 0 if complete else EXIT_INCOMPLETE
 
@@ -248,7 +250,7 @@ def _text(outcomes: Sequence[Outcome], folder: Path | None) -> str:
     saved = sum(outcome.saved is not None for outcome in outcomes)
     if folder is None:
         return f"{text}\nNothing was saved: --save DIR writes a patch per edit.\n"
-    return f"{text}\nSaved {saved} patches in {folder}\n"
+    return f"{text}\nSaved {saved} patch{'' if saved == 1 else 'es'} in {folder}\n"
 
 
 def _named(outcome: Outcome) -> str:

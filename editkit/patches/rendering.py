@@ -20,6 +20,7 @@ from editkit.patches.overview import (
     sections_of,
 )
 from editkit.patches.verdict import Level, verdict_of
+from editkit.reprs import counted
 from editkit.safe_text import one_line
 from editkit.terminal import rendered
 
@@ -63,14 +64,15 @@ def comparison_text(
         parts += [*_comparison(contents[start : start + fitting], column), ""]
     for content in contents:
         rule = f"---- {one_line(content.editor)} ".ljust(width, "-")
-        parts += [rule, *_details(content, width), ""]
+        parts += [rule, *_details(content, width, advice=False), ""]
     return rendered(*parts[:-1], terminal=terminal, width=width)
 
 
 # ---------------------------------------------------------------- one patch
 
 
-def _details(content: PatchContent, width: int) -> Iterator[RenderableType]:
+def _details(content: PatchContent, width: int, *, advice: bool = True) -> Iterator[RenderableType]:
+    """What a patch did; advice is for a single editor: try others, set its values."""
     yield _text(origin_line(content), "dim")
     for section in sections_of(content):
         yield ""
@@ -85,7 +87,7 @@ def _details(content: PatchContent, width: int) -> Iterator[RenderableType]:
                 yield _indented(line.remark, style, 6)
         if (more := len(section.lines) - _MOST_LINES) > 0:
             yield f"  … and {more} more"
-        for label, text in section.texts:
+        for label, text in section.texts if advice or section.level is None else ():
             yield _labelled(label, text)
 
 
@@ -157,7 +159,7 @@ def _facts(edits: Sequence[Edited], width: int) -> Iterator[RenderableType]:
     levels = ["failed" if each.patch is None else verdict_of(each.patch).level for each in edits]
     named = [f"{levels.count(name)} {name}" for name in (*_LEVELS, "failed") if name in levels]
     yield ""
-    yield _text(f"{len(edits)} edits: {', '.join(named)}.", "bold")
+    yield _text(f"{counted(len(edits), 'edit')}: {', '.join(named)}.", "bold")
     yield _text(
         "new: probability of the new object. words: other wordings that follow the edit. "
         "neighb., others: neighbours and other facts of the subject that stayed.",

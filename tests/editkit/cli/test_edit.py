@@ -16,6 +16,7 @@ from editkit.cli import edit_interactive
 from editkit.cli.edit_batch import read_facts
 from editkit.cli.edit_interactive import Conversation, talk
 from editkit.errors import ConfigError
+from editkit.patches import making
 from editkit.registry import models
 from tests.editkit.patches.made import patch_with
 from tests.tiny import tiny
@@ -207,6 +208,26 @@ def test_many_facts_are_edited_each_by_itself(editkit: Cli, tmp_path: Path) -> N
     assert names == ["1-Kenya-Paris.safetensors", "4-Toyota-Corolla-Ferrari.safetensors"]
     patch = Patch.load(out / names[1])
     assert patch.requests[0].target_true == "Toyota"
+
+
+def test_an_interrupt_leaves_what_is_done(
+    editkit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = tmp_path / "facts.yaml", tmp_path / "out"
+    file.write_text(FACTS.replace("Span", "Spain"), encoding="utf-8")
+    real, calls = making.patches_for, []
+
+    def interrupted(*arguments: Any, **named: Any) -> making.Made:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(making, "patches_for", interrupted)
+    code, text, _ = editkit("edit", "--batch", file, *QUICK[:3], "--save", out)
+    assert code == 130
+    assert "1 edit: " in text
+    assert [path.name for path in out.iterdir()] == ["1-Kenya-Paris.safetensors"]
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ def test_several_editors_are_compared_before_their_details() -> None:
     assert rows["neighbours that stayed"] == ["1/2"] * 3
     assert rows[""][:3] == ["before", "rome", "ft+l"]
     assert details.count("The edited prompt") == 3
+    assert "Try other editors" in patch_text(patches[0])
+    assert "Try other editors" not in text
     assert max(map(len, text.splitlines())) <= 80
     narrow = comparison_text(patches, width=60)
     assert narrow.count("probability of Paris") == 3  # a block for each editor that fits
