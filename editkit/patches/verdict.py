@@ -58,8 +58,8 @@ LARGE_DRIFT = 1.0
 what it used to expect less than 40% of the probability that it gave it before (exp(-1))."""
 
 LARGE_CHANGE = 0.5
-"""Norm of a change relative to its weight's that is worth a warning. Edits that write one fact
-into a large model are far smaller; such a change also limits how many edits the weight can take."""
+"""Norm of a change relative to its weight's that is worth a warning: what the weight computed for
+other inputs then competes with the edit. Fine-tuning one fact into SmolLM2-135M changes 0.02."""
 
 _WEAKENED = 0.1  # a fall in probability that is worth naming although the answer stays
 _VISIBLE = 0.001  # nats
