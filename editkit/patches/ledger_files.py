@@ -54,7 +54,7 @@ __all__ = ["FORMAT", "LedgerFolder", "Salvaged", "can_link"]
 FORMAT = 1
 _VERSION = re.compile(r"\d{4,}-[0-9a-f]{12}")
 _OURS = re.compile(  # versions, and what a killed process left of them
-    r"\d{4,}-[0-9a-f]{12}(\.json)?|\.\d{4,}-[0-9a-f]{12}\.(json\.|editkit-)[0-9a-f]{32}(\.lock)?"
+    r"\d{4,}-[0-9a-f]{12}(\.json)?|\.\d{4,}-[0-9a-f]{12}\..*"
 )
 _TEMPORARY = re.compile(
     r"\.(model|model\.txt|ledger\.json|log\.jsonl|\.pending\.json)\.[0-9a-f]{32}"

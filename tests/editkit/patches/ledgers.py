@@ -128,7 +128,8 @@ class Breaking:
     def _is_inside(self, event: str, args: Sequence[Any]) -> bool:
         if event == "open" and not _writes(args):
             return False
-        paths = [os.fspath(arg) for arg in args[:2] if isinstance(arg, str | os.PathLike)]
+        named = args[:1] if event == "open" else args[:2]
+        paths = [os.fspath(arg) for arg in named if isinstance(arg, str | os.PathLike)]
         if any(path.endswith(".lock") for path in paths):
             return False
         return any(not Path(p).is_absolute() or p.startswith(f"{self.folder}/") for p in paths)
