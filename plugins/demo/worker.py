@@ -41,8 +41,8 @@ class Job(Generic[T]):
         if not self.future.running():
             return WAITING
         counters = list(self._counters)
-        shown = dict.fromkeys([*counters[:1], *counters[-1:]])
-        return " · ".join(map(str, shown)) or "Working."
+        shown = {counter.label: counter for counter in (*counters[:1], *counters[-1:])}
+        return " · ".join(map(str, shown.values())) or "Working."
 
     def do(self) -> None:
         """Do the work; an :class:`Exception` becomes the job's error."""
