@@ -86,7 +86,9 @@ class _Page:
         model = self._studio.model
         editors = self._studio.editors()
         usable = [each for each in editors if each.refused is None]
-        first = [each.name for each in usable if each.name in _FIRST_CHOICE] or [usable[0].name]
+        first = [each.name for each in usable if each.name in _FIRST_CHOICE] or [
+            each.name for each in usable[:1]
+        ]
         with gradio.Blocks(title="editkit demo", analytics_enabled=False) as page:
             _html(rendering.header(model), elem_id="top")
             with gradio.Row(equal_height=False, elem_id="main"):
