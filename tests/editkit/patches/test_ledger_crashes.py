@@ -202,10 +202,10 @@ patches = [Patch.load(file) for file in files]
 ledger = Ledger(folder)
 print("ready", flush=True)
 while True:
-    for patch in patches:
-        ledger.apply(patch)
-    for patch in patches:
-        ledger.revert(patch)
+    for action in (ledger.apply, ledger.revert):
+        for patch in patches:
+            action(patch)
+            print("done", flush=True)
 """
 
 
@@ -225,12 +225,16 @@ def test_real_kills_at_random_times(base: Path, patches: list[Patch], tmp_path: 
         bytes_of[numbers] = served(reference)
     draw = random.Random(0)
     seen = set()
-    for _ in range(10):
+    for actions in (1, 6, 3, 0, 5, 2):  # that are done before the kill
         command = [sys.executable, "-c", _WORKER, str(ledger.folder), *files]
         process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        time.sleep(draw.uniform(0, 2))
+        start, lasted = time.monotonic(), 0.5
+        for _ in range(actions):
+            assert process.stdout.readline() == b"done\n"
+            lasted, start = time.monotonic() - start, time.monotonic()
+        time.sleep(draw.uniform(0, 1.2) * lasted)
         process.send_signal(signal.SIGKILL)
         process.wait()
         process.stdout.close()
