@@ -173,7 +173,13 @@ def _keep_what_is_constant(base: BaseModel, path: Path) -> None:
         provenance.pop(entry, None)
     for tensor in provenance["result"]["tensors"]:
         tensor.pop("rounding", None)  # a sum: its last digits depend on the number of threads
-    model = {**provenance["model"], "fingerprint": base.fingerprint, "dequantised": base.copied}
+    name = Path(base.name).name if Path(base.name).is_absolute() else base.name
+    model = {
+        "name": name,  # also if the model is not there any more
+        "revision": base.revision,
+        "fingerprint": base.fingerprint,
+        "dequantised": base.copied,
+    }
     text = json.dumps({**provenance, "model": model}, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
