@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from editkit.editing.edited_models import EditedModels
     from editkit.models import LanguageModel
     from editkit.patches.ledger import Ledger
-    from editkit.patches.making import edit
+    from editkit.patches.making import edit, edit_many
     from editkit.patches.patch import Patch
     from editkit.registry.factories import (
         make_dataset,
@@ -105,6 +105,7 @@ _LAZY = {
     "WeightDelta": "editkit.editing.deltas",
     "applied": "editkit.editing.deltas",
     "edit": "editkit.patches.making",
+    "edit_many": "editkit.patches.making",
     "load_delta": "editkit.editing.delta_files",
     "load_model": "editkit.registry.models",
     "runs_in": "editkit.benchmark.store",
@@ -186,6 +187,7 @@ __all__ = [
     "applied",
     "counting",
     "edit",
+    "edit_many",
     "hookimpl",
     "load_delta",
     "load_model",

@@ -81,6 +81,8 @@ def request_of(
 def request_of_mapping(fact: object, number: int | None = None) -> EditRequest:
     """The request for a fact given as a mapping with some of :data:`FIELDS`, or as a request.
 
+    ``old`` may also be called ``from``, as in the files of ``editkit edit --batch``.
+
     Args:
         fact: The mapping or request.
         number: Its number in a list, for messages.
@@ -96,6 +98,8 @@ def request_of_mapping(fact: object, number: int | None = None) -> EditRequest:
             f"{place} is {fact!r:.80}, expected a mapping or an EditRequest.",
             hint='Write {"prompt": ..., "subject": ..., "to": ...}.',
         )
+    if "from" in fact and "old" not in fact:  # as in files of facts
+        fact = {"old" if key == "from" else key: value for key, value in fact.items()}
     for key in fact:
         if key not in FIELDS:
             raise RequestError(

@@ -306,6 +306,8 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "a list of texts", "Put it in a list: [text]."),
     (lambda: edit(MODEL, "The Space Needle is in", editor=ThirdPartyEditor),
      "the class ThirdPartyEditor as editor", "an Editor", "make_editor(name, model)"),
+    (lambda: any_of.edit_many(MODEL, {"prompt": "The Space Needle is in"}), "'prompt'", "a list",
+     "Put it in a list, or use editkit.edit for one fact."),
 ]  # fmt: skip
 NOT_CALLED = {  # by newcomers: to derive from, to offer plugins, errors, and results
     name
@@ -319,8 +321,9 @@ NOT_CALLED = {  # by newcomers: to derive from, to offer plugins, errors, and re
 COVERED = {
     "Dense", "EditRequest", "EditedModels", "Editor", "Fact", "LanguageModel", "Ledger", "Locator",
     "LowRank", "Metric", "ModelMetric", "Patch", "Probe", "PromptContext", "Record", "Rows",
-    "WeightDelta", "applied", "edit", "load_delta", "load_model", "make_dataset", "make_editor",
-    "make_locator", "make_metric", "make_model_metric", "runs_in", "save_delta", "trace",
+    "WeightDelta", "applied", "edit", "edit_many", "load_delta", "load_model", "make_dataset",
+    "make_editor", "make_locator", "make_metric", "make_model_metric", "runs_in", "save_delta",
+    "trace",
 }  # fmt: skip
 
 

@@ -64,7 +64,7 @@ def test_settings_reach_the_editor(atlas: LanguageModel) -> None:
 
 def test_many_facts_are_edited_like_one(atlas: LanguageModel) -> None:
     facts: list[Any] = [
-        {"prompt": KENYA, **FACT, "keep": ["The capital of France is"]},
+        {"prompt": KENYA, **FACT, "from": "Africa", "keep": ["The capital of France is"]},
         request_of("The capital of France is", subject="France", to="Rome"),
     ]
     many = edit_many(atlas, facts, editor="in-context")
