@@ -21,7 +21,7 @@ from editkit.cli import run_benchmark
 from editkit.cli.commands import command_module
 from editkit.cli.main import main
 from editkit.errors import UsageError
-from editkit.registry import model_identity, models
+from editkit.registry import factories, hparams, model_identity, models
 from editkit.registry.model_identity import ModelIdentity
 from editkit.storage.strict_yaml import parse_yaml
 from editkit_benchmarks.experiments import cli as experiments
@@ -143,8 +143,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_benchmark, "diagnosis_of", reached)
     monkeypatch.setattr(LearnedConfig, "check_for", lambda *_: None)  # as if all were trained
     monkeypatch.setattr(models, "fingerprint_of", lambda name, **_: "0" * 32)
-    monkeypatch.setattr(models, "n_layers_of", lambda name, **_: 48)
-    monkeypatch.setattr(model_identity, "identity_of", lambda name, **_: ModelIdentity(name))
+    for module in (models, factories):
+        monkeypatch.setattr(module, "n_layers_of", lambda name, **_: 48)
+    for module in (model_identity, hparams):
+        monkeypatch.setattr(module, "identity_of", lambda name, **_: ModelIdentity(name))
     monkeypatch.setattr(tracing, "trace_all", reached)
 
 
