@@ -12,6 +12,7 @@ import datetime
 import getpass
 import html
 import logging
+import shlex
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from editkit.mistakes import expect_path
 from editkit.patches.file_records import differences
 from editkit.patches.ledger_base import (
     base_model,
+    can_hold,
     copy_base,
     folder_of,
     is_same_model,
@@ -34,6 +36,7 @@ from editkit.patches.ledger_rules import (
     objections,
     objections_to_revert,
     refuse_unfit,
+    remedies,
 )
 from editkit.patches.ledger_selection import PatchLike, as_list, given_patches, selected
 from editkit.patches.ledger_state import (
@@ -95,10 +98,11 @@ class Ledger:
         self._files = LedgerFolder(self.folder)
         if not self._files.exists():
             if model is None:
-                self._files.description()  # raises: there is none
+                base = self._files.description().base  # raises if there is none
                 raise LedgerError(
                     f"the ledger {str(self.folder)!r} was never finished.",
-                    hint="Give its model: --model M, or Ledger(DIR, model=M).",
+                    hint="Run the interrupted command again: 'editkit patch apply FILE --model "
+                    f"{shlex.quote(base.name)} --ledger DIR', or Ledger(DIR, model=...).",
                 )
             self._create(str(model), revision, [], None, force=False)
         elif model is not None:
@@ -264,8 +268,7 @@ class Ledger:
             self._refuse_damage(state)
             entries: dict[int, LedgerEntry] = {}
             for which in selectors:
-                left = [entry for entry in state.entries if entry.number not in entries]
-                entry = selected(left, which, applied=True)
+                entry = selected(state.entries, which, applied=True, before=list(entries))
                 entries[entry.number] = entry
             chosen = tuple(entries.values())
             against = list(objections_to_revert(chosen, state.applied))
@@ -403,7 +406,8 @@ class Ledger:
                 f"{path}, the ledger's copy of patch {entry}, {reason}.",
                 hint="Copy the original file of the patch to that place.",
             )
-        return Given(Patch.load(path), f"patch {entry}", path, entry.line.sha256, entry.line.digest)
+        patch, line = Patch.load(path), entry.line
+        return Given(patch, f"patch {entry}", path, line.sha256, line.digest, entry.number)
 
     def _applying(
         self,
@@ -425,10 +429,10 @@ class Ledger:
         applied = [self._load(entry) for entry in entries if entry.applied]
         against = list(objections(base, applied, new))
         if against and not force:
-            raise LedgerError(
-                f"{'; '.join(sentence for _, sentence in against)}.",
-                hint="--force (force=True) applies anyway; the log then keeps this reason.",
-            )
+            hint = remedies(against, new)
+            if can_hold(base, self._files.base, [given.patch for given in new]):
+                hint += " --force (force=True) applies anyway; the log then keeps this reason."
+            raise LedgerError(f"{'; '.join(each.sentence for each in against)}.", hint=hint)
         for sentence in disturbances(applied, new):
             _log.warning("%s", sentence)
         lines: list[LogLine] = []
@@ -436,7 +440,7 @@ class Ledger:
         free = {entry.number: entry.line for entry in entries if not entry.applied}
         number, now = len(entries), _now()
         for i, given in enumerate(new):
-            forced = tuple(sentence for place, sentence in against if place == i)
+            forced = tuple(each.sentence for each in against if each.place == i)
             facts = fact_in_words(given.patch)
             origin = given.patch.origin
             earlier = next(

@@ -14,7 +14,9 @@ from editkit.errors import EditkitError, LedgerError
 from editkit.models.fingerprints import legacy_fingerprint
 from editkit.models.gguf import is_gguf
 from editkit.models.model_files import fingerprint_of_files, refuse_files, whole_folder
+from editkit.models.placement import placement_of
 from editkit.models.rewriting import FolderContent, content_of, copy_model
+from editkit.models.weight_layout import as_stored
 from editkit.patches.content import PatchContent
 from editkit.patches.export import PROVENANCE, write_folder
 from editkit.patches.file_records import differences, record_of
@@ -22,7 +24,7 @@ from editkit.patches.ledger_state import BaseModel
 from editkit.progress import counting
 from editkit.registry.models import is_registered, local_folder, model_folder
 
-__all__ = ["base_model", "copy_base", "folder_of", "is_same_model", "write_model"]
+__all__ = ["base_model", "can_hold", "copy_base", "folder_of", "is_same_model", "write_model"]
 
 _OF_THE_CACHE = Path("weights.json")  # next to dequantised weights
 _CHANGING = ("created", "versions")  # entries of the provenance
@@ -110,6 +112,34 @@ def folder_of(base: BaseModel, copy: Path) -> Path:
             hint="Restore its original files. To work on the changed model, make a new ledger.",
         )
     return folder
+
+
+def can_hold(base: BaseModel, copy: Path, patches: Sequence[PatchContent]) -> bool:
+    """Whether a base model has every weight that patches change, in the same shape.
+
+    Args:
+        base: The base model.
+        copy: Where the ledger's own copy is, if it has one.
+        patches: The patches, perhaps of other models.
+    """
+    try:
+        folder = copy if copy.is_dir() else whole_folder(Path(base.path), base.name)
+        placement = placement_of(folder, base.name)
+    except EditkitError:
+        return False
+    for patch in patches:
+        for name, change in patch.delta.changes.items():
+            if name in placement.built:
+                return False
+            try:
+                weight = placement.model.get_parameter(name)
+            except AttributeError:
+                return False
+            module = placement.model.get_submodule(name.rpartition(".")[0])
+            stored = as_stored(module, torch.empty(change.shape, device="meta"))
+            if stored.shape != weight.shape:
+                return False
+    return True
 
 
 def write_model(

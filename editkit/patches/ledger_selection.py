@@ -22,6 +22,7 @@ PatchLike: TypeAlias = PatchContent | WeightDelta | str | Path
 """A patch, a delta, or a patch file."""
 
 _SHORTEST_DIGEST = 6
+_MOST_NUMBERS = 20
 
 
 def as_list(patches: object) -> list[Any]:
@@ -77,7 +78,11 @@ def _wrong(patch: object) -> LedgerError:
 
 
 def selected(
-    entries: Sequence[LedgerEntry], which: int | PatchLike, *, applied: bool = False
+    entries: Sequence[LedgerEntry],
+    which: int | PatchLike,
+    *,
+    applied: bool = False,
+    before: Sequence[int] = (),
 ) -> LedgerEntry:
     """The entry that a number, digest, patch or file means.
 
@@ -85,6 +90,7 @@ def selected(
         entries: The entries to choose from.
         which: The number, ...
         applied: Whether it must be applied.
+        before: Numbers of those that were chosen before, which are not chosen again.
 
     Raises:
         LedgerError: There is none, or several.
@@ -104,6 +110,9 @@ def selected(
         matching = [entry for entry in entries if entry.digest.startswith(digest)]
     else:
         matching = [entry for entry in entries if entry.number == int(str(which))]
+    if matching and all(entry.number in before for entry in matching):
+        raise LedgerError(f"{title} is given twice.", hint="Give each patch once.")
+    matching = [entry for entry in matching if entry.number not in before]
     chosen = [entry for entry in matching if entry.applied or not applied]
     if len({entry.digest for entry in chosen}) > 1:
         numbers = ", ".join(str(entry.number) for entry in chosen)
@@ -115,9 +124,26 @@ def selected(
             f"patch {matching[-1]} is not applied: {line.by} reverted it at {line.time}.",
             hint="'editkit patch list --ledger DIR' lists the applied patches.",
         )
-    known = ", ".join(str(entry.number) for entry in entries if entry.applied or not applied)
-    raise LedgerError(
-        f"{title} is not in the ledger.",
-        hint=f"Give a number ({known or 'there is none'}), the first {_SHORTEST_DIGEST} or more "
-        "characters of a digest, or a patch file; 'editkit patch list --ledger DIR' lists them.",
-    )
+    raise LedgerError(f"{title} is not in the ledger.", hint=_what_there_is(entries, applied))
+
+
+def _what_there_is(entries: Sequence[LedgerEntry], applied: bool) -> str:
+    """The patches that can be named instead, for a hint."""
+    show = "'editkit patch list --ledger DIR' lists them"
+    known = [entry for entry in entries if entry.applied or not applied]
+    if known:
+        return (
+            f"Give a number ({_numbers(known)}), the first {_SHORTEST_DIGEST} or more characters "
+            f"of a digest, or a patch file; {show}."
+        )
+    if not entries:
+        return "Apply one first: there is no patch to name."
+    several = "patches {} are" if len(entries) > 1 else "patch {} is"
+    state = several.format(_numbers(entries))
+    return f"There is nothing to revert: {state} reverted already; {show}."
+
+
+def _numbers(entries: Sequence[LedgerEntry]) -> str:
+    """Numbers of patches; of many, the newest."""
+    numbers = ", ".join(str(entry.number) for entry in entries[-_MOST_NUMBERS:])
+    return f"..., {numbers}" if len(entries) > _MOST_NUMBERS else numbers

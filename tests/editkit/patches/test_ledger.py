@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from editkit import (
     DeltaError,
+    Dense,
     EditRequest,
     Ledger,
     LedgerError,
@@ -302,7 +303,7 @@ def test_a_patch_is_selected_by_number_digest_file_or_itself(
         (4, r"patch 4 is not in the ledger.*number \(1, 2\)"),
         ("abcdef0123", "a patch with the digest 'abcdef0123' is not in the ledger"),
         ("nowhere.safetensors", "'nowhere.safetensors' is not in the ledger"),
-        ([1, 1], "patch 1 is not in the ledger"),
+        ([1, 1], "patch 1 is given twice"),
         ([], "no patch is given"),
         (True, "got bool True, expected a patch"),
         (None, "NoneType"),
@@ -331,22 +332,37 @@ def _contradiction(patch: Patch, fingerprint: str) -> Patch:
     return patch_for(fingerprint, 11, city=CITIES[0])
 
 
-REFUSED: dict[str, tuple[Callable[[Patch, str], Patch], str]] = {
-    "other model": (_other_model, r"made on 'gpt2-xl' at revision v2 \(f{12}\), and the ledger is"),
-    "same patch": (lambda patch, _: patch, "they are the same edit"),
-    "contradiction": (_contradiction, "to be 'Land 0' and 'Land 11'"),
+REFUSED: dict[str, tuple[Callable[[Patch, str], Patch], str, str]] = {
+    "other model": (
+        _other_model,
+        r"made on 'gpt2-xl' at revision v2 \(f{12}\), and the ledger is",
+        "Use a ledger of that model: 'editkit patch apply FILE --ledger DIR', with --model gpt2-xl "
+        "for a new ledger.",
+    ),
+    "same patch": (
+        lambda patch, _: patch,
+        "they are the same edit",
+        "It is applied already, as patch 1: leave it out.",
+    ),
+    "contradiction": (
+        _contradiction,
+        "to be 'Land 0' and 'Land 11'",
+        "To replace patch 1, revert first: 'editkit patch revert 1 --ledger DIR'.",
+    ),
 }
+FORCING = " --force (force=True) applies anyway; the log then keeps this reason."
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_a_refused_patch_changes_nothing_and_force_is_logged(
     ledger: Ledger, patches: list[Patch], case: str
 ) -> None:
-    make, message = REFUSED[case]
+    make, message, remedy = REFUSED[case]
     patch = make(patches[0], ledger.base.fingerprint)
     before = contents(ledger.folder)
-    with pytest.raises(LedgerError, match=message):
+    with pytest.raises(LedgerError, match=message) as refused:
         ledger.apply([patches[5], patch])
+    assert refused.value.hint == remedy + FORCING
     assert contents(ledger.folder) == before
     ledger.apply([patch], force=True)
     line = ledger.log()[-1]
@@ -360,6 +376,52 @@ def test_a_refused_patch_changes_nothing_and_force_is_logged(
         for name, content in before.items()
         if name.startswith("versions/") and name.count("/") == 2
     }
+
+
+def test_hints_about_several_patches_name_each_remedy_once(
+    ledger: Ledger, patches: list[Patch]
+) -> None:
+    fingerprint = ledger.base.fingerprint
+    against_both = [patch_for(fingerprint, 11 + i, city=CITIES[i]) for i in (1, 0)]
+    on_top = patch_for(fingerprint, 9, patches[5].delta)
+    for given, remedy in [
+        (against_both, "To replace patches 1 and 2, revert first: 'editkit patch revert 1 2 "
+        "--ledger DIR'."),
+        (patches[0], "It is applied already, as patch 1: there is nothing to do."),
+        ([patches[5], patches[5]], "Give it only once."),
+        ([patches[5], patch_for(fingerprint, 12, city=CITIES[5])], "Leave one of them out."),
+        (on_top, "Apply what it was made on top of first, or in the same command."),
+    ]:  # fmt: skip
+        with pytest.raises(LedgerError) as refused:
+            ledger.apply(given)
+        assert refused.value.hint == remedy + FORCING
+
+
+def test_forcing_is_offered_only_for_weights_that_the_model_has(
+    ledger: Ledger, patches: list[Patch]
+) -> None:
+    [(name, change)] = _other_model(patches[0], "").delta.changes.items()
+    narrow = Dense(torch.ones(3, 4))
+    for changes in ({"transformer.h.9.mlp.c_proj.weight": change}, {name: narrow}):
+        delta = dataclasses.replace(_other_model(patches[0], "").delta, changes=changes)
+        with pytest.raises(LedgerError, match="was made on another model") as refused:
+            ledger.apply(delta)
+        assert refused.value.hint == "Use a ledger of the model that it was made on."
+
+
+def test_a_ledger_with_reverted_patches_alone_names_them(
+    ledger: Ledger, base: Path, tmp_path: Path
+) -> None:
+    ledger.revert([1, 2])
+    listed = "'editkit patch list --ledger DIR' lists them."
+    with pytest.raises(LedgerError, match="patch 9 is not in the ledger") as missing:
+        ledger.revert(9)
+    assert missing.value.hint == (
+        f"There is nothing to revert: patches 1, 2, 3 are reverted already; {listed}"
+    )
+    with pytest.raises(LedgerError) as missing:
+        Ledger(tmp_path / "new", model=base).revert(9)
+    assert missing.value.hint == "Apply one first: there is no patch to name."
 
 
 def test_edits_that_no_folder_can_hold_are_refused_even_if_forced(

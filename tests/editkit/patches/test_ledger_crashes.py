@@ -139,8 +139,10 @@ def test_a_kill_while_a_ledger_is_created_leaves_none_or_all_of_it(
             break
         outcomes.append(Ledger.exists(folder))
         if not outcomes[-1]:
-            with pytest.raises(LedgerError, match="is not a ledger|never finished"):
+            with pytest.raises(LedgerError, match="is not a ledger|never finished") as refused:
                 Ledger(folder)
+            if "never finished" in refused.value.message:
+                assert f"'editkit patch apply FILE --model {base} --" in str(refused.value.hint)
             Ledger.create(folder, base, patches[:2], by="Ann")
         ledger = Ledger(folder)
         assert summary(ledger) == expected
