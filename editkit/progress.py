@@ -28,6 +28,7 @@ from typing import Any, Protocol, TextIO
 __all__ = ["Counter", "Listener", "counting", "listening", "show_progress"]
 
 _TICK = 0.5
+_FEW = 10  # units of such work differ too much to predict the time that is left
 _SECONDS_BEFORE_INNER = 1.0
 """Inner work that is shorter than this is not shown."""
 _SECONDS_BETWEEN_LINES = 15.0
@@ -100,6 +101,8 @@ class Counter:
             return text
         if self.total is None:
             return f"{text}, {moved / seconds:,.0f} a second"
+        if self.total < _FEW:
+            return text
         return f"{text}, {seconds / moved * max(0, self.total - self.done):.0f} s left"
 
 

@@ -237,7 +237,9 @@ def _answer(text: str, prompt: str) -> str:
 
 def _drift(drift: Sequence[Movement]) -> Section:
     """How far unrelated prompts moved, those that moved most by name."""
-    lines = [Line(f"average of {len(drift)}", (divergence(_mean_divergence(drift)),))]
+    n_changed = sum(each.before != each.after for each in drift)
+    changed = f"{n_changed or 'no'} next word{'' if n_changed == 1 else 's'} changed"
+    lines = [Line(f"average of {len(drift)}; {changed}", (divergence(_mean_divergence(drift)),))]
     for each in sorted(drift, key=lambda each: -each.divergence)[:_LARGEST]:
         before, after = _token(each.before), _token(each.after)
         moved = f'"{before}" stays' if before == after else f'"{before}" -> "{after}"'

@@ -52,6 +52,8 @@ MOST = 8
 _WORDINGS = 3
 _CONFIDENT = 0.1
 _NEW_TOKENS, _CHAT_TOKENS = 8, 24
+_QUESTION_MARKS = ("?", "？", "؟", "\u037e")  # the last one is Greek
+_ROOM = 24  # tokens left for an answer; a proposal that leaves fewer is dropped
 _PER_RELATION = 2
 _FEWEST = 3  # neighbours with the old object; with fewer, others are added
 
@@ -207,6 +209,12 @@ class _Proposer:
         self.models = unedited(model)
         self.most = _MOST_IN_CHAT if request.chat else _MOST_PLAIN
         self.request, self.remarks = with_old_object(self.models, request)
+        self.is_explained = bool(self.remarks)  # why there is no old object, if there is none
+        if not request.chat and request.sentence.rstrip().endswith(_QUESTION_MARKS):
+            self.remarks.append(
+                "The prompt is a question, which a model may continue with anything. Write a "
+                "sentence up to the object, or ask in a chat: --chat (chat=True)."
+            )
         self.knowledge: Knowledge = knowledge_for(model)
         objects = [o for o in (self.request.target_true, self.request.target_new) if o is not None]
         self.relation: Relation | None = self.knowledge.relation_of(
@@ -278,7 +286,8 @@ class _Proposer:
     def _neighbors(self) -> list[Question]:
         request, old = self.request, self.request.target_true
         if old is None:
-            self.remarks.append("No neighbours could be proposed: the old object is unknown.")
+            if not self.is_explained:
+                self.remarks.append("No neighbours could be proposed: the old object is unknown.")
             return []
         prompts = self.knowledge.neighbors(
             request.prompt, request.subject, old, self.relation, chat=request.chat
@@ -429,13 +438,24 @@ class _Proposer:
         return [each for text, each in reversed(by_text.items()) if text in kept]
 
     def _usable(self, texts: Sequence[str]) -> list[str]:
-        """The texts that the model can read with the request's objects after them."""
+        """The texts that the model can read and continue, with the request's objects after them."""
         targets = tuple(filter(None, (self.request.target_new, self.request.target_true)))
         kept = []
         for text in texts:
-            if all(self._is_usable(Prompt(text, ""), target) for target in targets):
+            if self._fits(text) and all(
+                self._is_usable(Prompt(text, ""), target) for target in targets
+            ):
                 kept.append(text)
         return kept
+
+    def _fits(self, text: str) -> bool:
+        """Whether the model's context has room for a text and its continuation."""
+        model = self.models.model
+        try:
+            [encoding] = model.read([text], chat=self.request.chat)
+        except (ModelError, RequestError):
+            return False
+        return len(encoding) + _ROOM <= model.context_length
 
     def _is_usable(self, prompt: Prompt, answer: str) -> bool:
         try:

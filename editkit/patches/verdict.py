@@ -151,7 +151,7 @@ def _of_role(checks: Sequence[Judged], role: Role) -> list[Judged]:
 
 def _headline(level: Level, findings: Sequence[_Finding]) -> str:
     if level == "good":
-        return "Good: the edit took effect, and nothing that was checked was damaged."
+        return "Good: the edit took effect, and all related facts that were checked were kept."
     reasons = [each.headline for each in findings if each.headline]
     worst = [each.headline for each in findings if each.headline and each.level == level]
     if level == "bad":
@@ -170,6 +170,8 @@ def _effect(edits: Sequence[Judged]) -> _Finding:
     n = len(edits)
     shown = edits if n == 1 else [each for each in edits if not each.good][:_MOST_NAMED]
     sentences = [_effect_at(each) for each in shown]
+    if all(_was_given(each) for each in edits):
+        return _Finding("mixed", tuple(sentences), _GIVEN_BEFORE)
     if n > 1:
         sentences.insert(0, f"{good} of {n} edited prompts give the new object.")
     if missed > n / 2:
@@ -181,6 +183,15 @@ def _effect(edits: Sequence[Judged]) -> _Finding:
             where = f"took full effect at only {good} of {n} facts"
         return _Finding("mixed", tuple(sentences), f"the edit {where}")
     return _Finding("good", tuple(sentences))
+
+
+_GIVEN_BEFORE = "the model gave the new object before the edit"
+
+
+def _was_given(edit: Judged) -> bool:
+    """Whether the unedited model gave the new object already."""
+    question = edit.check.question
+    return gives(edit.check.before.text, edit.expected, question.prompt)
 
 
 def _is_partial(edit: Judged) -> bool:
@@ -199,7 +210,7 @@ def _effect_at(edit: Judged) -> str:
         for answer, old, new in zip(check.question.answers, before, after, strict=False)
     ]
     text = f"{_prompt(check.question.prompt)} -> {', '.join(numbers)}"
-    if gives(check.before.text, edit.expected, check.question.prompt):
+    if _was_given(edit):
         return f"{text}; the model gave this answer before the edit, too."
     if edit.good:
         return f"{text}."
@@ -222,7 +233,10 @@ def _findings_in(
         one, many = "other fact of the subject", "other facts of the subject"
         finding = _kept(facts, one, many, title="Lost", most=len(facts), harmed=harmed)
         if finding.headline:
-            implied = "What follows from the new fact may change; the rest is damage."
+            implied = (
+                "The unedited model's answers count, true or not. What follows from the new fact "
+                "may change; the rest is damage."
+            )
             finding = finding._replace(sentences=(*finding.sentences, implied))
         yield finding
     if drift:
@@ -388,6 +402,8 @@ def _advice(
 ) -> Iterator[str]:
     """What to try, most promising first."""
     problems = [each.headline for each in findings if each.level != "good"]
+    if problems == [_GIVEN_BEFORE]:
+        return
     if problems == [_UNCHECKED]:
         yield _KEEP
         return
@@ -426,4 +442,6 @@ def _short(text: str, most: int = _LONGEST_PROMPT) -> str:
 
 
 def _of(count: int, n: int) -> str:
+    if count == n == 2:
+        return "Both"
     return f"All {n}" if count == n > 1 else f"{count} of {n}"

@@ -97,6 +97,23 @@ def test_an_unknown_relation_gets_text_before_the_prompt(atlas: LanguageModel) -
     assert all(q.prompt.endswith(". Zorbla is a thing of") for q in wordings)
 
 
+def test_proposals_leave_room_for_an_answer(atlas: LanguageModel) -> None:
+    prompt = "The capital of Kenya is" + " a city, and the capital of France is" * 12
+    request = request_of(prompt, subject="Kenya", to="Rome")
+    [length] = map(len, atlas.read([prompt]))
+    assert length < atlas.context_length  # the edited prompt itself can be asked
+    assert length + 24 > atlas.context_length
+    proposal = propose(atlas, request)
+    assert [question.prompt for question in proposal.questions if len(question.prompt) > 200] == [
+        prompt
+    ]
+
+
+def test_a_question_outside_a_chat_is_remarked(atlas: LanguageModel) -> None:
+    proposal = propose(atlas, request_of("Where is Louvre?", subject="Louvre", to="Paris"))
+    assert any("is a question" in remark for remark in proposal.remarks)
+
+
 def test_another_script_gets_fewer_questions_and_remarks(atlas: LanguageModel) -> None:
     proposal = propose(atlas, request_of("肯尼亚的首都是", subject="肯尼亚", to="巴黎"))
     assert {question.role for question in proposal.questions} == {"edit", "wording"}

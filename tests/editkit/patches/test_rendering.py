@@ -75,7 +75,7 @@ def test_a_patch_shows_what_it_did() -> None:
     assert ["!", "The", "capital", "of", "Uganda", "is", "Kampala", "90%", "10%"] in lines
     assert '"Kampala" -> "Paris"' in text
     assert "Other facts of Kenya, which should stay: 1 of 1 changed" in text
-    assert ["average", "of", "2", "0.250"] in lines
+    assert ["average", "of", "2;", "1", "next", "word", "changed", "0.250"] in lines
     assert '"hot" -> "cold"' in text
     assert '"a" stays' in text
     assert "stopped before it reached its goal" in text

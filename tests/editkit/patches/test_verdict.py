@@ -102,6 +102,14 @@ def patch(
     return PatchContent(delta, ORIGIN, checks, () if moved is None else drift(moved), size)
 
 
+def test_an_edit_of_what_the_model_gave_anyway_is_not_good() -> None:
+    before = dataclasses.replace(TAKEN, before=Answer((0.6, 0.2), " Europe."))
+    verdict = verdict_of(patch(before, wording(0, holds=True), neighbor(0, kept=True), KEPT_FACT))
+    assert verdict.level == "mixed"
+    assert verdict.sentences[0] == "Mixed: the model gave the new object before the edit."
+    assert not verdict.advice
+
+
 def test_a_good_edit() -> None:
     verdict = verdict_of(
         patch(
@@ -113,11 +121,11 @@ def test_a_good_edit() -> None:
     )
     assert verdict.level == "good"
     assert verdict.sentences == (
-        "Good: the edit took effect, and nothing that was checked was damaged.",
+        "Good: the edit took effect, and all related facts that were checked were kept.",
         '"Kenya is located in" -> "Europe" from 0.2% to 99.1%, "Africa" from 95% to 0.4%.',
         "It holds in 3 of 4 other wordings.",
         'Not in "In other words 3, Kenya is in": the model writes "Africa".',
-        "All 2 neighbours keep their answers.",
+        "Both neighbours keep their answers.",
         "1 of 1 other fact of the subject keeps its answer.",
         "Unrelated text barely moved: 0.010 nats on average over 4 prompts (KL divergence of the "
         "next word), and 1 of 4 next words changed.",
@@ -205,7 +213,7 @@ def test_more_damage_than_good_is_bad() -> None:
     assert verdict.sentences[0] == (
         "Bad: the edit does more damage than good: 2 of 3 other facts of the subject changed."
     )
-    assert "What follows from the new fact may change; the rest is damage." in verdict.sentences
+    assert any("the rest is damage" in sentence for sentence in verdict.sentences)
     half = patch(TAKEN, NAIROBI, KEPT_FACT, neighbor(0, kept=False), neighbor(1, kept=True))
     assert verdict_of(half).level == "mixed"
     assert verdict_of(half).sentences[0] == (
