@@ -25,6 +25,7 @@ from editkit.cli.edit_inputs import (
     GivenFact,
     check_writable,
     chosen_editors,
+    editor_names,
     given_fact,
     patch_paths,
 )
@@ -32,7 +33,6 @@ from editkit.cli.edit_outputs import next_steps, page_width, patch_document
 from editkit.cli.signals import terminable
 from editkit.editing.outcomes import unwatched
 from editkit.errors import EditkitError, UsageError
-from editkit.patches.overview import took_effect
 from editkit.progress import show_progress
 
 if TYPE_CHECKING:
@@ -112,12 +112,13 @@ def run(args: argparse.Namespace) -> int:
     if args.interactive and args.json:
         raise UsageError("--interactive prints no JSON.", hint="Drop --json, or --interactive.")
     fact = _fact(args)
-    editors = chosen_editors(args)
     paths = {}
     if args.save is not None:
-        paths = patch_paths(args.save, [editor.name for editor in editors])
+        paths = patch_paths(args.save, editor_names(args))
         check_writable(paths.values(), force=args.force)
+    editors = chosen_editors(args)
     from editkit.patches.making import patches_for
+    from editkit.patches.overview import took_effect
     from editkit.registry.models import load_model
 
     with terminable(), show_progress(quiet=args.quiet), unwatched():

@@ -25,12 +25,17 @@ from typing import TYPE_CHECKING, Any
 
 import pydantic
 
-from editkit.cli.edit_inputs import GivenFact, check_writable, chosen_editors, given_fact
+from editkit.cli.edit_inputs import (
+    GivenFact,
+    check_writable,
+    chosen_editors,
+    editor_names,
+    given_fact,
+)
 from editkit.cli.edit_outputs import page_width, patch_document
 from editkit.cli.signals import terminable
 from editkit.editing.outcomes import unwatched
 from editkit.errors import ConfigError, EditkitError, UsageError, first_line
-from editkit.patches.overview import took_effect
 from editkit.progress import counting, show_progress
 from editkit.storage.file_names import safe_file_name
 from editkit.storage.strict_json import parse_json
@@ -108,9 +113,10 @@ def run_batch(args: argparse.Namespace) -> int:
             hint="The file has the facts; without --batch, give one fact.",
         )
     entries = read_facts(args.batch, chat=args.chat, separator=args.separator)
-    editors = chosen_editors(args)
-    paths = _paths(entries, [editor.name for editor in editors], args.save)
+    paths = _paths(entries, editor_names(args), args.save)
     check_writable(paths.values(), force=args.force)
+    editors = chosen_editors(args)
+    from editkit.patches.overview import took_effect
     from editkit.registry.models import load_model
 
     outcomes: list[Outcome] = []

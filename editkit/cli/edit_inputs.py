@@ -27,6 +27,7 @@ __all__ = [
     "GivenFact",
     "check_writable",
     "chosen_editors",
+    "editor_names",
     "given_fact",
     "patch_paths",
 ]
@@ -60,6 +61,18 @@ def given_fact(
 # ---------------------------------------------------------------- editors
 
 
+def editor_names(args: argparse.Namespace) -> list[str]:
+    """The names of ``--editor``, each once; no editor is imported.
+
+    Raises:
+        PluginError: There is no such editor.
+    """
+    names = list(dict.fromkeys(args.editor)) or [DEFAULT_EDITOR]
+    for name in names:
+        default_registry().get("editor", name)
+    return names
+
+
 def chosen_editors(args: argparse.Namespace) -> list[Editor[Any]]:
     """The editors of ``--editor`` with the values of ``--preset`` and ``--set``.
 
@@ -68,11 +81,10 @@ def chosen_editors(args: argparse.Namespace) -> list[Editor[Any]]:
         ConfigError: A value or a preset is wrong, or the editor cannot edit the model.
         ModelError: There is no such model.
     """
-    chosen = list(dict.fromkeys(args.editor)) or [DEFAULT_EDITOR]
+    chosen = editor_names(args)
     values = parse_sets(args.sets)
     per_editor = [(name, _values_of(name, chosen, values)) for name in chosen]
     for name, own in per_editor:
-        default_registry().get("editor", name)
         try:
             check_values("editor", name, own, place="--set", preset=args.preset)
         except ConfigError as error:

@@ -8,12 +8,12 @@ import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from editkit.patches.content import PatchContent
-from editkit.patches.overview import took_effect
-from editkit.patches.verdict import verdict_of
 from editkit.storage.digests import plain
+
+if TYPE_CHECKING:
+    from editkit.patches.content import PatchContent
 
 __all__ = ["next_steps", "page_width", "patch_document"]
 
@@ -43,6 +43,9 @@ def next_steps(saved: Iterable[Path], model: str) -> str:
 
 def patch_document(patch: PatchContent, saved: Path | None) -> dict[str, Any]:
     """A patch as plain data: what it did, and where it was saved."""
+    from editkit.patches.overview import took_effect
+    from editkit.patches.verdict import verdict_of
+
     document = {
         "editor": patch.editor,
         "saved": None if saved is None else str(saved),

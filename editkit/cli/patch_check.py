@@ -24,13 +24,12 @@ from editkit.cli.patch_files import (
     pair_table,
     read_patches,
 )
-from editkit.patches.checking import Recheck, recheck
-from editkit.patches.interference import interference
 from editkit.storage.digests import plain
 from editkit.terminal import wrapped
 
 if TYPE_CHECKING:
     from editkit.models.language_model import LanguageModel
+    from editkit.patches.checking import Recheck
     from editkit.patches.content import PatchContent
 
 EXIT_CHANGED = 1
@@ -48,6 +47,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check the patches; 1 if one of them does something else now."""
+    from editkit.patches.checking import recheck
+
     patches = read_patches(args.files)
     names = names_of(args.files)
     model = model_of(args, patches)
@@ -93,6 +94,8 @@ def _text(
 
 def _interference(model: LanguageModel, patches: Sequence[PatchContent]) -> list[list[float]]:
     """Row: the patch that may suffer; column: the other one."""
+    from editkit.patches.interference import interference
+
     return [[1.0 if a is b else interference(model, a, b) for b in patches] for a in patches]
 
 

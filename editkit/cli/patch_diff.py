@@ -6,15 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from editkit.cli.arguments import add_flag, path
 from editkit.cli.patch_files import names_of, read_patches
-from editkit.patches.combining import PatchDifference, diff
-from editkit.patches.content import Check
 from editkit.safe_text import one_line, shortened
 from editkit.storage.digests import plain
 from editkit.terminal import aligned
+
+if TYPE_CHECKING:
+    from editkit.patches.combining import PatchDifference
+    from editkit.patches.content import Check
 
 _LONGEST_VALUE = 60
 
@@ -27,6 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show the difference."""
+    from editkit.patches.combining import diff
+
     difference = diff(*read_patches(args.files))
     if args.json:
         document = {"schema": 1, "files": list(map(str, args.files)), **difference.to_dict()}

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.cli.arguments import add_flag, path
 from editkit.errors import ModelError, UsageError
-from editkit.patches.files import read_patch
-from editkit.patches.interference import LARGE_OVERLAP, conflicts
 from editkit.safe_text import one_line
 from editkit.terminal import aligned, wrapped
 
@@ -51,6 +49,8 @@ def read_patches(files: Sequence[Path]) -> list[PatchContent]:
     Raises:
         DeltaError: A file is missing or damaged, or is from a newer version.
     """
+    from editkit.patches.files import read_patch
+
     return [read_patch(file) for file in files]
 
 
@@ -99,12 +99,16 @@ def pair_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> str:
 
 def conflicts_text(names: Sequence[str], patches: Sequence[PatchContent]) -> str:
     """The conflicts between patches, a sentence each."""
+    from editkit.patches.interference import conflicts
+
     sentences = [wrapped(f"{each.kind}: {each.sentence(names)}") for each in conflicts(patches)]
     return "".join(sentences) or "No conflicts.\n"
 
 
 def overlaps_text(names: Sequence[str], table: Sequence[Sequence[float]]) -> str:
     """A sentence for each two patches that are likely to disturb each other."""
+    from editkit.patches.interference import LARGE_OVERLAP
+
     return "".join(
         wrapped(
             f"{names[i]} and {names[j]} overlap by {table[i][j]:.2f}: 'editkit patch check "
@@ -117,6 +121,8 @@ def overlaps_text(names: Sequence[str], table: Sequence[Sequence[float]]) -> str
 
 def conflicts_data(names: Sequence[str], patches: Sequence[PatchContent]) -> list[dict[str, Any]]:
     """The conflicts as plain data."""
+    from editkit.patches.interference import conflicts
+
     return [
         {"kind": each.kind, "patches": list(each.patches), "sentence": each.sentence(names)}
         for each in conflicts(patches)

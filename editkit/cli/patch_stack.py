@@ -20,9 +20,6 @@ from editkit.cli.patch_files import (
     read_patches,
 )
 from editkit.errors import UsageError
-from editkit.patches.combining import stacked
-from editkit.patches.files import write_patch
-from editkit.patches.interference import overlaps
 from editkit.safe_text import one_line
 
 
@@ -48,6 +45,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--out: {str(args.out)!r} exists.", hint="Choose another name, or remove it first."
         )
+    from editkit.patches.combining import stacked
+    from editkit.patches.files import write_patch
+    from editkit.patches.interference import overlaps
+
     patches = read_patches(args.files)
     names = names_of(args.files)
     model = None if args.model is None else model_of(args, patches)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 
 from editkit import CommandSpec, __version__, hookimpl
+from editkit.cli.patch import ACTIONS
 from editkit.registry.plugins import default_registry
 from tests.editkit.benchmark import fakes
 
 Cli = Callable[..., tuple[int, str, str]]
 
 HEAVY = ("torch", "transformers", "mlflow", "datasets", "numpy", "pandas")
+KENYA = ("edit", "The capital of Kenya is", "--subject", "Kenya", "--to", "Paris")
 WATCHED = """
 import sys, time
 from editkit.cli.main import main
@@ -35,14 +38,48 @@ sys.stderr.write(f"{code} {loaded} {time.process_time():.2f}")
         ("plugins", "--json"),
         ("run-benchmark", "--help"),
         ("explain", "delta"),
+        ("edit", "--help"),
+        ("patch", "--help"),
     ],
 )
 def test_listing_and_help_load_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    assert _watched(*arguments).startswith("0 [] ")
+
+
+@pytest.mark.parametrize("action", [action.name for action in ACTIONS])
+def test_help_of_an_action_on_patches_loads_nothing_heavy(action: str) -> None:
+    assert _watched("patch", action, "--help").startswith("0 [] ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("edit",), "PROMPT, --subject, --to are missing"),
+        (("edit", "The capital of Kenya is", "--subject", "Mali", "--to", "Paris"), "Mali"),
+        ((*KENYA, "--save", "setup.cfg"), "'setup.cfg' exists"),
+        ((*KENYA, "--editor", "rom"), "rom"),
+        (("edit", "--batch", "no-such-file.yaml"), "no-such-file.yaml"),
+        (("patch", "show"), "FILE"),
+        (("patch", "stack", "a", "b", "--out", "setup.cfg"), "'setup.cfg' exists"),
+        (("patch", "apply", "a"), "--ledger DIR is missing"),
+        (("patch", "list"), "--ledger"),
+    ],
+)
+def test_errors_that_need_no_model_load_nothing_heavy(
+    arguments: tuple[str, ...], message: str
+) -> None:
+    *report, last = _watched(*arguments).splitlines()
+    assert message in "\n".join(report)
+    assert re.match(r"[23] \[\] ", last), last
+
+
+def _watched(*arguments: str) -> str:
+    """What a command writes to stderr, then its exit code and the heavy modules it loaded."""
     done = subprocess.run(
         [sys.executable, "-c", WATCHED % (HEAVY,), *arguments],
         capture_output=True, text=True, check=False, cwd=fakes.ROOT,
     )  # fmt: skip
-    assert done.stderr.startswith("0 [] "), done.stderr
+    return done.stderr
 
 
 @pytest.fixture
