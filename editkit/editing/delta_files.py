@@ -28,6 +28,7 @@ from editkit.storage.strict_json import parse_json
 
 __all__ = ["load_delta", "read_delta_file", "save_delta", "write_delta_file"]
 
+_WRITERS = "'editkit edit --save FILE', Patch.save and save_delta write such files."
 _FORMAT, _FORMAT_WITH_CONTEXT = 1, 2
 _LARGEST = 2**32  # entries of one weight: more than any model has
 _TYPES: Mapping[str, type] = {
@@ -123,23 +124,35 @@ def read_delta_file(path: str | Path) -> tuple[WeightDelta, dict[str, str]]:
     """
     path = Path(path)
     try:
-        if not path.is_file():
-            raise FileNotFoundError
+        is_folder, is_file = path.is_dir(), path.is_file()
     except OSError:  # the path itself may be invalid
+        is_folder = is_file = False
+    if is_folder:
+        raise DeltaError(
+            f"{str(path)!r} is a folder, expected a patch file.",
+            hint="Give the path of one file in it; " + _WRITERS,
+        )
+    if not is_file:
         raise DeltaError(
             f"{str(path)[:200]!r} does not exist, or is not a file.", hint="Check its path."
-        ) from None
+        )
     try:
         metadata, tensors = read_safetensors(path)
         digest = digest_of_tensors(tensors, metadata.get("editkit", ""))
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
+    except OSError as error:
         raise DeltaError(
-            f"{path} is damaged, or is not a safetensors file: {error}",
-            hint="Copy the file again from its source.",
+            f"{path} cannot be read: {error.strerror or error}.",
+            hint="Check the file, its owner and its permissions.",
+        ) from error
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise DeltaError(
+            f"{path} is damaged, or is not a safetensors file.",
+            hint="Copy the file again from its source, or give another one: " + _WRITERS,
         ) from error
     if "editkit" not in metadata:
         raise DeltaError(
-            f"{path} is not an edit of editkit.", hint="Give a file that save_delta wrote."
+            f"{path} holds tensors, but not an edit of editkit.",
+            hint="Give a patch file: " + _WRITERS,
         )
     if metadata.get("digest") != digest:
         raise _damaged(path, "its content does not match its digest")

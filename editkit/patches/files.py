@@ -15,6 +15,7 @@ import pydantic
 from editkit.editing.delta_files import read_delta_file, write_delta_file
 from editkit.errors import DeltaError, EditkitError
 from editkit.patches.content import Check, Movement, Origin, PatchContent, Size
+from editkit.patches.sources import PROVENANCE
 from editkit.storage.digests import sha256_of
 from editkit.storage.strict_json import parse_json
 
@@ -74,8 +75,9 @@ def read_patch(path: str | Path) -> PatchContent:
     """Read a patch or a plain delta.
 
     Raises:
-        DeltaError: The file is missing or damaged, or is from a newer version.
+        DeltaError: The file is missing, damaged, a folder, or from a newer version.
     """
+    _refuse_folder(Path(path))
     delta, header = read_delta_file(path)
     if "patch" not in header:
         return PatchContent(delta)
@@ -102,6 +104,27 @@ def read_patch(path: str | Path) -> PatchContent:
     return PatchContent(
         delta, content.origin, content.checks, content.drift, content.size, content.remarks
     )
+
+
+def _refuse_folder(path: Path) -> None:
+    """Refuse a folder that editkit wrote, with what it is."""
+    try:
+        is_export, is_ledger = ((path / name).is_file() for name in (PROVENANCE, "ledger.json"))
+        is_adapter = (path / "adapter_config.json").is_file()
+    except OSError:  # the path itself may be invalid
+        return
+    if is_export:
+        kind = "an adapter folder" if is_adapter else "a model folder"
+        raise DeltaError(
+            f"{str(path)!r} is {kind} (it has {PROVENANCE}), not a patch.",
+            hint=f"Give the patch file that it was exported from; {PROVENANCE} describes the edit.",
+        )
+    if is_ledger:
+        raise DeltaError(
+            f"{str(path)!r} is a ledger (it has ledger.json), not a patch.",
+            hint="'editkit patch list --ledger DIR' lists its patches; their files are in "
+            "DIR/patches.",
+        )
 
 
 def _damaged(path: str | Path, problem: str) -> DeltaError:

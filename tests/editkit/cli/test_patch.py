@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from editkit import (
     EditRequest,
@@ -144,6 +146,32 @@ def test_missing_and_damaged_files_are_errors(
             assert code == 2
             assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_not_a_patch_is_named(editkit: Cli, tmp_path: Path) -> None:
+    for name in (
+        "exported/editkit.json",
+        "adapter/editkit.json",
+        "adapter/adapter_config.json",
+        "ledger/ledger.json",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{}", encoding="utf-8")
+    save_file({"weight": torch.zeros(2)}, tmp_path / "model.safetensors")
+    (tmp_path / "notes.txt").write_text("this is not a patch", encoding="utf-8")
+    for name, message, hint in [
+        ("exported", "is a model folder (it has editkit.json), not a patch.", "exported from"),
+        ("adapter", "is an adapter folder (it has editkit.json), not a patch.", "exported from"),
+        ("ledger", "is a ledger (it has ledger.json), not a patch.", "editkit patch list"),
+        ("", "is a folder, expected a patch file.", "'editkit edit --save FILE'"),
+        ("model.safetensors", "not an edit of editkit.", "'editkit edit --save FILE'"),
+        ("notes.txt", "is damaged, or is not a safetensors file.", "'editkit edit --save FILE'"),
+    ]:
+        code, _, error = editkit("patch", "show", tmp_path / name)
+        assert code == 2
+        assert message in error
+        assert hint in error
+        assert "header" not in error  # the text of the library
 
 
 # ---------------------------------------------------------------- stack and diff
