@@ -23,7 +23,9 @@ from editkit.cli.patch_files import (
     names_of,
     pair_table,
     read_patches,
+    refuse_other_models,
 )
+from editkit.errors import DeltaError
 from editkit.storage.digests import plain
 from editkit.terminal import wrapped
 
@@ -52,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
     patches = read_patches(args.files)
     names = names_of(args.files)
     model = model_of(args, patches)
+    refuse_other_models(model, patches)
+    if not args.together:
+        _refuse_alone(model, patches)
     results = [
         recheck(
             patch,
@@ -68,6 +73,26 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(_text(names, patches, results, table))
     return EXIT_CHANGED if any(result.ok is False for result in results) else 0
+
+
+def _refuse_alone(model: LanguageModel, patches: Sequence[PatchContent]) -> None:
+    """Refuse to check a patch alone that was made on top of others.
+
+    Raises:
+        DeltaError: There is one.
+    """
+    from editkit.editing.deltas import check_fits
+
+    for patch in patches:
+        if len(patch.delta.made_on) > 1:
+            try:
+                check_fits(model, patch.delta)
+            except DeltaError as error:
+                raise DeltaError(
+                    error.message,
+                    hint="Give those first, in that order, with --together; 'editkit patch show' "
+                    "prints their digests.",
+                ) from None
 
 
 def _text(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.cli.arguments import add_flag, path
-from editkit.cli.patch_files import names_of, read_patches
+from editkit.cli.patch_files import conflicts_data, names_of, read_patches
 from editkit.safe_text import one_line, shortened
 from editkit.storage.digests import plain
-from editkit.terminal import aligned
+from editkit.terminal import aligned, columns, rendered, wrapped
 
 if TYPE_CHECKING:
     from editkit.patches.combining import PatchDifference
@@ -31,9 +32,15 @@ def run(args: argparse.Namespace) -> int:
     """Show the difference."""
     from editkit.patches.combining import diff
 
-    difference = diff(*read_patches(args.files))
+    patches = read_patches(args.files)
+    difference = diff(*patches)
     if args.json:
-        document = {"schema": 1, "files": list(map(str, args.files)), **difference.to_dict()}
+        document = {
+            "schema": 1,
+            "files": list(map(str, args.files)),
+            **difference.to_dict(),
+            "conflicts": conflicts_data(names_of(args.files), patches),
+        }
         sys.stdout.write(json.dumps(plain(document), indent=2) + "\n")
     else:
         sys.stdout.write(_text(difference, names_of(args.files)))
@@ -57,15 +64,39 @@ def _text(difference: PatchDifference, names: Sequence[str]) -> str:
             rows.append(
                 (f"{one.question.role}: {one.question.prompt}", _answers(one), _answers(other))
             )
-    cosine = "-" if difference.cosine is None else f"{difference.cosine:.3f}"
     equal = sum(_answers(one) == _answers(other) for one, other in difference.checks)
     n = len(difference.checks)
     lines = [
         "The same edit, bit for bit." if difference.same_edit else "Two edits.",
-        f"cosine of the changes {cosine}, overlap {difference.overlap:.3f}",
+        *_relation(difference),
         f"{equal} of {n} common checks have equal answers" if n else "no common checks",
     ]
-    return aligned(rows) + "\n" + "".join(f"{line}\n" for line in lines)
+    return _table(rows) + "\n" + "".join(map(wrapped, lines))
+
+
+def _relation(difference: PatchDifference) -> Iterator[str]:
+    """How far the changes are equal, and whether the facts contradict each other."""
+    for each in difference.conflicts:
+        if each.kind == "contradiction":
+            yield f"They contradict each other: {each.details}."
+        elif each.kind == "same fact":
+            yield f"They {each.details}."
+    if difference.overlap is None:
+        yield "not comparable: different models"
+    else:
+        cosine = "-" if difference.cosine is None else f"{difference.cosine:.3f}"
+        yield f"cosine of the changes {cosine}, overlap {difference.overlap:.3f}"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Both values of everything; on a terminal, all columns wrap."""
+    if not sys.stdout.isatty():
+        return aligned(rows)
+    from rich.text import Text
+
+    head, *body = rows
+    table = columns(head, [[Text(one_line(text)) for text in row] for row in body])
+    return rendered(table, terminal=True, width=shutil.get_terminal_size().columns)
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit.cli.arguments import add_flag, path
-from editkit.errors import ModelError, UsageError
+from editkit.errors import DeltaError, ModelError, UsageError
 from editkit.safe_text import one_line
 from editkit.terminal import aligned, wrapped
 
@@ -28,6 +28,7 @@ __all__ = [
     "overlaps_text",
     "pair_table",
     "read_patches",
+    "refuse_other_models",
 ]
 
 
@@ -86,6 +87,29 @@ def model_of(args: argparse.Namespace, patches: Sequence[PatchContent]) -> Langu
             f"the patch was made on {origin.model!r}, which cannot be loaded here: {error.message}",
             hint="Name the model, or its folder, with --model.",
         ) from error
+
+
+def refuse_other_models(model: LanguageModel, patches: Sequence[PatchContent]) -> None:
+    """Refuse patches of another model, for actions that cannot be forced to measure them.
+
+    Raises:
+        DeltaError: A patch was made on another model, or its weights do not fit.
+    """
+    from editkit.editing.deltas import check_fits
+    from editkit.patches.interference import base_of
+
+    own = model.weights.acceptable()
+    for patch in patches:
+        base = base_of(patch)
+        if base in own or base == model.legacy_fingerprint:
+            continue
+        named = f" ({patch.origin.model})" if patch.origin is not None else ""
+        try:
+            check_fits(model, patch.delta)
+        except DeltaError as error:
+            raise DeltaError(
+                error.message, hint=f"Give the model that it was made on{named} with --model."
+            ) from None
 
 
 def pair_table(names: Sequence[str], values: Sequence[Sequence[float]]) -> str:

@@ -18,6 +18,7 @@ from editkit.cli.patch_files import (
     names_of,
     overlaps_text,
     read_patches,
+    refuse_other_models,
 )
 from editkit.errors import UsageError
 from editkit.safe_text import one_line
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     patches = read_patches(args.files)
     names = names_of(args.files)
     model = None if args.model is None else model_of(args, patches)
+    if model is not None:
+        refuse_other_models(model, patches)
     patch = stacked(patches, force=args.force, model=model, names=names)
     write_patch(patch, args.out)
     checks = f"with {len(patch.checks)} checks" if patch.checks else "without checks"

@@ -16,6 +16,7 @@ from editkit.errors import DeltaError
 from editkit.patches.content import Check, Origin, PatchContent, Question
 from editkit.patches.interference import (
     REFUSED_UNLESS_FORCED,
+    Conflict,
     base_of,
     conflicts,
     overlap,
@@ -193,7 +194,8 @@ class ChangedWeight:
         name: Its name.
         forms: What the change of each patch is: ``rank 1``, ``3 rows``, ``dense``; None: no change.
         norms: Frobenius norm of each change; 0 for none.
-        cosine: Cosine of the two changes, from -1 to 1; None unless both change it.
+        cosine: Cosine of the two changes, from -1 to 1; None unless both change it and were made
+            on one model.
     """
 
     name: str
@@ -211,8 +213,12 @@ class PatchDifference:
         differences: Facts, editor, settings and origin with different values.
         weights: The parameters that they change.
         norms: Frobenius norm of each patch.
-        cosine: Cosine of the changes, over all parameters, from -1 to 1; None if one has none.
-        overlap: :func:`~editkit.patches.interference.overlap`.
+        same_model: Whether both were made on one model; otherwise, their changes cannot be
+            compared.
+        cosine: Cosine of the changes, over all parameters, from -1 to 1; None if one has none, or
+            if they cannot be compared.
+        overlap: :func:`~editkit.patches.interference.overlap`; None if they cannot be compared.
+        conflicts: Why they should not be applied together.
         checks: The questions that both were asked, with the checks of both.
     """
 
@@ -220,8 +226,10 @@ class PatchDifference:
     differences: tuple[Difference, ...]
     weights: tuple[ChangedWeight, ...]
     norms: tuple[float, float]
+    same_model: bool
     cosine: float | None
-    overlap: float
+    overlap: float | None
+    conflicts: tuple[Conflict, ...]
     checks: tuple[tuple[Check, Check], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,7 +246,11 @@ def diff(a: PatchContent, b: PatchContent) -> PatchDifference:
         if values[0].get(name) != values[1].get(name)
     ]
     changes = a.delta.changes, b.delta.changes
-    weights = [_changed(name, *changes) for name in sorted({*changes[0], *changes[1]})]
+    same_model = base_of(a) == base_of(b)
+    weights = [
+        _changed(name, *changes, comparable=same_model)
+        for name in sorted({*changes[0], *changes[1]})
+    ]
     norms = math.hypot(*(w.norms[0] for w in weights)), math.hypot(*(w.norms[1] for w in weights))
     product = math.fsum(w.cosine * w.norms[0] * w.norms[1] for w in weights if w.cosine is not None)
     answered = {_asked(check.question): check for check in b.checks}
@@ -247,8 +259,10 @@ def diff(a: PatchContent, b: PatchContent) -> PatchDifference:
         differences=tuple(differences),
         weights=tuple(weights),
         norms=norms,
-        cosine=_cosine(product, norms),
-        overlap=overlap(a, b),
+        same_model=same_model,
+        cosine=_cosine(product, norms) if same_model else None,
+        overlap=overlap(a, b) if same_model else None,
+        conflicts=tuple(conflicts([a, b])),
         checks=tuple(
             (check, answered[_asked(check.question)])
             for check in a.checks
@@ -267,10 +281,14 @@ def form_of(change: Change) -> str:
     return "dense"
 
 
-def _changed(name: str, a: Mapping[str, Change], b: Mapping[str, Change]) -> ChangedWeight:
+def _changed(
+    name: str, a: Mapping[str, Change], b: Mapping[str, Change], *, comparable: bool
+) -> ChangedWeight:
     one, other = a.get(name), b.get(name)
     norms = (norm_of(one) if one else 0.0, norm_of(other) if other else 0.0)
-    cosine = _cosine(inner_product(one, other), norms) if one and other else None
+    cosine = None
+    if one and other and comparable:
+        cosine = _cosine(inner_product(one, other), norms)
     return ChangedWeight(
         name, (form_of(one) if one else None, form_of(other) if other else None), norms, cosine
     )

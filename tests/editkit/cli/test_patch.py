@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -217,6 +219,49 @@ def test_diff_shows_both_values(editkit: Cli, files: list[Path]) -> None:
     ]  # fmt: skip
 
 
+def test_diff_names_contradictions_and_other_models(
+    editkit: Cli, files: list[Path], tmp_path: Path
+) -> None:
+    opposed = written(tmp_path / "c.patch", 5, dataclasses.replace(ROME, target_new="Lima"))
+    _, text, _ = editkit("patch", "diff", files[0], opposed)
+    sentence = "They contradict each other: 'Rome is in' is to be 'Seattle' and 'Lima'."
+    assert sentence in " ".join(text.split())
+    assert "overlap 0." in text
+    twice = written(tmp_path / "d.patch", 6, ROME)
+    _, text, _ = editkit("patch", "diff", files[0], twice)
+    assert "They both write 'Rome is in Seattle'." in text
+    elsewhere = written(tmp_path / "e.patch", 7, ROME, model_fingerprint="other")
+    wider = dataclasses.replace(
+        load_delta(elsewhere), changes={NAME: low_rank(0, 9, 7)}
+    )  # of a larger model
+    save_delta(wider, tmp_path / "f.patch")
+    for other in (elsewhere, tmp_path / "f.patch"):
+        code, text, _ = editkit("patch", "diff", files[0], other)
+        assert code == 0
+        assert "not comparable: different models" in text
+        assert "cosine" not in text
+    document = json.loads(editkit("patch", "diff", files[0], elsewhere, "--json")[1])
+    assert (document["same_model"], document["cosine"], document["overlap"]) == (False, None, None)
+    assert [each["kind"] for each in document["conflicts"]] == ["other model", "same fact"]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_diff_fits_the_terminal(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int
+) -> None:
+    from editkit.cli.main import main
+
+    long = written(tmp_path / "long.patch", 5, ROME, config={"layers": list(range(99))})
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["patch", "diff", str(files[1]), str(long)]) == 0
+    lines = re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()).splitlines()
+    assert max(map(len, lines)) <= width
+    assert "Seattle" in "".join(lines)
+
+
 # ---------------------------------------------------------------- check
 
 
@@ -312,6 +357,8 @@ def test_patches_on_top_of_others_are_checked_in_their_order(
     code, _, message = editkit("patch", "check", second)
     assert code == 2
     assert "with 1 other edit applied" in message
+    assert "with --together" in message
+    assert "force" not in message
 
 
 def test_check_refuses_another_model_and_names_both(
@@ -320,6 +367,13 @@ def test_check_refuses_another_model_and_names_both(
     code, _, message = editkit("patch", "check", files[0], "--model", model_folder)
     assert code == 2
     assert "'a/model, revision main'" in message
+    assert "Give the model that it was made on (a/model) with --model." in message
+    assert "force" not in message
+    code, _, message = editkit(
+        "patch", "stack", files[0], "--model", model_folder, "--out", "new.patch", "--force"
+    )
+    assert code == 2
+    assert "with --model." in message
     code, _, message = editkit("patch", "check", files[0])
     assert code == 2
     assert "cannot be loaded here" in message
