@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         entries, log = (), ()
     if problems is None:
         try:
-            ledger.model  # noqa: B018 - looks at the files' times
+            _ = ledger.model  # compares the files' sizes and times with the record
         except LedgerError as error:
             _log.warning("%s", error)
     if args.json:
