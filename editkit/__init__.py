@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from editkit.consequences import Consequence, OpenQuestion
 from editkit.data_types import (
     EditRequest,
     Fact,
@@ -137,6 +138,7 @@ __all__ = [
     "CommandSpec",
     "Config",
     "ConfigError",
+    "Consequence",
     "Dataset",
     "DatasetError",
     "DatasetSpec",
@@ -165,6 +167,7 @@ __all__ = [
     "ModelMetric",
     "ModelMetricSpec",
     "ModelSpec",
+    "OpenQuestion",
     "Patch",
     "PluginError",
     "Probe",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from editkit.consequences import Consequence
 from editkit.errors import PluginError, RequestError
 from editkit.mistakes import expect, expect_list
 from editkit.prompts import (
@@ -171,6 +172,10 @@ class Record:
         probes: Prompts by kind: ``rewrite``, ``paraphrase``, ``neighborhood``, ``attribute``,
             ``same_subject``, or a dataset's own kinds.
         texts: Free texts by kind: ``generation`` (prompts), ``reference``, ``essence``.
+        also: Further edits of the case, which are written together with ``request``.
+        consequences: Tests of what follows from the edits, by group
+            (:data:`editkit.consequences.GROUPS`).
+        aliases: Other spellings of answers in ``request``, ``also`` and ``probes``, by answer.
 
     Raises:
         UsageError: A value has the wrong type.
@@ -180,22 +185,42 @@ class Record:
     request: EditRequest
     probes: Mapping[str, tuple[Probe, ...]] = dataclasses.field(default_factory=dict)
     texts: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    also: tuple[EditRequest, ...] = ()
+    consequences: Mapping[str, tuple[Consequence, ...]] = dataclasses.field(default_factory=dict)
+    aliases: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        call = "Record(case_id, request, probes, texts)"
+        call = "Record(case_id, request, probes, texts, also, consequences, aliases)"
         expect(self.request, "EditRequest", "request", call)
         expect(self.probes, "mapping", "probes", call)
         expect(self.texts, "mapping", "texts", call)
+        expect_list(self.also, "EditRequest", "also", call)
+        expect(self.consequences, "mapping", "consequences", call)
+        expect(self.aliases, "mapping", "aliases", call)
         for kind, probes in self.probes.items():
             expect_list(probes, "Probe", f"probes[{kind!r}]", call)
         for kind, texts in self.texts.items():
             expect_list(texts, "text", f"texts[{kind!r}]", call)
+        for group, tests in self.consequences.items():
+            expect_list(tests, "Consequence", f"consequences[{group!r}]", call)
+        for answer, spellings in self.aliases.items():
+            expect_list(spellings, "text", f"aliases[{answer!r}]", call)
+
+    @property
+    def requests(self) -> tuple[EditRequest, ...]:
+        """All edits of the case."""
+        return (self.request, *self.also)
+
+    def spellings(self, answer: str) -> tuple[str, ...]:
+        """An answer and its aliases."""
+        return (answer, *self.aliases.get(answer, ()))
 
     @summary
     def __repr__(self) -> str:
-        prompts = {**self.probes, **self.texts}
+        prompts = {**self.probes, **self.texts, **self.consequences}
         kinds = ", ".join(f"{len(each)} {kind}" for kind, each in prompts.items())
         edit = arrow(self.request.sentence, self.request.target_new)
+        edit += f" and {counted(len(self.also), 'other edit')}" if self.also else ""
         return f"Record {self.case_id}: {edit}; {kinds or 'no prompts'}"
 
 

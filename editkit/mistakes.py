@@ -19,6 +19,7 @@ __all__ = ["expect", "expect_list", "expect_path"]
 
 _OURS = {
     "CandidateQuery",
+    "Consequence",
     "Dataset",
     "EditRequest",
     "EditedModels",
@@ -29,6 +30,7 @@ _OURS = {
     "Locator",
     "Metric",
     "ModelMetric",
+    "OpenQuestion",
     "Patch",
     "Probe",
     "Record",

@@ -29,6 +29,7 @@ LAYERS = [
     {"errors", "reprs", "terminal"},
     {"mistakes", "validation"},
     {"prompts", "storage"},
+    {"consequences", "matching"},
     {"data_types", "figures", "regimes"},
     {"results", "models"},
     {"editing"},

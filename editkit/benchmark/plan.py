@@ -15,25 +15,26 @@ from typing import Any
 
 from editkit.benchmark.dependencies import dependencies
 from editkit.benchmark.inputs import (
-    corpus_digest,
     fingerprint_of,
     identity_of,
     load_records,
     n_layers_of,
 )
-from editkit.benchmark.spec import Benchmark, ModelChoice, PluginChoice, PluginValues
+from editkit.benchmark.planned_metrics import PlannedMetric, plan_metrics, with_corpus
+from editkit.benchmark.resolving import ConfigResolver
+from editkit.benchmark.spec import Benchmark, ModelChoice, PluginValues
 from editkit.benchmark.store import Store
-from editkit.data_types import Record, Records, RejectedRecord
+from editkit.data_types import Record, RejectedRecord
 from editkit.editing.outcomes import BASELINE
-from editkit.errors import ConfigError, EditkitError, PluginError
+from editkit.errors import ConfigError, EditkitError
 from editkit.interfaces import Config
 from editkit.records.digests import slice_digest
 from editkit.redaction import redacted_values
 from editkit.regimes import Regime
-from editkit.registry.config import GivenValues, Resolved, resolve_config
+from editkit.registry.config import Resolved
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, Registry
-from editkit.registry.specs import EditorSpec, MetricSpec, ModelMetricSpec
+from editkit.registry.specs import EditorSpec
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
@@ -48,8 +49,6 @@ __all__ = [
     "ordered",
 ]
 
-_RESERVED = "summary/score"
-
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -60,55 +59,6 @@ class Batch:
 
     index: int
     records: tuple[Record, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedMetric:
-    """A metric, of records or of models, with its configuration.
-
-    Attributes:
-        offer: The metric on offer.
-        resolved: Its configuration.
-        corpus: Digest of the dataset's texts that it depends on; empty if there are none.
-        depends_on: Digests of files and corpora that its configuration names, by field.
-    """
-
-    offer: Offer
-    resolved: Resolved
-    corpus: str = ""
-    depends_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
-
-    @property
-    def spec(self) -> MetricSpec | ModelMetricSpec:
-        """The metric's spec."""
-        if not isinstance(self.offer.spec, MetricSpec | ModelMetricSpec):
-            raise PluginError(f"{self.offer.name!r} is not a metric.")
-        return self.offer.spec
-
-    @property
-    def corpus_kind(self) -> str:
-        """Kind of the dataset's texts that its scores depend on; empty if there is none."""
-        return self.spec.corpus if isinstance(self.spec, MetricSpec) else ""
-
-    @property
-    def protocol(self) -> str:
-        """The spec's protocol, with the digest of the dataset's corpus."""
-        if not self.corpus:
-            return self.spec.protocol
-        return f"{self.spec.protocol}/{self.corpus_kind}-{self.corpus[:12]}"
-
-    def describe(self) -> dict[str, Any]:
-        """Everything that its scores depend on."""
-        described = {
-            "name": self.offer.name,
-            "protocol": self.protocol,
-            "config": self.resolved.to_dict(),
-            "distribution": self.offer.source.distribution,
-            "version": self.offer.source.version,
-        }
-        if self.depends_on:
-            described["depends_on"] = dict(self.depends_on)
-        return described
 
 
 @dataclasses.dataclass(frozen=True)
@@ -268,14 +218,14 @@ class Plan:
             model=model,
             dataset=self.dataset,
             metrics=tuple(metric.describe() for metric in self.metrics),
-            scores=tuple(score for metric in self.metrics for score in metric.spec.scores),
+            scores=tuple(score for metric in self.metrics for score in metric.scores),
             seeds=self.seeds,
             cells=tuple(planned.cell for planned in self.cells),
             batch=self.batch,
             shard=self.shard,
             tracking=tracking,
             model_metrics=tuple(metric.describe() for metric in self.model_metrics),
-            model_scores=tuple(s for metric in self.model_metrics for s in metric.spec.scores),
+            model_scores=tuple(s for metric in self.model_metrics for s in metric.scores),
         )
 
     def model_description(self) -> dict[str, Any]:
@@ -316,7 +266,7 @@ def make_plan(
     """
     identity = identity_of(benchmark.model)
     resolver = ConfigResolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
-    metrics, model_metrics = _plan_metrics(benchmark, resolver)
+    metrics, model_metrics = plan_metrics(benchmark, resolver)
     problems: dict[str, EditkitError] = {}
     editors = []  # before the records are read: invalid values are reported at once
     for i, choice in enumerate(benchmark.editors):
@@ -327,7 +277,7 @@ def make_plan(
     _raise(problems)
     offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
-    metrics = tuple(_with_corpus(metric, loaded, offer) for metric in metrics)
+    metrics = tuple(with_corpus(metric, loaded, offer) for metric in metrics)
     records = loaded.records[: benchmark.limit]
     _check_enough(benchmark, len(records), len(loaded.records))
     dataset = {
@@ -432,13 +382,6 @@ def _raise(problems: Mapping[str, EditkitError]) -> None:
         )
 
 
-def _with_corpus(metric: PlannedMetric, loaded: Records, dataset: Offer) -> PlannedMetric:
-    if not metric.corpus_kind:
-        return metric
-    corpus = corpus_digest(loaded, dataset, metric.offer, metric.corpus_kind)
-    return dataclasses.replace(metric, corpus=corpus)
-
-
 def cut(records: tuple[Record, ...], size: int) -> list[Batch]:
     """Cut records into batches in order. The last batch may be shorter."""
     starts = range(0, len(records), size)
@@ -450,86 +393,6 @@ def ordered(records: tuple[Record, ...], seed: int) -> tuple[Record, ...]:
     if seed == 0:
         return records
     return tuple(random.Random(seed).sample(records, len(records)))
-
-
-@dataclasses.dataclass(frozen=True)
-class ConfigResolver:
-    """Resolves the configurations of a benchmark's plugins.
-
-    Attributes:
-        registry: Where plugins are looked up.
-        model: The model.
-        identity: The names by which hyperparameter files may know the model.
-        place: Name of the benchmark file.
-        values: Config values from the command line, which override those in the file.
-        n_layers_of: Looks up the model's number of layers, if known.
-    """
-
-    registry: Registry
-    model: ModelChoice
-    identity: ModelIdentity
-    place: str
-    values: PluginValues
-    n_layers_of: Callable[[ModelChoice], int | None]
-
-    def resolve(
-        self,
-        kind: Any,
-        where: str,
-        choice: PluginChoice,
-        preset: str | None = None,
-        seed: int | None = None,
-    ) -> tuple[Offer, Resolved]:
-        """A plugin and its configuration.
-
-        Args:
-            kind: Kind of the plugin: ``editor``, ``metric``, ``dataset``.
-            where: Its place in the file: ``editors.0``.
-            choice: The choice in the file.
-            preset: The preset, for editors.
-            seed: The run's seed, for editors.
-
-        Raises:
-            ConfigError: A value is invalid.
-            PluginError: There is no such plugin, or it is broken.
-        """
-        offer = self.registry.get(kind, choice.name)
-        flag = "--set dataset" if kind == "dataset" else f"--set {kind}s.{choice.name}"
-        given = [
-            GivenValues(choice.config, self.place, f"{where}.config"),
-            GivenValues(self.values.get((kind, choice.name), {}), "--set", flag),
-        ]
-        return offer, resolve_config(
-            offer,
-            model=self.identity,
-            preset=preset,
-            given=[each for each in given if each.values],
-            seed=seed,
-            place=f"{where}.preset",
-            n_layers=lambda: self.n_layers_of(self.model),
-        )
-
-
-def _plan_metrics(
-    benchmark: Benchmark, resolver: ConfigResolver
-) -> tuple[tuple[PlannedMetric, ...], tuple[PlannedMetric, ...]]:
-    """The metrics of records, and those of models."""
-    owners = {_RESERVED: "the core"}
-    planned: dict[str, list[PlannedMetric]] = {"metric": [], "model_metric": []}
-    for kind, choices in (("metric", benchmark.metrics), ("model_metric", benchmark.model_metrics)):
-        for i, choice in enumerate(choices):
-            where = f"{kind}s.{i}"
-            metric = PlannedMetric(*resolver.resolve(kind, where, choice))
-            for score in metric.spec.scores:
-                if score.key in owners:
-                    raise ConfigError(
-                        f"{where}: {choice.name!r} has the score {score.key!r}, which "
-                        f"{owners[score.key]} has already.",
-                        hint="Remove one of them.",
-                    )
-                owners[score.key] = repr(choice.name)
-            planned[kind].append(metric)
-    return tuple(planned["metric"]), tuple(planned["model_metric"])
 
 
 def _cell(

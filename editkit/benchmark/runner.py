@@ -26,7 +26,8 @@ from editkit.benchmark.group_runner import GroupRunner
 from editkit.benchmark.inputs import load_model_of
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.output_lock import exclusive
-from editkit.benchmark.plan import Batch, Plan, PlannedCell, PlannedMetric
+from editkit.benchmark.plan import Batch, Plan, PlannedCell
+from editkit.benchmark.planned_metrics import PlannedMetric
 from editkit.benchmark.sequence_files import SequenceFiles
 from editkit.benchmark.store import Store, rows_of
 from editkit.errors import EditkitError, ModelError, PluginError, TrackingError

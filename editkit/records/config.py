@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import field_validator, model_validator
 from typing_extensions import Self
 
+from editkit.consequences import Consequence, OpenQuestion
 from editkit.data_types import EditRequest, Probe, Record, Records
 from editkit.errors import RequestError
 from editkit.interfaces import Config
@@ -71,7 +72,7 @@ class SourceConfig(PromptConfig):
 
 
 def with_prompt_config(record: Record, config: PromptConfig) -> Record:
-    """Apply ``separator`` and ``chat`` to a record's request and probes.
+    """Apply ``separator`` and ``chat`` to a record's edits, probes and consequences.
 
     Separators that they set themselves win.
 
@@ -89,6 +90,22 @@ def with_prompt_config(record: Record, config: PromptConfig) -> Record:
         record,
         request=configured(record.request),
         probes={kind: tuple(map(configured, probes)) for kind, probes in record.probes.items()},
+        also=tuple(map(configured, record.also)),
+        consequences={
+            group: tuple(_in_chat(test) for test in tests) if config.chat else tests
+            for group, tests in record.consequences.items()
+        },
+    )
+
+
+def _in_chat(test: Consequence) -> Consequence:
+    """A test that asks all of its questions as user turns."""
+
+    def asked(questions: tuple[OpenQuestion, ...]) -> tuple[OpenQuestion, ...]:
+        return tuple(dataclasses.replace(each, chat=True) for each in questions)
+
+    return dataclasses.replace(
+        test, questions=asked(test.questions), conditions=asked(test.conditions)
     )
 
 

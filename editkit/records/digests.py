@@ -2,13 +2,12 @@
 
 There are two because stores keep both. A dataset computes :func:`digest_of_records` over all of
 its records and names its version with it. A run computes :func:`slice_digest` over the records
-that it uses; it does not trust the digest that a dataset reports. ``separator`` and ``chat`` enter
-both only if set.
+that it uses; it does not trust the digest that a dataset reports. Parts that a record may lack
+(``separator``, ``chat``, further edits, consequences, aliases) enter both only if they are there.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -32,29 +31,37 @@ def _lines(records: Sequence[Record]) -> Iterator[str]:
             for kind, probes in record.probes.items()
         }
         content = [record.case_id, record.request.to_dict(), probes, digests_of(record)]
+        content += [more] if (more := _more(record)) else []
         yield json.dumps(content, sort_keys=True) + "\n"
 
 
 def slice_digest(records: Sequence[Record]) -> str:
     """SHA-256 of the content of the records that a run uses, in their order."""
     digests_of = _text_digests(digest_of_texts)
-    return digest(
-        [
-            plain(_fields(dataclasses.asdict(dataclasses.replace(record, texts={}))))
-            | {"texts": digests_of(record)}
-            for record in records
-        ]
-    )
+    return digest([plain(_fields(record)) | {"texts": digests_of(record)} for record in records])
 
 
-def _fields(record: dict[str, Any]) -> dict[str, Any]:
-    """A record's fields, without ``separator`` and ``chat`` where they are not set."""
-    request = without_defaults(record["request"])
+def _fields(record: Record) -> dict[str, Any]:
+    """A record's fields without its texts, and without what is not set."""
     probes = {
-        kind: [without_defaults(probe) for probe in probes]
-        for kind, probes in record["probes"].items()
+        kind: [without_defaults(vars(probe)) for probe in probes]
+        for kind, probes in record.probes.items()
     }
-    return {**record, "request": request, "probes": probes}
+    request = without_defaults(vars(record.request))
+    return {"case_id": record.case_id, "request": request, "probes": probes, **_more(record)}
+
+
+def _more(record: Record) -> dict[str, Any]:
+    """Further edits, consequences and aliases, as far as the record has them."""
+    more = {
+        "also": [request.to_dict() for request in record.also],
+        "consequences": {
+            group: [test.to_dict() for test in tests]
+            for group, tests in record.consequences.items()
+        },
+        "aliases": {answer: list(others) for answer, others in record.aliases.items()},
+    }
+    return {name: value for name, value in more.items() if value}
 
 
 def _text_digests(

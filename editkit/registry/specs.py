@@ -120,7 +120,11 @@ class MetricSpec(_Spec):
 
     scores: tuple[Score, ...] = ()
     protocol: str = ""
-    """Name of the exact procedure; results of different protocols are never averaged together."""
+    """Name of the exact procedure; results of different protocols are never averaged together. A
+    ``{field}`` is replaced with the configuration's value: ``mine/{stop}/v1``."""
+    scores_of: str = ""
+    """Function of the configuration that returns further scores, ``"package.module:function"``, for
+    metrics that do not know all of their scores in advance; importing it must not load torch."""
     corpus: str = ""
     """Kind of the dataset's own texts (``Records.texts``) that the scores depend on, if any; their
     digest becomes part of the protocol's name."""
@@ -133,6 +137,8 @@ class ModelMetricSpec(_Spec):
     scores: tuple[Score, ...] = ()
     protocol: str = ""
     """As for metrics: name of the exact procedure."""
+    scores_of: str = ""
+    """As for metrics: function that returns further scores."""
 
 
 @dataclasses.dataclass(frozen=True)

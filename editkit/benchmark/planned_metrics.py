@@ -1,0 +1,116 @@
+"""The metrics of a run, with their configurations, procedures and scores."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from editkit.benchmark.inputs import corpus_digest
+from editkit.benchmark.resolving import ConfigResolver
+from editkit.benchmark.spec import Benchmark
+from editkit.data_types import Records, Score
+from editkit.errors import ConfigError, PluginError
+from editkit.interfaces import Config
+from editkit.registry.config import Resolved
+from editkit.registry.plugins import Offer, resolve
+from editkit.registry.specs import MetricSpec, ModelMetricSpec
+
+__all__ = ["PlannedMetric", "plan_metrics", "with_corpus"]
+
+_RESERVED = "summary/score"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedMetric:
+    """A metric, of records or of models, with its configuration.
+
+    Attributes:
+        offer: The metric on offer.
+        resolved: Its configuration.
+        corpus: Digest of the dataset's texts that it depends on; empty if there are none.
+        depends_on: Digests of files and corpora that its configuration names, by field.
+    """
+
+    offer: Offer
+    resolved: Resolved
+    corpus: str = ""
+    depends_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def spec(self) -> MetricSpec | ModelMetricSpec:
+        """The metric's spec."""
+        if not isinstance(self.offer.spec, MetricSpec | ModelMetricSpec):
+            raise PluginError(f"{self.offer.name!r} is not a metric.")
+        return self.offer.spec
+
+    @property
+    def scores(self) -> tuple[Score, ...]:
+        """The scores that it produces with this configuration."""
+        if not self.spec.scores_of:
+            return self.spec.scores
+        scores_of: Callable[[Config], tuple[Score, ...]] = resolve(
+            self.spec.scores_of, what="scores_of"
+        )
+        return (*self.spec.scores, *scores_of(self.resolved.config))
+
+    @property
+    def corpus_kind(self) -> str:
+        """Kind of the dataset's texts that its scores depend on; empty if there is none."""
+        return self.spec.corpus if isinstance(self.spec, MetricSpec) else ""
+
+    @property
+    def protocol(self) -> str:
+        """The spec's protocol with the configuration's values, and the digest of the corpus."""
+        protocol = self.spec.protocol.format_map(vars(self.resolved.config))
+        if not self.corpus:
+            return protocol
+        return f"{protocol}/{self.corpus_kind}-{self.corpus[:12]}"
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that its scores depend on."""
+        described = {
+            "name": self.offer.name,
+            "protocol": self.protocol,
+            "config": self.resolved.to_dict(),
+            "distribution": self.offer.source.distribution,
+            "version": self.offer.source.version,
+        }
+        if self.depends_on:
+            described["depends_on"] = dict(self.depends_on)
+        return described
+
+
+def plan_metrics(
+    benchmark: Benchmark, resolver: ConfigResolver
+) -> tuple[tuple[PlannedMetric, ...], tuple[PlannedMetric, ...]]:
+    """The metrics of records, and those of models.
+
+    Raises:
+        ConfigError: A configuration is invalid, or two metrics have a score of the same name.
+        PluginError: There is no such metric, or it is broken.
+    """
+    owners = {_RESERVED: "the core"}
+    planned: dict[str, list[PlannedMetric]] = {"metric": [], "model_metric": []}
+    for kind, choices in (("metric", benchmark.metrics), ("model_metric", benchmark.model_metrics)):
+        for i, choice in enumerate(choices):
+            where = f"{kind}s.{i}"
+            metric = PlannedMetric(*resolver.resolve(kind, where, choice))
+            for score in metric.scores:
+                if score.key in owners:
+                    raise ConfigError(
+                        f"{where}: {choice.name!r} has the score {score.key!r}, which "
+                        f"{owners[score.key]} has already.",
+                        hint="Remove one of them.",
+                    )
+                owners[score.key] = repr(choice.name)
+            planned[kind].append(metric)
+    return tuple(planned["metric"]), tuple(planned["model_metric"])
+
+
+def with_corpus(metric: PlannedMetric, loaded: Records, dataset: Offer) -> PlannedMetric:
+    """A metric with the digest of the dataset's texts that it depends on."""
+    if not metric.corpus_kind:
+        return metric
+    corpus = corpus_digest(loaded, dataset, metric.offer, metric.corpus_kind)
+    return dataclasses.replace(metric, corpus=corpus)
