@@ -55,6 +55,7 @@ _WORDS = {
     "LanguageModel": "a LanguageModel",
     "EditedModels": "EditedModels",
     "EditRequest": "an EditRequest",
+    "OpenQuestion": "an OpenQuestion",
     "Editor": "an Editor",
     "text": "a text",
     "mapping": "a mapping",
