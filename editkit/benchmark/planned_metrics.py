@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 from editkit.benchmark.inputs import corpus_digest
 from editkit.benchmark.resolving import ConfigResolver
 from editkit.benchmark.spec import Benchmark
 from editkit.data_types import Records, Score
-from editkit.errors import ConfigError, PluginError
-from editkit.interfaces import Config
+from editkit.errors import ConfigError, EditkitError, PluginError, first_line
 from editkit.registry.config import Resolved
 from editkit.registry.plugins import Offer, resolve
 from editkit.registry.specs import MetricSpec, ModelMetricSpec
@@ -44,15 +44,33 @@ class PlannedMetric:
             raise PluginError(f"{self.offer.name!r} is not a metric.")
         return self.offer.spec
 
-    @property
+    @functools.cached_property
     def scores(self) -> tuple[Score, ...]:
-        """The scores that it produces with this configuration."""
+        """The scores that it produces with this configuration.
+
+        Raises:
+            PluginError: The metric's function of its scores failed, or returned something else.
+        """
         if not self.spec.scores_of:
             return self.spec.scores
-        scores_of: Callable[[Config], tuple[Score, ...]] = resolve(
-            self.spec.scores_of, what="scores_of"
-        )
-        return (*self.spec.scores, *scores_of(self.resolved.config))
+        what = f"metric {self.offer.name!r}"
+        scores_of = resolve(self.spec.scores_of, what=what)
+        try:
+            scores = tuple(scores_of(self.resolved.config))
+        except EditkitError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"{what} could not name its scores: {first_line(error, named=True)}.",
+                hint="Report this to the metric's author; --metrics chooses other metrics.",
+            ) from error
+        wrong = [score for score in scores if not isinstance(score, Score)]
+        if wrong:
+            raise PluginError(
+                f"{what} names {wrong[0]!r:.60} among its scores, expected a Score.",
+                hint="Report this to the metric's author; --metrics chooses other metrics.",
+            )
+        return (*self.spec.scores, *scores)
 
     @property
     def corpus_kind(self) -> str:
@@ -61,8 +79,19 @@ class PlannedMetric:
 
     @property
     def protocol(self) -> str:
-        """The spec's protocol with the configuration's values, and the digest of the corpus."""
-        protocol = self.spec.protocol.format_map(vars(self.resolved.config))
+        """The spec's protocol with the configuration's values, and the digest of the corpus.
+
+        Raises:
+            PluginError: The protocol names a field that the configuration does not have.
+        """
+        try:
+            protocol = self.spec.protocol.format_map(vars(self.resolved.config))
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise PluginError(
+                f"metric {self.offer.name!r} has the protocol {self.spec.protocol!r}, expected "
+                "only fields of its configuration between braces.",
+                hint="Report this to the metric's author; --metrics chooses other metrics.",
+            ) from error
         if not self.corpus:
             return protocol
         return f"{protocol}/{self.corpus_kind}-{self.corpus[:12]}"

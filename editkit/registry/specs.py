@@ -285,6 +285,9 @@ def problem_of(spec: Any, expected: type) -> str | None:
         reference = getattr(spec, field, "package:Name")
         if not isinstance(reference, str) or not REFERENCE.fullmatch(reference):
             return f"has {reference!r} as {field} of {name!r}, expected 'package.module:Name'"
+    scores_of = getattr(spec, "scores_of", "")
+    if scores_of != "" and not (isinstance(scores_of, str) and REFERENCE.fullmatch(scores_of)):
+        return f"has {scores_of!r:.80} as scores_of of {name!r}, expected 'package.module:function'"
     for field in _TEXTS:
         text = getattr(spec, field, "")
         if not isinstance(text, str) and not (field in _OPTIONAL and text is None):

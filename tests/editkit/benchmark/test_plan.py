@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editkit import ConfigError, DatasetError, PluginError
+from editkit import Config, ConfigError, DatasetError, MetricSpec, PluginError, Score, hookimpl
 from editkit.benchmark.plan import Plan, cut, make_plan
+from editkit.benchmark.planned_metrics import PlannedMetric
 from editkit.benchmark.spec import Flags, apply_flags, parse_benchmark
 from editkit.cli.arguments import parse_sets
 from editkit.regimes import Regime
@@ -157,3 +158,81 @@ def test_errors_of_plugins_and_records_are_reported() -> None:
             registry(),
             **fakes.lookups("f"),
         )
+
+
+# ---------------------------------------------------------------- scores and protocols by config
+
+
+class TracedConfig(Config):
+    """A configuration that decides about scores and procedure."""
+
+    stop: str = "line"
+    """Where texts end."""
+    kinds: tuple[str, ...] = ("a", "b")
+    """Kinds of scores."""
+
+
+def scores_of(config: TracedConfig) -> tuple[Score, ...]:
+    if "broken" in config.kinds:
+        raise ValueError("no such kind")
+    return tuple(Score(f"traced/{kind}", kind.upper()) for kind in config.kinds)
+
+
+def not_scores_of(config: TracedConfig) -> list[str]:
+    return [*config.kinds]
+
+
+class _TracedPlugin:
+    def __init__(self, protocol: str, reference: str) -> None:
+        self.protocol, self.reference = protocol, reference
+
+    @hookimpl
+    def editkit_metrics(self) -> list[MetricSpec]:
+        return [
+            MetricSpec(
+                "traced",
+                f"{fakes.HERE}:OtherMetric",
+                f"{__name__}:TracedConfig",
+                "depends on its configuration",
+                (Score("traced/all", "T"),),
+                self.protocol,
+                scores_of=f"{__name__}:{self.reference}",
+            )
+        ]
+
+
+def traced(
+    *sets: str, protocol: str = "mine/{stop}/v1", reference: str = "scores_of"
+) -> PlannedMetric:
+    made = registry()
+    made.register(_TracedPlugin(protocol, reference), name="t", distribution="t", version="1")
+    benchmark, values = apply_flags(
+        parse_benchmark(SMALL, place="small.yaml"),
+        Flags(sets=parse_sets(sets), metrics=("traced",)),
+    )
+    lookups = fakes.lookups("f")
+    [metric] = make_plan(benchmark, made, place="small.yaml", values=values, **lookups).metrics
+    return metric
+
+
+def test_a_configuration_names_scores_and_the_procedure() -> None:
+    assert traced().protocol == traced().describe()["protocol"] == "mine/line/v1"
+    assert [score.key for score in traced().scores] == ["traced/all", "traced/a", "traced/b"]
+    other = traced("metrics.traced.stop=end", "metrics.traced.kinds=[c]")
+    assert other.protocol == "mine/end/v1"
+    assert [score.key for score in other.scores] == ["traced/all", "traced/c"]
+
+
+@pytest.mark.parametrize("protocol", ["mine/{length}/v1", "mine/{", "mine/{}/v1", "{stop.x}"])
+def test_a_protocol_with_an_unknown_field_is_the_plugins_error(protocol: str) -> None:
+    with pytest.raises(PluginError, match="metric 'traced' has the protocol"):
+        traced(protocol=protocol)
+
+
+def test_a_metric_that_cannot_name_its_scores_is_the_plugins_error() -> None:
+    with pytest.raises(PluginError, match="could not name its scores: ValueError: no such kind"):
+        traced("metrics.traced.kinds=[broken]")
+    with pytest.raises(PluginError, match="names 'a' among its scores, expected a Score"):
+        traced(reference="not_scores_of")
+    with pytest.raises(PluginError, match="has no 'nothing'"):
+        traced(reference="nothing")
