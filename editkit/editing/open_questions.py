@@ -7,7 +7,8 @@ answered once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from editkit.consequences import Consequence, OpenQuestion
 from editkit.editing.edited_models import EditedModels
@@ -16,7 +17,13 @@ from editkit.editing.queries import GenerationQuery
 from editkit.editing.stops import Stop
 from editkit.matching import MATCHES, Match
 
-__all__ = ["Outcome", "free_answers", "outcomes", "passes"]
+__all__ = ["Ask", "Outcome", "Right", "free_answers", "outcomes", "outcomes_with", "passes"]
+
+Ask: TypeAlias = Callable[[EditedModels, Sequence[tuple[int, OpenQuestion]]], list[str]]
+"""What edited models answer to pairs of an edited model's number and a question."""
+
+Right: TypeAlias = Callable[[str, OpenQuestion], bool]
+"""Whether a text is right as the answer to a question."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,27 +78,48 @@ def outcomes(
     Returns:
         For each edited model, the outcome of every test by group, in order.
     """
+    return outcomes_with(
+        models,
+        tests,
+        ask=lambda some, questions: free_answers(some, questions, stop),
+        right=lambda text, question: passes(text, question, match),
+    )
+
+
+def outcomes_with(
+    models: EditedModels,
+    tests: Sequence[Mapping[str, Sequence[Consequence]]],
+    *,
+    ask: Ask,
+    right: Right,
+) -> list[dict[str, list[Outcome]]]:
+    """:func:`outcomes` for protocols that ask questions and compare answers in their own way.
+
+    Args:
+        models: The edited models.
+        tests: For each edited model, its tests by group.
+        ask: Gives a text for each question.
+        right: Whether the text is right.
+    """
     every = [
         (edit, test) for edit, groups in enumerate(tests) for group in groups.values()
         for test in group
     ]  # fmt: skip
     conditions = [(edit, each) for edit, test in every for each in test.conditions]
     known = {
-        question: passes(text, question, match)
-        for (_, question), text in zip(
-            conditions, free_answers(models.unedited(), conditions, stop), strict=True
-        )
+        question: right(text, question)
+        for (_, question), text in zip(conditions, ask(models.unedited(), conditions), strict=True)
     }
     executed = [
         (edit, test) for edit, test in every if all(known[each] for each in test.conditions)
     ]
     asked = [(edit, each) for edit, test in executed for each in test.questions]
-    texts = iter(free_answers(models, asked, stop))
+    texts = iter(ask(models, asked))
     done: dict[tuple[int, Consequence], Outcome] = {}
     for edit, test in executed:
         own = tuple(next(texts) for _ in test.questions)
-        right = [passes(text, each, match) for text, each in zip(own, test.questions, strict=True)]
-        done[edit, test] = Outcome(any(right) if test.needs == "any" else all(right), own)
+        passed = [right(text, each) for text, each in zip(own, test.questions, strict=True)]
+        done[edit, test] = Outcome(any(passed) if test.needs == "any" else all(passed), own)
     return [
         {
             name: [done.get((edit, test), Outcome(None)) for test in group]
