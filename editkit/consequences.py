@@ -54,16 +54,16 @@ class OpenQuestion:
     def __post_init__(self) -> None:
         check_chat(self.chat)
         object.__setattr__(self, "prompt", clean_prompt(self.prompt, "prompt", None))
+        if not _are_answers(self.answers):
+            raise RequestError(
+                f"answers of the question {self.prompt!r:.60} are {self.answers!r:.60}, expected "
+                "at least one answer, each a tuple with at least one spelling.",
+                hint="Write answers=(('Paris', 'City of Light'),).",
+            )
         answers = tuple(
             tuple(checked_text(each, "answer").strip() for each in spellings)
             for spellings in self.answers
         )
-        if not answers or not all(answers):
-            raise RequestError(
-                f"answers of the question {self.prompt!r:.60} are {self.answers!r:.60}, expected "
-                "at least one answer with one spelling.",
-                hint="Write answers=(('Paris', 'City of Light'),).",
-            )
         object.__setattr__(self, "answers", answers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,6 +94,8 @@ class Consequence:
         call = "Consequence(questions, needs, conditions)"
         expect_list(self.questions, "OpenQuestion", "questions", call)
         expect_list(self.conditions, "OpenQuestion", "conditions", call)
+        object.__setattr__(self, "questions", tuple(self.questions))
+        object.__setattr__(self, "conditions", tuple(self.conditions))
         if not self.questions:
             raise RequestError(
                 "a consequence has no questions, expected at least one.",
@@ -111,3 +113,12 @@ class Consequence:
         if self.conditions:
             data["conditions"] = [each.to_dict() for each in self.conditions]
         return data
+
+
+def _are_answers(value: object) -> bool:
+    """Whether a value has lists of spellings; a text instead of a list is a common mistake."""
+    return (
+        isinstance(value, list | tuple)
+        and bool(value)
+        and all(isinstance(each, list | tuple) and each for each in value)
+    )

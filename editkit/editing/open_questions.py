@@ -1,29 +1,49 @@
 """Asking edited models open questions, and executing tests of consequences.
 
-Many edited models answer in one batch. A question that several records ask of the unedited model is
-answered once.
+Questions to many edited models are answered in shared batches. The answers of an unedited model are
+kept by its fingerprint: conditions, and whatever else is compared with the model before the edit,
+are asked once, not once per editor and batch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from editkit.consequences import Consequence, OpenQuestion
 from editkit.editing.edited_models import EditedModels
-from editkit.editing.greedy import greedy_continuations
+from editkit.editing.greedy import end_tokens, greedy_continuations
 from editkit.editing.queries import GenerationQuery
 from editkit.editing.stops import Stop
 from editkit.matching import MATCHES, Match
 
-__all__ = ["Ask", "Outcome", "Right", "free_answers", "outcomes", "outcomes_with", "passes"]
+__all__ = [
+    "Ask",
+    "Outcome",
+    "Right",
+    "free_answers",
+    "outcomes",
+    "outcomes_with",
+    "passes",
+    "unedited_answers",
+]
 
 Ask: TypeAlias = Callable[[EditedModels, Sequence[tuple[int, OpenQuestion]]], list[str]]
 """What edited models answer to pairs of an edited model's number and a question."""
 
 Right: TypeAlias = Callable[[str, OpenQuestion], bool]
 """Whether a text is right as the answer to a question."""
+
+_Asked: TypeAlias = tuple[tuple[object, ...], str, bool]
+"""The model with everything that ends its texts, a prompt, and whether it is a user's turn."""
+
+_KEPT = 100_000  # answers of unedited models; short texts, about 20 MB
+_known: OrderedDict[_Asked, str] = OrderedDict()
+_lock = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +66,57 @@ def free_answers(
     """What edited models answer, each text up to its end.
 
     Args:
-        models: The edited models.
+        models: The edited models. Those without any edit answer as in :func:`unedited_answers`.
         questions: Pairs of an edited model's number and a question, in any order.
         stop: Where a text ends.
     """
+    edited = [bool(delta.changes) or delta.context is not None for delta in models.deltas]
+    before = [each for edit, each in questions if not edited[edit]]
+    after = [(edit, each) for edit, each in questions if edited[edit]]
+    unedited, others = (
+        iter(unedited_answers(models, before, stop)),
+        iter(_asked(models, after, stop)),
+    )
+    return [next(others if edited[edit] else unedited) for edit, _ in questions]
+
+
+def unedited_answers(
+    models: EditedModels, questions: Sequence[OpenQuestion], stop: Stop
+) -> list[str]:
+    """What the unedited model answers, each text up to its end; a known answer is not asked again.
+
+    Args:
+        models: Edited models, of which the unedited one answers.
+        questions: The questions, in any order.
+        stop: Where a text ends.
+    """
+    if not questions:
+        return []
+    model = models.model
+    ends = (stop, end_tokens(model, chat=False), end_tokens(model, chat=True))
+    identity = (model.fingerprint, model.dtype, model.device, *ends)
+    answers: dict[_Asked, str | None] = {}
+    new: dict[_Asked, OpenQuestion] = {}
+    keys = [(identity, each.prompt, each.chat) for each in questions]
+    with _lock:
+        for key, question in zip(keys, questions, strict=True):
+            answers[key] = _known.get(key)
+            if answers[key] is None:
+                new[key] = question
+            else:
+                _known.move_to_end(key)
+    asked = [(0, each) for each in new.values()]
+    written = dict(zip(new, _asked(models.unedited(), asked, stop), strict=True))
+    with _lock:
+        _known.update(written)
+        while len(_known) > _KEPT:
+            _known.popitem(last=False)
+    return [written[key] if key in written else str(answers[key]) for key in keys]
+
+
+def _asked(
+    models: EditedModels, questions: Sequence[tuple[int, OpenQuestion]], stop: Stop
+) -> list[str]:
     queries = [GenerationQuery(edit, each.prompt, chat=each.chat) for edit, each in questions]
     texts = greedy_continuations(models, queries, new_tokens=stop.tokens)
     return [stop.cut(text.text) for text in texts]
@@ -68,6 +135,8 @@ def outcomes(
     stop: Stop,
 ) -> list[dict[str, list[Outcome]]]:
     """Execute tests whose conditions the unedited model meets.
+
+    With ``models.unedited()``, the same tests are executed on the model before any edit.
 
     Args:
         models: The edited models.
@@ -98,32 +167,32 @@ def outcomes_with(
     Args:
         models: The edited models.
         tests: For each edited model, its tests by group.
-        ask: Gives a text for each question.
+        ask: Gives a text for each question. The conditions of all tests are asked of the unedited
+            model number 0, each once; :func:`free_answers` keeps its answers for the next call.
         right: Whether the text is right.
     """
     every = [
         (edit, test) for edit, groups in enumerate(tests) for group in groups.values()
         for test in group
     ]  # fmt: skip
-    conditions = [(edit, each) for edit, test in every for each in test.conditions]
-    known = {
-        question: right(text, question)
-        for (_, question), text in zip(conditions, ask(models.unedited(), conditions), strict=True)
-    }
-    executed = [
-        (edit, test) for edit, test in every if all(known[each] for each in test.conditions)
-    ]
-    asked = [(edit, each) for edit, test in executed for each in test.questions]
+    conditions = list(dict.fromkeys(each for _, test in every for each in test.conditions))
+    answers = ask(models.unedited(), [(0, each) for each in conditions])
+    known = {each: right(text, each) for each, text in zip(conditions, answers, strict=True)}
+    is_executed = [all(known[each] for each in test.conditions) for _, test in every]
+    asked = [
+        (edit, each) for edit, test in itertools.compress(every, is_executed)
+        for each in test.questions
+    ]  # fmt: skip
     texts = iter(ask(models, asked))
-    done: dict[tuple[int, Consequence], Outcome] = {}
-    for edit, test in executed:
+    done: list[Outcome] = []
+    for (_, test), executed in zip(every, is_executed, strict=True):
+        if not executed:
+            done.append(Outcome(None))
+            continue
         own = tuple(next(texts) for _ in test.questions)
         passed = [right(text, each) for text, each in zip(own, test.questions, strict=True)]
-        done[edit, test] = Outcome(any(passed) if test.needs == "any" else all(passed), own)
+        done.append(Outcome(any(passed) if test.needs == "any" else all(passed), own))
+    rest = iter(done)
     return [
-        {
-            name: [done.get((edit, test), Outcome(None)) for test in group]
-            for name, group in groups.items()
-        }
-        for edit, groups in enumerate(tests)
+        {name: [next(rest) for _ in group] for name, group in groups.items()} for groups in tests
     ]

@@ -28,7 +28,7 @@ def test_trailing_spaces_of_a_question_are_dropped() -> None:
     assert QUESTION.prompt == "The Louvre is in the country of"
 
 
-@pytest.mark.parametrize("answers", [(), ((),), (("Italy",), ()), (("  ",),)])
+@pytest.mark.parametrize("answers", [(), ((),), (("Italy",), ()), (("  ",),), ("Italy",), "Italy"])
 def test_a_question_needs_answers_with_spellings(answers: Any) -> None:
     with pytest.raises(RequestError, match="answer"):
         OpenQuestion("Where?", answers)
