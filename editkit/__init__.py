@@ -28,6 +28,7 @@ from editkit.errors import (
     DatasetError,
     DeltaError,
     EditkitError,
+    JudgeError,
     LedgerError,
     ModelError,
     PluginError,
@@ -41,12 +42,14 @@ from editkit.interfaces import (
     Dataset,
     Editor,
     JointEditor,
+    Judge,
     Locator,
     Metric,
     MetricRow,
     ModelMetric,
     State,
 )
+from editkit.judging import Attempt, Verdict
 from editkit.models import lookup as _lookup
 from editkit.progress import counting, show_progress
 from editkit.registry.architectures import OF_PLUGINS as _OF_PLUGINS
@@ -56,6 +59,7 @@ from editkit.registry.specs import (
     CommandSpec,
     DatasetSpec,
     EditorSpec,
+    JudgeSpec,
     LayerRule,
     LocatorSpec,
     MetricSpec,
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from editkit.registry.factories import (
         make_dataset,
         make_editor,
+        make_judge,
         make_locator,
         make_metric,
         make_model_metric,
@@ -112,6 +117,7 @@ _LAZY = {
     "runs_in": "editkit.benchmark.store",
     "make_dataset": "editkit.registry.factories",
     "make_editor": "editkit.registry.factories",
+    "make_judge": "editkit.registry.factories",
     "make_locator": "editkit.registry.factories",
     "make_metric": "editkit.registry.factories",
     "make_model_metric": "editkit.registry.factories",
@@ -133,6 +139,7 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "Attempt",
     "BenchmarkSpec",
     "CacheError",
     "CommandSpec",
@@ -152,6 +159,9 @@ __all__ = [
     "Fact",
     "Failure",
     "JointEditor",
+    "Judge",
+    "JudgeError",
+    "JudgeSpec",
     "LanguageModel",
     "LayerRule",
     "Ledger",
@@ -186,6 +196,7 @@ __all__ = [
     "Trace",
     "TrackingError",
     "UsageError",
+    "Verdict",
     "WeightDelta",
     "applied",
     "counting",
@@ -196,6 +207,7 @@ __all__ = [
     "load_model",
     "make_dataset",
     "make_editor",
+    "make_judge",
     "make_locator",
     "make_metric",
     "make_model_metric",

@@ -18,6 +18,7 @@ __all__ = [
     "DatasetError",
     "DeltaError",
     "EditkitError",
+    "JudgeError",
     "LedgerError",
     "ModelError",
     "PluginError",
@@ -120,6 +121,13 @@ class PluginError(EditkitError):
 
     exit_code = 3
     page = "plugin"
+
+
+class JudgeError(EditkitError):
+    """A judge cannot decide anything: its service is unreachable, or refuses every request."""
+
+    exit_code = 4
+    page = "judge"
 
 
 class StoreError(EditkitError):

@@ -1,4 +1,4 @@
-"""What plugins implement: editors, locators, metrics and datasets, and their configurations.
+"""What plugins implement: editors, locators, metrics, judges, datasets, and their configurations.
 
 An editor writes facts in one of three regimes (:mod:`editkit.regimes`): each in its own model
 (:meth:`Editor.edit`), many at once (:meth:`Editor.edit_jointly`), or one step after the other
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, cast
 from editkit.data_types import EditRequest, Fact, Localization, Record, Records, Requirements
 from editkit.editing.outcomes import is_watched, unwatched
 from editkit.errors import RequestError, UsageError
+from editkit.judging import Attempt, Verdict
 from editkit.mistakes import expect, expect_list
 from editkit.reprs import changed_values, summary
 from editkit.validation import Config, CorpusName, FileName, NamesCorpus, NamesFile, NotRead
@@ -42,6 +43,7 @@ __all__ = [
     "Editor",
     "FileName",
     "JointEditor",
+    "Judge",
     "Locator",
     "Metric",
     "MetricRow",
@@ -94,8 +96,9 @@ _OF_STEP = {**_OF_REQUESTS, "state": "mapping"}
 _OF_FACTS = {**_OF_MODEL, "facts": "Fact"}
 _OF_MODELS = {"models": "EditedModels"}
 _OF_RECORDS = {**_OF_MODELS, "records": "Record"}
+_OF_ATTEMPTS = {"attempts": "Attempt"}
 """Kind of each parameter; of lists, that of their elements."""
-_LISTS = {"requests", "facts", "records"}
+_LISTS = {"requests", "facts", "records", "attempts"}
 
 
 def _check(
@@ -402,6 +405,26 @@ class ModelMetric(Configurable[ConfigT], ABC):
 
         A float is a score of the model, a list of numbers is kept as detail, a list of texts as
         what the edited model wrote.
+        """
+
+
+class Judge(Configurable[ConfigT], ABC):
+    """Decides whether what models wrote gives the answers that were wanted."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        _wrap(cls, _checking(_OF_ATTEMPTS), "judge")
+
+    @abstractmethod
+    def judge(self, attempts: Sequence[Attempt]) -> list[Verdict]:
+        """One verdict per attempt, in order.
+
+        An attempt that cannot be judged gets a verdict without a score, with the problem: its
+        record fails, and the run continues.
+
+        Raises:
+            JudgeError: The judge cannot decide anything: a service is unreachable. The run stops,
+                and the same command resumes it.
         """
 
 

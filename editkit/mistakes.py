@@ -18,6 +18,7 @@ from editkit.errors import UsageError
 __all__ = ["expect", "expect_list", "expect_path"]
 
 _OURS = {
+    "Attempt",
     "CandidateQuery",
     "Consequence",
     "Dataset",
@@ -26,6 +27,7 @@ _OURS = {
     "Editor",
     "Fact",
     "GenerationQuery",
+    "Judge",
     "LanguageModel",
     "Locator",
     "Metric",
@@ -55,6 +57,7 @@ _WORDS = {
     "LanguageModel": "a LanguageModel",
     "EditedModels": "EditedModels",
     "EditRequest": "an EditRequest",
+    "Attempt": "an Attempt",
     "OpenQuestion": "an OpenQuestion",
     "Editor": "an Editor",
     "text": "a text",
@@ -106,6 +109,11 @@ _LISTS_OF = {  # expected kind -> how to make a list of what was given instead
     "text": {
         "text": "Put it in a list: [text].",
         "EditRequest": "Its text is [request.sentence].",
+    },
+    "Attempt": {
+        "Attempt": "Put it in a list: [attempt].",
+        "OpenQuestion": "Add what the model wrote: [Attempt(question, text)].",
+        "text": "Write it as [Attempt(question, text)].",
     },
     "GenerationQuery": {"text": "Write it as [GenerationQuery(0, prompt)]."},
     "CandidateQuery": {"text": "Write it as [CandidateQuery(0, prompt, candidates)]."},

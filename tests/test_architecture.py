@@ -30,7 +30,7 @@ LAYERS = [
     {"mistakes", "validation"},
     {"prompts", "storage"},
     {"consequences", "matching"},
-    {"data_types", "figures", "regimes"},
+    {"data_types", "figures", "judging", "regimes"},
     {"results", "models"},
     {"editing"},
     {"interfaces", "selfcheck"},

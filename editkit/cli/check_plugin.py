@@ -1,6 +1,6 @@
 """Check that a plugin keeps the rules of its kind, and say what to do about each broken rule.
 
-NAME is an editor, locator, metric, metric of models or dataset. If it is a plugin or a
+NAME is an editor, locator, metric, metric of models, judge or dataset. If it is a plugin or a
 distribution, everything that it offers is checked. The exit code is 1 if a rule is broken.
 """
 
@@ -23,7 +23,7 @@ from editkit.validation import nested_values
 if TYPE_CHECKING:
     from editkit.testing.checking import Outcome
 
-_KINDS: tuple[Kind, ...] = ("editor", "locator", "metric", "model_metric", "dataset")
+_KINDS: tuple[Kind, ...] = ("editor", "locator", "metric", "model_metric", "judge", "dataset")
 EXIT_BROKEN = 1
 
 
@@ -88,7 +88,7 @@ def _offers(registry: Registry, name: str, kind: Kind | None) -> list[Offer]:
                 f"a broken plugin cannot be checked: {broken}.",
                 hint="Fix that first; editkit uses nothing of a broken plugin.",
             )
-    what = kind or "editor, locator, metric, model_metric, dataset or plugin"
+    what = kind or "editor, locator, metric, model_metric, judge, dataset or plugin"
     sources = {offer.source for offer in offers}
     known = {offer.name for offer in offers}
     known |= {source.plugin for source in sources} | {source.distribution for source in sources}

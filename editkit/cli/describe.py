@@ -1,4 +1,4 @@
-"""Show what an editor, locator, metric, dataset, model, benchmark or command does.
+"""Show what an editor, locator, metric, judge, dataset, model, benchmark or command does.
 
 For what has a configuration, every field is listed with its type, its value and the value's source.
 With --model, these are the values for that model.

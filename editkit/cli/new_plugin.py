@@ -26,7 +26,7 @@ from editkit.storage.resources import resource
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-KINDS = ("editor", "locator", "metric", "model_metric", "dataset")
+KINDS = ("editor", "locator", "metric", "model_metric", "judge", "dataset")
 _IN_WORDS = {"model_metric": "metric of models"}
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
@@ -62,6 +62,10 @@ Add it to the columns of a benchmark:
 Score the models that ten facts at a time were written into:
 
     editkit run-benchmark --editor rome --joint 10 --limit 20 --model-metrics {name}""",
+    "judge": """\
+Let it judge what edited models write:
+
+    editkit run-benchmark --limit 20 --metrics judged --set metrics.judged.judge={name}""",
     "dataset": """\
 Run a benchmark on its records:
 

@@ -1,4 +1,4 @@
-"""List what is installed: editors, locators, metrics, datasets, models, benchmarks, commands.
+"""List what is installed: editors, locators, metrics, judges, datasets, models, commands.
 
 Below the table are broken plugins with the reason, names that clash, and notes: process settings
 that a plugin changed when it was imported, packages that were loaded from another place than the

@@ -125,7 +125,7 @@ def resolve_config(
     place: str = "preset",
     n_layers: Callable[[], int | None] | None = None,
 ) -> Resolved:
-    """The validated configuration of an editor, locator, metric or dataset.
+    """The validated configuration of an editor, locator, metric, judge or dataset.
 
     Args:
         offer: What to configure.
@@ -211,7 +211,7 @@ def _fallback(offer: Offer, given: Sequence[GivenValues]) -> Iterator[GivenValue
 
 
 def config_class(offer: Offer) -> type[Config]:
-    """The config class of an editor, locator, metric or dataset.
+    """The config class of an editor, locator, metric, judge or dataset.
 
     Raises:
         ConfigError: Offers of this kind take no configuration.
@@ -221,7 +221,7 @@ def config_class(offer: Offer) -> type[Config]:
     if reference is None:
         raise ConfigError(
             f"{offer.kind} {offer.name!r} takes no configuration.",
-            hint="Only editors, locators, metrics and datasets do.",
+            hint="Only editors, locators, metrics, judges and datasets do.",
         )
     cls = resolve(reference, what=f"{offer.kind} {offer.name!r} of {offer.source}")
     if not (isinstance(cls, type) and issubclass(cls, Config)):

@@ -1,4 +1,4 @@
-"""Creating an editor, metric, dataset or locator by name, from Python."""
+"""Creating an editor, metric, judge, dataset or locator by name, from Python."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from editkit.interfaces import Dataset, Editor, Locator, Metric, ModelMetric
+from editkit.interfaces import Dataset, Editor, Judge, Locator, Metric, ModelMetric
 from editkit.mistakes import expect
 from editkit.registry.config import GivenValues, resolve_config
 from editkit.registry.model_identity import identity_of_loaded
@@ -23,6 +23,7 @@ __all__ = [
     "is_offered",
     "make_dataset",
     "make_editor",
+    "make_judge",
     "make_locator",
     "make_metric",
     "make_model_metric",
@@ -64,6 +65,11 @@ def make_metric(name: str, **config: Any) -> Metric[Any]:
 def make_model_metric(name: str, **config: Any) -> ModelMetric[Any]:
     """A metric of whole models by name; errors as for :func:`make_editor`."""
     return cast("ModelMetric[Any]", _make("model_metric", name, config))
+
+
+def make_judge(name: str, **config: Any) -> Judge[Any]:
+    """A judge by name; errors as for :func:`make_editor`."""
+    return cast("Judge[Any]", _make("judge", name, config))
 
 
 def make_locator(

@@ -15,6 +15,7 @@ from editkit.registry.specs import (
     CommandSpec,
     DatasetSpec,
     EditorSpec,
+    JudgeSpec,
     LocatorSpec,
     MetricSpec,
     ModelMetricSpec,
@@ -54,6 +55,12 @@ def editkit_metrics() -> Iterable[MetricSpec]:
 @hookspec
 def editkit_model_metrics() -> Iterable[ModelMetricSpec]:
     """Metrics of edited models as a whole."""
+    return ()
+
+
+@hookspec
+def editkit_judges() -> Iterable[JudgeSpec]:
+    """Judges of what models write."""
     return ()
 
 

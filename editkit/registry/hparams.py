@@ -77,7 +77,7 @@ def match_values(offer: Offer, model: str | ModelIdentity) -> Match:
     """The values for a model in the plugin's files; the model's own file wins over ``models.yaml``.
 
     Args:
-        offer: The editor, locator, metric or dataset.
+        offer: The editor, locator, metric, judge or dataset.
         model: The model; if it is a name, its config is read if it is available.
 
     Raises:

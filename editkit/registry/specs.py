@@ -142,6 +142,15 @@ class ModelMetricSpec(_Spec):
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgeSpec(_Spec):
+    """A judge of what models write."""
+
+    protocol: str = ""
+    """As for metrics: name of the exact procedure, which becomes part of the procedure's name of
+    every metric that asks the judge."""
+
+
+@dataclasses.dataclass(frozen=True)
 class DatasetSpec(_Spec):
     """A dataset."""
 
@@ -216,7 +225,7 @@ class ArchitectureSpec:
 
 
 Kind = Literal[
-    "editor", "locator", "metric", "model_metric", "dataset", "model", "benchmark",
+    "editor", "locator", "metric", "model_metric", "judge", "dataset", "model", "benchmark",
     "published_table", "command", "architecture",
 ]  # fmt: skip
 Spec = (
@@ -224,6 +233,7 @@ Spec = (
     | LocatorSpec
     | MetricSpec
     | ModelMetricSpec
+    | JudgeSpec
     | DatasetSpec
     | ModelSpec
     | BenchmarkSpec
@@ -236,6 +246,7 @@ SPEC_TYPES: Mapping[Kind, type] = {
     "locator": LocatorSpec,
     "metric": MetricSpec,
     "model_metric": ModelMetricSpec,
+    "judge": JudgeSpec,
     "dataset": DatasetSpec,
     "model": ModelSpec,
     "benchmark": BenchmarkSpec,

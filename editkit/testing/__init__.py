@@ -10,6 +10,7 @@ from editkit.testing.architectures import check_architecture
 from editkit.testing.contract import Contract, ContractError, Rule, rules_of
 from editkit.testing.datasets import DatasetContract
 from editkit.testing.editors import EditorContract
+from editkit.testing.judges import JudgeContract
 from editkit.testing.locators import LocatorContract
 from editkit.testing.metrics import MetricContract
 from editkit.testing.model_metrics import ModelMetricContract
@@ -21,6 +22,7 @@ __all__ = [
     "ContractError",
     "DatasetContract",
     "EditorContract",
+    "JudgeContract",
     "LocatorContract",
     "MetricContract",
     "ModelMetricContract",

@@ -20,6 +20,7 @@ from editkit.registry.specs import Kind
 from editkit.testing.contract import Contract, ContractError, Rule, rules_of
 from editkit.testing.datasets import DatasetContract
 from editkit.testing.editors import EditorContract
+from editkit.testing.judges import JudgeContract
 from editkit.testing.locators import LocatorContract
 from editkit.testing.metrics import MetricContract
 from editkit.testing.model_metrics import ModelMetricContract
@@ -31,6 +32,7 @@ CONTRACTS: Mapping[Kind, type[Contract]] = {
     "locator": LocatorContract,
     "metric": MetricContract,
     "model_metric": ModelMetricContract,
+    "judge": JudgeContract,
     "dataset": DatasetContract,
 }
 _TRIAL = Rule(
@@ -66,7 +68,7 @@ def check(
     If it cannot be tested at all, there is only one outcome, which says so.
 
     Args:
-        offer: An editor, locator, metric, metric of models or dataset.
+        offer: An editor, locator, metric, metric of models, judge or dataset.
         config: Values to test it with.
         preset: The preset to test it with.
     """

@@ -88,7 +88,7 @@ def few(things: Sequence[str]) -> str:
 
 
 class Contract:
-    """The rules for every editor, locator, metric, metric of models and dataset.
+    """The rules for every editor, locator, metric, metric of models, judge and dataset.
 
     Attributes:
         plugin: Its name, as installed.

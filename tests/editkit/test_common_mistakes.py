@@ -14,6 +14,7 @@ import torch
 
 import editkit
 from editkit import (
+    Attempt,
     Config,
     EditedModels,
     EditkitError,
@@ -26,6 +27,7 @@ from editkit import (
     Metric,
     MetricRow,
     ModelMetric,
+    OpenQuestion,
     Patch,
     Probe,
     Record,
@@ -39,6 +41,7 @@ from editkit.mistakes import expect, expect_list
 from tests.tiny import tiny
 
 REQUEST = EditRequest("The {} is in the city of", "Space Needle", "Rome")
+QUESTION = OpenQuestion("Where is it?", (("Rome",),))
 FACT = Fact("The Space Needle is in the city of", "Space Needle")
 RECORD = Record(0, REQUEST, {"paraphrase": (Probe("Where is it?", "Seattle", "Rome"),)})
 RECORDS = Records((RECORD,), "digest")
@@ -99,6 +102,7 @@ any_editor: Any = EDITOR
 any_locator: Any = LOCATOR
 any_metric: Any = METRIC
 any_model_metric: Any = MODEL_METRIC
+any_judge: Any = editkit.make_judge("exact")
 any_model: Any = MODEL
 any_patch: Any = PATCH
 any_of: Any = editkit  # calls with wrong types, which mypy would refuse
@@ -216,6 +220,7 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "a LanguageModel", "The order of the arguments is make_locator(name, model)."),
     (lambda: any_of.make_metric(MODELS), "EditedModels as name", "a name", "Give a name."),
     (lambda: any_of.make_model_metric(MODEL), "a LanguageModel as name", "a name", "Give a name."),
+    (lambda: any_of.make_judge(MODEL), "a LanguageModel as name", "a name", "Give a name."),
     (lambda: any_of.make_dataset(Path("records.json")), "the path 'records.json' as name", "a name",
      "make_dataset('counterfact', path='records.json')"),
     # locators and traces
@@ -250,6 +255,14 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "The unedited model is models.model."),
     (lambda: any_model_metric.score(MODEL), "a LanguageModel as models", "EditedModels",
      "Combine it with its edits: EditedModels(model, deltas)."),
+    # judges
+    (lambda: any_judge.judge(QUESTION), "an OpenQuestion as attempts", "a list of Attempts",
+     "Add what the model wrote: [Attempt(question, text)]."),
+    (lambda: any_judge.judge(Attempt(QUESTION, "Rome")), "an Attempt as attempts",
+     "a list of Attempts", "Put it in a list: [attempt]."),
+    (lambda: any_of.Attempt("Where is it?", "Rome"), "the str 'Where is it?' as question",
+     "an OpenQuestion", "OpenQuestion"),
+    (lambda: any_of.Verdict(1.5), "1.5", "a score from 0 to 1", "Write Verdict(1.0)"),
     # patches
     (lambda: any_patch.check("atlas"), "the str 'atlas' as model", "a LanguageModel",
      "Load it first: editkit.load_model(name)."),
@@ -282,7 +295,7 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
     (lambda: any_of.Record(1, AS_DICT), "the dict {'prompt'", "an EditRequest",
      "Write it as EditRequest(prompt, subject, target_new)."),
     (lambda: any_of.Record(1, REQUEST, [Probe("a", "b", "c")]), "a list of 1 Probe as probes",
-     "a mapping", "Record(case_id, request, probes, texts)"),
+     "a mapping", "Record(case_id, request, probes, texts, "),
     (lambda: any_of.Record(1, REQUEST, {"paraphrase": Probe("a", "b", "c")}),
      "a Probe as probes['paraphrase']", "a list of Probes", "Give a list of Probes."),
     (lambda: any_of.EditRequest(None, "Space Needle", "Rome"), "prompt is None", "a non-empty text",
@@ -313,17 +326,17 @@ NOT_CALLED = {  # by newcomers: to derive from, to offer plugins, errors, and re
     name
     for name in editkit.__all__
     if name.endswith(("Error", "Spec")) or name in (
-        "Config", "Dataset", "Failure", "JointEditor", "LayerRule", "Localization", "MetricRow",
-        "Records", "RejectedRecord", "RequiredStatistic", "Requirements", "Score", "State", "Trace",
-        "counting", "hookimpl", "show_progress",
+        "Config", "Consequence", "Dataset", "Failure", "JointEditor", "LayerRule", "Localization",
+        "MetricRow", "Records", "RejectedRecord", "RequiredStatistic", "Requirements", "Score",
+        "State", "Trace", "counting", "hookimpl", "show_progress",
     )
 }  # fmt: skip
 COVERED = {
-    "Dense", "EditRequest", "EditedModels", "Editor", "Fact", "LanguageModel", "Ledger", "Locator",
-    "LowRank", "Metric", "ModelMetric", "Patch", "Probe", "PromptContext", "Record", "Rows",
-    "WeightDelta", "applied", "edit", "edit_many", "load_delta", "load_model", "make_dataset",
-    "make_editor", "make_locator", "make_metric", "make_model_metric", "runs_in", "save_delta",
-    "trace",
+    "Attempt", "Dense", "EditRequest", "EditedModels", "Editor", "Fact", "Judge", "LanguageModel",
+    "Ledger", "Locator", "LowRank", "Metric", "ModelMetric", "OpenQuestion", "Patch", "Probe",
+    "PromptContext", "Record", "Rows", "Verdict", "WeightDelta", "applied", "edit", "edit_many",
+    "load_delta", "load_model", "make_dataset", "make_editor", "make_judge", "make_locator",
+    "make_metric", "make_model_metric", "runs_in", "save_delta", "trace",
 }  # fmt: skip
 
 

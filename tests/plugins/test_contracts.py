@@ -20,6 +20,7 @@ from editkit.testing import (
     Contract,
     DatasetContract,
     EditorContract,
+    JudgeContract,
     LocatorContract,
     MetricContract,
     ModelMetricContract,
@@ -256,6 +257,14 @@ class TestChangeNorm(ModelMetricContract):
 class TestDistinct(ModelMetricContract):
     plugin = "distinct-n"
     config = {"prompts": 4, "tokens": 24}
+
+
+class TestExactJudge(JudgeContract):
+    plugin = "exact"
+
+
+class TestContainedJudge(JudgeContract):
+    plugin = "contained"
 
 
 class TestAtlas(DatasetContract):

@@ -139,7 +139,7 @@ def test_values_are_set(editkit: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("wole",), 3, "no editor, locator, metric, model_metric, dataset or plugin named 'wole'."),
+        (("wole",), 3, "no editor, locator, metric, model_metric, judge, dataset or plugin named"),
         (("wole",), 3, "Did you mean 'whole'?"),
         (("whole", "--kind", "metric"), 3, "no metric named 'whole'."),
         (("gests",), 3, "Did you mean 'guests'?"),

@@ -38,6 +38,14 @@ assert row["try-out/known"] == 1, row
 """
 
 
+JUDGE = """
+from editkit import Attempt, OpenQuestion, make_judge
+question = OpenQuestion("The capital of France is", (("Paris",),))
+[verdict] = make_judge("try-out", later=0.5).judge([Attempt(question, "in Paris")])
+assert verdict.score == 0.5, verdict
+"""
+
+
 class Environment:
     """An environment of its own that sees the running one's packages."""
 
@@ -98,8 +106,9 @@ def test_a_new_plugin_can_be_installed_checked_run_and_removed(kind: str, tmp_pa
     assert " passed" in environment.run("-m", "pytest", "-p", "no:cacheprovider", *own)
     assert "0 broken" in environment.editkit("check-plugin", "try-out")
     run = ("run-benchmark", "--limit", "2", "--no-mlflow", "--quiet", "--json")
-    if kind in ("locator", "model_metric"):
-        environment.run("-c", LOCATE if kind == "locator" else SCORE_MODELS)
+    scripts = {"locator": LOCATE, "model_metric": SCORE_MODELS, "judge": JUDGE}
+    if kind in scripts:
+        environment.run("-c", scripts[kind])
     else:
         choice = {
             "editor": ("--editor", "try-out", "--metrics", "efficacy"),

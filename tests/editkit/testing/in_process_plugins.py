@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from editkit import (
     DatasetSpec,
     EditorSpec,
+    JudgeSpec,
     LocatorSpec,
     MetricSpec,
     ModelMetricSpec,
@@ -44,6 +45,11 @@ SOUND: dict[str, dict[str, Any]] = {
         "scores": MODEL_SCORES,
         "protocol": "guest-model/v1",
     },
+    "judge": {
+        "factory": f"{HERE}.sound_judge:SoundJudge",
+        "config": f"{HERE}.configs:SeedConfig",
+        "protocol": "guest-judge/v1",
+    },
     "dataset": {
         "factory": f"{HERE}.sound_dataset:SoundDataset",
         "config": f"{HERE}.configs:DatasetConfig",
@@ -54,6 +60,7 @@ _SPECS = {
     "locator": LocatorSpec,
     "metric": MetricSpec,
     "model_metric": ModelMetricSpec,
+    "judge": JudgeSpec,
     "dataset": DatasetSpec,
 }
 ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -61,6 +68,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
     "locator": {},
     "metric": {},
     "model_metric": {},
+    "judge": {},
     "dataset": {
         "other_config": {"source": "other"},
         "broken_config": {"source": "broken"},

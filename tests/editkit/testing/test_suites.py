@@ -16,6 +16,7 @@ from editkit.testing.regime_contract import RegimeContract
 from tests.editkit.testing import (
     broken_datasets,
     broken_editors,
+    broken_judges,
     broken_locators,
     broken_metrics,
     broken_model_metrics,
@@ -33,6 +34,7 @@ CASES = [
         broken_locators,
         broken_metrics,
         broken_model_metrics,
+        broken_judges,
         broken_datasets,
     )
     for case in module.CASES

@@ -22,6 +22,7 @@ TITLES = {
     "Locators": "locator",
     "Metrics": "metric",
     "Metrics of models": "model_metric",
+    "Judges": "judge",
     "Datasets": "dataset",
 }
 
