@@ -93,11 +93,14 @@ def unedited_answers(
     if not questions:
         return []
     model = models.model
-    ends = (stop, end_tokens(model, chat=False), end_tokens(model, chat=True))
-    identity = (model.fingerprint, model.dtype, model.device, *ends)
+    fingerprint = model.fingerprint
+    identities = {
+        chat: (fingerprint, model.dtype, model.device, stop, end_tokens(model, chat=chat))
+        for chat in {each.chat for each in questions}
+    }
     answers: dict[_Asked, str | None] = {}
     new: dict[_Asked, OpenQuestion] = {}
-    keys = [(identity, each.prompt, each.chat) for each in questions]
+    keys = [(identities[each.chat], each.prompt, each.chat) for each in questions]
     with _lock:
         for key, question in zip(keys, questions, strict=True):
             answers[key] = _known.get(key)

@@ -11,6 +11,7 @@ from typing_extensions import override
 from editkit.data_types import Score
 from editkit.interfaces import MetricRow
 from editkit.models.language_model import LanguageModel
+from editkit.registry.plugins import resolve
 from editkit.testing.contract import require
 from editkit.testing.model_contract import ModelContract
 
@@ -30,9 +31,15 @@ class ScoringContract(ModelContract):
         return max((_distance(a, b) for a, b in zip(first, second, strict=True)), default=0.0)
 
     def scores(self) -> dict[str, Score]:
-        """The declared scores, by key."""
+        """The declared scores, by key, with those that follow from the configuration."""
+        return {score.key: score for score in self._declared()}
+
+    def _declared(self) -> tuple[Score, ...]:
         spec: Any = self.offer().spec
-        return {score.key: score for score in spec.scores}
+        if not spec.scores_of:
+            return tuple(spec.scores)
+        scores_of: Any = resolve(spec.scores_of, what="scores_of")
+        return (*spec.scores, *scores_of(self.make_config()))
 
     # ------------------------------------------------------------ the spec
 
@@ -48,10 +55,10 @@ class ScoringContract(ModelContract):
     def test_scores_are_declared(self) -> None:
         """The spec declares at least one score, each key once.
 
-        Give the spec scores=(Score("mine/score", "MS"), ...).
+        Give the spec scores=(Score("mine/score", "MS"), ...), or scores_of= for those that depend
+        on the configuration.
         """
-        spec: Any = self.offer().spec
-        keys = [score.key for score in spec.scores]
+        keys = [score.key for score in self._declared()]
         require(
             keys and len(keys) == len(set(keys)) and all(key.strip() for key in keys),
             f"the declared scores are {keys!r}.",

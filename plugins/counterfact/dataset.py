@@ -13,6 +13,7 @@ from typing import Any
 from editkit import Dataset, DatasetError, EditRequest, Probe, Record, Records
 from editkit.prompts import trimmed_prompt
 from editkit.records.config import PromptConfig
+from editkit.records.consequences import read_aliases, read_consequences
 from editkit.records.reading import Node, read_json, read_records, read_source
 from editkit_plugins.counterfact.config import CounterFactConfig
 
@@ -95,7 +96,14 @@ def parse_record(root: Node, texts: RecordTexts | None = None) -> Record:
         new=_names(rewrite["target_new"]),
         true=_names(rewrite["target_true"]),
     )
-    return Record(case_id, request, probes=probes, texts={"generation": generation, **attached})
+    return Record(
+        case_id,
+        request,
+        probes=probes,
+        texts={"generation": generation, **attached},
+        consequences=read_consequences(root.get("consequences")),
+        aliases=read_aliases(root.get("aliases")),
+    )
 
 
 def _request(rewrite: Node) -> EditRequest:

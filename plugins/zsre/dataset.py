@@ -27,7 +27,7 @@ class ZsreDataset(Dataset[ZsreConfig]):
         question = root["src"].prompt()
         old = root.get("pred")
         true = _UNKNOWN if old is None else old.answer()
-        new = self._target(root).answer()
+        new, *others = dict.fromkeys(each.answer() for each in self._answers(root))
         unrelated = trimmed_prompt(root["loc"].text()) + "?"
         kept = root["loc_ans"].answer()
         return Record(
@@ -43,15 +43,17 @@ class ZsreDataset(Dataset[ZsreConfig]):
                 "paraphrase": (Probe(root["rephrase"].prompt(), true, new),),
                 "neighborhood": (Probe(unrelated, kept, new),),
             },
+            aliases={new: tuple(others)} if others else {},
         )
 
-    def _target(self, root: Node) -> Node:
+    def _answers(self, root: Node) -> list[Node]:
+        """The answer to write, and further ones that are right, too."""
         if self.config.target == "alternative":
-            return root["alt"]
+            return [root["alt"]]
         answers = root["answers"].items()
         if not answers:
             raise root["answers"].error("is empty, expected at least one answer")
-        return answers[0]
+        return answers
 
 
 def _template(root: Node, question: str, subject: str) -> str:

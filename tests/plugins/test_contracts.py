@@ -29,6 +29,7 @@ from editkit_plugins.learned.config import trained_folder
 from editkit_plugins.learned.mend import Normaliser
 from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, new_network, save_trained
+from tests.plugins.consequences.consequences_samples import WITH_TESTS
 from tests.plugins.counterfact.counterfact_samples import raw_record
 from tests.plugins.zsre.zsre_samples import raw_question
 
@@ -238,6 +239,12 @@ class TestEssence(MetricContract):
 
 class TestZsreAccuracy(MetricContract):
     plugin = "zsre"
+
+
+class TestConsequences(MetricContract):
+    plugin = "consequences"
+    config = {"tokens": 6, "stop": "tokens"}
+    records = WITH_TESTS
 
 
 class TestPerplexity(ModelMetricContract):

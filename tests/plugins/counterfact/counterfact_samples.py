@@ -28,4 +28,20 @@ def raw_record(case_id: int = 7) -> dict[str, Any]:
                 "target_other": {"str": "1900"},
             }
         ],
+        "consequences": {
+            "compositionality_1": [
+                {
+                    "questions": [
+                        {"prompt": "the Fish Market lies in the county of", "answers": [["Oslo"]]},
+                        {"prompt": "The county is", "answers": [["Oslo", "Oslo County"]]},
+                    ],
+                    "needs": "all",
+                    "conditions": [{"prompt": "Oslo's county is", "answers": [["Oslo"]]}],
+                }
+            ],
+            "relation_specificity": [
+                {"questions": [{"prompt": "The market opened in", "answers": [["1276"]]}]}
+            ],
+        },
+        "aliases": {"Oslo": ["Christiania"]},
     }

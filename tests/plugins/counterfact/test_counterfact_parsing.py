@@ -33,6 +33,16 @@ def test_a_record_becomes_a_request_probes_and_texts() -> None:
     (other,) = record.probes["same_subject"]
     assert (other.target_true, other.target_new) == ("1276", "1900")
     assert record.texts == {"generation": ("Around the Fish Market you can",)}
+    [county] = record.consequences["compositionality_1"]
+    assert [each.prompt for each in county.questions] == [
+        "the Fish Market lies in the county of",
+        "The county is",
+    ]
+    assert county.questions[1].answers == (("Oslo", "Oslo County"),)
+    assert (county.needs, county.conditions[0].prompt) == ("all", "Oslo's county is")
+    [opened] = record.consequences["relation_specificity"]
+    assert (opened.needs, opened.conditions, opened.questions[0].chat) == ("any", (), False)
+    assert record.spellings("Oslo") == ("Oslo", "Christiania")
 
 
 def test_spaces_around_prompts_and_answers_are_normalised() -> None:
@@ -44,17 +54,27 @@ def test_spaces_around_prompts_and_answers_are_normalised() -> None:
     assert record.request.target_new == "Oslo"
 
 
-@pytest.mark.parametrize("absent", [["same_subject_prompts"], ["pararel_idx"]])
+@pytest.mark.parametrize(
+    "absent", [["same_subject_prompts"], ["pararel_idx"], ["consequences", "aliases"]]
+)
 def test_extra_keys_are_optional(absent: list[str]) -> None:
     raw = {key: value for key, value in raw_record().items() if key not in absent}
     assert len(parse_records([raw]).records) == 1
 
 
 def test_null_counts_as_missing() -> None:
-    raw = raw_record() | {"same_subject_prompts": None}
+    raw = raw_record() | {"same_subject_prompts": None, "aliases": {"Oslo": None}}
+    raw["consequences"] |= {"compositionality_1": None}
+    raw["consequences"]["relation_specificity"][0] |= {"needs": None, "conditions": None}
     (record,) = parse_records([raw]).records
     assert "same_subject" not in record.probes
+    assert (list(record.consequences), record.aliases) == (["relation_specificity"], {})
 
+
+OPTIONAL = ("same_subject_prompts", "pararel_idx", "consequences", "aliases")
+_GROUP = ("consequences", "compositionality_1", 0)
+_FIELD = "consequences.compositionality_1[0]"
+_QUESTION = (*_GROUP, "questions", 1)
 
 BREAKS: list[tuple[str, tuple[str | int, ...], Any, str]] = [
     ("case_id", ("case_id",), "seven", "an integer"),
@@ -84,6 +104,22 @@ BREAKS: list[tuple[str, tuple[str | int, ...], Any, str]] = [
         None,
         "is missing",
     ),
+    ("aliases", ("aliases",), ["Christiania"], "expected an object"),
+    ("aliases.Oslo", ("aliases", "Oslo"), "Christiania", "expected a list"),
+    ("aliases.Oslo[0]", ("aliases", "Oslo", 0), "", "not empty"),
+    ("consequences", ("consequences",), [], "expected an object"),
+    ("consequences.compositionality_1", (*_GROUP[:2],), "a test", "expected a list"),
+    ("consequences.compositionality_1[0]", _GROUP, "a test", "expected an object"),
+    (f"{_FIELD}.needs", (*_GROUP, "needs"), "most", "expected 'any' or 'all'"),
+    (f"{_FIELD}.questions", (*_GROUP, "questions"), None, "is missing"),
+    (f"{_FIELD}.questions", (*_GROUP, "questions"), [], "at least one question"),
+    (f"{_FIELD}.questions[1].prompt", (*_QUESTION, "prompt"), 5, "expected a text"),
+    (f"{_FIELD}.questions[1].chat", (*_QUESTION, "chat"), "yes", "expected true or false"),
+    (f"{_FIELD}.questions[1].answers", (*_QUESTION, "answers"), [], "each a list of spellings"),
+    (f"{_FIELD}.questions[1].answers", (*_QUESTION, "answers"), [[]], "each a list of spellings"),
+    (f"{_FIELD}.questions[1].answers[0]", (*_QUESTION, "answers", 0), "Oslo", "expected a list"),
+    (f"{_FIELD}.questions[1].answers[0][0]", (*_QUESTION, "answers", 0, 0), " ", "not empty"),
+    (f"{_FIELD}.conditions[0].prompt", (*_GROUP, "conditions", 0, "prompt"), None, "is missing"),
 ]
 
 
@@ -105,9 +141,7 @@ def test_a_broken_record_is_reported_and_skipped(
         assert rejected.case_id == "7"
 
 
-@pytest.mark.parametrize(
-    "key", [key for key in raw_record() if key not in ("same_subject_prompts", "pararel_idx")]
-)
+@pytest.mark.parametrize("key", [key for key in raw_record() if key not in OPTIONAL])
 def test_a_missing_field_is_reported(key: str) -> None:
     raw = {k: v for k, v in raw_record().items() if k != key}
     (rejected,) = parse_records([raw]).rejected
