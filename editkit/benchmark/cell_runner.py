@@ -49,7 +49,10 @@ _MIB = 2**20
 
 @dataclasses.dataclass
 class Shared:
-    """What the cells of a run have in common."""
+    """What the cells of a run have in common.
+
+    ``own_model_metrics`` score the model of each record; ``model_metrics`` those that facts share.
+    """
 
     run: Run
     store: Store
@@ -58,6 +61,7 @@ class Shared:
     model: LanguageModel
     guard: WeightGuard
     metrics: Sequence[tuple[str, Metric[Any]]] = ()
+    own_model_metrics: Sequence[tuple[str, ModelMetric[Any]]] = ()
     model_metrics: Sequence[tuple[str, ModelMetric[Any]]] = ()
     batch: int = 20
 
@@ -102,16 +106,23 @@ class CellRunner(ABC):
         if not records:
             return []
         models = EditedModels(self.model, deltas, seed=self.cell.seed)
-        columns = []
-        for name, metric in self.shared.metrics:
-            answers = metric.score(models, records)
+        rows: list[list[tuple[str, MetricRow]]] = [[] for _ in records]
+
+        def add(name: str, answers: Sequence[MetricRow]) -> None:
             if len(answers) != len(records):
                 raise PluginError(
                     f"metric {name!r} returned {len(answers)} answers for {len(records)} records.",
                     hint="Report this to the metric's author; --metrics chooses other metrics.",
                 )
-            columns.append([(name, answer) for answer in answers])
-        return [list(answers) for answers in zip(*columns, strict=True)]
+            for row, answer in zip(rows, answers, strict=True):
+                row.append((name, answer))
+
+        for name, metric in self.shared.metrics:
+            add(name, metric.score(models, records))
+        if self.cell.regime.is_independent:
+            for name, of_models in self.shared.own_model_metrics:
+                add(name, [_numbers(answer) for answer in of_models.score(models)])
+        return rows
 
     def check_weights(self, written: list[int]) -> None:
         """Discard the cell's rows of this run and raise if the editor changed the model."""
@@ -190,6 +201,15 @@ class BatchRunner(CellRunner):
                 notes = {**self.effects.of(deltas[i]), **notes}
             rows.append(row_of(record, notes, answer_of.get(i), times))
         return rows
+
+
+def _numbers(answer: MetricRow) -> MetricRow:
+    """What a metric of models answers without its texts: a record's texts are about the record."""
+    return {
+        key: value
+        for key, value in answer.items()
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value)
+    }
 
 
 def finished(rows: Sequence[Row], prepare_s: float) -> list[Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,11 @@ class PlannedCell:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that a run will do, fixed before a model is loaded."""
+    """Everything that a run will do, fixed before a model is loaded.
+
+    ``metrics`` are those that score records. In the regime ``independent`` they include metrics of
+    models: each record has a model of its own. ``model_metrics`` score models that facts share.
+    """
 
     benchmark: str
     model: ModelChoice
@@ -267,6 +271,7 @@ def make_plan(
     identity = identity_of(benchmark.model)
     resolver = ConfigResolver(registry, benchmark.model, identity, place, values or {}, n_layers_of)
     metrics, model_metrics = plan_metrics(benchmark, resolver)
+    _check_records_have_scores(benchmark, metrics)
     problems: dict[str, EditkitError] = {}
     editors = []  # before the records are read: invalid values are reported at once
     for i, choice in enumerate(benchmark.editors):
@@ -310,6 +315,7 @@ def make_plan(
     for regime in benchmark.regimes:
         shared = dict(common)
         if not regime.is_independent:
+            shared["metrics"] = [each.describe() for each in metrics if not each.of_models]
             shared["edits"] = regime.to_dict()
             shared["model_metrics"] = [metric.describe() for metric in model_metrics]
         for own, seed, editor, chosen in editors:
@@ -356,6 +362,23 @@ def _check_enough(benchmark: Benchmark, n: int, available: int) -> None:
             )
             raise ConfigError(
                 f"edits is {regime.label}, but the run has only {n} records.", hint=hint
+            )
+
+
+def _check_records_have_scores(benchmark: Benchmark, metrics: Sequence[PlannedMetric]) -> None:
+    """Refuse regimes in which no metric scores the facts.
+
+    Raises:
+        ConfigError: Facts share a model, and every metric scores the model.
+    """
+    if not all(metric.of_models for metric in metrics):
+        return
+    for regime in benchmark.regimes:
+        if not regime.is_independent:
+            names = ", ".join(metric.offer.name for metric in metrics)
+            raise ConfigError(
+                f"edits is {regime.label}, but metrics has only metrics of whole models: {names}.",
+                hint="Add a metric that scores facts, such as efficacy.",
             )
 
 

@@ -44,6 +44,11 @@ class PlannedMetric:
             raise PluginError(f"{self.offer.name!r} is not a metric.")
         return self.offer.spec
 
+    @property
+    def of_models(self) -> bool:
+        """Whether it scores models rather than records."""
+        return isinstance(self.spec, ModelMetricSpec)
+
     @functools.cached_property
     def scores(self) -> tuple[Score, ...]:
         """The scores that it produces with this configuration.
@@ -113,28 +118,49 @@ class PlannedMetric:
 def plan_metrics(
     benchmark: Benchmark, resolver: ConfigResolver
 ) -> tuple[tuple[PlannedMetric, ...], tuple[PlannedMetric, ...]]:
-    """The metrics of records, and those of models.
+    """The metrics under ``metrics``, and the metrics of models for facts that share one.
+
+    A metric of models under ``metrics`` is in both: it measures the model of each record, or the
+    model that facts share. The second tuple has those under ``model_metrics`` first.
 
     Raises:
-        ConfigError: A configuration is invalid, or two metrics have a score of the same name.
+        ConfigError: A configuration is invalid, two metrics have a score of the same name, or a
+            metric is under both names with different values, and facts share models.
         PluginError: There is no such metric, or it is broken.
     """
     owners = {_RESERVED: "the core"}
     planned: dict[str, list[PlannedMetric]] = {"metric": [], "model_metric": []}
+    shares_models = not all(regime.is_independent for regime in benchmark.regimes)
     for kind, choices in (("metric", benchmark.metrics), ("model_metric", benchmark.model_metrics)):
         for i, choice in enumerate(choices):
             where = f"{kind}s.{i}"
             metric = PlannedMetric(*resolver.resolve(kind, where, choice))
-            for score in metric.scores:
-                if score.key in owners:
-                    raise ConfigError(
-                        f"{where}: {choice.name!r} has the score {score.key!r}, which "
-                        f"{owners[score.key]} has already.",
-                        hint="Remove one of them.",
-                    )
-                owners[score.key] = repr(choice.name)
+            also = [each for each in planned["metric"] if each.offer == metric.offer]
+            if kind == "metric" or not also or metric.offer in [m.offer for m in planned[kind]]:
+                _claim(metric, where, owners)
+            elif shares_models and also[0].resolved.config != metric.resolved.config:
+                raise ConfigError(
+                    f"{where}: {choice.name!r} is also under metrics, with other values.",
+                    hint="Set the values of both, or name it under metrics only: it measures "
+                    "shared models, too.",
+                )
             planned[kind].append(metric)
-    return tuple(planned["metric"]), tuple(planned["model_metric"])
+    shared = planned["model_metric"]
+    names = [metric.offer.name for metric in shared]
+    shared += [m for m in planned["metric"] if m.of_models and m.offer.name not in names]
+    return tuple(planned["metric"]), tuple(shared)
+
+
+def _claim(metric: PlannedMetric, where: str, owners: dict[str, str]) -> None:
+    """Enter a metric as the owner of its scores; an error if a score has one already."""
+    for score in metric.scores:
+        if score.key in owners:
+            raise ConfigError(
+                f"{where}: {metric.offer.name!r} has the score {score.key!r}, which "
+                f"{owners[score.key]} has already.",
+                hint="Remove one of them.",
+            )
+        owners[score.key] = repr(metric.offer.name)
 
 
 def with_corpus(metric: PlannedMetric, loaded: Records, dataset: Offer) -> PlannedMetric:

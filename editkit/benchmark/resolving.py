@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from editkit.benchmark.spec import ModelChoice, PluginChoice, PluginValues
+from editkit.errors import did_you_mean
 from editkit.registry.config import GivenValues, Resolved, resolve_config
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, Registry
@@ -45,7 +46,8 @@ class ConfigResolver:
         """A plugin and its configuration.
 
         Args:
-            kind: Kind of the plugin: ``editor``, ``metric``, ``dataset``.
+            kind: Kind of the plugin: ``editor``, ``metric``, ``dataset``. A ``metric`` may also be
+                a metric of models, if no metric of records has its name.
             where: Its place in the file: ``editors.0``.
             choice: The choice in the file.
             preset: The preset, for editors.
@@ -55,7 +57,7 @@ class ConfigResolver:
             ConfigError: A value is invalid.
             PluginError: There is no such plugin, or it is broken.
         """
-        offer = self.registry.get(kind, choice.name)
+        offer = self.registry.get(self._kind_of(kind, choice.name), choice.name)
         flag = "--set dataset" if kind == "dataset" else f"--set {kind}s.{choice.name}"
         given = [
             GivenValues(choice.config, self.place, f"{where}.config"),
@@ -70,3 +72,10 @@ class ConfigResolver:
             place=f"{where}.preset",
             n_layers=lambda: self.n_layers_of(self.model),
         )
+
+    def _kind_of(self, kind: Any, name: str) -> Any:
+        """The kind of what has this name: ``metrics`` may have metrics of models."""
+        if kind != "metric" or self.registry.has("metric", name):
+            return kind
+        is_close = did_you_mean(name, self.registry.names("model_metric"))
+        return "model_metric" if is_close else kind

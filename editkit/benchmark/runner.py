@@ -133,12 +133,21 @@ def run_plan(
                 shared = Shared(run, store, observers, progress, model, WeightGuard(model))
                 shared.batch = plan.batch
                 shared.metrics = _prepared(
-                    plan.metrics, registry, lambda metric: metric.prepare(plan.texts)
+                    [metric for metric in plan.metrics if not metric.of_models],
+                    registry,
+                    lambda metric: metric.prepare(plan.texts),
                 )
-                if any(not planned.cell.regime.is_independent for planned in plan.cells):
-                    shared.model_metrics = _prepared(
-                        plan.model_metrics, registry, lambda metric: metric.prepare(model)
-                    )
+                regimes = [planned.cell.regime for planned in plan.cells]
+                of_models = _prepared(
+                    plan.model_metrics
+                    if any(not r.is_independent for r in regimes)
+                    else [metric for metric in plan.metrics if metric.of_models],
+                    registry,
+                    lambda metric: metric.prepare(model),
+                )
+                own = {metric.offer.name for metric in plan.metrics if metric.of_models}
+                shared.own_model_metrics = [each for each in of_models if each[0] in own]
+                shared.model_metrics = of_models
                 # Build all editors first: broken ones show up before any work is done.
                 for planned, left in zip(plan.cells, remaining, strict=True):
                     if left:

@@ -138,9 +138,9 @@ class Benchmark(_Section):
     batch: int = Field(default=20, ge=1)
     """Number of records that are edited and scored together."""
     metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
-    """The metrics: names, or name and config."""
+    """The metrics: names, or name and config. Metrics of whole models score each record's model."""
     model_metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = ()
-    """Metrics of whole models, for facts that share a model: names, or name and config."""
+    """Metrics of whole models, only for facts that share a model: names, or name and config."""
     edits: Edits = (INDEPENDENT,)
     """How facts reach models: independent, {joint: N}, {sequential: N, step: K, checkpoints: [n,
     ...]}, or a list of these. Every editor runs once in each."""
@@ -345,7 +345,7 @@ def _assign(content: dict[str, Any], by_plugin: PluginValues, name: str, value: 
             raise ConfigError(
                 f"--set {name}: no {head[:-1].replace('_', ' ')} {rest[0]!r} in this benchmark; "
                 f"it has {', '.join(known) or 'none'}.",
-                hint=did_you_mean(rest[0], known),
+                hint=_other_list(head, rest, content) or did_you_mean(rest[0], known),
             )
         if head == "editors" and rest[1:] == ["preset"]:
             for choice in content["editors"]:
@@ -361,6 +361,14 @@ def _assign(content: dict[str, Any], by_plugin: PluginValues, name: str, value: 
                 head, [*_TOP, "model", "dataset", "editors", "metrics", "model_metrics"]
             ),
         )
+
+
+def _other_list(head: str, rest: Sequence[str], content: Mapping[str, Any]) -> str | None:
+    """The right name of a value, for a metric that is in the other list of metrics."""
+    other = {"metrics": "model_metrics", "model_metrics": "metrics"}.get(head, head)
+    if rest[0] not in [choice["name"] for choice in content[other]]:
+        return None
+    return f"Write --set {'.'.join([other, *rest])}: that is where this benchmark names it."
 
 
 def _put(by_plugin: PluginValues, plugin: tuple[str, str], path: list[str], value: Any) -> None:

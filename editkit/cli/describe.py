@@ -24,7 +24,7 @@ from editkit.errors import PluginError, UsageError, did_you_mean
 from editkit.regimes import RegimeKind
 from editkit.registry.config import GivenConfig, config_class, gather_config
 from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
-from editkit.registry.specs import EditorSpec
+from editkit.registry.specs import EditorSpec, ModelMetricSpec
 from editkit.storage.digests import plain
 
 _REQUIRED = "(required)"
@@ -196,6 +196,10 @@ def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
         facts["scores"] = ", ".join(f"{s.key} ({s.label})" if s.label else s.key for s in scores)
     if isinstance(spec, EditorSpec):
         facts["regimes"] = _regimes(spec)
+    if isinstance(spec, ModelMetricSpec):
+        facts["measures"] = (
+            "every edited model (under metrics), or only shared ones (model_metrics)"
+        )
     for attribute in ("folder", "file", "module"):
         if hasattr(spec, attribute):
             facts[attribute] = getattr(spec, attribute)

@@ -62,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=names,
         default=[],
         metavar="M,...",
-        help="names of metrics of whole models, for facts that share one",
+        help="names of metrics of whole models, only for facts that share one",
     )
     add_regime_flags(parser)
     add_flag(parser, "--seed", action="append", default=[], help="random seed; repeatable")
@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if args.model_metrics and all(regime.is_independent for regime in benchmark.regimes):
         raise UsageError(
             "--model-metrics is for facts that share a model, and every fact has its own here.",
-            hint="Add --joint N or --sequential N; --joint 1 scores the model after each edit.",
+            hint="Name them under --metrics to score each record's model, or add --joint N or "
+            "--sequential N.",
         )
     values = with_corpus(benchmark, values, args.corpus, registry)
     benchmark, values, chosen = choose_layers(benchmark, values, registry)
