@@ -31,6 +31,7 @@ from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, new_network, save_trained
 from tests.plugins.consequences.consequences_samples import WITH_TESTS
 from tests.plugins.counterfact.counterfact_samples import raw_record
+from tests.plugins.ripple_edits.ripple_samples import WITH_CRITERIA, raw_example
 from tests.plugins.zsre.zsre_samples import raw_question
 
 MEND = MendSettings(blocks=2, rank=8, initial_rate=1e-2)
@@ -247,6 +248,12 @@ class TestConsequences(MetricContract):
     records = WITH_TESTS
 
 
+class TestRippleEdits(MetricContract):
+    plugin = "ripple-edits"
+    config = {"failed_edits": "counted", "length": "fixed", "extra": 6}
+    records = WITH_CRITERIA
+
+
 class TestPerplexity(ModelMetricContract):
     plugin = "perplexity"
     config = {"texts": 4}
@@ -314,6 +321,12 @@ class TestCounterfact(Filed):
     plugin = "counterfact"
     samples = (raw_record(1), raw_record(2))
     broken = {"case_id": 2}
+
+
+class TestRippleEditsRecords(Filed):
+    plugin = "ripple-edits"
+    samples = (raw_example(), raw_example() | {"Forgetfulness": []})
+    broken = {"edit": {}}
 
 
 class TestZsre(Filed):
