@@ -399,6 +399,8 @@ class Score:
         failure: When reports mark it as a clear failure; None for never.
         at_edit: Whether it is measured at the edited prompt itself, so that 0 means that the edit
             had no effect.
+        digits: Significant digits of small numbers in tables, for scores that may be close to 0 or
+            1 without being equal to it; None: one decimal.
     """
 
     key: str
@@ -409,6 +411,7 @@ class Score:
     scale: float = 100.0
     failure: Failure | None = None
     at_edit: bool = False
+    digits: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

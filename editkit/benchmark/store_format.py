@@ -512,6 +512,8 @@ def _check_score(score: object) -> None:
         flags.append(direction)
     booleans = all(isinstance(flag, bool) for flag in flags)
     _check_that(booleans, "a score's flag is not a boolean")
+    digits = score.get("digits")
+    _check_that(digits is None or _is_count(digits), "a score's digits are not a count")
     failure = score.get("failure")
     if failure is not None:
         _check_that(_has(failure, str, "name"), "a score's failure has no name")

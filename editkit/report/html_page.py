@@ -18,6 +18,7 @@ from editkit.data_types import EditRequest, Score
 from editkit.editing.outcomes import BASELINE
 from editkit.report import svg
 from editkit.report.sections import MOST_CELLS, Section
+from editkit.report.tables import printed
 from editkit.results import Row
 
 __all__ = ["html_template", "report"]
@@ -215,7 +216,7 @@ def _worst(section: Section, rows: Sequence[Row]) -> list[Row]:
 def _printed(score: Score, row: Row) -> str:
     value = row.scores.get(score.key)
     sign = "+" if score.signed else ""
-    return "-" if value is None else f"{score.scale * value + 0.0:{sign}.1f}"
+    return "-" if value is None else printed(score.scale * value, sign, digits=score.digits)
 
 
 def _generations(section: Section) -> tuple[list[tuple[int, list[tuple[str, list[str]]]]], int]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +12,10 @@ from editkit.benchmark.aggregate import Estimate
 from editkit.data_types import Score
 from editkit.report.labels import format_records, format_seconds
 
-__all__ = ["CELL_COLUMNS", "Entry", "Line", "Table", "score_entry"]
+__all__ = ["CELL_COLUMNS", "Entry", "Line", "Table", "printed", "score_entry"]
 
 _LONG = 1e5
+_MOST_DECIMALS = 6
 
 CELL_COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "s/edit": lambda entry: format_seconds(entry["time"].get("edit_s_mean")),
@@ -118,14 +121,26 @@ def score_entry(
     """
     if estimate is None:
         return Entry("-")
-    mean = round(score.scale * estimate.mean, 1) + 0.0  # turns -0.0 into 0.0
+    form = functools.partial(printed, digits=score.digits)
     sign = "+" if (score.signed if signed is None else signed) else ""
     width = estimate.half_width
-    half = "" if width is None or not estimate.n else _short(score.scale * width)
+    half = "" if width is None or not estimate.n else form(score.scale * width)
     level = min(max(estimate.mean, 0.0), 1.0) if shaded else None
-    return Entry(_short(mean, sign), half, bold, failed, level)
+    return Entry(form(score.scale * estimate.mean, sign), half, bold, failed, level)
 
 
-def _short(value: float, sign: str = "") -> str:
-    """One decimal; scientific notation from 100,000."""
-    return f"{value:{sign}.1f}" if abs(value) < _LONG else f"{value:{sign}.1e}"
+def printed(value: float, sign: str = "", *, digits: int | None = None) -> str:
+    """A number in a table: one decimal, more for small numbers; scientific from 100,000.
+
+    Args:
+        value: The number, with its scale.
+        sign: ``+`` prints a plus sign.
+        digits: Significant digits of small numbers; None: one decimal. Numbers that need more than
+            six decimals are scientific.
+    """
+    decimals = 1
+    if digits is not None and value and math.isfinite(value):
+        decimals = max(1, digits - 1 - math.floor(math.log10(abs(value))))
+    if abs(value) >= _LONG or decimals > _MOST_DECIMALS:
+        return f"{value:{sign}.{max(1, (digits or 2) - 1)}e}"
+    return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # turns -0.0 into 0.0

@@ -22,8 +22,8 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
             config=f"{_CONFIGS}:PerplexityConfig",
             summary="does the model still predict plain text, or did it collapse?",
             scores=(
-                Score("perplexity/value", "PPL", higher_is_better=False, scale=1.0),
-                Score("perplexity/ratio", "PPLx", higher_is_better=False, scale=1.0),
+                Score("perplexity/value", "PPL", higher_is_better=False, scale=1.0, digits=3),
+                Score("perplexity/ratio", "PPLx", higher_is_better=False, scale=1.0, digits=4),
                 Score("perplexity/collapsed", "Coll", higher_is_better=False),
             ),
             protocol="editkit/perplexity-per-token-of-whole-texts/v1",
@@ -34,8 +34,8 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
             config=f"{_CONFIGS}:DriftConfig",
             summary="how far did the predictions move after neutral prompts?",
             scores=(
-                Score("drift/kl_mean", "KL", higher_is_better=False, scale=1.0),
-                Score("drift/kl_p99", "KL99", higher_is_better=False, scale=1.0),
+                Score("drift/kl_mean", "KL", higher_is_better=False, scale=1.0, digits=2),
+                Score("drift/kl_p99", "KL99", higher_is_better=False, scale=1.0, digits=2),
                 Score("drift/top_changed", "Top", higher_is_better=False),
             ),
             protocol="editkit/kl-unedited-to-edited-of-next-token/v1",
