@@ -151,7 +151,8 @@ class Run:
         out: Output folder.
         benchmark: Name of the benchmark.
         model: The model's description: ``name``, ``fingerprint``, ``dtype``, ...
-        dataset: ``name``, ``digest`` and ``n_records`` of the slice, ``config``, ``rejected``.
+        dataset: ``name``, ``digest`` and ``n_records`` of the slice, ``config``, ``rejected``;
+            ``n_edits`` if records have several edits.
         metrics: Metrics with ``name``, ``protocol``, ``config``, ``distribution``, ``version``.
         scores: All scores that the metrics declare, in order.
         seeds: The run's seeds.
@@ -186,6 +187,7 @@ class Run:
     def __repr__(self) -> str:
         editors = listed(list(dict.fromkeys(cell.editor for cell in self.cells)), 5)
         n = counted(self.dataset["n_records"], "record")
+        n += f" ({self.dataset['n_edits']} edits)" if "n_edits" in self.dataset else ""
         return (
             f"Run of {self.benchmark} on {self.model['name']}: {n} of {self.dataset['name']}, "
             f"{counted(len(self.cells), 'cell')}: {editors or 'none'}"

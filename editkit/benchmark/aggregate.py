@@ -54,6 +54,8 @@ SCHEMA = 1
 DOCUMENT_KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells"})
 """Top-level keys of the ``--json`` document. Observers cannot use them."""
 
+_OF_DATASET = ("name", "digest", "n_records", "n_edits", "rejected")
+
 Estimates = dict[str, Estimate]
 """Estimates by score key."""
 
@@ -152,9 +154,21 @@ def outcomes(editor: str, rows: Sequence[Row], scores: Sequence[Score]) -> Outco
     edits = []
     for row in rows:
         at_edit = [row.scores[key] for key in keys if key in row.scores]
-        notes = row.notes if isinstance(row.notes, Mapping) else {}
-        edits.append(Edit(f"case {row.case_id}", notes, max(at_edit, default=None)))
+        edits += _edits_of(row, max(at_edit, default=None))
     return outcomes_of(edits)
+
+
+def _edits_of(row: Row, taken: float | None) -> list[Edit]:
+    """The edit of a row, or the several edits of its record."""
+    name = f"case {row.case_id}"
+    notes = row.notes if isinstance(row.notes, Mapping) else {}
+    facts = notes.get("facts")
+    if not isinstance(facts, list) or not all(isinstance(own, Mapping) for own in facts):
+        return [Edit(name, notes, taken)]
+    common = {key: value for key, value in notes.items() if key != "facts"}
+    return [
+        Edit(f"{name}, edit {i}", {**common, **own}, taken) for i, own in enumerate(facts, start=1)
+    ]
 
 
 # ---------------------------------------------------------------- comparisons
@@ -242,7 +256,7 @@ def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]
         "schema": SCHEMA,
         "benchmark": run.benchmark,
         "model": dict(sorted(run.model.items())),
-        "dataset": {key: run.dataset[key] for key in ("name", "digest", "n_records", "rejected")},
+        "dataset": {key: run.dataset[key] for key in _OF_DATASET if key in run.dataset},
         "cells": [cell_document(run, cell) for cell in run.cells],
     }
     return {**own, **{key: value for key, value in (added or {}).items() if key not in own}}

@@ -1,4 +1,6 @@
-"""Running one cell: an editor over the records of a run, each fact in its own copy of the model.
+"""Running one cell: an editor over the records of a run, each in its own copy of the model.
+
+Records with one edit are edited in batches; the edits of a record with several are one joint edit.
 
 :mod:`editkit.benchmark.group_runner` runs the regimes in which facts share a model.
 """
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from editkit.benchmark.metric_answers import BadScores, collect
 from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Batch
+from editkit.benchmark.repeated_edits import edits_to_write, notes_of_record
 from editkit.benchmark.store import Store
-from editkit.data_types import Record
+from editkit.data_types import EditRequest, Record
 from editkit.editing.outcomes import unwatched
 from editkit.errors import EditkitError, PluginError, first_line
 from editkit.interfaces import Editor, Metric, MetricRow, ModelMetric
@@ -135,13 +138,24 @@ class CellRunner(ABC):
             hint="Report this to the editor's author; --editor chooses other editors.",
         )
 
+    def check_joint(self, delta: object, requests: Sequence[EditRequest]) -> None:
+        """Raise unless an editor returned one delta with all requests."""
+        from editkit.editing.deltas import WeightDelta
+
+        if not isinstance(delta, WeightDelta) or delta.requests != tuple(requests):
+            raise PluginError(
+                f"{self.who()} returned {delta!r:.80} for {len(requests)} requests, expected one "
+                "delta with all of them.",
+                hint="Report this to the editor's author; --editor chooses other editors.",
+            )
+
     def who(self) -> str:
         """The editor and its distribution, for messages."""
         return f"editor {self.cell.editor!r} of {self.cell.distribution} {self.cell.version}"
 
 
 class BatchRunner(CellRunner):
-    """Each fact in its own copy of the model, in batches."""
+    """Each record in its own copy of the model, in batches."""
 
     def run(self) -> None:
         """Edit and score batch by batch; a batch that fails is repeated record by record."""
@@ -181,12 +195,7 @@ class BatchRunner(CellRunner):
         with seeded(self.cell.seed, index):
             started = time.perf_counter()
             with unwatched():  # edits without effect are reported with the table
-                deltas = self.editor.edit(self.model, [record.request for record in records])
-            if len(deltas) != len(records):
-                raise PluginError(
-                    f"{self.who()} returned {len(deltas)} deltas for {len(records)} requests.",
-                    hint="Report this to the editor's author; --editor chooses other editors.",
-                )
+                deltas = self._deltas(records)
             edit_s = (time.perf_counter() - started) / len(records)
             finite = [i for i, delta in enumerate(deltas) if delta.is_finite()]
             started = time.perf_counter()
@@ -196,11 +205,37 @@ class BatchRunner(CellRunner):
         answer_of = dict(zip(finite, answers, strict=True))
         rows = []
         for i, record in enumerate(records):
-            notes = plain(deltas[i].notes)
+            notes = plain(self._notes(record, deltas[i]))
             if i in answer_of:
                 notes = {**self.effects.of(deltas[i]), **notes}
             rows.append(row_of(record, notes, answer_of.get(i), times))
         return rows
+
+    def _deltas(self, records: Sequence[Record]) -> list[WeightDelta]:
+        """One delta per record; a record with several edits is edited jointly."""
+        single = [record.request for record in records if not record.also]
+        deltas = self.editor.edit(self.model, single) if single else []
+        if len(deltas) != len(single):
+            raise PluginError(
+                f"{self.who()} returned {len(deltas)} deltas for {len(single)} requests.",
+                hint="Report this to the editor's author; --editor chooses other editors.",
+            )
+        rest = iter(deltas)
+        return [self._joint(record) if record.also else next(rest) for record in records]
+
+    def _joint(self, record: Record) -> WeightDelta:
+        requests = edits_to_write([record.requests])
+        delta = self.editor.edit_jointly(self.model, requests)
+        self.check_joint(delta, requests)
+        return delta
+
+    def _notes(self, record: Record, delta: WeightDelta) -> Mapping[str, Any]:
+        from editkit.editing.deltas import notes_of_facts
+
+        if not record.also:
+            return delta.notes
+        own = dict(zip(delta.requests, notes_of_facts(delta), strict=True))
+        return notes_of_record(record.requests, own)
 
 
 def _numbers(answer: MetricRow) -> MetricRow:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.data_types import EditRequest
@@ -23,7 +23,7 @@ _WHOLE = ("seed", "case_id", "group", "place", "checkpoint")
 
 
 def frame_of_records(
-    rows: Iterable[tuple[Run, Cell, Row, EditRequest | None]],
+    rows: Iterable[tuple[Run, Cell, Row, Sequence[EditRequest]]],
 ) -> DataFrame:
     """A table with a row per record, editor, seed and checkpoint.
 
@@ -31,7 +31,8 @@ def frame_of_records(
     missing (NaN).
 
     Args:
-        rows: Each row with its run and cell, and with the request of its record if it is known.
+        rows: Each row with its run and cell, and with the edits of its record as far as they are
+            known. Of several edits, subjects, prompts and objects are joined by semicolons.
     """
     return _frame(
         _OF_RECORDS,
@@ -40,9 +41,9 @@ def frame_of_records(
                 {
                     **_of_cell(run, cell),
                     "case_id": row.case_id,
-                    "subject": None if request is None else request.subject,
-                    "prompt": None if request is None else request.sentence,
-                    "target_new": None if request is None else request.target_new,
+                    "subject": _joined(request.subject for request in requests),
+                    "prompt": _joined(request.sentence for request in requests),
+                    "target_new": _joined(request.target_new for request in requests),
                     "group": row.group,
                     "place": row.place,
                     "checkpoint": row.checkpoint,
@@ -51,7 +52,7 @@ def frame_of_records(
                 },
                 {**row.scores, **row.times},
             )
-            for run, cell, row, request in rows
+            for run, cell, row, requests in rows
         ),
     )
 
@@ -68,6 +69,10 @@ def frame_of_models(rows: Iterable[tuple[Run, Cell, ModelRow]]) -> DataFrame:
             for run, cell, row in rows
         ),
     )
+
+
+def _joined(texts: Iterable[str]) -> str | None:
+    return "; ".join(texts) or None
 
 
 def _of_cell(run: Run, cell: Cell) -> dict[str, Any]:

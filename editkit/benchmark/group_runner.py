@@ -1,11 +1,13 @@
-"""Running one cell in the regimes in which facts share a model: joint edits and sequences.
+"""Running one cell in the regimes in which records share a model: joint edits and sequences.
 
 A group is written in steps: a joint edit is a single step of all its facts, and an editor that
 writes one fact at a time takes the facts of a step one after the other. After each step the merged
 delta and the editor's state are saved, so a killed run loses one step at most. Each step has random
 numbers of its own, so a resumed sequence ends in the same bits.
 
-A fact that fails gets failed rows, and the group continues without it.
+A record is one fact, or several that are always written in the same step. An edit that the model
+was taught already, by an earlier record, is not written again. A record that fails gets failed
+rows, and the group continues without it.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from editkit.benchmark.cell_runner import (
 )
 from editkit.benchmark.metric_answers import BadScores, collect
 from editkit.benchmark.plan import Batch
+from editkit.benchmark.repeated_edits import edits_to_write, notes_of_record
 from editkit.benchmark.sequence_files import SequenceFiles, Written
 from editkit.data_types import EditRequest, Record
-from editkit.editing.outcomes import unwatched
+from editkit.editing.outcomes import CONTEXT_TEXTS, ROUNDED_AWAY, unwatched
 from editkit.errors import PluginError
 from editkit.interfaces import Editor, State
 from editkit.progress import counting
@@ -46,6 +49,9 @@ if TYPE_CHECKING:
 
 __all__ = ["GroupRunner"]
 
+_OF_STEPS = ("delta_norm", CONTEXT_TEXTS, ROUNDED_AWAY)
+"""Notes about a step, whichever edits it wrote."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,7 +60,7 @@ class _UnusableError(Exception):
 
 
 class GroupRunner(CellRunner):
-    """Groups of facts, each written into one model.
+    """Groups of records, each written into one model.
 
     Args:
         shared: What the cells of a run have in common.
@@ -62,7 +68,7 @@ class GroupRunner(CellRunner):
         editor: Its editor.
         units: The groups that lack rows.
         out: The output folder.
-        together: Whether the editor writes all facts of a step at once.
+        together: Whether the editor writes all records of a step at once.
         stored: Checkpoints of each group, by its index, that are stored already.
     """
 
@@ -111,7 +117,7 @@ class GroupRunner(CellRunner):
 
     def _resumed(self, files: SequenceFiles, group: Batch, marks: Sequence[int]) -> Written:
         """What an interrupted run left, unless earlier rows are missing: then nothing."""
-        requests = [record.request for record in group.records]
+        requests = [record.requests for record in group.records]
         written = files.load(requests) or Written()
         stored = self.stored.get(group.index, frozenset())
         if written.facts and all(m in stored for m in marks if m < written.facts and m):
@@ -132,22 +138,21 @@ class GroupRunner(CellRunner):
     # ------------------------------------------------------------ writing facts
 
     def _grown(self, group: Batch, written: Written, size: int) -> Written:
-        """One step: the next ``size`` facts on top of what was written."""
+        """One step: the next ``size`` records on top of what was written."""
         from editkit.editing.deltas import compacted, notes_of_facts, stack
 
         records = group.records[written.facts : written.facts + size]
         started = time.perf_counter()
         with seeded(self.cell.seed, "step", group.index, written.facts), self._as_written(written):
-            step, errors = self._step(records, written.state)
+            step, errors = self._step(records, written)
         seconds = (time.perf_counter() - started) / size
-        notes: dict[int, dict[str, Any]] = {}
         delta, state = written.delta or self._nothing(), written.state
+        effects: dict[str, Any] = {}
+        own: dict[EditRequest, dict[str, Any]] = {}
         if step is not None:
             new, state = step
-            good = [i for i in range(size) if i not in errors]
             effects = self.effects.of(new)
-            for i, own in zip(good, notes_of_facts(new), strict=True):
-                notes[i] = {**effects, **plain(own)}
+            own = dict(zip(new.requests, notes_of_facts(new), strict=True))
             delta = compacted(stack([delta, new])) if written.delta else new
         delta = dataclasses.replace(
             delta,
@@ -156,6 +161,13 @@ class GroupRunner(CellRunner):
             config=self.editor.config.model_dump(mode="json"),
             notes={},
         )
+        good = {i: record for i, record in enumerate(records) if i not in errors}
+        if any(request not in own for record in good.values() for request in record.requests):
+            own = {**_notes_so_far(group, written), **own}
+        notes = {
+            i: {**effects, **plain(notes_of_record(record.requests, own))}
+            for i, record in good.items()
+        }
         return Written(
             facts=written.facts + size,
             delta=delta,
@@ -182,23 +194,23 @@ class GroupRunner(CellRunner):
             yield
 
     def _step(
-        self, records: Sequence[Record], state: State
+        self, records: Sequence[Record], written: Written
     ) -> tuple[tuple[WeightDelta, State] | None, dict[int, str]]:
-        """The delta and state of a step, or None; and why facts failed, by their place."""
+        """The delta and state of a step, or None; and why records failed, by their place."""
         try:
-            return self._attempt([record.request for record in records], state), {}
+            return self._attempt(records, written), {}
         except Exception as error:
             if stops_the_run(error):
                 raise
             _log.debug("a step of %s failed", self.cell.editor, exc_info=error)
             if len(records) == 1:
                 return None, {0: reason_of(error)}
-        errors = dict(self._failing(records, state, 0))
+        errors = dict(self._failing(records, written, 0))
         good = [record for i, record in enumerate(records) if i not in errors]
         if not good:
             return None, errors
         try:
-            return self._attempt([record.request for record in good], state), errors
+            return self._attempt(good, written), errors
         except Exception as error:
             if stops_the_run(error):
                 raise
@@ -206,11 +218,11 @@ class GroupRunner(CellRunner):
             return None, {i: errors.get(i, why) for i in range(len(records))}
 
     def _failing(
-        self, records: Sequence[Record], state: State, first: int
+        self, records: Sequence[Record], written: Written, first: int
     ) -> Iterator[tuple[int, str]]:
-        """The facts that fail on their own, found by halving; places count from ``first``."""
+        """The records that fail on their own, found by halving; places count from ``first``."""
         try:
-            self._attempt([record.request for record in records], state)
+            self._attempt(records, written)
         except Exception as error:
             if stops_the_run(error):
                 raise
@@ -218,14 +230,19 @@ class GroupRunner(CellRunner):
                 yield first, reason_of(error)
                 return
             half = len(records) // 2
-            yield from self._failing(records[:half], state, first)
-            yield from self._failing(records[half:], state, first + half)
+            yield from self._failing(records[:half], written, first)
+            yield from self._failing(records[half:], written, first + half)
 
-    def _attempt(self, requests: list[EditRequest], state: State) -> tuple[WeightDelta, State]:
-        from editkit.editing.deltas import WeightDelta
-
+    def _attempt(
+        self, records: Sequence[Record], written: Written
+    ) -> tuple[WeightDelta, State] | None:
+        """The delta of some records and the state after it; None if all was written before."""
+        before = written.delta.requests if written.delta else ()
+        requests = edits_to_write([record.requests for record in records], before)
+        if not requests:
+            return None
         with unwatched():  # edits without effect are reported with the table
-            answer = self.editor.step(self.model, requests, state)
+            answer = self.editor.step(self.model, requests, written.state)
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise PluginError(
                 f"{self.who()} returned {type(answer).__name__} from step(), expected a delta and "
@@ -239,12 +256,7 @@ class GroupRunner(CellRunner):
                 "from names to tensors.",
                 hint="Report this to the editor's author; --editor chooses other editors.",
             )
-        if not isinstance(delta, WeightDelta) or delta.requests != tuple(requests):
-            raise PluginError(
-                f"{self.who()} returned {delta!r:.80} for {len(requests)} requests, expected one "
-                "delta with all of them.",
-                hint="Report this to the editor's author; --editor chooses other editors.",
-            )
+        self.check_joint(delta, requests)
         if not delta.is_finite():
             raise _UnusableError("the edit is not finite")
         return _as_loaded(delta), {name: _stored(tensor) for name, tensor in after.items()}
@@ -340,6 +352,19 @@ class GroupRunner(CellRunner):
             completed_at=time.time(),
             delta=delta.digest(),
         )
+
+
+def _notes_so_far(group: Batch, written: Written) -> dict[EditRequest, dict[str, Any]]:
+    """The notes of every edit that was written in earlier steps."""
+    notes: dict[EditRequest, dict[str, Any]] = {}
+    for i, (record, own) in enumerate(zip(group.records, written.notes, strict=False)):
+        if i in written.errors:
+            continue
+        of_record = {key: value for key, value in own.items() if key not in _OF_STEPS}
+        facts = own.get("facts") if record.also else [of_record]
+        for request, of_fact in zip(record.requests, facts or [], strict=True):
+            notes[request] = dict(of_fact)
+    return notes
 
 
 # ---------------------------------------------------------------- as a resumed run would load it

@@ -152,9 +152,10 @@ def _training_facts(
     if not trained:
         records = records[benchmark.limit :] if benchmark.limit is not None else ()
     facts = [
-        fact_of(record.request)
+        fact_of(request)
         for record in records
-        if record.request.sentence.count(record.request.subject) == 1
+        for request in record.requests
+        if request.sentence.count(request.subject) == 1
     ][:_FACTS]
     if not facts:
         raise ConfigError(

@@ -21,6 +21,7 @@ from editkit.benchmark.inputs import (
     n_layers_of,
 )
 from editkit.benchmark.planned_metrics import PlannedMetric, plan_metrics, with_corpus
+from editkit.benchmark.repeated_edits import contradictions, warning_of
 from editkit.benchmark.resolving import ConfigResolver
 from editkit.benchmark.spec import Benchmark, ModelChoice, PluginValues
 from editkit.benchmark.store import Store
@@ -68,8 +69,8 @@ class PlannedCell:
     Attributes:
         cell: The cell.
         resolved: The configuration.
-        writes_together: Whether the editor writes all facts of a step at once; otherwise it takes
-            them one after the other.
+        writes_together: Whether the editor writes all facts of a step, or of a record, at once;
+            otherwise it takes them one after the other.
     """
 
     cell: Cell
@@ -140,7 +141,7 @@ class Plan:
             planned.cell.editor
             for planned in self.cells
             if not planned.writes_together
-            and planned.cell.regime.together > 1
+            and (planned.cell.regime.together > 1 or self.edits_per_record > 1)
             and planned.cell.editor != BASELINE
         )
         if not names:
@@ -148,8 +149,13 @@ class Plan:
         return [f"{', '.join(names)}: one fact after the other, also in a joint edit or a step"]
 
     @property
+    def edits_per_record(self) -> int:
+        """Number of edits of the record that has most."""
+        return max((len(record.requests) for record in self.records), default=1)
+
+    @property
     def warnings(self) -> tuple[str, ...]:
-        """For the log: editors left out, files of values not used, and guessed values."""
+        """For the log: editors left out, files of values not used, guesses, contradictions."""
         warnings = [f"{name} is left out: {error}" for name, error in self.left_out.items()]
         for planned in self.cells:
             name, resolved = planned.cell.editor, planned.resolved
@@ -157,6 +163,7 @@ class Plan:
                 warnings.append(f"{name}: {resolved.matched.refused}")
             warnings += [f"{name}: {guess}" for guess in resolved.guesses]
             warnings += self._uneven(planned.cell)
+            warnings += self._contradictions(planned.cell)
         return tuple(dict.fromkeys(warnings))
 
     def _uneven(self, cell: Cell) -> list[str]:
@@ -168,6 +175,17 @@ class Plan:
             f"{len(groups[-1])} facts, because {len(self.records)} records are not a multiple of "
             f"{cell.regime.facts}"
         ]
+
+    def _contradictions(self, cell: Cell) -> list[str]:
+        regime, records = cell.regime, ordered(self.records, cell.seed)
+        models = (
+            [(each,) for each in records] if regime.is_independent else regime.groups_of(records)
+        )
+        warning = warning_of(
+            contradictions((record.case_id, record.requests) for record in model)
+            for model in models
+        )
+        return [f"edits {regime.label}: {warning}"] if warning else []
 
     def remaining(self, cell: Cell, store: Store | None) -> list[Batch]:
         """The units of work that lack a row of this cell, at any checkpoint."""
@@ -292,6 +310,8 @@ def make_plan(
         "config": redacted_values(resolved.to_dict()),
         "rejected": len(loaded.rejected),
     }
+    if (n_edits := sum(len(record.requests) for record in records)) > len(records):
+        dataset["n_edits"] = n_edits
     model_fingerprint = fingerprint_of(benchmark.model)
     metrics, model_metrics = (
         tuple(
@@ -443,7 +463,7 @@ def _cell(
         "preset": resolved.preset,
         "model": benchmark.model.name,
         "dataset": dataset["name"],
-        "n_records": dataset["n_records"],
+        **{name: dataset[name] for name in ("n_records", "n_edits") if name in dataset},
         "seed": seed,
         "dtype": benchmark.model.dtype,
         "edits": regime.label,
@@ -462,7 +482,8 @@ def _cell(
         params=redacted_values(params),
         edits=regime.to_dict(),
     )
-    together = isinstance(offer.spec, EditorSpec) and offer.spec.writes_together(regime)
+    step = Regime.joint(2) if regime.is_independent else regime  # of a record with several edits
+    together = isinstance(offer.spec, EditorSpec) and offer.spec.writes_together(step)
     return PlannedCell(cell, resolved, writes_together=together)
 
 

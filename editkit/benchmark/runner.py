@@ -114,14 +114,14 @@ def run_plan(
         )
         model = _load(plan) if n_left else None
         description = model.describe() if model else _known_model(plan, store)
-        if model and any(record.request.chat for record in records.values()):
+        if model and any(each.chat for r in records.values() for each in r.requests):
             _ = model.chat_template  # raises here, once, instead of in every record
         if model:
             record_environment(description, store, fingerprints)
         run = plan.run(out, description, tracking=tracking)
         for cell in run.cells:
             store.put_cell(cell.fingerprint, run.describe(cell))
-        requests = {case_id: record.request for case_id, record in records.items()}
+        requests = {case_id: record.requests for case_id, record in records.items()}
         store.put_requests(str(run.dataset["digest"]), requests)
         observers = Observers(registry)
         observers.run_started(run)
@@ -206,7 +206,7 @@ def _tidy(cell: Cell, units: Sequence[Batch], left: Sequence[Batch], out: Path) 
         unfinished = {unit.index for unit in left}
         for unit in units:
             if unit.index not in unfinished:
-                requests = [record.request for record in unit.records]
+                requests = [record.requests for record in unit.records]
                 SequenceFiles(out, cell.fingerprint, unit.index).tidy(requests)
 
 

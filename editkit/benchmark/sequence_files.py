@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from editkit.benchmark.repeated_edits import edits_to_write
 from editkit.data_types import EditRequest
 from editkit.errors import CacheError, ConfigError, DeltaError, first_line
 from editkit.interfaces import State
@@ -50,12 +51,12 @@ class Written:
     """What was written into a model so far.
 
     Attributes:
-        facts: Number of facts, in order, failed ones included.
+        facts: Number of records, in order, failed ones included.
         delta: All of them merged, on the unedited model; None before the first one.
         state: What the editor passes to its next step.
-        notes: The notes of each fact.
-        seconds: Seconds per fact.
-        errors: Why a fact failed, by its place from 0.
+        notes: The notes of each record.
+        seconds: Seconds per record.
+        errors: Why a record failed, by its place from 0.
     """
 
     facts: int = 0
@@ -134,11 +135,11 @@ class SequenceFiles:
             os.fsync(stream.fileno())
         self._lines = written.facts
 
-    def load(self, requests: Sequence[EditRequest]) -> Written | None:
+    def load(self, requests: Sequence[Sequence[EditRequest]]) -> Written | None:
         """What was written so far; None if there is nothing to resume from.
 
         Args:
-            requests: The requests of the whole group, in order.
+            requests: The requests of each record of the whole group, in order.
         """
         from editkit.editing.delta_files import load_delta
 
@@ -157,7 +158,7 @@ class SequenceFiles:
             _log.warning("%s The sequence starts over.", error.message)
             return None
         errors = {place: fact.error for place, fact in enumerate(facts) if fact.error is not None}
-        good = tuple(request for i, request in enumerate(requests[:n]) if i not in errors)
+        good = edits_to_write(own for i, own in enumerate(requests[:n]) if i not in errors)
         return Written(
             facts=n,
             delta=dataclasses.replace(delta, request=good),
@@ -192,7 +193,7 @@ class SequenceFiles:
         (self.folder / _STATE).unlink(missing_ok=True)  # first: it names the others
         self._keep_only(written.facts, besides=())
 
-    def tidy(self, requests: Sequence[EditRequest]) -> None:
+    def tidy(self, requests: Sequence[Sequence[EditRequest]]) -> None:
         """Finish a group with all its rows, if the run that stored the last ones was killed then.
 
         Args:

@@ -144,28 +144,28 @@ class Store:
 
     # ------------------------------------------------------------ requests, ratings, environments
 
-    def put_requests(self, dataset: str, requests: Mapping[int, EditRequest]) -> None:
+    def put_requests(self, dataset: str, requests: Mapping[int, Sequence[EditRequest]]) -> None:
         """Write the edit requests of a slice, for reports.
 
         Args:
             dataset: Digest of the slice.
-            requests: Requests by case id.
+            requests: Requests of each record, at least one, by case id.
         """
         self._put(
             "requests",
             [
-                (dataset, case_id, canonical_json(request.to_dict()))
-                for case_id, request in requests.items()
+                (dataset, case_id, store_format.request_content(own))
+                for case_id, own in requests.items()
             ],
         )
 
-    def requests(self, dataset: str) -> dict[int, EditRequest]:
+    def requests(self, dataset: str) -> dict[int, tuple[EditRequest, ...]]:
         """The edit requests of a slice by case id; damaged ones are skipped with a warning.
 
         Stores of early versions have none.
         """
         sound = self._sound("requests", "dataset = ?", (dataset,))
-        return {case_id: request for (_, case_id), request in sound}
+        return {case_id: requests for (_, case_id), requests in sound}
 
     def put_rating(self, rating: Rating) -> None:
         """Write a rating, replacing an earlier one of the same person and texts."""
@@ -451,7 +451,7 @@ class Runs(list[Run]):
     def to_frame(self) -> DataFrame:
         """A row per record, editor, seed and checkpoint (docs/storage.md lists the columns)."""
         return frame_of_records(
-            (run, cell, row, requests.get(row.case_id))
+            (run, cell, row, requests.get(row.case_id, ()))
             for run in self
             for requests in [requests_of(run)]
             for cell in run.cells
@@ -557,7 +557,7 @@ def model_rows_of(run: Run, cell: Cell) -> list[ModelRow]:
     return sorted(rows, key=lambda row: (row.checkpoint, row.group))
 
 
-def requests_of(run: Run) -> dict[int, EditRequest]:
+def requests_of(run: Run) -> dict[int, tuple[EditRequest, ...]]:
     """The edit requests of a run by case id; stores of early versions have none.
 
     Raises:

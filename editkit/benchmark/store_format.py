@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -40,6 +40,7 @@ __all__ = [
     "has_table",
     "lacks_checksums",
     "open_read_only",
+    "request_content",
     "row_content",
     "upgrade",
     "upsert",
@@ -54,6 +55,7 @@ LARGEST = 1e150
 """Largest absolute number in a row: means and variances of such numbers are finite."""
 
 _OLDEST = 1
+_ALSO = "also"  # key of the further edits of a record
 _APPLICATION = 0x65646B74
 _TABLES = {  # name: the columns of its key, and the column of its content
     "cells": ({"fingerprint": "TEXT"}, "description"),
@@ -400,11 +402,21 @@ def _read_cell(fingerprint: object, description: object, stored: object) -> dict
     return shown
 
 
-def _read_request(dataset: object, case_id: object, request: object, stored: object) -> EditRequest:
+def request_content(requests: Sequence[EditRequest]) -> str:
+    """The edits of a record as JSON: the edit alone, or the first one with the others in it."""
+    first, *others = (request.to_dict() for request in requests)
+    return canonical_json({**first, _ALSO: others} if others else first)
+
+
+def _read_request(
+    dataset: object, case_id: object, request: object, stored: object
+) -> tuple[EditRequest, ...]:
     _check_that(isinstance(dataset, str) and _is_int(case_id), "its key is damaged")
     content = _content("requests", request, stored, (dataset, case_id))
     try:
-        return EditRequest.from_dict(content)
+        others = content.pop(_ALSO, [])
+        _check_that(isinstance(others, list), "its further edits are not a list")
+        return tuple(map(EditRequest.from_dict, (content, *others)))
     except (EditkitError, TypeError, ValueError, AttributeError) as error:
         raise DamagedError(f"it is not an edit request: {error}") from None
 
@@ -477,6 +489,7 @@ def _check_run(content: Mapping[str, Any]) -> None:
     _check_that(described, "model lacks a name, fingerprint or dtype")
     _check_that(_has(dataset, str, "name", "digest"), "dataset lacks a name or digest")
     _check_that(_is_count(dataset.get("n_records")), "n_records is not a count")
+    _check_that(_is_count(dataset.get("n_edits", 0)), "n_edits is not a count")
     _check_that(_is_count(dataset.get("rejected", 0)), "rejected is not a count")
     _check_that(
         isinstance(dataset.get("config", {}), dict), "the dataset's config is not a mapping"

@@ -224,6 +224,7 @@ def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
         dtype=choice.dtype,
         device=choice.device,
         requests=plan.batch,
+        edits=plan.edits_per_record,
     )
 
 
@@ -335,8 +336,10 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
         for planned, n in zip(plan.cells, left, strict=True)
     ]
     n_records = sum(len(batch.records) for batch in plan.batches)
+    edits = sum(len(record.requests) for batch in plan.batches for record in batch.records)
+    of_edits = f" ({edits} edits)" if edits > n_records else ""
     head = (
-        f"benchmark {plan.benchmark}: {n_records} records of {plan.dataset['name']} in "
+        f"benchmark {plan.benchmark}: {n_records} records{of_edits} of {plan.dataset['name']} in "
         f"{len(plan.batches)} batches, on {plan.model.name} ({plan.model.dtype})\n"
     )
     checks = [

@@ -11,7 +11,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -61,7 +61,7 @@ def _section(case: CaseTexts, width: int) -> Iterator[RenderableType]:
     from rich.padding import Padding
     from rich.text import Text
 
-    marks = _marks(case.request)
+    marks = _marks(case.requests)
     yield from _heading(case, marks)
     yield ""
     labels, texts = list(case.texts), list(case.texts.values())
@@ -80,20 +80,19 @@ def _section(case: CaseTexts, width: int) -> Iterator[RenderableType]:
 def _heading(case: CaseTexts, marks: Mapping[str, str]) -> Iterator[RenderableType]:
     run = case.run
     place = f"case {case.case_id} of {run.dataset['name']}, {run.benchmark} on {run.model['name']}"
-    if case.request is None:
+    if not case.requests:
         yield one_line(place)
         return
-    true = f", not {case.request.target_true}" if case.request.target_true else ""
     yield one_line(f"{place}:")
-    yield _marked(f"{case.request.statement}{true}", marks)
+    for request in case.requests:
+        true = f", not {request.target_true}" if request.target_true else ""
+        yield _marked(f"{request.statement}{true}", marks)
 
 
-def _marks(request: EditRequest | None) -> dict[str, str]:
+def _marks(requests: Sequence[EditRequest]) -> dict[str, str]:
     """Styles by object; where both match, the new object's style is added to the true one's."""
-    if request is None:
-        return {}
-    true = {request.target_true: "underline"} if request.target_true else {}
-    return {**true, request.target_new: "bold green"}
+    true = {request.target_true: "underline" for request in requests if request.target_true}
+    return {**true, **{request.target_new: "bold green" for request in requests}}
 
 
 def _marked(text: str, marks: Mapping[str, str]) -> Text:
@@ -117,7 +116,8 @@ def _document(case_id: int, cases: list[CaseTexts]) -> dict[str, object]:
                 "benchmark": each.run.benchmark,
                 "model": each.run.model["name"],
                 "dataset": each.run.dataset["name"],
-                "request": each.request.to_dict() if each.request else None,
+                "request": each.requests[0].to_dict() if each.requests else None,
+                "also": [request.to_dict() for request in each.requests[1:]],
                 "texts": each.texts,
             }
             for each in cases

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import logging
 import sys
@@ -156,8 +157,10 @@ def _keys(
     rows: list[tuple[int, ...]] = []
     places: list[int] = []
     if records is not None:
-        for record in make_dataset(records).load().records[:_KEYS]:
-            request = record.request
+        edits = (
+            each for record in make_dataset(records).load().records for each in record.requests
+        )
+        for request in itertools.islice(edits, _KEYS):
             [encoding] = model.read(
                 [request.sentence], chat=request.chat, subjects=[request.subject_span]
             )

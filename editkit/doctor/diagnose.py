@@ -112,6 +112,7 @@ def diagnose(
     dtype: str = "float32",
     device: str = "cpu",
     requests: int = 20,
+    edits: int = 1,
     tokens: int = 20,
 ) -> Diagnosis:
     """Check everything that a run needs; no weights are loaded.
@@ -124,6 +125,7 @@ def diagnose(
         device: Device of the model.
         requests: Requests that are scored together, and edited together in the regime
             ``independent``.
+        edits: Most requests of a record, which are edited together in every regime.
         tokens: Tokens of the longest prompt with its target.
     """
     checks = [_versions(editors), _device(device)]
@@ -175,7 +177,7 @@ def diagnose(
             continue
         try:
             editor = registry.build("editor", name, planned.config)
-            required = _required(editor, planned, shape, requests, tokens)
+            required = _required(editor, planned, shape, (requests, edits), tokens)
         except EditkitError as error:
             checks.append(Check(name, "problem", str(error)))
             continue
@@ -199,16 +201,25 @@ def diagnose(
 
 
 def _required(
-    editor: Editor[Any], planned: PlannedEditor, shape: ModelShape, batch: int, tokens: int
+    editor: Editor[Any],
+    planned: PlannedEditor,
+    shape: ModelShape,
+    counts: tuple[int, int],
+    tokens: int,
 ) -> Requirements | None:
-    """The requirements of the regime that needs most memory; None if the editor states none."""
-    spec = planned.offer.spec
+    """The requirements of the regime that needs most memory; None if the editor states none.
+
+    ``counts``: records that are edited as a batch, and most edits of a record.
+    """
+    spec, (batch, edits) = planned.offer.spec, counts
     stated = []
     for regime in planned.regimes:
-        if regime.is_independent:
+        # A record with several edits is a joint edit, also in a model of its own.
+        own = Regime.joint(edits) if regime.is_independent and edits > 1 else regime
+        if own.is_independent:
             required = editor.requirements(shape, requests=batch, tokens=tokens)
-        elif isinstance(spec, EditorSpec) and spec.writes_together(regime):
-            together = regime.together
+        elif isinstance(spec, EditorSpec) and spec.writes_together(own):
+            together = own.together * (1 if regime.is_independent else edits)
             required = editor.joint_requirements(shape, requests=together, tokens=tokens)
         else:
             required = editor.requirements(shape, requests=1, tokens=tokens)

@@ -163,13 +163,13 @@ def _read_dataset(name: str, values: Mapping[str, Any], prompts: PromptConfig) -
     broken = [f"record {each.case_id}: {each.field}: {each.reason}" for each in records.rejected]
     facts = []
     for record in as_configured(records, prompts).records:
-        request = record.request
-        try:
-            facts.append(
-                SourcedFact(fact_of(request), (request.prompt,), request.relation_id, record)
-            )
-        except EditkitError as error:
-            broken.append(f"record {record.case_id}: {error.message}")
+        for request in record.requests:
+            try:
+                facts.append(
+                    SourcedFact(fact_of(request), (request.prompt,), request.relation_id, record)
+                )
+            except EditkitError as error:
+                broken.append(f"record {record.case_id}: {error.message}")
     return _checked(facts, broken, name, f"dataset {name!r}")
 
 

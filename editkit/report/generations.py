@@ -22,13 +22,13 @@ class CaseTexts:
     Attributes:
         run: The run.
         case_id: The case.
-        request: The edit, if the store has it.
+        requests: Its edits; empty if the store does not have them.
         texts: Texts by label of the editor, the same number for each.
     """
 
     run: Run
     case_id: int
-    request: EditRequest | None
+    requests: tuple[EditRequest, ...]
     texts: dict[str, list[str]]
 
 
@@ -80,7 +80,7 @@ def texts_on_case(out: Path, case_id: int, editors: Sequence[str]) -> list[CaseT
             if case_id in rows:
                 texts[label] = rows[case_id]
         if texts:
-            by_run.append(CaseTexts(run, case_id, requests_of(run).get(case_id), texts))
+            by_run.append(CaseTexts(run, case_id, requests_of(run).get(case_id, ()), texts))
     if not by_run:
         raise _no_texts(out, case_id, sorted(cases))
     return by_run

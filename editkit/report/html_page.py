@@ -237,10 +237,13 @@ def _generations(section: Section) -> tuple[list[tuple[int, list[tuple[str, list
     return shown, len(cases)
 
 
-def _highlighted(text: str, request: EditRequest | None) -> Iterator[tuple[str, str]]:
+def _highlighted(text: str, requests: Sequence[EditRequest]) -> Iterator[tuple[str, str]]:
     """Pieces of a text, each with its mark: ``new``, ``true`` or none."""
-    marks = {} if request is None else {request.target_new: "new", request.target_true: "true"}
-    words = [word for word in marks if word]
+    marks = {request.target_new: "new" for request in requests}
+    for request in requests:
+        if request.target_true:
+            marks.setdefault(request.target_true, "true")
+    words = list(marks)
     end = 0
     if words:
         pattern = re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words))

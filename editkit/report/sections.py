@@ -16,6 +16,7 @@ from editkit.benchmark.aggregate import (
 )
 from editkit.benchmark.completeness import wanted_rows
 from editkit.benchmark.published import Published
+from editkit.benchmark.repeated_edits import contradictions, warning_of
 from editkit.benchmark.samples import Sample, Series, series_of
 from editkit.benchmark.store import requests_of
 from editkit.data_types import EditRequest, Failure, Score
@@ -114,7 +115,7 @@ class Section:
     estimates: tuple[Estimates, ...]
     series: tuple[Series, ...]
     results: tuple[Result, ...]
-    requests: Mapping[int, EditRequest]
+    requests: Mapping[int, tuple[EditRequest, ...]]
     published: tuple[Published, ...]
     warnings: tuple[str, ...]
 
@@ -144,11 +145,15 @@ class Section:
 
     @property
     def relations(self) -> dict[int, str]:
-        """The relation of each case that has one."""
+        """The relation of each case with edits of one relation."""
+        of_edits = {
+            case: {request.relation_id for request in requests}
+            for case, requests in self.requests.items()
+        }
         return {
-            case: request.relation_id
-            for case, request in self.requests.items()
-            if request.relation_id
+            case: relation
+            for case, relations in of_edits.items()
+            if len(relations) == 1 and (relation := next(iter(relations)))
         }
 
     def references(self, against: str | None = None) -> dict[int, Result]:
@@ -227,6 +232,7 @@ class Section:
                 if result.series.regime.is_independent and result.editor not in others:
                     lines += self._published(result.editor, keys)
         notes = [f"Published: {published.source}." for published in self.published]
+        notes += self._contradictions()
         if rules := failure_rules(columns):
             meaning = "a clear failure (the whole 95% interval is below a bound)"
             notes.insert(0, f"!: {meaning}: {'; '.join(rules)}.")
@@ -248,6 +254,23 @@ class Section:
             ),
             keys=len(keys),
         )
+
+    def _contradictions(self) -> list[str]:
+        """Per regime, how many edits contradict others in the same model; at the end."""
+        notes = {}
+        for series in self.series:
+            models: dict[tuple[int, int], list[int]] = {}
+            for seed, rows in series.last.by_seed.items():
+                for row in sorted(rows, key=lambda row: row.place):
+                    model = row.case_id if series.regime.is_independent else row.group
+                    models.setdefault((seed, model), []).append(row.case_id)
+            warning = warning_of(
+                contradictions((case, self.requests.get(case, ())) for case in cases)
+                for cases in models.values()
+            )
+            if warning:
+                notes[f"Edits {series.regime.label}: {warning}."] = None
+        return list(notes)
 
     def _published(self, editor: str, keys: Sequence[str]) -> list[Line]:
         lines = []

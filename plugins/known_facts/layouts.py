@@ -196,12 +196,16 @@ def _record(sourced: SourcedFact) -> Callable[[], Mapping[str, Any]] | None:
 
 
 def _is_counterfact(record: Record) -> bool:
-    """Whether all probes choose between the request's two objects, as CounterFact's do."""
+    """Whether it is one edit, and all probes choose between its two objects, as CounterFact's."""
     objects = record.request.target_true, record.request.target_new
-    return record.request.target_true is not None and all(
-        (probe.target_true, probe.target_new) == objects
-        for kind in _PROBES
-        for probe in record.probes.get(kind, ())
+    return (
+        record.request.target_true is not None
+        and not record.also
+        and all(
+            (probe.target_true, probe.target_new) == objects
+            for kind in _PROBES
+            for probe in record.probes.get(kind, ())
+        )
     )
 
 

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -51,7 +51,7 @@ _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
 _PACKAGES = ("editkit", "torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
 _log = logging.getLogger("editkit.mlflow")
 
-Requests = Mapping[int, EditRequest]
+Requests = Mapping[int, tuple[EditRequest, ...]]
 
 
 def cell_finished(run: Run, cell: Cell) -> None:
@@ -365,21 +365,25 @@ def _text_lines(row: Row, requests: Requests) -> list[dict[str, Any]]:
 
 def _case(row: Row, requests: Requests, *which: str) -> str:
     """``0 · generation 1 · Bronco is made by → Honda``."""
-    request = requests.get(row.case_id)
-    edit = [] if request is None else [f"{request.sentence} → {request.target_new}"]
-    return " · ".join([str(row.case_id), *which, *edit])
+    edits = [f"{each.sentence} → {each.target_new}" for each in requests.get(row.case_id, ())]
+    return " · ".join([str(row.case_id), *which, *edits])
 
 
 def _edit(row: Row, requests: Requests) -> dict[str, Any]:
-    request = requests.get(row.case_id)
-    if request is None:
+    """Prompt, objects and relation of the edit; of several edits, joined by semicolons."""
+    own = requests.get(row.case_id)
+    if not own:
         return {}
     return {
-        "prompt": request.sentence,
-        "target": request.target_new,
-        "was": request.target_true,
-        "relation": request.relation_id,
+        "prompt": _joined(each.sentence for each in own),
+        "target": _joined(each.target_new for each in own),
+        "was": _joined(each.target_true for each in own),
+        "relation": _joined(each.relation_id for each in own),
     }
+
+
+def _joined(texts: Iterable[str | None]) -> str | None:
+    return "; ".join(filter(None, texts)) or None
 
 
 def _result(run: Run, row: Row) -> str:

@@ -35,7 +35,7 @@ class Comparison:
         number: Index in the order, from 0; nothing else identifies the comparison in the browser.
         case_id: The case.
         place: Index of the texts within the case.
-        request: The edit that both editors made.
+        requests: The edits that both editors made.
         cells: Fingerprints of the cells, left and right.
         texts: The texts, left and right.
     """
@@ -43,7 +43,7 @@ class Comparison:
     number: int
     case_id: int
     place: int
-    request: EditRequest
+    requests: tuple[EditRequest, ...]
     cells: tuple[str, str]
     texts: tuple[str, str]
 
@@ -149,7 +149,7 @@ def comparisons(pair: Pair, *, limit: int | None, seed: int) -> list[Comparison]
                 number=number,
                 case_id=case_id,
                 place=place,
-                request=requests[case_id],
+                requests=requests[case_id],
                 cells=(pair.cells[left].fingerprint, pair.cells[right].fingerprint),
                 texts=(texts[left], texts[right]),
             )

@@ -129,6 +129,41 @@ class Towns(Dataset[Config]):
         )
 
 
+def tower(n: int, new: str = "Paris") -> EditRequest:
+    return EditRequest("{} is in the city of", f"Tower {n}", new, "Rome")
+
+
+CHAINS = (
+    (tower(0), tower(1)),
+    (tower(1), tower(2)),  # shares an edit
+    (tower(3),),
+    (tower(0, "Oslo"), tower(4)),  # contradicts the first record
+    (tower(1),),  # has nothing new
+    (tower(5), tower(6), tower(5)),  # repeats an edit
+)
+"""The edits of each record of the dataset ``chains``."""
+
+
+class Chains(Dataset[Config]):
+    def load(self) -> Records:
+        return Records(
+            tuple(
+                Record(
+                    i,
+                    first,
+                    {
+                        "rewrite": tuple(
+                            Probe(e.sentence, "Rome", e.target_new) for e in (first, *also)
+                        )
+                    },
+                    also=tuple(also),
+                )
+                for i, (first, *also) in enumerate(CHAINS)
+            ),
+            "chains",
+        )
+
+
 @hookimpl
 def editkit_editors() -> list[EditorSpec]:
     config = f"{HERE}:StepConfig"
@@ -154,4 +189,7 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
 
 @hookimpl
 def editkit_datasets() -> list[DatasetSpec]:
-    return [DatasetSpec("towns", f"{HERE}:Towns", "editkit:Config", "twelve towers")]
+    return [
+        DatasetSpec("towns", f"{HERE}:Towns", "editkit:Config", "twelve towers"),
+        DatasetSpec("chains", f"{HERE}:Chains", "editkit:Config", "records with several edits"),
+    ]

@@ -49,9 +49,14 @@ def test_a_folder_of_runs_is_a_list_with_tables(out: Path) -> None:
 def test_types_and_what_is_missing() -> None:
     request = EditRequest("{} is in", "Rome", "France")
     rows = [
-        (RUN, CELL, Row(7, "done", {"a/score": 1.0}, times={"edit_s": 2.0}), request),
-        (RUN, CELL, Row(8, "failed", error="no luck"), None),
-        (RUN, CELL, Row(9, "done", {"b/score": 0.5, "seed": 4.0}, checkpoint=10), request),
+        (RUN, CELL, Row(7, "done", {"a/score": 1.0}, times={"edit_s": 2.0}), (request,)),
+        (RUN, CELL, Row(8, "failed", error="no luck"), ()),
+        (
+            RUN,
+            CELL,
+            Row(9, "done", {"b/score": 0.5, "seed": 4.0}, checkpoint=10),
+            (request, request),
+        ),
     ]
     frame = frame_of_records(rows)
     assert frame.case_id.tolist() == [7, 8, 9]
@@ -61,6 +66,7 @@ def test_types_and_what_is_missing() -> None:
     assert frame["score:seed"].tolist()[2] == 4.0
     assert frame["error"].tolist()[1] == "no luck"
     assert frame["subject"].isna().tolist() == [False, True, False]
+    assert frame["target_new"].tolist()[::2] == ["France", "France; France"]
     for name in ("seed", "case_id", "group", "place", "checkpoint"):
         assert frame[name].dtype == "int64"
     for name in ("a/score", "b/score", "edit_s"):

@@ -203,6 +203,7 @@ def test_rows_without_a_cell_cause_a_warning(out: Path, editkit: Cli) -> None:
 # ---------------------------------------------------------------- cells and requests
 
 BAD_CELLS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "n_edits as text": lambda d: d["dataset"].update(n_edits="23"),
     "n_records as text": lambda d: d["dataset"].update(n_records="23"),
     "n_records true": lambda d: d["dataset"].update(n_records=True),
     "n_records negative": lambda d: d["dataset"].update(n_records=-1),
@@ -272,12 +273,16 @@ def test_damaged_requests_are_skipped_and_rewritten(out: Path, editkit: Cli) -> 
         connection.execute("UPDATE requests SET request = replace(request, 'Rome', 'Oslo')")
     assert requests_of(run) == {}
     editkit("run-benchmark", "small", "--out", out, "--no-mlflow")
-    assert {request.target_new for request in requests_of(run).values()} == {"Rome"}
+    assert {request.target_new for [request] in requests_of(run).values()} == {"Rome"}
+
+
+BAD_ALSO = ('"abc"', "3", "[3]", '[{"prompt":"no place","subject":"a","target_new":"b"}]', "{}")
 
 
 @pytest.mark.parametrize(
     "request_text",
-    ['{"prompt":"no place","subject":"a","target_new":"b"}', "[]", '{"prompt":3}', '{"x":1}', "{"],
+    ['{"prompt":"no place","subject":"a","target_new":"b"}', "[]", '{"prompt":3}', '{"x":1}', "{"]
+    + [f'{{"prompt":"{{}} is","subject":"a","target_new":"b","also":{also}}}' for also in BAD_ALSO],
 )
 def test_crafted_requests_are_skipped(
     request_text: str, out: Path, caplog: pytest.LogCaptureFixture
@@ -546,12 +551,12 @@ def test_any_text_in_names_requests_and_results_survives_every_format(
         store.put_cell(cell.fingerprint, changed.describe(cell))
         store.put_rows(cell.fingerprint, [written])
         if isinstance(request, EditRequest):
-            store.put_requests(str(run.dataset["digest"]), {1000: request})
+            store.put_requests(str(run.dataset["digest"]), {1000: (request,)})
     [again] = runs_in(folder)
     assert (again.benchmark, again.dataset["name"]) == (name, text)
     assert rows_of(again, cell)[0].texts == {"generation": [text]}
     if isinstance(request, EditRequest):
-        assert requests_of(again) == {1000: request}
+        assert requests_of(again) == {1000: (request,)}
     for form in ("text", "markdown", "latex", "csv", "html"):
         target = folder / f"report.{form}"
         code, _, err = editkit("report", folder, "--format", form, "--to", target)

@@ -68,7 +68,7 @@ def request(i: int) -> EditRequest:
 
 def write(run: Run, rows: dict[str, list[Row]] | None = None) -> Path:
     with Store(run.store) as store:
-        store.put_requests(run.dataset["digest"], {i: request(i) for i in range(N)})
+        store.put_requests(run.dataset["digest"], {i: (request(i),) for i in range(N)})
         for each in run.cells:
             store.put_cell(each.fingerprint, run.describe(each))
             own = rows[each.editor] if rows else rows_of(each.editor)

@@ -100,7 +100,7 @@ def write_shared(out: Path, **changes: Any) -> Run:
     run = shared_run(out, **changes)
     with Store(run.store) as store:
         requests = {
-            i: EditRequest("{} lives in", f"S{i}", "Rome", relation_id=f"P{i % 2}")
+            i: (EditRequest("{} lives in", f"S{i}", "Rome", relation_id=f"P{i % 2}"),)
             for i in range(N)
         }
         store.put_requests(run.dataset["digest"], requests)

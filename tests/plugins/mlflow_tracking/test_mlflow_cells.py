@@ -127,7 +127,7 @@ def test_texts_have_their_own_table_with_the_edit(tmp_path: Path) -> None:
     store_rows(run, run.cells[0], [row(1, texts=texts), row(2)])
     request = EditRequest("{} lives in", "Zoë", "Rome", target_true="Paris", relation_id="P1")
     with Store(run.store) as store:
-        store.put_requests(run.dataset["digest"], {1: request})
+        store.put_requests(run.dataset["digest"], {1: (request,)})
     content = content_of(run, run.cells[0])
     artifacts = json.loads(content.tags["mlflow.loggedArtifacts"])
     assert [entry["path"] for entry in artifacts] == ["records.json", "generations.json"]

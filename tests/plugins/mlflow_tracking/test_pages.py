@@ -242,7 +242,7 @@ def test_a_run_shows_its_records_as_a_table(site: Site) -> None:
     requests = requests_of(site.run)
     for line, row in zip(lines, rows, strict=True):
         shown = dict(zip(head, line, strict=True))
-        request = requests[row.case_id]
+        [request] = requests[row.case_id]
         assert shown["case_id"] == str(row.case_id)
         assert shown["case"] == f"{row.case_id} · {request.sentence} → {request.target_new}"
         assert shown["was"] == request.target_true

@@ -44,7 +44,8 @@ def written_run(
     )
     with Store(out / STORE_FILE) as store:
         if requests:
-            store.put_requests(run.dataset["digest"], requests)
+            edits = {case_id: (request,) for case_id, request in requests.items()}
+            store.put_requests(run.dataset["digest"], edits)
         for one in cells:
             store.put_cell(one.fingerprint, run.describe(one))
             cases = requests or REQUESTS

@@ -42,12 +42,12 @@ def plain(page: str) -> list[str]:
 
 def test_a_store_gives_requests_back(out: Path) -> None:
     [run] = runs_in(out)
-    assert requests_of(run) == EDITS
+    assert requests_of(run) == {case_id: (request,) for case_id, request in EDITS.items()}
 
 
 @pytest.mark.parametrize("request_", EDITS.values(), ids=str)
 def test_the_rating_page_shows_the_statement(request_: EditRequest) -> None:
-    page = question_page(Comparison(0, 1, 0, request_, ("a", "b"), ("x", "y")), done=0, total=1)
+    page = question_page(Comparison(0, 1, 0, (request_,), ("a", "b"), ("x", "y")), done=0, total=1)
     [shown] = re.findall(r"<blockquote>(.*?)</blockquote>", page, re.DOTALL)
     assert plain(shown) == [request_.statement]
     assert joined(request_.sentence, request_.target_new, request_.separator) in plain(shown)
