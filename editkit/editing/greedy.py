@@ -5,13 +5,16 @@ that every row then adds its next token at the same place, whatever the length o
 
     t_n = argmax over tokens t of p(t | prompt, t_1, ..., t_{n-1})
 
-A row is finished after a token that ends its text; a batch, when all of its rows are.
+A row is finished after a token that ends its text or reaches a stop; a batch, when all of its rows
+are. With a stop, most rows are finished long before the last one, so finished rows are dropped.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +23,7 @@ from transformers.cache_utils import DynamicCache
 from editkit.editing.edited_models import EditedModels
 from editkit.editing.generation import text_after, text_of
 from editkit.editing.queries import GenerationQuery
+from editkit.editing.stops import Stop
 from editkit.models.encoding import chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, run_prefix
@@ -27,6 +31,7 @@ from editkit.models.running import forward, run_prefix
 __all__ = ["Continuation", "end_tokens", "greedy_continuations"]
 
 _ROWS = 512  # of a batch; for GPT-2's vocabulary about 100 MB of logits
+_WORTH_KEEPING = 3 / 4  # share of unfinished rows below which a batch drops the others
 _log = logging.getLogger(__name__)
 
 
@@ -34,8 +39,10 @@ class Continuation(NamedTuple):
     """What a model writes after a prompt when it always takes the most likely token.
 
     Attributes:
-        ids: The new tokens, without the one that ended the text.
-        text: The same as text, as it follows the prompt; without special tokens.
+        ids: The new tokens, without the one that ended the text; with a stop, up to the token that
+            shows that the stop is reached.
+        text: The same as text, as it follows the prompt; without special tokens. With a stop, cut
+            there.
         ended: Whether the model ended the text; otherwise it is cut off.
     """
 
@@ -45,7 +52,11 @@ class Continuation(NamedTuple):
 
 
 def greedy_continuations(
-    models: EditedModels, queries: Sequence[GenerationQuery], *, new_tokens: int
+    models: EditedModels,
+    queries: Sequence[GenerationQuery],
+    *,
+    new_tokens: int,
+    stop: Stop | None = None,
 ) -> list[Continuation]:
     """Continue prompts with the most likely tokens, each row under its own edited model.
 
@@ -58,6 +69,8 @@ def greedy_continuations(
         queries: In any order; a query's ``name`` has no effect.
         new_tokens: Most tokens of a continuation, at least one. If the model's context has no room
             for so many, a text is shorter, with a warning.
+        stop: Where texts end. They are those of ``stop.cut`` on what the model writes without a
+            stop, for fewer tokens; its own limit, ``stop.tokens``, is for you to pass.
 
     Returns:
         One continuation per query.
@@ -69,7 +82,7 @@ def greedy_continuations(
     """
 
     def ask(some: EditedModels, asked: Sequence[GenerationQuery]) -> list[Continuation]:
-        return _batched(some, asked, new_tokens)
+        return _batched(some, asked, new_tokens, stop)
 
     queries = models.merged(queries)
     distinct = list(dict.fromkeys(queries))
@@ -103,7 +116,10 @@ def _after_answer(model: LanguageModel) -> int | None:
 
 
 def _batched(
-    models: EditedModels, queries: Sequence[GenerationQuery], new_tokens: int
+    models: EditedModels,
+    queries: Sequence[GenerationQuery],
+    new_tokens: int,
+    stop: Stop | None,
 ) -> list[Continuation]:
     model = models.model
     prompts = [models.prompt(query).ids for query in queries]
@@ -128,14 +144,33 @@ def _batched(
                 [prompts[number] for number in batch],
                 [ends[queries[number].chat] for number in batch],
                 [limits[number] for number in batch],
+                None if stop is None else _stop_check(model, stop),
             )
             for number, ids in zip(batch, written, strict=True):
                 ended = bool(ids) and ids[-1] in ends[queries[number].chat]
                 own = tuple(ids[:-1] if ended else ids)
                 before = () if queries[number].chat else prompts[number]
                 text = text_after(model.tokenizer, before, own)
+                text = text if stop is None else stop.cut(text)
                 answers[number] = Continuation(own, text, ended)
     return [answers[number] for number in range(len(queries))]
+
+
+def _stop_check(model: LanguageModel, stop: Stop) -> Callable[[Sequence[int]], bool]:
+    """A function of a row's new tokens: whether they are past a stop.
+
+    Most tokens have no mark of the stop, so that nothing needs to be decoded.
+    """
+
+    @functools.cache
+    def is_marked(token: int) -> bool:
+        text = model.tokenizer.decode([token])
+        return "\ufffd" in text or not stop.marks.isdisjoint(text)  # or a part of a character
+
+    def is_past(ids: Sequence[int]) -> bool:
+        return any(map(is_marked, ids)) and stop.reached(text_of(model.tokenizer, ids))
+
+    return is_past
 
 
 def _continued(
@@ -144,6 +179,7 @@ def _continued(
     prompts: Sequence[Sequence[int]],
     ends: Sequence[Collection[int]],
     limits: Sequence[int],
+    is_past: Callable[[Sequence[int]], bool] | None,
 ) -> list[list[int]]:
     """The new tokens of each row, with the one that ends it.
 
@@ -153,19 +189,21 @@ def _continued(
         prompts: Token ids, at least one in each row.
         ends: The tokens that end each row.
         limits: Most new tokens of each row.
+        is_past: Whether a row's new tokens are past its stop; None if there is no stop.
     """
     model = models.model
     written: list[list[int]] = [[] for _ in prompts]
     unfinished = [limit > 0 for limit in limits]
     if not any(unfinished):
         return written
+    rows = list(range(len(prompts)))  # those that are still in the batch
     ids = padded(prompts, model.device)  # (B, P)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=ids.device)  # (B,)
-    rows = torch.arange(len(prompts), device=ids.device)
     last = model.context_length - 1
-    with model.frozen(), torch.no_grad(), models.rows(edits, in_context=True):
+    with model.frozen(), torch.no_grad(), contextlib.ExitStack() as hooks:
+        hooks.enter_context(models.rows([edits[row] for row in rows], in_context=True))
         prefix, hidden = run_prefix(model, ids, lengths)
-        state = hidden[rows, lengths - 1]  # (B, H)
+        state = hidden[torch.arange(len(rows), device=ids.device), lengths - 1]  # (B, H)
         cache = DynamicCache()
         for number, layer in enumerate(prefix.cache.layers):
             if layer.keys is not None:
@@ -173,12 +211,25 @@ def _continued(
         mask = prefix.mask if bool((lengths < ids.shape[1]).any()) else None  # (B, P)
         for step in range(max(limits)):
             tokens = model.head(state).argmax(dim=-1)  # (B,)
-            for row, token in enumerate(tokens.tolist()):
+            for row, token in zip(rows, tokens.tolist(), strict=True):
                 if unfinished[row]:
                     written[row].append(token)
-                    unfinished[row] = token not in ends[row] and len(written[row]) < limits[row]
-            if not any(unfinished):
+                    unfinished[row] = (
+                        token not in ends[row]
+                        and len(written[row]) < limits[row]
+                        and not (is_past is not None and is_past(written[row]))
+                    )
+            kept = [place for place, row in enumerate(rows) if unfinished[row]]
+            if not kept:
                 break
+            if is_past is not None and len(kept) < _WORTH_KEEPING * len(rows):
+                chosen = torch.tensor(kept)  # on the CPU: layers may be on several devices
+                rows = [rows[place] for place in kept]
+                tokens, lengths = tokens[chosen], lengths[chosen]
+                mask = None if mask is None else mask[chosen]
+                cache.batch_select_indices(chosen)
+                hooks.close()
+                hooks.enter_context(models.rows([edits[row] for row in rows], in_context=True))
             if mask is not None:
                 mask = torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)  # (B, P + step + 1)
             places = (lengths + step).clamp(max=last)[:, None]  # finished rows may run past the end

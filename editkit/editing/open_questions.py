@@ -121,8 +121,8 @@ def _asked(
     models: EditedModels, questions: Sequence[tuple[int, OpenQuestion]], stop: Stop
 ) -> list[str]:
     queries = [GenerationQuery(edit, each.prompt, chat=each.chat) for edit, each in questions]
-    texts = greedy_continuations(models, queries, new_tokens=stop.tokens)
-    return [stop.cut(text.text) for text in texts]
+    texts = greedy_continuations(models, queries, new_tokens=stop.tokens, stop=stop)
+    return [text.text for text in texts]
 
 
 def passes(text: str, question: OpenQuestion, match: Match) -> bool:
