@@ -79,8 +79,8 @@ def exact(text: str, answers: Iterable[str]) -> bool:
 
 def contained(text: str, answers: Iterable[str]) -> bool:
     """Whether one of the answers occurs in a text."""
-    words = _words(text)
-    return any(_contains(text, words, answer) for answer in answers)
+    words, answers = _words(text), list(answers)
+    return exact(text, answers) or any(_contains(text, words, answer) for answer in answers)
 
 
 def _contains(text: str, words: list[str], answer: str) -> bool:
@@ -90,7 +90,7 @@ def _contains(text: str, words: list[str], answer: str) -> bool:
         pattern = rf"(?<!\w){re.escape(written)}(?!\w)"
         return bool(written) and re.search(pattern, _as_written(text)) is not None
     if not any(each.isalnum() for word in of_answer for each in word):
-        return " ".join(of_answer) in " ".join(_as_written(text).split())
+        return " ".join(_as_written(answer).split()) in " ".join(_as_written(text).split())
     if _ARTICLES.isdisjoint(of_answer):
         words = [word for word in words if word not in _ARTICLES]
     return _occurs(" ".join(of_answer), " ".join(words))
