@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from editkit.doctor.diagnose import Diagnosis
 
 EXIT_FAILED_RECORDS = EXIT_PROBLEM = 1
+_TASKS = "lm-eval"  # the metric that --tasks adds
 _log = logging.getLogger(__name__)
 
 
@@ -63,6 +64,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="M,...",
         help="names of metrics of whole models, only for facts that share one",
+    )
+    add_flag(
+        parser,
+        "--tasks",
+        type=names,
+        action="extend",
+        default=[],
+        metavar="T,...",
+        help="also run tasks of lm-evaluation-harness on the edited models: names, or paths of "
+        "YAML files; repeatable",
     )
     add_regime_flags(parser)
     add_flag(parser, "--seed", action="append", default=[], help="random seed; repeatable")
@@ -82,18 +93,19 @@ def run(args: argparse.Namespace) -> int:
     for name in args.editor:  # before --set, which would take a misspelt name for a known one
         registry.get("editor", name)
     chat = {"dataset.chat": True} if args.chat else {}
+    metrics, tasks = _with_tasks(args, benchmark)
     flags = Flags(
         editors=args.editor,
         model=args.model,
         dataset=args.dataset,
         limit=args.limit,
-        metrics=args.metrics,
+        metrics=metrics,
         model_metrics=args.model_metrics,
         edits=regimes_of(args),
         seeds=args.seed,
         dtype=args.dtype,
         device=args.device,
-        sets={**chat, **parse_sets(args.sets)},
+        sets={**chat, **tasks, **parse_sets(args.sets)},
     )
     benchmark, values = apply_flags(benchmark, flags)
     if args.model_metrics and all(regime.is_independent for regime in benchmark.regimes):
@@ -136,6 +148,21 @@ def run(args: argparse.Namespace) -> int:
             _warn_of_interruption(args, plan)
             raise
     return _report(args, finished)
+
+
+def _with_tasks(
+    args: argparse.Namespace, benchmark: Benchmark
+) -> tuple[list[str], dict[str, Any]]:
+    """The metrics of ``--metrics`` and ``--tasks``, and the values that ``--tasks`` sets."""
+    chosen: list[str] = args.metrics
+    if not args.tasks:
+        return chosen, {}
+    tasks = list(dict.fromkeys(args.tasks))
+    shared = args.model_metrics or [choice.name for choice in benchmark.model_metrics]
+    if _TASKS in shared:  # tasks only for models that facts share
+        return chosen, {f"model_metrics.{_TASKS}.tasks": tasks}
+    own = [choice.name for choice in benchmark.metrics]
+    return [*(chosen or own), _TASKS], {f"metrics.{_TASKS}.tasks": tasks}
 
 
 def _is_default_set(args: argparse.Namespace, registry: Registry, benchmark: Benchmark) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from editkit import LanguageModel
+from editkit import LanguageModel, ModelError
 from editkit.registry.plugins import default_registry
 from editkit.testing import (
     Contract,
@@ -31,6 +31,7 @@ from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, new_network, save_trained
 from tests.plugins.consequences.consequences_samples import WITH_TESTS
 from tests.plugins.counterfact.counterfact_samples import raw_record
+from tests.plugins.lm_eval.sample_tasks import write_task
 from tests.plugins.ripple_edits.ripple_samples import WITH_CRITERIA, raw_example
 from tests.plugins.zsre.zsre_samples import raw_question
 
@@ -279,6 +280,18 @@ class TestExactJudge(JudgeContract):
 
 class TestContainedJudge(JudgeContract):
     plugin = "contained"
+
+
+class TestLmEval(ModelMetricContract):
+    plugin = "lm-eval"
+
+    def setup_method(self) -> None:
+        super().setup_method()
+        self.config = {"tasks": [write_task(self.scratch, "answers")]}
+
+    def test_end_tokens_do_not_matter(self) -> None:
+        with pytest.raises(ModelError, match="appends"):  # the harness would score them
+            self.work(self.make_model(end=True))
 
 
 class TestAtlas(DatasetContract):
