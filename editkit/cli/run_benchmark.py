@@ -150,9 +150,7 @@ def run(args: argparse.Namespace) -> int:
     return _report(args, finished)
 
 
-def _with_tasks(
-    args: argparse.Namespace, benchmark: Benchmark
-) -> tuple[list[str], dict[str, Any]]:
+def _with_tasks(args: argparse.Namespace, benchmark: Benchmark) -> tuple[list[str], dict[str, Any]]:
     """The metrics of ``--metrics`` and ``--tasks``, and the values that ``--tasks`` sets."""
     chosen: list[str] = args.metrics
     if not args.tasks:

@@ -98,7 +98,9 @@ class LmEval(ModelMetric[LmEvalConfig]):
                 model.hf,
                 copy.deepcopy(model.tokenizer),
                 batch_size=config.batch_size,
-                read_as=None if delta.context is None else functools.partial(models.in_context, edit),
+                read_as=None
+                if delta.context is None
+                else functools.partial(models.in_context, edit),
                 chat=config.apply_chat_template,
             )
             random.seed(config.random_seed)

@@ -144,6 +144,7 @@ def test_flags_exist(page: Path) -> None:
     of_other_tools = {"--basetemp", "--local-dir", "--merge", "--no-deps"}
     of_other_tools |= {"--enable-lora", "--lora-modules", "--max-lora-rank"}  # vLLM
     of_other_tools |= {"--base", "--outtype"}  # llama.cpp's converters
+    of_other_tools |= {"--model_args"}  # lm_eval
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 
 
