@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from editkit.editing.edited_models import EditedModels
+from editkit.editing.queries import CandidateQuery
 from editkit.models.encoding import chunks_by_tokens, padded
 from editkit.models.running import forward
 
@@ -27,6 +28,7 @@ __all__ = [
     "MOST_NATS",
     "NextTokenQuery",
     "bounded",
+    "forced_steps",
     "kl_divergences",
     "most_likely_tokens",
     "next_log_p",
@@ -72,6 +74,34 @@ class NextTokenQuery:
     edit: int
     ids: tuple[int, ...]
     in_context: bool = False
+
+
+def forced_steps(
+    models: EditedModels, query: CandidateQuery
+) -> list[list[tuple[NextTokenQuery, int]]]:
+    """Teacher forcing: each token of a candidate, and the query for what the model predicts there.
+
+    Prompt and candidate are tokenised as one sentence. The query for token i holds the prompt's
+    tokens and the candidate's first i tokens, whatever the model predicted for them.
+
+    Args:
+        models: The edited models.
+        query: A prompt and its candidates.
+
+    Returns:
+        For each candidate, a query and a token id per token.
+
+    Raises:
+        DeltaError: A text is longer than the model's context because of the texts that the edit
+            puts before it.
+    """
+    return [
+        [
+            (NextTokenQuery(query.edit, each.prompt + each.target[:i], in_context=True), token)
+            for i, token in enumerate(each.target)
+        ]
+        for each in models.completions(query)
+    ]
 
 
 def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:

@@ -30,6 +30,7 @@ __all__ = [
     "BrokenFieldError",
     "Node",
     "prompt_config_of",
+    "read_hub_file",
     "read_json",
     "read_json_list",
     "read_records",
@@ -124,6 +125,33 @@ def _read_hub(config: SourceConfig) -> Iterable[object]:
         )
     rows: Iterable[object] = table
     return rows
+
+
+def read_hub_file(name: str, file: str, *, revision: str | None = None) -> object:
+    """The content of a JSON file in a hub dataset, from the hub's cache where it has the file.
+
+    For datasets whose files have different layouts, or lists that no table can hold.
+
+    Args:
+        name: The dataset: ``zjunlp/KnowEdit``.
+        file: Path of the file in it.
+        revision: Commit, tag or branch.
+
+    Raises:
+        DatasetError: There is no such file, it cannot be downloaded, or it is not JSON.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = hf_hub_download(name, file, repo_type="dataset", revision=revision)
+    except Exception as error:  # the library raises whatever its HTTP library raises
+        raise DatasetError(
+            f"file {file!r} of the hub dataset {name!r} (revision {revision!r}) cannot be loaded: "
+            f"{error}",
+            hint="Check the name and the network. Offline, give a local file as 'path', or a "
+            "dataset that is in the hub's cache.",
+        ) from error
+    return read_json(Path(path), what=f"file {file!r} of the hub dataset {name!r}, in the cache,")
 
 
 # ---------------------------------------------------------------- JSON values with their place

@@ -15,7 +15,7 @@ from statistics import fmean
 
 from editkit import EditedModels, Metric, MetricRow, Probe, Record
 from editkit.editing.edited_models import CandidateQuery
-from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
+from editkit.editing.next_tokens import NextTokenQuery, forced_steps, most_likely_tokens
 from editkit_plugins.zsre.config import ZsreAccuracyConfig
 
 KINDS = {"efficacy": "rewrite", "paraphrase": "paraphrase", "specificity": "neighborhood"}
@@ -98,6 +98,6 @@ def _as_text(models: EditedModels, edit: int, probe: Probe, answer: str) -> Iter
 def _as_tokens(models: EditedModels, edit: int, probe: Probe, answer: str) -> Iterator[Prediction]:
     """Tokenise prompt and answer as one sentence."""
     query = CandidateQuery(edit, probe.prompt, (answer,), probe.separator, probe.chat)
-    [completion] = models.completions(query)
-    for i, token in enumerate(completion.target):
-        yield completion.prompt + completion.target[:i], token
+    [steps] = forced_steps(models, query)
+    for step, token in steps:
+        yield step.ids, token

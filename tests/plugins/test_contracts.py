@@ -31,6 +31,7 @@ from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, new_network, save_trained
 from tests.plugins.consequences.consequences_samples import WITH_TESTS
 from tests.plugins.counterfact.counterfact_samples import raw_record
+from tests.plugins.knowedit.knowedit_samples import WITH_QUESTIONS, raw_fact
 from tests.plugins.lm_eval.sample_tasks import write_task
 from tests.plugins.ripple_edits.ripple_samples import WITH_CRITERIA, raw_example
 from tests.plugins.zsre.zsre_samples import raw_question
@@ -249,6 +250,11 @@ class TestConsequences(MetricContract):
     records = WITH_TESTS
 
 
+class TestKnowEdit(MetricContract):
+    plugin = "knowedit"
+    records = WITH_QUESTIONS
+
+
 class TestRippleEdits(MetricContract):
     plugin = "ripple-edits"
     config = {"failed_edits": "counted", "length": "fixed", "extra": 6}
@@ -334,6 +340,12 @@ class TestCounterfact(Filed):
     plugin = "counterfact"
     samples = (raw_record(1), raw_record(2))
     broken = {"case_id": 2}
+
+
+class TestKnowEditRecords(Filed):
+    plugin = "knowedit"
+    samples = (raw_fact(), raw_fact() | {"locality": {}})
+    broken = {"prompt": "The capital of Iceland is"}
 
 
 class TestRippleEditsRecords(Filed):
