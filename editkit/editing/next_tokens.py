@@ -3,6 +3,7 @@
 For a text x, p_0(t | x) the unedited model's distribution of the next token t, p the edited one's::
 
     KL(x) = sum over tokens t of p_0(t | x) (log p_0(t | x) - log p(t | x))     in nats
+    TV(x) = 1/2 sum over tokens t of |p_0(t | x) - p(t | x)|                    from 0 to 1
 
 If only the most likely token is asked for, shared prefixes are run once: if one text is a prefix of
 another, its answer is read in the middle of the longer text's row. Scoring a target token by token
@@ -35,6 +36,7 @@ __all__ = [
     "prompts_as_read",
     "token_log_p",
     "token_ranks",
+    "total_variations",
 ]
 
 _LOGITS_AT_ONCE = 1024  # positions; for GPT-2's vocabulary about 200 MB
@@ -207,6 +209,16 @@ def kl_divergences(unedited: Tensor, edited: Tensor) -> Tensor:
     """
     terms = unedited.exp() * (unedited - edited)
     return terms.masked_fill(unedited.isneginf(), 0.0).sum(dim=-1)
+
+
+def total_variations(unedited: Tensor, edited: Tensor) -> Tensor:
+    """Total variation distance of distributions, from 0 to 1: (N,).
+
+    Args:
+        unedited: Log probabilities, (N, vocabulary).
+        edited: Those of the edited models.
+    """
+    return (unedited.exp() - edited.exp()).abs().sum(dim=-1) / 2
 
 
 def bounded(nats: float) -> float:

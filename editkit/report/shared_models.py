@@ -120,7 +120,7 @@ def _collapses(run: Run, results: Sequence[Result]) -> Iterator[str]:
 
 def _meaning(run: Run, score: Score) -> str:
     """The collapse score in words, with the threshold of its metric's configuration."""
-    metric = score.key.removesuffix(COLLAPSED)
+    metric = score.key.removesuffix(COLLAPSED).replace("_", "-")
     configs = [each["config"] for each in run.model_metrics if each["name"] == metric]
     threshold = configs[0].get("threshold") if configs else None
     if threshold is None:

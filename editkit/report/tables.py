@@ -121,15 +121,18 @@ def score_entry(
     """
     if estimate is None:
         return Entry("-")
-    form = functools.partial(printed, digits=score.digits)
+    mean = score.scale * estimate.mean
+    form = functools.partial(printed, digits=score.digits, like=mean)
     sign = "+" if (score.signed if signed is None else signed) else ""
     width = estimate.half_width
     half = "" if width is None or not estimate.n else form(score.scale * width)
     level = min(max(estimate.mean, 0.0), 1.0) if shaded else None
-    return Entry(form(score.scale * estimate.mean, sign), half, bold, failed, level)
+    return Entry(form(mean, sign), half, bold, failed, level)
 
 
-def printed(value: float, sign: str = "", *, digits: int | None = None) -> str:
+def printed(
+    value: float, sign: str = "", *, digits: int | None = None, like: float | None = None
+) -> str:
     """A number in a table: one decimal, more for small numbers; scientific from 100,000.
 
     Args:
@@ -137,10 +140,12 @@ def printed(value: float, sign: str = "", *, digits: int | None = None) -> str:
         sign: ``+`` prints a plus sign.
         digits: Significant digits of small numbers; None: one decimal. Numbers that need more than
             six decimals are scientific.
+        like: The number that decides how many decimals are printed, such as the mean of an
+            interval; by default the number itself.
     """
-    decimals = 1
-    if digits is not None and value and math.isfinite(value):
-        decimals = max(1, digits - 1 - math.floor(math.log10(abs(value))))
+    decimals, size = 1, abs(value if like is None else like)
+    if digits is not None and size and math.isfinite(size):
+        decimals = max(1, digits - 1 - math.floor(math.log10(size)))
     if abs(value) >= _LONG or decimals > _MOST_DECIMALS:
-        return f"{value:{sign}.{max(1, (digits or 2) - 1)}e}"
+        return f"{value:{sign}.1e}"
     return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # turns -0.0 into 0.0

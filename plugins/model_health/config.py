@@ -1,6 +1,8 @@
-"""Configurations of the metrics of a model as a whole."""
+"""Configurations of the metrics of a model as a whole, and of ``shift``."""
 
 from __future__ import annotations
+
+from typing import Literal, get_args
 
 from pydantic import Field
 
@@ -9,6 +11,7 @@ from editkit.interfaces import CorpusName
 
 PLAIN_TEXTS = "editkit_benchmarks:corpora/plain.txt"
 OPENINGS = "editkit_benchmarks:corpora/openings.txt"
+Kind = Literal["rewrite", "paraphrase", "neighborhood", "attribute", "same_subject"]
 
 
 class PerplexityConfig(Config):
@@ -27,6 +30,23 @@ class PerplexityConfig(Config):
     threshold: float = Field(default=10.0, gt=1)
     """The model counts as collapsed if its perplexity is more than this many times that of the
     unedited model."""
+
+
+class SentencePerplexityConfig(Config):
+    """The texts that the model reads, and when it counts as collapsed."""
+
+    corpus: CorpusName = PLAIN_TEXTS
+    """Source of the texts, as for ``perplexity``. Published numbers use the texts of ME-PPL, which
+    are not included: give a file with one of them per line."""
+
+    texts: int = Field(default=50, ge=1)
+    """Number of texts to read, from the beginning of the corpus."""
+
+    tokens: int | None = Field(default=None, ge=2)
+    """Most tokens of a text; None: whole texts, up to the model's context."""
+
+    threshold: float = Field(default=1000.0, gt=1)
+    """The model counts as collapsed if the mean of its perplexities is above this number."""
 
 
 class DriftConfig(Config):
@@ -61,3 +81,15 @@ class DistinctConfig(Config):
 
     top_k: int = Field(default=5, ge=1)
     """Number of most likely tokens to sample from."""
+
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+class ShiftConfig(Config):
+    """The prompts at which next-token distributions are compared."""
+
+    kinds: tuple[Kind, ...] = Field(default=KINDS, min_length=1)
+    """Kinds of prompts. At ``neighborhood``, ``attribute`` and ``same_subject`` prompts nothing
+    should move; ``rewrite`` and ``paraphrase`` prompts show how far the edit itself moved the
+    distribution."""

@@ -261,8 +261,17 @@ class TestRippleEdits(MetricContract):
     records = WITH_CRITERIA
 
 
+class TestShift(MetricContract):
+    plugin = "shift"
+
+
 class TestPerplexity(ModelMetricContract):
     plugin = "perplexity"
+    config = {"texts": 4}
+
+
+class TestSentencePerplexity(ModelMetricContract):
+    plugin = "sentence-perplexity"
     config = {"texts": 4}
 
 

@@ -33,10 +33,12 @@ from editkit_plugins.model_health.config import (
     DistinctConfig,
     DriftConfig,
     PerplexityConfig,
+    SentencePerplexityConfig,
 )
 from editkit_plugins.model_health.distinct import Distinct, distinct
 from editkit_plugins.model_health.drift import Drift, percentile
 from editkit_plugins.model_health.perplexity import Perplexity
+from editkit_plugins.model_health.sentence_perplexity import SentencePerplexity
 from tests.tiny import tiny
 
 TEXTS = ("The city of Rome is in Italy.", "Paris", "The mother tongue is French, they say.")
@@ -128,6 +130,33 @@ def test_a_corpus_without_predictions_is_refused(lines: Sequence[str], tmp_path:
     metric = Perplexity(PerplexityConfig(corpus=written(tmp_path, *lines)))
     with pytest.raises(ConfigError, match="has no text"):
         metric.prepare(tiny())
+
+
+def test_the_mean_of_perplexities_is_not_the_perplexity_per_token(tmp_path: Path) -> None:
+    model = tiny()
+    edits = random_edits(model, RECORDS)[:2]
+    corpus = written(tmp_path, *TEXTS)
+    config = SentencePerplexityConfig(corpus=corpus, threshold=1e4)
+    rows = score(SentencePerplexity(config), model, *edits)
+
+    def perplexities() -> list[float]:
+        texts = [nll(model, text) for text in TEXTS]
+        return [math.exp(sum(text) / len(text)) for text in texts if text]
+
+    before = perplexities()
+    for edit, row in zip(edits, rows, strict=True):
+        with applied(model, edit):
+            after = perplexities()
+        mean = sum(after) / len(after)
+        assert row["sentence_perplexity/by_text"] == pytest.approx(after, rel=1e-4)
+        assert row["sentence_perplexity/mean"] == pytest.approx(mean, rel=1e-4)
+        expected = mean / (sum(before) / len(before))
+        assert row["sentence_perplexity/ratio"] == pytest.approx(expected, rel=1e-4)
+    for threshold, collapsed in ((mean * 0.99, 1.0), (mean * 1.01, 0.0)):
+        absolute = SentencePerplexityConfig(corpus=corpus, threshold=threshold)
+        [row] = score(SentencePerplexity(absolute), model, edits[1])
+        assert row["sentence_perplexity/collapsed"] == collapsed
+    assert SentencePerplexityConfig().threshold == 1000
 
 
 # ---------------------------------------------------------------- drift
