@@ -142,7 +142,9 @@ def _record(
     consequences: Mapping[str, tuple[Consequence, ...]],
 ) -> Record:
     true, new = request.target_true or _UNKNOWN, request.target_new
-    probes = {"rewrite": (Probe(request.sentence, true, new),)}
+    probes: dict[str, tuple[Probe, ...]] = {
+        "rewrite": (Probe(request.sentence, true, new),),
+    }
     if paraphrases:
         probes["paraphrase"] = tuple(Probe(prompt, true, new) for prompt in paraphrases)
     return Record(

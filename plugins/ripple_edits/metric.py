@@ -33,6 +33,10 @@ _BUCKET = 32  # tokens; texts of similar lengths are written together
 class RippleEdits(Metric[RippleEditsMetricConfig]):
     """Six criteria, the share of executed tests, and whether the edit itself succeeded."""
 
+    def __init__(self, config: RippleEditsMetricConfig) -> None:
+        super().__init__(config)
+        self._known: dict[tuple[object, ...], str] = {}  # what unedited models write
+
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The scores of each record that has tests.
 
@@ -77,7 +81,23 @@ class RippleEdits(Metric[RippleEditsMetricConfig]):
     def _ask(
         self, models: EditedModels, questions: Sequence[tuple[int, OpenQuestion]]
     ) -> list[str]:
-        """What the models write, with the prompt or without it."""
+        """What the models write, with the prompt or without it.
+
+        Every editor of a run is compared with the same unedited model, which answers each question
+        once.
+        """
+        if any(delta.changes or delta.context for delta in models.deltas):
+            return self._written(models, questions)
+        model = models.model
+        identity = (model.fingerprint, model.dtype, model.device)
+        new = {each: (0, each) for _, each in questions if (*identity, each) not in self._known}
+        for each, text in zip(new, self._written(models, list(new.values())), strict=True):
+            self._known[(*identity, each)] = text
+        return [self._known[(*identity, each)] for _, each in questions]
+
+    def _written(
+        self, models: EditedModels, questions: Sequence[tuple[int, OpenQuestion]]
+    ) -> list[str]:
         limits = [self._limit(models, *each) for each in questions]
         texts = [""] * len(questions)
         for longest in sorted({_rounded(limit) for limit in limits}):
@@ -86,14 +106,15 @@ class RippleEdits(Metric[RippleEditsMetricConfig]):
                 GenerationQuery(edit, question.prompt, chat=question.chat)
                 for edit, question in map(questions.__getitem__, chosen)
             ]
-            written = greedy_continuations(models, queries, new_tokens=longest)
+            stop = None if self.config.stop == "end" else Stop(self.config.stop, longest)
+            written = greedy_continuations(models, queries, new_tokens=longest, stop=stop)
             for i, query, continuation in zip(chosen, queries, written, strict=True):
                 text = continuation.text
                 if len(continuation.ids) > limits[i]:
                     before = () if query.chat else models.prompt(query).ids
-                    text = text_after(models.model.tokenizer, before, continuation.ids[: limits[i]])
-                if self.config.stop != "end":
-                    text = Stop(self.config.stop, limits[i]).cut(text)
+                    ids = continuation.ids[: limits[i]]
+                    text = text_after(models.model.tokenizer, before, ids)
+                    text = text if stop is None else stop.cut(text)
                 texts[i] = text if self.config.text == "continuation" else _whole(query, text)
         return texts
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,9 @@ from editkit import (
     applied,
     make_metric,
 )
+from editkit.editing import greedy
 from editkit.testing.samples import RECORDS, random_edits
+from editkit_plugins.ripple_edits import metric as metric_module
 from tests.tiny import tiny
 
 Tests = dict[str, tuple[Consequence, ...]]
@@ -32,6 +35,7 @@ def models() -> EditedModels:
     return EditedModels(model, random_edits(model, RECORDS))
 
 
+@functools.cache
 def naive_text(models: EditedModels, edit: int | None, prompt: str) -> str:
     """Prompt and greedy continuation, as many tokens as the prompt has characters and 30 more."""
     delta = models.unedited().deltas[0] if edit is None else models.deltas[edit]
@@ -189,3 +193,27 @@ def test_a_record_without_these_criteria_has_no_scores(models: EditedModels) -> 
     tests: Tests = {"multi_hop": (Consequence((question("Rome", ["a"]),)),)}
     record = Record(0, RECORDS[0].request, consequences=tests)
     assert make_metric("ripple-edits").score(one, [record]) == [{}]
+
+
+def test_the_unedited_model_answers_a_question_once(
+    models: EditedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def ask(models: EditedModels, queries: Sequence[Any], **settings: Any) -> list[Any]:
+        asked.append([query.prompt for query in queries])
+        return greedy.greedy_continuations(models, queries, **settings)
+
+    monkeypatch.setattr(metric_module, "greedy_continuations", ask)
+    known = question("Paris is in", [written(models, None, "Paris is in")])
+    tests: Tests = {"aliases": (Consequence((question("Rome", ["x"]),), "any", (known, known)),)}
+    two = EditedModels(models.model, models.deltas[:2])
+    records = [record_with(models, edit, tests) for edit in (0, 1)]
+    metric = make_metric("ripple-edits")
+    first = metric.score(two, records)
+    assert asked[0] == ["Paris is in"]
+    n_edits, n_before = 2 + 2, 1 + 2  # with the edits' own prompts
+    assert sum(map(len, asked)) == n_edits + n_before
+    asked.clear()
+    assert metric.score(two, records) == first
+    assert sum(map(len, asked)) == n_edits
