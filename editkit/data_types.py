@@ -401,6 +401,9 @@ class Score:
             had no effect.
         digits: Significant digits of small numbers in tables, for scores that may be close to 0 or
             1 without being equal to it; None: one decimal.
+        bounds: Lowest and highest possible value, for the 95% interval; None in place of a missing
+            bound. By default (0, 1) with the scale 100, (-1, 1) if the score is also signed, and
+            otherwise only 0 as the lower bound of scores without a sign.
     """
 
     key: str
@@ -412,6 +415,17 @@ class Score:
     failure: Failure | None = None
     at_edit: bool = False
     digits: int | None = None
+    bounds: tuple[float | None, float | None] | None = None
+
+    @property
+    def limits(self) -> tuple[float | None, float | None]:
+        """``bounds``, or their default."""
+        if self.bounds is not None:
+            return self.bounds
+        highest = 1.0 if self.scale == 100 else None
+        if self.signed:
+            return None if highest is None else -highest, highest
+        return 0.0, highest
 
 
 @dataclasses.dataclass(frozen=True)

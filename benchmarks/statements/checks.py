@@ -179,7 +179,8 @@ def grows_after(editor: str, kind: str, role: str) -> Check:
         layer = means.index(max(means))
         ours, theirs = after.effects(kind, role), before.effects(kind, role)
         both = sorted(ours.keys() & theirs.keys())
-        growth = mean_with_interval([ours[case][layer] - theirs[case][layer] for case in both])
+        changes = [ours[case][layer] - theirs[case][layer] for case in both]
+        growth = mean_with_interval(changes).by_paper
         return _verdict(growth, f"{kind} at the {role}, layer {layer}: {_signed(growth)}")
 
     return check

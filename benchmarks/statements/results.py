@@ -1,4 +1,7 @@
-"""The results of an experiment, read from its output folder."""
+"""The results of an experiment, read from its output folder.
+
+Intervals have the papers' formula, because statements compare with the papers' numbers.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ class Traces:
         rows = list(self.effects(kind, role).values())
         if not rows:
             raise MissingResultsError(f"{kind} at the {role}")
-        return [mean_with_interval(column) for column in zip(*rows, strict=True)]
+        return [mean_with_interval(column).by_paper for column in zip(*rows, strict=True)]
 
     def compared(
         self, first: tuple[str, str, int], second: tuple[str, str, int]
@@ -75,7 +78,7 @@ class Traces:
             raise MissingResultsError(f"{first[0]} and {second[0]}")
         pairs = [(ours[case][first[2]], theirs[case][second[2]]) for case in both]
         means = [sum(side) / len(both) for side in zip(*pairs, strict=True)]
-        return means[0], means[1], mean_with_interval([a - b for a, b in pairs])
+        return means[0], means[1], mean_with_interval([a - b for a, b in pairs]).by_paper
 
 
 class Results:
@@ -151,17 +154,18 @@ class Results:
         return max(having, key=lambda place: estimates[place][key].mean)
 
     def estimate(self, key: str, place: int) -> Estimate:
-        """A cell's mean."""
-        return self.section.estimates[place][key]
+        """A cell's mean with the interval of the papers' formula."""
+        return self.section.estimates[place][key].by_paper
 
     def difference(self, key: str, first: int, second: int) -> Estimate:
         """A score of one cell minus that of another, paired over records."""
         rows = self.section.rows
-        return paired_differences(rows[first], rows[second], self.section.run.scores)[key]
+        return paired_differences(rows[first], rows[second], self.section.run.scores)[key].by_paper
 
     def failures(self, place: int) -> set[str]:
         """The clear failures that reports mark for a cell: generalization, specificity."""
-        estimates, unedited = self.section.estimates[place], self.section.unedited
+        unedited = self.section.unedited
+        estimates = {key: each.by_paper for key, each in self.section.estimates[place].items()}
         return {
             score.failure.name
             for score in self.section.run.scores

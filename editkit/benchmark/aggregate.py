@@ -10,13 +10,15 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.intervals import (
+    FEWEST,
+    UNBOUNDED,
     Z95,
+    Bounds,
     Estimate,
     clustered_mean,
     excludes_zero,
     harmonic_mean,
     mean_with_interval,
-    normal_interval,
     summary_difference,
     summary_score,
 )
@@ -27,6 +29,7 @@ from editkit.results import Cell, ModelRow, Row, Run
 
 __all__ = [
     "DOCUMENT_KEYS",
+    "FEWEST",
     "SCHEMA",
     "SUMMARY",
     "Z95",
@@ -40,7 +43,6 @@ __all__ = [
     "mean_with_interval",
     "metrics_of",
     "model_metrics_of",
-    "normal_interval",
     "outcomes",
     "paired_differences",
     "retention",
@@ -73,13 +75,11 @@ def metrics_of(rows: Rows, scores: Sequence[Score]) -> Estimates:
     sample = Sample.of(rows)
     done = list(sample.done().values())
     models = [model for model, _ in done] if sample.shared else None
-    declared = [score.key for score in scores]
-    others = sorted({key for _, row in done for key in row.scores} - set(declared))
     means: Estimates = {}
-    for key in [*declared, *others]:
+    for key, bounds in _bounds_of(scores, [row.scores for _, row in done]).items():
         having = [(model, row.scores[key]) for model, row in done if key in row.scores]
         if having:
-            means[key] = _mean(having, shared=sample.shared)
+            means[key] = _mean(having, bounds, shared=sample.shared)
     summarised = [score.key for score in scores if score.summary]
     if summarised and all(key in means for key in summarised):
         columns = [[row.scores.get(key) for _, row in done] for key in summarised]
@@ -87,31 +87,35 @@ def metrics_of(rows: Rows, scores: Sequence[Score]) -> Estimates:
     return means
 
 
-def _mean(values: Sequence[tuple[Hashable, float]], *, shared: bool) -> Estimate:
+def _bounds_of(scores: Sequence[Score], rows: Sequence[Mapping[str, float]]) -> dict[str, Bounds]:
+    """The bounds of all scores by key, the declared ones first."""
+    others = sorted({key for row in rows for key in row} - {score.key for score in scores})
+    return {score.key: score.limits for score in scores} | dict.fromkeys(others, UNBOUNDED)
+
+
+def _mean(values: Sequence[tuple[Hashable, float]], bounds: Bounds, *, shared: bool) -> Estimate:
     """The mean of values, each with its model."""
     numbers = [value for _, value in values]
     if shared:
-        return clustered_mean(numbers, [model for model, _ in values])
-    return mean_with_interval(numbers)
+        return clustered_mean(numbers, [model for model, _ in values], bounds)
+    return mean_with_interval(numbers, bounds)
 
 
 def model_metrics_of(
     models: Mapping[int, Sequence[ModelRow]], scores: Sequence[Score]
 ) -> Estimates:
-    """The mean of every score of a model over models, with Student's t.
+    """The mean of every score of a model over models.
 
     Args:
         models: Rows by seed, one per model.
         scores: The declared scores, which come first in the result.
     """
     rows = [row for seed in sorted(models) for row in models[seed]]
-    declared = [score.key for score in scores]
-    others = sorted({key for row in rows for key in row.scores} - set(declared))
     means: Estimates = {}
-    for key in [*declared, *others]:
+    for key, bounds in _bounds_of(scores, [row.scores for row in rows]).items():
         values = [row.scores[key] for row in rows if key in row.scores]
         if values:
-            means[key] = clustered_mean(values, range(len(values)))
+            means[key] = mean_with_interval(values, bounds)
     return means
 
 
@@ -197,10 +201,11 @@ def paired_differences(first: Rows, second: Rows, scores: Sequence[Score]) -> Es
         score.key: [_pair(ours[case][1], theirs[case][1], score.key) for case in cases]
         for score in scores
     }
-    shared = sample.shared or other.shared
+    shared, limits = sample.shared or other.shared, {score.key: score.limits for score in scores}
     differences = {
         key: _mean(
             [(model, pair[0] - pair[1]) for model, pair in zip(models, both, strict=True) if pair],
+            _bounds_of_difference(limits[key]),
             shared=shared,
         )
         for key, both in pairs.items()
@@ -213,6 +218,11 @@ def paired_differences(first: Rows, second: Rows, scores: Sequence[Score]) -> Es
         )
         differences[SUMMARY.key] = summary_difference(one, other_one, models if shared else None)
     return differences
+
+
+def _bounds_of_difference(bounds: Bounds) -> Bounds:
+    low, high = bounds
+    return UNBOUNDED if low is None or high is None else (low - high, high - low)
 
 
 def _pair(ours: Row, theirs: Row, key: str) -> tuple[float, float] | None:

@@ -514,8 +514,14 @@ def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
 
 
 def _score(described: Mapping[str, Any]) -> Score:
-    failure = described.get("failure")
-    return Score(**{**described, "failure": Failure(**failure) if failure else None})
+    failure, bounds = described.get("failure"), described.get("bounds")
+    return Score(
+        **{
+            **described,
+            "failure": Failure(**failure) if failure else None,
+            "bounds": tuple(bounds) if bounds else None,
+        }
+    )
 
 
 def rows_of(run: Run, cell: Cell) -> list[Row]:

@@ -527,6 +527,11 @@ def _check_score(score: object) -> None:
     _check_that(booleans, "a score's flag is not a boolean")
     digits = score.get("digits")
     _check_that(digits is None or _is_count(digits), "a score's digits are not a count")
+    bounds = score.get("bounds")
+    if bounds is not None:
+        two = isinstance(bounds, list | tuple) and len(bounds) == 2
+        numbers = two and all(each is None or _is_number(each) for each in bounds)
+        _check_that(numbers, "a score's bounds are not two numbers")
     failure = score.get("failure")
     if failure is not None:
         _check_that(_has(failure, str, "name"), "a score's failure has no name")

@@ -41,6 +41,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=FORMATS,
         help="format (default: from the suffix of --to, else text)",
     )
+    add_flag(
+        parser,
+        "--intervals",
+        choices=("wilson", "paper"),
+        help="wilson: within the range of a score; paper: 1.96 standard errors (default: wilson, "
+        "and paper next to published numbers)",
+    )
     add_flag(parser, "--against", metavar="E", help="editor to compare with (default: the best)")
     add_flag(
         parser,
@@ -67,10 +74,12 @@ def run(args: argparse.Namespace) -> int:
             hint=f"Run 'editkit run-benchmark --out {args.out}' first. For traces, see the files "
             "in its subfolder figures or traces.",
         )
-    sections = sections_of(runs, [published_for(run, registry) for run in runs])
-    _check_against(args.against, sections)
     target = args.to
     form = args.format or _format_of(target)
+    # CSV has both intervals, in columns of their own.
+    intervals = args.intervals if form != "csv" else None
+    sections = sections_of(runs, [published_for(run, registry) for run in runs], intervals)
+    _check_against(args.against, sections)
     if target is None and form == "html":
         target = args.out / _PAGE
     terminal = target is None and sys.stdout.isatty()

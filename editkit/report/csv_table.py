@@ -4,7 +4,8 @@ A line is one number: a score of an editor, over all records or one relation; a 
 a published number; or the share of an editor's edits that failed in some way, explained in the
 column ``note``. ``edits`` names the regime, ``at`` is the number of facts in a model and ``models``
 the number of models; sequences have a line per checkpoint. Scores are fractions, as in the store. A
-number without an interval has no ``ci_low`` and ``ci_high``.
+number without an interval has no ``ci_low`` and ``ci_high``. ``paper_ci_low`` and ``paper_ci_high``
+are the bounds of the papers' formula.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ COLUMNS = (
     "mean",
     "ci_low",
     "ci_high",
+    "paper_ci_low",
+    "paper_ci_high",
     "n",
     "note",
 )
@@ -170,5 +173,7 @@ def _lines(
             "mean": estimate.mean,
             "ci_low": None if published else estimate.ci_low,
             "ci_high": None if published else estimate.ci_high,
+            "paper_ci_low": estimate.paper_ci_low,
+            "paper_ci_high": estimate.paper_ci_high,
             "n": estimate.n,
         }

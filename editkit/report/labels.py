@@ -36,7 +36,7 @@ def run_title(run: Run) -> str:
         prompts += f", with the separator {separator!r}"
     return (
         f"{run.benchmark}: {records}{shard}{prompts}, on {run.model['name']} "
-        f"({run.model['dtype']}); means x 100 ± 95%"
+        f"({run.model['dtype']}); means x 100, 95% intervals"
     )
 
 

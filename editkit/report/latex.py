@@ -80,8 +80,8 @@ def _line(texts: Sequence[str]) -> str:
 def _text(entry: Entry, line: Line) -> str:
     text = escaped(entry.text.strip())
     indent = r"\quad " if line.faint and entry is line.entries[0] else ""
-    if entry.half:
-        text = rf"{text}\,{{\scriptsize($\pm${entry.half})}}"
+    if entry.spread:
+        text = rf"{text}\,{_spread(entry.spread)}"
     if text.startswith(("-", "+")) and len(entry.text) > 1:
         text = f"${text[0]}${text[1:]}"
     if entry.bold:
@@ -91,6 +91,14 @@ def _text(entry: Entry, line: Line) -> str:
     elif line.faint:
         text = rf"\textcolor{{gray}}{{{text}}}"
     return indent + text
+
+
+def _spread(spread: str) -> str:
+    """``±1.7`` in parentheses; ``-4.2/+1.8`` as a subscript and a superscript."""
+    if spread.startswith("±"):
+        return rf"{{\scriptsize($\pm${spread[1:]})}}"
+    below, above = spread.split("/")
+    return rf"${{}}_{{{below}}}^{{{above}}}$"
 
 
 def _label(name: str) -> str:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from editkit.benchmark.aggregate import SUMMARY, Estimate, metrics_of, times_of
+from editkit.benchmark.aggregate import FEWEST, SUMMARY, Estimate, metrics_of, times_of
 from editkit.benchmark.completeness import wanted_rows
 from editkit.benchmark.samples import Series, State
 from editkit.data_types import Score
@@ -15,11 +15,16 @@ from editkit.report.labels import edits_labels, series_labels, series_names
 from editkit.report.tables import CELL_COLUMNS, Entry, Line, score_entry
 from editkit.results import Run
 
-__all__ = ["Estimates", "Result", "results_of"]
+__all__ = ["Estimates", "Result", "notes_on_intervals", "results_of"]
 
 Estimates = Mapping[str, Estimate]
 """Estimates by score key."""
 
+_SIDES_NOTE = "-4.2/+1.8: the 95% interval is from 4.2 below to 1.8 above the mean."
+_FEW_NOTE = (
+    f"No interval and no marks: fewer than {FEWEST} records (or models, where facts share them), "
+    "or equal numbers of a score without two bounds."
+)
 KEYS_NOTE = "at: facts in a model. models: edited models behind a line; intervals are over models."
 
 
@@ -160,18 +165,29 @@ def score_line(
         columns: The scores to print.
         document: An entry as in the ``--json`` document, for the columns after the scores; None
             for a table without them.
-        best: Best mean by score key; equal means are bold.
+        best: Best mean by score key; equal means are bold if they have an interval.
         failed: Keys of the scores that are marked as clear failures.
     """
     entries = []
     for score in columns:
         estimate, ranked = estimates.get(score.key), editor != BASELINE
-        bold = ranked and estimate is not None and estimate.mean == best.get(score.key)
+        bold = ranked and _is_best(estimate, best.get(score.key))
         entries.append(
             score_entry(score, estimate, bold=bold, failed=ranked and score.key in failed)
         )
     rest = [] if document is None else [Entry(text(document)) for text in CELL_COLUMNS.values()]
     return Line((*keys, *entries, *rest))
+
+
+def _is_best(estimate: Estimate | None, best: float | None) -> bool:
+    return estimate is not None and estimate.half_width is not None and estimate.mean == best
+
+
+def notes_on_intervals(lines: Iterable[Line]) -> tuple[str, ...]:
+    """What a reader must know about the intervals in some lines; nothing if all are symmetric."""
+    spreads = [entry.spread for line in lines for entry in line.entries if entry.is_estimate]
+    sides = (_SIDES_NOTE,) if any("/" in spread for spread in spreads) else ()
+    return (*sides, *((_FEW_NOTE,) if not all(spreads) else ()))
 
 
 def score_heads(keys: Sequence[str], columns: Sequence[Score]) -> tuple[str, ...]:

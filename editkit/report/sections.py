@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from editkit.benchmark.aggregate import (
     SUMMARY,
@@ -31,6 +32,7 @@ from editkit.report.lines import (
     blocks_of,
     key_entries,
     key_heads,
+    notes_on_intervals,
     results_of,
     score_columns,
     score_heads,
@@ -40,11 +42,14 @@ from editkit.report.shared_models import model_scores, newest_facts, retention_b
 from editkit.report.tables import Entry, Line, Table, score_entry
 from editkit.results import Row, Run
 
-__all__ = ["MOST_CELLS", "Section", "is_failure", "sections_of"]
+__all__ = ["MOST_CELLS", "Intervals", "Section", "is_failure", "sections_of"]
 
 MOST_CELLS = 16
 """Tables with one column per cell are omitted if there are more cells."""
 
+Intervals = Literal["wilson", "paper"]
+
+_PAPER_NOTE = "Intervals have the papers' formula, 1.96 standard errors; that of S is a bootstrap."
 _CLEAR = "the 95% interval excludes zero"
 
 
@@ -106,6 +111,8 @@ class Section:
         requests: The edits by case id, if the store has them.
         published: Published results to compare with; they are about independent edits.
         warnings: Warnings about missing and failed records.
+        intervals: ``wilson``: the intervals of :mod:`editkit.benchmark.intervals`; ``paper``: the
+            papers' formula; None: the papers' formula only next to published numbers.
     """
 
     run: Run
@@ -118,6 +125,7 @@ class Section:
     requests: Mapping[int, tuple[EditRequest, ...]]
     published: tuple[Published, ...]
     warnings: tuple[str, ...]
+    intervals: Intervals | None = None
 
     @property
     def columns(self) -> tuple[Score, ...]:
@@ -211,12 +219,13 @@ class Section:
     def scores(self) -> Table:
         """The papers' table, with published numbers below ours."""
         columns, keys = self.columns, key_heads(self.results, "models")
+        as_published = bool(self.published) and self.intervals is None
         lines: list[Line] = []
         for block in blocks_of(self.results):
             best = best_means(columns, [(result.editor, result.estimates) for result in block])
             unedited = next((r.estimates for r in block if r.editor == BASELINE), None)
             for i, result in enumerate(block):
-                own = result.estimates
+                own = by_paper(result.estimates) if as_published else result.estimates
                 lines.append(
                     score_line(
                         key_entries(result, keys),
@@ -236,6 +245,8 @@ class Section:
         if rules := failure_rules(columns):
             meaning = "a clear failure (the whole 95% interval is below a bound)"
             notes.insert(0, f"!: {meaning}: {'; '.join(rules)}.")
+        notes += [_PAPER_NOTE] if as_published or self.intervals == "paper" else []
+        notes += notes_on_intervals(lines)
         ranked = "its column"
         if len(keys) > 1:
             notes.insert(0, KEYS_NOTE)
@@ -360,7 +371,13 @@ class Section:
         if not self.relations or not columns or len(names) > MOST_CELLS:
             return Table("relations", title, ("relation", *names), ())
         score = columns[0]
-        groups = [by_group(series.last, self.relations, self.run.scores) for series in self.series]
+        groups = [
+            {
+                group: self._shown(own)
+                for group, own in by_group(series.last, self.relations, self.run.scores).items()
+            }
+            for series in self.series
+        ]
         lines = []
         for relation in sorted({relation for series in groups for relation in series}):
             cases = sum(other == relation for other in self.relations.values())
@@ -369,17 +386,33 @@ class Section:
                 for series in groups
             ]
             lines.append(Line((Entry(relation), *numbers, Entry(str(cases)))))
-        note = f"{score.label} of each editor over the records of a relation."
+        notes = (
+            f"{score.label} of each editor over the records of a relation.",
+            *notes_on_intervals(lines),
+        )
         head = ("relation", *names, "records")
-        return Table("relations", f"{score.label} by relation", head, tuple(lines), notes=(note,))
+        return Table("relations", f"{score.label} by relation", head, tuple(lines), notes=notes)
+
+    def _shown(self, estimates: Estimates) -> Estimates:
+        return by_paper(estimates) if self.intervals == "paper" else estimates
 
 
-def sections_of(runs: Sequence[Run], published: Sequence[Sequence[Published]]) -> list[Section]:
+def by_paper(estimates: Estimates) -> Estimates:
+    """Estimates with the intervals of the papers' formula, where it applies."""
+    return {key: estimate.by_paper for key, estimate in estimates.items()}
+
+
+def sections_of(
+    runs: Sequence[Run],
+    published: Sequence[Sequence[Published]],
+    intervals: Intervals | None = None,
+) -> list[Section]:
     """Read everything that the report of some runs needs.
 
     Args:
         runs: The runs; runs with the same title get the start of a digest appended.
         published: Published results to compare each run with.
+        intervals: As in :class:`Section`.
 
     Raises:
         StoreError: The store cannot be read.
@@ -389,23 +422,30 @@ def sections_of(runs: Sequence[Run], published: Sequence[Sequence[Published]]) -
         f"{title} [{run_key(run)}]" if titles.count(title) > 1 else title
         for title, run in zip(titles, runs, strict=True)
     ]
-    return [_section(*each) for each in zip(runs, distinct, published, strict=True)]
+    each_run = zip(runs, distinct, published, strict=True)
+    return [_section(run, title, own, intervals) for run, title, own in each_run]
 
 
-def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
+def _section(
+    run: Run, title: str, published: Sequence[Published], intervals: Intervals | None
+) -> Section:
     series = series_of(run)
     by_cell = {
         cell.fingerprint: each.last.by_seed[cell.seed] for each in series for cell in each.cells
     }
     rows = tuple(tuple(by_cell[cell.fingerprint]) for cell in run.cells)
-    results = results_of(run, series)
+    shown = by_paper if intervals == "paper" else dict
+    results = tuple(
+        dataclasses.replace(result, estimates=shown(result.estimates))
+        for result in results_of(run, series)
+    )
     return Section(
         run=run,
         title=title,
         labels=labels_of(run),
         rows=rows,
         estimates=tuple(
-            metrics_of(Sample.of_cell(cell, own), run.scores)
+            shown(metrics_of(Sample.of_cell(cell, own), run.scores))
             for cell, own in zip(run.cells, rows, strict=True)
         ),
         series=tuple(series),
@@ -413,6 +453,7 @@ def _section(run: Run, title: str, published: Sequence[Published]) -> Section:
         requests=requests_of(run),
         published=tuple(published),
         warnings=tuple(_warnings(run, labels_of(run), rows)),
+        intervals=intervals,
     )
 
 

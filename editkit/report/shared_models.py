@@ -15,6 +15,7 @@ from editkit.report.lines import (
     blocks_of,
     key_entries,
     key_heads,
+    notes_on_intervals,
     score_columns,
     score_line,
 )
@@ -56,7 +57,10 @@ def newest_facts(run: Run, results: Sequence[Result]) -> Table:
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines) if columns else (),
         bold="best at its checkpoint; the unedited model is not ranked",
-        notes=("Only the facts of the last step before each checkpoint.",),
+        notes=(
+            "Only the facts of the last step before each checkpoint.",
+            *notes_on_intervals(lines),
+        ),
         keys=len(keys),
     )
 
@@ -82,6 +86,7 @@ def model_scores(run: Run, results: Sequence[Result]) -> Table:
             *_collapses(run, shown),
             *((KEYS_NOTE,) if len(keys) > 1 else ()),
             *([_legend(columns)] if lines else []),
+            *notes_on_intervals(lines),
         ),
         warnings=tuple(_failed_metrics(shown)),
         keys=len(keys),
@@ -167,6 +172,9 @@ def retention_by_age(run: Run, results: Sequence[Result]) -> Table:
         title="Retention",
         head=(*keys, "score", *(f"age {age.label}" for age in ages)),
         lines=tuple(lines),
-        notes=("age: steps since the facts were written, at the end of the sequence.",),
+        notes=(
+            "age: steps since the facts were written, at the end of the sequence.",
+            *notes_on_intervals(lines),
+        ),
         keys=len(keys) + 1,
     )

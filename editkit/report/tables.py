@@ -31,22 +31,24 @@ class Entry:
 
     Attributes:
         text: The text, or the number as printed.
-        half: Half-width of the number's 95% interval as printed; empty for none.
+        spread: The number's 95% interval as printed: ``±1.7``, ``-4.2/+1.8``; empty for none.
         bold: Whether it is highlighted: the best of its column, or a clear difference.
         failed: Whether it is marked as a clear failure.
         level: Strength of its background, from 0 to 1; None for no background.
+        is_estimate: Whether it is a mean that has an interval if there are enough records.
     """
 
     text: str
-    half: str = ""
+    spread: str = ""
     bold: bool = False
     failed: bool = False
     level: float | None = None
+    is_estimate: bool = False
 
     @property
     def plain(self) -> str:
-        """Number and interval: ``94.2 ±1.7``."""
-        return f"{self.text} ±{self.half}" if self.half else self.text
+        """Number and interval: ``94.2 ±1.7``, ``97.0 -4.2/+1.8``."""
+        return f"{self.text} {self.spread}" if self.spread else self.text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +126,9 @@ def score_entry(
     mean = score.scale * estimate.mean
     form = functools.partial(printed, digits=score.digits, like=mean)
     sign = "+" if (score.signed if signed is None else signed) else ""
-    width = estimate.half_width
-    half = "" if width is None or not estimate.n else form(score.scale * width)
+    spread = estimate.spread(form, score.scale) if estimate.n else ""
     level = min(max(estimate.mean, 0.0), 1.0) if shaded else None
-    return Entry(form(mean, sign), half, bold, failed, level)
+    return Entry(form(mean, sign), spread, bold, failed, level, is_estimate=bool(estimate.n))
 
 
 def printed(

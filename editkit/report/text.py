@@ -12,7 +12,13 @@ from typing import Any
 
 from editkit.benchmark.aggregate import Estimate
 from editkit.report.labels import labels_of, run_title
-from editkit.report.lines import best_means, score_columns, score_heads, score_line
+from editkit.report.lines import (
+    best_means,
+    notes_on_intervals,
+    score_columns,
+    score_heads,
+    score_line,
+)
 from editkit.report.sections import Section, sections_of
 from editkit.report.tables import Entry, Line, Table
 from editkit.results import Run
@@ -65,7 +71,8 @@ def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool)
     parts = []
     for table in tables:
         title = "" if table.name == "scores" else f"{table.title}\n"
-        notes = "".join(map(wrapped, table.notes)) if len(tables) > 1 else ""
+        shown = table.notes if len(tables) > 1 else notes_on_intervals(table.lines)
+        notes = "".join(map(wrapped, shown))
         parts.append(f"{title}{text_table(table, terminal=terminal)}{notes}")
     return "\n".join([f"{run_title(run)}\n", *parts, *([below] if below else [])])
 
@@ -140,7 +147,7 @@ def _printed(entry: Entry, has_marks: bool, starred: bool) -> str:
     """The entry; in a table with failure marks, other numbers leave room for a mark."""
     text = shortened(one_line(entry.plain), _WIDEST_ENTRY)
     text = f"*{text}" if entry.bold and starred else text
-    if not has_marks or not entry.half:
+    if not has_marks or not entry.spread:
         return f"{text}!" if entry.failed else text
     return text + ("!" if entry.failed else " ")
 

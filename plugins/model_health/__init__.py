@@ -106,8 +106,8 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
             config=f"{_CONFIGS}:ChangeNormConfig",
             summary="how large is the change, next to the weights that it is added to?",
             scores=(
-                Score("change_norm/max", "dW", higher_is_better=False),
-                Score("change_norm/total", "dWt", higher_is_better=False),
+                Score("change_norm/max", "dW", higher_is_better=False, bounds=(0.0, None)),
+                Score("change_norm/total", "dWt", higher_is_better=False, bounds=(0.0, None)),
             ),
             protocol="editkit/relative-frobenius-norm-by-module/v1",
         ),

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 
-from editkit.benchmark.aggregate import Z95
+from editkit.benchmark.aggregate import FEWEST, Z95
 from editkit.report.generations import cells_by_label
 from editkit.report.tables import Entry, Line, Table
 from editkit.report.text import text_table
@@ -24,19 +24,22 @@ class Odds:
         wins: Wins of the first and of the second.
         ties: How often neither was better; the odds ignore ties.
         odds: ``(wins of the first + 1/2) / (wins of the second + 1/2)``.
-        ci_low, ci_high: 95% interval: 1.96 standard errors of the logarithm of the odds.
+        ci_low, ci_high: 95% interval: 1.96 standard errors of the logarithm of the odds; None below
+            five wins in all.
     """
 
     wins: tuple[int, int]
     ties: int
     odds: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
 
 
 def odds_of(first: int, second: int, ties: int = 0) -> Odds:
     """Odds from counts; adding 1/2 to each (Haldane 1956) keeps them finite for all counts."""
     a, b = first + 0.5, second + 0.5
+    if first + second < FEWEST:
+        return Odds((first, second), ties, a / b, None, None)
     half = Z95 * math.sqrt(1 / a + 1 / b)
     center = math.log(a / b)
     return Odds((first, second), ties, a / b, math.exp(center - half), math.exp(center + half))
@@ -113,10 +116,15 @@ def _section(judgement: Judgement) -> str:
     lines = []
     for question, odds in judgement.odds.items():
         numbers = (odds.wins[0], odds.ties, odds.wins[1])
-        interval = f"{odds.odds:.2f} ({odds.ci_low:.2f} to {odds.ci_high:.2f})"
-        lines.append(Line(tuple(map(Entry, (question, *map(str, numbers), interval)))))
+        lines.append(Line(tuple(map(Entry, (question, *map(str, numbers), _printed(odds))))))
     table = text_table(Table("odds", title, head, tuple(lines)), terminal=sys.stdout.isatty())
     return f"{one_line(title)}\n\n{table}"
+
+
+def _printed(odds: Odds) -> str:
+    if odds.ci_low is None or odds.ci_high is None:
+        return f"{odds.odds:.2f}"
+    return f"{odds.odds:.2f} ({odds.ci_low:.2f} to {odds.ci_high:.2f})"
 
 
 def _counted(n: int, noun: str) -> str:

@@ -17,7 +17,7 @@ def editkit_metrics() -> list[MetricSpec]:
             factory=f"{_METRICS}:Fluency",
             config=f"{_CONFIGS}:GenerationConfig",
             summary="is the edited model's text diverse, or does it repeat itself?",
-            scores=(Score("fluency/entropy", "GE"),),
+            scores=(Score("fluency/entropy", "GE", bounds=(0.0, None)),),
             protocol="counterfact/ngram-entropy/treebank-words-of-punctuated-sentences/v2",
         ),
         MetricSpec(

@@ -11,13 +11,12 @@ Section 2.2, figure 2 and appendix B.1 of Meng et al. (2022). There are two unit
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editkit import Localization
-from editkit.benchmark.aggregate import Estimate, normal_interval
+from editkit.benchmark.aggregate import Estimate, mean_with_interval
 from editkit.storage.cache import write_atomically
 from editkit_plugins.tracing.config import Averaging
 
@@ -269,15 +268,18 @@ def _subject_of(localization: Localization) -> tuple[int, int]:
 # ---------------------------------------------------------------- many facts
 
 
-def mean_of_effects(values: Sequence[float]) -> Estimate:
-    """Mean and normal 95% interval, ``1.96 std / sqrt(n)`` with the population's deviation.
+def mean_of_effects(values: Sequence[float], *, signed: bool = True) -> Estimate:
+    """Mean and 95% interval of effects.
 
-    The same as ``editkit.benchmark.aggregate.mean_with_interval`` up to rounding: sums run from
-    left to right, as in all results so far.
+    The mean is that of ``editkit.benchmark.aggregate.mean_with_interval`` up to rounding: sums run
+    from left to right, as in all results so far.
+
+    Args:
+        values: Differences of probabilities.
+        signed: False for probabilities.
     """
-    n = len(values)
-    mean = sum(values) / n
-    return normal_interval(mean, math.sqrt(sum((value - mean) ** 2 for value in values) / n), n)
+    estimate = mean_with_interval(values, (-1.0 if signed else 0.0, 1.0))
+    return dataclasses.replace(estimate, mean=sum(values) / len(values))
 
 
 def average_by_role(
@@ -311,6 +313,8 @@ def average_largest(
         restored = [
             effect + low for effect, low in zip(effects, corrupted, strict=True) if low is not None
         ]
-        probability = mean_of_effects(restored) if len(restored) == len(effects) else None
+        probability = (
+            mean_of_effects(restored, signed=False) if len(restored) == len(effects) else None
+        )
         means[place] = Largest(mean_of_effects(effects), probability)
     return means

@@ -249,9 +249,8 @@ def _average_document(average: AverageTrace, broken: Sequence[str]) -> dict[str,
     }
 
 
-def _interval(mean: Estimate) -> dict[str, float]:
-    low, high = mean.interval
-    return {"mean": mean.mean, "low": low, "high": high, "n": mean.n}
+def _interval(mean: Estimate) -> dict[str, float | None]:
+    return {"mean": mean.mean, "low": mean.ci_low, "high": mean.ci_high, "n": mean.n}
 
 
 def _print_average(average: AverageTrace, n_facts: int, files: list[Path]) -> None:

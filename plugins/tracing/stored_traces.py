@@ -155,7 +155,11 @@ def average_trace(
             )
             for kind, effects in by_kind.items()
         },
-        baselines={key: mean_of_effects(values) for key, values in columns.items() if values},
+        baselines={
+            key: mean_of_effects(values, signed=key == "total_effect")
+            for key, values in columns.items()
+            if values
+        },
         known=len(known),
         unknown=sum(row.status == "done" and not row.scores["predicted"] for row in rows),
         failed={row.case_id: str(row.error) for row in rows if row.status == "failed"},

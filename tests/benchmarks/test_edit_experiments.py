@@ -49,8 +49,9 @@ def test_a_score_falls_below_a_level_between_checkpoints() -> None:
 
 
 def test_geometric_means_have_intervals_of_the_logarithm() -> None:
-    mean = geometric_mean([1.0, 100.0])
-    half = 12.706 * math.log(10)  # Student's t of 1 degree times the standard error, ln(100) / 2
+    mean = geometric_mean([1.0, 100.0] * 3)
+    # Student's t of 5 degrees times the standard error.
+    half = 2.5706 * math.log(10) / math.sqrt(5)
     assert mean.mean == pytest.approx(10)
     assert mean.ci_low == pytest.approx(10 * math.exp(-half), rel=1e-3)
     assert mean.ci_high == pytest.approx(10 * math.exp(half), rel=1e-3)
@@ -197,27 +198,30 @@ def test_endurance_interpolates_and_reports_collapses() -> None:
     assert texts(table) == [
         ["one", "at once", "32", "1", "10.0", "100", "100"],
         ["two", "at once", "> 10", "1", "70.0", "10", "1"],
-        ["two", "one at a time", "≤ 10 to > 100", "2", "40.0 ±381.2", "100", collapsed],
-        ["one", "one at a time", "32 (32 to 32)", "2", "10.0 ±0.0", "100", collapsed],
+        ["two", "one at a time", "≤ 10 to > 100", "2", "40.0", "100", collapsed],
+        ["one", "one at a time", "32", "2", "10.0", "100", collapsed],
     ]
     at_once = "at once, one (not followed as far: two to 10)"
     assert table.notes[0] == f"Lasts longest: {at_once}; one at a time, two."
 
 
 def test_an_interval_of_joint_edits_comes_from_the_band() -> None:
-    def pair(facts: int, first: float, second: float) -> Series:
+    def models(facts: int, mean: float) -> Series:
+        scores = [mean + step / 50 for step in (-2, -1, 0, 1, 2)]
         rows = [
-            Row(i, "done", {"m/score": first if i < facts else second}, group=i // facts)
-            for i in range(2 * facts)
+            Row(i, "done", {"m/score": scores[i // facts]}, group=i // facts)
+            for i in range(5 * facts)
         ]
         own = State(facts, Sample({0: rows}, shared=True))
         return Series((cell("one", Regime.joint(facts)),), (own,))
 
-    half = 12.706 * 0.01  # of 0.9 ± t * 0.01 and 0.1 ± t * 0.01
-    high, low = (10 ** (1 + (0.4 + half * s) / 0.8) for s in (1, -1))
-    [[_, _, lasts, *_]] = texts(
-        tables.endurance(ENDURANCE, section_of(pair(10, 0.89, 0.91), pair(100, 0.09, 0.11)), {})
+    section = section_of(models(10, 0.9), models(100, 0.1))
+    bands = [each["m/score"].interval for each in section.estimates]
+    assert bands[0][0] < 0.85 < 0.93 < bands[0][1]
+    low, high = (
+        10 ** (1 + (first - 0.5) / (first - second)) for first, second in zip(*bands, strict=True)
     )
+    [[_, _, lasts, *_]] = texts(tables.endurance(ENDURANCE, section, {}))
     assert lasts == f"32 ({low:.0f} to {high:.0f})"
 
 

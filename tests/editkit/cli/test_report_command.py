@@ -103,9 +103,9 @@ def test_the_table_has_stars_marks_and_a_legend(out: Path, editkit: Cli) -> None
         "records",
     ]
     good, bad = (next(line for line in lines if line.startswith(name)) for name in ("good", "bad"))
-    assert "*90.0 ±0.9" in good
+    assert "*90.0 -4.2/+3.1" in good
     assert "!" not in good
-    assert re.search(r" 40.0 ±0.9! .* 30.0 ±0.9! ", bad)
+    assert re.search(r" 40.0 ±1.1! .* 30.0 ±1.8! ", bad)
     words = " ".join(text.split())
     assert "generalization fails with PS below 75% of the editor's own ES" in words
     assert "specificity fails with NS below 75% of the unedited model's" in words
@@ -149,7 +149,7 @@ def test_markdown_tables_are_well_formed(out: Path, editkit: Cli) -> None:
         assert len(widths) == 1
         assert re.fullmatch(r"\| --- \|( ---: \|)+", table.splitlines()[1])
     assert "odd\\|\\_%&" in tables[0]
-    assert re.search(r"\| good .*\*\*90\.0 ±0\.9\*\*", tables[0])
+    assert re.search(r"\| good .*\*\*90\.0 -4\.2/\+3\.1\*\*", tables[0])
 
 
 def test_latex_is_balanced(out: Path, editkit: Cli) -> None:

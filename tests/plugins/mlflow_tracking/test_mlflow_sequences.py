@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from editkit.regimes import Regime
 from editkit_plugins.mlflow_tracking.cells import content_of, log_cells
-from tests.editkit.report.shared_runs import JOINT, SEQUENTIAL, cell, write_shared
+from tests.editkit.report.shared_runs import SEQUENTIAL, cell, write_shared
 
 
 def test_a_sequence_is_logged_at_its_checkpoints_and_a_replay_adds_nothing(out: Path) -> None:
@@ -28,8 +31,9 @@ def test_a_sequence_is_logged_at_its_checkpoints_and_a_replay_adds_nothing(out: 
 
 
 def test_scores_of_joint_models_have_bounds(tmp_path: Path) -> None:
-    run = write_shared(tmp_path, cells=(cell("rome", JOINT),))
+    run = write_shared(tmp_path, cells=(cell("rome", Regime.joint(4)),))  # five models
     content = content_of(run, run.cells[0])
     assert not content.curves
-    assert content.metrics["perplexity/value_ci_low"] == 20.0
-    assert content.params["edits"] == "joint 10"
+    assert content.metrics["perplexity/collapsed_ci_low"] == 0.0
+    assert content.metrics["perplexity/collapsed_ci_high"] == pytest.approx(0.4345, abs=1e-4)
+    assert content.params["edits"] == "joint 4"

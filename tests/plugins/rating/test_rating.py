@@ -191,9 +191,12 @@ def test_odds_and_their_interval() -> None:
 @given(st.integers(0, 500), st.integers(0, 500))
 def test_odds_are_finite_and_invert_with_the_sides(a: int, b: int) -> None:
     one, other = odds_of(a, b), odds_of(b, a)
-    assert 0 < one.ci_low < one.odds < one.ci_high < math.inf
     assert one.odds == pytest.approx(1 / other.odds)
-    assert one.ci_low == pytest.approx(1 / other.ci_high)
+    if a + b < 5:
+        assert one.ci_low is one.ci_high is None
+    else:
+        assert 0 < one.ci_low < one.odds < one.ci_high < math.inf
+        assert one.ci_low == pytest.approx(1 / other.ci_high)
     assert (one.odds > 1) == (a > b)
 
 
@@ -213,7 +216,7 @@ def test_judgements_count_for_the_first_editor_of_the_run(out: Path) -> None:
     text = report([judgement])
     assert "rome against ft, small on tiny: 3 ratings by 2 people of 3 pairs of texts" in text
     assert text.splitlines()[4].split()[:4] == ["consistent", "3", "0", "0"]
-    assert "7.00 (0.36 to 135.52)" in text
+    assert text.splitlines()[4].endswith(" 7.00")  # of three ratings: no interval
 
 
 def test_the_report_of_the_command(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
