@@ -35,6 +35,6 @@ def test_small_numbers_keep_their_digits(value: float, digits: int | None, text:
 def test_a_mean_and_its_interval_have_the_digits_of_the_score() -> None:
     estimate = mean_with_interval([0.0003, 0.0005] * 4)
     with_digits = Score("a/nats", "N", scale=1.0, digits=2)
-    assert score_entry(with_digits, estimate).plain == "0.00040 ±0.00007"
+    assert score_entry(with_digits, estimate).plain == "0.00040 ±0.00009"
     assert score_entry(with_digits, estimate, signed=True).text == "+0.00040"
     assert score_entry(Score("a/nats", "N", scale=1.0), estimate).plain == "0.0 ±0.0"

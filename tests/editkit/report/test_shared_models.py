@@ -197,4 +197,7 @@ def test_labels_name_regimes_and_equal_labels_are_equal_regimes(run: Run) -> Non
 
 def test_the_page_has_a_chart_of_the_score_against_edits(section: Section) -> None:
     page = html_page.report([section], against=None)
-    assert "rome (sequential 20): S 94.3 -12.0/+4.0 at 1, 85.3 -8.8/+5.9 at 10, 75.2 ±5.0 at 20" in page
+    assert (
+        "rome (sequential 20): S 94.3 -12.0/+4.0 at 1, 85.3 -8.8/+5.9 at 10, 75.2 ±5.0 at 20"
+        in page
+    )
