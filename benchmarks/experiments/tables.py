@@ -230,8 +230,6 @@ def single_edits(result: Result, key: str) -> list[tuple[float, int]]:
 
 def _edit(section: Section, case: int) -> tuple[Entry, Entry]:
     """A record and what was written."""
-    request = section.requests.get(case)
-    text = ""
-    if request is not None:
-        text = f"{request.prompt.format(request.subject)} → {request.target_new}"
+    edits = section.requests.get(case, ())
+    text = "; ".join(f"{edit.sentence} → {edit.target_new}" for edit in edits)
     return Entry(f"case {case}"), Entry(text)

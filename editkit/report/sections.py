@@ -268,7 +268,7 @@ class Section:
 
     def _contradictions(self) -> list[str]:
         """Per regime, how many edits contradict others in the same model; at the end."""
-        notes = {}
+        notes: dict[str, None] = {}
         for series in self.series:
             models: dict[tuple[int, int], list[int]] = {}
             for seed, rows in series.last.by_seed.items():

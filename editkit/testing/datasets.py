@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 from unittest import SkipTest
 
+from editkit.consequences import OpenQuestion
 from editkit.data_types import EditRequest, Record, Records, RejectedRecord
 from editkit.errors import DatasetError, first_line
 from editkit.interfaces import Dataset
@@ -95,8 +96,9 @@ class DatasetContract(Contract):
         Fill in the subject: only the prompt of a request has a placeholder for it.
         """
         for record in self.load().records:
-            prompts = [record.request.sentence]
+            prompts = [request.sentence for request in record.requests]
             prompts += [probe.prompt for probes in record.probes.values() for probe in probes]
+            prompts += [question.prompt for question in _questions(record)]
             for prompt in prompts:
                 require("{}" not in prompt, f"case {record.case_id} has the prompt {prompt!r}.")
 
@@ -106,8 +108,7 @@ class DatasetContract(Contract):
         Skip records whose new object is the true one.
         """
         for record in self.load().records:
-            request = record.request
-            pairs = [(request.target_true or "", request.target_new)]
+            pairs = [(request.target_true or "", request.target_new) for request in record.requests]
             pairs += [
                 (probe.target_true, probe.target_new)
                 for probes in record.probes.values()
@@ -116,6 +117,31 @@ class DatasetContract(Contract):
             for true, new in pairs:
                 where = f"case {record.case_id} has the answers {true!r} and {new!r}"
                 require(true != new, f"{where}, which are equal.")
+
+    def test_edits_of_a_record_differ(self) -> None:
+        """The edits of a record are different edits.
+
+        Write each edit once: the first into `request`, the others into `also`.
+        """
+        for record in self.load().records:
+            for i, request in enumerate(record.requests):
+                require(
+                    request not in record.requests[:i],
+                    f"case {record.case_id} has the edit of {request.sentence!r} twice.",
+                )
+
+    def test_aliases_are_other_spellings(self) -> None:
+        """Aliases are texts, without the answer itself, and each once; so are spellings.
+
+        Leave out blank aliases: every text would contain them.
+        """
+        for record in self.load().records:
+            lists = [(answer, *others) for answer, others in record.aliases.items()]
+            lists += [each for question in _questions(record) for each in question.answers]
+            for spellings in lists:
+                where = f"case {record.case_id} has the spellings {spellings!r:.80}"
+                require(all(each.strip() for each in spellings), f"{where}: one is blank.")
+                require(len({*spellings}) == len(spellings), f"{where}: one occurs twice.")
 
     # ------------------------------------------------------------ reproducible records
 
@@ -200,6 +226,12 @@ class DatasetContract(Contract):
                 f"it raises {first_line(error, named=True)}; expected a DatasetError."
             ) from error
         raise ContractError("it raises no error.")
+
+
+def _questions(record: Record) -> list[OpenQuestion]:
+    """All questions of a record's tests, conditions included."""
+    tests = [test for group in record.consequences.values() for test in group]
+    return [question for test in tests for question in (*test.questions, *test.conditions)]
 
 
 @contextlib.contextmanager

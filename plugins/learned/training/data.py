@@ -166,16 +166,16 @@ def fact_texts(
     """
     objects: dict[str, dict[str, None]] = {}
     wordings: dict[str, dict[str, None]] = {}
-    for record in records:
-        if relation := record.request.relation_id:
-            objects.setdefault(relation, {})[record.request.target_new] = None
-            wordings.setdefault(relation, {})[record.request.prompt] = None
+    for request in (each for record in records for each in record.requests):
+        if relation := request.relation_id:
+            objects.setdefault(relation, {})[request.target_new] = None
+            wordings.setdefault(relation, {})[request.prompt] = None
     facts = []
-    for record in records:
-        request = record.request
+    for record, request in ((record, each) for record in records for each in record.requests):
         relation = request.relation_id or ""
+        probes = _about(record, request)
         for kind in (_REPHRASED, _LOCALITY):
-            if not record.probes.get(kind):
+            if not probes.get(kind):
                 raise DatasetError(
                     f"case {record.case_id} has no {kind} prompt, which training needs.",
                     hint="Train on a dataset with paraphrase and neighborhood prompts.",
@@ -186,7 +186,7 @@ def fact_texts(
         reworded = []
         if other_wordings:
             reworded = [fill(each, request.subject) for each in wordings.get(relation, ())]
-        rephrased = [probe.prompt for probe in record.probes[_REPHRASED]]
+        rephrased = [probe.prompt for probe in probes[_REPHRASED]]
         facts.append(
             FactTexts(
                 prompts=_distinct([request.sentence, *reworded]),
@@ -194,13 +194,21 @@ def fact_texts(
                 rephrased=_distinct([*rephrased, *reworded]),
                 locality=tuple(
                     LocalityFact(p.prompt, p.target_true, p.separator, p.chat)
-                    for p in record.probes[_LOCALITY]
+                    for p in probes[_LOCALITY]
                 ),
                 separator=request.separator,
                 chat=request.chat,
             )
         )
     return facts
+
+
+def _about(record: Record, request: EditRequest) -> Mapping[str, Sequence[Probe]]:
+    """The record's probes, of several edits without paraphrases of the others."""
+    if not record.also:
+        return record.probes
+    own = [p for p in record.probes.get(_REPHRASED, ()) if p.target_new == request.target_new]
+    return {**record.probes, _REPHRASED: own}
 
 
 def _distinct(texts: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from editkit import Probe, Record, Records
+from editkit import Consequence, OpenQuestion, Probe, Record, Records
 from tests.editkit.testing.in_process_plugins import Broken, collector
 from tests.editkit.testing.sound_dataset import PythonHash, SoundDataset, record
 
@@ -98,6 +98,37 @@ class Shuffles(SoundDataset):
         Shuffles.calls += 1
         shuffled = list(super().records())
         return shuffled[::-1] if Shuffles.calls % 2 else shuffled
+
+
+@breaks("prompts_can_be_filled_and_continued", "has the prompt")
+class UnfilledQuestion(_Changed):
+    changes = {
+        "records": (
+            dataclasses.replace(
+                record(0, "the Opera"),
+                consequences={"multi_hop": (Consequence((OpenQuestion("{} is", (("x",),)),)),)},
+            ),
+        )
+    }
+
+
+@breaks("edits_of_a_record_differ", "twice")
+class WritesTwice(_Changed):
+    changes = {
+        "records": (
+            dataclasses.replace(record(0, "the Opera"), also=(record(0, "the Opera").request,)),
+        )
+    }
+
+
+@breaks("aliases_are_other_spellings", "one is blank")
+class BlankAlias(_Changed):
+    changes = {"records": (dataclasses.replace(record(0, "the Opera"), aliases={"x": ("",)}),)}
+
+
+@breaks("aliases_are_other_spellings", "one occurs twice")
+class RepeatedAlias(_Changed):
+    changes = {"records": (dataclasses.replace(record(0, "the Opera"), aliases={"x": ("x",)}),)}
 
 
 @breaks("loading_twice_is_the_same", "the digest was")
