@@ -86,11 +86,19 @@ class PlannedMetric:
     def protocol(self) -> str:
         """The spec's protocol with the configuration's values, and the digest of the corpus.
 
+        In place of the path of a file, it has the first digits of the digest of its content, or
+        ``none``.
+
         Raises:
             PluginError: The protocol names a field that the configuration does not have.
         """
         try:
-            protocol = self.spec.protocol.format_map(vars(self.resolved.config))
+            values = {
+                name: "none" if value is None else value
+                for name, value in vars(self.resolved.config).items()
+            }
+            values |= {field: digest[:12] for field, digest in self.depends_on.items()}
+            protocol = self.spec.protocol.format_map(values)
         except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise PluginError(
                 f"metric {self.offer.name!r} has the protocol {self.spec.protocol!r}, expected "

@@ -121,7 +121,8 @@ class MetricSpec(_Spec):
     scores: tuple[Score, ...] = ()
     protocol: str = ""
     """Name of the exact procedure; results of different protocols are never averaged together. A
-    ``{field}`` is replaced with the configuration's value: ``mine/{stop}/v1``."""
+    ``{field}`` is replaced with the configuration's value: ``mine/{stop}/v1``; a field that names a
+    file, with the first digits of the digest of its content."""
     scores_of: str = ""
     """Function of the configuration that returns further scores, ``"package.module:function"``, for
     metrics that do not know all of their scores in advance; importing it must not load torch."""

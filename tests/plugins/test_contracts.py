@@ -33,6 +33,7 @@ from tests.plugins.consequences.consequences_samples import WITH_TESTS
 from tests.plugins.counterfact.counterfact_samples import raw_record
 from tests.plugins.knowedit.knowedit_samples import WITH_QUESTIONS, raw_fact
 from tests.plugins.lm_eval.sample_tasks import write_task
+from tests.plugins.mquake.mquake_samples import WITH_QUESTIONS, raw_instance
 from tests.plugins.ripple_edits.ripple_samples import WITH_CRITERIA, raw_example
 from tests.plugins.zsre.zsre_samples import raw_question
 
@@ -265,6 +266,12 @@ class TestShift(MetricContract):
     plugin = "shift"
 
 
+class TestMQuake(MetricContract):
+    plugin = "mquake"
+    config = {"tokens": 4}
+    records = WITH_QUESTIONS
+
+
 class TestPerplexity(ModelMetricContract):
     plugin = "perplexity"
     config = {"texts": 4}
@@ -355,6 +362,12 @@ class TestKnowEditRecords(Filed):
     plugin = "knowedit"
     samples = (raw_fact(), raw_fact() | {"locality": {}})
     broken = {"prompt": "The capital of Iceland is"}
+
+
+class TestMQuakeRecords(Filed):
+    plugin = "mquake"
+    samples = (raw_instance(1), raw_instance(2))
+    broken = {"case_id": 3, "requested_rewrite": []}
 
 
 class TestRippleEditsRecords(Filed):

@@ -171,7 +171,7 @@ def fact_texts(
             objects.setdefault(relation, {})[request.target_new] = None
             wordings.setdefault(relation, {})[request.prompt] = None
     facts = []
-    for record, request in ((record, each) for record in records for each in record.requests):
+    for record, request in [(each, edit) for each in records for edit in each.requests]:
         relation = request.relation_id or ""
         probes = _about(record, request)
         for kind in (_REPHRASED, _LOCALITY):

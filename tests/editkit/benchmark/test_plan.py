@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +172,8 @@ class TracedConfig(Config):
     """Where texts end."""
     kinds: tuple[str, ...] = ("a", "b")
     """Kinds of scores."""
+    texts: Path | None = None
+    """A file of texts."""
 
 
 def scores_of(config: TracedConfig) -> tuple[Score, ...]:
@@ -221,6 +225,17 @@ def test_a_configuration_names_scores_and_the_procedure() -> None:
     other = traced("metrics.traced.stop=end", "metrics.traced.kinds=[c]")
     assert other.protocol == "mine/end/v1"
     assert [score.key for score in other.scores] == ["traced/all", "traced/c"]
+
+
+def test_a_file_is_in_the_procedures_name_by_its_content(tmp_path: Path) -> None:
+    protocol = "mine/{texts}/v1"
+    assert traced(protocol=protocol).protocol == "mine/none/v1"
+    names = {}
+    for name, text in (("a.txt", "one"), ("b.txt", "two"), ("c.txt", "one")):
+        (tmp_path / name).write_text(text)
+        names[name] = traced(f"metrics.traced.texts={tmp_path / name}", protocol=protocol).protocol
+    assert names["a.txt"] == names["c.txt"] != names["b.txt"]
+    assert re.fullmatch("mine/[0-9a-f]{12}/v1", names["a.txt"])
 
 
 @pytest.mark.parametrize("protocol", ["mine/{length}/v1", "mine/{", "mine/{}/v1", "{stop.x}"])
