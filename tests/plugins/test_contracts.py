@@ -33,7 +33,7 @@ from tests.plugins.consequences.consequences_samples import WITH_TESTS
 from tests.plugins.counterfact.counterfact_samples import raw_record
 from tests.plugins.knowedit.knowedit_samples import WITH_QUESTIONS, raw_fact
 from tests.plugins.lm_eval.sample_tasks import write_task
-from tests.plugins.mquake.mquake_samples import WITH_QUESTIONS, raw_instance
+from tests.plugins.mquake.mquake_samples import WITH_CHAINS, raw_instance
 from tests.plugins.ripple_edits.ripple_samples import WITH_CRITERIA, raw_example
 from tests.plugins.zsre.zsre_samples import raw_question
 
@@ -269,7 +269,7 @@ class TestShift(MetricContract):
 class TestMQuake(MetricContract):
     plugin = "mquake"
     config = {"tokens": 4}
-    records = WITH_QUESTIONS
+    records = WITH_CHAINS
 
 
 class TestPerplexity(ModelMetricContract):

@@ -76,4 +76,4 @@ def _with_questions(record: Record) -> Record:
     )
 
 
-WITH_QUESTIONS = tuple(map(_with_questions, RECORDS))
+WITH_CHAINS = tuple(map(_with_questions, RECORDS))
