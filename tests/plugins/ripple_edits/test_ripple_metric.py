@@ -21,6 +21,8 @@ from editkit import (
     make_metric,
 )
 from editkit.editing import greedy
+from editkit.editing.queries import GenerationQuery
+from editkit.records.config import PromptConfig, with_prompt_config
 from editkit.testing.samples import RECORDS, random_edits
 from editkit_plugins.ripple_edits import metric as metric_module
 from tests.tiny import tiny
@@ -217,3 +219,23 @@ def test_the_unedited_model_answers_a_question_once(
     asked.clear()
     assert metric.score(two, records) == first
     assert sum(map(len, asked)) == n_edits
+
+
+def test_questions_in_a_chat_are_turns(models: EditedModels) -> None:
+    tests: Tests = {"aliases": (Consequence((question("Rome and", ["x y"]),)),)}
+    request = EditRequest("{} is in", "Paris", "Rome", chat=True)
+    plain = Record(0, request, consequences=tests)
+    asked = with_prompt_config(plain, PromptConfig(chat=True))
+    [row] = make_metric("ripple-edits", length="fixed", extra=4).score(
+        EditedModels(models.model, models.deltas[:1]), [asked]
+    )
+    query = GenerationQuery(0, "Rome and", chat=True)
+    [answer] = greedy.greedy_continuations(models, [query], new_tokens=4)
+    assert row["ripple_edits/aliases_texts"] == [f"Rome and\n{answer.text}"]
+    [longer] = make_metric("ripple-edits").score(
+        EditedModels(models.model, models.deltas[:1]), [asked]
+    )
+    rendered = models.model.rendered("Rome and", chat=True).text
+    n_new = len(rendered) + 30 - len(models.prompt(query).ids)
+    [whole] = greedy.greedy_continuations(models, [query], new_tokens=n_new)
+    assert longer["ripple_edits/aliases_texts"] == [f"Rome and\n{whole.text}"]
