@@ -415,6 +415,13 @@ class Judge(Configurable[ConfigT], ABC):
         super().__init_subclass__(**options)
         _wrap(cls, _checking(_OF_ATTEMPTS), "judge")
 
+    def prepare(self) -> None:
+        """Check what judging needs, before any record is edited.
+
+        Raises:
+            JudgeError: Something is missing, such as the key of a service.
+        """
+
     @abstractmethod
     def judge(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         """One verdict per attempt, in order.

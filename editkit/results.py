@@ -16,9 +16,11 @@ from editkit.regimes import Regime
 from editkit.reprs import counted, html_table, listed, notebook_html, summary
 from editkit.storage.digests import digest
 
-__all__ = ["STORE_FILE", "Answer", "Cell", "ModelRow", "Rating", "Row", "Run"]
+__all__ = ["OF_JUDGE", "STORE_FILE", "Answer", "Cell", "ModelRow", "Rating", "Row", "Run"]
 
 STORE_FILE = "results.sqlite"
+OF_JUDGE = "judge/"
+"""Start of the keys of texts that a judge was sent and replied."""
 Answer = Literal["left", "same", "right"]
 
 
@@ -37,6 +39,8 @@ class Row:
         completed_at: Seconds since the epoch.
         peak_rss_mb: Peak memory of the process so far, in MiB.
         texts: Texts that the edited model wrote, by a key that the metric chooses: ``generation``.
+            Under ``judge/KIND_sent`` and ``judge/KIND_received``: what a judge was sent about them,
+            and what it replied.
         environment: Digest of the environment it was computed in (``Store.environments``); empty
             if none was recorded.
         group: Number of the model that the record shares with others, from 0; 0 in the regime
@@ -61,6 +65,22 @@ class Row:
     group: int = 0
     place: int = 0
     checkpoint: int = 0
+
+    @property
+    def written(self) -> dict[str, list[str]]:
+        """What the edited model wrote: ``texts`` without what a judge was sent and replied."""
+        return {key: texts for key, texts in self.texts.items() if not key.startswith(OF_JUDGE)}
+
+    @property
+    def judged(self) -> dict[str, list[tuple[str, str]]]:
+        """What a judge was sent and what it replied, by kind of prompt: ``rewrite``."""
+        return {
+            key.removeprefix(OF_JUDGE).removesuffix("_sent"): list(
+                zip(sent, self.texts.get(f"{key.removesuffix('_sent')}_received", ()), strict=False)
+            )
+            for key, sent in self.texts.items()
+            if key.startswith(OF_JUDGE) and key.endswith("_sent")
+        }
 
     @summary
     def __repr__(self) -> str:

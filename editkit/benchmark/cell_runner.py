@@ -21,7 +21,7 @@ from editkit.benchmark.repeated_edits import edits_to_write, notes_of_record
 from editkit.benchmark.store import Store
 from editkit.data_types import EditRequest, Record
 from editkit.editing.outcomes import unwatched
-from editkit.errors import EditkitError, PluginError, first_line
+from editkit.errors import EditkitError, JudgeError, PluginError, first_line
 from editkit.interfaces import Editor, Metric, MetricRow, ModelMetric
 from editkit.progress import Counter
 from editkit.redaction import redacted
@@ -296,9 +296,9 @@ def failed_row(
 
 
 def stops_the_run(error: Exception) -> bool:
-    """Whether an error is about the plugin or the machine, not the record."""
+    """Whether an error is about a plugin, its service or the machine, not the record."""
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return out_of_memory or isinstance(error, PluginError)
+    return out_of_memory or isinstance(error, PluginError | JudgeError)
 
 
 def reason_of(error: Exception) -> str:

@@ -12,6 +12,7 @@ from editkit.benchmark.resolving import ConfigResolver
 from editkit.benchmark.spec import Benchmark
 from editkit.data_types import Records, Score
 from editkit.errors import ConfigError, EditkitError, PluginError, first_line
+from editkit.interfaces import Config
 from editkit.registry.config import Resolved
 from editkit.registry.plugins import Offer, resolve
 from editkit.registry.specs import MetricSpec, ModelMetricSpec
@@ -93,11 +94,7 @@ class PlannedMetric:
             PluginError: The protocol names a field that the configuration does not have.
         """
         try:
-            values = {
-                name: "none" if value is None else value
-                for name, value in vars(self.resolved.config).items()
-            }
-            values |= {field: digest[:12] for field, digest in self.depends_on.items()}
+            values = _Values(self.resolved.config, self.depends_on)
             protocol = self.spec.protocol.format_map(values)
         except (KeyError, ValueError, IndexError, AttributeError) as error:
             raise PluginError(
@@ -121,6 +118,21 @@ class PlannedMetric:
         if self.depends_on:
             described["depends_on"] = dict(self.depends_on)
         return described
+
+
+class _Values(dict[str, Any]):
+    """The fields and properties of a configuration, as a protocol names them."""
+
+    def __init__(self, config: Config, digests: Mapping[str, str]) -> None:
+        fields = vars(config).items()
+        super().__init__({name: "none" if each is None else each for name, each in fields})
+        self.update({field: digest[:12] for field, digest in digests.items()})
+        self._config = config
+
+    def __missing__(self, name: str) -> Any:
+        if not isinstance(getattr(type(self._config), name, None), property):
+            raise KeyError(name)
+        return getattr(self._config, name)
 
 
 def plan_metrics(

@@ -76,6 +76,7 @@ def run_plan(
     registry: Registry,
     *,
     fresh: bool = False,
+    retry_failed: bool = False,
     tracking: bool = True,
     quiet: bool = False,
 ) -> Finished:
@@ -86,6 +87,7 @@ def run_plan(
         out: The output folder.
         registry: Provides editors, metrics and observers.
         fresh: Discard earlier rows of this plan first.
+        retry_failed: Compute records again that failed in an earlier run.
         tracking: Whether to send results to tracking services.
         quiet: Show no progress.
 
@@ -104,7 +106,15 @@ def run_plan(
         store.drop_damaged_descriptions(fingerprints)
         for fingerprint in fingerprints:
             store.drop_damaged(fingerprint)
+        if retry_failed:
+            for planned in plan.cells:
+                _discard_failed(planned.cell, units[planned.cell.fingerprint], out, store)
         remaining = [plan.remaining(planned.cell, store) for planned in plan.cells]
+        if retry_failed:
+            remaining = [
+                _missing(planned.cell, left, store)
+                for planned, left in zip(plan.cells, remaining, strict=True)
+            ]
         for planned, left in zip(plan.cells, remaining, strict=True):
             _tidy(planned.cell, units[planned.cell.fingerprint], left, out)
         n_left = sum(
@@ -198,6 +208,28 @@ def _discard(cell: Cell, units: Sequence[Batch], out: Path, store: Store) -> Non
     store.discard(cell.fingerprint, cases, groups)
     for group in groups:
         SequenceFiles(out, cell.fingerprint, group).remove()
+
+
+def _discard_failed(cell: Cell, units: Sequence[Batch], out: Path, store: Store) -> None:
+    """Remove failed rows; of facts that share a model, everything of their group."""
+    rows = [*store.rows(cell.fingerprint), *store.history(cell.fingerprint)]
+    failed = {row.case_id for row in rows if row.status == "failed"}
+    if cell.regime.is_independent:
+        store.discard(cell.fingerprint, sorted(failed))
+    else:
+        groups = [u for u in units if any(record.case_id in failed for record in u.records)]
+        _discard(cell, groups, out, store)
+
+
+def _missing(cell: Cell, units: Sequence[Batch], store: Store) -> list[Batch]:
+    """The units without the records that are stored; a group is computed as a whole."""
+    if not cell.regime.is_independent:
+        return list(units)
+    stored = {row.case_id for row in store.rows(cell.fingerprint)}
+    return [
+        dataclasses.replace(unit, records=tuple(r for r in unit.records if r.case_id not in stored))
+        for unit in units
+    ]
 
 
 def _tidy(cell: Cell, units: Sequence[Batch], left: Sequence[Batch], out: Path) -> None:

@@ -80,6 +80,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--device", default=None)
     add_flag(parser, "--dtype", default=None)
     add_flags(parser, "--corpus", "--set", "--chat", "--out", "--fresh")
+    add_flag(
+        parser,
+        "--retry-failed",
+        action="store_true",
+        help="compute records again that failed, and keep all others",
+    )
     add_flag(parser, "--shard", type=_shard, metavar="I/N", help="run only part I of N")
     add_flags(parser, "--no-mlflow", "--json")
     add_flag(parser, "--dry-run", action="store_true", help="print the plan and run nothing")
@@ -141,6 +147,7 @@ def run(args: argparse.Namespace) -> int:
                 args.out,
                 registry,
                 fresh=args.fresh,
+                retry_failed=args.retry_failed,
                 tracking=not args.no_mlflow,
                 quiet=args.quiet,
             )
@@ -190,7 +197,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
     failures = finished.failures()
     for cell, rows in failures:
         _log.warning(
-            "%s: %d records failed, the first is case %d: %s. --fresh retries them.",
+            "%s: %d records failed, the first is case %d: %s. --retry-failed computes them again.",
             *(cell.editor, len(rows), rows[0].case_id, rows[0].error),
         )
     for error in finished.tracking_errors:

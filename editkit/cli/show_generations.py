@@ -1,7 +1,8 @@
 """Show what edited models wrote on one case, one column per editor.
 
 On a terminal, the new object is bold and green and the true one is underlined. Metrics that
-generate text store it: try 'editkit run-benchmark atlas-generation'.
+generate text store it: try 'editkit run-benchmark atlas-generation'. With --judge, what a judge was
+sent about these texts, and what it replied.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="characters per line (default: the terminal's width)",
     )
+    add_flag(
+        parser,
+        "--judge",
+        action="store_true",
+        help="show what a judge was sent and what it replied",
+    )
     add_flag(parser, "--json")
 
 
@@ -51,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     width = args.width or shutil.get_terminal_size(_FALLBACK).columns
     terminal = sys.stdout.isatty()
-    shown = [rendered(*_section(case, width), terminal=terminal, width=width) for case in cases]
+    section = _correspondence if args.judge else _section
+    shown = [rendered(*section(case, width), terminal=terminal, width=width) for case in cases]
     sys.stdout.write("\n".join(shown))
     return 0
 
@@ -75,6 +83,28 @@ def _section(case: CaseTexts, width: int) -> Iterator[RenderableType]:
             yield Text(one_line(label), "bold")
             if number < len(written):
                 yield Padding(_marked(written[number], marks), (0, 0, 0, 2))
+
+
+def _correspondence(case: CaseTexts, width: int) -> Iterator[RenderableType]:
+    """What a judge was sent about one run's texts, and what it replied."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    yield from _heading(case, _marks(case.requests))
+    exchanges = [
+        (f"{label}, {kind} {number}", *exchange)
+        for label, by_kind in case.judged.items()
+        for kind, of_kind in by_kind.items()
+        for number, exchange in enumerate(of_kind, 1)
+    ]
+    if not exchanges:
+        yield "no judge was asked about these texts"
+    for title, sent, received in exchanges:
+        yield "-" * width
+        yield Text(one_line(title), "bold")
+        for line in sent.strip().splitlines():
+            yield Padding(Text(one_line(line)), (0, 0, 0, 2))
+        yield Text(f"reply: {one_line(received)}")
 
 
 def _heading(case: CaseTexts, marks: Mapping[str, str]) -> Iterator[RenderableType]:
@@ -119,6 +149,14 @@ def _document(case_id: int, cases: list[CaseTexts]) -> dict[str, object]:
                 "request": each.requests[0].to_dict() if each.requests else None,
                 "also": [request.to_dict() for request in each.requests[1:]],
                 "texts": each.texts,
+                "judge": {
+                    label: {
+                        kind: [{"sent": sent, "received": received} for sent, received in of_kind]
+                        for kind, of_kind in by_kind.items()
+                    }
+                    for label, by_kind in each.judged.items()
+                    if by_kind
+                },
             }
             for each in cases
         ],

@@ -311,9 +311,9 @@ def _merged(
 ) -> dict[str, Any]:
     result = dict(below)
     for field, value in above.items():
-        section = _section(schema, field)
-        if section and isinstance(value, Mapping) and isinstance(below.get(field), Mapping):
-            result[field] = _merged(section, below[field], value)
+        section, lower = _section(schema, field), below.get(field)
+        if isinstance(value, Mapping) and isinstance(lower, Mapping):
+            result[field] = _merged(section, lower, value) if section else {**lower, **value}
         else:
             result[field] = value
     return result

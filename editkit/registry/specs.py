@@ -121,8 +121,9 @@ class MetricSpec(_Spec):
     scores: tuple[Score, ...] = ()
     protocol: str = ""
     """Name of the exact procedure; results of different protocols are never averaged together. A
-    ``{field}`` is replaced with the configuration's value: ``mine/{stop}/v1``; a field that names a
-    file, with the first digits of the digest of its content."""
+    ``{field}`` is replaced with the value of the configuration's field or property:
+    ``mine/{stop}/v1``; a field that names a file, with the first digits of the digest of its
+    content."""
     scores_of: str = ""
     """Function of the configuration that returns further scores, ``"package.module:function"``, for
     metrics that do not know all of their scores in advance; importing it must not load torch."""
@@ -147,8 +148,8 @@ class JudgeSpec(_Spec):
     """A judge of what models write."""
 
     protocol: str = ""
-    """As for metrics: name of the exact procedure, which becomes part of the procedure's name of
-    every metric that asks the judge."""
+    """As for metrics: name of the exact procedure, which may contain ``{field}``; part of the
+    protocol of every metric that asks the judge."""
 
 
 @dataclasses.dataclass(frozen=True)

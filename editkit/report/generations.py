@@ -24,17 +24,20 @@ class CaseTexts:
         case_id: The case.
         requests: Its edits; empty if the store does not have them.
         texts: Texts by label of the editor, the same number for each.
+        judged: What a judge was sent and what it replied, by label and kind of prompt.
     """
 
     run: Run
     case_id: int
     requests: tuple[EditRequest, ...]
     texts: dict[str, list[str]]
+    judged: dict[str, dict[str, list[tuple[str, str]]]] = dataclasses.field(default_factory=dict)
 
 
 def texts_of(row: Row) -> list[str]:
-    """All texts of a row, sorted by their keys."""
-    return [text for key in sorted(row.texts) for text in row.texts[key]]
+    """All texts that the edited model wrote, sorted by their keys."""
+    written = row.written
+    return [text for key in sorted(written) for text in written[key]]
 
 
 def cells_by_label(run: Run, editors: Sequence[str]) -> dict[str, Cell]:
@@ -74,13 +77,15 @@ def texts_on_case(out: Path, case_id: int, editors: Sequence[str]) -> list[CaseT
     cases: set[int] = set()
     for run in runs:
         texts: dict[str, list[str]] = {}
+        judged: dict[str, dict[str, list[tuple[str, str]]]] = {}
         for label, cell in cells_by_label(run, editors).items():
-            rows = {row.case_id: texts_of(row) for row in rows_of(run, cell) if row.texts}
+            rows = {row.case_id: row for row in rows_of(run, cell) if row.texts}
             cases |= rows.keys()
             if case_id in rows:
-                texts[label] = rows[case_id]
+                texts[label] = texts_of(rows[case_id])
+                judged[label] = rows[case_id].judged
         if texts:
-            by_run.append(CaseTexts(run, case_id, requests_of(run).get(case_id, ()), texts))
+            by_run.append(CaseTexts(run, case_id, requests_of(run).get(case_id, ()), texts, judged))
     if not by_run:
         raise _no_texts(out, case_id, sorted(cases))
     return by_run

@@ -227,7 +227,7 @@ def _generations(section: Section) -> tuple[list[tuple[int, list[tuple[str, list
         (
             case_id,
             [
-                (label, [text for texts in rows[case_id].texts.values() for text in texts])
+                (label, [text for texts in rows[case_id].written.values() for text in texts])
                 for label, rows in zip(section.labels, cells, strict=True)
                 if case_id in rows
             ],

@@ -37,8 +37,10 @@ class JudgeContract(Contract):
     base = Judge
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Verdict]:
-        """Build the judge and ask it."""
-        verdicts: list[Verdict] = self.make().judge(attempts)
+        """Build the judge, prepare it and ask it."""
+        judge = self.make()
+        judge.prepare()
+        verdicts: list[Verdict] = judge.judge(attempts)
         require(
             isinstance(verdicts, list) and all(isinstance(each, Verdict) for each in verdicts),
             f"judge() returned {verdicts!r:.80}, expected a list of editkit.Verdict.",

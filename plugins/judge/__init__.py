@@ -1,15 +1,15 @@
-"""Judges of what models write: ``exact``, ``contained`` (``docs/metrics.md``)."""
+"""Judges of what models write, and the metric that asks one (``docs/metrics.md``)."""
 
 from __future__ import annotations
 
-from editkit import JudgeSpec, hookimpl
+from editkit import JudgeSpec, MetricSpec, Score, hookimpl
 
 _CONFIGS = "editkit_plugins.judge.config"
 
 
 @hookimpl
 def editkit_judges() -> list[JudgeSpec]:
-    """Register the judges."""
+    """Register ``exact``, ``contained`` and ``openai``."""
     return [
         JudgeSpec(
             name="exact",
@@ -25,4 +25,30 @@ def editkit_judges() -> list[JudgeSpec]:
             summary="do the words of an answer occur in the text, one after the other?",
             protocol="contained/v1",
         ),
+        JudgeSpec(
+            name="openai",
+            factory="editkit_plugins.judge.openai:OpenAiJudge",
+            config=f"{_CONFIGS}:OpenAiConfig",
+            summary="what does a model behind an endpoint with OpenAI's interface think?",
+            protocol="openai/{model}/{prompt_version}",
+        ),
+    ]
+
+
+@hookimpl
+def editkit_metrics() -> list[MetricSpec]:
+    """Register ``judged``."""
+    return [
+        MetricSpec(
+            name="judged",
+            factory="editkit_plugins.judge.metric:Judged",
+            config=f"{_CONFIGS}:JudgedConfig",
+            summary="is what the edited model writes right, as a judge sees it?",
+            scores=(
+                Score("judged/rewrite", "JE", at_edit=True),
+                Score("judged/paraphrase", "JP"),
+                Score("judged/neighborhood", "JN"),
+            ),
+            protocol="editkit/judged/{frame}/greedy-{stop}-{tokens}/{judge_protocol}/v1",
+        )
     ]

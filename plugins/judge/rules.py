@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+
+from typing_extensions import override
 
 from editkit import Attempt, Judge, Verdict
 from editkit.matching import contained, exact
 from editkit_plugins.judge.config import RuleConfig
 
 
-class _RuleJudge(Judge[RuleConfig]):
+class _RuleJudge(Judge[RuleConfig], ABC):
     """A text is right if it gives one spelling of each answer."""
 
-    rule: ClassVar[Callable[[str, Iterable[str]], bool]]
+    @abstractmethod
+    def rule(self, text: str, spellings: Iterable[str]) -> bool:
+        """Whether a text gives an answer."""
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Verdict]:
         """1 for a text that gives all answers, 0 for any other."""
@@ -26,10 +30,14 @@ class _RuleJudge(Judge[RuleConfig]):
 class ExactJudge(_RuleJudge):
     """A text is right if it is the answer, after normalisation."""
 
-    rule = staticmethod(exact)
+    @override
+    def rule(self, text: str, spellings: Iterable[str]) -> bool:
+        return exact(text, spellings)
 
 
 class ContainedJudge(_RuleJudge):
     """A text is right if it contains the answer's words, after normalisation."""
 
-    rule = staticmethod(contained)
+    @override
+    def rule(self, text: str, spellings: Iterable[str]) -> bool:
+        return contained(text, spellings)

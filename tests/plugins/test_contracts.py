@@ -31,6 +31,7 @@ from editkit_plugins.learned.settings import KeSettings, MendSettings
 from editkit_plugins.learned.trained import Settings, new_network, save_trained
 from tests.plugins.consequences.consequences_samples import WITH_TESTS
 from tests.plugins.counterfact.counterfact_samples import raw_record
+from tests.plugins.judge.fake_endpoint import FakeEndpoint
 from tests.plugins.knowedit.knowedit_samples import WITH_QUESTIONS, raw_fact
 from tests.plugins.lm_eval.sample_tasks import write_task
 from tests.plugins.mquake.mquake_samples import WITH_CHAINS, raw_instance
@@ -314,6 +315,21 @@ class TestLmEval(ModelMetricContract):
     def test_end_tokens_do_not_matter(self) -> None:
         with pytest.raises(ModelError, match="appends"):  # the harness would score them
             self.work(self.make_model(end=True))
+
+
+class TestOpenAiJudge(JudgeContract):
+    plugin = "openai"
+
+    def setup_method(self) -> None:
+        super().setup_method()
+        endpoint = self._cleanup.enter_context(FakeEndpoint())
+        self.config = {"url": endpoint.url, "model": "small"}
+
+
+class TestJudged(MetricContract):
+    plugin = "judged"
+    config = {"tokens": 4}
+    needs_prompts = False
 
 
 class TestAtlas(DatasetContract):

@@ -141,6 +141,27 @@ def test_only_the_record_at_fault_fails(bench: Any, tmp_path: Path) -> None:
     assert bench("--set", "editors.one.fail_on=[3, 21]") == (1, document)
 
 
+def test_failed_records_are_computed_again_on_request(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ("--set", "editors.one.fail_on=[3, 21]")
+    bench(*flags)
+    before = {row.case_id: row for row in rows(tmp_path / "out") if row.status == "done"}
+    again: list[str] = []
+
+    def edit(self: Any, model: Any, requests: Any) -> list[fakes.FakeDelta]:
+        again.extend(request.subject for request in requests)
+        return [fakes.FakeDelta(0.5, {}) for _ in requests]
+
+    monkeypatch.setattr(fakes.FakeEditor, "edit", edit)
+    code, document = bench(*flags, "--retry-failed")
+    assert code == 0
+    assert document["cells"][0]["records"] == {"done": 23, "failed": 0}
+    assert sorted(again) == ["subject 21", "subject 3"]
+    after = {row.case_id: row for row in rows(tmp_path / "out")}
+    assert {case: after[case] for case in before} == before
+
+
 @pytest.mark.parametrize(
     ("assignment", "reason"),
     [

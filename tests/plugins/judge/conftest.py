@@ -1,0 +1,3 @@
+from tests.editkit.benchmark.conftest import editkit
+
+__all__ = ["editkit"]
