@@ -1,4 +1,4 @@
-"""Build the records of the embedded world: CounterFact's schema with one extra key, two splits.
+"""Build the records of the embedded world: CounterFact's schema with two extra keys, two splits.
 
 The splits share no subjects. ``test`` is for reported results. ``train``, whose prompts name only
 subjects of its own split, is for choosing hyperparameters and training editors.
@@ -18,6 +18,7 @@ from typing_extensions import override
 from editkit.records.relations import FactTable, Relation, RelationFact
 from editkit_plugins.counterfact.compiling.compiler import Compiler, RawRecord, Recipe
 
+from .consequences import tests_of_edit
 from .text import essence_texts, plain_sentence, reference_texts
 from .world import World, load_world
 
@@ -83,6 +84,13 @@ class RecordWriter(Compiler):
         return random.Random(f"atlas-record-{self._split}-{fact.subject}-{fact.relation}")
 
     @override
+    def record(self, fact: RelationFact) -> RawRecord:
+        record = super().record(fact)
+        new = record["requested_rewrite"]["target_new"]["str"]
+        tests = tests_of_edit(self._world, self._split, fact.subject, fact.relation, new)
+        return {**record, "consequences": tests} if tests else record
+
+    @override
     def holders(self, relation: str, value: str, but: str) -> list[str]:
         """Other subjects with this object, most frequent first; in ``train`` only of that split."""
         return [
@@ -141,7 +149,8 @@ def build_records(split: str) -> list[RawRecord]:
         split: ``test`` or ``train``.
 
     Returns:
-        Records in CounterFact's schema with the extra key ``same_subject_prompts``.
+        Records in CounterFact's schema with the extra keys ``same_subject_prompts`` and, where
+        something follows from the edit, ``consequences``.
     """
     records = RecordWriter(load_world(), split, RECORDS_WANTED.get(split, 0)).compile()
     return [{**record, "pararel_idx": record["case_id"]} for record in records]

@@ -81,6 +81,7 @@ def scores_of(config: ConsequencesConfig) -> tuple[Score, ...]:
         Score("consequences/executed", higher_is_better=None),
         Score("consequences/edited"),
         *(Score(f"consequences/{name}") for name in groups),
+        *(Score(f"consequences/{name}_executed", higher_is_better=None) for name in groups),
         *(
             Score(f"consequences/{name}_before", higher_is_better=None)
             for name in (*means, *groups)

@@ -7,6 +7,7 @@ For a record with the tests T_g of each group g, asked of the edited model f and
     GROUP_before        = share of E_g that f_0 passes
     GROUP_changed       = share of the questions of E_g that f and f_0 answer differently
     all, kept           = mean of GROUP over the groups with answers that must change, must stay
+    GROUP_executed      = |E_g| / |T_g|
     executed            = sum over g of |E_g| / sum over g of |T_g|
 
 A test passes if any, or all, of its questions are answered right; an answer is a greedy text up to
@@ -45,8 +46,9 @@ class Consequences(Metric[ConsequencesConfig]):
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Scores of each record.
 
-        As details, for each group: 1 for each executed test and 0 for the others, 1 for each
-        executed test that is passed, before and after the edit, and the questions with the answers.
+        As details, for each group: 1 for each test with all conditions met, and 0 for the others; 1
+        for each executed test that is passed, before and after the edit; and the questions with the
+        answers.
         """
         tests = [self._tests(record) for record in records]
         after = outcomes(models, tests, match=self.config.match, stop=self._stop)
@@ -112,11 +114,13 @@ class Consequences(Metric[ConsequencesConfig]):
     ) -> _Row:
         """Scores and details of one record."""
         scores: dict[str, float] = {}
+        shares: dict[str, float] = {}
         details: dict[str, list[float] | list[str]] = {}
         n_executed = 0
         for name, group in tests.items():
             is_executed = [each.passed is not None for each in after[name]]
-            details[f"{name}_executed"] = [float(each) for each in is_executed]
+            details[f"{name}_conditions_met"] = [float(each) for each in is_executed]
+            shares[f"{name}_executed"] = fmean(is_executed)
             executed = list(
                 compress(zip(group, before[name], after[name], strict=True), is_executed)
             )
@@ -142,9 +146,10 @@ class Consequences(Metric[ConsequencesConfig]):
         if self.config.only_successful_edits and not edited:
             scores = {}
         scores |= self._means(scores)
-        scores["executed"] = n_executed / sum(map(len, tests.values()))
-        scores["edited"] = float(edited)
-        return {f"consequences/{key}": value for key, value in {**scores, **details}.items()}
+        shares["executed"] = n_executed / sum(map(len, tests.values()))
+        shares["edited"] = float(edited)
+        row: _Row = {**scores, **shares, **details}
+        return {f"consequences/{key}": value for key, value in row.items()}
 
     def _means(self, scores: Mapping[str, float]) -> dict[str, float]:
         """Means over the groups that must change, and over those that must stay."""

@@ -102,8 +102,12 @@ def test_shares_by_group_are_those_counted_on_paper(texts: Asked) -> None:
         {
             "compositionality_1": 2 / 3,
             "compositionality_1_before": 0,
+            "compositionality_1_executed": 3 / 4,
             "reversal": 0,
             "reversal_before": 0,
+            "reversal_executed": 1,
+            "multi_hop_executed": 0,
+            "relation_specificity_executed": 1,
             "all": 1 / 3,
             "all_before": 0,
             "relation_specificity": 1 / 2,
@@ -121,14 +125,14 @@ def test_shares_by_group_are_those_counted_on_paper(texts: Asked) -> None:
 def test_the_row_keeps_which_tests_passed_and_the_answers(texts: Asked) -> None:
     [row] = rows_of(texts, record_of(texts))
     one, two = PROMPTS[:2]
-    assert row["consequences/compositionality_1_executed"] == [1, 1, 1, 0]
+    assert row["consequences/compositionality_1_conditions_met"] == [1, 1, 1, 0]
     assert row["consequences/compositionality_1_passed"] == [1, 0, 1]
     assert row["consequences/compositionality_1_passed_before"] == [0, 0, 0]
     assert row["consequences/compositionality_1_answers"] == [
         f"{prompt} {texts.after[prompt]}" for prompt in (one, one, two, one, two)
     ]
     assert row["consequences/relation_specificity_differs"] == [1, 1]
-    assert row["consequences/multi_hop_executed"] == [0]
+    assert row["consequences/multi_hop_conditions_met"] == [0]
     assert "consequences/multi_hop_passed" not in row
 
 
@@ -151,7 +155,7 @@ def test_only_records_with_successful_edits_may_count(texts: Asked) -> None:
     rows = rows_of(texts, failed, spelled, half, only_successful_edits=True)
     assert [numbers(row)["edited"] for row in rows] == [0, 1, 0]
     assert [numbers(row).get("all") for row in rows] == [None, pytest.approx(1 / 3), None]
-    assert numbers(rows[0]) == {"edited": 0, "executed": 6 / 8}
+    assert {key for key in numbers(rows[0]) if not key.endswith("executed")} == {"edited"}
     assert rows[0]["consequences/reversal_passed"] == [0]
 
 
@@ -163,7 +167,7 @@ def test_a_dataset_may_have_groups_of_its_own(
     with caplog.at_level(logging.WARNING):
         [row] = rows_of(texts, record)
     assert numbers(row) == {"reversal": 1, "reversal_before": 0, "all": 1, "all_before": 0,
-                            "executed": 1, "edited": 0}  # fmt: skip
+                            "reversal_executed": 1, "executed": 1, "edited": 0}  # fmt: skip
     assert "tests of the groups rhyme are not scored" in caplog.text
     [changing] = rows_of(texts, record, changing=("rhyme",))
     assert numbers(changing)["rhyme"] == 1
