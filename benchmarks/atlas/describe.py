@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .records import SPLITS
 from .world import load_world
 
 
@@ -31,6 +32,7 @@ def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
             "objects": len(values),
             "wordings": len(relation.wordings),
         }
+    files = [path for name in SPLITS if (path := records_folder / f"{name}.json").is_file()]
     sizes = [len(of_subject) for of_subject in world.facts.values()]
     counts: dict[str, Any] = {
         "subjects": len(world.subjects),
@@ -39,11 +41,8 @@ def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
         "share_of_subjects_with_3_or_more_facts": sum(n >= 3 for n in sizes) / len(sizes),
         "fewest_facts_of_a_subject": min(sizes),
         "relations": relations,
-        "records": {
-            path.stem: len(json.loads(path.read_text(encoding="utf-8")))
-            for path in (records_folder / "test.json", records_folder / "train.json")
-            if path.is_file()
-        },
+        "records": {path.stem: len(json.loads(path.read_text(encoding="utf-8"))) for path in files},
+        "consequences": {path.stem: _tests(path) for path in files},
     }
     if (model_folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
@@ -69,6 +68,17 @@ def describe(model_folder: Path, records_folder: Path) -> dict[str, Any]:
     return counts
 
 
+def _tests(path: Path) -> dict[str, dict[str, int]]:
+    """Tests, and records with some, by group, in a file of records."""
+    counts: dict[str, dict[str, int]] = {}
+    for record in json.loads(path.read_text(encoding="utf-8")):
+        for group, tests in record.get("consequences", {}).items():
+            of_group = counts.setdefault(group, {"tests": 0, "records": 0})
+            of_group["tests"] += len(tests)
+            of_group["records"] += 1
+    return dict(sorted(counts.items()))
+
+
 def as_table(counts: dict[str, Any]) -> str:
     """The counts of :func:`describe` as text."""
     lines = [
@@ -79,6 +89,9 @@ def as_table(counts: dict[str, Any]) -> str:
         "subjects: " + ", ".join(f"{k} {n}" for k, n in counts["subjects_by_type"].items()),
         "records: " + (", ".join(f"{k} {n}" for k, n in counts["records"].items()) or "none built"),
     ]
+    for split, groups in counts["consequences"].items():
+        tests = ", ".join(f"{k} {n['tests']} in {n['records']}" for k, n in groups.items())
+        lines.append(f"tests of consequences in {split} records: {tests}")
     if "tokens" in counts:
         tokens = counts["tokens"]
         lines.append(

@@ -29,14 +29,14 @@ class ConsequencesConfig(Config):
 
     stop: StopName = "sentence"
     """Where an answer ends, besides the end of the text and after ``tokens``: at the end of a
-    ``sentence`` or ``line``, or nowhere else (``end``, ``tokens``)."""
+    ``sentence`` or ``line``, nowhere else (``end``, ``tokens``), or by the rule ``wild``."""
 
     tokens: int = Field(default=30, ge=1)
     """Most tokens of an answer."""
 
     match: Match = "contained"
-    """When an answer is right: if it is one of the spellings (``exact``), or contains one as whole
-    words (``contained``)."""
+    """When an answer is right: if it is one of the spellings (``exact``), contains one as whole
+    words (``contained``), or by the rule ``wild``."""
 
     only_successful_edits: bool = False
     """Score only records with edits that the edited model answers with the new object, which is the

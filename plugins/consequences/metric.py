@@ -24,13 +24,14 @@ from itertools import compress
 from statistics import fmean
 
 from editkit import Consequence, EditedModels, Metric, MetricRow, OpenQuestion, Record
-from editkit.editing.open_questions import Outcome, free_answers, outcomes, passes
+from editkit.editing.open_questions import Outcome, outcomes
 from editkit.editing.stops import Stop
 from editkit.matching import normalised
 from editkit_plugins.consequences.config import ConsequencesConfig
 
 _Row = dict[str, float | list[float] | list[str]]
 _Tests = Mapping[str, Sequence[Consequence]]
+_EDIT = "edited"
 _log = logging.getLogger(__name__)
 
 
@@ -53,15 +54,16 @@ class Consequences(Metric[ConsequencesConfig]):
         tests = [self._tests(record) for record in records]
         after = outcomes(models, tests, match=self.config.match, stop=self._stop)
         before = outcomes(models.unedited(), tests, match=self.config.match, stop=self._stop)
-        asked = [number for number, groups in enumerate(tests) if groups]
-        edited = self._edited(models, {number: records[number] for number in asked})
-        rows: list[MetricRow] = [{} for _ in records]
-        for number in asked:
-            rows[number] = self._row(tests[number], before[number], after[number], edited[number])
-        return rows
+        return [
+            self._row(*of_record) if of_record[0] else {}
+            for of_record in zip(tests, before, after, strict=True)
+        ]
 
     def _tests(self, record: Record) -> dict[str, tuple[Consequence, ...]]:
-        """A record's tests by group, as they are asked; without groups that are not scored."""
+        """A record's tests by group, as they are asked, and one of the edit itself.
+
+        Groups that are not scored are left out, and a record without tests has none at all.
+        """
         unknown = {*record.consequences} - {*self._groups} - self._unknown
         if unknown:
             self._unknown |= unknown
@@ -70,11 +72,12 @@ class Consequences(Metric[ConsequencesConfig]):
                 "'kept'",
                 ", ".join(sorted(unknown)),
             )
-        return {
+        scored = {
             name: tuple(map(self._as_asked, tests))
             for name, tests in record.consequences.items()
             if tests and name in self._groups
         }
+        return {**scored, _EDIT: (self._as_asked(_of_edit(record)),)} if scored else {}
 
     def _as_asked(self, test: Consequence) -> Consequence:
         if self.config.frame == "record":
@@ -85,48 +88,30 @@ class Consequences(Metric[ConsequencesConfig]):
         )
         return dataclasses.replace(test, questions=questions, conditions=conditions)
 
-    def _edited(self, models: EditedModels, records: Mapping[int, Record]) -> dict[int, bool]:
-        """Whether each edited model answers all of its record's edits with the new object."""
-        asked = [
-            (
-                number,
-                OpenQuestion(
-                    request.sentence,
-                    (record.spellings(request.target_new),),
-                    chat=request.chat or self.config.frame == "chat",
-                ),
-            )
-            for number, record in records.items()
-            for request in record.requests
-        ]
-        edited = dict.fromkeys(records, True)
-        texts = free_answers(models, asked, self._stop)
-        for (number, question), text in zip(asked, texts, strict=True):
-            edited[number] &= passes(text, question, self.config.match)
-        return edited
-
     def _row(
         self,
         tests: _Tests,
         before: Mapping[str, Sequence[Outcome]],
         after: Mapping[str, Sequence[Outcome]],
-        edited: bool,
     ) -> _Row:
         """Scores and details of one record."""
+        [edit] = after[_EDIT]
         scores: dict[str, float] = {}
         shares: dict[str, float] = {}
         details: dict[str, list[float] | list[str]] = {}
-        n_executed = 0
+        every: list[bool] = []
         for name, group in tests.items():
+            if name == _EDIT:
+                continue
             is_executed = [each.passed is not None for each in after[name]]
             details[f"{name}_conditions_met"] = [float(each) for each in is_executed]
             shares[f"{name}_executed"] = fmean(is_executed)
+            every += is_executed
             executed = list(
                 compress(zip(group, before[name], after[name], strict=True), is_executed)
             )
             if not executed:
                 continue
-            n_executed += len(executed)
             passed = [float(bool(new.passed)) for _, _, new in executed]
             passed_before = [float(bool(old.passed)) for _, old, _ in executed]
             details[f"{name}_passed"], details[f"{name}_passed_before"] = passed, passed_before
@@ -143,11 +128,10 @@ class Consequences(Metric[ConsequencesConfig]):
                     for one, other in zip(old.texts, new.texts, strict=True)
                 ]
                 details[f"{name}_differs"], scores[f"{name}_changed"] = differs, fmean(differs)
-        if self.config.only_successful_edits and not edited:
+        if self.config.only_successful_edits and not edit.passed:
             scores = {}
         scores |= self._means(scores)
-        shares["executed"] = n_executed / sum(map(len, tests.values()))
-        shares["edited"] = float(edited)
+        shares["executed"], shares["edited"] = fmean(every), float(bool(edit.passed))
         row: _Row = {**scores, **shares, **details}
         return {f"consequences/{key}": value for key, value in row.items()}
 
@@ -160,3 +144,12 @@ class Consequences(Metric[ConsequencesConfig]):
             for name, groups, end in (*changing, *kept)
         }
         return {key: fmean(shares) for key, shares in values.items() if shares}
+
+
+def _of_edit(record: Record) -> Consequence:
+    """A test of the edits themselves: each must be answered with the new object."""
+    questions = tuple(
+        OpenQuestion(request.sentence, (record.spellings(request.target_new),), chat=request.chat)
+        for request in record.requests
+    )
+    return Consequence(questions, "all")
