@@ -12,7 +12,7 @@ from pathlib import Path
 from editkit import EditRequest, UsageError
 from editkit.benchmark.store import requests_of, rows_of, runs_in
 from editkit.report.generations import cells_by_label, texts_of
-from editkit.results import Cell, Run
+from editkit.results import Cell, Row, Run
 from editkit.storage.digests import seed_of
 
 QUESTIONS = {
@@ -119,7 +119,7 @@ def comparisons(pair: Pair, *, limit: int | None, seed: int) -> list[Comparison]
     """
     requests = requests_of(pair.run)
     first, second = (
-        {row.case_id: texts_of(row) for row in rows_of(pair.run, cell) if row.texts}
+        {row.case_id: _to_compare(row) for row in rows_of(pair.run, cell) if row.texts}
         for cell in pair.cells
     )
     order: list[tuple[int, float, int, int]] = []  # round, random number, case, place
@@ -155,6 +155,14 @@ def comparisons(pair: Pair, *, limit: int | None, seed: int) -> list[Comparison]
             )
         )
     return compared
+
+
+def _to_compare(row: Row) -> list[str]:
+    """The sampled texts of a row; if it has none, all texts.
+
+    Others are short answers, or about other subjects.
+    """
+    return row.texts.get("generation") or texts_of(row)
 
 
 def _random(*key: int | str) -> float:

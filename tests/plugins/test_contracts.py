@@ -257,6 +257,25 @@ class TestKnowEdit(MetricContract):
     records = WITH_QUESTIONS
 
 
+class TestFree(MetricContract):
+    plugin = "free"
+    config = {"tokens": 6}
+    needs_prompts = False  # an edit is asked at its own prompt
+
+
+@pytest.mark.slow
+class TestFreeChat(MetricContract):
+    plugin = "free-chat"
+    config = {"tokens": 6}
+    needs_prompts = False
+
+
+@pytest.mark.slow
+class TestWild(MetricContract):
+    plugin = "wild"
+    needs_prompts = False
+
+
 class TestRippleEdits(MetricContract):
     plugin = "ripple-edits"
     config = {"failed_edits": "counted", "length": "fixed", "extra": 6}
