@@ -29,6 +29,7 @@ from editkit_benchmarks.experiments import tracing
 from editkit_benchmarks.experiments.spec import parse_experiment
 from editkit_plugins.learned.config import LearnedConfig
 from tests.plugins.knowedit.knowedit_samples import raw_fact
+from tests.plugins.mquake.mquake_samples import raw_instance
 from tests.plugins.ripple_edits.ripple_samples import raw_example
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +138,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("zsre_mend_eval.json").write_text(json.dumps(zsre), encoding="utf-8")
     Path("popular.json").write_text(json.dumps([raw_example()]), encoding="utf-8")
     Path("test_cf.json").write_text(json.dumps([raw_fact()]), encoding="utf-8")
+    Path("MQuAKE-CF-3k-v2.json").write_text(json.dumps([raw_instance()]), encoding="utf-8")
+    Path("multihop-prompts.txt").write_text("Question: a?\nAnswer: b", encoding="utf-8")
     for text in yaml_blocks("docs/experiments.md"):
         Path("my-sweep.yaml").write_text(text, encoding="utf-8")
         break
