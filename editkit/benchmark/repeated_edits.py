@@ -95,8 +95,8 @@ def warning_of(models: Iterable[Sequence[Contradiction]]) -> str | None:
     objects += ", ..." if len(first.objects) > _MOST_OBJECTS else ""
     cases = len({case for each in every for case in each.cases})
     return (
-        f"{counted(len(every), 'prompt')} of {counted(cases, 'record')} with contradicting edits "
-        f"in one model, such as {first.sentence!r} -> {objects} "
+        f"contradicting edits of {counted(cases, 'record')} in one model, at "
+        f"{counted(len(every), 'prompt')}, such as {first.sentence!r} -> {objects} "
         f"({'case' if len(first.cases) == 1 else 'cases'} "
         f"{', '.join(map(str, first.cases[:_MOST_OBJECTS]))}"
         f"{', ...' if len(first.cases) > _MOST_OBJECTS else ''}); no model can satisfy them"

@@ -173,7 +173,7 @@ def test_contradictions_are_counted_and_named() -> None:
     assert (one.objects, one.cases) == (("Paris", "Oslo"), (7, 9))
     text = warning_of([[], [one], [one]])
     assert text is not None
-    assert text.startswith("2 prompts of 2 records")
+    assert text.startswith("contradicting edits of 2 records in one model, at 2 prompts, such as")
     assert "'Tower 0 is in the city of' -> 'Paris' and 'Oslo' (cases 7, 9)" in text
     assert warning_of([[], []]) is None
 
