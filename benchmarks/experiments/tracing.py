@@ -107,7 +107,7 @@ def _settings(
     requests: list[EditRequest] = []
     if tracing.facts is None or tracing.after:
         records = make_dataset(choice.name, **config).load().records[:limit]
-        requests = [record.request for record in records]
+        requests = [each for record in records for each in record.requests]
     if tracing.facts is None:
         source, facts = choice.name, [fact_of(each) for each in requests]
     else:

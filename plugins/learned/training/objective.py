@@ -201,18 +201,18 @@ def _deltas(
     blocks: LowerBlocks, network: EditNetwork, records: Sequence[Record]
 ) -> list[WeightDelta]:
     model = blocks.model
-    requests = [record.request for record in records]
-    edits = [[each.completion] for each in model.requested(requests)]
+    asked = iter(model.requested([each for record in records for each in record.requests]))
+    edits = [[next(asked).completion for _ in record.requests] for record in records]
     gradients = edit_gradients(blocks, edits, network.paths)
     with torch.no_grad():
         changes = network.changes(gradients, edits)
     return [
         WeightDelta(
             changes={name: change.low_rank(edit) for name, change in changes.items()},
-            request=request,
+            request=record.requests if record.also else record.request,
             editor="training",
             config={},
             model_fingerprint=model.fingerprint,
         )
-        for edit, request in enumerate(requests)
+        for edit, record in enumerate(records)
     ]

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import DatasetError, EditRequest, Records, make_dataset
+from editkit.records.facts import read_facts
 from editkit_plugins.mquake.dataset import parse_records
 from tests.plugins.mquake.mquake_samples import raw_edit, raw_instance
 from tests.plugins.mutations import mutations
@@ -203,6 +204,16 @@ def test_the_real_sample(test_data: Path) -> None:
         assert multi_hop.conditions == ()  # every hop is edited
         prompts = {request.sentence for request in record.requests}
         assert {t.questions[0].prompt for t in record.consequences["single_hops"]} == prompts
+
+
+def test_every_edit_is_a_fact_to_trace(tmp_path: Path) -> None:
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps([raw_instance()]))
+    facts = read_facts("mquake", {"path": str(path)})
+    assert [(fact.prompt, fact.answer) for fact in facts.facts] == [
+        ("Den Norske Opera stands in", "Oslo"),
+        ("The mayor of Bergen is", "Marit Warncke"),
+    ]
 
 
 def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
