@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from editkit import ConfigError, DatasetError, TrackingError, UsageError
+from editkit import ConfigError, DatasetError, Record, TrackingError, UsageError
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
 from editkit.progress import show_progress
 from editkit.storage.digests import blake2b_of
 
 if TYPE_CHECKING:
-    from editkit import LanguageModel, Record
+    from editkit import LanguageModel
     from editkit_plugins.learned.trained import Settings
     from editkit_plugins.learned.training.data import Source
     from editkit_plugins.learned.training.trainer import Progress, Training
@@ -161,9 +161,15 @@ def _source(
 
 
 def _spelled_out(value: Any) -> str:
-    """A record with every field, however its repr shortens it: what the digest covers."""
+    """A record with every field that training reads: what the digest covers.
+
+    Further edits are included only if there are some, so that earlier digests stay the same.
+    """
     if dataclasses.is_dataclass(value):
         names = [field.name for field in dataclasses.fields(value)]
+        if isinstance(value, Record):
+            unread = {"consequences", "aliases"} | ({"also"} if not value.also else set())
+            names = [name for name in names if name not in unread]
         fields = ", ".join(f"{name}={_spelled_out(getattr(value, name))}" for name in names)
         return f"{type(value).__name__}({fields})"
     if isinstance(value, Mapping):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -118,6 +119,9 @@ def test_the_digest_of_training_data_covers_whole_records() -> None:
         "probes={'k': (Probe(prompt='p', target_true='t', target_new='n', separator=None, "
         "chat=False),), 'l': ()}, texts={'t': ('a', 'b\"')})"
     )
+    untouched = dataclasses.replace(record, aliases={"c": ("d",)})
+    assert _spelled_out(untouched) == _spelled_out(record)
+    assert _spelled_out(dataclasses.replace(record, also=(request,))) != _spelled_out(record)
 
 
 @pytest.mark.parametrize(
