@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,25 @@ def test_mistakes_stop_the_run_with_a_reason(
     code, _, err = editkit("run-benchmark", *FEW, *flags, "--out", tmp_path, "--no-mlflow")
     assert code in (2, 3)  # wrong configuration, or unknown plugin
     assert part in " ".join(err.split())
+
+
+def test_a_metric_of_records_wins_over_a_metric_of_models_with_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry = default_registry()
+    benchmark, _ = load_benchmark("atlas", registry)
+    flags = Flags(editors=["none"], limit=2, metrics=["drift"], model_metrics=["drift"])
+    changed = apply_flags(benchmark, flags)[0]
+    [metric] = make_plan(changed, registry).metrics
+    assert metric.of_models
+    efficacy = registry.get("metric", "efficacy")
+    other = dataclasses.replace(efficacy, spec=dataclasses.replace(efficacy.spec, name="drift"))
+    offers = type(registry).offers
+    monkeypatch.setattr(
+        type(registry),
+        "offers",
+        lambda self, kind=None: [*offers(self, kind), *([other] if kind == "metric" else [])],
+    )
+    plan = make_plan(changed, registry)
+    assert [metric.of_models for metric in plan.metrics] == [False]
+    assert [metric.of_models for metric in plan.model_metrics] == [True]
