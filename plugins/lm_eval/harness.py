@@ -65,11 +65,12 @@ def harness(reported: set[str] | None = None) -> Iterator[None]:
         stack.enter_context(_environment())
         os.environ["DISABLE_MULTIPROC"] = "1"  # or each bootstrap forks a process for every core
         stack.enter_context(_collected_warnings(set() if reported is None else reported))
-        for library in ("transformers", "datasets", "huggingface_hub"):
-            stack.enter_context(_only_errors(library))
         import datasets
         import tqdm
 
+        for library in ("transformers", "datasets", "huggingface_hub"):
+            importlib.import_module(library)  # each sets the level of its logger
+            stack.enter_context(_only_errors(library))
         stack.enter_context(_replaced(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False))
         stack.enter_context(_replaced(tqdm.tqdm, "__init__", _silent(tqdm.tqdm.__init__)))
         stack.enter_context(_without_hub_metrics())

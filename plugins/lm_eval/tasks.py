@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from editkit import ConfigError, DatasetError, EditkitError, Score
 from editkit.errors import did_you_mean, first_line
 from editkit.storage.digests import digest_of_file, sha256_of
+from editkit.storage.resources import resource_path
 from editkit_plugins.lm_eval.harness import harness, installed_version
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoadedTasks", "change_key", "load_tasks", "score_key"]
 
+_OURS = "editkit_benchmarks:atlas/tasks"
 _FRACTIONS = {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "em", "f1", "mcc"}
 """Metrics of the harness from 0 to 1 (MCC from -1), which tables show times 100."""
 _SIGNED = {"mcc"}
@@ -74,14 +76,10 @@ def load_tasks(config: LmEvalConfig) -> LoadedTasks:
         from lm_eval.tasks import TaskManager
 
         by_name = [task for task in config.tasks if not _is_file(task)]
-        manager = TaskManager(
-            include_path=None if config.include_path is None else str(config.include_path),
-            include_defaults=False,
-        )
+        folders = [str(resource_path(_OURS)), *_own_folder(config)]
+        manager = TaskManager(include_path=folders, include_defaults=False)
         if any(name not in manager.task_index for name in by_name):
-            manager = TaskManager(  # reads some 15,000 files
-                include_path=None if config.include_path is None else str(config.include_path)
-            )
+            manager = TaskManager(include_path=folders)  # reads some 15,000 files
         tasks: dict[str, Any] = {}
         groups: dict[str, Any] = {}
         for name in dict.fromkeys(config.tasks):
@@ -107,6 +105,19 @@ def load_tasks(config: LmEvalConfig) -> LoadedTasks:
                 identity[f"{file}: {code.name}"] = digest_of_file(code)
         scores = tuple(_scores(tasks, groups))
     return LoadedTasks(tasks, groups, scores, identity)
+
+
+def _own_folder(config: LmEvalConfig) -> list[str]:
+    """The folder of ``include_path``, if there is one."""
+    if config.include_path is None:
+        return []
+    folder = config.include_path.expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"lm-eval: include_path {str(config.include_path)!r} is not a folder.",
+            hint="Give the folder that has the YAML files of your tasks.",
+        )
+    return [str(folder)]
 
 
 def _is_file(task: str) -> bool:
@@ -245,5 +256,6 @@ def _score(task: str, metric: str, better: bool | None, *, labelled: bool) -> It
         higher_is_better=better,
         signed=name in _SIGNED,
         scale=scale,
+        digits=3 if scale == 1 else None,
     )
     yield Score(change_key(key), higher_is_better=better, signed=True, scale=scale)
