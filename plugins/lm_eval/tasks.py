@@ -248,14 +248,22 @@ def _of_group(name: str, group: Any, *, labelled: bool) -> Iterator[Score]:
 def _score(task: str, metric: str, better: bool | None, *, labelled: bool) -> Iterator[Score]:
     name, _, chosen = metric.partition(",")
     label = " ".join([task, name, *([] if chosen == "none" else [chosen])])
-    scale = 100.0 if name in _FRACTIONS else 1.0
-    key = score_key(task, metric)
+    key, may_be_negative = score_key(task, metric), name in _SIGNED
+    scale, digits = (100.0, None) if name in _FRACTIONS else (1.0, 3)
+    bounds: tuple[float | None, float | None]
+    change: tuple[float | None, float | None]
+    if name in _FRACTIONS:
+        bounds = (-1.0 if may_be_negative else 0.0, 1.0)
+        change = (-2.0, 2.0) if may_be_negative else (-1.0, 1.0)
+    else:  # perplexities and the like, or anything that a task defines
+        bounds, change = (None if better else 0.0, None), (None, None)
     yield Score(
         key,
         label if labelled else "",
         higher_is_better=better,
-        signed=name in _SIGNED,
+        signed=may_be_negative,
         scale=scale,
-        digits=3 if scale == 1 else None,
+        digits=digits,
+        bounds=bounds,
     )
-    yield Score(change_key(key), higher_is_better=better, signed=True, scale=scale)
+    yield Score(change_key(key), higher_is_better=better, signed=True, scale=scale, bounds=change)

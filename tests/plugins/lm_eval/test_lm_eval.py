@@ -164,6 +164,7 @@ def test_scores_have_directions_and_scales(tmp_path: Path) -> None:
     acc, perplexity = scores["lm_eval/answers/acc"], scores["lm_eval/answers/perplexity"]
     assert (acc.label, acc.higher_is_better, acc.scale) == ("answers acc", True, 100)
     assert (perplexity.higher_is_better, perplexity.scale) == (False, 1)
+    assert (acc.limits, perplexity.limits) == ((0, 1), (0, None))
     change = scores["lm_eval/answers/perplexity_change"]
     assert (change.label, change.signed, change.higher_is_better) == ("", True, False)
 
