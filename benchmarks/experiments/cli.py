@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
             averages = trace_all(experiment.tracing, benchmark, values, plan, out, quiet=args.quiet)
     if finished is not None:
-        cells = finished.document()["cells"]
+        cells = finished.document(differences=False)["cells"]
         sys.stdout.write(run_table(finished.run, cells, terminal=sys.stdout.isatty()))
     published = _show(experiment, finished, averages, out, tracking=not args.no_mlflow)
     if finished is not None:

@@ -23,9 +23,17 @@ from editkit.benchmark.intervals import (
     summary_score,
 )
 from editkit.benchmark.samples import COLLAPSED, Age, Rows, Sample, Series, State, series_of
+from editkit.benchmark.significance import (
+    Difference,
+    compared,
+    corrected,
+    paired_test,
+    summary_test,
+)
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE, Edit, Outcomes, outcomes_of
 from editkit.results import Cell, ModelRow, Row, Run
+from editkit.storage.digests import canonical_json
 
 __all__ = [
     "DOCUMENT_KEYS",
@@ -33,10 +41,12 @@ __all__ = [
     "SCHEMA",
     "SUMMARY",
     "Z95",
+    "Difference",
     "Estimate",
     "Estimates",
     "by_group",
     "cell_document",
+    "corrected",
     "document",
     "excludes_zero",
     "harmonic_mean",
@@ -53,7 +63,7 @@ __all__ = [
 SUMMARY = Score("summary/score", "S")
 
 SCHEMA = 1
-DOCUMENT_KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells"})
+DOCUMENT_KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells", "differences"})
 """Top-level keys of the ``--json`` document. Observers cannot use them."""
 
 _OF_DATASET = ("name", "digest", "n_records", "n_edits", "rejected")
@@ -178,12 +188,13 @@ def _edits_of(row: Row, taken: float | None) -> list[Edit]:
 # ---------------------------------------------------------------- comparisons
 
 
-def paired_differences(first: Rows, second: Rows, scores: Sequence[Score]) -> Estimates:
+def paired_differences(first: Rows, second: Rows, scores: Sequence[Score]) -> dict[str, Difference]:
     """``first`` minus ``second``, over the records that both have.
 
     The interval of a score is that of the mean of per-record differences; the interval of the
     summary score comes from a paired bootstrap. Both are narrower than the two editors' own
-    intervals suggest, because the difficulty of a record cancels out.
+    intervals suggest, because the difficulty of a record cancels out. The p-values are those of a
+    single comparison; :func:`corrected` corrects those of several.
 
     Args:
         first: Rows of one editor.
@@ -202,21 +213,25 @@ def paired_differences(first: Rows, second: Rows, scores: Sequence[Score]) -> Es
         for score in scores
     }
     shared, limits = sample.shared or other.shared, {score.key: score.limits for score in scores}
-    differences = {
-        key: _mean(
-            [(model, pair[0] - pair[1]) for model, pair in zip(models, both, strict=True) if pair],
-            _bounds_of_difference(limits[key]),
-            shared=shared,
-        )
-        for key, both in pairs.items()
-        if any(both)
-    }
+    differences: dict[str, Difference] = {}
+    for key, both in pairs.items():
+        values = [
+            (model, pair[0] - pair[1]) for model, pair in zip(models, both, strict=True) if pair
+        ]
+        if values:
+            mean = _mean(values, _bounds_of_difference(limits[key]), shared=shared)
+            numbers = [value for _, value in values]
+            clusters = [model for model, _ in values] if shared else None
+            differences[key] = compared(mean, paired_test(numbers, clusters), numbers)
     summarised = [score.key for score in scores if score.summary]
     if summarised and all(key in differences for key in summarised):
         one, other_one = (
             [[pair and pair[side] for pair in pairs[key]] for key in summarised] for side in (0, 1)
         )
-        differences[SUMMARY.key] = summary_difference(one, other_one, models if shared else None)
+        clusters = models if shared else None
+        differences[SUMMARY.key] = compared(
+            summary_difference(one, other_one, clusters), summary_test(one, other_one, clusters)
+        )
     return differences
 
 
@@ -252,12 +267,15 @@ def by_group(
 # ---------------------------------------------------------------- the --json document
 
 
-def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def document(
+    run: Run, added: Mapping[str, Any] | None = None, *, differences: bool = True
+) -> dict[str, Any]:
     """A run as one JSON document.
 
     Args:
         run: The run; its rows are read from the store.
         added: Entries of observers, such as ``{"mlflow": {...}}``.
+        differences: Whether it has the entry ``differences``, which takes seconds.
 
     Raises:
         StoreError: The store cannot be read.
@@ -268,8 +286,50 @@ def document(run: Run, added: Mapping[str, Any] | None = None) -> dict[str, Any]
         "model": dict(sorted(run.model.items())),
         "dataset": {key: run.dataset[key] for key in _OF_DATASET if key in run.dataset},
         "cells": [cell_document(run, cell) for cell in run.cells],
+        **({"differences": differences_document(run)} if differences else {}),
     }
     return {**own, **{key: value for key, value in (added or {}).items() if key not in own}}
+
+
+def differences_document(run: Run) -> list[dict[str, Any]]:
+    """Each editor minus the best one of its regime, at the end, over the records that both have.
+
+    The best editor has the largest mean of S, or of the first score where there is no S. P-values
+    are corrected for the comparisons of a regime. Cells of one regime that differ only in the seed
+    are compared together if facts share models.
+    """
+    regimes: dict[str, list[Series]] = {}
+    for each in series_of(run):
+        regimes.setdefault(canonical_json(each.regime.to_dict()), []).append(each)
+    entries = []
+    for rivals in regimes.values():
+        best = _best_of(rivals, run.scores)
+        others = [each for each in rivals if each is not best]
+        if best is None:
+            continue
+        lines = [paired_differences(each.last, best.last, run.scores) for each in others]
+        for each, line in zip(others, corrected(lines), strict=True):
+            entries.append(
+                {
+                    "editor": each.editor,
+                    "cells": [cell.fingerprint for cell in each.cells],
+                    "minus": best.editor,
+                    "minus_cells": [cell.fingerprint for cell in best.cells],
+                    "regime": each.regime.to_dict(),
+                    "metrics": _plain(line),
+                }
+            )
+    return entries
+
+
+def _best_of(rivals: Sequence[Series], scores: Sequence[Score]) -> Series | None:
+    """The editor with the largest mean of the first score that one has, S before all others."""
+    means = [(each, metrics_of(each.last, scores)) for each in rivals if each.editor != BASELINE]
+    for key in (SUMMARY.key, *(score.key for score in scores if score.label)):
+        having = [(each, own[key].mean) for each, own in means if key in own]
+        if having:
+            return max(having, key=lambda pair: pair[1])[0]
+    return None
 
 
 def cell_document(run: Run, cell: Cell) -> dict[str, Any]:
@@ -314,5 +374,5 @@ def _checkpoint(run: Run, series: Series, state: State) -> dict[str, Any]:
     }
 
 
-def _plain(estimates: Estimates) -> dict[str, Any]:
+def _plain(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
     return {key: dataclasses.asdict(estimate) for key, estimate in estimates.items()}

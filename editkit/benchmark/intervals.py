@@ -46,6 +46,7 @@ __all__ = [
     "excludes_zero",
     "harmonic_mean",
     "mean_with_interval",
+    "numbered",
     "student_t",
     "summary_difference",
     "summary_score",
@@ -114,8 +115,9 @@ class Estimate:
     def spread(self, form: Callable[[float], str], scale: float = 1.0) -> str:
         """The interval relative to the mean: ``±1.7``, or ``-4.2/+1.8``; empty if there is none.
 
-        ``±`` has the longer side of an interval that is nearly symmetric: its sides differ by less
-        than a quarter, or are printed with the same digits.
+        ``±`` has the longer side of an interval that is nearly symmetric: its sides are printed
+        with the same digits, or differ by less than a quarter and ``±`` does not reach past -1, 0
+        or 1 where the interval does not.
 
         Args:
             form: How a number is printed.
@@ -125,9 +127,18 @@ class Estimate:
             return ""
         below, above = (scale * abs(bound - self.mean) for bound in self.interval)
         longer, shorter = max(below, above), min(below, above)
-        if shorter > 0.75 * longer or form(below) == form(above):
+        low, high = (scale * bound for bound in self.interval)
+        mean = scale * self.mean
+        passed = any(
+            mean - longer < limit <= low or high <= limit < mean + longer
+            for limit in (-scale, 0.0, scale)
+        )
+        if form(below) == form(above) or (shorter > 0.75 * longer and not passed):
             return f"±{form(longer)}"
-        return f"-{form(below)}/+{form(above)}"
+        below_text, above_text = (
+            form(side) if side > _ROUNDING else "0" for side in (below, above)
+        )
+        return f"-{below_text}/+{above_text}"
 
     def printed(self, form: str, scale: float = 1.0) -> str:
         """The mean and its interval, if any: ``+94.2 ± 1.7`` in the format ``+.1f``."""
@@ -178,7 +189,7 @@ def clustered_mean(
 
     numbers = np.asarray(values, dtype=np.float64)
     mean = float(numbers.mean())
-    places = _numbered(clusters)
+    places = numbered(clusters)
     residuals = np.bincount(places, weights=numbers - mean)  # (clusters,)
     sizes = np.bincount(places)  # (clusters,)
     bounds = _held(bounds, float(numbers.min()), float(numbers.max()))
@@ -255,7 +266,7 @@ def _wilson(
     return min(low + width * below, mean), max(low + width * above, mean)
 
 
-def _numbered(clusters: Sequence[Hashable]) -> list[int]:
+def numbered(clusters: Sequence[Hashable]) -> list[int]:
     """Clusters as numbers from 0, in the order of their first members."""
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(cluster, len(numbers)) for cluster in clusters]
@@ -288,9 +299,9 @@ def summary_score(
 ) -> Estimate:
     """Harmonic mean of the columns' means, with an interval from a bootstrap.
 
-    Resamples of equal numbers are all equal, although the next record could differ. A column of
-    equal numbers therefore adds the change of S between its mean and the bounds of its own
-    interval, as the root of the sum of squares on each side.
+    Resamples of equal numbers are all equal, although the next record could differ. Columns of
+    equal numbers therefore add the change of S when they all move to the bounds of their own
+    intervals, as the root of the sum of squares on each side.
 
     Args:
         columns: One per score, one number per case; None where a case lacks the score.
@@ -335,19 +346,20 @@ def _unseen(
     columns: Sequence[Sequence[float | None]],
     varying: Sequence[Sequence[float | None]],
     bounds: tuple[float, float],
-) -> list[tuple[float, float]]:
-    """What the bootstrap does not see: how far S moves down and up with the mean of each column
+) -> tuple[float, float]:
+    """What the bootstrap does not see: how far S moves down and up with the means of the columns
     whose numbers in ``varying`` are all equal."""
     means = [sum(own) / len(own) for own in map(_present, columns)]
-    center, sides = harmonic_mean(means), []
+    lower, upper = [*means], [*means]
     for place, column in enumerate(varying):
         numbers = _present(column)
         own = mean_with_interval(numbers, bounds)
         if max(numbers) - min(numbers) <= _ROUNDING and own.half_width is not None:
-            moved = [min(max(means[place] + bound - own.mean, 0.0), 1.0) for bound in own.interval]
-            down, up = (harmonic_mean([*means[:place], m, *means[place + 1 :]]) for m in moved)
-            sides.append((center - down, up - center))
-    return sides
+            low, high = own.interval
+            lower[place] = max(means[place] + low - own.mean, 0.0)
+            upper[place] = min(means[place] + high - own.mean, 1.0)
+    center = harmonic_mean(means)
+    return center - harmonic_mean(lower), harmonic_mean(upper) - center
 
 
 def _present(column: Sequence[float | None]) -> list[float]:
@@ -368,7 +380,7 @@ def _bootstrap(
     filled = np.where(present, table, 0.0)
     center = harmonic_mean((filled.sum(axis=1) / present.sum(axis=1)).tolist())
     if clusters is not None:  # sums of each cluster: (scores, clusters)
-        numbers = _numbered(clusters)
+        numbers = numbered(clusters)
         filled = np.stack([np.bincount(numbers, weights=row) for row in filled])
         present = np.stack([np.bincount(numbers, weights=row) for row in present])
     units = filled.shape[1]
@@ -396,9 +408,8 @@ def _from_resamples(
         return Estimate(center, None, None, n)
     low, high = (float(bound) for bound in np.percentile(kept, [2.5, 97.5]))
     # When all resamples agree, rounding can put the percentiles on one side of the center.
-    unseen = _unseen(columns, varying, bounds)
-    below = math.hypot(max(center - low, 0.0), *(down for down, _ in unseen))
-    above = math.hypot(max(high - center, 0.0), *(up for _, up in unseen))
+    down, up = _unseen(columns, varying, bounds)
+    below, above = math.hypot(max(center - low, 0.0), down), math.hypot(max(high - center, 0.0), up)
     lowest, highest = bounds
     return Estimate(center, max(center - below, lowest), min(center + above, highest), n)
 

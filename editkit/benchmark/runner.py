@@ -56,9 +56,13 @@ class Finished:
     added: Mapping[str, Any]
     tracking_errors: tuple[TrackingError, ...]
 
-    def document(self) -> dict[str, Any]:
-        """The ``--json`` document."""
-        return document(self.run, self.added)
+    def document(self, *, differences: bool = True) -> dict[str, Any]:
+        """The ``--json`` document.
+
+        Args:
+            differences: Whether it has the paired differences, which take seconds.
+        """
+        return document(self.run, self.added, differences=differences)
 
     def failures(self) -> list[tuple[Cell, list[Row]]]:
         """The failed rows of each cell that has some."""

@@ -178,7 +178,7 @@ def _is_default_set(args: argparse.Namespace, registry: Registry, benchmark: Ben
 
 
 def _report(args: argparse.Namespace, finished: Finished) -> int:
-    result = finished.document()
+    result = finished.document(differences=args.json)
     if args.json:
         sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
     else:

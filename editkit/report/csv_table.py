@@ -17,17 +17,21 @@ from typing import Any
 
 from editkit.benchmark.aggregate import (
     SUMMARY,
+    Difference,
     Estimate,
     by_group,
     metrics_of,
     model_metrics_of,
-    paired_differences,
     retention,
 )
 from editkit.regimes import INDEPENDENT
 from editkit.report.lines import Result
 from editkit.report.sections import Section
 from editkit.safe_text import spreadsheet_text
+
+TEST_COLUMNS = ("p", "p_corrected", "effect", "higher", "lower", "needed")
+"""Of paired differences: the test, Cohen's d_z, records with a higher and with a lower score, and
+the records that would separate the editors."""
 
 COLUMNS = (
     "table",
@@ -55,6 +59,7 @@ COLUMNS = (
     "paper_ci_low",
     "paper_ci_high",
     "n",
+    *TEST_COLUMNS,
     "note",
 )
 
@@ -106,10 +111,9 @@ def _estimates(
         groups = by_group(result.series.last, section.relations, run.scores)
         for relation, estimates in groups.items():
             yield {"table": "relations", **_key(result), "relation": relation}, estimates
-    for i, other in section.references(against).items():
-        result = section.results[i]
-        minus = paired_differences(result.state.facts, other.state.facts, run.scores)
-        yield {"table": "differences", **_key(result), "against": other.label}, minus
+    for each in section.comparisons(against):
+        key = {"table": "differences", **_key(each.result), "against": each.reference.label}
+        yield key, each.scores
     for published in section.published:
         for editor, row in published.rows.items():
             exact = {
@@ -175,5 +179,10 @@ def _lines(
             "ci_high": None if published else estimate.ci_high,
             "paper_ci_low": estimate.paper_ci_low,
             "paper_ci_high": estimate.paper_ci_high,
+            **(_test(estimate) if isinstance(estimate, Difference) else {}),
             "n": estimate.n,
         }
+
+
+def _test(difference: Difference) -> dict[str, Any]:
+    return {name: getattr(difference, name) for name in TEST_COLUMNS}

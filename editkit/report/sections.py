@@ -10,10 +10,8 @@ from editkit.benchmark.aggregate import (
     SUMMARY,
     Estimate,
     by_group,
-    excludes_zero,
     metrics_of,
     outcomes,
-    paired_differences,
 )
 from editkit.benchmark.completeness import wanted_rows
 from editkit.benchmark.published import Published
@@ -23,6 +21,13 @@ from editkit.benchmark.store import requests_of
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.editing.outcomes import BASELINE, Outcomes
 from editkit.regimes import INDEPENDENT
+from editkit.report.differences import (
+    Compared,
+    compare,
+    differences_table,
+    effects_table,
+    matrix_table,
+)
 from editkit.report.labels import labels_of, run_key, run_title
 from editkit.report.lines import (
     KEYS_NOTE,
@@ -50,7 +55,6 @@ MOST_CELLS = 16
 Intervals = Literal["wilson", "paper"]
 
 _PAPER_NOTE = "Intervals have the papers' formula, 1.96 standard errors; that of S is a bootstrap."
-_CLEAR = "the 95% interval excludes zero"
 
 
 # ---------------------------------------------------------------- marks
@@ -203,7 +207,7 @@ class Section:
         Args:
             against: Editor that the others are compared with; by default the best one.
         """
-        more = [self.differences(against), self.by_relation()]
+        more = [*self.comparison_tables(against), self.by_relation()]
         return [*self.main_tables(), *(table for table in more if table.lines)]
 
     def main_tables(self) -> list[Table]:
@@ -305,64 +309,27 @@ class Section:
                 lines.append(dataclasses.replace(line, faint=True))
         return lines
 
-    def differences(self, against: str | None = None) -> Table:
-        """Each result minus the reference, over the records that both have."""
-        references, keys = self.references(against), key_heads(self.results, "minus")
-        lines = []
-        for i, other in references.items():
-            result = self.results[i]
-            minus = paired_differences(result.state.facts, other.state.facts, self.run.scores)
-            first = key_entries(result, keys[:-1]) if len(keys) > 1 else [Entry(result.label)]
-            if len(keys) > 1:
-                first.append(Entry(other.label))
-            entries = (
-                _difference(score, minus[score.key]) if score.key in minus else Entry("-")
-                for score in self.columns
-            )
-            lines.append(Line((*first, *entries)))
-        names = list(dict.fromkeys(other.label for other in references.values()))
-        to = f" to {names[0]}" if len(names) == 1 else ""
-        minus_what = names[0] if len(names) == 1 else "the one under 'minus'"
-        within = ", in the same regime and at the same checkpoint" if len(keys) > 1 else ""
-        return Table(
-            name="differences",
-            title=f"Paired differences{to}",
-            head=(*keys, *(score.label for score in self.columns)),
-            lines=tuple(lines),
-            bold=_CLEAR,
-            notes=(
-                f"Each editor minus {minus_what}, over the records that both have{within}. The "
-                "interval of S comes from a paired bootstrap.",
-            ),
-            keys=len(keys),
-        )
+    def comparisons(self, against: str | None = None) -> list[Compared]:
+        """Each result with what it is compared with, and the differences of all scores.
+
+        Args:
+            against: As for :meth:`references`.
+        """
+        return compare(self.results, self.references(against), self.run.scores)
+
+    def comparison_tables(self, against: str | None = None) -> list[Table]:
+        """Paired differences, then their effect sizes and the records needed."""
+        compared, paper = self.comparisons(against), self.intervals == "paper"
+        return [
+            differences_table(compared, self.columns, self.results, by_paper=paper),
+            effects_table(compared, self.columns, self.results),
+        ]
 
     def matrix(self) -> Table:
         """The summary score of each series minus that of each other series of its regime."""
-        results, lines = self.last, []
-        head = ("minus →", *(result.name for result in results))
-        if self.columns and self.columns[0] == SUMMARY and 1 < len(results) <= MOST_CELLS:
-            for result in results:
-                entries = [Entry(result.name)]
-                for other in results:
-                    comparable = result is not other and result.block == other.block
-                    minus = (
-                        paired_differences(result.state.facts, other.state.facts, self.run.scores)
-                        if comparable
-                        else {}
-                    )
-                    empty = SUMMARY.key not in minus
-                    entries.append(Entry("") if empty else _difference(SUMMARY, minus[SUMMARY.key]))
-                lines.append(Line(tuple(entries)))
-        note = "S of the row's editor minus S of the column's, over the records that both have."
-        return Table(
-            name="matrix",
-            title="Paired differences of S",
-            head=head,
-            lines=tuple(lines),
-            bold=_CLEAR,
-            notes=(note,),
-        )
+        columns, n = self.columns, len(self.last)
+        shown = bool(columns) and columns[0] == SUMMARY and 1 < n <= MOST_CELLS
+        return matrix_table(self.last, self.run.scores, shown=shown)
 
     def by_relation(self) -> Table:
         """The first score of the table, by relation and series."""
@@ -455,12 +422,6 @@ def _section(
         warnings=tuple(_warnings(run, labels_of(run), rows)),
         intervals=intervals,
     )
-
-
-def _difference(score: Score, difference: Estimate) -> Entry:
-    level = 0.5 + difference.mean / 2
-    entry = score_entry(score, difference, signed=True, bold=excludes_zero(difference))
-    return dataclasses.replace(entry, level=min(max(level, 0.0), 1.0))
 
 
 def _warnings(run: Run, labels: Sequence[str], rows: Sequence[Sequence[Row]]) -> list[str]:

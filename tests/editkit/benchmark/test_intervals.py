@@ -61,7 +61,7 @@ def test_few_models_have_no_interval_however_many_facts_they_have(models: int) -
     assert means["a"] == Estimate(0.5, None, None, 40)
     assert means["summary/score"] == Estimate(2 / 3, None, None, 40)
     difference = paired_differences(Sample({0: rows}, shared=True), Sample({0: rows}, True), SCORES)
-    assert difference["a"] == Estimate(0.0, None, None, 40)
+    assert (difference["a"].mean, difference["a"].half_width, difference["a"].p) == (0, None, None)
     assert not excludes_zero(Estimate(0.9, None, None, 40))
     assert Estimate(0.9, None, None, 40).printed("+.1f", 100) == "+90.0"
 
@@ -207,12 +207,12 @@ def test_the_papers_formula_is_kept() -> None:
 
 def test_a_column_of_equal_numbers_widens_the_interval_of_the_summary() -> None:
     perfect = summary_score([[1.0] * 20] * 3)
-    # Three independent columns at 1: each moves S to 3/(2 + 1/l).
-    down = 1 - 3 / (2 + 1 / 0.83887)
-    assert perfect.interval == pytest.approx((1 - math.sqrt(3) * down, 1.0), abs=1e-4)
+    assert perfect.interval == pytest.approx((0.83887, 1.0), abs=1e-4)
     zero = summary_score([[1.0] * 20, [0.0] * 20])
     assert zero.ci_low == 0
     assert zero.ci_high == pytest.approx(2 / (1 + 1 / 0.16113), abs=1e-4)
+    nothing = summary_score([[0.0] * 20, [0.0] * 20, [1.0] * 20])
+    assert nothing.ci_high == pytest.approx(3 / (2 / 0.16113 + 1), abs=1e-4)
     apart = summary_difference([[1.0] * 20], [[0.0] * 20])
     assert (apart.mean, apart.ci_high) == (1.0, 1.0)
     assert 0.6 < apart.ci_low < 0.9
@@ -232,6 +232,20 @@ def test_asymmetric_intervals_are_printed_with_both_sides(
     low: float | None, high: float | None, shown: str
 ) -> None:
     assert Estimate(0.92, low, high, 9).spread("{:.1f}".format, 100) == shown
+
+
+@pytest.mark.parametrize(
+    ("estimate", "shown"),
+    [
+        (Estimate(0.015, 0.0, 0.032, 9), "-1.5/+1.7"),  # ±1.7 would reach below 0
+        (Estimate(0.985, 0.965, 1.0, 9), "-2.0/+1.5"),
+        (Estimate(0.03, 0.001, 0.065, 9), "-2.9/+3.5"),  # nor may a difference seem to contain 0
+        (Estimate(0.03, -0.005, 0.065, 9), "±3.5"),
+        (Estimate(1.0, 0.963, 1.0, 9), "-3.7/+0"),
+    ],
+)
+def test_printed_intervals_do_not_leave_the_range_either(estimate: Estimate, shown: str) -> None:
+    assert estimate.spread("{:.1f}".format, 100) == shown
 
 
 # ---------------------------------------------------------------- coverage

@@ -57,7 +57,9 @@ def observer(**hooks: Any) -> types.SimpleNamespace:
 def test_the_document_has_schema_1(bench: Any) -> None:
     code, document = bench()
     assert code == 0
-    assert list(document) == ["schema", "benchmark", "model", "dataset", "cells"]
+    assert list(document) == [
+        "schema", "benchmark", "model", "dataset", "cells", "differences",
+    ]  # fmt: skip
     assert document["schema"] == 1
     assert document["model"]["name"] == "tiny"
     assert set(document["dataset"]) == {"name", "digest", "n_records", "rejected"}
@@ -72,6 +74,11 @@ def test_the_document_has_schema_1(bench: Any) -> None:
             assert set(estimate) == {"mean", "n", *bounds}
             assert estimate["n"] == 23
         assert {"edit_s_mean", "score_s_mean", "prepare_s"} == set(cell["time"])
+    [difference] = document["differences"]
+    assert {difference["editor"], difference["minus"]} == {"one", "two"}
+    summary = difference["metrics"]["summary/score"]
+    assert 0 < summary["p"] == summary["p_corrected"] <= 1
+    assert {"effect", "higher", "lower", "needed"} < set(summary)
 
 
 def test_stored_work_is_not_repeated_and_needs_no_model(bench: Any) -> None:

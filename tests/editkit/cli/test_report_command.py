@@ -15,9 +15,11 @@ import pytest
 
 from editkit import EditRequest, Failure, PublishedTableSpec, Score, hookimpl
 from editkit.benchmark.aggregate import metrics_of
-from editkit.benchmark.store import Store
+from editkit.benchmark.published import Published
+from editkit.benchmark.store import Store, runs_in
 from editkit.registry.plugins import default_registry
 from editkit.report import latex, markdown
+from editkit.report.sections import sections_of
 from editkit.results import Cell, Row, Run
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -140,10 +142,49 @@ def test_csv_has_every_number_in_full_precision(out: Path, editkit: Cli) -> None
     assert {line["relation"] for line in relations} == {"P0", "P1", "P2"}
 
 
+def test_csv_has_both_intervals_and_the_tests_of_differences(out: Path, editkit: Cli) -> None:
+    """Neither the paper's formula nor its bounds outside 0 and 1 are lost."""
+    tables = [
+        list(csv.DictReader(io.StringIO(editkit("report", out, "--format", "csv", *more)[1])))
+        for more in ((), ("--intervals", "paper"))
+    ]
+    assert tables[0] == tables[1]
+    [bad] = [
+        line
+        for line in tables[0]
+        if (line["table"], line["editor"], line["score"]) == ("differences", "bad", "p/score")
+    ]
+    assert float(bad["p_corrected"]) == pytest.approx(2 * 2 / 2**12)  # of 2 editors
+    assert (bad["higher"], bad["lower"], bad["effect"], bad["needed"]) == ("0", "12", "", "7")
+    for line in tables[0]:
+        if line["table"] == "scores" and line["score"] != "odd|_%&" and line["ci_low"]:
+            low, high = float(line["ci_low"]), float(line["ci_high"])
+            assert -1 <= low < high <= 1
+            if line["score"] != "summary/score":
+                assert float(line["paper_ci_low"]) > low
+    few = {line["p"] for line in tables[0] if line["table"] != "differences"}
+    assert few == {""}
+
+
+def test_the_papers_formula_is_a_choice_and_the_default_next_to_published_numbers(
+    out: Path, editkit: Cli
+) -> None:
+    assert "±0.9" not in editkit("report", out)[1]
+    text = editkit("report", out, "--intervals", "paper")[1]
+    assert "*90.0 ±0.9" in text
+    assert "Intervals have the papers' formula, 1.96 standard errors" in text
+    published = Published("a paper", 100, {"good": {"p/score": 0.9}})
+    [section] = sections_of(runs_in(out), [(published,)])
+    shown = {table.name: table for table in section.tables()}
+    assert any("papers' formula" in note for note in shown["scores"].notes)
+    assert [line.entries[3].spread for line in shown["scores"].lines[1:3]] == ["±0.9", ""]
+    assert not any("papers' formula" in note for note in shown["differences"].notes)
+
+
 def test_markdown_tables_are_well_formed(out: Path, editkit: Cli) -> None:
     text = editkit("report", out, "--format", "markdown")[1]
     tables = re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)
-    assert len(tables) == 3
+    assert len(tables) == 4
     for table in tables:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
         assert len(widths) == 1
@@ -161,7 +202,7 @@ def test_latex_is_balanced(out: Path, editkit: Cli) -> None:
     opened = re.findall(r"\\(begin|end)\{(\w+)\}", body)
     assert (
         opened
-        == [("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table")] * 3
+        == [("begin", "table"), ("begin", "tabular"), ("end", "tabular"), ("end", "table")] * 4
     )
     for columns, rows in re.findall(
         r"\\begin\{tabular\}\{(\w+)\}\n(.*?)\\end\{tabular\}", body, re.DOTALL
@@ -210,7 +251,9 @@ def test_the_page_is_one_valid_file_without_network_access(out: Path, editkit: C
     assert page.open == []
     assert page.outside == []
     assert not re.search(r"https?:|url\(|@import", text)
-    assert page.count["table"] == 5 + 2  # scores, spread, differences, matrix, relations; hardest
+    assert (
+        page.count["table"] == 6 + 2
+    )  # scores, spread, differences, effects, matrix, relations; hardest
     assert page.count["svg"] == 2 + 3 * 5
     assert "City 0 is &lt;in&gt; <mark>Rome</mark> &amp; not" in text
     assert '<mark class="true">Paris</mark>' in text

@@ -87,7 +87,7 @@ def test_the_best_is_marked_within_a_regime_and_checkpoint(section: Section) -> 
 
 def test_models_have_their_scores_and_a_line_on_collapse(section: Section) -> None:
     lines = lines_of(section, "models")
-    assert ["rome", "sequential 20", "20", "6", "28.2 ±0.2", "100.0 -39.0/+0.0"] in lines
+    assert ["rome", "sequential 20", "20", "6", "28.2 ±0.2", "100.0 -39.0/+0"] in lines
     [table] = [table for table in section.tables() if table.name == "models"]
     assert (
         "First checkpoint with perplexity past its collapse threshold (10): rome (sequential 20) "
