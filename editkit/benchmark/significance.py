@@ -187,7 +187,7 @@ def paired_test(
     """
     import numpy as np
 
-    units = np.asarray(differences, dtype=np.float64)
+    units: Any = np.asarray(differences, dtype=np.float64)
     if clusters is not None:
         units = np.bincount(numbered(clusters), weights=units)
     if len(units) < FEWEST:
