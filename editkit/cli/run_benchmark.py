@@ -198,7 +198,7 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
     for cell, rows in failures:
         _log.warning(
             "%s: %d records failed, the first is case %d: %s. --retry-failed computes them again.",
-            *(cell.editor, len(rows), rows[0].case_id, rows[0].error),
+            *(cell.editor, len(rows), rows[0].case_id, (rows[0].error or "").removesuffix(".")),
         )
     for error in finished.tracking_errors:
         _log.error("%s\n  see: %s", error, error.reference)

@@ -19,12 +19,12 @@ from editkit_plugins.judge.config import OpenAiConfig
 from editkit_plugins.judge.endpoint import Endpoint, RefusedError
 
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_LETTER = re.compile(r"[\W_]*([AB])[\W_]*")
+_LETTER = re.compile(r"[^\w\n]*([AB])[^\w\n]*(?:\n.*)?", re.DOTALL)
 _PLACE = re.compile(r"\[(question|answers|text)\]")
 
 
 class OpenAiJudge(Judge[OpenAiConfig]):
-    """1 for a reply A, 0 for a reply B; any other reply is no verdict."""
+    """1 for A alone on the first line of the reply, 0 for B; any other reply is no verdict."""
 
     def __init__(self, config: OpenAiConfig) -> None:
         super().__init__(config)
@@ -59,7 +59,7 @@ class OpenAiJudge(Judge[OpenAiConfig]):
         if isinstance(reply, RefusedError):
             return Verdict(None, sent=prompt, problem=str(reply))
         reply = self._endpoint.without_key(reply)
-        letter = _LETTER.fullmatch(_THOUGHTS.sub("", reply))
+        letter = _LETTER.fullmatch(_THOUGHTS.sub("", reply).strip().strip("_"))
         if letter is None:
             problem = f"the reply is {reply!r:.80}, expected A or B"
             return Verdict(None, prompt, reply, problem)

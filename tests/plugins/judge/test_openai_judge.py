@@ -62,6 +62,7 @@ def test_optional_values_are_sent_if_set() -> None:
     [
         ("A", 1.0), (" B\n", 0.0), ("**A**", 1.0), ("(B).", 0.0), ("_A_", 1.0),
         ("<think>B? No, it is right: A.</think>\n\nA", 1.0),
+        ("A\n\nIt names Paris, not B.", 1.0), ("B\nA", 0.0), ("Well:\nA", None),
         ("", None), ("a", None), ("AB", None), ("A or B", None), ("Maybe", None),
         ("A good answer, but B", None), ("<think>A", None), ("C", None),
     ],
