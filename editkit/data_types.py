@@ -211,6 +211,12 @@ class Record:
         """All edits of the case."""
         return (self.request, *self.also)
 
+    @property
+    def unprobed(self) -> tuple[EditRequest, ...]:
+        """Edits without a probe of kind ``rewrite`` at their own prompt."""
+        probed = {(probe.prompt, probe.chat) for probe in self.probes.get("rewrite", ())}
+        return tuple(r for r in self.requests if (r.sentence, r.chat) not in probed)
+
     def spellings(self, answer: str) -> tuple[str, ...]:
         """An answer and its aliases."""
         return (answer, *self.aliases.get(answer, ()))

@@ -77,11 +77,9 @@ def prompts_of(records: Sequence[Record], frame: Frame) -> list[Prompt]:
 
 
 def _items(record: Record, kind: str) -> Iterator[Probe | EditRequest]:
-    probes = record.probes.get(kind, ())
-    yield from probes
+    yield from record.probes.get(kind, ())
     if kind == "rewrite":
-        probed = {(probe.prompt, probe.chat) for probe in probes}
-        yield from (r for r in record.requests if (r.sentence, r.chat) not in probed)
+        yield from record.unprobed
 
 
 def _framed(edit: int, kind: str, item: Probe | EditRequest, frame: Frame) -> Prompt:

@@ -110,22 +110,13 @@ class Judged(Metric[JudgedConfig]):
 
 def _questions(record: Record, kind: str, *, chat: bool) -> list[OpenQuestion]:
     """The prompts of a kind, each with the answer that it should get after the edit."""
-    probes = record.probes.get(kind, ())
+    neighbour = kind == "neighborhood"
     asked = [
-        (
-            probe.prompt,
-            probe.target_true if kind == "neighborhood" else probe.target_new,
-            probe.chat,
-        )
-        for probe in probes
+        (probe.prompt, probe.target_true if neighbour else probe.target_new, probe.chat)
+        for probe in record.probes.get(kind, ())
     ]
     if kind == "rewrite":
-        probed = {(probe.prompt, probe.chat) for probe in probes}
-        asked += [
-            (request.sentence, request.target_new, request.chat)
-            for request in record.requests
-            if (request.sentence, request.chat) not in probed
-        ]
+        asked += [(each.sentence, each.target_new, each.chat) for each in record.unprobed]
     return [
         OpenQuestion(prompt, (record.spellings(answer),), chat or own)
         for prompt, answer, own in asked

@@ -64,6 +64,8 @@ def test_wrong_parts_of_a_record_are_named(field: str, value: Any, message: str)
 
 def test_a_record_has_all_its_edits_and_spellings() -> None:
     assert RECORD.requests == (REQUEST, *RECORD.also)
+    assert RECORD.unprobed == RECORD.also
+    assert dataclasses.replace(RECORD, probes={}).unprobed == RECORD.requests
     assert RECORD.spellings("Rome") == ("Rome", "Roma")
     assert RECORD.spellings("Paris") == ("Paris",)
     assert "and 1 other edit" in repr(RECORD)
