@@ -192,21 +192,27 @@ def _redacting(factory: Callable[..., logging.LogRecord]) -> Any:
     return make
 
 
+_LOGGERS = ("editkit", "editkit_plugins", "editkit_benchmarks")
+"""Roots of the names of our loggers: those of shipped plugins are not below ``editkit``."""
+
+
 @contextlib.contextmanager
 def _logging_to_stderr(*, debug: bool) -> Any:
-    logger = logging.getLogger("editkit")
     handler = logging.StreamHandler()
     handler.setFormatter(_LowerCaseLevels("%(levelname)s: %(message)s"))
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
-    logger.propagate = False
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG if debug else logging.INFO)
+        logger.propagate = False
     factory = logging.getLogRecordFactory()
     logging.setLogRecordFactory(_redacting(factory))  # libraries log addresses, too
     try:
         yield
     finally:
         logging.setLogRecordFactory(factory)
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate

@@ -56,8 +56,9 @@ def parse_records(raw: Iterable[object], config: PromptConfig | None = None) -> 
     records = read_records(raw, parse, config=config)
     if blank:
         _log.warning(
-            "%d blank aliases are left out (%s%s).",
-            *(len(blank), "; ".join(blank[:_MOST_PLACES]), "; ..." * (len(blank) > _MOST_PLACES)),
+            "left out: %d blank alias%s (%s%s).",
+            *(len(blank), "es" * (len(blank) > 1)),
+            *("; ".join(blank[:_MOST_PLACES]), "; ..." * (len(blank) > _MOST_PLACES)),
         )
     return records
 

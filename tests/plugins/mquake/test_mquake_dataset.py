@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from editkit import DatasetError, EditRequest, Records, make_dataset
+from editkit.cli.main import main
 from editkit.records.facts import read_facts
 from editkit_plugins.mquake.dataset import parse_records
 from tests.plugins.mquake.mquake_samples import raw_edit, raw_instance
@@ -96,7 +97,7 @@ def test_repeated_and_blank_texts_are_left_out(caplog: pytest.LogCaptureFixture)
     [multi_hop] = record.consequences["multi_hop"]
     assert len(multi_hop.questions) == len(record.requests) == 2
     assert multi_hop.questions[0].answers == (("Ada Lovelace", "Ada King"),)
-    assert "3 blank aliases are left out (case 5, new_answer_alias[1]; case 5" in caplog.text
+    assert "left out: 3 blank aliases (case 5, new_answer_alias[1]; case 5" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -221,3 +222,23 @@ def test_a_file_that_is_no_list_is_refused(tmp_path: Path) -> None:
     path.write_text(json.dumps(raw_instance()))
     with pytest.raises(DatasetError, match="expected a list of records"):
         make_dataset("mquake", path=path).load()
+
+
+def test_the_command_line_counts_blank_aliases_and_contradictions(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "records.json"
+    blank = raw_instance(1) | {"new_answer_alias": [""]}
+    other = raw_instance(2)
+    other["requested_rewrite"][1]["target_new"] = {"str": "Kari Nordmann"}
+    path.write_text(json.dumps([blank, other]))
+    chosen = ("--dataset", "mquake", "--set", f"dataset.path={path}", "--metrics", "mquake")
+    run = ("run-benchmark", "atlas", *chosen, "--editor", "memit", "--joint", "2", "--dry-run")
+    assert main([*run, "--out", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert "warning: left out: 1 blank alias (case 1, new_answer_alias[0])." in err
+    assert (
+        "warning: edits joint 2: contradicting edits of 2 records in one model, at 1 prompt, such "
+        "as 'The mayor of Bergen is' -> 'Ada Lovelace' and 'Kari Nordmann' (cases 1, 2)"
+    ) in err
+    assert "2 records (4 edits) of mquake" in out
