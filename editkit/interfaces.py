@@ -389,7 +389,11 @@ class Metric(Configurable[ConfigT], ABC):
 
 
 class ModelMetric(Configurable[ConfigT], ABC):
-    """Measures what edits left of a model as a whole, whichever facts they wrote."""
+    """Measures what edits left of a model as a whole, whichever facts they wrote.
+
+    A benchmark that names it under ``metrics`` measures the model of each record, all models of a
+    batch in one call of :meth:`score`; their numbers become scores and details of the record.
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
