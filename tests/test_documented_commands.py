@@ -10,6 +10,7 @@ import argparse
 import json
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +29,9 @@ from editkit_benchmarks.experiments import cli as experiments
 from editkit_benchmarks.experiments import tracing
 from editkit_benchmarks.experiments.spec import parse_experiment
 from editkit_plugins.learned.config import LearnedConfig
+from editkit_plugins.lm_eval import tasks as lm_eval_tasks
+from editkit_plugins.lm_eval.config import LmEvalConfig
+from editkit_plugins.lm_eval.tasks import LoadedTasks
 from tests.plugins.knowedit.knowedit_samples import raw_fact
 from tests.plugins.mquake.mquake_samples import raw_instance
 from tests.plugins.ripple_edits.ripple_samples import raw_example
@@ -104,6 +108,23 @@ def test_commands_and_flags_exist(page: str, command: str) -> None:
         assert flag in flags, f"{page}: {command}"
 
 
+load_tasks = lm_eval_tasks.load_tasks
+
+
+def loaded_if_local(config: LmEvalConfig) -> LoadedTasks:
+    """Load tasks of lm-evaluation-harness; of hub tasks, check only that they exist."""
+    on_the_hub = [task for task in config.tasks if task not in ("capitals.yaml", "atlas_world")]
+    if not on_the_hub:
+        return load_tasks(config)
+    harness = find_spec("lm_eval")
+    assert harness is not None
+    known = Path(str(harness.origin)).parent / "tasks"
+    for task in on_the_hub:
+        files = known.glob(f"{task.partition('_')[0]}/{task}.yaml")
+        assert any(f"task: {task}\n" in file.read_text(encoding="utf-8") for file in files), task
+    return LoadedTasks({}, {}, (), {})
+
+
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder with the files that a reader would have; no model is loaded."""
@@ -143,6 +164,11 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for text in yaml_blocks("docs/experiments.md"):
         Path("my-sweep.yaml").write_text(text, encoding="utf-8")
         break
+    [task] = yaml_blocks("docs/general-ability.md")
+    Path("capitals.yaml").write_text(task, encoding="utf-8")
+    document = {"country": "Kenya", "capital": "Nairobi", "others": ["Paris"]}
+    Path("capitals.jsonl").write_text(json.dumps(document), encoding="utf-8")
+    monkeypatch.setattr(lm_eval_tasks, "load_tasks", loaded_if_local)
     monkeypatch.setattr(editkit, "load_model", reached)
     monkeypatch.setattr(models, "load_model", reached)
     for module in (run_benchmark, experiments):
