@@ -13,6 +13,7 @@ from editkit.report.tables import Entry, Line, Table, score_entry
 __all__ = ["Compared", "compare", "differences_table", "effects_table", "matrix_table"]
 
 _SIGNIFICANT = "significant: a paired permutation test gives p < 0.05 after Holm's correction"
+_NEVER = "0 (never)"
 _MOST_RECORDS = 1_000_000
 
 
@@ -121,7 +122,7 @@ def effects_table(
             "d_z: the mean difference in standard deviations of the records' differences. In "
             f"parentheses: {units} with which the test would find this difference with a "
             "probability of 80%, at 0.05 divided by the number of comparisons.",
-            "0 (never): the difference is 0 on these records. -: fewer than five.",
+            *_legend(lines),
         ),
         keys=len(keys),
     )
@@ -186,6 +187,13 @@ def matrix_table(results: Sequence[Result], scores: Sequence[Score], *, shown: b
     )
 
 
+def _legend(lines: Sequence[Line]) -> tuple[str, ...]:
+    texts = {entry.text for line in lines for entry in line.entries}
+    meanings = {_NEVER: "the difference is 0 on these records", "-": "fewer than five"}
+    shown = [f"{text}: {meaning}." for text, meaning in meanings.items() if text in texts]
+    return (" ".join(shown),) if shown else ()
+
+
 def _turned(difference: Difference) -> Difference:
     """The same comparison with the editors exchanged."""
     low, high = difference.ci_low, difference.ci_high
@@ -236,7 +244,7 @@ def _effect(difference: Difference | None) -> Entry:
     if difference is None or difference.p is None:
         return Entry("-")
     if difference.needed is None:
-        return Entry("0 (never)")
+        return Entry(_NEVER)
     needed = f"{difference.needed:,}" if difference.needed <= _MOST_RECORDS else ">1,000,000"
     sign = "+inf" if difference.mean > 0 else "-inf"
     effect = sign if difference.effect is None else f"{difference.effect:+.2f}"

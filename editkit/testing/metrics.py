@@ -94,7 +94,7 @@ class MetricContract(ScoringContract):
         """Summary scores are between 0 and 1, and only signed scores are negative.
 
         The summary is a harmonic mean of fractions. Mark a score that may be negative as
-        signed.
+        signed. A score with the scale 100 is a fraction, unless it has bounds of its own.
         """
         model = self.make_model()
         scores = self.scores()
@@ -108,6 +108,7 @@ class MetricContract(ScoringContract):
                     not score.summary or value <= 1,
                     f"{key} is {value}, but in the summary.",
                 )
+                self._require_within_bounds(score, value)
 
     def test_no_records_no_rows(self) -> None:
         """score() returns an empty list for no records.

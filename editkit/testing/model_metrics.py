@@ -78,7 +78,8 @@ class ModelMetricContract(ScoringContract):
     def test_numbers_are_in_range(self) -> None:
         """No score is part of the summary, and only signed scores are negative.
 
-        The summary is a mean over records. Mark a score that may be negative as signed.
+        The summary is a mean over records. Mark a score that may be negative as signed. A score
+        with the scale 100 is a fraction, unless it has bounds of its own.
         """
         model = self.make_model()
         for key, score in self.scores().items():
@@ -89,6 +90,8 @@ class ModelMetricContract(ScoringContract):
                     score.signed or (isinstance(value, (int, float)) and value >= 0),
                     f"{key} is {value}, but not signed.",
                 )
+                if isinstance(value, (int, float)):
+                    self._require_within_bounds(score, value)
 
     def test_no_models_no_rows(self) -> None:
         """score() returns an empty list for no edited models.

@@ -18,6 +18,8 @@ from editkit.testing.model_contract import ModelContract
 _CONTEXT = 256
 """Long enough for metrics that generate text."""
 
+_ROUNDING = 1e-6  # of scores in single precision
+
 
 class ScoringContract(ModelContract):
     """The rules for specs with scores and a protocol, and for rows."""
@@ -65,6 +67,14 @@ class ScoringContract(ModelContract):
         )
 
     # ------------------------------------------------------------ rows
+
+    def _require_within_bounds(self, score: Score, value: float) -> None:
+        low, high = score.limits
+        require(
+            (low is None or value >= low - _ROUNDING)
+            and (high is None or value <= high + _ROUNDING),
+            f"{score.key} is {value}, outside its bounds {low} and {high}.",
+        )
 
     def _require_sound(self, row: MetricRow) -> None:
         declared = self.scores()

@@ -86,6 +86,12 @@ class Percent(_Changed):
         return {**row, "guest/score": 1 + 100 * row["guest/score"]}
 
 
+@breaks("numbers_are_in_range", "outside its bounds -1.0 and 1.0")
+class OutOfBounds(_Changed):
+    def change(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "guest/change": 7.5}
+
+
 @breaks("no_records_no_rows", "returned None")
 class NoneForNone(SoundMetric):
     def score(self, models: EditedModels, records: Records) -> Any:
