@@ -17,6 +17,7 @@ from editkit import (
     Fact,
     LanguageModel,
     LowRank,
+    OpenQuestion,
     Probe,
     Record,
     WeightDelta,
@@ -25,8 +26,10 @@ from editkit import (
 )
 from editkit.editing.edited_models import CandidateQuery, GenerationQuery
 from editkit.editing.generation import continued, draws
+from editkit.editing.open_questions import free_answers
 from editkit.editing.rome_rows import sampled_or_given_contexts
 from editkit.editing.rome_value import RankOneUpdate
+from editkit.editing.stops import Stop
 from editkit.models.weight_layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed import learning
@@ -236,6 +239,59 @@ def _generation(
     return together, len(queries), one_at_a_time, n_plain
 
 
+def _free_texts(n_plain: int) -> tuple[Work, int, Work, int]:
+    """Answers of several edited models together, and one at a time by transformers.
+
+    Both stop as soon as the sentence has ended.
+    """
+    model, records, stop = _atlas(), _records(20), Stop("sentence", 30)
+    deltas = [_random_edit(model, record.case_id) for record in records]
+    questions = [
+        (edit, OpenQuestion(probe.prompt, ((probe.target_new,),)))
+        for edit, record in enumerate(records)
+        for probe in _probes(record)
+    ]
+    asked = questions[:: len(questions) // n_plain][:n_plain]
+
+    def together() -> list[float]:
+        texts = dict(
+            zip(questions, free_answers(EditedModels(model, deltas), questions, stop), strict=True)
+        )
+        return [_number(texts[each]) for each in asked]
+
+    def one_at_a_time() -> list[float]:
+        numbers = []
+        for edit, question in asked:
+            with applied(model, deltas[edit]):
+                text = _written(model, question.prompt, stop)
+            numbers.append(_number(text))
+        return numbers
+
+    return together, len(questions), one_at_a_time, len(asked)
+
+
+def _written(model: LanguageModel, prompt: str, stop: Stop) -> str:
+    """What transformers writes after a prompt, up to a stop."""
+    ids = torch.tensor([model.read([prompt])[0].ids])
+
+    def text(tokens: torch.Tensor) -> str:
+        new = tokens[0, ids.shape[1] :]
+        return str(model.tokenizer.decode(new, skip_special_tokens=True))
+
+    def is_past(tokens: torch.Tensor, _: Any, **__: Any) -> torch.Tensor:
+        return torch.tensor([stop.reached(text(tokens))])
+
+    written = model.hf.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=stop.tokens,
+        pad_token_id=model.tokenizer.eos_token_id,
+        stopping_criteria=[is_past],
+    )
+    return stop.cut(text(written))
+
+
 def _random_edit(model: LanguageModel, seed: int) -> WeightDelta:
     """A small rank-one edit of one layer."""
     name = f"{model.path(1, 'mlp_out')}.weight"
@@ -345,5 +401,11 @@ CASES = (
         "GPT-2-small shape: texts of 4 edited models together against one prompt at a time",
         5,
         functools.partial(_generation, _gpt2_small, records=4, n_plain=3, tokens=48),
+    ),
+    Case(
+        "free-atlas",
+        "atlas: answers of 20 edited models together against one prompt at a time",
+        10,
+        functools.partial(_free_texts, 26),
     ),
 )
