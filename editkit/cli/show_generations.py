@@ -72,17 +72,23 @@ def _section(case: CaseTexts, width: int) -> Iterator[RenderableType]:
     marks = _marks(case.requests)
     yield from _heading(case, marks)
     yield ""
-    labels, texts = list(case.texts), list(case.texts.values())
-    if (width - 3 * (len(labels) - 1)) // len(labels) >= _NARROWEST:
-        rows = zip_longest(*texts, fillvalue="")
-        yield columns(labels, [[_marked(text, marks) for text in row] for row in rows])
-        return
-    for number in range(max(map(len, texts))):
-        yield "-" * width
-        for label, written in zip(labels, texts, strict=True):
-            yield Text(one_line(label), "bold")
-            if number < len(written):
-                yield Padding(_marked(written[number], marks), (0, 0, 0, 2))
+    labels, keys = list(case.written), case.keys
+    in_columns = (width - 3 * (len(labels) - 1)) // len(labels) >= _NARROWEST
+    for key in keys:
+        texts = [case.written[label].get(key, []) for label in labels]
+        if len(keys) > 1:
+            yield from ([""] if key != keys[0] else [])
+            yield Text(one_line(key), "italic")
+        if in_columns:
+            rows = zip_longest(*texts, fillvalue="")
+            yield columns(labels, [[_marked(text, marks) for text in row] for row in rows])
+            continue
+        for number in range(max(map(len, texts))):
+            yield "-" * width
+            for label, written in zip(labels, texts, strict=True):
+                yield Text(one_line(label), "bold")
+                if number < len(written):
+                    yield Padding(_marked(written[number], marks), (0, 0, 0, 2))
 
 
 def _correspondence(case: CaseTexts, width: int) -> Iterator[RenderableType]:
@@ -149,6 +155,7 @@ def _document(case_id: int, cases: list[CaseTexts]) -> dict[str, object]:
                 "request": each.requests[0].to_dict() if each.requests else None,
                 "also": [request.to_dict() for request in each.requests[1:]],
                 "texts": each.texts,
+                "written": each.written,
                 "judge": {
                     label: {
                         kind: [{"sent": sent, "received": received} for sent, received in of_kind]

@@ -23,15 +23,28 @@ class CaseTexts:
         run: The run.
         case_id: The case.
         requests: Its edits; empty if the store does not have them.
-        texts: Texts by label of the editor, the same number for each.
+        written: Texts by label of the editor and by their key, such as ``generation``.
         judged: What a judge was sent and what it replied, by label and kind of prompt.
     """
 
     run: Run
     case_id: int
     requests: tuple[EditRequest, ...]
-    texts: dict[str, list[str]]
+    written: dict[str, dict[str, list[str]]]
     judged: dict[str, dict[str, list[tuple[str, str]]]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def texts(self) -> dict[str, list[str]]:
+        """All texts by label of the editor, sorted by their keys."""
+        return {
+            label: [text for key in sorted(by_key) for text in by_key[key]]
+            for label, by_key in self.written.items()
+        }
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all texts, sorted."""
+        return sorted({key for by_key in self.written.values() for key in by_key})
 
 
 def texts_of(row: Row) -> list[str]:
@@ -76,16 +89,17 @@ def texts_on_case(out: Path, case_id: int, editors: Sequence[str]) -> list[CaseT
     by_run = []
     cases: set[int] = set()
     for run in runs:
-        texts: dict[str, list[str]] = {}
+        written: dict[str, dict[str, list[str]]] = {}
         judged: dict[str, dict[str, list[tuple[str, str]]]] = {}
         for label, cell in cells_by_label(run, editors).items():
             rows = {row.case_id: row for row in rows_of(run, cell) if row.texts}
             cases |= rows.keys()
             if case_id in rows:
-                texts[label] = texts_of(rows[case_id])
+                written[label] = dict(rows[case_id].written)
                 judged[label] = rows[case_id].judged
-        if texts:
-            by_run.append(CaseTexts(run, case_id, requests_of(run).get(case_id, ()), texts, judged))
+        if written:
+            requests = requests_of(run).get(case_id, ())
+            by_run.append(CaseTexts(run, case_id, requests, written, judged))
     if not by_run:
         raise _no_texts(out, case_id, sorted(cases))
     return by_run
