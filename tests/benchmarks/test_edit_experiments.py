@@ -144,7 +144,7 @@ def section_of(*series: Series) -> Section:
         estimates=tuple(metrics_of(sample, SCORES) for sample in last),
         series=tuple(series),
         results=results_of(run, series),
-        requests={0: EditRequest("{} is in", "Rome", "Peru")},
+        requests={0: (EditRequest("{} is in", "Rome", "Peru"),)},
         published=(),
         warnings=(),
     )

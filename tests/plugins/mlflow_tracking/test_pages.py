@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from test_mlflow_ui import free_port
 
-from editkit.benchmark.aggregate import cell_document
+from editkit.benchmark.aggregate import Estimate, cell_document
 from editkit.benchmark.store import requests_of, rows_of, runs_in
 from editkit.results import Cell, Row, Run
 from tests.browser import Browser, browsing
@@ -184,10 +184,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 process.terminate()
 
 
-def printed(key: str, estimate: dict[str, float]) -> str:
+def printed(key: str, estimate: dict[str, Any]) -> str:
     sign = "+" if key.endswith("magnitude") else ""
-    half = (estimate["ci_high"] - estimate["ci_low"]) / 2
-    return f"{round(100 * estimate['mean'], 1) + 0.0:{sign}.1f} ±{100 * half:.1f}"
+    spread = Estimate(**estimate).spread("{:.1f}".format, 100)
+    return f"{round(100 * estimate['mean'], 1) + 0.0:{sign}.1f} {spread}".rstrip()
 
 
 def test_the_list_of_runs_is_the_papers_table_ranked_by_s(site: Site) -> None:

@@ -416,9 +416,12 @@ def test_roles_cover_every_token_once() -> None:
 
 
 def test_averages_have_intervals_and_skip_facts_without_a_role() -> None:
-    mean = mean_of_effects([0.0, 1.0])
+    mean = mean_of_effects([0.0, 1.0] * 4)
     assert mean.mean == 0.5
-    assert mean.half_width == pytest.approx(1.96 * 0.5 / 2**0.5)
+    assert mean.by_paper.half_width == pytest.approx(1.96 * 0.5 / 8**0.5)
+    assert mean_of_effects([0.0, 1.0]).half_width is None
+    clean = mean_of_effects([1.0] * 8, signed=False)
+    assert 0.6 < clean.ci_low < clean.mean == clean.ci_high == 1.0
     averages = average_by_role(
         [{"last token": [[1.0, 3.0]]}, {"last token": [[3.0, 5.0]], ROLES[0]: [[1.0, 1.0]]}]
     )
