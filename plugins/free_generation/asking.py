@@ -83,6 +83,7 @@ def _items(record: Record, kind: str) -> Iterator[Probe | EditRequest]:
 
 
 def _framed(edit: int, kind: str, item: Probe | EditRequest, frame: Frame) -> Prompt:
+    answers: tuple[str, ...]
     if isinstance(item, EditRequest):
         text, answers, place = item.sentence, (item.target_new,), 0
     else:
