@@ -59,7 +59,6 @@ def harness(reported: set[str] | None = None) -> Iterator[None]:
     Raises:
         ConfigError: A task asked for a metric from the hub.
     """
-
     with contextlib.ExitStack() as stack:
         stack.enter_context(preserved_random_state())
         stack.enter_context(_environment())

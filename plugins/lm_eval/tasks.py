@@ -75,10 +75,9 @@ def load_tasks(config: LmEvalConfig) -> LoadedTasks:
     with harness():
         from lm_eval.tasks import TaskManager
 
-        by_name = [task for task in config.tasks if not _is_file(task)]
         folders = [str(resource_path(_OURS)), *_own_folder(config)]
         manager = TaskManager(include_path=folders, include_defaults=False)
-        if any(name not in manager.task_index for name in by_name):
+        if any(_is_elsewhere(manager, name) for name in config.tasks):
             manager = TaskManager(include_path=folders)  # reads some 15,000 files
         tasks: dict[str, Any] = {}
         groups: dict[str, Any] = {}
@@ -118,6 +117,27 @@ def _own_folder(config: LmEvalConfig) -> list[str]:
             hint="Give the folder that has the YAML files of your tasks.",
         )
     return [str(folder)]
+
+
+def _is_elsewhere(manager: Any, name: str) -> bool:
+    """Whether a task, or one that a group names, is not in the folders that were read."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    index = manager.task_index
+    if _is_file(name):
+        try:
+            settings = load_yaml(name, resolve_func=False)
+        except Exception:  # loading the task reports it
+            return False
+    elif name in index:
+        settings = index[name].cfg or {}
+    else:
+        return True
+    members = settings.get("task")
+    if not isinstance(members, list):
+        return False
+    names = (each if isinstance(each, str) else each.get("task", "") for each in members)
+    return any(each not in index for each in names)
 
 
 def _is_file(task: str) -> bool:

@@ -36,7 +36,7 @@ from editkit.testing.samples import RECORDS, random_edits
 from editkit_plugins.lm_eval.adapter import EditedLM
 from editkit_plugins.lm_eval.config import LmEvalConfig, scores_of
 from editkit_plugins.lm_eval.metric import LmEval
-from editkit_plugins.lm_eval.tasks import score_key
+from editkit_plugins.lm_eval.tasks import _is_elsewhere, score_key
 from tests.conftest import ROOT
 from tests.plugins.lm_eval.sample_tasks import NAMES, write_task, write_tasks
 from tests.tiny import tiny
@@ -110,7 +110,9 @@ def by_our_keys(results: dict[str, Any]) -> MetricRow:
         pytest.param("atlas", {}, marks=pytest.mark.slow),
         pytest.param("smollm2", {"batch_size": 2}, marks=pytest.mark.slow),
         pytest.param(
-            "smollm2", {"num_fewshot": 1, "apply_chat_template": True}, marks=pytest.mark.slow
+            "smollm2",
+            {"num_fewshot": 1, "apply_chat_template": True, "limit": 2},
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -403,6 +405,21 @@ def test_an_unknown_name_has_a_suggestion(tmp_path: Path, monkeypatch: pytest.Mo
     )
     with pytest.raises(ConfigError, match=r"tag 'choises'. Did you mean 'choices'"):
         scores_of(LmEvalConfig(tasks=("choises",), include_path=tmp_path))
+
+
+def test_all_tasks_are_read_only_if_a_group_needs_them(tmp_path: Path) -> None:
+    from lm_eval.tasks import TaskManager
+
+    write_task(tmp_path, "choices")
+    paths = []
+    for name, member in (("own", "choices"), ("other", "arc_easy")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({"group": name, "task": [member]}), encoding="utf-8")
+        paths.append(str(path))
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    asked = ["choices", "own", "other", "arc_easy", *paths]
+    elsewhere = [_is_elsewhere(manager, name) for name in asked]
+    assert elsewhere == [False, False, True, True, False, True]
 
 
 def test_a_folder_of_tasks_must_exist(tmp_path: Path) -> None:
