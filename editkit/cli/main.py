@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import importlib.metadata
 import logging
 import os
 import sys
@@ -192,15 +193,18 @@ def _redacting(factory: Callable[..., logging.LogRecord]) -> Any:
     return make
 
 
-_LOGGERS = ("editkit", "editkit_plugins", "editkit_benchmarks")
-"""Roots of the names of our loggers: those of shipped plugins are not below ``editkit``."""
+def _loggers() -> list[logging.Logger]:
+    """The loggers of the core and of the packages of all plugins."""
+    plugins = importlib.metadata.entry_points(group="editkit")
+    roots = (plugin.value.partition(":")[0].partition(".")[0].strip() for plugin in plugins)
+    return [logging.getLogger(name) for name in dict.fromkeys(["editkit", *filter(None, roots)])]
 
 
 @contextlib.contextmanager
 def _logging_to_stderr(*, debug: bool) -> Any:
     handler = logging.StreamHandler()
     handler.setFormatter(_LowerCaseLevels("%(levelname)s: %(message)s"))
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    loggers = _loggers()
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
