@@ -39,7 +39,7 @@ def editkit_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def editkit_benchmarks() -> list[BenchmarkSpec]:
-    """Offer the benchmarks ``atlas``, ``atlas-generation`` and ``zsre-atlas``."""
+    """Offer the benchmarks ``atlas``, ``atlas-generation``, ``as-used`` and ``zsre-atlas``."""
     return [
         BenchmarkSpec(
             name="atlas",
@@ -50,6 +50,11 @@ def editkit_benchmarks() -> list[BenchmarkSpec]:
             name="atlas-generation",
             file="editkit_benchmarks:atlas-generation.yaml",
             summary="the same with all metrics, including those of generated text",
+        ),
+        BenchmarkSpec(
+            name="as-used",
+            file="editkit_benchmarks:as-used.yaml",
+            summary="what edited models write and conclude, and how far they drift",
         ),
         BenchmarkSpec(
             name="zsre-atlas",

@@ -23,9 +23,9 @@ _NAME = re.compile(r"[A-Za-z0-9_-]+")
 class ConsequencesConfig(Config):
     """How questions are asked, what is a right answer, and which records count."""
 
-    frame: Literal["record", "chat"] = "record"
-    """How a question is asked: as the record has it, or as a user's turn in the model's own chat
-    template."""
+    frame: Literal["prompt", "chat"] = "prompt"
+    """``prompt``: questions as the record has them. ``chat``: as a user's turn in the model's own
+    chat template."""
 
     stop: StopName = "sentence"
     """Where an answer ends, besides the end of the text and after ``tokens``: at the end of a

@@ -80,7 +80,7 @@ class Consequences(Metric[ConsequencesConfig]):
         return {**scored, _EDIT: (self._as_asked(_of_edit(record)),)} if scored else {}
 
     def _as_asked(self, test: Consequence) -> Consequence:
-        if self.config.frame == "record":
+        if self.config.frame == "prompt":
             return test
         questions, conditions = (
             tuple(dataclasses.replace(each, chat=True) for each in asked)
