@@ -12,9 +12,10 @@ import pytest
 from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.plan import make_plan
 from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
-from editkit.benchmark.store import STORE_FILE, Store, model_rows_of, rows_of, runs_in
+from editkit.benchmark.store import Store, model_rows_of, rows_of, runs_in
 from editkit.regimes import INDEPENDENT, Regime
 from editkit.registry.plugins import default_registry
+from editkit.results import STORE_FILE
 
 Cli = Callable[..., tuple[int, str, str]]
 HEALTH = "perplexity,drift,change-norm,distinct-n"
