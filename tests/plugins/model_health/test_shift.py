@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from editkit import EditedModels, LanguageModel, PromptContext, Record, WeightDelta, applied
+from editkit import (
+    EditedModels,
+    LanguageModel,
+    LowRank,
+    PromptContext,
+    Record,
+    WeightDelta,
+    applied,
+)
+from editkit.editing.next_tokens import next_log_p
 from editkit.testing.samples import RECORDS, random_edits
 from editkit_plugins.model_health import shift
 from editkit_plugins.model_health.config import KINDS, ShiftConfig
@@ -114,7 +123,6 @@ def test_distributions_are_kept_and_computed_again_to_the_same_bits(
     model = tiny()
     metric, edits = Shift(ShiftConfig()), random_edits(model, RECORDS)
     asked: list[int] = []
-    next_log_p = shift.next_log_p
 
     def counting(models: EditedModels, queries: Any) -> Any:
         asked.append(len(queries))
@@ -156,11 +164,9 @@ def test_another_model_has_distributions_of_its_own() -> None:
 def test_a_broken_model_has_moved_as_far_as_possible() -> None:
     model = tiny()
     edit = random_edits(model, RECORDS)[0]
-    changes = {
-        name: dataclasses.replace(change, right=1e38 * change.right)  # type: ignore[call-arg]
-        for name, change in edit.changes.items()
-    }
-    broken = dataclasses.replace(edit, changes=changes)
+    [(name, change)] = edit.changes.items()
+    assert isinstance(change, LowRank)
+    broken = dataclasses.replace(edit, changes={name: LowRank(change.left, 1e38 * change.right)})
     [row] = Shift(ShiftConfig()).score(EditedModels(model, [broken]), RECORDS[:1])
     assert row["shift/neighborhood_kl"] == 100
     assert row["shift/neighborhood_tv"] == 1
