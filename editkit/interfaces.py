@@ -368,7 +368,15 @@ class Metric(Configurable[ConfigT], ABC):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        _wrap(cls, _checking(_OF_MODEL), "check")
         _wrap(cls, _checking(_OF_RECORDS), "score")
+
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model that cannot be measured like this; quick, before any edit is made.
+
+        Raises:
+            EditkitError: The model has no chat template, and prompts are asked in one, for example.
+        """
 
     def prepare(self, texts: Mapping[str, Sequence[str]]) -> None:
         """Fit the metric to the dataset as a whole, before any record is scored.

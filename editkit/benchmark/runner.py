@@ -151,6 +151,8 @@ def run_plan(
                     registry,
                     lambda metric: metric.prepare(plan.texts),
                 )
+                for _, metric in shared.metrics:
+                    metric.check(model)
                 regimes = [planned.cell.regime for planned in plan.cells]
                 of_models = _prepared(
                     plan.model_metrics

@@ -23,7 +23,15 @@ from collections.abc import Mapping, Sequence
 from itertools import compress
 from statistics import fmean
 
-from editkit import Consequence, EditedModels, Metric, MetricRow, OpenQuestion, Record
+from editkit import (
+    Consequence,
+    EditedModels,
+    LanguageModel,
+    Metric,
+    MetricRow,
+    OpenQuestion,
+    Record,
+)
 from editkit.editing.open_questions import Outcome, outcomes
 from editkit.editing.stops import Stop
 from editkit.matching import normalised
@@ -43,6 +51,11 @@ class Consequences(Metric[ConsequencesConfig]):
         self._stop = Stop(config.stop, config.tokens)
         self._groups = (*config.changing_groups, *config.kept_groups)
         self._unknown: set[str] = set()
+
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model without a chat template if questions are asked in one."""
+        if self.config.frame == "chat":
+            _ = model.chat_template
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Scores of each record.

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from editkit import EditedModels, Metric, MetricRow, OpenQuestion, Record
+from editkit import EditedModels, LanguageModel, Metric, MetricRow, OpenQuestion, Record
 from editkit.editing.open_questions import free_answers
 from editkit.editing.stops import Stop
 from editkit.matching import contained, exact
@@ -41,6 +41,11 @@ class _Answered(NamedTuple):
 class Free(Metric[FreeConfig]):
     """Teacher-forced and free scores at the rewritten prompt, paraphrases and neighbours."""
 
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model without a chat template if questions are asked in one."""
+        if self.config.frame == "chat":
+            _ = model.chat_template
+
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The scores of each record; as details, those of each prompt, and the texts."""
         return _rows(models, records, self.config, self.config.frame, "free")
@@ -48,6 +53,10 @@ class Free(Metric[FreeConfig]):
 
 class FreeChat(Metric[FreeChatConfig]):
     """The same, with every prompt as a user's turn in the model's chat template."""
+
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model without a chat template."""
+        _ = model.chat_template
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The scores of each record; as details, those of each prompt, and the texts.

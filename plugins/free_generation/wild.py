@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from editkit import EditedModels, Metric, MetricRow, Record
+from editkit import EditedModels, LanguageModel, Metric, MetricRow, Record
 from editkit.editing.greedy import Continuation, end_tokens, greedy_continuations
 from editkit.editing.stops import WILD
 from editkit.matching import wild
@@ -41,6 +41,11 @@ class Wild(Metric[WildConfig]):
         super().__init__(config)
         # What the unedited model writes, for all editors; one model at a time.
         self._unedited: tuple[_Model, dict[_Asked, Continuation]] = ((), {})
+
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model without a chat template if questions are asked in one."""
+        if self.config.frame == "chat":
+            _ = model.chat_template
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The scores of each record; as details, 1 or 0 for each prompt, and the texts.

@@ -18,6 +18,7 @@ from editkit import (
     Attempt,
     EditedModels,
     EditkitError,
+    LanguageModel,
     Metric,
     MetricRow,
     OpenQuestion,
@@ -44,6 +45,11 @@ class Judged(Metric[JudgedConfig]):
         super().__init__(config)
         self._judge = make_judge(config.judge, **config.judge_config)
         self._verdicts: dict[Attempt, Verdict] = {}
+
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model without a chat template if questions are asked in one."""
+        if self.config.frame == "chat":
+            _ = model.chat_template
 
     def prepare(self, texts: Mapping[str, Sequence[str]]) -> None:
         """Check what the judge needs."""

@@ -21,7 +21,15 @@ import functools
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from editkit import ConfigError, EditedModels, Metric, MetricRow, OpenQuestion, Record
+from editkit import (
+    ConfigError,
+    EditedModels,
+    LanguageModel,
+    Metric,
+    MetricRow,
+    OpenQuestion,
+    Record,
+)
 from editkit.editing.open_questions import free_answers, unedited_answers
 from editkit.editing.stops import Stop
 from editkit.matching import contained, normalised
@@ -104,6 +112,11 @@ class MQuake(Metric[MQuakeMetricConfig]):
                 hint="Write solved examples into it, or leave the field out.",
             )
         return text if text.endswith("\n") else f"{text}\n"
+
+    def check(self, model: LanguageModel) -> None:
+        """Refuse a model without a chat template if questions are asked in one."""
+        if self.config.frame == "chat":
+            _ = model.chat_template
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Scores of each record with multi-hop questions.

@@ -191,6 +191,11 @@ def test_a_run_in_a_chat_stops_at_once_without_a_chat_template(
     options = ["--limit", "2", "--editor", "none", "--no-mlflow", "--quiet", "--out", str(tmp_path)]
     assert main(["run-benchmark", "--chat", *options]) == ModelError.exit_code
     assert "the tokenizer of atlas has no chat template" in capsys.readouterr().err
+    for chosen in ("free-chat", "free", "wild", "consequences", "judged"):
+        frame = [] if chosen == "free-chat" else ["--set", f"metrics.{chosen}.frame=chat"]
+        command = ["run-benchmark", "--metrics", chosen, *frame, *options]
+        assert main(command) == ModelError.exit_code, chosen
+        assert "the tokenizer of atlas has no chat template" in capsys.readouterr().err
     trace = ["trace", "--model", "atlas", "--prompt", "Where is Rome?", "--subject", "Rome"]
     assert main([*trace, "--chat", "--no-mlflow", "--out", str(tmp_path)]) == ModelError.exit_code
     assert "has no chat template" in capsys.readouterr().err
