@@ -43,7 +43,7 @@ _SENTENCE_END = re.compile(
     rf"(?P<certain>[{_BREAKS}。！？｡।॥؟۔։።။។])"
     r"|(?P<mark>[.!?…]+)[\"'”’»)\]」』]*"
 )
-_OPENING = re.compile(r"[\"'“‘«(\[]*")
+_OPENING = "\"'“‘«(["
 _WORD = re.compile(r"[^\W\d_]+")
 _LAST_WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*$")
 _INITIALS = re.compile(r"[^\W\d_](?:\.[^\W\d_])*")
@@ -158,7 +158,7 @@ def _sentence_end(text: str, *, complete: bool) -> int | None:
         if after and not gap:
             continue
         follows = after[len(gap) :]
-        word = follows[_OPENING.match(follows).end() :]  # type: ignore[union-attr]
+        word = follows.lstrip(_OPENING)
         if not word:
             return match.start() if complete else None
         if word[0].islower():

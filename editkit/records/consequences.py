@@ -3,9 +3,9 @@
 ::
 
     "consequences": {"compositionality_1": [
-        {"questions": [{"prompt": "The Louvre lies in the country of", "answers": [["Italy"]]}],
+        {"questions": [{"prompt": "The Louvre is in the country of", "answers": [["Italy"]]}],
          "needs": "any",
-         "conditions": [{"prompt": "Rome lies in the country of", "answers": [["Italy"]]}]}]},
+         "conditions": [{"prompt": "Rome is in the country of", "answers": [["Italy"]]}]}]},
     "aliases": {"Rome": ["Roma", "the Eternal City"]}
 
 ``needs`` and ``conditions`` are optional, and so is ``chat`` of a question. This is the form of

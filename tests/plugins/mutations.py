@@ -1,4 +1,4 @@
-"""Broken variants of a valid record: every key and list element absent, or of another type."""
+"""Broken variants of a valid record, and arbitrary values for its fields."""
 
 from __future__ import annotations
 
@@ -6,13 +6,34 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["mutations"]
+from hypothesis import strategies as st
+
+from editkit import Records
+
+__all__ = ["check_read_or_rejected", "json_values", "mutations"]
 
 _OTHERS: tuple[object, ...] = (None, "", 5, True, [], {}, ["x"], {"value": 5}, "\ud800", "{}")
 
 
+def json_values() -> st.SearchStrategy[object]:
+    """Any small JSON value."""
+    return st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+
+
+def check_read_or_rejected(loaded: Records) -> None:
+    """Check that the only record of a dataset is read, or rejected with a place and a reason."""
+    assert len(loaded.records) + len(loaded.rejected) == 1
+    assert all(each.field and each.reason for each in loaded.rejected)
+
+
 def mutations(value: Any) -> Iterator[Any]:
-    """Every variant with one place deleted or replaced."""
+    """Every variant with a key or list element absent, or of another type."""
     for path in _places(value):
         for other in _OTHERS:
             variant = copy.deepcopy(value)

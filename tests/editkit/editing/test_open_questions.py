@@ -32,9 +32,9 @@ def models() -> EditedModels:
     """Two edited models, one in context, one without an edit, and a joint edit of two."""
     model = tiny("gpt2")
     none = delta_for(model, kinds="")
-    told = dataclasses.replace(none, context=PromptContext(("Rome is in Seattle.",)))
+    in_context = dataclasses.replace(none, context=PromptContext(("Rome is in Seattle.",)))
     joint = delta_for(model, 3, kinds="l")
-    return EditedModels(model, [delta_for(model, 1), told, none, joint, joint])
+    return EditedModels(model, [delta_for(model, 1), in_context, none, joint, joint])
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ def raw_record(case_id: int = 7) -> dict[str, Any]:
             "compositionality_1": [
                 {
                     "questions": [
-                        {"prompt": "the Fish Market lies in the county of", "answers": [["Oslo"]]},
+                        {"prompt": "the Fish Market is in the county of", "answers": [["Oslo"]]},
                         {"prompt": "The county is", "answers": [["Oslo", "Oslo County"]]},
                     ],
                     "needs": "all",

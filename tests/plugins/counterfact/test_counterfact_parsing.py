@@ -35,7 +35,7 @@ def test_a_record_becomes_a_request_probes_and_texts() -> None:
     assert record.texts == {"generation": ("Around the Fish Market you can",)}
     [county] = record.consequences["compositionality_1"]
     assert [each.prompt for each in county.questions] == [
-        "the Fish Market lies in the county of",
+        "the Fish Market is in the county of",
         "The county is",
     ]
     assert county.questions[1].answers == (("Oslo", "Oslo County"),)

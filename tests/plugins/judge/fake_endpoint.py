@@ -1,4 +1,4 @@
-"""An endpoint with OpenAI's interface on this machine, which replies as it is told."""
+"""An endpoint with OpenAI's interface on this machine, with scripted replies."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from tests.plugins.knowedit.knowedit_samples import (
     raw_question,
     raw_sanitation,
 )
-from tests.plugins.mutations import mutations
+from tests.plugins.mutations import json_values, mutations
 
 LAYOUTS = [raw_fact(), raw_question(), raw_biography()]
 
@@ -184,13 +184,7 @@ def test_every_key_of_sanitation_may_be_missing_or_of_another_type(tmp_path: Pat
 
 
 @given(
-    value=st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-        lambda inner: (
-            st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-        ),
-        max_leaves=8,
-    ),
+    value=json_values(),
     key=st.sampled_from(sorted(raw_fact())),
 )
 def test_arbitrary_fields_never_stop_the_load(value: object, key: str) -> None:
