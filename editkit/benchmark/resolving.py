@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from editkit.benchmark.spec import ModelChoice, PluginChoice, PluginValues
-from editkit.errors import did_you_mean
 from editkit.registry.config import GivenValues, Resolved, resolve_config
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, Registry
@@ -57,7 +56,11 @@ class ConfigResolver:
             ConfigError: A value is invalid.
             PluginError: There is no such plugin, or it is broken.
         """
-        offer = self.registry.get(self._kind_of(kind, choice.name), choice.name)
+        offer = self.registry.get(
+            self._kind_of(kind, choice.name),
+            choice.name,
+            or_of=("model_metric",) if kind == "metric" else (),
+        )
         flag = "--set dataset" if kind == "dataset" else f"--set {kind}s.{choice.name}"
         given = [
             GivenValues(choice.config, self.place, f"{where}.config"),
@@ -75,7 +78,7 @@ class ConfigResolver:
 
     def _kind_of(self, kind: Any, name: str) -> Any:
         """The kind of what has this name: ``metrics`` may have metrics of models."""
-        if kind != "metric" or self.registry.has("metric", name):
-            return kind
-        is_close = did_you_mean(name, self.registry.names("model_metric"))
-        return "model_metric" if is_close else kind
+        only_of_models = kind == "metric" and not self.registry.has("metric", name)
+        return (
+            "model_metric" if only_of_models and self.registry.has("model_metric", name) else kind
+        )

@@ -208,8 +208,13 @@ class Registry:
             sources[key] = (*sources.get(key, ()), offer.source)
         return {key: each for key, each in sources.items() if len(each) > 1}
 
-    def get(self, kind: Kind, name: str) -> Offer:
+    def get(self, kind: Kind, name: str, *, or_of: tuple[Kind, ...] = ()) -> Offer:
         """The offer of this kind and name.
+
+        Args:
+            kind: The kind.
+            name: The name.
+            or_of: Other kinds that are possible in this place, whose names the error lists, too.
 
         Raises:
             PluginError: No plugin offers it, or several do.
@@ -226,7 +231,7 @@ class Registry:
                 f"{kind} {name!r} is offered by {sources}, expected only one of them.",
                 hint=f"Uninstall one of them, or name its plugin in {DENY}.",
             )
-        raise self._unknown(kind, name)
+        raise self._unknown(kind, name, or_of)
 
     def has(self, kind: Kind, name: str) -> bool:
         """Whether any plugin offers it."""
@@ -281,8 +286,8 @@ class Registry:
             reasons += f" It may belong to a plugin that the environment disables: {disabled}."
         return reasons
 
-    def _unknown(self, kind: Kind, name: str) -> PluginError:
-        known = self.names(kind)
+    def _unknown(self, kind: Kind, name: str, or_of: tuple[Kind, ...] = ()) -> PluginError:
+        known = [each for possible in (kind, *or_of) for each in self.names(possible)]
         hint = did_you_mean(name, known) or "'editkit plugins' lists what is installed."
         return PluginError(
             f"there is no {kind} named {name!r}; known: {', '.join(known) or 'none'}."

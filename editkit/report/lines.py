@@ -15,7 +15,7 @@ from editkit.report.labels import edits_labels, series_labels, series_names
 from editkit.report.tables import CELL_COLUMNS, Entry, Line, score_entry
 from editkit.results import Run
 
-__all__ = ["Estimates", "Result", "notes_on_intervals", "results_of"]
+__all__ = ["Estimates", "Result", "notes_on_intervals", "notes_on_records", "results_of"]
 
 Estimates = Mapping[str, Estimate]
 """Estimates by score key."""
@@ -188,6 +188,32 @@ def notes_on_intervals(lines: Iterable[Line]) -> tuple[str, ...]:
     spreads = [entry.spread for line in lines for entry in line.entries if entry.is_estimate]
     sides = (_SIDES_NOTE,) if any("/" in spread for spread in spreads) else ()
     return (*sides, *((_FEW_NOTE,) if not all(spreads) else ()))
+
+
+def notes_on_records(
+    scores: Sequence[Score], lines: Iterable[tuple[Estimates, int]]
+) -> tuple[str, ...]:
+    """Which columns are means over fewer records than the lines have, and which have none at all.
+
+    Args:
+        scores: The declared scores.
+        lines: Scores and number of computed records of each line.
+    """
+    lines = [(estimates, done) for estimates, done in lines if done]
+    missing, fewer = [], []
+    for score in scores:
+        counts = [(own[score.key].n if score.key in own else 0, done) for own, done in lines]
+        if not score.label or all(n == done for n, done in counts):
+            continue
+        shares = list(dict.fromkeys(f"{n} of {done}" for n, done in counts if n < done))
+        if any(n for n, _ in counts):
+            fewer.append(f"{score.label} {' or '.join(shares)}")
+        else:
+            missing.append(score.label)
+    return (
+        *((f"Records behind a mean, if not all: {'; '.join(fewer)}.",) if fewer else ()),
+        *((f"No record has a score for {', '.join(missing)}.",) if missing else ()),
+    )
 
 
 def score_heads(keys: Sequence[str], columns: Sequence[Score]) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ from editkit.report.lines import (
     key_entries,
     key_heads,
     notes_on_intervals,
+    notes_on_records,
     results_of,
     score_columns,
     score_heads,
@@ -250,6 +251,10 @@ class Section:
             meaning = "a clear failure (the whole 95% interval is below a bound)"
             notes.insert(0, f"!: {meaning}: {'; '.join(rules)}.")
         notes += [_PAPER_NOTE] if as_published or self.intervals == "paper" else []
+        notes += notes_on_records(
+            [score for score in self.run.scores if score not in self.run.model_scores],
+            [(each.estimates, each.document(self.run)["records"]["done"]) for each in self.results],
+        )
         notes += notes_on_intervals(lines)
         ranked = "its column"
         if len(keys) > 1:

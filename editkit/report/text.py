@@ -15,6 +15,7 @@ from editkit.report.labels import labels_of, run_title
 from editkit.report.lines import (
     best_means,
     notes_on_intervals,
+    notes_on_records,
     score_columns,
     score_heads,
     score_line,
@@ -71,8 +72,7 @@ def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool)
     parts = []
     for table in tables:
         title = "" if table.name == "scores" else f"{table.title}\n"
-        shown = table.notes if len(tables) > 1 else notes_on_intervals(table.lines)
-        notes = "".join(map(wrapped, shown))
+        notes = "".join(map(wrapped, table.notes))
         parts.append(f"{title}{text_table(table, terminal=terminal)}{notes}")
     return "\n".join([f"{run_title(run)}\n", *parts, *([below] if below else [])])
 
@@ -89,7 +89,9 @@ def _scores(run: Run, labels: Sequence[str], entries: Sequence[Mapping[str, Any]
         score_line([Entry(label)], editor, own, columns, entry, best=best)
         for label, editor, own, entry in zip(labels, editors, estimates, entries, strict=True)
     )
-    return Table("scores", "", score_heads(("editor",), columns), lines)
+    counted = zip(estimates, (entry["records"]["done"] for entry in entries), strict=True)
+    notes = (*notes_on_records(run.scores, counted), *notes_on_intervals(lines))
+    return Table("scores", "", score_heads(("editor",), columns), lines, notes=notes)
 
 
 def text_table(
