@@ -370,9 +370,10 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
     n_records = sum(len(batch.records) for batch in plan.batches)
     edits = sum(len(record.requests) for batch in plan.batches for record in batch.records)
     of_edits = f" ({edits} edits)" if edits > n_records else ""
+    batches = "1 batch" if len(plan.batches) == 1 else f"{len(plan.batches)} batches"
     head = (
         f"benchmark {plan.benchmark}: {n_records} records{of_edits} of {plan.dataset['name']} in "
-        f"{len(plan.batches)} batches, on {plan.model.name} ({plan.model.dtype})\n"
+        f"{batches}, on {plan.model.name} ({plan.model.dtype})\n"
     )
     checks = [
         (check.verdict, check.topic, check.text)

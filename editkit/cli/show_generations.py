@@ -104,7 +104,7 @@ def _correspondence(case: CaseTexts, width: int) -> Iterator[RenderableType]:
         for number, exchange in enumerate(of_kind, 1)
     ]
     if not exchanges:
-        yield "no judge was asked about these texts"
+        yield "nothing was sent to a judge: none was asked, or it compares by a rule"
     for title, sent, received in exchanges:
         yield "-" * width
         yield Text(one_line(title), "bold")

@@ -19,12 +19,15 @@ from editkit_plugins.judge.config import OpenAiConfig
 from editkit_plugins.judge.endpoint import Endpoint, RefusedError
 
 _THOUGHTS = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
-_LETTER = re.compile(r"[^\w\n]*([AB])[^\w\n]*(?:\n.*)?", re.DOTALL)
+_LETTER = re.compile(
+    r"[^\w\n]*([AB])(?:[^\w\n]*|[*\"')\]]*[.:)](?![^\n]*\b[AB]\b)[^\n]*)(?:\n.*)?", re.DOTALL
+)
+"""A letter alone on the first line, or before a full stop, colon or bracket: ``A. Right``."""
 _PLACE = re.compile(r"\[(question|answers|text)\]")
 
 
 class OpenAiJudge(Judge[OpenAiConfig]):
-    """1 for A alone on the first line of the reply, 0 for B; any other reply is no verdict."""
+    """1 for A at the beginning of the reply, 0 for B; any other reply is no verdict."""
 
     def __init__(self, config: OpenAiConfig) -> None:
         super().__init__(config)

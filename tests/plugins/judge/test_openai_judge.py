@@ -64,6 +64,7 @@ def test_optional_values_are_sent_if_set() -> None:
         ("<think>B? No, it is right: A.</think>\n\nA", 1.0),
         ("A\n\nIt names Paris, not B.", 1.0), ("B\nA", 0.0), ("Well:\nA", None),
         ("", None), ("a", None), ("AB", None), ("A or B", None), ("Maybe", None),
+        ("A. Right.", 1.0), ("**B**: it names Rome", 0.0), ("A, B, A", None), ("A. Not B", None),
         ("A good answer, but B", None), ("<think>A", None), ("C", None),
     ],
 )  # fmt: skip
