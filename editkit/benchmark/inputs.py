@@ -102,8 +102,8 @@ def load_records(dataset: Dataset[Any], offer: Offer) -> Records:
         raise DatasetError(
             f"dataset {offer.name!r} has no usable record ({len(loaded.rejected)} were rejected)"
             f"{_reasons(loaded.rejected)}.",
-            hint="Check its configuration with 'editkit describe', and its records against "
-            "'editkit explain datasets'.",
+            hint=f"Check its configuration with 'editkit describe {offer.name}', and its records "
+            "against 'editkit explain datasets'.",
         )
     invalid = [r.case_id for r in loaded.records if not _is_case_id(r.case_id)]
     if invalid:
@@ -140,11 +140,17 @@ def _reasons(rejected: Sequence[RejectedRecord]) -> str:
         examples.setdefault(kind, broken)
         counts[kind] += 1
     shown = [
-        f"{number} x {kind[:_LONGEST_REASON]} (first: {examples[kind].case_id!s:.40})"
+        f"{number} x {kind[:_LONGEST_REASON]} (first: {_place(examples[kind])})"
         for kind, number in counts.most_common(_MOST_REASONS)
     ]
     others = len(counts) - len(shown)
     return (": " if shown else "") + "; ".join(shown) + (f"; {others} other reasons" * (others > 0))
+
+
+def _place(broken: RejectedRecord) -> str:
+    """The case, and the field if it is a place in a list, which the reason does not show."""
+    case = f"{broken.case_id!s:.40}"
+    return f"{case}, {broken.field:.80}" if re.search(r"\[\d+\]", broken.field) else case
 
 
 def _is_case_id(value: object) -> bool:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED_RECORDS = EXIT_PROBLEM = 1
 _TASKS = "lm-eval"  # the metric that --tasks adds
+_MOST_REJECTED = 10  # records, in a warning
 _log = logging.getLogger(__name__)
 
 
@@ -389,10 +390,13 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
 def _warn_of_rejected(plan: Plan) -> None:
     if not plan.rejected:
         return
-    examples = "; ".join(
-        f"case {broken.case_id}, {broken.field}: {broken.reason}" for broken in plan.rejected[:3]
-    )
-    _log.warning("skipped %d broken records (%s).", len(plan.rejected), examples)
+    shown = [
+        f"case {broken.case_id}, {broken.field}: {broken.reason}"
+        for broken in plan.rejected[:_MOST_REJECTED]
+    ]
+    n_others = len(plan.rejected) - len(shown)
+    shown += [f"and {n_others} more"] if n_others else []
+    _log.warning("skipped %d broken records (%s).", len(plan.rejected), "; ".join(shown))
 
 
 def _warn_of_interruption(args: argparse.Namespace, plan: Plan) -> None:

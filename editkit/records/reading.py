@@ -65,6 +65,7 @@ def read_json(path: Path, what: str = "dataset file") -> object:
     Raises:
         DatasetError: The file does not exist, is damaged, or is not JSON.
     """
+    data = b""
     try:
         data = path.read_bytes()
         if data.startswith(_GZIP_MAGIC):
@@ -76,17 +77,37 @@ def read_json(path: Path, what: str = "dataset file") -> object:
             hint="Give the path of a file. 'editkit explain datasets' and 'editkit explain "
             "locators' show the layouts.",
         ) from None
+    except IsADirectoryError:
+        raise DatasetError(
+            f"{what} {str(path)!r} is a folder, expected a file.",
+            hint="Give the path of a file in it.",
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(
             f"{what} {str(path)!r} cannot be read: {error}.",
             hint="Check that it is a readable file and was downloaded completely.",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DatasetError(
-            f"{what} {str(path)!r} is not JSON: {error}.",
-            hint="Check that it is a JSON file and was downloaded completely.",
-        ) from error
+        reason, hint = _why_not_json(data, error)
+        raise DatasetError(f"{what} {str(path)!r} {reason}.", hint=hint) from error
     return content
+
+
+def _why_not_json(data: bytes, error: Exception) -> tuple[str, str]:
+    """What is wrong with the content of a file, and what to do."""
+    if not data.strip():
+        return "is empty", "Check that it was downloaded completely."
+    lines = [line for line in data.splitlines() if line.strip()]
+    try:
+        values = [json.loads(line) for line in lines]
+    except (ValueError, RecursionError):
+        values = []
+    if len(values) > 1:
+        return (
+            f"has a JSON value in each of its {len(values)} lines (JSON Lines), expected one list",
+            "Put the lines into one list: jq -s . FILE.jsonl > FILE.json",
+        )
+    return f"is not JSON: {error}", "Check that it is a JSON file and was downloaded completely."
 
 
 def read_json_list(path: Path) -> list[object]:

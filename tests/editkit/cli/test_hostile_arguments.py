@@ -242,9 +242,7 @@ def test_a_dataset_whose_records_are_all_broken_says_why() -> None:
     with pytest.raises(DatasetError) as caught:
         load_records(_Given(Records((), "d", tuple(rejected))), _Offer())  # type: ignore[arg-type]
     message = caught.value.message
-    assert (
-        "no usable record (10 were rejected): 5 x paraphrases[]: is missing (first: 0)" in message
-    )
+    assert "(10 were rejected): 5 x paraphrases[]: is missing (first: 0, paraphrases[0])" in message
     assert "2 x subject: is 3, expected a text (first: 5)" in message
     assert "2 other reasons" in message
 

@@ -32,7 +32,8 @@ def test_plain_and_compressed_files_give_the_same_records(tmp_path: Path) -> Non
     ("content", "message"),
     [
         (None, "does not exist"),
-        (b"", "is not JSON"),
+        (b"", "is empty"),
+        (b'{"case_id": 1}\n{"case_id": 2}\n', r"in each of its 2 lines \(JSON Lines\)"),
         (b'[{"case_id": 1', "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
@@ -40,7 +41,17 @@ def test_plain_and_compressed_files_give_the_same_records(tmp_path: Path) -> Non
         (b"[]", "holds an empty list"),
         (gzip.compress(b"[{}]" * 1000)[:-10], "cannot be read"),
     ],
-    ids=["absent", "empty", "cut", "utf-16", "deep", "object", "empty-list", "cut-gzip"],
+    ids=[
+        "absent",
+        "empty",
+        "json-lines",
+        "cut",
+        "utf-16",
+        "deep",
+        "object",
+        "empty-list",
+        "cut-gzip",
+    ],
 )
 def test_a_file_without_records_is_an_error(
     tmp_path: Path, content: bytes | None, message: str
