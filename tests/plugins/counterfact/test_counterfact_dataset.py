@@ -66,7 +66,7 @@ def test_a_file_without_records_is_an_error(
 
 
 def test_a_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="cannot be read"):
+    with pytest.raises(DatasetError, match="is a folder, expected a file"):
         load(tmp_path)
 
 
