@@ -365,5 +365,5 @@ def _problem(problem: Any, gathered: GivenConfig, who: str) -> str:
         return f"{who}: {str(problem['msg']).removeprefix('Value error, ')}"
     field = dotted(location)
     setting = [each for each in gathered.given if location[0] in each.values] or gathered.given
-    place = setting[-1].place_of(field) if setting else field
+    place = setting[-1].place_of(field) if setting else f"{who}: {field}"
     return f"{place}: {problem_text(problem)}"

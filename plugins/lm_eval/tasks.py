@@ -167,8 +167,10 @@ def _loaded(manager: Any, name: str) -> Any:
     except Exception as error:
         raise DatasetError(
             f"lm-eval: the task {name!r} cannot be loaded: {first_line(error, named=True)}.",
-            hint="A task of the hub needs the network once, and its data in the cache afterwards. "
-            "Check data_files of a task of your own: they are relative to the current folder.",
+            hint="Check the file against the harness's task guide. Paths in data_files are "
+            "relative to the current folder."
+            if _is_file(name)
+            else "A task of the hub needs the network once, and its data in the cache afterwards.",
         ) from error
 
 

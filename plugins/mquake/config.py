@@ -20,7 +20,8 @@ class MQuakeConfig(SourceConfig):
 class MQuakeMetricConfig(Config):
     """How questions are asked and answers compared.
 
-    The published rules are ``frame: qa-line``, ``match: string`` and a file of ``demonstrations``.
+    The published rules are ``frame: qa-line``, ``match: string``, ``stop: line`` and a file of
+    ``demonstrations``.
     """
 
     frame: Literal["qa", "qa-line", "plain", "chat"] = "qa"
@@ -34,8 +35,9 @@ class MQuakeMetricConfig(Config):
     continues the prompt of an edit after the object, so under the first two rules such a text only
     has to begin with a spelling."""
 
-    stop: StopName = "line"
-    """Where an answer ends, besides the end of the text and after ``tokens``."""
+    stop: StopName = "sentence"
+    """Where an answer ends, besides the end of the text and after ``tokens``; ``line`` in the
+    published code, after demonstrations of one line each."""
 
     tokens: int = Field(default=30, ge=1)
     """Most tokens of an answer."""
