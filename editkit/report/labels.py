@@ -12,6 +12,7 @@ from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
 __all__ = [
+    "distinct_titles",
     "edits_labels",
     "format_records",
     "format_seconds",
@@ -38,6 +39,22 @@ def run_title(run: Run) -> str:
         f"{run.benchmark}: {records}{shard}{prompts}, on {run.model['name']} "
         f"({run.model['dtype']}); means x 100, 95% intervals"
     )
+
+
+def distinct_titles(runs: Sequence[Run]) -> list[str]:
+    """The titles of runs; equal ones get :func:`run_key`, and the procedures that not all have."""
+    titles = [run_title(run) for run in runs]
+    protocols = [
+        {str(each["protocol"]) for each in run.metrics if each["protocol"]} for run in runs
+    ]
+    distinct = []
+    for title, run, own in zip(titles, runs, protocols, strict=True):
+        twins = [other for other, its in zip(protocols, titles, strict=True) if its == title]
+        if len(twins) > 1:
+            differing = sorted(own - own.intersection(*twins))
+            title = f"{title} [{run_key(run)}]" + "".join(f"; {each}" for each in differing)
+        distinct.append(title)
+    return distinct
 
 
 def run_key(run: Run) -> str:

@@ -28,7 +28,7 @@ from editkit.report.differences import (
     effects_table,
     matrix_table,
 )
-from editkit.report.labels import labels_of, run_key, run_title
+from editkit.report.labels import distinct_titles, labels_of
 from editkit.report.lines import (
     KEYS_NOTE,
     Estimates,
@@ -196,10 +196,21 @@ class Section:
                         return result
             return None
         ranked = [result for result in rivals if result.editor != BASELINE]
+        best = self._best(ranked, with_intervals=True)
+        return best or self._best(ranked, with_intervals=False)
+
+    def _best(self, results: Sequence[Result], *, with_intervals: bool) -> Result | None:
+        """The best result in the first score that any of them has, and that has a direction."""
         for score in self.columns:
-            having = [result for result in ranked if score.key in result.estimates]
-            if having:
-                return max(having, key=lambda result: result.estimates[score.key].mean)
+            having = [
+                (each.estimates[score.key].mean, each)
+                for each in results
+                if score.key in each.estimates
+                and (each.estimates[score.key].half_width is not None or not with_intervals)
+            ]
+            if having and score.higher_is_better is not None:
+                choose = max if score.higher_is_better else min
+                return choose(having, key=lambda pair: pair[0])[1]
         return None
 
     def tables(self, against: str | None = None) -> list[Table]:
@@ -382,18 +393,15 @@ def sections_of(
     """Read everything that the report of some runs needs.
 
     Args:
-        runs: The runs; runs with the same title get the start of a digest appended.
+        runs: The runs; those with the same title get the start of a digest appended, and the
+            procedures of metrics in which they differ.
         published: Published results to compare each run with.
         intervals: As in :class:`Section`.
 
     Raises:
         StoreError: The store cannot be read.
     """
-    titles = [run_title(run) for run in runs]
-    distinct = [
-        f"{title} [{run_key(run)}]" if titles.count(title) > 1 else title
-        for title, run in zip(titles, runs, strict=True)
-    ]
+    distinct = distinct_titles(runs)
     each_run = zip(runs, distinct, published, strict=True)
     return [_section(run, title, own, intervals) for run, title, own in each_run]
 

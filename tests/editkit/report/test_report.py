@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
+from editkit.report.labels import distinct_titles
 from editkit.report.tables import Entry, Line, Table, score_entry
 from editkit.report.text import run_table, text_table
 from editkit.results import Cell, Run
@@ -118,3 +119,35 @@ def test_wide_tables_continue_in_blocks_on_a_terminal(width: int) -> None:
 def test_huge_numbers_are_short(mean: float, half: float, shown: str) -> None:
     perplexity = Score("essence/perplexity", "perplexity", scale=1.0)
     assert score_entry(perplexity, Estimate(mean, mean - half, mean + half, 3)).plain == shown
+
+
+def test_means_of_fewer_records_and_missing_scores_have_a_note() -> None:
+    complete, partial = entry("ft", 0.5, 0.3), entry("rome", 0.9, 0.4)
+    partial["metrics"]["x/loss"]["n"] = 3
+    text = " ".join(
+        run_table(run(cell("ft"), cell("rome")), [complete, partial], terminal=False).split()
+    )
+    assert "Records behind a mean, if not all: XL 3 of 10." in text
+    assert "No record has a score for XA." in text
+    assert "Records behind" not in run_table(run(cell("ft")), [complete], terminal=False)
+
+
+def test_runs_with_equal_titles_name_the_procedures_in_which_they_differ() -> None:
+    def judged_by(judge: str) -> Run:
+        metrics = ({"name": "efficacy", "protocol": "cf/v1"}, {"name": "judged", "protocol": judge})
+        made = dataclasses.replace(RUN, metrics=metrics)
+        described = {**made.model, "fingerprint": "f"}
+        return dataclasses.replace(made, model=described, dataset={**made.dataset, "digest": "d"})
+
+    one, other, third = distinct_titles(
+        [
+            judged_by("contained/v1"),
+            judged_by("openai/m/v1"),
+            dataclasses.replace(RUN, benchmark="c"),
+        ]
+    )
+    assert one.endswith("]; contained/v1")
+    assert other.endswith("]; openai/m/v1")
+    assert "cf/v1" not in one + other
+    assert third.startswith("c: ")
+    assert "[" not in third
