@@ -13,7 +13,8 @@ from editkit.report.tables import Entry, Line, Table, score_entry
 __all__ = ["Compared", "compare", "differences_table", "effects_table", "matrix_table"]
 
 _SIGNIFICANT = "significant: a paired permutation test gives p < 0.05 after Holm's correction"
-_NEVER = "0 (never)"
+_NONE = "0 (none)"
+_ALL_HIGHER, _ALL_LOWER = "all higher", "all lower"
 _MOST_RECORDS = 1_000_000
 
 
@@ -117,12 +118,13 @@ def effects_table(
         title=f"Effect sizes{_to(comparisons)}, and {units} needed",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines) if shown else (),
-        bold="already separated: significant with the records of this run",
+        bold="already separated by the records of this run (corrected p < 0.05)",
         notes=(
             "d_z: the mean difference in standard deviations of the records' differences. In "
             f"parentheses: {units} with which the test would find this difference with a "
             "probability of 80%, at 0.05 divided by the number of comparisons.",
             *_legend(lines),
+            *_larger_than_run(comparisons, columns),
         ),
         keys=len(keys),
     )
@@ -188,10 +190,32 @@ def matrix_table(results: Sequence[Result], scores: Sequence[Score], *, shown: b
 
 
 def _legend(lines: Sequence[Line]) -> tuple[str, ...]:
-    texts = {entry.text for line in lines for entry in line.entries}
-    meanings = {_NEVER: "the difference is 0 on these records", "-": "fewer than five"}
+    texts = {entry.text for line in lines for entry in line.entries[1:]}
+    meanings = {
+        _NONE: "the means are equal on these records, so no number of them separates the two",
+        "-": "fewer than five",
+    }
     shown = [f"{text}: {meaning}." for text, meaning in meanings.items() if text in texts]
+    if any(text.startswith((f"{_ALL_HIGHER} (", f"{_ALL_LOWER} (")) for text in texts):
+        shown.append(
+            f"{_ALL_HIGHER}, {_ALL_LOWER}: by the same amount everywhere, so d_z has no bound."
+        )
     return (" ".join(shown),) if shown else ()
+
+
+def _larger_than_run(comparisons: Sequence[Compared], columns: Sequence[Score]) -> tuple[str, ...]:
+    """How a significant difference can need more records than the run has, if one does."""
+    for each in comparisons:
+        for score in columns:
+            difference = each.scores.get(score.key)
+            if difference is None or difference.needed is None or not difference.is_significant:
+                continue
+            if difference.needed > min(difference.n, each.result.state.facts.n_models):
+                return (
+                    "Where a separated difference needs more than this run has, another run of "
+                    "this size would find it with a probability below 80%.",
+                )
+    return ()
 
 
 def _turned(difference: Difference) -> Difference:
@@ -244,8 +268,8 @@ def _effect(difference: Difference | None) -> Entry:
     if difference is None or difference.p is None:
         return Entry("-")
     if difference.needed is None:
-        return Entry(_NEVER)
+        return Entry(_NONE)
     needed = f"{difference.needed:,}" if difference.needed <= _MOST_RECORDS else ">1,000,000"
-    sign = "+inf" if difference.mean > 0 else "-inf"
-    effect = sign if difference.effect is None else f"{difference.effect:+.2f}"
+    unbounded = _ALL_HIGHER if difference.mean > 0 else _ALL_LOWER
+    effect = unbounded if difference.effect is None else f"{difference.effect:+.2f}"
     return Entry(f"{effect} ({needed})", bold=difference.is_significant)

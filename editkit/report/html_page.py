@@ -25,6 +25,7 @@ __all__ = ["html_template", "report"]
 
 _HARDEST = 5
 _MOST_TEXTS = 20
+_LONG_RANGE = 100  # ratio of the largest to the smallest number
 
 
 def html_template(package: str, name: str, **filters: Callable[..., Any]) -> Template:
@@ -159,22 +160,33 @@ def _histograms(section: Section) -> tuple[list[Score], list[list[Markup | None]
         for score in scores:
             values = _values(section, i, score)
             name = f"{score.label} of {result.name}: distribution over {len(values)} records"
-            line.append(svg.histogram(values, *ranges[score.key], i, name) if values else None)
+            low, high, is_log = ranges[score.key]
+            plot = svg.histogram(values, low, high, i, name, logarithmic=is_log) if values else None
+            line.append(plot)
         plots.append(line)
     words = [
-        f"{score.label} {score.scale * low:g} to {score.scale * high:g}"
-        for score, (low, high) in zip(scores, ranges.values(), strict=True)
+        f"{score.label} {score.scale * low:.3g} to {score.scale * high:.3g}"
+        + (" on a log axis" if is_log else "")
+        for score, (low, high, is_log) in zip(scores, ranges.values(), strict=True)
     ]
     return scores, plots, ", ".join(words)
 
 
-def _range(section: Section, score: Score) -> tuple[float, float]:
-    """The whole range of fractions and of their differences; of other scores, that of the data."""
+def _range(section: Section, score: Score) -> tuple[float, float, bool]:
+    """Both bounds of the score; the range of the data if one is missing or violated. And whether
+    the axis is logarithmic.
+
+    Long ranges above 0 begin with the smallest positive number, up to nine powers of ten below the
+    largest, on a logarithmic axis.
+    """
     every = [v for i in range(len(section.series)) for v in _values(section, i, score)]
     low, high = min(every, default=0.0), max(every, default=1.0)
-    if low >= -1 and high <= 1:
-        return (-1.0, 1.0) if score.signed else (0.0, 1.0)
-    return low, high
+    least, most = score.limits
+    if least is not None and most is not None and least <= low and high <= most:
+        return least, most, False
+    if least == 0 <= low and high > _LONG_RANGE * low:
+        return max(min(v for v in every if v > 0), 1e-9 * high), high, True
+    return low, high, False
 
 
 def _values(section: Section, i: int, score: Score) -> list[float]:

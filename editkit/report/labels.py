@@ -37,7 +37,7 @@ def run_title(run: Run) -> str:
         prompts += f", with the separator {separator!r}"
     return (
         f"{run.benchmark}: {records}{shard}{prompts}, on {run.model['name']} "
-        f"({run.model['dtype']}); means x 100, 95% intervals"
+        f"({run.model['dtype']}); shares x 100, 95% intervals"
     )
 
 

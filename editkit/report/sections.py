@@ -258,7 +258,8 @@ class Section:
                     lines += self._published(result.editor, keys)
         notes = [f"Published: {published.source}." for published in self.published]
         notes += self._contradictions()
-        if rules := failure_rules(columns):
+        marked = any(entry.failed for line in lines for entry in line.entries)
+        if marked and (rules := failure_rules(columns)):
             meaning = "a clear failure (the whole 95% interval is below a bound)"
             notes.insert(0, f"!: {meaning}: {'; '.join(rules)}.")
         notes += [_PAPER_NOTE] if as_published or self.intervals == "paper" else []

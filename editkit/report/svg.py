@@ -157,7 +157,15 @@ def curves(
     return _svg(width, height, f"{y_label} against {x_label}", parts)
 
 
-def histogram(values: Sequence[float], low: float, high: float, i: int, name: str) -> Markup:
+def histogram(
+    values: Sequence[float],
+    low: float,
+    high: float,
+    i: int,
+    name: str,
+    *,
+    logarithmic: bool = False,
+) -> Markup:
     """The distribution of one score over the records, with a line at the mean.
 
     Args:
@@ -166,12 +174,21 @@ def histogram(values: Sequence[float], low: float, high: float, i: int, name: st
         high: Right end of the scale.
         i: Index of the editor, which chooses the colour.
         name: Description for screen readers.
+        logarithmic: Whether equal distances are equal ratios; ``low`` is positive then.
     """
     width, height = 112, 40
+    if high <= low:  # equal numbers: in the middle
+        low, high = low - max(1.0, abs(low)), low + max(1.0, abs(low))
+    ends = (math.log10(low), math.log10(high)) if logarithmic else (low, high)
+
+    def place(value: float) -> float:
+        """Distance from the left end as a share of the width."""
+        value = math.log10(max(value, low)) if logarithmic else value
+        return min(max((value - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0)
+
     counts = [0] * _BINS
     for value in values:
-        share = (value - low) / (high - low) if high > low else 0.5
-        counts[min(max(int(share * _BINS), 0), _BINS - 1)] += 1
+        counts[min(int(place(value) * _BINS), _BINS - 1)] += 1
     most = max(counts)
     step = width / _BINS
     bars = Markup().join(
@@ -181,10 +198,11 @@ def histogram(values: Sequence[float], low: float, high: float, i: int, name: st
         for n, count in enumerate(counts)
         if count
     )
-    mean = Axis(low, high if high > low else low + 1, 0, width)(sum(values) / len(values))
+    mean = round(width * place(sum(values) / len(values)), 1)
     parts = [Markup('<g class="bars {}">{}</g>').format(color_class(i), bars)]
     if low < 0 < high:
-        parts.append(_line(width / 2, 0, width / 2, height, "zero"))
+        zero = round(width * place(0.0), 1)
+        parts.append(_line(zero, 0, zero, height, "zero"))
     parts += [
         _line(0, height - 0.5, width, height - 0.5, "axis"),
         _line(mean, 0, mean, height, "mean"),

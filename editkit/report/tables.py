@@ -16,6 +16,7 @@ __all__ = ["CELL_COLUMNS", "Entry", "Line", "Table", "printed", "score_entry"]
 
 _LONG = 1e5
 _MOST_DECIMALS = 6
+_ROUNDING = 1e-9  # of means of equal numbers
 
 CELL_COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "s/edit": lambda entry: format_seconds(entry["time"].get("edit_s_mean")),
@@ -126,7 +127,14 @@ def score_entry(
     mean = score.scale * estimate.mean
     form = functools.partial(printed, digits=score.digits, like=mean)
     sign = "+" if (score.signed if signed is None else signed) else ""
-    spread = estimate.spread(form, score.scale) if estimate.n else ""
+
+    def side(value: float) -> str:
+        """A side of the interval; one that rounds to 0 at the mean's digits has one of its own."""
+        text = form(value)
+        vanishes = float(text) == 0 and value > _ROUNDING * max(1.0, abs(mean))
+        return printed(float(f"{value:.0e}"), digits=1) if vanishes else text
+
+    spread = estimate.spread(side, score.scale) if estimate.n else ""
     level = min(max(estimate.mean, 0.0), 1.0) if shaded else None
     return Entry(form(mean, sign), spread, bold, failed, level, is_estimate=bool(estimate.n))
 

@@ -294,7 +294,7 @@ def test_the_table_and_the_dry_run(editkit: Cli, tmp_path: Path) -> None:
     assert fakes.loaded == []
     code, text, err = editkit("run-benchmark", "small", "--out", out, "--set", "editors.one.seed=3")
     title, _, head, _, *lines = text.splitlines()
-    assert title == "small: 23 records of few, on tiny (float32); means x 100, 95% intervals"
+    assert title == "small: 23 records of few, on tiny (float32); shares x 100, 95% intervals"
     assert head.split() == ["editor", "S", "FS", "FM", "OS", "s/edit", "records"]
     assert [line.split()[0] for line in lines[:2]] == ["one", "two"]
     assert "\x1b" not in text

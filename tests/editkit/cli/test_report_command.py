@@ -116,6 +116,37 @@ def test_the_table_has_stars_marks_and_a_legend(out: Path, editkit: Cli) -> None
     assert re.search(r"^P2 +.* 4$", text, re.MULTILINE)
 
 
+def test_failures_are_explained_only_if_one_is_marked(tmp_path: Path, editkit: Cli) -> None:
+    out = write(run_of(tmp_path / "out", cell("none"), cell("good")))
+    assert "clear failure" not in editkit("report", out)[1]
+
+
+def test_effects_without_a_bound_and_without_a_difference_have_words(
+    out: Path, editkit: Cli
+) -> None:
+    text = editkit("report", out)[1].partition("Effect sizes to good")[2]
+    bad = next(line for line in text.splitlines() if line.startswith("bad "))
+    cells = re.split(r"  +", bad)
+    assert cells[2:4] == ["0 (none)", "*all lower (7)"]
+    words = " ".join(text.split())
+    assert "0 (none): the means are equal on these records" in words
+    assert "all lower: by the same amount everywhere" in words
+    assert "more than this run has" not in words
+
+
+def test_a_significant_difference_that_needs_more_records_has_a_note(
+    tmp_path: Path, editkit: Cli
+) -> None:
+    lower = [0.9, 0.1, 0.1, 0.1, 0.1, 0.1]  # p = 2 / 2^6, d_z = -0.46
+    rows = {"good": rows_of("good"), "bad": rows_of("good")}
+    for row, change in zip(rows["bad"], lower, strict=False):
+        row.scores["n/score"] -= change
+    out = write(run_of(tmp_path / "out", cell("good"), cell("bad")), rows)
+    text = editkit("report", out)[1].partition("Effect sizes to good")[2]
+    assert "*-0.46 (39)" in text
+    assert "needs more than this run has, another run of this size" in " ".join(text.split())
+
+
 def test_against_chooses_the_reference(out: Path, editkit: Cli) -> None:
     assert "Paired differences to bad" in editkit("report", out, "--against", "bad")[1]
     code, _, err = editkit("report", out, "--against", "godo")
@@ -304,7 +335,7 @@ def test_different_runs_never_share_a_table(out: Path, editkit: Cli) -> None:
     other = ({"name": "e", "protocol": "e/v2"}, {"name": "p", "protocol": "p/v1"})
     write(run_of(out, cell("good", again=1), metrics=other))
     code, text, _ = editkit("report", out)
-    titles = re.findall(r"^b: 12 records .* \[(\w{6})\]$", text, re.MULTILINE)
+    titles = re.findall(r"^b: 12 records .* \[(\w{6})\]; e/v\d$", text, re.MULTILINE)
     assert code == 0
     assert len(set(titles)) == 2
     assert not re.search(r"^good \(again", text, re.MULTILINE)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
-from editkit.benchmark.aggregate import mean_with_interval
+from editkit.benchmark.aggregate import Estimate, mean_with_interval
 from editkit.data_types import Score
+from editkit.report import html_page, svg
 from editkit.report.tables import printed, score_entry
+from editkit.results import Row
 
 
 @pytest.mark.parametrize(
@@ -37,4 +42,38 @@ def test_a_mean_and_its_interval_have_the_digits_of_the_score() -> None:
     with_digits = Score("a/nats", "N", scale=1.0, digits=2)
     assert score_entry(with_digits, estimate).plain == "0.00040 ±0.00009"
     assert score_entry(with_digits, estimate, signed=True).text == "+0.00040"
-    assert score_entry(Score("a/nats", "N", scale=1.0), estimate).plain == "0.0 ±0.0"
+    assert score_entry(Score("a/nats", "N", scale=1.0), estimate).plain == "0.0 ±0.00009"
+
+
+@pytest.mark.parametrize(
+    ("estimate", "digits", "plain"),
+    [
+        (Estimate(1.0, 0.9998, 1.0002, 9), 4, "1.000 ±0.0002"),
+        (Estimate(1.97, 1.967, 1.973, 9), 3, "1.97 ±0.003"),
+        (Estimate(1.0, 0.9, 1.0004, 9), 4, "1.000 -0.100/+0.0004"),
+        (Estimate(1.0, 1.0, 1.0, 9), 4, "1.000 ±0.000"),
+        (Estimate(1.0, 1.0 - 1e-15, 1.0 + 1e-15, 9), 4, "1.000 ±0.000"),
+    ],
+)
+def test_intervals_do_not_round_to_zero(estimate: Estimate, digits: int, plain: str) -> None:
+    assert score_entry(Score("a/ratio", "R", scale=1.0, digits=digits), estimate).plain == plain
+
+
+def test_histograms_of_scores_without_two_bounds_have_the_range_of_the_data() -> None:
+    def shown(score: Score, *values: float) -> tuple[float, float, bool]:
+        rows = [Row(i, "done", {score.key: value}) for i, value in enumerate(values)]
+        series = SimpleNamespace(last=SimpleNamespace(rows=rows))
+        return html_page._range(SimpleNamespace(series=[series]), score)
+
+    assert shown(Score("a/kl", "KL", scale=1.0), 0.00004, 0.0002) == (0.00004, 0.0002, False)
+    assert shown(Score("a/kl", "KL", scale=1.0), 0.0, 0.2, 20.0) == (0.2, 20.0, True)
+    assert shown(Score("a/kl", "KL", scale=1.0), 0.0, 1e-12, 20.0) == (1e-9 * 20.0, 20.0, True)
+    assert shown(Score("a/kl", "KL", scale=1.0), 0.0, 0.0) == (0.0, 0.0, False)
+    assert shown(Score("a/share", "A"), 0.25, 0.5) == (0.0, 1.0, False)
+    assert shown(Score("a/margin", "M", signed=True), 0.25, 0.5) == (-1.0, 1.0, False)
+    long = svg.histogram([0.0, 0.1, 39.9], 0.01, 1000.0, 0, "long", logarithmic=True)
+    assert re.findall(r'rect x="([\d.]+)"', long) == ["0.0", "22.4", "78.4"]
+    assert 'x1="70"' in long  # the mean, 13.3, at 0.625 of the width
+    equal = svg.histogram([3.0, 3.0], 3.0, 3.0, 0, "equal")
+    assert 'x="56.0"' in equal
+    assert 'x1="56"' in equal  # the bar begins at the mean
