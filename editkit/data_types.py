@@ -232,11 +232,24 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class RejectedRecord:
-    """A record that could not be read, the broken field, and the reason."""
+    """A record that could not be read, the broken field, and the reason.
+
+    Without a case id, ``case_id`` is the position in the file, from 0: ``position 3``.
+    """
 
     case_id: str
     field: str
     reason: str
+
+    @property
+    def place(self) -> str:
+        """The record in words: ``case 7``, ``position 3``."""
+        return self.case_id if self.has_position else f"case {self.case_id}"
+
+    @property
+    def has_position(self) -> bool:
+        """Whether it is named by its position, for lack of a case id."""
+        return self.case_id.startswith("position ")
 
 
 @dataclasses.dataclass(frozen=True)

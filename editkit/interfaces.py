@@ -378,6 +378,13 @@ class Metric(Configurable[ConfigT], ABC):
             EditkitError: The model has no chat template, and prompts are asked in one, for example.
         """
 
+    def check_records(self, records: Sequence[Record]) -> None:
+        """Warn of values that fit none of a run's records; quick, before any edit is made.
+
+        Args:
+            records: All records of the run, including those that are stored already.
+        """
+
     def prepare(self, texts: Mapping[str, Sequence[str]]) -> None:
         """Fit the metric to the dataset as a whole, before any record is scored.
 
@@ -428,7 +435,7 @@ class Judge(Configurable[ConfigT], ABC):
         _wrap(cls, _checking(_OF_ATTEMPTS), "judge")
 
     def prepare(self) -> None:
-        """Check what judging needs, before any record is edited.
+        """Check what judging needs, before any record is edited; quick, for ``--dry-run`` too.
 
         Raises:
             JudgeError: Something is missing, such as the key of a service.

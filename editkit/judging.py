@@ -65,8 +65,9 @@ class Verdict:
             expect(getattr(self, name), "text", name, "Verdict(score, sent, received, problem)")
         decided = isinstance(self.score, int | float) and 0 <= self.score <= 1
         if not (self.score is None if self.problem else decided):
+            problem = f" and the problem {self.problem!r:.60}" if self.problem else ""
+            expected = "a number from 0 to 1, or None and a problem"
             raise UsageError(
-                f"a verdict has the score {self.score!r:.40} and the problem "
-                f"{self.problem!r:.60}, expected a score from 0 to 1, or None and a problem.",
+                f"a verdict has the score {self.score!r:.40}{problem}, expected {expected}.",
                 hint="Write Verdict(1.0), or Verdict(None, problem='the reply is empty').",
             )

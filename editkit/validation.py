@@ -48,8 +48,23 @@ def problems_of(error: ValidationError, place: str = "") -> str:
     prefix = f"{place}." if place else ""
     return "; ".join(
         f"{prefix}{dotted(problem['loc'])}: {problem_text(problem)}"
-        for problem in error.errors(include_url=False)
+        for problem in own_problems(error)
     )
+
+
+def own_problems(error: ValidationError) -> list[Any]:
+    """The problems of a pydantic error, without those that only follow from others.
+
+    Pydantic drops a wrong element of a list, and then finds the list too short.
+    """
+    problems = error.errors(include_url=False)
+    places = [problem["loc"] for problem in problems]
+    return [
+        problem
+        for problem, place in zip(problems, places, strict=True)
+        if problem["type"] != "too_short"
+        or all(place == other or place != other[: len(place)] for other in places)
+    ]
 
 
 def dotted(location: Sequence[str | int]) -> str:
@@ -91,6 +106,9 @@ def problem_text(problem: Any) -> str:
     if kind == "extra_forbidden":
         return "unknown field"
     expected = _EXPECTED.get(kind)
+    if kind == "too_short":
+        n = problem["ctx"]["min_length"]
+        expected = f"at least {n} {'value' if n == 1 else 'values'}"
     if expected is None:
         message = message.removeprefix("Value error, ")
         if not message.startswith("Input should be "):

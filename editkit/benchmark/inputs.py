@@ -144,7 +144,8 @@ def _reasons(rejected: Sequence[RejectedRecord]) -> str:
         for kind, number in counts.most_common(_MOST_REASONS)
     ]
     others = len(counts) - len(shown)
-    return (": " if shown else "") + "; ".join(shown) + (f"; {others} other reasons" * (others > 0))
+    others_in_words = f"; {others} other {'reason' if others == 1 else 'reasons'}" if others else ""
+    return (": " if shown else "") + "; ".join(shown) + others_in_words
 
 
 def _place(broken: RejectedRecord) -> str:

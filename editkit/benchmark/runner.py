@@ -153,6 +153,7 @@ def run_plan(
                 )
                 for _, metric in shared.metrics:
                     metric.check(model)
+                    metric.check_records(plan.records)
                 regimes = [planned.cell.regime for planned in plan.cells]
                 of_models = _prepared(
                     plan.model_metrics

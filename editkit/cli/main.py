@@ -110,7 +110,7 @@ def _parser() -> Parser:
 
 def _report(error: EditkitError, *, debug: bool) -> int:
     if debug:
-        _print_traceback(error)
+        _print_traceback(error, repeats_message=True)
     lines = [f"error: {error.message}"]
     if error.hint:
         lines.append(f"  hint: {error.hint}")
@@ -149,8 +149,12 @@ def _report_unexpected(error: BaseException, *, debug: bool) -> int:
     return EXIT_UNEXPECTED
 
 
-def _print_traceback(error: BaseException) -> None:
-    sys.stderr.write(redacted("".join(traceback.format_exception(error))))
+def _print_traceback(error: BaseException, *, repeats_message: bool = False) -> None:
+    """Print the traceback. Without its last lines, if they would be repeated below it."""
+    text = "".join(traceback.format_exception(error))
+    if repeats_message:
+        text = text.removesuffix("".join(traceback.format_exception_only(error)))
+    sys.stderr.write(redacted(text))
 
 
 def _code_of(error: SystemExit) -> int:

@@ -182,7 +182,8 @@ def _in_words(kind: str) -> str:
 
 def _fields(name: str, kind: str) -> dict[str, str]:
     package = _package(name)
-    cls = "".join(part.capitalize() for part in package.split("_"))
+    contract = "".join(part.capitalize() for part in kind.split("_"))
+    cls = _stem_of_class(package, kind.rpartition("_")[2], contract)
     data = f'\n[tool.setuptools.package-data]\n{package} = ["*.jsonl"]\n'
     return {
         "name": name,
@@ -190,12 +191,20 @@ def _fields(name: str, kind: str) -> dict[str, str]:
         "class": cls,
         "kind": _in_words(kind),
         "Kind": _in_words(kind).capitalize(),
-        "contract": "".join(part.capitalize() for part in kind.split("_")),
+        "contract": contract,
         "module": kind,
         "label": "".join(part[0] for part in package.split("_")).upper() + "S",
         "package_data": data if kind == "dataset" else "",
         "run": _RUN[kind].format(name=name, package=package, cls=cls),
     }
+
+
+def _stem_of_class(package: str, suffix: str, contract: str) -> str:
+    """``My`` for ``my_judge``: the templates append the kind to it, which must not come twice."""
+    parts = package.split("_")
+    shorter = "".join(part.capitalize() for part in parts[:-1])
+    is_doubled = parts[-1] == suffix and shorter and shorter + suffix.capitalize() != contract
+    return shorter if is_doubled else shorter + parts[-1].capitalize()
 
 
 def _files(kind: str, fields: dict[str, str]) -> Iterator[tuple[Path, str]]:

@@ -33,9 +33,11 @@ from editkit.cli.arguments import (
 )
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.cli.signals import terminable
-from editkit.errors import TrackingError, UsageError
+from editkit.errors import EditkitError, TrackingError, UsageError
 from editkit.regimes import Regime
 from editkit.registry.config import RULE
+from editkit.registry.factories import make_judge
+from editkit.registry.judge_choice import JudgeChoice
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.labels import labels_of
 from editkit.report.text import run_table
@@ -43,7 +45,7 @@ from editkit.results import STORE_FILE, Cell
 from editkit.terminal import aligned
 
 if TYPE_CHECKING:
-    from editkit.doctor.diagnose import Diagnosis
+    from editkit.doctor.diagnose import Check, Diagnosis
 
 EXIT_FAILED_RECORDS = EXIT_PROBLEM = 1
 _TASKS = "lm-eval"  # the metric that --tasks adds
@@ -250,7 +252,7 @@ def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
         for planned in plan.cells
     }
     choice = plan.model
-    return diagnose(
+    diagnosis = diagnose(
         registry,
         choice.name,
         list(editors.values()),
@@ -259,6 +261,24 @@ def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
         requests=plan.batch,
         edits=plan.edits_per_record,
     )
+    return dataclasses.replace(diagnosis, checks=(*diagnosis.checks, *_checks_of_judges(plan)))
+
+
+def _checks_of_judges(plan: Plan) -> Iterator[Check]:
+    """What the judges of metrics lack, such as a key; nothing is asked of them."""
+    from editkit.doctor.diagnose import Check
+
+    for metric in plan.metrics:
+        config = metric.resolved.config
+        if not isinstance(config, JudgeChoice):
+            continue
+        topic = f"judge of {metric.offer.name}"
+        try:
+            make_judge(config.judge, **config.judge_config).prepare()
+        except EditkitError as error:
+            yield Check(topic, "problem", f"{error.message} {error.hint or ''}".strip())
+        else:
+            yield Check(topic, "ok", config.judge)
 
 
 def _print_plan(plan: Plan, args: argparse.Namespace, diagnosis: Diagnosis) -> None:
@@ -390,13 +410,19 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
 def _warn_of_rejected(plan: Plan) -> None:
     if not plan.rejected:
         return
+    first = plan.rejected[:_MOST_REJECTED]
     shown = [
-        f"case {broken.case_id}, {broken.field}: {broken.reason}"
-        for broken in plan.rejected[:_MOST_REJECTED]
+        f"{each.place}{'' if each.field == 'record' else f', {each.field}'}: {each.reason}"
+        for each in first
     ]
-    n_others = len(plan.rejected) - len(shown)
+    n, n_others = len(plan.rejected), len(plan.rejected) - len(shown)
     shown += [f"and {n_others} more"] if n_others else []
-    _log.warning("skipped %d broken records (%s).", len(plan.rejected), "; ".join(shown))
+    from_0 = any(each.has_position for each in first)
+    _log.warning(
+        "skipped %d broken %s%s: %s.",
+        *(n, "record" if n == 1 else "records"),
+        *(" (positions count from 0)" if from_0 else "", "; ".join(shown)),
+    )
 
 
 def _warn_of_interruption(args: argparse.Namespace, plan: Plan) -> None:

@@ -160,7 +160,7 @@ def _read_dataset(name: str, values: Mapping[str, Any], prompts: PromptConfig) -
         dataset = make_dataset(name, **{**flags, **values})
         prompts = dataset.config
     records = dataset.load()
-    broken = [f"record {each.case_id}: {each.field}: {each.reason}" for each in records.rejected]
+    broken = [f"{each.place}: {each.field}: {each.reason}" for each in records.rejected]
     facts = []
     for record in as_configured(records, prompts).records:
         for request in record.requests:
@@ -169,7 +169,7 @@ def _read_dataset(name: str, values: Mapping[str, Any], prompts: PromptConfig) -
                     SourcedFact(fact_of(request), (request.prompt,), request.relation_id, record)
                 )
             except EditkitError as error:
-                broken.append(f"record {record.case_id}: {error.message}")
+                broken.append(f"case {record.case_id}: {error.message}")
     return _checked(facts, broken, name, f"dataset {name!r}")
 
 

@@ -29,6 +29,7 @@ from editkit.storage.strict_json import distinct
 __all__ = [
     "BrokenFieldError",
     "Node",
+    "place_of",
     "prompt_config_of",
     "read_hub_file",
     "read_json",
@@ -118,9 +119,8 @@ def read_json_list(path: Path) -> list[object]:
     """
     content = read_json(path)
     if not isinstance(content, list) or not content:
-        actual = "an empty list" if content == [] else f"a JSON {type(content).__name__}"
         raise DatasetError(
-            f"dataset file {str(path)!r} holds {actual}, expected a list of records.",
+            f"dataset file {str(path)!r} holds {Node(content)}, expected a list of records.",
             hint="'editkit explain datasets' shows the layout of a record.",
         )
     return content
@@ -281,9 +281,13 @@ class Node:
 
 
 def _show(value: object) -> str:
-    if isinstance(value, (Mapping, list)):
-        return f"{type(value).__name__} of {len(value)}"
-    text = ascii(value)
+    """A value in JSON's words, shortened."""
+    if isinstance(value, Mapping):
+        keys = ", ".join(ascii(key) for key in value)
+        return f"an object with {keys:.60}" if value else "an empty object"
+    if isinstance(value, list):
+        return f"a list of {len(value)}" if value else "an empty list"
+    text = json.dumps(value) if value is None or isinstance(value, bool) else ascii(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
@@ -366,9 +370,14 @@ def prompt_config_of(node: Node, config: PromptConfig | None = None) -> PromptCo
         raise own["separator"].error("is not valid Unicode") from None  # type: ignore[union-attr]
 
 
+def place_of(position: int) -> str:
+    """What messages call a record without a case id. Like case ids, positions count from 0."""
+    return f"position {position}"
+
+
 def _name(value: object, position: int) -> str:
-    """The record's case id if it has one, else its number in the file."""
+    """The record's case id if it has one, else its position in the file, from 0."""
     case_id = value.get("case_id") if isinstance(value, Mapping) else None
     if isinstance(case_id, (int, str)):
         return _show(case_id).strip("'")
-    return f"record number {position + 1}"
+    return place_of(position)

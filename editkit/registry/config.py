@@ -20,7 +20,7 @@ from editkit.registry.hparams import NO_MATCH, Match, match_name, match_values, 
 from editkit.registry.model_identity import ModelIdentity
 from editkit.registry.plugins import Offer, resolve
 from editkit.registry.specs import LayerRule
-from editkit.validation import dotted, problem_text
+from editkit.validation import dotted, own_problems, problem_text
 
 DEFAULT = "default"
 RULE = "fallback rule"
@@ -239,7 +239,7 @@ def _validated(gathered: GivenConfig, offer: Offer) -> Config:
         return gathered.schema.model_validate(gathered.values)
     except ValidationError as error:
         who = f"{offer.kind} {offer.name!r}"
-        problems = [_problem(each, gathered, who) for each in error.errors(include_url=False)]
+        problems = [_problem(each, gathered, who) for each in own_problems(error)]
         raise ConfigError(
             "; ".join(problems) + ".", hint=f"'editkit describe {offer.name}' lists the fields."
         ) from None

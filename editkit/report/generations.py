@@ -123,5 +123,6 @@ def _no_texts(out: Path, case_id: int, cases: Sequence[int]) -> UsageError:
             hint="Run a benchmark with a metric that generates text, such as "
             "'editkit run-benchmark --metrics fluency'.",
         )
-    some = ", ".join(str(case) for case in cases[:8]) + (", ..." if len(cases) > 8 else "")
+    n_others = len(cases) - 8
+    some = ", ".join(map(str, cases[:8])) + (f" and {n_others} more" if n_others > 0 else "")
     return UsageError(f"{out} has no texts of case {case_id}.", hint=f"Cases with texts: {some}.")

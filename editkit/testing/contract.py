@@ -197,7 +197,9 @@ class Contract:
         config = self.make_config()
         for name, value in (("no_such_field", 1), *_not_finite(config)):
             try:
-                type(config).model_validate({**config.model_dump(), name: value})
+                type(config).model_validate(
+                    {**config.model_dump(), **_not_written(config), name: value}
+                )
             except ValidationError:
                 continue
             raise ContractError(f"the config accepts {name} = {value!r}.")
@@ -224,7 +226,7 @@ class Contract:
         config = self.make_config()
         written = json.dumps(config.model_dump(mode="json"))
         try:
-            again = type(config).model_validate(json.loads(written))
+            again = type(config).model_validate({**json.loads(written), **_not_written(config)})
         except ValidationError as error:
             raise ContractError(
                 f"{written} is refused when it is read back: {problems_of(error)}."
@@ -282,6 +284,12 @@ def _undocumented(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield f"the field {prefix}{name}"
         if isinstance(section, type) and issubclass(section, BaseModel):
             yield from _undocumented(section, f"{prefix}{name}.")
+
+
+def _not_written(config: Config) -> dict[str, Any]:
+    """The values of fields that are declared with ``exclude=True``."""
+    fields = type(config).model_fields.items()
+    return {name: getattr(config, name) for name, field in fields if field.exclude}
 
 
 def _not_finite(config: BaseModel) -> list[tuple[str, float]]:

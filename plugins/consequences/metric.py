@@ -57,6 +57,18 @@ class Consequences(Metric[ConsequencesConfig]):
         if self.config.frame == "chat":
             _ = model.chat_template
 
+    def check_records(self, records: Sequence[Record]) -> None:
+        """Warn of groups of one's own that no record has, most likely misspelled."""
+        present = {name for record in records for name in record.consequences}
+        own = (*self.config.changing, *self.config.kept)
+        absent = [name for name in own if name not in present]
+        if absent:
+            _log.warning(
+                "no record of this run has tests of the group%s %s; the groups of its tests: %s",
+                *("s" * (len(absent) > 1), ", ".join(absent)),
+                ", ".join(sorted(present)) or "none",
+            )
+
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """Scores of each record.
 

@@ -51,11 +51,12 @@ class RuleConfig(Config):
 class OpenAiConfig(Config):
     """An endpoint with OpenAI's interface: POST {url}/chat/completions."""
 
-    url: str
-    """Address of the interface, up to ``/chat/completions``: ``http://localhost:8000/v1``."""
+    url: str = Field(exclude=True)
+    """Address of the interface, up to ``/chat/completions``: ``http://localhost:8000/v1``. Verdicts
+    are taken to depend on ``model``, wherever it is served."""
 
     model: str = Field(min_length=1)
-    """Name of the model that judges, as the endpoint knows it."""
+    """Name of the model that judges, as the endpoint knows it. Two models need two names."""
 
     api_key_env: str | None = Field(default=None, exclude=True)
     """Name of the environment variable with the key; null: none is sent. The key itself is never

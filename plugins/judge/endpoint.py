@@ -28,6 +28,7 @@ from editkit_plugins.judge.config import OpenAiConfig
 _LONGEST_REPLY = 2**20  # bytes
 _LONGEST_SHOWN = 200
 _LONGEST_WAIT = 60.0  # seconds
+_SECONDS_OF_SILENCE = 60.0
 _RETRIED = {408, 425, 429, 500, 502, 503, 504, 529}
 _OF_ONE_REQUEST = {400, 413, 422}
 _log = logging.getLogger(__name__)
@@ -43,11 +44,12 @@ class _TemporaryError(Exception):
     Args:
         reason: What went wrong.
         wait: Seconds to wait, if the endpoint asks for it.
+        advice: What to do if no try succeeds.
     """
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, advice: str = "") -> None:
         super().__init__(reason)
-        self.reason, self.wait = reason, wait
+        self.reason, self.wait, self.advice = reason, wait, advice
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -70,6 +72,8 @@ class Endpoint:
         if _is_loopback(config.url):
             handlers.append(urllib.request.ProxyHandler({}))
         self._opener = urllib.request.build_opener(*handlers)
+        self._logged: dict[str, float] = {}
+        self._lock = threading.Lock()
 
     def key(self) -> str | None:
         """The key; None if no variable is named.
@@ -117,12 +121,13 @@ class Endpoint:
                 return self._content(self._answer(data.encode(), key))
             except _TemporaryError as error:
                 if tried == self.config.retries or stop.is_set():
-                    raise self._unusable(error.reason, key, tries=tried + 1) from None
+                    raise self._unusable(
+                        error.reason, key, tries=tried + 1, advice=error.advice
+                    ) from None
                 wait = 2.0**tried if error.wait is None else error.wait
-                _log.info(
-                    "%s: %s; try %d of %d in %.0f s",
-                    *(self.address, self._shown(error.reason, key), tried + 2),
-                    *(self.config.retries + 1, wait),
+                self._log_once(
+                    f"{self.address}: {self._shown(error.reason, key)}; "
+                    f"try {tried + 2} of {self.config.retries + 1} in {wait:.0f} s"
                 )
                 stop.wait(min(wait, _LONGEST_WAIT))
             except RefusedError as error:
@@ -133,6 +138,16 @@ class Endpoint:
         """A text of the endpoint, which may repeat the key that it was sent."""
         key = self.key()
         return text.replace(key, MASK) if key else text
+
+    def _log_once(self, line: str) -> None:
+        """Log a line at most once a minute: every thread meets the same outage."""
+        now = time.monotonic()
+        with self._lock:
+            self._logged = {each: until for each, until in self._logged.items() if until > now}
+            if line in self._logged:
+                return
+            self._logged[line] = now + _SECONDS_OF_SILENCE
+        _log.info("%s", line)
 
     # ------------------------------------------------------------ one request
 
@@ -153,7 +168,8 @@ class Endpoint:
                 text = f"no reply after {self.config.timeout:g} s"
             else:
                 text = f"cannot reach it: {reason or type(reason).__name__}"
-            raise _TemporaryError(text) from None
+            advice = "Start the service, check url, or raise timeout and retries."
+            raise _TemporaryError(text, advice=advice) from None
 
     def _read(self, answer: IO[bytes]) -> bytes:
         """A body, which must arrive within the timeout as a whole."""
@@ -177,13 +193,14 @@ class Endpoint:
         if detail := " ".join(body.split()):
             text += f": {self._shown(detail, key):.{_LONGEST_SHOWN}}"
         if error.code in _RETRIED or error.code >= 500:
-            return _TemporaryError(text, _seconds(error.headers))
+            return _TemporaryError(text, _seconds(error.headers), self._advice(error.code))
         if error.code in _OF_ONE_REQUEST:
             return RefusedError(text)
         if 300 <= error.code < 400:
             target = error.headers.get("Location", "an unknown address")
-            return self._unusable(f"it redirects to {target}", key)
-        return self._unusable(text, key)
+            advice = "Give that address as url."
+            return self._unusable(f"it redirects to {target}", key, advice=advice)
+        return self._unusable(text, key, advice=self._advice(error.code))
 
     def _content(self, body: bytes) -> str:
         """The text of the reply in a body."""
@@ -207,12 +224,31 @@ class Endpoint:
 
     # ------------------------------------------------------------ errors
 
-    def _unusable(self, reason: str, key: str | None, tries: int = 1) -> JudgeError:
+    def _unusable(
+        self, reason: str, key: str | None, *, tries: int = 1, advice: str = ""
+    ) -> JudgeError:
         times = f" ({tries} tries)" if tries > 1 else ""
+        again = "Run the same command again once it works: stored records are not judged again."
         return JudgeError(
             f"the judge at {self.address} cannot be used: {self._shown(reason, key)}{times}.",
-            hint="Run the same command again once it works: stored records are not judged again.",
+            hint=f"{advice} {again}".strip(),
         )
+
+    def _advice(self, status: int) -> str:
+        """What to do about an HTTP status; empty if the service has to be repaired."""
+        if status in (401, 403):
+            variable = self.config.api_key_env
+            return (
+                f"Check the key in the environment variable {variable} (api_key_env)."
+                if variable
+                else "Set api_key_env to the name of the environment variable with the key."
+            )
+        if status in (404, 405):
+            return (
+                "Check url, which ends before /chat/completions (http://localhost:8000/v1), and "
+                f"the model {self.config.model!r}."
+            )
+        return "Lower parallel, or raise retries." if status == 429 else ""
 
     def _shown(self, text: str, key: str | None) -> str:
         return redacted(text.replace(key, MASK) if key else text)

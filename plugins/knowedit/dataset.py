@@ -55,9 +55,8 @@ class KnowEditDataset(Dataset[KnowEditConfig]):
         if isinstance(content, Mapping):
             return self._sanitation(content, place)
         if not isinstance(content, list) or not content:
-            actual = "an empty list" if content == [] else f"a JSON {type(content).__name__}"
             raise DatasetError(
-                f"{place} holds {actual}, expected a list of records.",
+                f"{place} holds {Node(content)}, expected a list of records.",
                 hint="'editkit explain datasets' shows the layouts of KnowEdit's files.",
             )
         if all(isinstance(value, Mapping) and "ent" in value for value in content):

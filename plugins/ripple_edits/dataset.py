@@ -17,7 +17,7 @@ from editkit import (
     Record,
     Records,
 )
-from editkit.records.reading import Node, read_records, read_source
+from editkit.records.reading import Node, place_of, read_records, read_source
 from editkit_plugins.ripple_edits.config import RippleEditsConfig
 from editkit_plugins.ripple_edits.statements import Evidence, Reading, readings, settled
 
@@ -148,7 +148,7 @@ def parse_record(
             if test is not None:
                 tests.append(test)
             elif unanswerable is not None:
-                unanswerable.append(f"record number {position + 1}: {item.path}")
+                unanswerable.append(f"{place_of(position)}: {item.path}")
         if tests:
             consequences[GROUPS[key]] = tuple(tests)
     request, others = _edit(root["edit"], queries)

@@ -232,7 +232,7 @@ def test_rejected_records_are_counted_and_reported(editkit: Cli, tmp_path: Path)
         "run-benchmark", "small", "--out", tmp_path, "--set", "dataset.rejected=2", "--json"
     )
     assert code == 0
-    assert "skipped 2 broken records (case 0, prompt: is empty; case 1" in err
+    assert "skipped 2 broken records: case 0, prompt: is empty; case 1" in err
     assert json.loads(text)["dataset"]["rejected"] == 2
 
 

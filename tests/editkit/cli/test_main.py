@@ -144,7 +144,9 @@ def test_debug_shows_where_an_error_came_from(
     guest: Any, editkit: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "Traceback" in editkit("try-me", "raise", "--debug")[2]
-    assert "Traceback" in editkit("--debug", "describe", "nothing")[2]
+    err = editkit("--debug", "describe", "nothing")[2]
+    assert "Traceback" in err
+    assert err.count("'nothing'") == editkit("describe", "nothing")[2].count("'nothing'")
     monkeypatch.setenv("EDITKIT_DEBUG", "1")
     assert "Traceback" in editkit("try-me", "raise")[2]
 

@@ -136,8 +136,27 @@ def test_a_new_plugin_is_imported_from_its_parent_folder(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "cls"),
+    [
+        *((f"my-{kind}", kind, f"My{kind.capitalize()}") for kind in KINDS if "_" not in kind),
+        ("my-model-metric", "model_metric", "MyModelMetric"),
+        ("model-metric", "model_metric", "ModelMetricMetric"),
+        ("my-judges", "judge", "MyJudgesJudge"),
+        ("my-editor", "judge", "MyEditorJudge"),
+    ],
+)
+def test_a_name_that_ends_with_the_kind_is_not_doubled(
+    name: str, kind: str, cls: str, tmp_path: Path, editkit: Cli
+) -> None:
+    code, _, _ = editkit("new-plugin", name, "--kind", kind, "--out", tmp_path / "made")
+    assert code == 0
+    texts = [path.read_text("utf-8") for path in (tmp_path / "made").rglob("*.py")]
+    assert any(f"class {cls}(" in text for text in texts)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["mine", "abcdefghij-klmnopqrst-uvwxyz12"])
+@pytest.mark.parametrize("name", ["mine", "my-model-metric", "abcdefghij-klmnopqrst-uvwxyz12"])
 def test_the_written_files_pass_ruff(kind: str, name: str, tmp_path: Path, editkit: Cli) -> None:
     ruff = shutil.which("ruff", path=sysconfig.get_path("scripts")) or shutil.which("ruff")
     if ruff is None:

@@ -33,6 +33,11 @@ class Settings(Config):
     """Of its noise."""
 
 
+class Listed(Config):
+    kinds: tuple[Literal["a", "b"], ...] = Field(default=("a",), min_length=1)
+    """Kinds."""
+
+
 def offer(configs: str | None = None) -> Offer:
     presets: dict[str, dict[str, Any]] = {"published": {"layer": 1}, "paper": {"layer": 2}}
     spec = EditorSpec("mine", "json:X", f"{__name__}:Settings", "mine", presets, configs)
@@ -317,3 +322,16 @@ def test_a_preset_may_set_values_for_single_models(configs: str) -> None:
     assert resolve_config(with_file, model="other", preset="paper").to_dict()["layer"] == 2
     by_file = resolve_config(with_file, model="tiny-1").to_dict()  # the file names the preset
     assert (by_file["layer"], by_file["mode"]) == (7, "slow")
+
+
+def test_a_list_without_its_wrong_elements_is_no_second_problem() -> None:
+    given = Offer(
+        "editor", EditorSpec("l", "json:X", f"{__name__}:Listed", "l"), Source("l", "l", "1")
+    )
+    for values, message in (
+        (["nope"], "--set kinds.0: got 'nope', expected 'a' or 'b'."),
+        ([], "--set kinds: got [], expected at least 1 value."),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            resolve_config(given, given=[GivenValues({"kinds": values}, "--set", "--set")])
+        assert caught.value.message == message

@@ -176,6 +176,22 @@ def test_a_dataset_may_have_groups_of_its_own(
     assert numbers(kept)["kept"] == numbers(kept)["rhyme_changed"] == 1
 
 
+def test_an_own_group_that_no_record_has_is_reported(
+    texts: Asked, caplog: pytest.LogCaptureFixture
+) -> None:
+    test = Consequence((asked(PROMPTS[0], texts.after[PROMPTS[0]]),))
+    records = [
+        Record(0, REQUEST, consequences={"reversal": (test,)}),
+        Record(1, REQUEST, consequences={"rhyme": (test,)}),
+    ]
+    make_metric("consequences", kept=("rhyme",)).check_records(records)
+    make_metric("consequences").check_records([])
+    assert not caplog.records
+    make_metric("consequences", kept=("rhyme",), changing=("rime",)).check_records(records)
+    expected = "the group rime; the groups of its tests: reversal, rhyme"
+    assert expected in caplog.text
+
+
 @pytest.mark.parametrize("name", ["reversal", "all", "a/b", ""])
 def test_names_of_own_groups_are_checked(name: str) -> None:
     with pytest.raises(ConfigError, match="cannot be added as a group"):

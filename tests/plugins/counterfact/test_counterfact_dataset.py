@@ -37,7 +37,7 @@ def test_plain_and_compressed_files_give_the_same_records(tmp_path: Path) -> Non
         (b'[{"case_id": 1', "is not JSON"),
         (b"\xff\xfe", "is not JSON"),
         (b"[" * 100_000, "is not JSON"),
-        (b"{}", "holds a JSON dict, expected a list"),
+        (b"{}", "holds an empty object, expected a list"),
         (b"[]", "holds an empty list"),
         (gzip.compress(b"[{}]" * 1000)[:-10], "cannot be read"),
     ],

@@ -146,7 +146,7 @@ def test_a_missing_field_is_reported(key: str) -> None:
     raw = {k: v for k, v in raw_record().items() if k != key}
     (rejected,) = parse_records([raw]).rejected
     assert (rejected.field, rejected.reason) == (key, "is missing")
-    assert rejected.case_id == ("record number 1" if key == "case_id" else "7")
+    assert rejected.case_id == ("position 0" if key == "case_id" else "7")
 
 
 def test_a_second_record_with_the_same_id_is_rejected() -> None:

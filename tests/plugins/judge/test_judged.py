@@ -146,9 +146,8 @@ def test_a_run_stores_and_shows_what_was_judged(
         assert code == 0, err
         asked = len(endpoint.bodies)
         assert asked == len(set(endpoint.prompts)) > 10
-        again, document, _ = editkit(
-            *RUN, *of_judge(endpoint, timeout=5, retries=1), *out, "--json"
-        )
+        elsewhere = {"url": "http://127.0.0.1:9/v1", "timeout": 5, "retries": 1}
+        again, document, _ = editkit(*RUN, *of_judge(endpoint, **elsewhere), *out, "--json")
         assert again == 0
         assert len(endpoint.bodies) == asked  # values that change no verdict change no key
     assert {header["authorization"] for header in endpoint.headers} == {f"Bearer {KEY}"}
@@ -156,8 +155,7 @@ def test_a_run_stores_and_shows_what_was_judged(
     [metric] = [each for each in run.metrics if each["name"] == "judged"]
     stem = "editkit/judged/record/greedy-sentence-30"
     assert metric["protocol"] == f"{stem}/openai/small/a-or-b-v1/v1"
-    assert metric["config"]["judge_config"]["url"] == endpoint.url
-    assert "api_key_env" not in metric["config"]["judge_config"]
+    assert not {"url", "api_key_env"} & {*metric["config"]["judge_config"]}
     assert metric["depends_on"] == {"judge_distribution": "editkit 0.1.0"}
     row = next(iter(rows_of(run, run.cells[0])))
     case = row.case_id
@@ -269,6 +267,20 @@ def test_wrong_judges_are_reported_before_the_model_is_loaded(
     code, _, err = editkit(*RUN, *flags, "--out", tmp_path)
     assert code == 2
     assert message in err
+
+
+def test_a_dry_run_checks_the_key(
+    editkit: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeEndpoint() as endpoint:
+        run = (*RUN, *of_judge(endpoint), "--out", tmp_path, "--dry-run")
+        monkeypatch.delenv("MY_VARIABLE", raising=False)
+        code, text, _ = editkit(*run)
+        assert (code, "judge of judged" in text, "variable is not set" in text) == (1, True, True)
+        monkeypatch.setenv("MY_VARIABLE", KEY)
+        code, text, _ = editkit(*run)
+        assert (code, "nothing would stop the run" in text) == (0, True)
+    assert endpoint.paths == []
 
 
 def test_a_file_s_values_and_the_command_line_s_are_combined(editkit: Cli, tmp_path: Path) -> None:

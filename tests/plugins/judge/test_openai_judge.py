@@ -96,6 +96,36 @@ def test_lasting_errors_stop_the_run() -> None:
     assert "stored records are not judged again" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("status", "values", "advice"),
+    [
+        (401, {}, "Set api_key_env to the name"),
+        (403, {"api_key_env": "MY_VARIABLE"}, "environment variable MY_VARIABLE (api_key_env)"),
+        (404, {}, "Check url, which ends before /chat/completions"),
+        (307, {}, "Give that address as url."),
+        (429, {}, "Lower parallel, or raise retries."),
+    ],
+)
+def test_errors_advise(
+    status: int, values: dict[str, Any], advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_VARIABLE", KEY)
+    with FakeEndpoint((status, {})) as endpoint, pytest.raises(JudgeError) as caught:
+        judge_at(endpoint, retries=0, **values).judge([WRONG])
+    assert caught.value.hint is not None
+    assert advice in caught.value.hint
+    assert "stored records are not judged again" in caught.value.hint
+
+
+def test_a_retry_of_all_threads_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    attempts = [Attempt(LOUVRE, f"Rome {n}") for n in range(4)]
+    with caplog.at_level(logging.INFO), FakeEndpoint(*[(503, NOW)] * 4) as endpoint:
+        judge_at(endpoint, parallel=4, retries=4).judge(attempts)
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line for line in lines if "HTTP 503; try 2 of 5" in line] != []
+    assert len(lines) == len(set(lines))
+
+
 def test_silence_ends_after_the_timeout() -> None:
     with (
         FakeEndpoint((0, ""), (0, "")) as endpoint,
@@ -242,5 +272,5 @@ def test_nothing_is_asked_for_no_attempts() -> None:
 def test_verdicts_need_a_score_or_a_reason() -> None:
     assert Verdict(None, problem="no idea").score is None
     for wrong in ((None,), (1.5,), (-0.1,), (float("nan"),), (1.0, "", "", "but why")):
-        with pytest.raises(Exception, match="a score from 0 to 1, or None and a problem"):
+        with pytest.raises(Exception, match="a number from 0 to 1, or None and a problem"):
             Verdict(*wrong)

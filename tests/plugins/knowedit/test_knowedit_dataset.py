@@ -106,7 +106,7 @@ def test_sanitation_forgets_questions(tmp_path: Path) -> None:
         ({"K_F": raw_sanitation()["K_F"], "K_R": 5}, "without lists 'K_F' and 'K_R'"),
         ({}, "without lists 'K_F' and 'K_R'"),
         ([], "holds an empty list"),
-        ("text", "holds a JSON str"),
+        ("text", "holds 'text', expected a list"),
     ],
 )
 def test_other_files_are_refused_with_a_reason(
@@ -149,7 +149,7 @@ def test_a_broken_record_is_reported(changes: dict[str, Any], field: str, reason
     result = parse(raw_fact(), raw_fact() | changes, raw_fact())
     assert [record.case_id for record in result.records] == [0, 2]
     (rejected,) = result.rejected
-    assert (rejected.case_id, rejected.field) == ("record number 2", field)
+    assert (rejected.case_id, rejected.field) == ("position 1", field)
     assert reason in rejected.reason
 
 
@@ -159,8 +159,8 @@ def test_broken_questions_of_sanitation_are_reported(tmp_path: Path) -> None:
     raw["K_R"].append({"question": 5})
     loaded = make_dataset("knowedit", path=write(tmp_path / "a.json", raw)).load()
     assert [(each.case_id, each.field) for each in loaded.rejected] == [
-        ("record number 1", "subject"),
-        ("record number 2", "K_R[1].question"),
+        ("position 0", "subject"),
+        ("position 1", "K_R[1].question"),
     ]
 
 

@@ -141,7 +141,7 @@ def test_a_test_with_a_question_that_has_no_answer_is_left_out(
     [message] = [each.getMessage() for each in caplog.records]
     assert message == (
         "2 tests are left out because a question has no answer; the first is "
-        "record number 1: Subject_Aliasing[1]"
+        "position 0: Subject_Aliasing[1]"
     )
 
 
@@ -172,7 +172,7 @@ def test_a_broken_edit_is_reported(changes: dict[str, Any], field: str, reason: 
     result = parse(raw_example(), edited(**changes), raw_example())
     assert [record.case_id for record in result.records] == [0, 2]
     (rejected,) = result.rejected
-    assert (rejected.case_id, rejected.field) == ("record number 2", field)
+    assert (rejected.case_id, rejected.field) == ("position 1", field)
     assert reason in rejected.reason
 
 

@@ -78,7 +78,7 @@ def test_a_broken_record_is_reported_and_skipped(
     result = parse(raw_question(), raw_question() | changes, raw_question())
     assert [record.case_id for record in result.records] == [0, 2]
     (rejected,) = result.rejected
-    assert (rejected.case_id, rejected.field) == ("record number 2", field)
+    assert (rejected.case_id, rejected.field) == ("position 1", field)
     assert reason in rejected.reason
 
 
