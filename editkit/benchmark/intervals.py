@@ -339,27 +339,44 @@ def summary_difference(
         [None if a is None or b is None else a - b for a, b in zip(ours, theirs, strict=True)]
         for ours, theirs in zip(first, second, strict=True)
     ]
-    return _from_resamples(center, resampled, first, differences, _DIFFERENCE)
+    return _from_resamples(center, resampled, first, differences, _DIFFERENCE, second)
 
 
 def _unseen(
     columns: Sequence[Sequence[float | None]],
     varying: Sequence[Sequence[float | None]],
     bounds: tuple[float, float],
+    subtracted: Sequence[Sequence[float | None]] | None = None,
 ) -> tuple[float, float]:
-    """What the bootstrap does not see: how far S moves down and up with the means of the columns
-    whose numbers in ``varying`` are all equal."""
-    means = [sum(own) / len(own) for own in map(_present, columns)]
-    lower, upper = [*means], [*means]
-    for place, column in enumerate(varying):
+    """What the bootstrap does not see: how far S, or a difference of two, moves down and up.
+
+    The means of the columns whose numbers in ``varying`` are all equal move to the bounds of their
+    own intervals. For a difference, either side may be the one that moves; the larger move counts,
+    so that exchanging the sides exchanges down and up.
+    """
+    steps_down, steps_up = [], []
+    for column in varying:
         numbers = _present(column)
         own = mean_with_interval(numbers, bounds)
-        if max(numbers) - min(numbers) <= _ROUNDING and own.half_width is not None:
-            low, high = own.interval
-            lower[place] = max(means[place] + low - own.mean, 0.0)
-            upper[place] = min(means[place] + high - own.mean, 1.0)
-    center = harmonic_mean(means)
-    return center - harmonic_mean(lower), harmonic_mean(upper) - center
+        is_equal = max(numbers) - min(numbers) <= _ROUNDING and own.half_width is not None
+        low, high = own.interval if is_equal else (own.mean, own.mean)
+        steps_down.append(low - own.mean)
+        steps_up.append(high - own.mean)
+    down, up = -_moved(columns, steps_down), _moved(columns, steps_up)
+    if subtracted is not None:
+        down = max(down, _moved(subtracted, [-step for step in steps_down]))
+        up = max(up, -_moved(subtracted, [-step for step in steps_up]))
+    return down, up
+
+
+def _moved(columns: Sequence[Sequence[float | None]], steps: Sequence[float]) -> float:
+    """How far S moves if the mean of each column moves by a step, within 0 and 1."""
+    means = [sum(own) / len(own) for own in map(_present, columns)]
+    moved = [
+        min(max(mean + step, 0.0), 1.0) if step else mean
+        for mean, step in zip(means, steps, strict=True)
+    ]
+    return harmonic_mean(moved) - harmonic_mean(means)
 
 
 def _present(column: Sequence[float | None]) -> list[float]:
@@ -400,6 +417,7 @@ def _from_resamples(
     columns: Sequence[Sequence[float | None]],
     varying: Sequence[Sequence[float | None]],
     bounds: tuple[float, float],
+    subtracted: Sequence[Sequence[float | None]] | None = None,
 ) -> Estimate:
     import numpy as np
 
@@ -408,7 +426,7 @@ def _from_resamples(
         return Estimate(center, None, None, n)
     low, high = (float(bound) for bound in np.percentile(kept, [2.5, 97.5]))
     # When all resamples agree, rounding can put the percentiles on one side of the center.
-    down, up = _unseen(columns, varying, bounds)
+    down, up = _unseen(columns, varying, bounds, subtracted)
     below, above = math.hypot(max(center - low, 0.0), down), math.hypot(max(high - center, 0.0), up)
     lowest, highest = bounds
     return Estimate(center, max(center - below, lowest), min(center + above, highest), n)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from editkit import Failure, Score
@@ -52,6 +52,8 @@ def test_nothing_differs_from_itself(values: list[tuple[float, float]]) -> None:
 
 
 @given(cases, st.floats(min_value=0, max_value=0.5))
+@example([(1.0, 1.0)] * 5, 0.0)
+@example([(0.2, 0.9)] * 6, 0.1)
 def test_differences_turn_round_and_are_those_of_the_means(
     values: list[tuple[float, float]], shift: float
 ) -> None:
