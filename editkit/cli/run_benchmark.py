@@ -261,17 +261,20 @@ def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
         requests=plan.batch,
         edits=plan.edits_per_record,
     )
-    return dataclasses.replace(diagnosis, checks=(*diagnosis.checks, *_checks_of_judges(plan)))
+    of_judges = tuple(_checks_of_judges(plan))
+    if not of_judges:
+        return diagnosis
+    return dataclasses.replace(diagnosis, checks=(*diagnosis.checks, *of_judges))
 
 
 def _checks_of_judges(plan: Plan) -> Iterator[Check]:
     """What the judges of metrics lack, such as a key; nothing is asked of them."""
-    from editkit.doctor.diagnose import Check
-
     for metric in plan.metrics:
         config = metric.resolved.config
         if not isinstance(config, JudgeChoice):
             continue
+        from editkit.doctor.diagnose import Check
+
         topic = f"judge of {metric.offer.name}"
         try:
             make_judge(config.judge, **config.judge_config).prepare()

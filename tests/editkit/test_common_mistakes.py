@@ -262,7 +262,7 @@ MISTAKES: list[tuple[Callable[[], Any], str, str, str]] = [
      "a list of Attempts", "Put it in a list: [attempt]."),
     (lambda: any_of.Attempt("Where is it?", "Rome"), "the str 'Where is it?' as question",
      "an OpenQuestion", "OpenQuestion"),
-    (lambda: any_of.Verdict(1.5), "1.5", "a score from 0 to 1", "Write Verdict(1.0)"),
+    (lambda: any_of.Verdict(1.5), "1.5", "a number from 0 to 1", "Write Verdict(1.0)"),
     # patches
     (lambda: any_patch.check("atlas"), "the str 'atlas' as model", "a LanguageModel",
      "Load it first: editkit.load_model(name)."),

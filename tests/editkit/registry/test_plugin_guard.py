@@ -75,7 +75,7 @@ RAISES = {
     "recursion": ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
     "memory": ("raise MemoryError", "MemoryError"),
     "syntax": ("def", "SyntaxError: invalid syntax"),
-    "nul": ("\0", "SyntaxError: source code"),
+    "nul": ("\0", "source code string cannot contain null bytes"),
     "colour": ("raise ValueError('\\x1b[31mred')", "ValueError: \\x1b[31mred"),
     "long": ("raise ValueError('x' * 10_000)", "x..."),
     "silent": (
