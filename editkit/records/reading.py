@@ -367,7 +367,7 @@ def prompt_config_of(node: Node, config: PromptConfig | None = None) -> PromptCo
     try:
         return PromptConfig(**values)
     except ValidationError:
-        raise own["separator"].error("is not valid Unicode") from None  # type: ignore[union-attr]
+        raise node["separator"].error("is not valid Unicode") from None
 
 
 def place_of(position: int) -> str:

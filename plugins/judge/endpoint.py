@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from email.message import Message
-from typing import IO, Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from typing_extensions import override
@@ -32,6 +32,11 @@ _SECONDS_OF_SILENCE = 60.0
 _RETRIED = {408, 425, 429, 500, 502, 503, 504, 529}
 _OF_ONE_REQUEST = {400, 413, 422}
 _log = logging.getLogger(__name__)
+
+
+class _Body(Protocol):
+    def read1(self, n: int, /) -> bytes:
+        """What has arrived, at most ``n`` bytes; empty at the end."""
 
 
 class RefusedError(Exception):
@@ -171,11 +176,11 @@ class Endpoint:
             advice = "Start the service, check url, or raise timeout and retries."
             raise _TemporaryError(text, advice=advice) from None
 
-    def _read(self, answer: IO[bytes]) -> bytes:
+    def _read(self, answer: _Body) -> bytes:
         """A body, which must arrive within the timeout as a whole."""
         ends = time.monotonic() + self.config.timeout
         parts, size = [], 0
-        while part := answer.read1(65536):  # type: ignore[attr-defined]
+        while part := answer.read1(65536):
             parts.append(part)
             size += len(part)
             if size > _LONGEST_REPLY:

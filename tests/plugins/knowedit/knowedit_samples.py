@@ -38,7 +38,7 @@ def raw_fact() -> dict[str, Any]:
         "locality": {
             "Relation_Specificity": [
                 {"prompt": "The language of Iceland is", "ground_truth": "Icelandic"},
-                {"prompt": "Iceland lies in", "ground_truth": ["the Atlantic", "Europe"]},
+                {"prompt": "Iceland is in", "ground_truth": ["the Atlantic", "Europe"]},
             ],
             "Forgetfulness": [
                 {"prompt": "A town of Iceland, not Akureyri, is", "ground_truth": "Reykjavik"}
