@@ -35,7 +35,7 @@ LAYERS = [
     {"editing"},
     {"interfaces", "selfcheck"},
     {"registry"},
-    {"records"},
+    {"records", "workers"},
     {"covariance", "patches", "tracing"},
     {"methods"},
     {"benchmark"},
