@@ -24,6 +24,7 @@ from editkit.data_types import (
 )
 from editkit.errors import (
     CacheError,
+    ClusterError,
     ConfigError,
     DatasetError,
     DeltaError,
@@ -142,6 +143,7 @@ __all__ = [
     "Attempt",
     "BenchmarkSpec",
     "CacheError",
+    "ClusterError",
     "CommandSpec",
     "Config",
     "ConfigError",

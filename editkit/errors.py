@@ -14,6 +14,7 @@ from editkit.redaction import redacted
 
 __all__ = [
     "CacheError",
+    "ClusterError",
     "ConfigError",
     "DatasetError",
     "DeltaError",
@@ -121,6 +122,13 @@ class PluginError(EditkitError):
 
     exit_code = 3
     page = "plugin"
+
+
+class ClusterError(EditkitError):
+    """A cluster cannot be reached, its machines do not fit each other, or no worker is left."""
+
+    exit_code = 4
+    page = "cluster"
 
 
 class JudgeError(EditkitError):

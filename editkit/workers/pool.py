@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 __all__ = ["Answered", "Bench", "Crew", "Done", "Event", "InProcess", "Lost", "Pool", "Recipe"]
@@ -127,12 +127,18 @@ class Pool(Protocol):
         """Whether the driver itself does the jobs, in this process."""
 
     def opened(
-        self, recipe: Recipe[JobT, AnswerT]
+        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
     ) -> contextlib.AbstractContextManager[Crew[JobT, AnswerT]]:
         """Inside, workers have a bench; they end with the block.
 
+        Args:
+            recipe: How a worker builds its bench.
+            distributions: Names of the distributions of the plugins that it uses. Every worker must
+                have the same versions of them.
+
         Raises:
             EditkitError: A bench cannot be built.
+            ClusterError: There is no cluster, or its machines do not fit each other.
         """
 
 
@@ -142,7 +148,9 @@ class InProcess:
     is_local = True
 
     @contextlib.contextmanager
-    def opened(self, recipe: Recipe[JobT, AnswerT]) -> Iterator[Crew[JobT, AnswerT]]:
+    def opened(
+        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+    ) -> Iterator[Crew[JobT, AnswerT]]:
         """Build the bench here."""
         yield _Alone(recipe.build())
 

@@ -145,6 +145,7 @@ def test_flags_exist(page: Path) -> None:
     of_other_tools |= {"--enable-lora", "--lora-modules", "--max-lora-rank"}  # vLLM
     of_other_tools |= {"--base", "--outtype"}  # llama.cpp's converters
     of_other_tools |= {"--model_args"}  # lm_eval
+    of_other_tools |= {"--address", "--block", "--head", "--num-cpus", "--num-gpus"}  # ray start
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 
 
