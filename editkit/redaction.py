@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -95,9 +95,11 @@ def redacted(text: str) -> str:
     If it is unclear where the password of an address ends (``https://user:pa/ss@host``), only the
     text after the last ``@`` is kept, or only the scheme.
     """
-    if not text:
-        return text
-    for secret in _from_environment():
+    return _redacted(text, _from_environment()) if text else text
+
+
+def _redacted(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
         text = text.replace(secret, MASK)
     text = _URL.sub(_without_secrets, _OPEN.sub(f"{MASK}@", text))
     text = _BARE.sub(f"//{MASK}@", _ENCODED.sub(f"{MASK}%40", text))
@@ -110,17 +112,21 @@ def redacted(text: str) -> str:
 
 def redacted_values(value: Any) -> Any:
     """Plain data with every text redacted; values of keys such as ``password`` are masked whole."""
+    return _redacted_values(value, tuple(_from_environment()))
+
+
+def _redacted_values(value: Any, secrets: Sequence[str]) -> Any:
     if isinstance(value, str):
-        return redacted(value)
+        return _redacted(value, secrets) if value else value
     if isinstance(value, Mapping):
         return {
             key: MASK
             if isinstance(item, str) and item and _SECRET_KEY.fullmatch(str(key))
-            else redacted_values(item)
+            else _redacted_values(item, secrets)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [redacted_values(item) for item in value]
+        return [_redacted_values(item, secrets) for item in value]
     return value
 
 

@@ -54,10 +54,27 @@ _log = logging.getLogger("editkit.mlflow")
 Requests = Mapping[int, tuple[EditRequest, ...]]
 
 
+@dataclasses.dataclass
+class _Logged:
+    """Cells of one run that are up to date in MLflow: label and id of the MLflow run of each."""
+
+    run: Run | None = None
+    cells: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+
+    def of(self, run: Run) -> dict[str, tuple[str, str]]:
+        """The cells of this run, by fingerprint; those of another run are dropped."""
+        if self.run is not run:
+            self.run, self.cells = run, {}
+        return self.cells
+
+
+_logged = _Logged()
+
+
 def cell_finished(run: Run, cell: Cell) -> None:
     """Log a finished cell. If MLflow cannot be reached, the end of the run tries again."""
     try:
-        log_cells(run, [cell])
+        _log_new(run, [cell])
     except TrackingError as error:
         _log.warning("%s Trying again when the run ends.", error.message)
 
@@ -71,8 +88,30 @@ def run_finished(run: Run) -> dict[str, Any]:
     Raises:
         TrackingError: MLflow cannot be reached, or refuses a request.
     """
-    tracker, run_ids = log_cells(run, run.cells)
-    return tracker.document(run_ids)
+    tracker = _log_new(run, run.cells)
+    logged = _logged.of(run)
+    _logged.run = None  # rows may change after the run
+    return tracker.document(
+        [logged[cell.fingerprint][1] for cell in run.cells if cell.fingerprint in logged]
+    )
+
+
+def _log_new(run: Run, cells: Sequence[Cell]) -> Tracker:
+    """Log cells that are not logged yet, or whose label has changed since."""
+    logged, labels = _logged.of(run), _labels(run)
+    new = [
+        cell
+        for cell in _complete(run, cells)
+        if logged.get(cell.fingerprint, ("",))[0] != labels[cell.fingerprint]
+    ]
+    tracker, run_ids = log_cells(run, new)
+    for cell, run_id in zip(new, run_ids, strict=True):
+        logged[cell.fingerprint] = labels[cell.fingerprint], run_id
+    return tracker
+
+
+def _complete(run: Run, cells: Sequence[Cell]) -> list[Cell]:
+    return [cell for cell in cells if run.dataset["n_records"] and is_complete(run, cell)]
 
 
 def log_cells(
@@ -99,7 +138,7 @@ def log_cells(
         note=_description(run),
         tags={view.TAG: view.benchmark_view(run.scores)},
     )
-    complete = [cell for cell in cells if run.dataset["n_records"] and is_complete(run, cell)]
+    complete = _complete(run, cells)
     return tracker, [
         tracker.log(content_of(run, cell), rewrite=rewrite, environment=environment())
         for cell in complete
@@ -177,7 +216,7 @@ def environment() -> dict[str, Any]:
 
 
 def _name(run: Run, cell: Cell) -> str:
-    label = _label(run, cell)
+    label = _labels(run)[cell.fingerprint]
     parts = [label, str(run.model["name"]), str(run.dataset["name"])]
     if cell.preset not in _DEFAULTS["preset"] and str(cell.preset) not in label:
         parts.append(str(cell.preset))
@@ -186,8 +225,8 @@ def _name(run: Run, cell: Cell) -> str:
     return " · ".join(dict.fromkeys(parts))  # model and dataset may have the same name
 
 
-def _label(run: Run, cell: Cell) -> str:
-    """The label of a cell among all cells of similar runs in the output folder."""
+def _labels(run: Run) -> dict[str, str]:
+    """The labels of cells by fingerprint, among all cells of similar runs in the output folder."""
     runs: list[Run] = [*runs_in(run.out), run]
     cells = {
         own.fingerprint: own
@@ -196,7 +235,7 @@ def _label(run: Run, cell: Cell) -> str:
         for own in other.cells
     }
     labels = labels_of(dataclasses.replace(run, cells=tuple(cells.values())))
-    return dict(zip(cells, labels, strict=True))[cell.fingerprint]
+    return dict(zip(cells, labels, strict=True))
 
 
 def _table_line(run: Run, document: Mapping[str, Any]) -> dict[str, str]:

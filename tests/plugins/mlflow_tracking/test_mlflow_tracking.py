@@ -13,9 +13,10 @@ from tracking_samples import cell, finished_run, row, run_in, store_rows
 
 from editkit import StoreError, TrackingError
 from editkit.benchmark.store import rows_of
-from editkit.results import Run
+from editkit.results import Cell, Run
 from editkit_plugins import mlflow_tracking
-from editkit_plugins.mlflow_tracking import export, view
+from editkit_plugins.mlflow_tracking import cells, export, view
+from editkit_plugins.mlflow_tracking.content import RunContent
 from editkit_plugins.mlflow_tracking.database import quiet
 
 
@@ -248,3 +249,21 @@ def test_the_plugin_imports_no_mlflow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_end_of_a_run_does_not_build_the_content_of_logged_cells_again(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, built = finished_run(out, "none", "rome"), list[str]()
+
+    def content_of(run: Run, cell: Cell) -> RunContent:
+        built.append(cell.editor)
+        return original(run, cell)
+
+    original = cells.content_of
+    monkeypatch.setattr(cells, "content_of", content_of)
+    cells.cell_finished(run, run.cells[0])
+    logged = cells.run_finished(run)["mlflow"]["run_ids"]
+    assert (built, len(logged)) == (["none", "rome"], 2)
+    assert cells.run_finished(run)["mlflow"]["run_ids"] == logged
+    assert built == ["none", "rome", "none", "rome"]
