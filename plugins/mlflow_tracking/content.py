@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -49,11 +50,11 @@ class RunContent:
     attachments: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     panels: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of everything; an MLflow run with this digest needs no update."""
-        content = json.dumps(dataclasses.asdict(self), sort_keys=True, default=_digest_of)
-        return sha256_of(content)
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return sha256_of(json.dumps(fields, sort_keys=True, default=_digest_of))
 
     @property
     def logged_at(self) -> int:
