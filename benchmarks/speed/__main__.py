@@ -1,4 +1,8 @@
-"""Time editkit's batching and reuse against the plain way, and print the ratios."""
+"""Measure editkit's speed: one command per question.
+
+plain       against the plain way of the same work
+published   against ROME's published code
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,18 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from editkit_benchmarks.speed.cases import CASES, Case, Work
+from editkit.errors import EditkitError
+from editkit_benchmarks.speed import published
+from editkit_benchmarks.speed.cases import CASES, Case
+from editkit_benchmarks.speed.timing import best_of, document
+
+Results = list[dict[str, Any]]
 
 
 def measure(case: Case, repeats: int) -> dict[str, Any]:
@@ -18,54 +29,111 @@ def measure(case: Case, repeats: int) -> dict[str, Any]:
     fast, n_fast, plain, n_plain = case.make()
     pairs = zip(plain(), fast(), strict=True)
     largest = max(abs(a - b) for a, b in pairs)
-    times: dict[str, list[float]] = {"fast": [], "plain": []}
-    for _ in range(repeats):
-        times["fast"].append(_seconds(fast) / n_fast)
-        times["plain"].append(_seconds(plain) / n_plain)
-    best = {way: min(seconds) for way, seconds in times.items()}
+    best = best_of({"fast": fast, "plain": plain}, repeats=repeats, clock=time.perf_counter)
+    fast_s, plain_s = best["fast"] / n_fast, best["plain"] / n_plain
     return {
         "case": case.name,
         "title": case.title,
-        "fast_ms": 1000 * best["fast"],
-        "plain_ms": 1000 * best["plain"],
-        "ratio": best["plain"] / best["fast"],
+        "fast_ms": 1000 * fast_s,
+        "plain_ms": 1000 * plain_s,
+        "ratio": plain_s / fast_s,
         "goal": case.goal,
         "largest_difference": largest,
     }
 
 
-def _seconds(work: Work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def main() -> int:
-    """Run the chosen cases."""
-    parser = argparse.ArgumentParser(prog="editkit_benchmarks.speed", description=__doc__)
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="cases to run (all)")
-    parser.add_argument("--repeats", type=int, default=3, help="repeats; the best one counts (3)")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads (2)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+def _plain(args: argparse.Namespace, show: Callable[[str], None]) -> Results:
     known = {case.name: case for case in CASES}
-    unknown = [name for name in args.cases if name not in known]
-    if unknown:
-        parser.error(f"no case {unknown[0]!r}; expected one of {', '.join(known)}")
     results = []
     for name in args.cases or known:
         result = measure(known[name], args.repeats)
         results.append(result)
-        if not args.json:
-            sys.stdout.write(
-                f"{result['ratio']:6.1f}x (goal {result['goal']:g}x)  {result['title']}\n"
-                f"         {result['fast_ms']:.1f} ms, plain {result['plain_ms']:.1f} ms per unit; "
-                f"largest difference {result['largest_difference']:.1e}\n"
+        show(
+            f"{result['ratio']:6.1f}x (goal {result['goal']:g}x)  {result['title']}\n"
+            f"         {result['fast_ms']:.1f} ms, plain {result['plain_ms']:.1f} ms per unit; "
+            f"largest difference {result['largest_difference']:.1e}\n"
+        )
+    return results
+
+
+def _published(args: argparse.Namespace, show: Callable[[str], None]) -> Results:
+    code = published.load_published(args.rome)
+    results = []
+    for name in args.cases or published.CASES:
+        result = published.measure(code, name, repeats=args.repeats)
+        results.append(result)
+        goal = "" if result["goal"] is None else f" (goal {result['goal']:g}x)"
+        show(
+            f"{result['ratio']:6.1f}x{goal}  {result['title']}\n"
+            f"         {result['editkit_ms']:.1f} ms, published {result['published_ms']:.1f} ms "
+            "of CPU time; largest relative difference "
+            f"{result['largest_relative_difference']:.1e}\n"
+        )
+    return results
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(
+        prog="python -m editkit_benchmarks.speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    questions = top.add_subparsers(dest="question", required=True, metavar="QUESTION")
+
+    def add(
+        name: str, summary: str, run: Callable[..., Results], cases: Sequence[str], threads: int
+    ) -> argparse.ArgumentParser:
+        one = questions.add_parser(name, help=summary, description=summary)
+        one.set_defaults(run=run)
+        one.add_argument(
+            "cases",
+            nargs="*",
+            metavar="CASE",
+            type=_one_of(cases),
+            help=f"cases to run (all): {', '.join(cases)}",
+        )
+        one.add_argument("--repeats", type=int, default=3, help="repeats; the best one counts (3)")
+        one.add_argument("--threads", type=int, default=threads, help=f"torch threads ({threads})")
+        one.add_argument("--json", action="store_true", help="print one JSON document")
+        return one
+
+    add("plain", "against the plain way", _plain, [case.name for case in CASES], 2)
+    against = add("published", "against ROME's published code", _published, published.CASES, 1)
+    against.add_argument(
+        "--rome", type=Path, required=True, help="a clone of github.com/kmeng01/rome"
+    )
+    return top
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in names:
+            raise argparse.ArgumentTypeError(
+                f"no case {name!r}; expected one of {', '.join(names)}"
             )
+        return name
+
+    return check
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Answer one question."""
+    args = parser().parse_args(arguments)
+    torch.set_num_threads(args.threads)
+
+    def show(text: str) -> None:
+        if not args.json:
+            sys.stdout.write(text)
             sys.stdout.flush()
+
+    try:
+        results = args.run(args, show)
+    except EditkitError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     if args.json:
-        sys.stdout.write(json.dumps({"threads": args.threads, "results": results}) + "\n")
+        sys.stdout.write(json.dumps(document(args.question, "cpu", results), indent=1) + "\n")
     return 0
 
 

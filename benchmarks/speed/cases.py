@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from editkit import (
     EditedModels,
@@ -22,7 +21,6 @@ from editkit import (
     Record,
     WeightDelta,
     applied,
-    load_model,
 )
 from editkit.editing.edited_models import CandidateQuery, GenerationQuery
 from editkit.editing.generation import continued, draws
@@ -34,6 +32,8 @@ from editkit.models.weight_layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 from editkit_benchmarks.speed import learning
 from editkit_benchmarks.speed.plain import probe_nll
+from editkit_benchmarks.speed.shapes import atlas, first_records, gpt2_small
+from editkit_benchmarks.speed.timing import Work
 from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
 from editkit_plugins.learned.training.data import RecordSource
@@ -43,9 +43,6 @@ from editkit_plugins.tracing.causal_tracing import Probabilities, trace_fact
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.corruption import draw_noise
 from editkit_plugins.tracing.tokenized_facts import tokenize_facts
-
-Work = Callable[[], Sequence[float]]
-"""Does the work, and returns numbers on which both ways must agree."""
 
 _TRACED: tuple[Kind, ...] = ("state", "mlp", "attn")
 _KINDS = ("rewrite", "paraphrase", "neighborhood")
@@ -72,25 +69,6 @@ class Case:
     make: Callable[[], tuple[Work, int, Work, int]]
 
 
-@functools.cache
-def _atlas() -> LanguageModel:
-    return load_model("atlas")
-
-
-@functools.cache
-def _gpt2_small() -> LanguageModel:
-    """A model in GPT-2 small's shape with random weights, and atlas's tokenizer."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        hf = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0))
-    return LanguageModel(hf, _atlas().tokenizer, name="gpt2-small-random")
-
-
-@functools.cache
-def _records(n: int) -> tuple[Record, ...]:
-    return AtlasDataset(AtlasConfig()).load().records[:n]
-
-
 def _probes(record: Record) -> list[Probe]:
     return [probe for kind in _KINDS for probe in record.probes[kind]]
 
@@ -103,7 +81,7 @@ def _queries(edit: int, record: Record) -> list[CandidateQuery]:
 
 
 def _scoring() -> tuple[Work, int, Work, int]:
-    model, records = _atlas(), _records(32)
+    model, records = atlas(), first_records(32)
     config = RomeConfig(layer=1, weight_decay=0.1, ridge=1e-3, **_CORPUS)
     deltas = RomeEditor(config).edit(model, [record.request for record in records])
 
@@ -126,10 +104,10 @@ def _rome(
 ) -> tuple[Work, int, Work, int]:
     from tests.plugins.rome.oracle import solve_plainly  # needs a checkout
 
-    requests = [record.request for record in _records(n_fast)]
+    requests = [record.request for record in first_records(n_fast)]
     # Atlas writes the contexts, so that both models see the same texts. Without an early stop all
     # edits do the same work.
-    texts = sampled_or_given_contexts(_atlas(), RomeConfig())[1:]
+    texts = sampled_or_given_contexts(atlas(), RomeConfig())[1:]
     values: dict[str, Any] = {
         "layer": layer,
         "weight_decay": 0.1,
@@ -155,7 +133,7 @@ def _attribution(
 ) -> tuple[Work, int, Work, int]:
     from tests.plugins.kn.oracle import attribute_plainly  # needs a checkout
 
-    requests = [record.request for record in _records(n_fast)]
+    requests = [record.request for record in first_records(n_fast)]
     true = [str(request.target_true) for request in requests]
     completions = model().complete([request.sentence for request in requests], true)
     queries = [Query(completion.prompt, completion.target) for completion in completions]
@@ -173,7 +151,7 @@ def _attribution(
 
 
 def _prompts() -> tuple[Work, int, Work, int]:
-    model, records = _gpt2_small(), _records(4)
+    model, records = gpt2_small(), first_records(4)
     empty = [WeightDelta({}, record.request, "none", {}, model.fingerprint) for record in records]
 
     def shared_prefix() -> list[float]:
@@ -190,7 +168,7 @@ def _prompts() -> tuple[Work, int, Work, int]:
 
 
 def _training(method: str) -> tuple[Work, int, Work, int]:
-    model, settings, n = _atlas(), learning.settings_of(method), 3
+    model, settings, n = atlas(), learning.settings_of(method), 3
     source = RecordSource(model, AtlasDataset(AtlasConfig(split="train")).load().records, 0.1)
     batches = [
         source.draw(
@@ -214,7 +192,7 @@ def _generation(
     model: Callable[[], LanguageModel], *, records: int, n_plain: int, tokens: int
 ) -> tuple[Work, int, Work, int]:
     """Texts of several edited models together, and one at a time with cached keys and values."""
-    chosen = _records(records)
+    chosen = first_records(records)
     deltas = [_random_edit(model(), record.case_id) for record in chosen]
     queries = [
         GenerationQuery(edit, prompt, f"{record.case_id}/{place}")
@@ -244,7 +222,7 @@ def _free_texts(n_plain: int) -> tuple[Work, int, Work, int]:
 
     Both stop as soon as the sentence has ended.
     """
-    model, records, stop = _atlas(), _records(20), Stop("sentence", 30)
+    model, records, stop = atlas(), first_records(20), Stop("sentence", 30)
     deltas = [_random_edit(model, record.case_id) for record in records]
     questions = [
         (edit, OpenQuestion(probe.prompt, ((probe.target_new,),)))
@@ -315,7 +293,7 @@ def _tracing(
     from tests.plugins.tracing.oracle import trace_site_by_site  # needs a checkout
 
     config = CausalTracingConfig(kinds=tuple(kinds), noise_level=0.1)
-    requests = [record.request for record in _records(n_fast)]
+    requests = [record.request for record in first_records(n_fast)]
     facts = [Fact(r.sentence, r.subject, r.target_true) for r in requests]
 
     def run(n: int, trace: Callable[..., Probabilities]) -> list[float]:
@@ -340,37 +318,37 @@ CASES = (
         "rome-atlas",
         "atlas: ROME with reuse and batching against plain",
         8,
-        functools.partial(_rome, _atlas, layer=1, n_fast=20, n_plain=3),
+        functools.partial(_rome, atlas, layer=1, n_fast=20, n_plain=3),
     ),
     Case(
         "rome-gpt2-small",
         "GPT-2-small shape: ROME with reuse and batching against plain",
         8,
-        functools.partial(_rome, _gpt2_small, layer=4, n_fast=8, n_plain=1),
+        functools.partial(_rome, gpt2_small, layer=4, n_fast=8, n_plain=1),
     ),
     Case(
         "kn-atlas",
         "atlas: integrated gradients of several facts together against one step at a time",
         4,
-        functools.partial(_attribution, _atlas, n_fast=20, n_plain=3),
+        functools.partial(_attribution, atlas, n_fast=20, n_plain=3),
     ),
     Case(
         "kn-gpt2-small",
         "GPT-2-small shape: integrated gradients together against one step at a time",
         4,
-        functools.partial(_attribution, _gpt2_small, n_fast=8, n_plain=1),
+        functools.partial(_attribution, gpt2_small, n_fast=8, n_plain=1),
     ),
     Case(
         "trace-atlas",
         "atlas: a full trace with reuse against one site a forward pass",
         15,
-        functools.partial(_tracing, _atlas, kinds=_TRACED, n_fast=4, n_plain=1),
+        functools.partial(_tracing, atlas, kinds=_TRACED, n_fast=4, n_plain=1),
     ),
     Case(
         "trace-gpt2-small",
         "GPT-2-small shape: a full trace with reuse against one site a forward pass",
         8,
-        functools.partial(_tracing, _gpt2_small, kinds=_TRACED, n_fast=1, n_plain=1),
+        functools.partial(_tracing, gpt2_small, kinds=_TRACED, n_fast=1, n_plain=1),
     ),
     Case(
         "train-mend",
@@ -394,13 +372,13 @@ CASES = (
         "generation-atlas",
         "atlas: texts of 20 edited models together against one prompt at a time",
         5,
-        functools.partial(_generation, _atlas, records=20, n_plain=10, tokens=100),
+        functools.partial(_generation, atlas, records=20, n_plain=10, tokens=100),
     ),
     Case(
         "generation-gpt2-small",
         "GPT-2-small shape: texts of 4 edited models together against one prompt at a time",
         5,
-        functools.partial(_generation, _gpt2_small, records=4, n_plain=3, tokens=48),
+        functools.partial(_generation, gpt2_small, records=4, n_plain=3, tokens=48),
     ),
     Case(
         "free-atlas",

@@ -30,6 +30,7 @@ from editkit.patches.content import (
     Size,
 )
 from editkit.registry.plugins import default_registry
+from editkit_benchmarks.speed.__main__ import parser as parser_of_speed
 from tests.editkit.benchmark.fakes import ROOT
 
 DOCS = ROOT / "docs"
@@ -166,10 +167,10 @@ def _sections(page: Path) -> set[str]:
 
 
 def _flags() -> set[str]:
-    """The flags of all commands, including those of plugins."""
+    """The flags of all commands, including those of plugins, and of the speed measurements."""
     flags: set[str] = set()
     commands = [spec.name for spec in CORE] + list(default_registry().names("command"))
-    parsers = []
+    parsers = [parser_of_speed()]
     for name in commands:
         parser = argparse.ArgumentParser()
         command_module(name).configure(parser)

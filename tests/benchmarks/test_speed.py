@@ -1,0 +1,92 @@
+"""The speed measurements: both ways give the same numbers. No test checks a time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from editkit import UsageError
+from editkit_benchmarks.speed.__main__ import main
+from editkit_benchmarks.speed.published import (
+    CASES,
+    Sides,
+    _Tokenizer,
+    load_published,
+)
+from editkit_benchmarks.speed.shapes import atlas, first_records
+from editkit_benchmarks.speed.timing import best_of, relative_difference
+
+ROME = os.environ.get("EDITKIT_ROME")
+"""A clone of the published code."""
+
+needs_rome = pytest.mark.skipif(ROME is None, reason="EDITKIT_ROME names no clone of kmeng01/rome")
+
+
+def test_a_slow_way_is_timed_once_and_the_best_repeat_counts() -> None:
+    ticks = iter([0.0, 5.0, 5.0, 30.0, 30.0, 33.0])
+    calls: list[str] = []
+
+    def way(name: str) -> list[float]:
+        calls.append(name)
+        return []
+
+    ways = {"fast": lambda: way("fast"), "slow": lambda: way("slow")}
+    best = best_of(ways, repeats=2, clock=lambda: next(ticks))
+    assert best == {"fast": 3.0, "slow": 25.0}
+    assert calls == ["fast", "slow", "fast"]
+
+
+def test_differences_are_relative_to_the_largest_number() -> None:
+    assert relative_difference([1.0, 10.0], [2.0, 10.0]) == pytest.approx(0.1)
+
+
+def test_a_folder_without_the_published_code_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="rome/rome_main.py"):
+        load_published(tmp_path)
+    assert main(["published", "--rome", str(tmp_path), CASES[0]]) == 2
+
+
+def test_a_slice_of_encodings_is_a_list_as_in_transformers_4() -> None:
+    tokenizer = _Tokenizer(atlas().tokenizer)
+    encoded = tokenizer(["Kenya", "Kenya is in Africa"])
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    assert [len(each) for each in encoded[0:2]] == lengths
+    assert lengths[0] < lengths[1]
+    padded = tokenizer(["Kenya", "Kenya is in Africa"], padding=True).to("cuda")["input_ids"]
+    assert padded[0][lengths[0] :] == [0] * (lengths[1] - lengths[0])
+    assert atlas().tokenizer.pad_token is None
+
+
+@needs_rome
+def test_the_published_code_gives_the_same_numbers() -> None:
+    assert ROME is not None
+    sides = Sides(load_published(Path(ROME)), atlas(), layer=1, steps=3, contexts=["It rains. "])
+    [record] = first_records(1)
+    [delta] = sides.our_edits([record])
+    [change] = delta.changes.values()
+    u, right = sides.their_edit(record)
+    dense = change.tensors()["left"] @ change.tensors()["right"]
+    assert (
+        relative_difference(dense.flatten().tolist(), (u[:, None] * right).flatten().tolist())
+        < 1e-4
+    )
+    [ours] = sides.our_scores([delta], [record])
+    before = atlas().weights_digest()
+    assert relative_difference(ours, sides.their_record(record)) < 1e-4
+    assert atlas().weights_digest() == before
+
+
+@needs_rome
+def test_the_json_document_has_the_machine_and_each_case(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["published", "--rome", str(ROME), "--repeats", "1", "--json", "score-atlas"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    [result] = document["results"]
+    assert document["schema"] == 1
+    assert document["machine"]["torch_threads"] == 1
+    assert result["case"] == "score-atlas"
+    assert result["largest_relative_difference"] < 1e-4
