@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from editkit import Editor, EditRequest, Fact, make_dataset, make_locator
-from editkit.benchmark.inputs import load_model_of
+from editkit import EditRequest, Fact, make_dataset
 from editkit.benchmark.plan import Plan, PlannedCell
 from editkit.benchmark.spec import Benchmark, PluginValues
 from editkit.data_types import fact_of
 from editkit.errors import UsageError, did_you_mean
 from editkit.progress import show_progress
 from editkit.records.facts import read_facts
-from editkit.registry.plugins import default_registry
-from editkit.registry.random_state import seeded
 from editkit.report.labels import labels_of
+from editkit.workers.pool import InProcess, Pool
 from editkit_benchmarks.experiments.spec import Tracing
-from editkit_plugins.tracing.stored_traces import EditBefore, average_trace
+from editkit_plugins.tracing.bench import NamedEditor, NamedModel, NamedTools
+from editkit_plugins.tracing.stored_traces import adapted_study, traced_study
 
 if TYPE_CHECKING:
-    from editkit.models import LanguageModel
     from editkit_plugins.tracing.averages import AverageTrace
 
 _log = logging.getLogger("editkit.experiments")
@@ -32,14 +30,14 @@ _BEFORE_EDIT = "before the edit"
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """One average: its name in figures, its facts and their source, the locator's values, and the
-    edit before each fact."""
+    """One average: its name in figures, its facts and their source, what traces them, and the edit
+    before each fact."""
 
     name: str
     facts: Sequence[Fact]
     source: str
-    config: Mapping[str, Any]
-    edit: EditBefore | None = None
+    tools: NamedTools
+    requests: Sequence[EditRequest] = ()
 
 
 def trace_all(
@@ -49,6 +47,7 @@ def trace_all(
     plan: Plan | None,
     out: Path,
     *,
+    pool: Pool | None = None,
     quiet: bool = False,
 ) -> list[AverageTrace]:
     """Trace the facts that the store lacks, and average under each setting.
@@ -59,47 +58,42 @@ def trace_all(
         values: Values of the dataset's configuration.
         plan: The configured editors; None if nothing is edited.
         out: The output folder.
+        pool: Who traces; None: this process.
         quiet: Whether to show no progress.
 
     Raises:
         UsageError: No fact could be traced, or ``after`` names an unknown editor.
         EditkitError: The model, a dataset, the locator or an editor cannot be loaded.
     """
-    model = load_model_of(benchmark.model)
     averages = []
     why_empty = ""
-    for setting in _settings(tracing, benchmark, values, plan, model):
-        locator = make_locator(tracing.locator, model, **setting.config)
-        with show_progress(quiet=quiet):
-            average = average_trace(
-                model,
-                tracing.locator,
-                locator,
-                setting.facts,
-                out,
-                setting.edit,
-                source=setting.source,
-                setting=setting.name,
-            )
-        if not average.effects:
-            why_empty = average.why_empty
-            _log.warning("left out: %s", why_empty)
-            continue
-        if average.failed:
-            reason = next(iter(average.failed.values()))
-            _log.warning("%s: %d facts failed (%s)", setting.name, len(average.failed), reason)
-        averages.append(average)
+    with (pool or InProcess()).opened(NamedModel(benchmark.model)) as crew:
+        for setting in _settings(tracing, benchmark, values, plan):
+            with show_progress(quiet=quiet):
+                study = adapted_study(
+                    crew,
+                    setting.tools,
+                    setting.facts,
+                    setting.requests,
+                    source=setting.source,
+                    setting=setting.name,
+                )
+                average = traced_study(crew, study, out)
+            if not average.effects:
+                why_empty = average.why_empty
+                _log.warning("left out: %s", why_empty)
+                continue
+            if average.failed:
+                reason = next(iter(average.failed.values()))
+                _log.warning("%s: %d facts failed (%s)", setting.name, len(average.failed), reason)
+            averages.append(average)
     if not averages:
         raise UsageError(why_empty, hint="Trace facts that the model knows.")
     return averages
 
 
 def _settings(
-    tracing: Tracing,
-    benchmark: Benchmark,
-    values: PluginValues,
-    plan: Plan | None,
-    model: LanguageModel,
+    tracing: Tracing, benchmark: Benchmark, values: PluginValues, plan: Plan | None
 ) -> Iterator[_Setting]:
     choice = benchmark.dataset
     limit = min((n for n in (tracing.limit, benchmark.limit) if n is not None), default=None)
@@ -117,11 +111,14 @@ def _settings(
         facts = list(read.facts[:limit])
     for name, setting in (tracing.settings or {"": {}}).items():
         title = _BEFORE_EDIT if tracing.after and not name else name
-        yield _Setting(title, facts, source, {**tracing.config, **setting})
+        tools = NamedTools(tracing.locator, {**tracing.config, **setting})
+        yield _Setting(title, facts, source, tools)
     for label, planned in edited_cells(tracing, plan):
-        edit = EditBefore(label, _editor(planned, model), requests)
+        cell = planned.cell
+        editor = NamedEditor(label, cell.editor, planned.config, cell.seed)
+        tools = NamedTools(tracing.locator, tracing.config, edit=editor)
         new_facts = [fact_of(each, each.target_new) for each in requests]
-        yield _Setting(f"after {label}", new_facts, choice.name, tracing.config, edit)
+        yield _Setting(f"after {label}", new_facts, choice.name, tools, requests)
 
 
 def edited_cells(tracing: Tracing, plan: Plan | None) -> list[tuple[str, PlannedCell]]:
@@ -147,12 +144,3 @@ def edited_cells(tracing: Tracing, plan: Plan | None) -> list[tuple[str, Planned
             )
         selected += named
     return selected
-
-
-def _editor(planned: PlannedCell, model: LanguageModel) -> Editor[Any]:
-    """The editor of a cell, prepared in the same way as for a benchmark."""
-    editor: Editor[Any] = default_registry().build("editor", planned.cell.editor, planned.config)
-    editor.check(model)
-    with seeded(planned.cell.seed, "prepare"):
-        editor.prepare(model)
-    return editor

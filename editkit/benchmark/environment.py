@@ -16,10 +16,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from editkit.storage.digests import digest
+
 if TYPE_CHECKING:
     from editkit.benchmark.store import Store
 
-__all__ = ["environment_changes", "environment_of", "record_environment"]
+__all__ = [
+    "environment_changes",
+    "environment_of",
+    "record_environment",
+    "warn_of_other_environments",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -76,7 +83,15 @@ def record_environment(model: Mapping[str, Any], store: Store, fingerprints: Ite
         fingerprints: Their cells.
     """
     environment = environment_of(model)
-    own = store.computed_with(environment)
+    store.computed_with(environment)
+    warn_of_other_environments(environment, store, fingerprints)
+
+
+def warn_of_other_environments(
+    environment: Mapping[str, Any], store: Store, fingerprints: Iterable[str]
+) -> None:
+    """Warn if stored rows of some cells were computed in another environment than this one."""
+    own = digest(environment)
     rows = [row for fingerprint in fingerprints for row in store.rows(fingerprint)]
     others = {row.environment for row in rows} - {own}
     if not others:

@@ -11,6 +11,7 @@ from pathlib import Path
 __all__ = [
     "available_memory",
     "is_about_space",
+    "is_out_of_memory",
     "memory_of_this_process",
     "peak_memory_of_this_process",
     "space_left",
@@ -55,6 +56,19 @@ def is_about_space(error: BaseException) -> bool:
             return True
         part = part.__cause__ or part.__context__
     return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that the memory of the host or of a GPU does not suffice.
+
+    torch raises a class of its own for GPUs, and a plain ``RuntimeError`` for the host.
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = str(error)
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in words or "DefaultCPUAllocator: can't allocate memory" in words
+    )
 
 
 def memory_of_this_process() -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit import ConfigError, TrackingError, UsageError
+from editkit import Config, ConfigError, TrackingError, UsageError
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
 from editkit.progress import show_progress
 from editkit.registry.factories import check_values
@@ -89,8 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
     facts = read_facts(args.facts, dataset_values, separator=args.separator, chat=args.chat)
     facts.warn()
-    model = load_model(args.model, dtype=args.dtype, device=args.device)
-    return _trace_many(args, model, values, facts)
+    return _trace_many(args, values, facts)
 
 
 def _check(locator: str, preset: str | None, values: dict[str, Any]) -> None:
@@ -106,12 +105,13 @@ def _check(locator: str, preset: str | None, values: dict[str, Any]) -> None:
         raise ConfigError(error.message.replace("--set.", "--set "), hint=error.hint) from None
 
 
-def _warn_if_window_is_wide(window: object, model: LanguageModel) -> None:
-    if isinstance(window, int) and window >= model.n_layers:
+def _warn_if_window_is_wide(config: Config, n_layers: int, model: str) -> None:
+    window = getattr(config, "window", None)
+    if isinstance(window, int) and window >= n_layers:
         _log.warning(
             "a window of %s layers covers nearly all %d layers of %s; use a smaller one to compare "
             "layers, such as --set window=2.",
-            *(window, model.n_layers, model.name),
+            *(window, n_layers, model),
         )
 
 
@@ -125,7 +125,7 @@ def _trace_one(args: argparse.Namespace, model: LanguageModel, values: dict[str,
 
     fact = Fact(args.prompt, args.subject, args.answer, separator=args.separator, chat=args.chat)
     locator = make_locator(args.locator, model, preset=args.preset, **values)
-    _warn_if_window_is_wide(getattr(locator.config, "window", None), model)
+    _warn_if_window_is_wide(locator.config, model.n_layers, model.name)
     [maps] = locator.maps(model, [fact])
     trace = Trace(model.name, args.locator, maps)
     identity = [args.prompt, args.subject, args.answer, args.preset, sorted(args.sets), args.model]
@@ -192,22 +192,24 @@ def _print_trace(trace: Trace, files: list[Path]) -> None:
 # ---------------------------------------------------------------- many facts
 
 
-def _trace_many(
-    args: argparse.Namespace, model: LanguageModel, values: dict[str, Any], read: Facts
-) -> int:
-    from editkit import make_locator
-    from editkit_plugins.tracing.stored_traces import average_trace
+def _trace_many(args: argparse.Namespace, values: dict[str, Any], read: Facts) -> int:
+    from editkit.benchmark.spec import ModelChoice
+    from editkit.workers.pool import InProcess
+    from editkit_plugins.tracing.bench import NamedModel, NamedTools
+    from editkit_plugins.tracing.stored_traces import adapted_study, traced_study
 
-    locator = make_locator(args.locator, model, preset=args.preset, **values)
-    _warn_if_window_is_wide(getattr(locator.config, "window", None), model)
     facts = read.facts[: args.limit]
-    with show_progress(quiet=args.quiet):
-        average = average_trace(model, args.locator, locator, facts, args.out, source=args.facts)
+    model = ModelChoice(name=args.model, dtype=args.dtype, device=args.device)
+    tools = NamedTools(args.locator, values, args.preset)
+    with InProcess().opened(NamedModel(model)) as crew, show_progress(quiet=args.quiet):
+        study = adapted_study(crew, tools, facts, source=args.facts)
+        _warn_if_window_is_wide(study.adapted.config, crew.about["n_layers"], args.model)
+        average = traced_study(crew, study, args.out)
     for case, reason in list(average.failed.items())[:3]:
         _log.warning("fact %d could not be traced: %s", case, reason)
     if not average.effects:
         raise UsageError(average.why_empty, hint="Trace facts that the model knows.")
-    words = f"{args.locator} {model.name} {Path(args.facts).stem} {len(facts)}"
+    words = f"{args.locator} {average.model} {Path(args.facts).stem} {len(facts)}"
     name = safe_file_name(words, identity=[average.fingerprint])
     files = average.save(args.out / "traces", name)
     if args.json:

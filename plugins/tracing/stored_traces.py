@@ -1,87 +1,86 @@
-"""Traces of many facts. Each is a row of the result store, so an interrupted run resumes."""
+"""Traces of many facts. Each is a row of the result store, so an interrupted run resumes.
+
+The facts are traced by the workers of a pool (:mod:`editkit_plugins.tracing.bench`); the store is
+written here.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-import importlib.metadata
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
-from editkit import (
-    EditkitError,
-    Editor,
-    EditRequest,
-    Fact,
-    Localization,
-    Locator,
-    WeightDelta,
-    applied,
-)
-from editkit.benchmark.dependencies import dependencies
-from editkit.benchmark.environment import record_environment
+from editkit import EditRequest, Fact, Locator, UsageError
+from editkit.benchmark.environment import warn_of_other_environments
 from editkit.benchmark.store import Store
-from editkit.editing.delta_effects import Effects
-from editkit.editing.outcomes import BASELINE, Edit, outcomes_of, unwatched
+from editkit.editing.outcomes import BASELINE, Edit, outcomes_of
 from editkit.models import LanguageModel
-from editkit.progress import counting
-from editkit.registry.random_state import seeded
+from editkit.progress import Counter, counting
 from editkit.results import STORE_FILE, Row
 from editkit.storage.digests import key_of
+from editkit.workers.pool import Answered, Crew, InProcess, Lost
 from editkit_plugins.tracing.averages import (
     PLACES,
     AverageTrace,
     average_by_role,
     average_largest,
-    effects_by_role,
-    largest_effects,
     mean_of_effects,
 )
-from editkit_plugins.tracing.config import Averaging, CausalTracingConfig, Kind
-from editkit_plugins.tracing.tokenized_facts import tokenize_facts
+from editkit_plugins.tracing.bench import (
+    AGAIN,
+    LARGEST,
+    LAYERS,
+    SEPARATOR,
+    Adapt,
+    Adapted,
+    Answer,
+    AnyTools,
+    Case,
+    EditBefore,
+    Job,
+    LoadedModel,
+    Tools,
+    Traced,
+    TraceFacts,
+    failed_for_now,
+)
+from editkit_plugins.tracing.config import Kind
 
-_FACTS_PER_COMMIT = 5
-_SEPARATOR = "/"
-_LAYOUT = 2  # of a row's details; facts with rows of another layout are traced again
-_LAYERS, _LARGEST = "layers", "largest"  # keys of the details, next to the roles
+Tracers: TypeAlias = Crew[Job, Answer]
+"""Workers with a bench of :mod:`editkit_plugins.tracing.bench`."""
+
+_FACTS_PER_JOB = 5
+_MOST_LOSSES = 3  # workers that one fact may cost
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class EditBefore:
-    """An edit before each fact's trace, undone after it.
+class Study:
+    """Facts, and what traces them.
 
     Attributes:
-        name: Name of the editor.
-        editor: The prepared editor.
-        requests: The edits, one per fact.
+        facts: The facts.
+        adapted: The locator, adapted to all of them, and the editor.
+        requests: The edit before each fact's trace; none without an editor.
+        source: Where the facts are from, for readers.
+        setting: Name of the setting, for readers.
     """
 
-    name: str
-    editor: Editor[Any]
-    requests: Sequence[EditRequest]
+    facts: Sequence[Fact]
+    adapted: Adapted
+    requests: Sequence[EditRequest] = ()
+    source: str = ""
+    setting: str = ""
 
-    def describe(self, model_fingerprint: str) -> dict[str, Any]:
-        """Everything that the edits depend on, as plain data."""
-        config = self.editor.config
-        return {
-            "editor": self.name,
-            "config": config.model_dump(mode="json"),
-            "depends_on": dependencies(config, model_fingerprint, name=self.name),
-            "requests": key_of({"requests": [each.to_dict() for each in self.requests]}),
-        }
-
-    def delta(self, model: LanguageModel, case: int) -> WeightDelta:
-        """The edit of a case. Its random numbers depend on the case alone.
-
-        Raises:
-            EditkitError: The editor fails.
-        """
-        with seeded("trace", case), unwatched():  # failed edits are reported once for all cases
-            [delta] = self.editor.edit(model, [self.requests[case]])
-        return delta
+    def cases(self, numbers: Sequence[int]) -> list[Case]:
+        """Some of the facts, each with its edit."""
+        return [
+            Case(number, self.facts[number], self.requests[number] if self.requests else None)
+            for number in numbers
+        ]
 
 
 def average_trace(
@@ -91,11 +90,9 @@ def average_trace(
     facts: Sequence[Fact],
     out: Path,
     edit: EditBefore | None = None,
-    *,
-    source: str = "",
-    setting: str = "",
+    requests: Sequence[EditRequest] = (),
 ) -> AverageTrace:
-    """Trace the facts that the store lacks, and average over all that the model knows.
+    """As :func:`traced_study`, with a model and a locator of this process.
 
     Args:
         model: The model.
@@ -103,34 +100,121 @@ def average_trace(
         locator: The locator.
         facts: The facts.
         out: Folder of the store.
-        edit: An edit before each fact.
-        source: Where the facts are from, for readers.
-        setting: Name of the setting, for readers.
+        edit: The prepared editor, if each fact is traced after its edit.
+        requests: The edits, one per fact.
     """
-    locator = locator.for_facts(model, facts)
-    identity = identity_of(model, locator_name, locator, facts, edit)
+    with InProcess().opened(LoadedModel(model)) as crew:
+        study = adapted_study(crew, Tools(locator_name, locator, edit), facts, requests)
+        return traced_study(crew, study, out)
+
+
+def adapted_study(
+    crew: Tracers,
+    tools: AnyTools,
+    facts: Sequence[Fact],
+    requests: Sequence[EditRequest] = (),
+    *,
+    source: str = "",
+    setting: str = "",
+) -> Study:
+    """Have one worker adapt a locator to all facts, for all workers.
+
+    Raises:
+        UsageError: The worker died, and so did those that tried it again.
+        EditkitError: The locator or the editor cannot be built.
+    """
+    crew.submit(job := Adapt(tools, facts, requests))
+    losses = 0
+    for event in crew.events():
+        if isinstance(event, Answered) and isinstance(event.answer, Adapted):
+            adapted = event.answer
+        elif isinstance(event, Lost):
+            losses += 1
+            if losses == _MOST_LOSSES:
+                raise UsageError(
+                    f"{losses} workers died while they adapted the locator to the facts: "
+                    f"{event.reason}.",
+                    hint="Give workers more memory, or use fewer facts (--limit).",
+                )
+            crew.submit(job)
+    return Study(facts, adapted, requests, source, setting)
+
+
+def traced_study(crew: Tracers, study: Study, out: Path) -> AverageTrace:
+    """Trace the facts that the store lacks, and average over all that the model knows.
+
+    Rows do not depend on the number of workers. A fact that costs three workers, or runs out of
+    memory, gets a failed row, and is traced again by the next call.
+
+    Args:
+        crew: Workers with the model.
+        study: The facts, and what traces them.
+        out: Folder of the store.
+    """
+    identity = study.adapted.identity
+    model, edit = identity["model"], identity.get("after")
     fingerprint = key_of(identity)
+    n_facts = len(study.facts)
     with Store(out / STORE_FILE) as store:
         store.put_cell(fingerprint, identity)
-        record_environment(model.describe(), store, [fingerprint])
-        stored = {row.case_id for row in _valid_rows(store, fingerprint, len(facts), model)}
-        missing = [case for case in range(len(facts)) if case not in stored]
-        edits: list[Edit] = []
-        title = f"tracing {setting or source}".rstrip()
-        with counting(title, len(facts), unit="fact", done=len(stored)) as advance:
-            for start in range(0, len(missing), _FACTS_PER_COMMIT):
-                cases = missing[start : start + _FACTS_PER_COMMIT]
-                rows = [
-                    _trace(model, locator, case, facts[case])
-                    if edit is None
-                    else _trace_after(edit, edits, model, locator, case, facts[case])
-                    for case in cases
-                ]
-                store.put_rows(fingerprint, rows)
-                advance(len(cases))
-        if edit is not None and edit.name != BASELINE and (summary := outcomes_of(edits).summary):
-            _log.warning("%s: %s", edit.name, summary)
-        rows = _valid_rows(store, fingerprint, len(facts), model)
+        warn_of_other_environments(crew.about["environment"], store, [fingerprint])
+        rows = _valid_rows(store, fingerprint, n_facts, crew.about["n_layers"])
+        stored = {row.case_id for row in rows if AGAIN not in row.notes}
+        missing = [case for case in range(n_facts) if case not in stored]
+        title = f"tracing {study.setting or study.source}".rstrip()
+        with counting(title, n_facts, unit="fact", done=len(stored)) as advance:
+            edits = _trace_all(crew, study, missing, store, fingerprint, advance)
+        summary = outcomes_of([edits[case] for case in sorted(edits)]).summary
+        if summary and edit["editor"] != BASELINE:
+            _log.warning("%s: %s", edit["editor"], summary)
+        rows = _valid_rows(store, fingerprint, n_facts, crew.about["n_layers"])
+    return _average(study, model["name"], fingerprint, rows)
+
+
+def _trace_all(
+    crew: Tracers,
+    study: Study,
+    missing: Sequence[int],
+    store: Store,
+    fingerprint: str,
+    advance: Counter,
+) -> dict[int, Edit]:
+    """Trace facts and store their rows; returns the edits before them, by case."""
+    edits: dict[int, Edit] = {}
+    left: dict[int, list[int]] = {}  # by job: its cases without a row
+    losses: collections.Counter[int] = collections.Counter()  # by case: workers that it cost
+    environment = crew.about["environment"]
+    store.computed_with(environment)
+
+    def submit(cases: Sequence[int], at_once: int) -> None:
+        for start in range(0, len(cases), at_once):
+            some = cases[start : start + at_once]
+            left[crew.submit(TraceFacts(study.adapted, study.cases(some)))] = [*some]
+
+    submit(missing, max(1, min(_FACTS_PER_JOB, len(missing) // (2 * crew.workers))))
+    for event in crew.events():
+        cases = left[event.job]
+        if isinstance(event, Answered) and isinstance(event.answer, Traced):
+            row = event.answer.row
+            if (own := crew.about_worker(event.worker)["environment"]) != environment:
+                store.computed_with(environment := own)
+            store.put_rows(fingerprint, [row])
+            cases.remove(row.case_id)
+            if event.answer.edit is not None:
+                edits[row.case_id] = event.answer.edit
+            advance()
+        elif isinstance(event, Lost) and cases:
+            losses[cases[0]] += 1  # it was being traced
+            if losses[cases[0]] == _MOST_LOSSES:
+                reason = f"{_MOST_LOSSES} workers died while they traced it: {event.reason}"
+                store.put_rows(fingerprint, [failed_for_now(cases.pop(0), reason)])
+                advance()
+            submit(cases, 1 if event.out_of_memory else len(cases))
+    return edits
+
+
+def _average(study: Study, model: str, fingerprint: str, rows: Sequence[Row]) -> AverageTrace:
+    """The average over the facts that the model knows."""
     known = [row for row in rows if row.status == "done" and row.scores["predicted"]]
     by_kind: dict[str, list[_Effects]] = {}
     for row in known:
@@ -140,10 +224,10 @@ def average_trace(
     names = ("clean", "corrupted", "total_effect")
     columns = {key: [row.scores[key] for row in known if key in row.scores] for key in names}
     return AverageTrace(
-        model=model.name,
-        locator=locator_name,
-        facts=source,
-        setting=setting,
+        model=model,
+        locator=study.adapted.identity["locator"],
+        facts=study.source,
+        setting=study.setting,
         fingerprint=fingerprint,
         effects={
             kind: average_by_role([each.by_role for each in effects])
@@ -167,81 +251,7 @@ def average_trace(
     )
 
 
-def identity_of(
-    model: LanguageModel,
-    locator_name: str,
-    locator: Locator[Any],
-    facts: Sequence[Fact],
-    edit: EditBefore | None = None,
-) -> dict[str, Any]:
-    """Everything that stored traces depend on, as plain data."""
-    config = locator.config.model_dump(mode="json")
-    if isinstance(locator.config, CausalTracingConfig):
-        config["plain"] = False  # a former field: traces that were stored with it are still used
-    return {
-        **({} if edit is None else {"after": edit.describe(model.base_fingerprint)}),
-        "kind": "trace",
-        "layout": _LAYOUT,
-        "model": {"name": model.name, **model.describe()},
-        "locator": locator_name,
-        "config": config,
-        "depends_on": dependencies(locator.config, model.base_fingerprint, name=locator_name),
-        "version": importlib.metadata.version("editkit"),
-        "facts": key_of({"facts": [list(each.to_dict().values()) for each in facts]}),
-    }
-
-
-# ---------------------------------------------------------------- a fact as a row
-
-
-def _trace_after(
-    edit: EditBefore,
-    edits: list[Edit],
-    model: LanguageModel,
-    locator: Locator[Any],
-    case: int,
-    fact: Fact,
-) -> Row:
-    """Trace a fact after its edit, and append the edit's outcome to ``edits``."""
-    try:
-        delta = edit.delta(model, case)
-    except EditkitError as error:
-        return Row(case, "failed", error=error.message, completed_at=time.time())
-    edits.append(Edit(f"case {case}", {**Effects(model).of(delta), **delta.notes}))
-    with applied(model, delta):
-        return _trace(model, locator, case, fact)
-
-
-def _trace(model: LanguageModel, locator: Locator[Any], case: int, fact: Fact) -> Row:
-    """Trace a fact; if the model does not know it or it cannot be traced, the row says so."""
-    try:
-        [tokenized] = tokenize_facts(model, [fact])
-        if not tokenized.predicted:
-            return Row(case, "done", {"predicted": 0.0}, completed_at=time.time())
-        [maps] = locator.maps(model, [fact])
-    except EditkitError as error:
-        return Row(case, "failed", error=error.message, completed_at=time.time())
-    maps = tuple(dataclasses.replace(each, subject=tokenized.subject) for each in maps)
-    baselines = dict(maps[0].baselines)
-    scores = {"predicted": 1.0, **baselines}
-    if {"clean", "corrupted"} <= baselines.keys():
-        scores["total_effect"] = baselines["clean"] - baselines["corrupted"]  # TE
-    averaging: Averaging = getattr(locator.config, "averaging", "by_fact")
-    details = _details(maps, averaging)
-    return Row(case, "done", scores, details=details, completed_at=time.time())
-
-
-def _details(maps: Sequence[Localization], averaging: Averaging) -> dict[str, list[float]]:
-    """A row's details: ``KIND/layers`` (L), ``KIND/largest``, and ``KIND/ROLE``, flattened."""
-    details: dict[str, list[float]] = {}
-    for localization in maps:
-        prefix = f"{localization.kind}{_SEPARATOR}"
-        details[f"{prefix}{_LAYERS}"] = [float(len(localization.scores[0]))]
-        largest = largest_effects(localization)
-        details[f"{prefix}{_LARGEST}"] = [largest[place] for place in PLACES]
-        for role, rows in effects_by_role(localization, averaging).items():
-            details[f"{prefix}{role}"] = [effect for row in rows for effect in row]
-    return details
+# ---------------------------------------------------------------- rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,14 +272,14 @@ def _effects_of(row: Row) -> dict[str, _Effects]:
     """
     details: dict[str, dict[str, list[float]]] = {}
     for key, numbers in row.details.items():
-        kind, _, role = key.partition(_SEPARATOR)
+        kind, _, role = key.partition(SEPARATOR)
         details.setdefault(kind, {})[role] = list(numbers)
     effects = {}
     for kind, roles in details.items():
-        [layers] = roles.pop(_LAYERS)
+        [layers] = roles.pop(LAYERS)
         if (n := int(layers)) < 1:
             raise ValueError(f"the number of layers is {layers}")
-        largest = dict(zip(PLACES, roles.pop(_LARGEST), strict=True))
+        largest = dict(zip(PLACES, roles.pop(LARGEST), strict=True))
         by_role = {
             role: [numbers[i : i + n] for i in range(0, len(numbers), n)]
             for role, numbers in roles.items()
@@ -283,11 +293,11 @@ def _order_of(kind: str) -> int:
     return kinds.index(kind) if kind in kinds else len(kinds)
 
 
-def _valid_rows(store: Store, fingerprint: str, n_facts: int, model: LanguageModel) -> list[Row]:
+def _valid_rows(store: Store, fingerprint: str, n_facts: int, n_layers: int) -> list[Row]:
     """The stored traces; other rows are left out with a warning, so their facts run again."""
     valid, problems = [], []
     for row in store.rows(fingerprint):
-        if problem := _problem(row, n_facts, model.n_layers):
+        if problem := _problem(row, n_facts, n_layers):
             problems.append(f"fact {row.case_id}: {problem}")
         else:
             valid.append(row)

@@ -21,7 +21,7 @@ from editkit_benchmarks.experiments.spec import (
     load_experiment,
     parse_experiment,
 )
-from editkit_plugins.tracing import stored_traces
+from editkit_plugins.tracing import bench
 from tests.slow_cases import by_default
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,7 +112,7 @@ def test_settings_of_traces_are_drawn_together(
         "none of the 2 facts of atlas (other) could be traced on atlas: 1 are unknown" in warnings
     )
     assert {"noise-robustness.png", "noise-robustness-plain.csv"} <= figures()
-    monkeypatch.setattr(stored_traces, "_trace", None)  # everything is in the store
+    monkeypatch.setattr(bench, "_trace", None)  # everything is in the store
     assert experiment(*arguments) == 0
     assert capsys.readouterr().out == output
 

@@ -24,7 +24,8 @@ from editkit_plugins.tracing.averages import (
     largest_effects,
     tokens_by_role,
 )
-from editkit_plugins.tracing.stored_traces import average_trace, identity_of
+from editkit_plugins.tracing.bench import Tools, identity_of
+from editkit_plugins.tracing.stored_traces import average_trace
 
 LAYERS = 3
 
@@ -227,5 +228,5 @@ def test_rows_of_other_facts_are_left_out(tmp_path: Path, caplog: pytest.LogCapt
 def test_traces_stored_by_earlier_versions_are_used() -> None:
     """The configuration had a field ``plain``, and fingerprints of stored traces include it."""
     model = editkit.load_model("atlas")
-    locator = editkit.make_locator("causal-tracing", model)
-    assert identity_of(model, "causal-tracing", locator, [])["config"]["plain"] is False
+    tools = Tools("causal-tracing", editkit.make_locator("causal-tracing", model))
+    assert identity_of(model, tools, [])["config"]["plain"] is False

@@ -28,13 +28,14 @@ from editkit.cli.main import main
 from editkit.records.facts import read_facts
 from editkit.results import STORE_FILE
 from editkit.storage.file_names import safe_file_name
-from editkit_plugins.tracing import stored_traces
+from editkit_plugins.tracing import bench
 from editkit_plugins.tracing.averages import (
     ROLES,
     average_by_role,
     mean_of_effects,
     tokens_by_role,
 )
+from editkit_plugins.tracing.stored_traces import average_trace
 
 ROOT = Path(__file__).resolve().parents[3]
 ATLAS_RECORDS = ROOT / "benchmarks" / "atlas" / "records" / "test.json"
@@ -178,9 +179,8 @@ def test_many_facts_resume_after_an_interruption(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     facts = facts_file(tmp_path / "facts.json")
-    monkeypatch.setattr(stored_traces, "_FACTS_PER_COMMIT", 1)
     calls: list[int] = []
-    trace_row = stored_traces._trace
+    trace_row = bench._trace
 
     def interrupted(model: Any, locator: Any, case: int, fact: Fact) -> Any:
         if case == 1 and not calls:
@@ -188,7 +188,7 @@ def test_many_facts_resume_after_an_interruption(
             raise KeyboardInterrupt
         return trace_row(model, locator, case, fact)
 
-    monkeypatch.setattr(stored_traces, "_trace", interrupted)
+    monkeypatch.setattr(bench, "_trace", interrupted)
     assert trace("--facts", facts) == 130
     with Store(tmp_path / "editkit-results" / STORE_FILE, read_only=True) as store:
         [fingerprint] = store.cells()
@@ -453,18 +453,14 @@ def test_an_edit_that_fails_costs_one_fact(
     ]
     facts = [Fact(each.sentence, each.subject, "Toyota") for each in requests]
     locator = editkit.make_locator("causal-tracing", model, samples=1, kinds=("state",))
-    edit = stored_traces.EditBefore("refusing", Refusing(Config()), requests)
-    after = stored_traces.average_trace(
-        model, "causal-tracing", locator, facts, tmp_path, edit=edit
-    )
+    edit = bench.EditBefore("refusing", Refusing(Config()))
+    after = average_trace(model, "causal-tracing", locator, facts, tmp_path, edit, requests)
     assert (after.known, dict(after.failed)) == (1, {1: "not this one."})
     assert caplog.text.count("refusing: of 1 edit, 1 changed nothing") == 1
     random.random()  # earlier draws make no difference
-    stored_traces.average_trace(
-        model, "causal-tracing", locator, facts, tmp_path / "again", edit=edit
-    )
+    average_trace(model, "causal-tracing", locator, facts, tmp_path / "again", edit, requests)
     assert len(set(edit.editor.drawn)) == 1
-    before = stored_traces.average_trace(model, "causal-tracing", locator, facts, tmp_path)
+    before = average_trace(model, "causal-tracing", locator, facts, tmp_path)
     assert before.fingerprint != after.fingerprint
     assert before.effects == after.effects  # this editor changes nothing
     assert model.weights_digest() == digest
