@@ -355,7 +355,11 @@ class Locator(Configurable[ConfigT], ABC):
         """One localization per fact, in order."""
 
     def for_facts(self, model: LanguageModel, facts: Sequence[Fact]) -> Locator[ConfigT]:
-        """A locator for a study of these facts, for locators that depend on all of them."""
+        """A locator for a study of these facts, for locators that depend on all of them.
+
+        Its configuration must hold all that it took from the facts: other workers build it from its
+        name and configuration.
+        """
         return self
 
     def maps(self, model: LanguageModel, facts: Sequence[Fact]) -> list[tuple[Localization, ...]]:

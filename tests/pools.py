@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from editkit.workers.pool import Answered, Done, Event, Lost, Recipe
@@ -47,7 +47,9 @@ class PicklingPool:
     is_local = False
 
     @contextlib.contextmanager
-    def opened(self, recipe: Recipe[Any, Any]) -> Iterator[_Crew]:
+    def opened(
+        self, recipe: Recipe[Any, Any], *, distributions: Sequence[str] = ()
+    ) -> Iterator[_Crew]:
         """Build every worker's bench."""
         yield _Crew(self, copied(recipe))
 

@@ -67,8 +67,11 @@ def trace_all(
     """
     averages = []
     why_empty = ""
-    with (pool or InProcess()).opened(NamedModel(benchmark.model)) as crew:
-        for setting in _settings(tracing, benchmark, values, plan):
+    settings = list(_settings(tracing, benchmark, values, plan))
+    used = {name for setting in settings for name in setting.tools.distributions()}
+    recipe = NamedModel(benchmark.model)
+    with (pool or InProcess()).opened(recipe, distributions=sorted(used)) as crew:
+        for setting in settings:
             with show_progress(quiet=quiet):
                 study = adapted_study(
                     crew,

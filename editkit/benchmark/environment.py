@@ -16,17 +16,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.storage.digests import digest
-
 if TYPE_CHECKING:
     from editkit.benchmark.store import Store
 
-__all__ = [
-    "environment_changes",
-    "environment_of",
-    "record_environment",
-    "warn_of_other_environments",
-]
+__all__ = ["environment_changes", "environment_of", "record_environment"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,24 +67,17 @@ def environment_changes(
     ]
 
 
-def record_environment(model: Mapping[str, Any], store: Store, fingerprints: Iterable[str]) -> None:
+def record_environment(
+    environment: Mapping[str, Any], store: Store, fingerprints: Iterable[str]
+) -> None:
     """Record the environment of the rows to come, and warn if earlier rows have another one.
 
     Args:
-        model: The model's description.
+        environment: As :func:`environment_of` describes it.
         store: The store that the rows are put into.
         fingerprints: Their cells.
     """
-    environment = environment_of(model)
-    store.computed_with(environment)
-    warn_of_other_environments(environment, store, fingerprints)
-
-
-def warn_of_other_environments(
-    environment: Mapping[str, Any], store: Store, fingerprints: Iterable[str]
-) -> None:
-    """Warn if stored rows of some cells were computed in another environment than this one."""
-    own = digest(environment)
+    own = store.computed_with(environment)
     rows = [row for fingerprint in fingerprints for row in store.rows(fingerprint)]
     others = {row.environment for row in rows} - {own}
     if not others:

@@ -21,7 +21,7 @@ from editkit.benchmark.cell_runner import (
     reason_of,
 )
 from editkit.benchmark.completeness import is_complete
-from editkit.benchmark.environment import record_environment
+from editkit.benchmark.environment import environment_of, record_environment
 from editkit.benchmark.group_runner import GroupRunner
 from editkit.benchmark.inputs import load_model_of
 from editkit.benchmark.observers import Observers
@@ -131,7 +131,7 @@ def run_plan(
         if model and any(each.chat for r in records.values() for each in r.requests):
             _ = model.chat_template  # raises here, once, instead of in every record
         if model:
-            record_environment(description, store, fingerprints)
+            record_environment(environment_of(description), store, fingerprints)
         run = plan.run(out, description, tracking=tracking)
         for cell in run.cells:
             store.put_cell(cell.fingerprint, run.describe(cell))

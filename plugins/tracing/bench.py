@@ -10,6 +10,7 @@ import dataclasses
 import gc
 import importlib.metadata
 import logging
+import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -17,8 +18,8 @@ from typing import Any, TypeAlias
 import torch
 
 from editkit import (
+    ClusterError,
     Config,
-    ConfigError,
     EditkitError,
     Editor,
     EditRequest,
@@ -157,6 +158,17 @@ class NamedTools:
             with seeded(self.edit.seed, "prepare"):
                 editor.prepare(model)
         return Tools(self.locator_name, locator, EditBefore(self.edit.label, editor))
+
+    def distributions(self) -> list[str]:
+        """The distributions of the locator and the editor.
+
+        Raises:
+            PluginError: One is not installed.
+        """
+        offers = [default_registry().get("locator", self.locator_name)]
+        if self.edit is not None:
+            offers.append(default_registry().get("editor", self.edit.name))
+        return sorted({offer.source.distribution for offer in offers})
 
     def adapted(self, locator: Locator[Any]) -> NamedTools:
         """The same with the configuration of another locator."""
@@ -346,7 +358,7 @@ class TraceBench:
         """Adapt a locator, or trace facts.
 
         Raises:
-            ConfigError: The model, or a file that a configuration names, is another one here than
+            ClusterError: The model, or a file that a configuration names, is another one here than
                 on the worker that adapted the locator.
             EditkitError: The locator or the editor cannot be built or prepared.
         """
@@ -386,10 +398,10 @@ class TraceBench:
         return self._tools
 
 
-def _differs(difference: str) -> ConfigError:
-    return ConfigError(
-        f"the workers do not trace the same: {difference}.",
-        hint="Give all workers the same files and devices.",
+def _differs(difference: str) -> ClusterError:
+    return ClusterError(
+        f"worker on {platform.node()} would not trace like the others: {difference}.",
+        hint="Give all machines the same files, and all workers the same kind of device.",
     )
 
 

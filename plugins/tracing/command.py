@@ -201,7 +201,8 @@ def _trace_many(args: argparse.Namespace, values: dict[str, Any], read: Facts) -
     facts = read.facts[: args.limit]
     model = ModelChoice(name=args.model, dtype=args.dtype, device=args.device)
     tools = NamedTools(args.locator, values, args.preset)
-    with InProcess().opened(NamedModel(model)) as crew, show_progress(quiet=args.quiet):
+    opened = InProcess().opened(NamedModel(model), distributions=tools.distributions())
+    with opened as crew, show_progress(quiet=args.quiet):
         study = adapted_study(crew, tools, facts, source=args.facts)
         _warn_if_window_is_wide(study.adapted.config, crew.about["n_layers"], args.model)
         average = traced_study(crew, study, args.out)

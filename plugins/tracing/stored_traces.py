@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from editkit import EditRequest, Fact, Locator, UsageError
-from editkit.benchmark.environment import warn_of_other_environments
+from editkit import ClusterError, EditRequest, Fact, Locator
+from editkit.benchmark.environment import record_environment
 from editkit.benchmark.store import Store
 from editkit.editing.outcomes import BASELINE, Edit, outcomes_of
 from editkit.models import LanguageModel
@@ -120,7 +120,7 @@ def adapted_study(
     """Have one worker adapt a locator to all facts, for all workers.
 
     Raises:
-        UsageError: The worker died, and so did those that tried it again.
+        ClusterError: Three workers died one after the other.
         EditkitError: The locator or the editor cannot be built.
     """
     crew.submit(job := Adapt(tools, facts, requests))
@@ -131,7 +131,7 @@ def adapted_study(
         elif isinstance(event, Lost):
             losses += 1
             if losses == _MOST_LOSSES:
-                raise UsageError(
+                raise ClusterError(
                     f"{losses} workers died while they adapted the locator to the facts: "
                     f"{event.reason}.",
                     hint="Give workers more memory, or use fewer facts (--limit).",
@@ -157,7 +157,7 @@ def traced_study(crew: Tracers, study: Study, out: Path) -> AverageTrace:
     n_facts = len(study.facts)
     with Store(out / STORE_FILE) as store:
         store.put_cell(fingerprint, identity)
-        warn_of_other_environments(crew.about["environment"], store, [fingerprint])
+        record_environment(crew.about["environment"], store, [fingerprint])
         rows = _valid_rows(store, fingerprint, n_facts, crew.about["n_layers"])
         stored = {row.case_id for row in rows if AGAIN not in row.notes}
         missing = [case for case in range(n_facts) if case not in stored]
@@ -184,7 +184,6 @@ def _trace_all(
     left: dict[int, list[int]] = {}  # by job: its cases without a row
     losses: collections.Counter[int] = collections.Counter()  # by case: workers that it cost
     environment = crew.about["environment"]
-    store.computed_with(environment)
 
     def submit(cases: Sequence[int], at_once: int) -> None:
         for start in range(0, len(cases), at_once):

@@ -13,14 +13,13 @@ import torch
 
 import editkit
 from editkit import (
-    ConfigError,
+    ClusterError,
     EditRequest,
     Fact,
     LanguageModel,
     Localization,
     Locator,
     Record,
-    UsageError,
 )
 from editkit.benchmark.spec import ModelChoice
 from editkit.benchmark.store import Store
@@ -236,11 +235,14 @@ def test_workers_with_other_files_are_refused(
         monkeypatch.setattr(
             editkit.LanguageModel, "describe", lambda self: {**describe(self), "device": "cuda:0"}
         )
-        with pytest.raises(ConfigError, match="model: device is 'cuda:0', expected 'cpu'"):
+        with pytest.raises(ClusterError, match=r"model: device is 'cuda:0', expected 'cpu'"):
             traced_study(crew, study, tmp_path)
 
 
 def test_workers_that_die_while_they_adapt_the_locator() -> None:
     pool = PicklingPool(dies=lambda job, answers: Death("no memory"))
-    with pool.opened(QUICK) as crew, pytest.raises(UsageError, match="3 workers died .*no memory"):
+    with (
+        pool.opened(QUICK) as crew,
+        pytest.raises(ClusterError, match="3 workers died .*no memory"),
+    ):
         adapted_study(crew, NamedTools("causal-tracing", VALUES), some_facts(1))
