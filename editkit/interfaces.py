@@ -383,7 +383,7 @@ class Metric(Configurable[ConfigT], ABC):
         """
 
     def check_records(self, records: Sequence[Record]) -> None:
-        """Warn of values that fit none of a run's records; quick, before any edit is made.
+        """Warn of values that fit none of a run's records; quick, before anything is prepared.
 
         Args:
             records: All records of the run, including those that are stored already.
