@@ -130,6 +130,18 @@ def names(text: str) -> list[str]:
     return parts
 
 
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers separated by commas.
+
+    Raises:
+        ArgumentTypeError: There are none, or one is something else.
+    """
+    try:
+        return [int(part) for part in names(text)]
+    except ValueError:
+        raise _expected("whole numbers separated by commas", text) from None
+
+
 def kind_name(text: str) -> str:
     """A kind of plugin, spelt with ``-`` or ``_``: ``model-metric``."""
     return text.replace("-", "_")
