@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +36,11 @@ from editkit.redaction import redacted
 from editkit.registry.random_state import seeded
 from editkit.results import Cell, Row
 from editkit.storage.digests import plain
-from editkit.storage.machine import peak_memory_of_this_process
+from editkit.storage.machine import (
+    free_memory,
+    is_out_of_memory,
+    peak_memory_of_this_process,
+)
 
 if TYPE_CHECKING:
     from editkit.editing.deltas import WeightDelta
@@ -51,8 +54,6 @@ __all__ = [
     "editor_of",
     "failed_row",
     "finished",
-    "free_memory",
-    "is_out_of_memory",
     "reason_of",
     "row_of",
     "stops_the_run",
@@ -318,18 +319,6 @@ def failed_row(
 def stops_the_run(error: Exception) -> bool:
     """Whether an error is about a plugin or its service, not the record."""
     return isinstance(error, PluginError | JudgeError)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether main memory or the memory of a GPU was too small."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-
-
-def free_memory() -> None:
-    """Return what a failed attempt left in the allocator of a GPU."""
-    torch: Any = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def reason_of(error: Exception) -> str:

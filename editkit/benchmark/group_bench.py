@@ -25,7 +25,6 @@ from editkit.benchmark.cell_bench import (
     Instruments,
     failed_row,
     finished,
-    free_memory,
     reason_of,
     row_of,
     stops_the_run,
@@ -52,6 +51,7 @@ from editkit.progress import counting
 from editkit.registry.random_state import seeded
 from editkit.results import Cell, ModelRow, Row
 from editkit.storage.digests import plain
+from editkit.storage.machine import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor

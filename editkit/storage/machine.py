@@ -7,9 +7,11 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "available_memory",
+    "free_memory",
     "is_about_space",
     "is_out_of_memory",
     "memory_of_this_process",
@@ -97,6 +99,13 @@ def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
         if place.is_relative_to(folder) and len(folder.parts) >= longest:
             kind, longest = own_kind, len(folder.parts)
     return kind if kind in _NETWORK else None
+
+
+def free_memory() -> None:
+    """Return to a GPU what a failed attempt left in torch's allocator."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def memory_of_this_process() -> int:
