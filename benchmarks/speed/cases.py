@@ -350,6 +350,7 @@ def _tracing(
             samples=config.samples,
             windows=len(kinds) - 1,
             window=config.window,
+            answer=len(fact.answer),
         )
         for fact in tokenize_facts(model(), facts)
     )

@@ -6,12 +6,16 @@ only the key and value projections of the last block.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from editkit.editing.rome_rows import RequestRows
-from editkit_benchmarks.speed.limits import Needed, Product, Sizes, through, total
+from editkit_benchmarks.speed.limits import Needed, Product, Sizes, through
+from editkit_plugins.tracing.causal_tracing import PatchedRun, plan_runs
+from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 
 Row = tuple[int, ...]
+_TRACED: tuple[Kind, ...] = ("state", "mlp", "attn")
 _ROWS = 512  # of a trace's products: runs of many sites share a batch
 
 
@@ -94,53 +98,96 @@ def generating(sizes: Sizes, prompts: Sequence[Row], length: int, *, texts: int)
 
 
 def tracing(
-    sizes: Sizes, *, tokens: int, first: int, samples: int, windows: int, window: int
+    sizes: Sizes,
+    *,
+    tokens: int,
+    first: int,
+    samples: int,
+    windows: int,
+    window: int,
+    answer: int = 1,
 ) -> Needed:
-    """A causal trace: a clean and N corrupted runs, then a restored run for each site.
+    """A causal trace: a clean and N corrupted runs, then the restored runs of every site.
 
-    A run that restores token i from block l on needs tokens from i on, in the blocks above l. Runs
-    of a window that begins at block 0 share all blocks up to the first window's end.
+    From the restored token on, all runs and all draws differ in every block above the restored one,
+    so these tokens must pass these blocks. Not needed are
+
+    - tokens left of the restored one, and blocks up to it: they are those of the corrupted run;
+    - in the first block above, queries, keys and values right of the restored token;
+    - attention or MLP at the restored token where its output is restored;
+    - runs that restore what the answer does not depend on, or the answer's own last state.
 
     Args:
         sizes: Dimensions.
         tokens: Tokens T of the prompt.
         first: The subject's first token.
         samples: Draws N of the noise.
-        windows: Number of kinds that restore windows; the kind ``state`` is always traced.
+        windows: Kinds that restore windows: 0, 1 (``mlp``) or 2 (and ``attn``); ``state`` is always
+            traced.
         window: Layers of a window.
+        answer: Tokens of the answer.
     """
-    every = range(sizes.layers)
-    starts = [layer + 1 for layer in every]  # of the kind ``state``
-    for _ in range(windows):
-        for layer in every:
-            low = max(0, layer - window // 2)
-            high = min(sizes.layers, layer + window - window // 2)
-            starts.append(high if low == 0 and layer > 0 else low + 1)
-    pairs = _pairs_of(first, tokens)
+    length = tokens + answer - 1
     baseline = through(
         sizes,
-        tokens=first + (1 + samples) * (tokens - first),
-        reads=1 + samples,
+        tokens=first + (1 + samples) * (length - first),
+        reads=(1 + samples) * answer,
         blocks=sizes.layers,
-        pairs=(1 + samples) * pairs,
+        pairs=(1 + samples) * _pairs_of(first, length),
     )
+    config = CausalTracingConfig(window=window)
     runs = [
-        through(
-            sizes,
-            tokens=samples * (tokens - token),
-            reads=samples,
-            blocks=sizes.layers - start,
-            pairs=samples * _pairs_of(token, tokens),
-        )
-        for token in range(first, tokens)
-        for start in starts
-        if start < sizes.layers
+        run
+        for kind in _TRACED[: 1 + windows]
+        for group in plan_runs(kind, sizes.layers, config)
+        for run in group
     ]
-    restored = total(runs)
+    projected: Counter[tuple[int, int]] = Counter()  # tokens, by (inner, outer) of a product
+    pairs = 0
+    for token in range(first, tokens):
+        for run in runs:
+            pairs += _restored(sizes, run, token, length, answer, projected)
     batched = tuple(
-        Product(_ROWS, p.inner, p.outer, p.times * p.rows / _ROWS) for p in restored.products
+        Product(_ROWS, inner, outer, samples * n / _ROWS) for (inner, outer), n in projected.items()
     )
-    return baseline + Needed(batched, restored.attention, baseline.bytes * sizes.layers)
+    attention = 4.0 * sizes.queries * samples * pairs
+    return baseline + Needed(batched, attention, baseline.bytes * sizes.layers)
+
+
+def _restored(
+    sizes: Sizes,
+    run: PatchedRun,
+    token: int,
+    length: int,
+    answer: int,
+    projected: Counter[tuple[int, int]],
+) -> int:
+    """Add the tokens that one run of one draw projects, and return its pairs."""
+    n, last = length - token, sizes.layers - 1
+    is_read = n <= answer  # the answer's prediction starts from the restored token's last state
+    if run.start == last and run.parent is None and (not is_read or run.restores == "state"):
+        return 0
+    pairs = 0
+    if run.layers:
+        projected[sizes.hidden, sizes.vocabulary] += answer
+    if run.restores == "attention_out":  # the block's MLP reads it
+        projected.update(dict.fromkeys(sizes.mlp, 1))
+    for layer in range(run.start + 1, last + 1):
+        n_outputs = n if layer < last or is_read else answer
+        own = n_outputs == n  # the restored token is among them
+        given = run.overwrites if own and layer <= run.end else ()
+        n_attention = n_outputs - ("attention_out" in given)
+        n_queries, n_keys = n_attention, n if n_attention else 0
+        if layer == run.start + 1 and run.parent is None:
+            n_queries, n_keys = int(own and "attention_out" not in given), 1
+        into, out = sizes.attention_out
+        projected[into] += n_queries
+        projected[out] += n_attention
+        projected[sizes.hidden, 2 * sizes.keys] += n_keys
+        for projection in sizes.mlp:
+            projected[projection] += n_outputs - ("mlp_out" in given)
+        pairs += _pairs_of(length - n_attention, length)
+    return pairs
 
 
 def statistics(sizes: Sizes, *, tokens: int, rows: int, layer: int) -> Needed:

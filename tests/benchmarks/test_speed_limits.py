@@ -21,7 +21,7 @@ from editkit_plugins.rome.editor import RomeEditor
 from editkit_plugins.tracing.causal_tracing import trace_fact
 from editkit_plugins.tracing.config import CausalTracingConfig
 from editkit_plugins.tracing.corruption import draw_noise
-from editkit_plugins.tracing.tokenized_facts import tokenize_facts
+from editkit_plugins.tracing.tokenized_facts import TokenizedFact, tokenize_facts
 
 CONFIGS = {
     "gpt2": GPT2Config(n_layer=3, n_embd=16, n_head=2, n_positions=32, vocab_size=50),
@@ -90,23 +90,39 @@ def test_scores_do_no_less_than_is_needed() -> None:
     assert needed.flops > done / 3
 
 
-def test_a_trace_does_no_less_than_is_needed() -> None:
-    model, request = atlas(), first_records(1)[0].request
-    config = CausalTracingConfig(kinds=("state", "mlp", "attn"), samples=2, noise_level=0.1)
-    [fact] = tokenize_facts(model, [Fact(request.sentence, request.subject, None)])
-    noise = draw_noise(model, fact, config, 0.1)
-    needed = needs.tracing(
-        Sizes.of(model.hf.config),
+def traced(sizes: Sizes, fact: TokenizedFact, config: CausalTracingConfig) -> Needed:
+    return needs.tracing(
+        sizes,
         tokens=len(fact.prompt),
         first=fact.subject[0],
-        samples=2,
+        samples=config.samples,
         windows=2,
         window=config.window,
+        answer=len(fact.answer),
     )
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("answer", [None, "Lima Peru"])
+def test_a_trace_does_no_less_than_is_needed(samples: int, answer: str | None) -> None:
+    model, request = atlas(), first_records(1)[0].request
+    config = CausalTracingConfig(samples=samples, noise_level=0.1)
+    [fact] = tokenize_facts(model, [Fact(request.sentence, request.subject, answer)])
+    noise = draw_noise(model, fact, config, 0.1)
+    needed = traced(Sizes.of(model.hf.config), fact, config)
     done = counted(lambda: trace_fact(model, fact, noise, config, config.kinds))
-    # A restored token needs no MLP, or no attention, within its windows: about a tenth.
-    assert done >= 0.85 * (needed.flops - needed.attention)
-    assert needed.flops > done / 3
+    assert 0.8 * done < needed.flops - needed.attention <= done
+
+
+def test_a_trace_of_one_layer_needs_the_baseline_and_the_restored_mlps() -> None:
+    """Sites of the last block matter at the last token only, and its clean state is known."""
+    sizes = Sizes.of(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=50))
+    [fact] = tokenize_facts(atlas(), [Fact("Rome is in", "Rome", None)])
+    config = CausalTracingConfig(samples=5)
+    n = len(fact.prompt) - fact.subject[0]
+    baseline = through(sizes, tokens=6 * n, reads=6, blocks=1, pairs=6 * sum(range(n + 1)))
+    needed = traced(sizes, fact, config)
+    assert needed.flops == baseline.flops + 5 * (2 * 2 * 16 * 50 + 2 * 2 * 16 * 64)
 
 
 def test_statistics_need_the_blocks_below_and_the_outer_products() -> None:
