@@ -28,8 +28,10 @@ from editkit.benchmark.jobs import (
 )
 from editkit.benchmark.metric_answers import BadScores, collect
 from editkit.benchmark.repeated_edits import edits_to_write, notes_of_record
+from editkit.benchmark.shared_queries import ask_together
 from editkit.data_types import EditRequest, Record
 from editkit.editing.outcomes import unwatched
+from editkit.editing.unedited_answers import UneditedAnswers
 from editkit.errors import EditkitError, JudgeError, PluginError, first_line
 from editkit.interfaces import Editor, Metric, MetricRow, ModelMetric
 from editkit.redaction import redacted
@@ -77,6 +79,7 @@ class Instruments:
     own_model_metrics: Sequence[tuple[str, ModelMetric[Any]]]
     model_metrics: Sequence[tuple[str, ModelMetric[Any]]]
     batch: int
+    unedited_answers: UneditedAnswers = dataclasses.field(default_factory=UneditedAnswers)
 
 
 class CellBench(ABC):
@@ -117,7 +120,10 @@ class CellBench(ABC):
 
         if not records:
             return []
-        models = EditedModels(self.model, deltas, seed=self.cell.seed)
+        models = EditedModels(
+            self.model, deltas, seed=self.cell.seed, known=self.instruments.unedited_answers
+        )
+        ask_together(models, records, [metric for _, metric in self.instruments.metrics])
         rows: list[list[tuple[str, MetricRow]]] = [[] for _ in records]
 
         def add(name: str, answers: Sequence[MetricRow]) -> None:
