@@ -179,6 +179,13 @@ class _Tokenizer:
 # ---------------------------------------------------------------- both sides
 
 
+def as_published(hf: Any) -> Any:
+    """A copy of a model with the modules of transformers, which editkit replaces in part."""
+    plain = type(hf)(hf.config).eval()
+    plain.load_state_dict(hf.state_dict())
+    return plain
+
+
 class Sides:
     """The published code and editkit on one model, with equal settings.
 
@@ -201,8 +208,8 @@ class Sides:
     ) -> None:
         self.published, self.model = published, model
         self.tokenizer = _Tokenizer(model.tokenizer)
-        published.nethook.set_requires_grad(False, model.hf)
-        model.hf.eval()
+        self.theirs = as_published(model.hf)
+        published.nethook.set_requires_grad(False, self.theirs)
         # The weight decay is large enough to keep the loss above 0.05, below which both stop.
         self.editor = RomeEditor(
             RomeConfig(
@@ -248,7 +255,7 @@ class Sides:
         """u and the right vector of one edit; the model is unchanged afterwards."""
         with self._quiet():
             deltas = self.published.rome_main.execute_rome(
-                self.model.hf, self.tokenizer, _request(record), self.hparams
+                self.theirs, self.tokenizer, _request(record), self.hparams
             )
         [(u, right)] = deltas.values()
         return u, right
@@ -290,16 +297,16 @@ class Sides:
         """Edit the model, score it, and restore it."""
         with self._quiet():
             _, before = self.published.rome_main.apply_rome_to_model(
-                self.model.hf,
+                self.theirs,
                 self.tokenizer,
                 [_request(record)],
                 self.hparams,
                 return_orig_weights=True,
             )
-        scores = self.their_scores(record, self.model.hf)
+        scores = self.their_scores(record, self.theirs)
         with torch.no_grad():
             for name, weight in before.items():
-                self.published.nethook.get_parameter(self.model.hf, name)[...] = weight
+                self.published.nethook.get_parameter(self.theirs, name)[...] = weight
         return scores
 
     # ------------------------------------------------------------ a trace
@@ -317,7 +324,7 @@ class Sides:
     def their_trace(self, record: Record) -> list[float]:
         """The same numbers."""
         code = self.published.causal_trace
-        mt = code.ModelAndTokenizer(model=self.model.hf, tokenizer=self.tokenizer)
+        mt = code.ModelAndTokenizer(model=self.theirs, tokenizer=self.tokenizer)
         numbers: list[float] = []
         for kind in (None, "mlp", "attn"):
             traced = code.calculate_hidden_flow(
@@ -369,7 +376,7 @@ def _scoring(sides: Sides, n: int) -> tuple[Work, Work]:
     edited = []
     for delta in deltas:
         with applied(sides.model, delta):
-            edited.append(copy.deepcopy(sides.model.hf))
+            edited.append(as_published(sides.model.hf))
 
     def ours() -> list[float]:
         numbers = []

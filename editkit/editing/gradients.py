@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
+from editkit.editing.target_loss import TargetLoss, target_rows
 from editkit.models.encoding import Completion, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import Tail, replacing
@@ -92,7 +92,7 @@ def edit_gradients(
         tail = blocks.tail(target_rows(edits))
         with replacing(model, {path: _probing(path, seen) for path in paths}):
             states = loss.states(tail.run(tail.hidden))  # (N, H)
-        losses = loss.per_edit(log_probabilities(model, states))  # (E,)
+        losses = loss.of_states(model, states)  # (E,)
         gradients = torch.autograd.grad(losses.sum(), [seen[path][1] for path in paths])
     shape = tail.hidden.shape[:2]
     return EditGradients(

@@ -34,7 +34,7 @@ from torch import Tensor
 from editkit.editing.optimise import minimise
 from editkit.editing.rome_rows import InputRow, RequestRows
 from editkit.editing.rome_value_config import ValueConfig
-from editkit.editing.target_loss import TargetLoss, log_probabilities
+from editkit.editing.target_loss import TargetLoss, logit_losses, logits_after
 from editkit.errors import ModelError
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
@@ -236,7 +236,7 @@ def _find_together(
     before: Tensor | None = None
     if config.offset_from == "bare":
         with torch.no_grad():
-            before = batch.evaluate(torch.zeros_like(v0))[1]  # of the unchanged model
+            before = batch.after_essence(batch.logits(torch.zeros_like(v0)))  # unchanged model
         batch = batch.moved_to(v0)
     deltas = [torch.zeros_like(row, requires_grad=True) for row in v0]
 
@@ -304,10 +304,12 @@ class _ValueLoss:
     def evaluate(self, variables: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
         """L and its terms (4a), (4b), and the decay, (R,) each."""
         deltas = [delta for (delta,) in variables]
-        nll, after = self.batch.evaluate(torch.stack(deltas))  # (R,), (R, V)
+        logits = self.batch.logits(torch.stack(deltas))  # (N + R, V)
         if self.before is None:
-            self.before = after.detach()
-        kl = self.config.kl_factor * (after.exp() * (after - self.before)).sum(dim=1)  # (R,)
+            self.before = self.batch.after_essence(logits.detach())
+        of_tokens, divergences = logit_losses(logits, self.batch.loss.token, self.before)
+        nll = self.batch.loss.per_edit(of_tokens)  # (R,)
+        kl = self.config.kl_factor * divergences  # (R,)
         sizes = torch.stack([delta.norm() for delta in deltas])  # gradient at 0 is 0
         decay = self.config.weight_decay * sizes / self.norms**2  # (R,)
         return nll + kl + decay, nll, kl, decay
@@ -389,15 +391,14 @@ class _Batch:
             entry=entry,
         )
 
-    def evaluate(self, deltas: Tensor) -> tuple[Tensor, Tensor]:
+    def logits(self, deltas: Tensor) -> Tensor:
         """Run the upper blocks with offsets added.
 
         Args:
             deltas: (R, H)
 
         Returns:
-            The mean negative log likelihood of each target, (R,), and the log probabilities read
-            in each essence row, (R, V).
+            Logits that predict the N target tokens, then those in each essence row, (N + R, V).
         """
         n = self.rows_per_request
         offsets = deltas.repeat_interleave(n, dim=0)  # (B, H)
@@ -406,9 +407,12 @@ class _Batch:
         hidden = self._run(offsets)  # (B, S, H)
         of_targets = self.loss.states(hidden)  # (N, H)
         essence_rows = n - 1 + n * torch.arange(len(deltas), device=hidden.device)  # (R,)
-        states = torch.cat([of_targets, hidden[essence_rows, self.essence]])  # (N + R, H)
-        log_p = log_probabilities(self.model, states)  # (N + R, V)
-        return self.loss.per_edit(log_p[: len(of_targets)]), log_p[len(of_targets) :]
+        of_essence = hidden[essence_rows, self.essence]  # (R, H)
+        return logits_after(self.model, torch.cat([of_targets, of_essence]))
+
+    def after_essence(self, logits: Tensor) -> Tensor:
+        """Log probabilities after each essence prompt, (R, V), from :meth:`logits`."""
+        return torch.log_softmax(logits[len(self.loss.token) :], dim=-1)
 
     def _run(self, offsets: Tensor) -> Tensor:
         """States after the last block with an offset at each row's edited token, (B, H)."""

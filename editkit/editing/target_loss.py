@@ -10,18 +10,21 @@ Usage:
     loss = TargetLoss.of(edits, device=model.device)
     ids = padded(target_rows(edits), model.device)              # (B, T)
     hidden = ...                                                # (B, T, H), after the last block
-    log_p = log_probabilities(model, loss.states(hidden))       # (N, V)
-    loss.per_edit(log_p)                                        # (E,), differentiable
+    loss.of_states(model, loss.states(hidden))                  # (E,), differentiable
+
+The gradient of -log P[t | x] in the logits is softmax(logits) - onehot(t). :func:`logit_losses`
+computes it in one pass over the logits, where autograd would fill several tables of their size.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from editkit.models.encoding import Completion, padded
 from editkit.models.language_model import LanguageModel
@@ -33,6 +36,8 @@ __all__ = [
     "TargetLoss",
     "fact_losses",
     "log_probabilities",
+    "logit_losses",
+    "logits_after",
     "target_rows",
 ]
 
@@ -57,6 +62,19 @@ def target_rows(
     return [f.prompt + f.target[:-1] if forced else f.prompt for facts in edits for f in facts]
 
 
+def logits_after(model: LanguageModel, states: Tensor) -> Tensor:
+    """Next-token logits from hidden states.
+
+    Args:
+        model: The model.
+        states: States after the last block, before the final norm, (N, H).
+
+    Returns:
+        (N, V), float32.
+    """
+    return model.head(model.final_hidden(states))
+
+
 def log_probabilities(model: LanguageModel, states: Tensor) -> Tensor:
     """Next-token log probabilities from hidden states.
 
@@ -67,7 +85,50 @@ def log_probabilities(model: LanguageModel, states: Tensor) -> Tensor:
     Returns:
         (N, V), float32.
     """
-    return torch.log_softmax(model.head(model.final_hidden(states)), dim=-1)
+    return torch.log_softmax(logits_after(model, states), dim=-1)
+
+
+def logit_losses(
+    logits: Tensor, tokens: Tensor, before: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """-log P of tokens and, in further rows, KL(P || P before); differentiable in the logits once.
+
+    Args:
+        logits: (N + R, V), float32.
+        tokens: A token for each of the first N rows, (N,).
+        before: Log probabilities that the other R rows are compared with, (R, V); None if R = 0.
+
+    Returns:
+        -log P[token], (N,), and the divergences, (R,), in nats.
+    """
+    if before is None:
+        before = logits.new_empty(0, logits.shape[1])
+    losses: tuple[Tensor, Tensor] = _LogitLosses.apply(logits, tokens, before)
+    return losses
+
+
+class _LogitLosses(torch.autograd.Function):
+    """With P = softmax(logits): d(-log P[t]) = P - onehot(t), and dKL = P (log P - log Q - KL)."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, tokens: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = torch.log_softmax(logits, dim=-1)  # (N + R, V)
+        n = len(tokens)
+        nll = -log_p[torch.arange(n, device=tokens.device), tokens]  # (N,)
+        kl = (log_p[n:].exp() * (log_p[n:] - before)).sum(dim=1)  # (R,)
+        ctx.save_for_backward(log_p, tokens, before, kl)
+        return nll, kl
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, of_nll: Tensor, of_kl: Tensor) -> tuple[Tensor, None, None]:
+        log_p, tokens, before, kl = ctx.saved_tensors
+        n = len(tokens)
+        gradient = log_p.exp()  # (N + R, V)
+        gradient[:n] *= of_nll[:, None]
+        gradient[torch.arange(n, device=tokens.device), tokens] -= of_nll
+        gradient[n:] *= (log_p[n:] - before - kl[:, None]) * of_kl[:, None]
+        return gradient, None, None
 
 
 def fact_losses(model: LanguageModel, facts: Sequence[Completion]) -> Tensor:
@@ -86,7 +147,7 @@ def fact_losses(model: LanguageModel, facts: Sequence[Completion]) -> Tensor:
     edits = [[fact] for fact in facts]
     loss = TargetLoss.of(edits, device=model.device)
     hidden = forward(model, padded(target_rows(edits), model.device))  # (F, T, H), after the norm
-    return loss.per_edit(torch.log_softmax(model.head(loss.states(hidden)), dim=-1))
+    return loss.per_edit(logit_losses(model.head(loss.states(hidden)), loss.token)[0])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,11 +224,15 @@ class TargetLoss:
         chosen = table[line.to(table.device), self.token.to(table.device)]
         return chosen * self.weight.to(table.device)
 
-    def per_edit(self, log_p: Tensor) -> Tensor:
-        """The loss of each edit in nats, (E,), from log probabilities (N, V)."""
-        nll = -self.weighted(log_p)  # (N,)
+    def of_states(self, model: LanguageModel, states: Tensor) -> Tensor:
+        """The loss of each edit in nats, (E,), from :meth:`states` after the last block, (N, H)."""
+        nll, _ = logit_losses(logits_after(model, states), self.token)
+        return self.per_edit(nll)
+
+    def per_edit(self, nll: Tensor) -> Tensor:
+        """The loss of each edit in nats, (E,), from -log P of each of its tokens, (N,)."""
         total = torch.zeros(self.n_edits, device=nll.device)
-        return total.index_add(0, self.edit, nll)
+        return total.index_add(0, self.edit, nll * self.weight)
 
     def select(self, edits: Sequence[int], rows: Tensor) -> TargetLoss:
         """The loss of a subset of the edits.

@@ -25,7 +25,7 @@ from torch import Tensor
 from editkit import Dense, Editor, EditRequest, Requirements, WeightDelta
 from editkit.editing.optimise import minimise, minimise_in_batches
 from editkit.editing.outcomes import convergence
-from editkit.editing.target_loss import TargetLoss, log_probabilities, target_rows
+from editkit.editing.target_loss import TargetLoss, target_rows
 from editkit.models import Completion, LanguageModel, ModelShape
 from editkit.models.encoding import padded
 from editkit.models.running import Tail, replacing
@@ -385,7 +385,7 @@ class _Batch:
         paths = dict.fromkeys(name.rpartition(".")[0] for name in self.names)
         with replacing(self.model, {path: _own_weights(path, weights, sizes) for path in paths}):
             hidden = self.tail.run(self.tail.hidden)  # (B, T, H)
-        return (self.loss.per_edit(log_probabilities(self.model, self.loss.states(hidden))),)
+        return (self.loss.of_states(self.model, self.loss.states(hidden)),)
 
     def of_facts(
         self, facts: Sequence[Completion], copy: Sequence[Tensor], config: FineTuneConfig

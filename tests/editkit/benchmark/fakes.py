@@ -242,9 +242,7 @@ class FakeModel:
 
 
 class FakeEditedModels:
-    def __init__(
-        self, model: FakeModel, deltas: Sequence[FakeDelta], *, seed: int, known: object = None
-    ) -> None:
+    def __init__(self, model: FakeModel, deltas: Sequence[FakeDelta], *, seed: int) -> None:
         self.model, self.deltas, self.seed = model, deltas, seed
 
 

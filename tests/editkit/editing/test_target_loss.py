@@ -6,7 +6,7 @@ import torch
 from editkit.editing.target_loss import (
     TargetLoss,
     fact_losses,
-    log_probabilities,
+    logit_losses,
     target_rows,
 )
 from editkit.models import Completion
@@ -49,21 +49,39 @@ def test_the_loss_of_each_edit_is_its_definition(positions: str, reduction: str)
     model = tiny()
     loss = TargetLoss.of(EDITS, device="cpu", positions=positions, reduction=reduction)
     tail = tail_of(model, EDITS, positions)
-    log_p = log_probabilities(model, loss.states(tail.run(tail.hidden)))
+    losses = loss.of_states(model, loss.states(tail.run(tail.hidden)))
     expected = [by_definition(model, facts, positions, reduction) for facts in EDITS]
-    assert loss.per_edit(log_p).tolist() == pytest.approx(expected, rel=1e-5)
+    assert losses.tolist() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_loss_of_some_edits_is_selected_with_their_rows() -> None:
     model = tiny()
     loss = TargetLoss.of(EDITS, device="cpu")
     tail = tail_of(model, EDITS)
-    whole = loss.per_edit(log_probabilities(model, loss.states(tail.run(tail.hidden))))
+    whole = loss.of_states(model, loss.states(tail.run(tail.hidden)))
     rows = torch.tensor([0, 1, 3])
     some, fewer = loss.select([0, 2], rows), tail.select(rows)
-    actual = some.per_edit(log_probabilities(model, some.states(fewer.run(fewer.hidden))))
+    actual = some.of_states(model, some.states(fewer.run(fewer.hidden)))
     assert actual.tolist() == pytest.approx(whole[[0, 2]].tolist(), rel=1e-5)
     assert some.n_edits == 2
+
+
+def test_losses_of_logits_and_their_gradients_are_those_of_autograd() -> None:
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(5, 30, dtype=torch.float64)).requires_grad_()
+    tokens = torch.tensor([4, 4, 29])
+    before = torch.log_softmax(torch.randn(2, 30, dtype=torch.float64), dim=-1)
+    log_p = torch.log_softmax(logits, dim=-1)
+    after = log_p[3:]
+    expected = -log_p[range(3), tokens], (after.exp() * (after - before)).sum(dim=1)
+    weights = torch.rand(3, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
+    actual = logit_losses(logits, tokens, before)
+    torch.testing.assert_close(actual, expected)
+    [plain] = torch.autograd.grad(expected, logits, weights)
+    torch.testing.assert_close(torch.autograd.grad(actual, logits, weights), (plain,))
+    nll, no_divergence = logit_losses(logits[:3], tokens)
+    torch.testing.assert_close(nll, expected[0])
+    assert no_divergence.shape == (0,)
 
 
 def test_a_table_may_have_one_line_per_row() -> None:
