@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.editing.deltas import Change, PromptContext, WeightDelta
-    from editkit.editing.edited_models import EditedModels
+    from editkit.editing.edited_models import CandidateQuery, EditedModels
     from editkit.models import LanguageModel
     from editkit.models.shape import ModelShape
 
@@ -383,7 +383,7 @@ class Metric(Configurable[ConfigT], ABC):
         """
 
     def check_records(self, records: Sequence[Record]) -> None:
-        """Warn of values that fit none of a run's records; quick, before any edit is made.
+        """Warn of values that fit none of a run's records; quick, before anything is prepared.
 
         Args:
             records: All records of the run, including those that are stored already.
@@ -396,6 +396,18 @@ class Metric(Configurable[ConfigT], ABC):
             texts: ``Records.texts`` of the whole dataset, whichever records are scored. It
                 includes the kind that the spec names as ``corpus``.
         """
+
+    def queries(self, edit: int, record: Record) -> list[CandidateQuery]:
+        """The candidates that :meth:`score` asks an edited model for, as far as they are known.
+
+        Optional, for speed: a benchmark asks the queries of all its metrics at once, in one pass
+        through the model, and :meth:`score` gets the answers from memory.
+
+        Args:
+            edit: Number of the edited model, for the queries.
+            record: The record that it is scored on.
+        """
+        return []
 
     @abstractmethod
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:

@@ -7,11 +7,11 @@ rows with :func:`editkit.benchmark.store.rows_of`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from editkit.data_types import Score
+from editkit.data_types import Failure, Score
 from editkit.regimes import Regime
 from editkit.reprs import counted, html_table, listed, notebook_html, summary
 from editkit.storage.digests import digest
@@ -235,6 +235,41 @@ class Run:
             "model_scores": [dataclasses.asdict(score) for score in self.model_scores],
             "cell": dataclasses.asdict(cell),
         }
+
+    @classmethod
+    def described(cls, out: Path, descriptions: Sequence[Mapping[str, Any]]) -> Run:
+        """The run of some cells from what :meth:`describe` returned for each; the last one wins.
+
+        Args:
+            out: The output folder.
+            descriptions: At least one.
+        """
+        latest = descriptions[-1]
+        cells = tuple(Cell(**description["cell"]) for description in descriptions)
+        return cls(
+            out=out,
+            benchmark=latest["benchmark"],
+            model=latest["model"],
+            dataset=latest["dataset"],
+            metrics=tuple(latest["metrics"]),
+            scores=tuple(map(_score, latest["scores"])),
+            seeds=tuple(sorted({cell.seed for cell in cells})),
+            cells=cells,
+            batch=latest["batch"],
+            model_metrics=tuple(latest.get("model_metrics", ())),
+            model_scores=tuple(map(_score, latest.get("model_scores", ()))),
+        )
+
+
+def _score(described: Mapping[str, Any]) -> Score:
+    failure, bounds = described.get("failure"), described.get("bounds")
+    return Score(
+        **{
+            **described,
+            "failure": Failure(**failure) if failure else None,
+            "bounds": tuple(bounds) if bounds else None,
+        }
+    )
 
 
 def _scores(scores: Mapping[str, float]) -> str:

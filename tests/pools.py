@@ -61,22 +61,22 @@ class _Crew:
         self._waiting: deque[tuple[int, Any]] = deque()
         self._submitted = 0
         self._benches: dict[str, Any] = {}
+        self._about: dict[str, Mapping[str, Any]] = {}
         for _ in range(pool.workers):
             self._build()
-        self._about = {name: copied(bench.about()) for name, bench in self._benches.items()}
+        self._first = next(iter(self._benches))
 
     def _build(self) -> None:
         name = f"worker {len(self._pool.built)}"
         self._pool.built.append(name)
         self._benches[name] = copied(self._recipe).build()
+        self._about[name] = copied(self._benches[name].about())
 
     @property
     def about(self) -> Mapping[str, Any]:
-        return next(iter(self._about.values()))
+        return self.about_worker(self._first)
 
     def about_worker(self, worker: str) -> Mapping[str, Any]:
-        if worker not in self._about:
-            self._about[worker] = copied(self._benches[worker].about())
         return self._about[worker]
 
     def submit(self, job: Any) -> int:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,44 +18,57 @@ import torch
 from editkit.errors import EditkitError
 from editkit_benchmarks.speed import published
 from editkit_benchmarks.speed.cases import CASES, Case
-from editkit_benchmarks.speed.timing import best_of, document
+from editkit_benchmarks.speed.limits import Rates
+from editkit_benchmarks.speed.timing import best_of, document, now
 
 Results = list[dict[str, Any]]
 
 
-def measure(case: Case, repeats: int) -> dict[str, Any]:
+def measure(case: Case, repeats: int, rates: Rates) -> dict[str, Any]:
     """Time both ways alternately, best of ``repeats``, after an untimed run of each."""
-    fast, n_fast, plain, n_plain = case.make()
-    pairs = zip(plain(), fast(), strict=True)
+    ways = case.make()
+    pairs = zip(ways.plain(), ways.fast(), strict=True)
     largest = max(abs(a - b) for a, b in pairs)
-    best = best_of({"fast": fast, "plain": plain}, repeats=repeats, clock=time.perf_counter)
-    fast_s, plain_s = best["fast"] / n_fast, best["plain"] / n_plain
-    return {
+    clock = "cpu" if torch.get_num_threads() == 1 else "wall"
+    best = best_of({"fast": ways.fast, "plain": ways.plain}, repeats=repeats, clock=now(clock))
+    fast_s, plain_s = best["fast"] / ways.n_fast, best["plain"] / ways.n_plain
+    result = {
         "case": case.name,
         "title": case.title,
+        "clock": clock,
         "fast_ms": 1000 * fast_s,
         "plain_ms": 1000 * plain_s,
         "ratio": plain_s / fast_s,
         "goal": case.goal,
         "largest_difference": largest,
     }
+    if ways.needed is not None:
+        limit = rates.limit(ways.needed.times(1 / ways.n_fast))
+        result["limit"] = limit.to_dict(fast_s)
+    return result
 
 
-def _plain(args: argparse.Namespace, show: Callable[[str], None]) -> Results:
+def _plain(args: argparse.Namespace, rates: Rates, show: Callable[[str], None]) -> Results:
     known = {case.name: case for case in CASES}
     results = []
     for name in args.cases or known:
-        result = measure(known[name], args.repeats)
+        result = measure(known[name], args.repeats, rates)
         results.append(result)
         show(
             f"{result['ratio']:6.1f}x (goal {result['goal']:g}x)  {result['title']}\n"
             f"         {result['fast_ms']:.1f} ms, plain {result['plain_ms']:.1f} ms per unit; "
             f"largest difference {result['largest_difference']:.1e}\n"
         )
+        if limit := result.get("limit"):
+            show(
+                f"         at {limit['share_of_limit']:.0%} of the limit, "
+                f"{limit['limit_ms']:.1f} ms for {limit['flops'] / 1e9:.2f} GFLOP; "
+                f"bound by {limit['bound_by']}\n"
+            )
     return results
 
 
-def _published(args: argparse.Namespace, show: Callable[[str], None]) -> Results:
+def _published(args: argparse.Namespace, rates: Rates, show: Callable[[str], None]) -> Results:
     code = published.load_published(args.rome)
     results = []
     for name in args.cases or published.CASES:
@@ -98,7 +110,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--json", action="store_true", help="print one JSON document")
         return one
 
-    add("plain", "against the plain way", _plain, [case.name for case in CASES], 2)
+    add("plain", "against the plain way and the limit", _plain, [c.name for c in CASES], 1)
     against = add("published", "against ROME's published code", _published, published.CASES, 1)
     against.add_argument(
         "--rome", type=Path, required=True, help="a clone of github.com/kmeng01/rome"
@@ -122,18 +134,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     torch.set_num_threads(args.threads)
 
+    rates = Rates()
+
     def show(text: str) -> None:
         if not args.json:
             sys.stdout.write(text)
             sys.stdout.flush()
 
     try:
-        results = args.run(args, show)
+        results = args.run(args, rates, show)
     except EditkitError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     if args.json:
-        sys.stdout.write(json.dumps(document(args.question, "cpu", results), indent=1) + "\n")
+        sys.stdout.write(
+            json.dumps(document(args.question, "cpu", results, rates), indent=1) + "\n"
+        )
     return 0
 
 

@@ -23,16 +23,17 @@ from editkit import (
     applied,
 )
 from editkit.editing.edited_models import CandidateQuery, GenerationQuery
-from editkit.editing.generation import continued, draws
+from editkit.editing.generation import continued, draws, text_of
 from editkit.editing.open_questions import free_answers
-from editkit.editing.rome_rows import sampled_or_given_contexts
+from editkit.editing.rome_rows import request_rows, sampled_or_given_contexts
 from editkit.editing.rome_value import RankOneUpdate
 from editkit.editing.stops import Stop
 from editkit.models.weight_layout import input_major
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
-from editkit_benchmarks.speed import learning
+from editkit_benchmarks.speed import learning, needs
+from editkit_benchmarks.speed.limits import Needed, Sizes, total
 from editkit_benchmarks.speed.plain import probe_nll
-from editkit_benchmarks.speed.shapes import atlas, first_records, gpt2_small
+from editkit_benchmarks.speed.shapes import atlas, first_records, gpt2_small, smollm2
 from editkit_benchmarks.speed.timing import Work
 from editkit_plugins.kn.attribution import Query, attribute
 from editkit_plugins.kn.config import AttributionConfig
@@ -53,6 +54,20 @@ _CORPUS: dict[str, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Ways:
+    """Two ways of the same work, with the units of work that each does.
+
+    ``needed`` counts what the fast way's units cannot do without; None if nobody has counted it.
+    """
+
+    fast: Work
+    n_fast: int
+    plain: Work
+    n_plain: int
+    needed: Needed | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Case:
     """One comparison.
 
@@ -60,13 +75,13 @@ class Case:
         name: Name on the command line.
         title: Description of both ways.
         goal: The ratio to reach.
-        make: Builds the fast and the plain way, each with its number of units of work.
+        make: Builds the fast and the plain way.
     """
 
     name: str
     title: str
     goal: float
-    make: Callable[[], tuple[Work, int, Work, int]]
+    make: Callable[[], Ways]
 
 
 def _probes(record: Record) -> list[Probe]:
@@ -80,7 +95,7 @@ def _queries(edit: int, record: Record) -> list[CandidateQuery]:
     ]
 
 
-def _scoring() -> tuple[Work, int, Work, int]:
+def _scoring() -> Ways:
     model, records = atlas(), first_records(32)
     config = RomeConfig(layer=1, weight_decay=0.1, ridge=1e-3, **_CORPUS)
     deltas = RomeEditor(config).edit(model, [record.request for record in records])
@@ -96,12 +111,26 @@ def _scoring() -> tuple[Work, int, Work, int]:
                 numbers += [x for pair in probe_nll(model, _probes(record)) for x in pair]
         return numbers
 
-    return together, len(records), one_at_a_time, len(records)
+    needed = needs.scoring(
+        Sizes.of(model.hf.config), [_completions(model, record) for record in records]
+    )
+    return Ways(together, len(records), one_at_a_time, len(records), needed)
 
 
-def _rome(
-    model: Callable[[], LanguageModel], *, layer: int, n_fast: int, n_plain: int
-) -> tuple[Work, int, Work, int]:
+def _completions(
+    model: LanguageModel, record: Record
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Tokens of each prompt and answer of a record."""
+    asked = [
+        (probe.prompt, answer)
+        for probe in _probes(record)
+        for answer in (probe.target_new, probe.target_true)
+    ]
+    completions = model.complete([p for p, _ in asked], [a for _, a in asked])
+    return [(each.prompt, each.target) for each in completions]
+
+
+def _rome(model: Callable[[], LanguageModel], *, layer: int, n_fast: int, n_plain: int) -> Ways:
     from tests.plugins.rome.oracle import solve_plainly  # needs a checkout
 
     requests = [record.request for record in first_records(n_fast)]
@@ -114,23 +143,25 @@ def _rome(
         "stop_loss": 0.0,
         "second_moment": False,
     }
-    editor = RomeEditor(RomeConfig(**values, contexts=texts))
+    config = RomeConfig(**values, contexts=texts)
+    editor = RomeEditor(config)
+    rows = [request_rows(model(), request, ("", *texts), config) for request in requests]
+    needed = needs.editing(Sizes.of(model().hf.config), rows, layer, config.evaluations)
 
     def run(solve: Callable[..., Sequence[RankOneUpdate]], n: int) -> list[float]:
         updates = solve(editor, model(), requests[:n])
         return [loss.total for update in updates[:n_plain] for loss in update.value.losses]
 
-    return (
+    return Ways(
         (lambda: run(RomeEditor.solve, n_fast)),
         n_fast,
         (lambda: run(solve_plainly, n_plain)),
         n_plain,
+        needed,
     )
 
 
-def _attribution(
-    model: Callable[[], LanguageModel], *, n_fast: int, n_plain: int
-) -> tuple[Work, int, Work, int]:
+def _attribution(model: Callable[[], LanguageModel], *, n_fast: int, n_plain: int) -> Ways:
     from tests.plugins.kn.oracle import attribute_plainly  # needs a checkout
 
     requests = [record.request for record in first_records(n_fast)]
@@ -142,7 +173,7 @@ def _attribution(
         tables = attributed(model(), queries[:n], AttributionConfig())
         return [float(x) for table in tables[:n_plain] for x in table.flatten()]
 
-    return (
+    return Ways(
         (lambda: run(attribute, n_fast)),
         n_fast,
         (lambda: run(attribute_plainly, n_plain)),
@@ -150,8 +181,8 @@ def _attribution(
     )
 
 
-def _prompts() -> tuple[Work, int, Work, int]:
-    model, records = gpt2_small(), first_records(4)
+def _prompts(of: Callable[[], LanguageModel]) -> Ways:
+    model, records = of(), first_records(4)
     empty = [WeightDelta({}, record.request, "none", {}, model.fingerprint) for record in records]
 
     def shared_prefix() -> list[float]:
@@ -164,10 +195,14 @@ def _prompts() -> tuple[Work, int, Work, int]:
     def whole_texts() -> list[float]:
         return [x for r in records for pair in probe_nll(model, _probes(r)) for x in pair]
 
-    return shared_prefix, len(records), whole_texts, len(records)
+    parts = [
+        needs.scoring(Sizes.of(model.hf.config), [_completions(model, record)])
+        for record in records
+    ]
+    return Ways(shared_prefix, len(records), whole_texts, len(records), total(parts))
 
 
-def _training(method: str) -> tuple[Work, int, Work, int]:
+def _training(method: str) -> Ways:
     model, settings, n = atlas(), learning.settings_of(method), 3
     source = RecordSource(model, AtlasDataset(AtlasConfig(split="train")).load().records, 0.1)
     batches = [
@@ -185,12 +220,12 @@ def _training(method: str) -> tuple[Work, int, Work, int]:
         return learning.steps(model, network, batches, step)
 
     together = learning.Together(model, settings.blocks)
-    return (lambda: run(together)), n, (lambda: run(learning.one_at_a_time)), n
+    return Ways((lambda: run(together)), n, (lambda: run(learning.one_at_a_time)), n)
 
 
 def _generation(
     model: Callable[[], LanguageModel], *, records: int, n_plain: int, tokens: int
-) -> tuple[Work, int, Work, int]:
+) -> Ways:
     """Texts of several edited models together, and one at a time with cached keys and values."""
     chosen = first_records(records)
     deltas = [_random_edit(model(), record.case_id) for record in chosen]
@@ -211,13 +246,16 @@ def _generation(
                 prompt = model().encode([query.prompt])[0].ids
                 uniform = draws([(0, query.name, query.prompt)], tokens)
                 [ids] = continued(model(), [prompt], uniform, top_k=5)
-            numbers.append(_number(model().tokenizer.decode(ids, skip_special_tokens=True)))
+            numbers.append(_number(text_of(model().tokenizer, ids)))
         return numbers
 
-    return together, len(queries), one_at_a_time, n_plain
+    prompts = [model().encode([query.prompt])[0].ids for query in queries]
+    sizes = Sizes.of(model().hf.config)
+    needed = needs.generating(sizes, prompts, tokens, texts=len(prompts))
+    return Ways(together, len(queries), one_at_a_time, n_plain, needed)
 
 
-def _free_texts(n_plain: int) -> tuple[Work, int, Work, int]:
+def _free_texts(n_plain: int) -> Ways:
     """Answers of several edited models together, and one at a time by transformers.
 
     Both stop as soon as the sentence has ended.
@@ -245,7 +283,7 @@ def _free_texts(n_plain: int) -> tuple[Work, int, Work, int]:
             numbers.append(_number(text))
         return numbers
 
-    return together, len(questions), one_at_a_time, len(asked)
+    return Ways(together, len(questions), one_at_a_time, len(asked))
 
 
 def _written(model: LanguageModel, prompt: str, stop: Stop) -> str:
@@ -289,7 +327,7 @@ def _number(text: str) -> float:
 
 def _tracing(
     model: Callable[[], LanguageModel], *, kinds: Sequence[Kind], n_fast: int, n_plain: int
-) -> tuple[Work, int, Work, int]:
+) -> Ways:
     from tests.plugins.tracing.oracle import trace_site_by_site  # needs a checkout
 
     config = CausalTracingConfig(kinds=tuple(kinds), noise_level=0.1)
@@ -304,16 +342,34 @@ def _tracing(
                 numbers += [x for kind in kinds for x in p.restored[kind].flatten().tolist()]
         return numbers
 
-    return (
+    needed = total(
+        needs.tracing(
+            Sizes.of(model().hf.config),
+            tokens=len(fact.prompt),
+            first=fact.subject[0],
+            samples=config.samples,
+            windows=len(kinds) - 1,
+            window=config.window,
+            answer=len(fact.answer),
+        )
+        for fact in tokenize_facts(model(), facts)
+    )
+    return Ways(
         (lambda: run(n_fast, trace_fact)),
         n_fast,
         (lambda: run(n_plain, trace_site_by_site)),
         n_plain,
+        needed,
     )
 
 
 CASES = (
-    Case("scoring", "atlas: 32 edited models scored together against one at a time", 5, _scoring),
+    Case(
+        "scoring-atlas",
+        "atlas: 32 edited models scored together against one at a time",
+        5,
+        _scoring,
+    ),
     Case(
         "rome-atlas",
         "atlas: ROME with reuse and batching against plain",
@@ -325,6 +381,12 @@ CASES = (
         "GPT-2-small shape: ROME with reuse and batching against plain",
         8,
         functools.partial(_rome, gpt2_small, layer=4, n_fast=8, n_plain=1),
+    ),
+    Case(
+        "rome-smollm2",
+        "SmolLM2: ROME with reuse and batching against plain",
+        8,
+        functools.partial(_rome, smollm2, layer=3, n_fast=4, n_plain=1),
     ),
     Case(
         "kn-atlas",
@@ -351,6 +413,12 @@ CASES = (
         functools.partial(_tracing, gpt2_small, kinds=_TRACED, n_fast=1, n_plain=1),
     ),
     Case(
+        "trace-smollm2",
+        "SmolLM2: a full trace with reuse against one site a forward pass",
+        8,
+        functools.partial(_tracing, smollm2, kinds=_TRACED, n_fast=1, n_plain=1),
+    ),
+    Case(
         "train-mend",
         "atlas: a training step of MEND, all edits together against one at a time",
         4,
@@ -363,10 +431,22 @@ CASES = (
         functools.partial(_training, "ke"),
     ),
     Case(
-        "prompts",
+        "prompts-atlas",
+        "atlas: a record's prompts with shared prefix against whole texts",
+        1,
+        functools.partial(_prompts, atlas),
+    ),
+    Case(
+        "prompts-gpt2-small",
         "GPT-2-small shape: a record's prompts with shared prefix against whole texts",
         3,
-        _prompts,
+        functools.partial(_prompts, gpt2_small),
+    ),
+    Case(
+        "prompts-smollm2",
+        "SmolLM2: a record's prompts with shared prefix against whole texts",
+        3,
+        functools.partial(_prompts, smollm2),
     ),
     Case(
         "generation-atlas",

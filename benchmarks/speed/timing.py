@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from editkit.benchmark.environment import environment_of
+from editkit_benchmarks.speed.limits import Rates
 
 Work = Callable[[], Sequence[float]]
 """Does the work, and returns numbers on which both ways must agree."""
@@ -41,10 +42,17 @@ def relative_difference(one: Sequence[float], other: Sequence[float]) -> float:
     return max(abs(a - b) for a, b in zip(one, other, strict=True)) / largest
 
 
-def document(question: str, device: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def document(
+    question: str, device: str, results: Sequence[dict[str, Any]], rates: Rates
+) -> dict[str, Any]:
     """The JSON document of a measurement: the machine, its libraries and threads, the results."""
     machine = environment_of({"device": device, "attention": None})
-    return {"schema": 1, "question": question, "machine": machine, "results": list(results)}
+    return {
+        "schema": 1,
+        "question": question,
+        "machine": {**machine, "rates": rates.to_dict()},
+        "results": list(results),
+    }
 
 
 def now(clock: str) -> Clock:

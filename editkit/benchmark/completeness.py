@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from editkit.benchmark.store import model_rows_of, rows_at
+from editkit.benchmark.store import Store
 from editkit.results import Cell, Run
 
 __all__ = ["is_complete", "wanted_rows"]
@@ -15,16 +15,23 @@ def wanted_rows(run: Run, cell: Cell) -> int:
 
 
 def is_complete(run: Run, cell: Cell) -> bool:
-    """Whether every record has its rows at all checkpoints, and every model its scores."""
+    """Whether every record has its rows at all checkpoints, and every model its scores.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
     regime, wanted = cell.regime, wanted_rows(run, cell)
-    by_checkpoint = rows_at(run, cell)
+    with Store(run.store, read_only=True) as store:
+        stored = {
+            table: len(store.keys(table, cell.fingerprint))
+            for table in ("rows", "history", "models")
+        }
     if regime.is_independent:
-        return len(by_checkpoint.get(0, ())) == wanted
+        return stored["rows"] == wanted
     sizes = [len(group) for group in regime.groups_of(range(wanted))]
     marks = [regime.checkpoints_of(size) for size in sizes]
     rows = sum(
         mark or size for size, own in zip(sizes, marks, strict=True) for mark in own
     )  # at checkpoint n, the first n facts have rows
     models = sum(map(len, marks)) if run.model_metrics else 0
-    stored = sum(map(len, by_checkpoint.values()))
-    return stored == rows and len(model_rows_of(run, cell)) >= models
+    return stored["rows"] + stored["history"] == rows and stored["models"] >= models

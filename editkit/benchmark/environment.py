@@ -23,7 +23,7 @@ __all__ = ["environment_changes", "environment_of", "record_environment"]
 
 _log = logging.getLogger(__name__)
 
-_PACKAGES = ("torch", "transformers", "numpy", "scipy")
+_PACKAGES = ("editkit", "torch", "transformers", "numpy", "scipy")
 _VARIABLES = (
     *("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY"),
     *("CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE", "DNNL_MAX_CPU_ISA"),

@@ -66,6 +66,8 @@ UNBOUNDED: Bounds = (None, None)
 _FRACTION = (0.0, 1.0)
 _DIFFERENCE = (-1.0, 1.0)
 _RESAMPLES = 1000
+_DRAWS = 1_000_000
+"""Cases that are drawn at once, which bounds the memory: about 32 bytes for each."""
 _ROUNDING = 1e-9
 
 
@@ -401,10 +403,17 @@ def _bootstrap(
         filled = np.stack([np.bincount(numbers, weights=row) for row in filled])
         present = np.stack([np.bincount(numbers, weights=row) for row in present])
     units = filled.shape[1]
-    draws = np.random.default_rng(0).integers(0, units, size=(_RESAMPLES, units))
-    sums = filled[:, draws].sum(axis=2)  # (scores, resamples)
-    counts = present[:, draws].sum(axis=2)
-    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).T  # (resamples, scores)
+    generator = np.random.default_rng(0)
+    totals = []  # of each score and of how many cases have it: (some resamples, 2 x scores)
+    both = np.concatenate([filled, present]).T  # (units, 2 x scores)
+    for start in range(0, _RESAMPLES, step := max(1, _DRAWS // units)):
+        n = min(step, _RESAMPLES - start)
+        draws = generator.integers(0, units, size=(n, units))
+        cells = (draws + units * np.arange(n)[:, None]).ravel()
+        times = np.bincount(cells, minlength=n * units).reshape(n, units)
+        totals.append(times @ both)
+    sums, counts = np.split(np.concatenate(totals), 2, axis=1)  # each (resamples, scores)
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     resampled = [
         math.nan if any(map(math.isnan, row)) else harmonic_mean(row) for row in means.tolist()
     ]

@@ -76,13 +76,19 @@ class _Comparison:
     largest: Difference | None = None
     environments: set[tuple[str, str]] = dataclasses.field(default_factory=set)
 
-    def new(
-        self, fingerprint: str, ours: Mapping[Key, AnyRow], theirs: Mapping[Key, AnyRow]
-    ) -> list[AnyRow]:
-        """Their rows that ours lack; raises if others disagree."""
-        for key in theirs.keys() & ours.keys():
-            self._compare(fingerprint, ours[key], theirs[key])
-        return [row for key, row in theirs.items() if key not in ours]
+    def new(self, table: str, fingerprint: str, theirs: Mapping[Key, AnyRow]) -> list[AnyRow]:
+        """Their rows that ours lack; raises if others disagree.
+
+        Of ours, only the rows that both have are read, so that merging takes a time that does not
+        grow with the store that it merges into.
+        """
+        keys: dict[tuple[int, ...], Key] = {
+            key[1:] if table == "rows" else key: key for key in theirs
+        }
+        ours = self.ours.with_keys(table, fingerprint, keys)
+        for key, row in ours.items():
+            self._compare(fingerprint, row, theirs[keys[key]])
+        return [theirs[place] for key, place in keys.items() if key not in ours]
 
     def _compare(self, fingerprint: str, kept: AnyRow, row: AnyRow) -> None:
         self.compared += 1
@@ -114,9 +120,9 @@ def merge(ours: Store, theirs: Store) -> Merged:
     both = _Comparison(ours, theirs)
     added: list[NewRows] = []
     for cell in theirs.cells():
-        rows = both.new(cell, _last(ours.rows(cell)), _last(theirs.rows(cell)))
-        history = both.new(cell, _earlier(ours.history(cell)), _earlier(theirs.history(cell)))
-        models = both.new(cell, _by_model(ours.models(cell)), _by_model(theirs.models(cell)))
+        rows = both.new("rows", cell, _last(theirs.rows(cell)))
+        history = both.new("history", cell, _earlier(theirs.history(cell)))
+        models = both.new("models", cell, _by_model(theirs.models(cell)))
         added.append(NewRows(cell, rows, history, models))
     ours.copy_from(theirs, added)
     return Merged(

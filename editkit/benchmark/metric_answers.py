@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from editkit.benchmark.store_format import LARGEST
+from editkit.benchmark.store_contents import LARGEST
 from editkit.interfaces import MetricRow
 
 __all__ = ["BadScores", "Collected", "collect"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from editkit.errors import StoreError
+from editkit.storage.machine import network_file_system
 
 __all__ = ["exclusive"]
 
@@ -23,7 +24,8 @@ def exclusive(out: Path, shard: tuple[int, int]) -> Iterator[None]:
         shard: (I, N): part I of N.
 
     Raises:
-        StoreError: Another process is running, or the folder is not writable.
+        StoreError: Another process is running, the folder is not writable, or several shards use
+            one folder of a network file system.
     """
     name = ".run" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
     owner = out / f"{name}.pid"
@@ -46,8 +48,27 @@ def exclusive(out: Path, shard: tuple[int, int]) -> Iterator[None]:
             hint="Check its permissions, or choose another --out folder.",
         ) from error
     try:
+        _check_shared(out, shard)
         owner.write_text(str(os.getpid()), encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def _check_shared(out: Path, shard: tuple[int, int]) -> None:
+    """Refuse a folder with the locks of other shards that other machines may write to.
+
+    In WAL mode, processes share an index in memory, which is not possible across machines: two of
+    them would overwrite each other's rows.
+    """
+    number, of = shard
+    others = {path.stem for path in out.glob(".shard-*.lock")} - {f".shard-{number}-of-{of}"}
+    kind = network_file_system(out) if of > 1 and others else None
+    if kind:
+        raise StoreError(
+            f"{out} has the lock of another shard ({min(others)[1:]}), and it is on {kind}, a "
+            "network file system: SQLite would lose rows if several machines wrote to one file.",
+            hint=f"Give every shard a folder of its own, such as --out {out}/{number}, and join "
+            "them with 'editkit merge'.",
+        )

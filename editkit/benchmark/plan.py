@@ -191,9 +191,7 @@ class Plan:
         """The units of work that lack a row of this cell, at any checkpoint."""
         if store is None:
             return list(self.units(cell))
-        rows = [*store.rows(cell.fingerprint), *store.history(cell.fingerprint)]
-        stored = {(row.checkpoint, row.case_id) for row in rows}
-        models = {(row.checkpoint, row.group) for row in store.models(cell.fingerprint)}
+        stored, models = self.stored(cell, store)
         return [
             unit
             for unit in self.units(cell)
@@ -203,13 +201,26 @@ class Plan:
             )
         ]
 
+    def stored(
+        self, cell: Cell, store: Store
+    ) -> tuple[Collection[tuple[int, ...]], Collection[tuple[int, ...]]]:
+        """What a store has of a cell, for :meth:`has_checkpoint`: keys of records, and of models.
+
+        Damaged entries do not count.
+        """
+        if cell.regime.is_independent:
+            return {(0, *key) for key in store.keys("rows", cell.fingerprint)}, ()
+        rows = {(row.checkpoint, row.case_id) for row in store.rows(cell.fingerprint)}
+        models = store.keys("models", cell.fingerprint)
+        return rows | store.keys("history", cell.fingerprint), models
+
     def has_checkpoint(
         self,
         cell: Cell,
         unit: Batch,
         checkpoint: int,
-        rows: Collection[tuple[int, int]],
-        models: Collection[tuple[int, int]],
+        rows: Collection[tuple[int, ...]],
+        models: Collection[tuple[int, ...]],
     ) -> bool:
         """Whether all rows of a unit at a checkpoint are stored.
 

@@ -19,52 +19,28 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import TypeAdapter
 
+from editkit.benchmark.jobs import Written
 from editkit.benchmark.repeated_edits import edits_to_write
 from editkit.data_types import EditRequest
 from editkit.errors import CacheError, ConfigError, DeltaError, first_line
-from editkit.interfaces import State
 from editkit.storage.cache import write_atomically
 from editkit.storage.checkpoints import read_checkpoint, write_checkpoint
 from editkit.storage.digests import ascii_json
 from editkit.storage.strict_json import parse_json
 
-if TYPE_CHECKING:
-    from editkit.editing.deltas import WeightDelta
-
-__all__ = ["SEQUENCES", "SequenceFiles", "Written"]
+__all__ = ["SEQUENCES", "SequenceFiles"]
 
 SEQUENCES = "sequences"
 """The folder of all sequences in an output folder."""
 
 _STATE, _FACTS = "state.safetensors", "facts.jsonl"
 _log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """What was written into a model so far.
-
-    Attributes:
-        facts: Number of records, in order, failed ones included.
-        delta: All of them merged, on the unedited model; None before the first one.
-        state: What the editor passes to its next step.
-        notes: The notes of each record.
-        seconds: Seconds per record.
-        errors: Why a record failed, by its place from 0.
-    """
-
-    facts: int = 0
-    delta: WeightDelta | None = None
-    state: State = dataclasses.field(default_factory=dict)
-    notes: Sequence[Mapping[str, Any]] = ()
-    seconds: Sequence[float] = ()
-    errors: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

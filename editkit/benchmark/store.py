@@ -1,8 +1,8 @@
 """The result store: one SQLite file with every row, written batch by batch, readable at any time.
 
-Entries are checked when they are read (:mod:`editkit.benchmark.store_format`). A damaged row counts
-as missing, and the next run recomputes it. The file is in WAL mode: readers and several writers can
-work at once.
+Entries are checked when they are read (:mod:`editkit.benchmark.store_contents`). A damaged row
+counts as missing, and the next run recomputes it. The file is in WAL mode: readers and several
+writers can work at once.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from editkit.benchmark import store_format
+from editkit.benchmark import store_contents, store_format
 from editkit.benchmark.frames import frame_of_models, frame_of_records
-from editkit.benchmark.store_format import DamagedError
-from editkit.data_types import EditRequest, Failure, Score
+from editkit.benchmark.store_contents import DamagedError, row_entries
+from editkit.data_types import EditRequest
 from editkit.errors import StoreError
 from editkit.mistakes import expect_path
 from editkit.results import STORE_FILE, Cell, ModelRow, Rating, Row, Run
@@ -36,6 +36,7 @@ __all__ = [
     "NewRows",
     "Runs",
     "Store",
+    "failed_rows_of",
     "keep_rating",
     "model_rows_of",
     "ratings_in",
@@ -47,6 +48,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _TABLES_OF_ROWS = ("rows", "history", "models")
+_MOST_KEYS = 400  # in one query
 
 
 class Store:
@@ -64,6 +66,7 @@ class Store:
         self.path = path = Path(path)
         self.read_only = read_only
         self._environment = ""
+        self._written: set[str] = set()  # environments
         if read_only and not path.exists():
             raise StoreError(
                 f"there is no result store at {path}.",
@@ -154,7 +157,7 @@ class Store:
         self._put(
             "requests",
             [
-                (dataset, case_id, store_format.request_content(own))
+                (dataset, case_id, store_contents.request_content(own))
                 for case_id, own in requests.items()
             ],
         )
@@ -178,7 +181,9 @@ class Store:
     def computed_with(self, environment: Mapping[str, Any]) -> str:
         """Write the environment of all rows that are put from now on; returns its digest."""
         self._environment = digest(environment)
-        self._put("environments", [(self._environment, canonical_json(environment))])
+        if self._environment not in self._written:  # workers of two kinds may take turns
+            self._put("environments", [(self._environment, canonical_json(environment))])
+            self._written.add(self._environment)
         return self._environment
 
     def environments(self) -> dict[str, dict[str, Any]]:
@@ -207,15 +212,14 @@ class Store:
         if self._environment:
             own = [dataclasses.replace(row, environment=self._environment) for row in own]
             of_models = [dataclasses.replace(m, environment=self._environment) for m in of_models]
-        values: dict[str, Sequence[tuple[Any, ...]]] = {
-            "rows": [_row_values(fingerprint, row) for row in own if ended],
-            "history": [_history_values(fingerprint, row) for row in own if not ended],
-            "models": [_model_values(fingerprint, row) for row in of_models],
+        entries = {
+            "rows": row_entries("rows", fingerprint, own if ended else ()),
+            "history": row_entries("history", fingerprint, () if ended else own),
+            "models": row_entries("models", fingerprint, of_models),
         }
         with self._transaction() as connection:
-            for table, some in values.items():
-                entries = _with_checksums(table, some)
-                connection.executemany(store_format.upsert(table), entries)
+            for table, some in entries.items():
+                connection.executemany(store_format.upsert(table), some)
 
     def history(self, fingerprint: str) -> list[Row]:
         """The rows of a cell at earlier checkpoints; damaged ones are skipped with a warning."""
@@ -231,6 +235,44 @@ class Store:
         if damaged:
             _log.warning("%s", _damage(self.path, fingerprint, damaged))
         return rows
+
+    def keys(self, table: str, fingerprint: str) -> set[tuple[int, ...]]:
+        """The keys of a cell's entries without reading their content, which is much slower.
+
+        Entries with a wrong checksum are left out.
+
+        Args:
+            table: ``rows``, with the keys (case id,); ``history``, with (checkpoint, case id); or
+                ``models``, with (checkpoint, model).
+            fingerprint: The cell.
+        """
+        return {
+            tuple(key)
+            for _, *parts, checksum in self._select(table, "fingerprint = ?", (fingerprint,))
+            for key in [parts[1:-1]]
+            if all(isinstance(part, int) for part in key)
+            and store_format.has_checksum(table, parts, checksum)
+        }
+
+    def with_keys(
+        self, table: str, fingerprint: str, keys: Iterable[tuple[int, ...]]
+    ) -> dict[tuple[int, ...], Any]:
+        """The rows of a cell with some of :meth:`keys`; damaged ones are skipped with a warning."""
+        columns, wanted = store_format.columns_of(table)[1:-2], [*keys]
+        rows: dict[tuple[int, ...], Any] = {}
+        for start in range(0, len(wanted), _MOST_KEYS):
+            some = wanted[start : start + _MOST_KEYS]
+            tuples = ", ".join(f"({', '.join(map(str, key))})" for key in some)
+            where = f"fingerprint = ? AND ({', '.join(columns)}) IN (VALUES {tuples})"
+            rows |= {key[1:]: row for key, row in self._sound(table, where, (fingerprint,))}
+        return rows
+
+    def failed(self, fingerprint: str) -> list[Row]:
+        """The rows of a cell that failed, by case id; the others are not read."""
+        # JSON escapes quotes inside of texts, so that only the status itself looks like this.
+        where = 'fingerprint = ? AND instr(payload, \'"status":"failed"\')'
+        sound, _ = self._read("rows", where, (fingerprint,), order="case_id")
+        return [row for _, row in sound if row.status == "failed"]
 
     def drop_damaged(self, fingerprint: str) -> list[Any]:
         """Remove the damaged rows of a cell, so that they are recomputed; returns their cases."""
@@ -269,12 +311,11 @@ class Store:
             other: The other store.
             rows: Rows to add.
         """
-        added = [*rows]
-        values: dict[str, list[tuple[Any, ...]]] = {
-            "rows": [_row_values(new.fingerprint, row) for new in added for row in new.rows],
-            "history": [_history_values(n.fingerprint, row) for n in added for row in n.history],
-            "models": [_model_values(n.fingerprint, row) for n in added for row in n.models],
-        }
+        new: dict[str, list[tuple[Any, ...]]] = {"rows": [], "history": [], "models": []}
+        for own in rows:
+            new["rows"] += row_entries("rows", own.fingerprint, own.rows)
+            new["history"] += row_entries("history", own.fingerprint, own.history)
+            new["models"] += row_entries("models", own.fingerprint, own.models)
         with self._transaction() as connection:
             for table in ("cells", "requests", "ratings", "environments"):
                 entries = [entry for _, *entry in other._select(table)]
@@ -283,8 +324,8 @@ class Store:
                         entry[-1] = store_format.checksum(table, *entry[:-1])
                 marks = ", ".join("?" * len(store_format.columns_of(table)))
                 connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", entries)
-            for table, some in values.items():
-                connection.executemany(store_format.upsert(table), _with_checksums(table, some))
+            for table, some in new.items():
+                connection.executemany(store_format.upsert(table), some)
 
     def _rows(self, fingerprint: str) -> tuple[list[Row], list[_Damaged]]:
         sound, damaged = self._read("rows", "fingerprint = ?", (fingerprint,), order="case_id")
@@ -294,7 +335,7 @@ class Store:
 
     def _put(self, table: str, values: Iterable[tuple[Any, ...]]) -> None:
         """Insert or replace entries, each the columns of its key and its content."""
-        entries = _with_checksums(table, values)
+        entries = [(*value, store_format.checksum(table, *value)) for value in values]
         with self._transaction() as connection:
             connection.executemany(store_format.upsert(table), entries)
 
@@ -305,17 +346,17 @@ class Store:
 
     def _select(
         self, table: str, where: str = "", values: tuple[str, ...] = (), order: str = "rowid"
-    ) -> list[tuple[Any, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         """The row id and all columns of entries; a checksum of None in a file without checksums."""
         with self._sqlite_errors():
             if not store_format.has_table(self._connection, table):
-                return []
+                return
             *names, _ = store_format.columns_of(table)
             without = store_format.lacks_checksums(self._version, table)
             checksum = "NULL" if without else "coalesce(checksum, '')"
             query = f"SELECT rowid, {', '.join(names)}, {checksum} FROM {table}"
             query += f" WHERE {where}" if where else ""
-            return self._connection.execute(f"{query} ORDER BY {order}", values).fetchall()
+            yield from self._connection.execute(f"{query} ORDER BY {order}", values)
 
     def _read(
         self, table: str, where: str = "", values: tuple[str, ...] = (), order: str = "rowid"
@@ -326,7 +367,7 @@ class Store:
         for rowid, *columns in self._select(table, where, values, order):
             key = tuple(columns[:-2])
             try:
-                sound.append((key, store_format.READERS[table](*columns)))
+                sound.append((key, store_contents.READERS[table](*columns)))
             except DamagedError as error:
                 damaged.append(_Damaged(rowid, str(key[0]), key[-1], str(error)))
         return sound, damaged
@@ -414,22 +455,6 @@ class _Damaged:
     problem: str
 
 
-def _row_values(fingerprint: str, row: Row) -> tuple[str, int, str]:
-    return fingerprint, row.case_id, store_format.row_content(row)
-
-
-def _history_values(fingerprint: str, row: Row) -> tuple[str, int, int, str]:
-    return fingerprint, row.checkpoint, row.case_id, store_format.row_content(row)
-
-
-def _model_values(fingerprint: str, row: ModelRow) -> tuple[str, int, int, str]:
-    return fingerprint, row.checkpoint, row.group, store_format.row_content(row)
-
-
-def _with_checksums(table: str, values: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    return [(*value, store_format.checksum(table, *value)) for value in values]
-
-
 def _damage(path: Path, fingerprint: str, damaged: Sequence[_Damaged]) -> str:
     cases = ", ".join(str(entry.case_id)[:20] for entry in damaged[:8])
     more = f" and {len(damaged) - 8} more" if len(damaged) > 8 else ""
@@ -492,36 +517,7 @@ def runs_in(out: str | Path) -> Runs:
             "model_metrics": description.get("model_metrics", []),
         }
         groups.setdefault(canonical_json(identity), []).append(description)
-    return Runs(_run_of(out, group) for group in groups.values())
-
-
-def _run_of(out: Path, descriptions: list[Mapping[str, Any]]) -> Run:
-    latest = descriptions[-1]
-    cells = tuple(Cell(**description["cell"]) for description in descriptions)
-    return Run(
-        out=out,
-        benchmark=latest["benchmark"],
-        model=latest["model"],
-        dataset=latest["dataset"],
-        metrics=tuple(latest["metrics"]),
-        scores=tuple(_score(score) for score in latest["scores"]),
-        seeds=tuple(sorted({cell.seed for cell in cells})),
-        cells=cells,
-        batch=latest["batch"],
-        model_metrics=tuple(latest.get("model_metrics", ())),
-        model_scores=tuple(_score(score) for score in latest.get("model_scores", ())),
-    )
-
-
-def _score(described: Mapping[str, Any]) -> Score:
-    failure, bounds = described.get("failure"), described.get("bounds")
-    return Score(
-        **{
-            **described,
-            "failure": Failure(**failure) if failure else None,
-            "bounds": tuple(bounds) if bounds else None,
-        }
-    )
+    return Runs(Run.described(out, group) for group in groups.values())
 
 
 def rows_of(run: Run, cell: Cell) -> list[Row]:
@@ -534,6 +530,16 @@ def rows_of(run: Run, cell: Cell) -> list[Row]:
     """
     with Store(run.store, read_only=True) as store:
         return store.rows(cell.fingerprint)
+
+
+def failed_rows_of(run: Run, cell: Cell) -> list[Row]:
+    """The rows of a cell that failed, by case id.
+
+    Raises:
+        StoreError: The store cannot be read.
+    """
+    with Store(run.store, read_only=True) as store:
+        return store.failed(cell.fingerprint)
 
 
 def rows_at(run: Run, cell: Cell) -> dict[int, list[Row]]:

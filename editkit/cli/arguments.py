@@ -10,8 +10,10 @@ and its own flags the same way, with a help text. :data:`SHARED` lists the share
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -22,6 +24,7 @@ from editkit.errors import UsageError
 from editkit.validation import text_problem
 
 __all__ = [
+    "ANY_CLUSTER",
     "SHARED",
     "Parser",
     "add_flag",
@@ -41,6 +44,9 @@ _LONGEST_PATH = 4096
 _LONGEST_SHOWN = 80
 _CHOICE = re.compile(r"invalid choice: (.*) \(choose from (.*)\)", re.DOTALL)
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
+_CLUSTER = re.compile(r"local|auto|(?:ray://)?(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
+ANY_CLUSTER = "any"
+"""What ``--ray`` without a value means: the first cluster that there is, or else a local one."""
 
 
 # ---------------------------------------------------------------- types
@@ -95,6 +101,13 @@ def port(text: str) -> int:
     return _whole_in(text, 0, 2**16 - 1, "a port from 0 to 65535")
 
 
+def cluster(text: str) -> str:
+    """The address of a Ray cluster; raises ArgumentTypeError for anything else."""
+    if text != ANY_CLUSTER and not _CLUSTER.fullmatch(text):
+        raise _expected("local, auto or HOST:PORT", text)
+    return text
+
+
 def _whole_in(text: str, least: int, most: int | None, expected: str) -> int:
     try:
         value = whole(text)
@@ -115,6 +128,18 @@ def names(text: str) -> list[str]:
     if not parts:
         raise _expected("names separated by commas", text)
     return parts
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Whole numbers separated by commas.
+
+    Raises:
+        ArgumentTypeError: There are none, or one is something else.
+    """
+    try:
+        return [int(part) for part in names(text)]
+    except ValueError:
+        raise _expected("whole numbers separated by commas", text) from None
 
 
 def kind_name(text: str) -> str:
@@ -187,6 +212,12 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "help": "only this editor; repeatable",
     },
     "--fresh": {"action": "store_true", "help": "recompute what is already stored"},
+    "--gpus-per-worker": {
+        "type": at_least(0),
+        "metavar": "G",
+        "help": "with --ray: GPUs of each worker, such as 0.5 or 2 (default: 1 if the model is on "
+        "a GPU, or else 0)",
+    },
     "--json": {"action": "store_true", "help": "print one JSON document"},
     "--kind": {"type": kind_name},
     "--ledger": {"type": path, "metavar": "DIR", "help": "folder of the ledger"},
@@ -197,6 +228,14 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--port": {"type": port, "metavar": "N", "help": "port to listen on"},
     "--preset": {"metavar": "P", "help": "named set of values to start from"},
     "--quiet": {"action": "store_true", "help": "show no progress"},
+    "--ray": {
+        "type": cluster,
+        "nargs": "?",
+        "const": ANY_CLUSTER,
+        "metavar": "ADDRESS",
+        "help": "work on a Ray cluster: local (a new one on this machine), auto (the one of "
+        "RAY_ADDRESS or on this machine) or HOST:PORT; without a value, auto or else local",
+    },
     "--seed": {"type": whole, "default": 0, "metavar": "S", "help": "seed of everything random"},
     "--separator": {
         "metavar": "TEXT",
@@ -208,6 +247,12 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "dest": "sets",
         "metavar": "A.B=V",
         "help": "set one value; repeatable",
+    },
+    "--workers": {
+        "type": positive,
+        "metavar": "N",
+        "help": "with --ray: number of workers (default: one per share of a GPU, or else per "
+        "processor)",
     },
 }
 """The arguments that several commands have, with the options of ``add_argument``."""
@@ -244,6 +289,19 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         for given, ours in ((int, whole), (float, number), (Path, path)):
             self.register("type", given, ours)
+
+    @override
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """As the base class, but ``--ray atlas`` leaves ``atlas`` to the positional arguments."""
+        given = list(sys.argv[1:] if args is None else args)
+        for i, (flag, following) in enumerate(itertools.pairwise([*given, "--"])):
+            if flag == "--":
+                break
+            if flag == "--ray" and not _CLUSTER.fullmatch(following):
+                given[i] = f"--ray={ANY_CLUSTER}"
+        return super().parse_known_args(given, namespace)
 
     @override
     def error(self, message: str) -> NoReturn:

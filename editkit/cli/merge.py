@@ -27,12 +27,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Merge the shards in order."""
-    sources = [Store(shard / STORE_FILE, read_only=True) for shard in args.shards]
+    for shard in args.shards:  # before anything is merged
+        Store(shard / STORE_FILE, read_only=True).close()
     with exclusive(args.out, (1, 1)), Store(args.out / STORE_FILE) as target:
-        for shard, source in zip(args.shards, sources, strict=True):
-            with source:
+        for shard in args.shards:
+            with Store(shard / STORE_FILE, read_only=True) as source:
                 merged = merge(target, source)
             sys.stdout.write(f"{shard}: {len(merged.rows)} new rows{_rest(merged)}\n")
+            sys.stdout.flush()
     sys.stdout.write(
         f"Results are in {args.out}. Run the benchmark with --out {args.out} to print the table.\n"
     )

@@ -17,20 +17,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from editkit.cli.arguments import add_flag, add_flags, at_least, positive
+from editkit.cli.arguments import add_flag, add_flags, at_least, positive, whole_numbers
+from editkit.cli.pools import add_pool_flags, pool_of
 from editkit.cli.signals import terminable
 from editkit.covariance.corpora import Order
-from editkit.errors import ConfigError
 from editkit.progress import show_progress
 from editkit.terminal import aligned
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from editkit.covariance.convergence import ConvergenceReport, Health
     from editkit.covariance.corpora import Corpus
     from editkit.covariance.second_moment import SecondMoment
-    from editkit.models import LanguageModel
+    from editkit.data_types import EditRequest
 
 EXIT_SINGULAR = 1
 _KEYS = 16
@@ -41,7 +39,14 @@ _log = logging.getLogger("editkit.covariance.second_moment")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("model", metavar="MODEL", help="a registered name, a folder, or a hub id")
-    add_flag(parser, "--layer", type=int, required=True, metavar="N", help="layer, from 0")
+    add_flag(
+        parser,
+        "--layer",
+        type=whole_numbers,
+        required=True,
+        metavar="N[,N...]",
+        help="layer, from 0; several layers take one pass over the texts",
+    )
     add_flag(parser, "--corpus", required=True, metavar="CORPUS", help="texts; see above")
     add_flag(
         parser,
@@ -84,55 +89,71 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(parser, "--fresh", help="recompute what is in the cache")
     add_flags(parser, "--quiet", "--json")
+    add_pool_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compute and cache the statistic, and print the report."""
+    """Compute and cache the statistics, and print the report."""
+    from editkit.covariance.accumulate import ROW_TOKENS
+    from editkit.covariance.bench import NamedModel, Watch, Watched
     from editkit.covariance.convergence import Convergence, health_of
-    from editkit.covariance.second_moment import ROW_TOKENS, cached_second_moment, second_moment
-    from editkit.registry.models import load_model
+    from editkit.covariance.second_moment import cached_second_moment, second_moments_of_crew
+    from editkit.workers.pool import answer_of
 
-    model = load_model(args.model, dtype=args.dtype, device=args.device)
-    path = model.path(args.layer, "mlp_out")
+    pool = pool_of(args, args.device)
+    requests = _requests(args.records)
     corpus = dataclasses.replace(_corpus(args.corpus), order=args.order, seed=args.corpus_seed)
     row_tokens = args.row_tokens or ROW_TOKENS
-    cached = cached_second_moment(
-        model.fingerprint, path, corpus, args.tokens, args.dtype, row_tokens
-    )
-    if cached is not None and args.fresh:
-        cached.unlink()
-        cached.with_suffix(".partial").unlink(missing_ok=True)
-        cached = None
-    keys = _keys(model, path, corpus, args.records, row_tokens)
-    watcher = Convergence(keys, args.ridge)
-    with terminable(), show_progress(quiet=args.quiet):
-        statistic = second_moment(
-            model,
-            path,
-            corpus,
-            tokens=args.tokens,
-            row_tokens=row_tokens,
-            watcher=watcher,
-        )
-    if args.tokens is not None and statistic.count < args.tokens:
-        _log.warning("the corpus has only %s tokens.", f"{statistic.count:,}")
-    report = None if cached is not None else watcher.report(statistic)
-    health = health_of(statistic, args.ridge)
-    facts = {
-        "model": model.name,
-        "layer": args.layer,
-        "module": path,
-        "corpus": corpus.source,
-        "order": f"random, seed {corpus.seed}" if corpus.shuffled else "stored",
-        "row_tokens": row_tokens,
-        "tokens": statistic.count,
-        "ridge": args.ridge,
-        "dtype": args.dtype,
-        "was_cached": cached is not None,
-    }
-    written = _write(args, report, health, facts)
-    _print_report(args, statistic, report, health, facts, written)
-    return 0 if health.invertible else EXIT_SINGULAR
+    layers = list(dict.fromkeys(args.layer))
+    with terminable(), pool.opened(NamedModel(args.model, args.dtype, args.device)) as crew:
+        model, fingerprint = crew.about["model"], crew.about["fingerprint"]
+        texts = [] if requests else list(itertools.islice(corpus.texts(), _TEXTS))
+        watched = answer_of(crew, Watch(layers, requests, texts, row_tokens))
+        if not isinstance(watched, Watched):
+            raise AssertionError(watched)
+        paths, was_cached = list(watched.keys), set()
+        for path in paths:
+            cached = cached_second_moment(
+                fingerprint, path, corpus, args.tokens, args.dtype, row_tokens
+            )
+            if cached is not None and args.fresh:
+                cached.unlink()
+                cached.with_suffix(".partial").unlink(missing_ok=True)
+            elif cached is not None:
+                was_cached.add(path)
+        watchers = {path: Convergence(watched.keys[path], args.ridge) for path in paths}
+        with show_progress(quiet=args.quiet):
+            statistics = second_moments_of_crew(
+                crew,
+                paths,
+                corpus,
+                tokens=args.tokens,
+                row_tokens=row_tokens,
+                watchers=watchers,
+                is_local=pool.is_local,
+            )
+    results = []
+    for layer, path in zip(layers, paths, strict=True):
+        statistic = statistics[path]
+        facts = {
+            "model": model,
+            "layer": layer,
+            "module": path,
+            "corpus": corpus.source,
+            "order": f"random, seed {corpus.seed}" if corpus.shuffled else "stored",
+            "row_tokens": row_tokens,
+            "tokens": statistic.count,
+            "ridge": args.ridge,
+            "dtype": args.dtype,
+            "was_cached": path in was_cached,
+        }
+        report = None if path in was_cached else watchers[path].report(statistic)
+        results.append(_Result(statistic, report, health_of(statistic, args.ridge), facts))
+    count = results[0].statistic.count
+    if args.tokens is not None and count < args.tokens:
+        _log.warning("the corpus has only %s tokens.", f"{count:,}")
+    _print(args, results, _write(args, results))
+    return 0 if all(result.health.invertible for result in results) else EXIT_SINGULAR
 
 
 def _corpus(source: str) -> Corpus:
@@ -145,90 +166,92 @@ def _corpus(source: str) -> Corpus:
     return Corpus(source)
 
 
-def _keys(
-    model: LanguageModel, path: str, corpus: Corpus, records: str | None, row_tokens: int
-) -> Tensor:
-    """The keys to watch, (n, D): at the last token of subjects, or in the middle of texts."""
-    import torch
-
-    from editkit.covariance.second_moment import keys_of
+def _requests(records: str | None) -> list[EditRequest]:
+    """Some of the edits of a dataset, if one is named."""
     from editkit.registry.factories import make_dataset
 
-    rows: list[tuple[int, ...]] = []
-    places: list[int] = []
-    if records is not None:
-        edits = (
-            each for record in make_dataset(records).load().records for each in record.requests
-        )
-        for request in itertools.islice(edits, _KEYS):
-            [encoding] = model.read(
-                [request.sentence], chat=request.chat, subjects=[request.subject_span]
-            )
-            model.check_length(encoding)
-            rows.append(encoding.ids)
-            places.append(encoding.position(request.subject_span, "subject_last"))
-    else:
-        texts = [text for text, _ in zip(corpus.texts(), range(_TEXTS), strict=False)]
-        for encoding in model.encode(texts[:: max(1, len(texts) // _KEYS)], empty=True):
-            if ids := encoding.ids[: min(row_tokens, model.context_length)]:
-                rows.append(ids)
-                places.append(len(ids) // 2)
-    if not rows:
-        raise ConfigError("the corpus has no text.", hint="Give a corpus with text in it.")
-    return torch.cat(
-        [
-            keys_of(model, [path], [row])[path][place : place + 1]
-            for row, place in zip(rows, places, strict=True)
-        ]
-    )  # (n, D)
+    if records is None:
+        return []
+    loaded = make_dataset(records).load().records
+    return list(itertools.islice((r for record in loaded for r in record.requests), _KEYS))
 
 
 # ---------------------------------------------------------------- output
 
 
-def _write(
-    args: argparse.Namespace,
-    report: ConvergenceReport | None,
-    health: Health,
-    facts: dict[str, Any],
-) -> list[Path]:
-    """Write the report's files; without a report, only if --out was given."""
-    from editkit.covariance.convergence import document, draw, write_document
+@dataclasses.dataclass(frozen=True)
+class _Result:
+    """The statistic of a layer.
 
-    if report is None and args.out is None:
+    Attributes:
+        statistic: The statistic.
+        report: How it converged; None if it was cached, or is singular.
+        health: Its numerical condition.
+        facts: Where it is from, for readers.
+    """
+
+    statistic: SecondMoment
+    report: ConvergenceReport | None
+    health: Health
+    facts: dict[str, Any]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """Everything as plain data for JSON."""
+        from editkit.covariance.convergence import document
+
+        return document(self.report, self.health, self.facts)
+
+
+def _document(results: list[_Result]) -> dict[str, Any]:
+    """The document of one layer, or a list with one for each layer."""
+    if len(results) == 1:
+        return results[0].document
+    return {"schema": 1, "layers": [result.document for result in results]}
+
+
+def _write(args: argparse.Namespace, results: list[_Result]) -> list[Path]:
+    """Write the report's files; without any report, only if --out was given."""
+    from editkit.covariance.convergence import draw, write_document
+
+    if args.out is None and all(result.report is None for result in results):
         return []
     folder = args.out or Path("editkit-statistics")
     written = [folder / "convergence.json"]
-    write_document(document(report, health, facts), written[0])
-    if report is not None and report.samples:
-        written.append(folder / "convergence.png")
-        title = f"{facts['model']}, {facts['module']}: {report.keys} keys, ridge {report.ridge:g}"
-        draw(report, title, written[1])
+    write_document(_document(results), written[0])
+    for result in results:
+        report, facts = result.report, result.facts
+        if report is not None and report.samples:
+            layer = f"-layer-{facts['layer']}" if len(results) > 1 else ""
+            written.append(folder / f"convergence{layer}.png")
+            title = (
+                f"{facts['model']}, {facts['module']}: {report.keys} keys, ridge {report.ridge:g}"
+            )
+            draw(report, title, written[-1])
     return written
 
 
-def _print_report(
-    args: argparse.Namespace,
-    statistic: SecondMoment,
-    report: ConvergenceReport | None,
-    health: Health,
-    facts: dict[str, Any],
-    written: list[Path],
-) -> None:
-    from editkit.covariance.convergence import document, table
-
+def _print(args: argparse.Namespace, results: list[_Result], written: list[Path]) -> None:
     if args.json:
-        sys.stdout.write(json.dumps(document(report, health, facts), indent=2) + "\n")
+        sys.stdout.write(json.dumps(_document(results), indent=2) + "\n")
         return
+    text = "\n".join(_text(result, args.ridge) for result in results)
+    sys.stdout.write(text + "".join(f"{path}\n" for path in written))
+
+
+def _text(result: _Result, ridge: float) -> str:
+    from editkit.covariance.convergence import table
+
+    facts, health, report = result.facts, result.health, result.report
     lines = [
         f"{facts['module']} of {facts['model']}: second moment of {health.neurons:,} neurons over "
-        f"{statistic.count:,} tokens of {facts['corpus']}"
+        f"{result.statistic.count:,} tokens of {facts['corpus']}"
     ]
     if facts["was_cached"]:
         lines.append("It was in the cache; --fresh recomputes it, with a report.")
     condition = "" if health.condition is None else f", condition number {health.condition:.3g}"
     lines.append(
-        f"{health.silent:,} neurons never fired; with ridge {args.ridge:g} it can "
+        f"{health.silent:,} neurons never fired; with ridge {ridge:g} it can "
         f"{f'be inverted{condition}' if health.invertible else 'not be inverted'}."
     )
     if not health.invertible:
@@ -237,5 +260,4 @@ def _print_report(
     if report is not None:
         text += "\n" + aligned(table(report.samples)) if report.samples else ""
         text += f"\n{report.verdict()}\n"
-    text += "".join(f"{path}\n" for path in written)
-    sys.stdout.write(text)
+    return text

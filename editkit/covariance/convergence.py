@@ -49,13 +49,15 @@ class Convergence:
         """Digest of the keys and the ridge."""
         return digest_of_tensors({"keys": self.keys}, f"ridge {self.ridge!r}")
 
-    def look(self, total: Tensor, count: int) -> None:
-        """Record the directions if the number of tokens has doubled."""
-        if count < self._next:
-            return
-        while count >= self._next:
+    def is_due(self, count: int) -> bool:
+        """Whether the number of tokens has doubled."""
+        return count >= self._next
+
+    def look(self, matrix: Tensor, count: int) -> None:
+        """Record the directions."""
+        while self.is_due(count):
             self._next *= 2
-        directions = self._directions(SecondMoment((total / count).float().cpu(), count))
+        directions = self._directions(SecondMoment(matrix, count))
         if directions is not None:
             self.directions[count] = directions
 

@@ -2,45 +2,41 @@
 
 Methods that whiten keys need C of the inputs of an MLP's output projection (Meng et al. 2022,
 equation 2). It is computed in a stream over a corpus, for any number of modules in one pass, and
-cached by model, module and corpus. An interrupted computation resumes with a bit-exact result,
-because the order of batches and sums depends only on the texts.
+cached by model, module and corpus. An interrupted computation resumes with a bit-exact result, and
+workers compute the same bits as this process, because the order of batches and sums depends only on
+the texts (:mod:`editkit.covariance.accumulate`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import json
-import logging
-import math
-import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save
 from torch import Tensor
 
+from editkit.covariance.accumulate import (
+    ROW_TOKENS,
+    Progress,
+    SumFile,
+    Summers,
+    Watcher,
+    accumulate,
+)
+from editkit.covariance.bench import LoadedModel
 from editkit.covariance.config import SecondMomentConfig
 from editkit.covariance.corpora import Corpus
+from editkit.covariance.gram import Sum
 from editkit.errors import CacheError, ConfigError
-from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
-from editkit.models.running import forward, recording
-from editkit.progress import counting
-from editkit.storage.cache import (
-    cache_folder,
-    cached_together,
-    read_safetensors,
-    write_atomically,
-    writing_to_cache,
-)
-from editkit.storage.digests import ascii_json, digest_of_tensors, first_difference, key_of
+from editkit.storage.cache import cache_folder, cached_together
+from editkit.storage.digests import key_of
+from editkit.workers.pool import InProcess
 
 __all__ = [
     "SecondMoment",
@@ -52,15 +48,10 @@ __all__ = [
     "read_published",
     "second_moment",
     "second_moments",
+    "second_moments_of_crew",
     "source_of_statistics",
 ]
 
-TOKENS_PER_PASS = 4096
-ROW_TOKENS = 2048
-"""Default for the most tokens of a text: the whole context of GPT-2 (1,024) and GPT-J, but not all
-of a context of 131,072, which would take much memory."""
-_TEXTS_PER_READ = 256
-_log = logging.getLogger(__name__)
 _KIND = "second_moment"
 
 
@@ -183,16 +174,59 @@ def second_moments(
     Raises:
         CacheError: The corpus has no text, or the model or the corpus changed meanwhile.
     """
+    with InProcess().opened(LoadedModel(model)) as crew:
+        return second_moments_of_crew(
+            crew,
+            paths,
+            corpus,
+            tokens=tokens,
+            row_tokens=row_tokens,
+            watchers=watchers,
+            progress=progress,
+            seconds_between=seconds_between,
+        )
+
+
+def second_moments_of_crew(
+    crew: Summers,
+    paths: Sequence[str],
+    corpus: Corpus,
+    *,
+    tokens: int | None = None,
+    row_tokens: int = ROW_TOKENS,
+    watchers: Mapping[str, Watcher] | None = None,
+    progress: Progress | None = None,
+    seconds_between: float = 60.0,
+    is_local: bool = True,
+) -> dict[str, SecondMoment]:
+    """As :func:`second_moments`, computed by workers; the corpus is read in this process.
+
+    Args:
+        crew: The workers, with the model.
+        paths: As for :func:`second_moments`, and so are the other arguments.
+        corpus: Texts, each a row of its own.
+        tokens: Stop after this number of tokens; None: use the whole corpus.
+        row_tokens: Most tokens of a text.
+        watchers: Observe the sums of some paths.
+        progress: Called with the number of tokens so far.
+        seconds_between: Seconds between two saves of the unfinished sums.
+        is_local: Whether the worker is this process.
+
+    Raises:
+        CacheError: The corpus has no text, or the model or the corpus changed meanwhile.
+        ClusterError: Three workers died over the same texts, or a worker has another model.
+    """
     paths = list(dict.fromkeys(paths))
-    identity, texts = model.fingerprint, corpus.digest()
+    about, texts = crew.about, corpus.digest()
     descriptions = [
-        _description(identity, path, texts, tokens, str(model.dtype), row_tokens) for path in paths
+        _description(about["fingerprint"], path, texts, tokens, about["dtype"], row_tokens)
+        for path in paths
     ]
     unfinished = [_file(each).with_suffix(".partial") for each in descriptions]
 
     def make(missing: Sequence[int]) -> list[dict[str, Tensor]]:
         sums = accumulate(
-            model,
+            crew,
             [paths[i] for i in missing],
             corpus.texts(),
             tokens=tokens,
@@ -202,10 +236,11 @@ def second_moments(
             },
             watchers=watchers,
             progress=progress,
+            is_local=is_local,
         )
-        if model.fingerprint != identity:
+        if crew.about["fingerprint"] != about["fingerprint"]:
             raise CacheError(
-                f"the weights of {model.name} changed while a statistic was computed.",
+                f"the weights of {about['model']} changed while a statistic was computed.",
                 hint="Compute it again, and do not edit or train the model meanwhile.",
             )
         if corpus.digest() != texts:
@@ -286,12 +321,13 @@ def compute_second_moment(
     tokens: int | None = None,
     row_tokens: int = ROW_TOKENS,
 ) -> SecondMoment:
-    """C of a module's inputs over texts, without the cache; arguments as for :func:`accumulate`.
+    """C of a module's inputs over texts, without the cache; arguments as for :func:`second_moment`.
 
     Raises:
         CacheError: There is no text.
     """
-    sums = accumulate(model, [path], texts, tokens=tokens, row_tokens=row_tokens)
+    with InProcess().opened(LoadedModel(model)) as crew:
+        sums = accumulate(crew, [path], texts, tokens=tokens, row_tokens=row_tokens)
     return _computed(sums.get(path))
 
 
@@ -376,224 +412,10 @@ def _file(description: dict[str, Any]) -> Path:
     return cache_folder() / _KIND / f"{key_of(description)}.safetensors"
 
 
-def _computed(sums: tuple[Tensor, int] | None) -> SecondMoment:
-    if sums is None:
+def _computed(total: Sum | None) -> SecondMoment:
+    if total is None or total.gram is None:
         raise CacheError(
             "the corpus has no text, so there is no second moment.",
             hint="Give a corpus with texts that are not empty.",
         )
-    total, count = sums
-    return SecondMoment((total / count).float().cpu(), count)
-
-
-# ---------------------------------------------------------------- the sum
-
-
-Progress = Callable[[int], None]
-"""Called with the number of tokens in the sum."""
-
-
-class Watcher(Protocol):
-    """Observes a growing sum."""
-
-    @property
-    def identity(self) -> str:
-        """Its settings; a watcher does not restore the state of one with other settings."""
-
-    def look(self, total: Tensor, count: int) -> None:
-        """Observe the sum, (D, D) float64, over ``count`` tokens."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Its observations, saved with the sum."""
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Resume from a result of :meth:`state`."""
-
-
-@dataclasses.dataclass(frozen=True)
-class SumFile:
-    """Where and how often an unfinished sum is saved.
-
-    Attributes:
-        path: The file.
-        seconds: Seconds between two writes.
-        of: What the sum depends on, as plain data; the file of another sum is not used.
-    """
-
-    path: Path
-    seconds: float = 60.0
-    of: Mapping[str, Any] | None = None
-
-
-@dataclasses.dataclass
-class _Sum:
-    """A growing sum; ``whole`` is false while a batch is being added, so that Ctrl-C saves none."""
-
-    total: Tensor | None = None
-    count: int = 0
-    batches: int = 0
-    whole: bool = True
-
-    def add(self, keys: Tensor, watcher: Watcher | None) -> None:
-        """Add the products of a batch of keys, (tokens, D)."""
-        product = (keys.T @ keys).double()  # (D, D)
-        self.whole = False
-        self.total = product if self.total is None else self.total.add_(product)
-        self.count += len(keys)
-        self.batches += 1
-        if watcher:
-            watcher.look(self.total, self.count)
-        self.whole = True
-
-
-def accumulate(
-    model: LanguageModel,
-    paths: Sequence[str],
-    texts: Iterable[str],
-    *,
-    tokens: int | None = None,
-    row_tokens: int = ROW_TOKENS,
-    files: Mapping[str, SumFile] | None = None,
-    watchers: Mapping[str, Watcher] | None = None,
-    progress: Progress | None = None,
-) -> dict[str, tuple[Tensor, int]]:
-    """The sums Σ k kᵀ of modules' inputs, (D, D) float64, and their number of tokens, in one pass.
-
-    Products are computed in float32, whatever the model's type, and summed in float64.
-
-    Args:
-        model: The model; forward passes end once all modules have run.
-        paths: Dotted paths of the modules.
-        texts: Texts, each a row of its own.
-        tokens: Stop after this number of tokens; None: use all texts.
-        row_tokens: Most tokens of a text; the rest is cut off, as is what exceeds the context.
-        files: Where the unfinished sums of paths are saved and resumed from. If some sums are
-            ahead, they wait for the others.
-        watchers: Observe the sums of paths after every batch.
-        progress: Called after every batch with the number of tokens in the shortest sum.
-
-    Returns:
-        The sum of each path; empty if there is no text.
-    """
-    files, watchers = files or {}, watchers or {}
-    sums = {
-        path: _read(files[path], watchers.get(path)) if path in files else _Sum() for path in paths
-    }
-    batch = min(each.batches for each in sums.values())
-    seconds_between = min((file.seconds for file in files.values()), default=math.inf)
-    written = time.monotonic()
-
-    def write() -> None:
-        for path, file in files.items():
-            _write(file, sums[path], watchers.get(path))
-
-    def shortest() -> int:
-        return min(each.count for each in sums.values())
-
-    batches = batched(tokenised(model, texts, tokens, row_tokens))
-    several = f"second moments of {len(paths)} modules"
-    title = several if len(paths) > 1 else f"second moment of {paths[0]}"
-    with counting(title, tokens, unit="token", done=shortest()) as counter:
-        try:
-            for rows in itertools.islice(batches, batch, None):
-                behind = [path for path in paths if sums[path].batches == batch]
-                for path, keys in keys_of(model, behind, rows).items():  # (tokens, D)
-                    sums[path].add(keys, watchers.get(path))
-                batch += 1
-                counter.to(shortest())
-                if progress:
-                    progress(shortest())
-                if time.monotonic() - written >= seconds_between:
-                    write()
-                    written = time.monotonic()
-        except KeyboardInterrupt:
-            write()
-            raise
-    return {p: (each.total, each.count) for p, each in sums.items() if each.total is not None}
-
-
-def keys_of(
-    model: LanguageModel, paths: Sequence[str], rows: Sequence[tuple[int, ...]]
-) -> dict[str, Tensor]:
-    """Inputs of modules at every token of the rows, one row after the other, (tokens, D) each."""
-    with torch.no_grad(), model.frozen():
-        ids = padded(rows, model.device)  # (B, T)
-        with recording(model, paths, stop=True) as seen:
-            forward(model, ids)
-    keys = {}
-    for path in paths:
-        every = seen[path].inputs.reshape(*ids.shape, -1)  # (B, T, D)
-        lengths = torch.tensor([len(row) for row in rows], device=every.device)
-        real = torch.arange(ids.shape[1], device=every.device)[None] < lengths[:, None]  # (B, T)
-        keys[path] = every[real].float()
-    return keys
-
-
-def tokenised(
-    model: LanguageModel, texts: Iterable[str], tokens: int | None, row_tokens: int = ROW_TOKENS
-) -> Iterator[tuple[int, ...]]:
-    """Texts as token ids: at most ``row_tokens`` and the context per text, ``tokens`` in total."""
-    longest = min(row_tokens, model.context_length)
-    left = tokens
-    source = iter(texts)
-    while some := list(itertools.islice(source, _TEXTS_PER_READ)):
-        for encoding in model.encode(some, empty=True):
-            ids = encoding.ids[:longest]
-            if left is not None:
-                ids = ids[:left]
-                left -= len(ids)
-            if ids:
-                yield ids
-            if left == 0:
-                return
-
-
-def batched(rows: Iterable[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-    """Rows in order, in batches of at most :data:`TOKENS_PER_PASS` tokens with padding."""
-    batch: list[tuple[int, ...]] = []
-    for row in rows:
-        width = max(len(row), *(len(each) for each in batch), 1)
-        if batch and width * (len(batch) + 1) > TOKENS_PER_PASS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
-
-
-def _write(file: SumFile, now: _Sum, watcher: Watcher | None) -> None:
-    if now.total is None or not now.whole:
-        return
-    tensors = {"total": now.total.cpu()}
-    facts: dict[str, Any] = {"count": now.count, "batches": now.batches, "of": file.of}
-    if watcher:
-        facts["watcher"] = watcher.identity
-        tensors.update({f"watcher/{name}": t for name, t in watcher.state().items()})
-    facts["digest"] = digest_of_tensors(tensors, ascii_json(facts))
-    with writing_to_cache():
-        write_atomically(file.path, save(tensors, metadata={"sum": json.dumps(facts)}))
-
-
-def _read(file: SumFile, watcher: Watcher | None) -> _Sum:
-    """The saved sum; an empty sum if the file is missing, damaged, or of another sum."""
-    path = file.path
-    try:
-        metadata, tensors = read_safetensors(path)
-        facts = json.loads(metadata["sum"])
-        digest = facts.pop("digest")
-        if digest != digest_of_tensors(tensors, ascii_json(facts)):
-            raise ValueError("its content does not match its digest")
-        saved = _Sum(tensors["total"], int(facts["count"]), int(facts["batches"]))
-    except FileNotFoundError:
-        return _Sum()
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        _log.warning("%s is damaged (%s); the sum starts over", path, error)
-        return _Sum()
-    if (why := first_difference(facts.get("of"), file.of)) is not None:
-        _log.warning("%s belongs to something else (%s); the sum starts over", path, why)
-        return _Sum()
-    if watcher and facts.get("watcher") == watcher.identity:
-        watcher.restore(
-            {n.removeprefix("watcher/"): t for n, t in tensors.items() if n.startswith("watcher/")}
-        )
-    return saved
+    return SecondMoment(total.gram.over(total.count), total.count)

@@ -392,10 +392,8 @@ def _statistic(
             "warning",
             f"{source}: unknown whether it is cached, because the weights are not downloaded",
         ), False
-    from editkit.covariance.second_moment import (
-        ROW_TOKENS,  # loads torch
-        cached_second_moment,
-    )
+    from editkit.covariance.accumulate import ROW_TOKENS  # loads torch
+    from editkit.covariance.second_moment import cached_second_moment
 
     row_tokens = statistic.row_tokens or ROW_TOKENS
     fingerprint = fingerprint_of_files(folder)

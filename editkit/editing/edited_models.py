@@ -16,6 +16,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,11 +30,13 @@ from editkit.editing.edited_prompts import EditedPrompts, ReadPrompt, ScoredText
 from editkit.editing.generation import continued, draws, text_after, text_of
 from editkit.editing.queries import CandidateQuery, CandidateScore, GenerationQuery, TextQuery
 from editkit.editing.row_terms import adding, terms_of
+from editkit.editing.unedited_answers import UneditedAnswers
 from editkit.errors import DeltaError
 from editkit.mistakes import expect, expect_list
 from editkit.models.encoding import Completion, Encoding, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
-from editkit.models.running import forward, forward_after, replacing, run_prefix
+from editkit.models.running import forward, replacing
+from editkit.models.trees import forward_trees, longest_tree, trees_of
 from editkit.models.weight_layout import is_matrix_module
 from editkit.reprs import counted, listed, summary
 
@@ -68,6 +71,7 @@ class EditedModels:
             edit, repeat the delta: its memory, its answers and its forward passes are shared.
         token_budget: Maximum number of tokens in one forward pass, including padding.
         seed: Seed of generated texts.
+        known: Answers of the unedited model, for several collections of the same run.
 
     Raises:
         DeltaError: A delta does not fit the model, now or when a query is answered.
@@ -80,6 +84,7 @@ class EditedModels:
         *,
         token_budget: int = 16384,
         seed: int = 0,
+        known: UneditedAnswers | None = None,
     ) -> None:
         call = "EditedModels(model, deltas)"
         expect(model, "LanguageModel", "model", call)
@@ -88,8 +93,12 @@ class EditedModels:
         self.deltas = tuple(deltas)
         self.token_budget = token_budget
         self.seed = seed
+        self._known = UneditedAnswers() if known is None else known
         # Copies of a delta with other notes share its changes and its context.
-        keys = [(id(delta.changes), id(delta.context)) for delta in deltas]
+        keys = [
+            (id(delta.changes), id(delta.context)) if _changes_something(delta) else None
+            for delta in deltas
+        ]
         first = {key: edit for edit, key in reversed(list(enumerate(keys)))}
         self._first = [first[key] for key in keys]  # number of the first edit with the same delta
         self._distinct = {edit: self.deltas[edit] for edit in dict.fromkeys(self._first)}
@@ -119,14 +128,24 @@ class EditedModels:
             self._state = self.model.weights.state()
 
     def unedited(self) -> EditedModels:
-        """The same number of models, none of them edited."""
+        """The same number of models, none of them edited; the same object at every call."""
+        return self._unedited
+
+    @functools.cached_property
+    def _unedited(self) -> EditedModels:
         return self._replaced(lambda delta: dataclasses.replace(delta, changes={}, context=None))
 
     def _replaced(self, change: Callable[[WeightDelta], WeightDelta]) -> EditedModels:
         """Other edited models; edits that share a delta still do."""
         others = {edit: change(delta) for edit, delta in self._distinct.items()}
         deltas = [others[edit] for edit in self._first]
-        return EditedModels(self.model, deltas, token_budget=self.token_budget, seed=self.seed)
+        return EditedModels(
+            self.model,
+            deltas,
+            token_budget=self.token_budget,
+            seed=self.seed,
+            known=self._known,
+        )
 
     @contextlib.contextmanager
     def rows(self, edits: Sequence[int], *, in_context: bool = False) -> Iterator[None]:
@@ -317,82 +336,83 @@ class EditedModels:
         self._refresh()
         queries = self.merged(queries)
         new = [query for query in dict.fromkeys(queries) if query not in self._scored]
-        scores = self.answers(EditedModels._score_candidates, new)
-        self._scored.update(zip(new, scores, strict=True))
+        if new:
+            self._scored.update(zip(new, self._new_scores(new), strict=True))
         return [list(self._scored[query]) for query in queries]
 
-    def _score_candidates(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
-        flat = [
-            (number, place)
-            for number, q in enumerate(queries)
-            for place in range(len(q.candidates))
-        ]
-        completions = self._prompts.completions([(queries[n], place) for n, place in flat])
-        # Candidates nearly always agree on where the prompt's tokens end; if not, the query is
-        # split into several prompts.
-        prompts: dict[tuple[int, tuple[int, ...]], list[tuple[int, Completion]]] = {}
-        for (number, place), completion in zip(flat, completions, strict=True):
-            prompts.setdefault((number, completion.prompt), []).append((place, completion))
-        answers = [[CandidateScore(0.0, 0.0)] * len(query.candidates) for query in queries]
-        # If all candidates are single tokens, no second pass is needed: batch these separately.
-        short: list[tuple[int, tuple[int, ...]]] = []
-        long: list[tuple[int, tuple[int, ...]]] = []
-        for key, group in prompts.items():
-            (short if all(len(c.target) == 1 for _, c in group) else long).append(key)
-        for keys in (short, long):
-            for batch in chunks_by_tokens([len(key[1]) for key in keys], self.token_budget):
-                chosen = [keys[i] for i in batch]
-                targets = [[c.target for _, c in prompts[key]] for key in chosen]
-                edits = [queries[number].edit for number, _ in chosen]
-                with self.model.frozen(), torch.no_grad():
-                    scores = self._score([ids for _, ids in chosen], targets, edits)
-                for key, row in zip(chosen, scores, strict=True):
-                    for (place, _), value in zip(prompts[key], row, strict=True):
-                        answers[key[0]][place] = value
-        return answers
+    def _new_scores(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
+        if any(_changes_something(delta) for delta in self._distinct.values()):
+            return self.answers(EditedModels._score_candidates, queries)
+        state = self._state, self.model.attention_implementation, self.token_budget
+        return self._known.of(state, queries, self._score_candidates)
 
-    def _score(
-        self,
-        prompts: Sequence[tuple[int, ...]],
-        targets: Sequence[Sequence[tuple[int, ...]]],
-        edits: Sequence[int],
-    ) -> list[list[CandidateScore]]:
-        """Scores of each prompt's targets; prompt ``i`` is run under edit ``edits[i]``."""
-        device = self.model.device
-        ids = padded(prompts, device)  # (B, T)
-        lengths = torch.tensor([len(p) for p in prompts], device=device)  # (B,)
-        flat = [(row, target) for row, group in enumerate(targets) for target in group]
-        rows = torch.tensor([row for row, _ in flat], device=device)  # (N,)
-        # Only longer targets need a second pass, on top of the cached keys of their prompts.
-        longer = [n for n, (_, target) in enumerate(flat) if len(target) > 1]
-        pick = torch.tensor(longer, dtype=torch.long, device=device)  # (M,)
-        source = rows[pick]
-        with self.rows(edits, in_context=True):
-            if longer:
-                prefix, hidden = run_prefix(self.model, ids, lengths, rows=source)
-            else:
-                prefix, hidden = None, forward(self.model, ids)
-        last = hidden[torch.arange(len(prompts), device=device), lengths - 1]  # (B, H)
-        log_p = torch.log_softmax(self.model.head(last), dim=-1)  # (B, V)
-        first_tokens = torch.tensor([target[0] for _, target in flat], device=device)
-        total = -log_p[rows, first_tokens]  # (N,)
-        hits = (log_p.argmax(dim=-1)[rows] == first_tokens).float()  # (N,)
-        if prefix is not None:
-            inputs = padded([flat[n][1][:-1] for n in longer], device)  # (M, S)
-            wanted = padded([flat[n][1][1:] for n in longer], device)  # (M, S)
-            counts = torch.tensor([len(flat[n][1]) - 1 for n in longer], device=device)  # (M,)
-            with self.rows([edits[row] for row in source.tolist()], in_context=True):
-                states = forward_after(self.model, prefix, inputs, lengths[source])
-            real = torch.arange(inputs.shape[1], device=device)[None] < counts[:, None]  # (M, S)
-            log_p = torch.log_softmax(self.model.head(states[real]), dim=-1)  # (tokens, V)
-            nll = -log_p.gather(1, wanted[real][:, None])[:, 0]  # (tokens,)
-            owner = pick[:, None].expand_as(real)[real]
-            total = total.index_add(0, owner, nll)
-            hits = hits.index_add(0, owner, (log_p.argmax(dim=-1) == wanted[real]).float())
-        sizes = torch.tensor([len(target) for _, target in flat], device=device)
-        means, shares = (total / sizes).tolist(), (hits / sizes).tolist()
-        scores = map(CandidateScore, means, shares)
-        return [[next(scores) for _ in group] for group in targets]
+    def _score_candidates(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
+        asked = [(query, place) for query in queries for place in range(len(query.candidates))]
+        completions = iter(self._prompts.completions(asked))
+        # Token i of a candidate is predicted after the prompt and the candidate's first i tokens.
+        steps = [
+            [
+                [((q.edit, each.prompt + each.target[:i]), t) for i, t in enumerate(each.target)]
+                for each in itertools.islice(completions, len(q.candidates))
+            ]
+            for q in queries
+        ]
+        wanted: dict[tuple[int, tuple[int, ...]], dict[int, CandidateScore]] = {}
+        for text, token in (step for row in steps for candidate in row for step in candidate):
+            wanted.setdefault(text, {})[token] = CandidateScore(0.0, 0.0)
+        texts = list(wanted)
+        for numbers, states in self.states_after(texts):
+            for start in range(0, len(numbers), _LOGITS_AT_ONCE):
+                part = numbers[start : start + _LOGITS_AT_ONCE]
+                reads = [(row, token) for row, n in enumerate(part) for token in wanted[texts[n]]]
+                rows, tokens = torch.tensor(reads, device=states.device).T  # (N,) each
+                with torch.no_grad():
+                    logits = self.model.head(states[start : start + len(part)])  # (n, V)
+                    nll = -torch.log_softmax(logits, dim=-1)[rows, tokens]  # (N,)
+                    hits = logits.argmax(dim=-1)[rows] == tokens  # (N,)
+                scores = map(CandidateScore, nll.tolist(), hits.double().tolist())
+                for (row, token), score in zip(reads, scores, strict=True):
+                    wanted[texts[part[row]]][token] = score
+        return [
+            [CandidateScore.mean([wanted[text][t] for text, t in candidate]) for candidate in row]
+            for row in steps
+        ]
+
+    def states_after(
+        self, texts: Sequence[tuple[int, tuple[int, ...]]]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Final hidden states at the last tokens of texts, in batches.
+
+        Texts that one edited model reads share a row, in which no beginning is repeated
+        (:mod:`editkit.models.trees`). Only for edits that can share a batch: :meth:`answers`
+        separates the others.
+
+        Args:
+            texts: Number of the edited model that reads the text, and token ids, with what its edit
+                puts before prompts.
+
+        Yields:
+            Numbers of the batch's texts, and their states after the final norm, (n, H).
+        """
+        longest = longest_tree(self.model)
+        by_edit: dict[int, list[int]] = {}
+        for number, (edit, _) in enumerate(texts):
+            by_edit.setdefault(edit, []).append(number)
+        rows = [
+            (edit, row, [numbers[own] for own, _ in row.read])
+            for edit, numbers in by_edit.items()
+            for row in trees_of([texts[number][1] for number in numbers], longest)
+        ]
+        fitting = [row for row in rows if len(row[1]) <= longest]
+        for some in (fitting, [row for row in rows if len(row[1]) > longest]):
+            for batch in chunks_by_tokens([len(tree) for _, tree, _ in some], self.token_budget):
+                chosen = [some[place] for place in batch]
+                read = [(b, place) for b, (_, r, _) in enumerate(chosen) for _, place in r.read]
+                with self.model.frozen(), torch.no_grad():
+                    with self.rows([edit for edit, _, _ in chosen], in_context=True):
+                        hidden = forward_trees(self.model, [tree for _, tree, _ in chosen])
+                    states = hidden[tuple(torch.tensor(read, device=hidden.device).T)]  # (n, H)
+                yield [number for _, _, numbers in chosen for number in numbers], states
 
     # ------------------------------------------------------------ texts
 
@@ -550,6 +570,10 @@ class EditedModels:
         end = next((i for i, token in enumerate(ids) if token in special), len(ids))
         answer = str(self.model.tokenizer.decode(ids[:end]))
         return f"{prompt}\n{answer}"
+
+
+def _changes_something(delta: WeightDelta) -> bool:
+    return bool(delta.changes) or delta.context is not None
 
 
 def _is_batchable(model: LanguageModel, delta: WeightDelta) -> bool:

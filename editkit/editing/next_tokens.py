@@ -5,9 +5,8 @@ For a text x, p_0(t | x) the unedited model's distribution of the next token t, 
     KL(x) = sum over tokens t of p_0(t | x) (log p_0(t | x) - log p(t | x))     in nats
     TV(x) = 1/2 sum over tokens t of |p_0(t | x) - p(t | x)|                    from 0 to 1
 
-If only the most likely token is asked for, shared prefixes are run once: if one text is a prefix of
-another, its answer is read in the middle of the longer text's row. Scoring a target token by token
-therefore costs one row.
+Shared prefixes are run once: texts that begin alike are read in one row, so scoring a target token
+by token costs no more than its longest text.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ from torch import Tensor
 
 from editkit.editing.edited_models import EditedModels
 from editkit.editing.queries import CandidateQuery
-from editkit.models.encoding import chunks_by_tokens, padded
-from editkit.models.running import forward
 
 __all__ = [
     "MOST_NATS",
@@ -129,48 +126,16 @@ def most_likely_tokens(models: EditedModels, queries: Sequence[NextTokenQuery]) 
 
 
 def _batched(models: EditedModels, queries: Sequence[NextTokenQuery]) -> list[int]:
-    model = models.model
-    owners = _owners(queries)
-    asked: dict[NextTokenQuery, list[NextTokenQuery]] = {}  # a row -> the queries it answers
-    for query, owner in owners.items():
-        asked.setdefault(owner, []).append(query)
-    rows = list(asked)
-    answers: dict[NextTokenQuery, int] = {}
-    for batch in chunks_by_tokens([len(row.ids) for row in rows], models.token_budget):
-        chosen = [rows[number] for number in batch]
-        read = [(b, query) for b, row in enumerate(chosen) for query in asked[row]]
-        with model.frozen(), torch.no_grad():
-            ids = padded([row.ids for row in chosen], model.device)  # (B, T)
-            with models.rows([row.edit for row in chosen], in_context=True):
-                hidden = forward(model, ids)  # (B, T, H)
-            row = torch.tensor([b for b, _ in read], device=model.device)  # (N,)
-            place = torch.tensor([len(query.ids) - 1 for _, query in read], device=model.device)
-            states = hidden[row, place]  # (N, H)
+    texts = list(dict.fromkeys((query.edit, query.ids) for query in queries))
+    answers: dict[tuple[int, tuple[int, ...]], int] = {}
+    for numbers, states in models.states_after(texts):
+        with torch.no_grad():
             tokens: list[int] = []
             for start in range(0, len(states), _LOGITS_AT_ONCE):
-                logits = model.head(states[start : start + _LOGITS_AT_ONCE])  # (n, V)
+                logits = models.model.head(states[start : start + _LOGITS_AT_ONCE])  # (n, V)
                 tokens += logits.argmax(dim=-1).tolist()
-        answers.update(zip((query for _, query in read), tokens, strict=True))
-    return [answers[query] for query in queries]
-
-
-def _owners(queries: Sequence[NextTokenQuery]) -> dict[NextTokenQuery, NextTokenQuery]:
-    """For each query, the longest query to the same edited model that it is a prefix of."""
-    owners: dict[NextTokenQuery, NextTokenQuery] = {}
-    after: NextTokenQuery | None = None
-    # In sorted order, the sequences that extend a prefix directly follow it.
-    for query in sorted(set(queries), key=lambda query: (query.edit, query.ids), reverse=True):
-        continued = (
-            after is not None
-            and after.edit == query.edit
-            and after.ids[: len(query.ids)] == query.ids
-        )
-        if continued and after is not None:
-            owners[query] = owners[after]
-        else:
-            owners[query] = query
-        after = query
-    return owners
+        answers.update(zip([texts[number] for number in numbers], tokens, strict=True))
+    return [answers[query.edit, query.ids] for query in queries]
 
 
 # ---------------------------------------------------------------- whole distributions
@@ -187,17 +152,12 @@ def next_log_p(
         models: The edited models.
         queries: In any order; texts that edits put before prompts are in their ids.
     """
-    model = models.model
-    for batch in chunks_by_tokens([len(query.ids) for query in queries], models.token_budget):
-        for start in range(0, len(batch), _DISTRIBUTIONS_AT_ONCE):
-            chosen = [queries[number] for number in batch[start : start + _DISTRIBUTIONS_AT_ONCE]]
-            ids = padded([query.ids for query in chosen], model.device)  # (N, T)
-            last = torch.tensor([len(query.ids) - 1 for query in chosen], device=ids.device)
-            with model.frozen(), torch.no_grad():
-                with models.rows([query.edit for query in chosen], in_context=True):
-                    states = forward(model, ids)[torch.arange(len(chosen), device=ids.device), last]
-                log_p = torch.log_softmax(model.head(states), dim=-1)  # (N, V)
-            yield chosen, log_p
+    for numbers, states in models.states_after([(query.edit, query.ids) for query in queries]):
+        for start in range(0, len(numbers), _DISTRIBUTIONS_AT_ONCE):
+            part = slice(start, start + _DISTRIBUTIONS_AT_ONCE)
+            with torch.no_grad():
+                log_p = torch.log_softmax(models.model.head(states[part]), dim=-1)  # (N, V)
+            yield [queries[number] for number in numbers[part]], log_p
 
 
 def kl_divergences(unedited: Tensor, edited: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from statistics import fmean
 from typing import NamedTuple
 
 from editkit.prompts import check_chat, clean_fields, clean_prompt, clean_target
@@ -48,6 +50,12 @@ class CandidateScore(NamedTuple):
 
     nll: float
     argmax: float
+
+    @classmethod
+    def mean(cls, tokens: Sequence[CandidateScore]) -> CandidateScore:
+        """The score of a candidate from those of its tokens, at least one."""
+        nll, argmax = zip(*tokens, strict=True)
+        return cls(fmean(nll), fmean(argmax))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,6 +46,8 @@ class Architecture:
         attention_adds: The module whose output the block adds to the residual stream, such as a
             norm after the attention; None: ``attention_out``.
         mlp_adds: The same for the MLP; None: ``mlp_out``.
+        distance_biases: Whether attention adds biases for the distance of two tokens (ALiBi), which
+            it counts in places of a row, not in position ids.
         experts: The experts in blocks that route each token to some of several MLPs. Such a block
             has no ``mlp_in`` and no ``mlp_out``.
     """
@@ -70,6 +72,7 @@ class Architecture:
     for_config: Callable[[Architecture, Any], Architecture] | None = None
     attention_adds: str | None = None
     mlp_adds: str | None = None
+    distance_biases: bool = False
     experts: str | None = None
 
     def block(self, layer: int) -> str:

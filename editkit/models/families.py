@@ -42,7 +42,7 @@ def _cohere_scale(architecture: Architecture, config: Any) -> Architecture:
 
 def _falcon_blocks(architecture: Architecture, config: Any) -> Architecture:
     parallel = bool(config.parallel_attn or config.new_decoder_architecture)
-    return dataclasses.replace(architecture, parallel=parallel)
+    return dataclasses.replace(architecture, parallel=parallel, distance_biases=bool(config.alibi))
 
 
 def _bloom_blocks(architecture: Architecture, config: Any) -> Architecture:
@@ -232,6 +232,7 @@ _BLOOM = Architecture(
     final_norm="transformer.ln_f",
     head="lm_head",
     for_config=_bloom_blocks,
+    distance_biases=True,
 )
 _FALCON = dataclasses.replace(_BLOOM, model_types=("falcon",), for_config=_falcon_blocks)
 _MPT = Architecture(
@@ -246,6 +247,7 @@ _MPT = Architecture(
     embedding="transformer.wte",
     final_norm="transformer.norm_f",
     head="lm_head",
+    distance_biases=True,
 )
 
 FAMILIES: tuple[Architecture, ...] = (

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 _TOKENS = 16  # the length of a fact: memory for pairs of tokens is negligible
 
 
@@ -136,6 +137,15 @@ def context_length_of(config: Any) -> int:
             original = parameters.get("original_max_position_embeddings")
             longest = min(longest, int(original or longest))
     return longest
+
+
+def window_of(config: Any) -> int | None:
+    """How many tokens the attention of any layer reaches back; None if all layers see everything.
+
+    With layers of several windows, the shortest.
+    """
+    sizes = [getattr(config, name, None) for name in _WINDOWS]
+    return min((size for size in sizes if isinstance(size, int) and size > 0), default=None)
 
 
 def shape_of(config: PretrainedConfig, *, dtype: str = "float32") -> ModelShape:

@@ -23,6 +23,8 @@ from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import Tail, first, forward, forward_after, replacing, run_prefix
+from editkit.models.shape import window_of
+from editkit.models.trees import forward_trees, longest_tree, trees_of
 from editkit.models.weight_layout import as_stored, input_major, is_matrix_module
 
 __all__ = [
@@ -42,7 +44,6 @@ _LONG = (24, 11, 17)
 _BLOCK = "a block must return its hidden states (B, S, H), alone or first in a tuple"
 _MODULE = "a module must return a tensor, alone or first in a tuple"
 _SHAPES = (_MODULE, _BLOCK)
-_WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 
 
 class Broken(Exception):
@@ -297,6 +298,13 @@ def _prefix(model: LanguageModel, lengths: Sequence[int] = _LENGTHS) -> None:
             _compare(after[number, : len(expected)], expected, where)
             what = f"{where}, blocks run again from {middle}"
             _compare(again[number, : len(expected)], expected, what)
+    beginnings = [tuple(row[:n]) for row in rows for n in {len(row) // 2, len(row)}]
+    texts = list(dict.fromkeys((*beginnings, *(text[:-1] + rows[0][:2] for text in beginnings))))
+    for tree in trees_of(texts, longest_tree(model)):
+        logits = model.head(forward_trees(model, [tree]))[0]
+        for number, place in tree.read:
+            what = f"text of {len(texts[number])} tokens in a row with others (distance_biases?)"
+            _compare(logits[place], _logits(model, texts[number])[-1], what)
 
 
 def _recorded(model: LanguageModel, lengths: Sequence[int] = _LENGTHS) -> None:
@@ -474,12 +482,9 @@ def _after_offset(
 
 
 def _windows(model: LanguageModel) -> None:
-    config = model.hf.config
-    sizes = [getattr(config, name, None) for name in _WINDOWS]
-    limited = [size for size in sizes if isinstance(size, int) and size > 0]
-    if not limited:
+    window, longest = window_of(model.hf.config), min(_LONG[0], model.context_length)
+    if window is None:
         raise NotApplicable("the model has no windows")
-    window, longest = min(limited), min(_LONG[0], model.context_length)
     if longest <= window:
         raise NotApplicable(f"its window of {window} tokens is longer than the rows of this check")
     _padding(model, _LONG)

@@ -7,12 +7,15 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "available_memory",
+    "free_memory",
     "is_about_space",
     "is_out_of_memory",
     "memory_of_this_process",
+    "network_file_system",
     "peak_memory_of_this_process",
     "space_left",
 ]
@@ -20,6 +23,11 @@ __all__ = [
 _LITTLE = 1 << 20  # bytes; SQLite needs space for files next to its database
 _CODES = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _WORDS = ("disk is full", "no space left on device", "quota exceeded")
+_NETWORK = {
+    *("afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs"),
+    *("smb3", "smbfs", "wekafs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+}
+_MOUNTS = Path("/proc/mounts")
 
 
 def space_left(path: Path) -> str:
@@ -69,6 +77,35 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "out of memory" in words or "DefaultCPUAllocator: can't allocate memory" in words
     )
+
+
+def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """The type of the network file system that a path is on: ``nfs4``; None for a local one.
+
+    Only Linux lists what is mounted; elsewhere, and for unknown types, the answer is None.
+
+    Args:
+        path: A file or folder; it need not exist.
+        mounts: The list of what is mounted.
+    """
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    place, kind, longest = path.resolve(), "", 0
+    for line in lines:
+        _, mounted, own_kind, *_ = line.split(" ")
+        folder = Path(mounted.replace("\\040", " "))  # how the list writes spaces
+        if place.is_relative_to(folder) and len(folder.parts) >= longest:
+            kind, longest = own_kind, len(folder.parts)
+    return kind if kind in _NETWORK else None
+
+
+def free_memory() -> None:
+    """Return to a GPU what a failed attempt left in torch's allocator."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def memory_of_this_process() -> int:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from editkit.data_types import EditRequest, Probe, Record
 from editkit.editing.deltas import LowRank, WeightDelta
-from editkit.editing.edited_models import EditedModels
+from editkit.editing.edited_models import CandidateQuery, CandidateScore, EditedModels
 from editkit.errors import EditkitError
 from editkit.interfaces import Metric, MetricRow
 from editkit.models.language_model import LanguageModel
@@ -21,6 +21,19 @@ from editkit.testing.samples import RECORDS, random_edits
 from editkit.testing.scoring import ScoringContract
 
 __all__ = ["MetricContract"]
+
+
+class _Recording(EditedModels):
+    """Edited models that note what they are asked."""
+
+    def __init__(self, model: LanguageModel, deltas: Sequence[WeightDelta]) -> None:
+        super().__init__(model, deltas)
+        self.asked: set[CandidateQuery] = set()
+
+    @override
+    def candidate_scores(self, queries: Sequence[CandidateQuery]) -> list[list[CandidateScore]]:
+        self.asked.update(queries)
+        return super().candidate_scores(queries)
 
 
 class MetricContract(ScoringContract):
@@ -138,6 +151,26 @@ class MetricContract(ScoringContract):
             )
         how = "with and without a record without prompts"
         self._require_close(self.score(model, others), rows[1:], how)
+
+    def test_announced_queries_are_asked(self) -> None:
+        """queries() announces only what score() asks, of the edited model that it is given.
+
+        Build both from one function; without queries(), nothing is announced.
+        """
+        model, metric = self.make_model(), self.make()
+        metric.prepare(self.corpora())
+        models = _Recording(model, random_edits(model, self.records))
+        metric.score(models, self.records)
+        for edit, record in enumerate(self.records):
+            for query in metric.queries(edit, record):
+                require(
+                    query.edit == edit,
+                    f"queries({edit}, record) asks edited model {query.edit}.",
+                )
+                require(
+                    query in models.asked,
+                    f"queries({edit}, record) has {query!r:.120}, which score() does not ask.",
+                )
 
     # ------------------------------------------------------------ edits and records
 

@@ -21,7 +21,24 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-__all__ = ["Answered", "Bench", "Crew", "Done", "Event", "InProcess", "Lost", "Pool", "Recipe"]
+from editkit.errors import ClusterError
+
+__all__ = [
+    "MOST_LOSSES",
+    "Answered",
+    "Bench",
+    "Crew",
+    "Done",
+    "Event",
+    "InProcess",
+    "Lost",
+    "Pool",
+    "Recipe",
+    "answer_of",
+]
+
+MOST_LOSSES = 3
+"""Workers that one job may cost."""
 
 JobT = TypeVar("JobT")
 AnswerT = TypeVar("AnswerT")
@@ -140,6 +157,32 @@ class Pool(Protocol):
             EditkitError: A bench cannot be built.
             ClusterError: There is no cluster, or its machines do not fit each other.
         """
+
+
+def answer_of(crew: Crew[_JobT, AnswerT], job: _JobT) -> AnswerT:
+    """The only answer of a job, while no other job waits. If its worker dies, another one does it.
+
+    Raises:
+        ClusterError: Three workers died.
+        EditkitError: The bench raised it.
+    """
+    answers = []
+    for losses in range(1, MOST_LOSSES + 1):
+        crew.submit(job)
+        reason = ""
+        for event in crew.events():
+            if isinstance(event, Answered):
+                answers.append(event.answer)
+            elif isinstance(event, Lost):
+                reason = event.reason
+        if not reason:
+            break
+        if losses == MOST_LOSSES:
+            raise ClusterError(
+                f"{losses} workers died one after the other: {reason}.",
+                hint="Run with --debug, or use fewer workers for each machine.",
+            )
+    return answers[-1]
 
 
 class InProcess:

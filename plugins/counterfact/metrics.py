@@ -68,13 +68,13 @@ class ChoiceMetric(Metric[ChoiceConfig]):
             f"{self.prefix}/nll_new": [choice.new for choice in choices],
         }
 
+    def queries(self, edit: int, record: Record) -> list[CandidateQuery]:
+        """Both answers at each prompt of the kind."""
+        return [_query(edit, probe) for probe in record.probes.get(self.kind, ())]
+
     def choices(self, models: EditedModels, records: Sequence[Record]) -> list[list[Choice]]:
         """For each record, the two NLLs at its prompts under its own edit."""
-        queries = [
-            _query(edit, probe)
-            for edit, record in enumerate(records)
-            for probe in record.probes.get(self.kind, ())
-        ]
+        queries = [q for edit, record in enumerate(records) for q in self.queries(edit, record)]
         choices: list[list[Choice]] = [[] for _ in records]
         for query, (true, new) in zip(queries, models.candidate_nll(queries), strict=True):
             choices[query.edit].append(Choice(true, new))
@@ -112,13 +112,21 @@ class Correctness(Metric[ChoiceConfig]):
     over the vocabulary, given the prompt and the answer's earlier tokens.
     """
 
+    def queries(self, edit: int, record: Record) -> list[CandidateQuery]:
+        """Both answers at each prompt of all kinds."""
+        return [query for _, query in self._asked(edit, record)]
+
+    def _asked(self, edit: int, record: Record) -> list[tuple[type[ChoiceMetric], CandidateQuery]]:
+        return [
+            (metric, _query(edit, probe))
+            for metric in (Efficacy, Paraphrase, Neighborhood, Attribute)
+            for probe in record.probes.get(metric.kind, ())
+        ]
+
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """One score for each kind of prompts that a record has."""
         queries = [
-            (metric, _query(edit, probe))
-            for edit, record in enumerate(records)
-            for metric in (Efficacy, Paraphrase, Neighborhood, Attribute)
-            for probe in record.probes.get(metric.kind, ())
+            each for edit, record in enumerate(records) for each in self._asked(edit, record)
         ]
         answers = models.candidate_scores([query for _, query in queries])
         hits: list[dict[str, list[bool]]] = [{} for _ in records]

@@ -15,8 +15,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import torch
-
 from editkit import (
     ClusterError,
     Config,
@@ -42,7 +40,7 @@ from editkit.registry.plugins import default_registry
 from editkit.registry.random_state import seeded
 from editkit.results import Row
 from editkit.storage.digests import first_difference, key_of
-from editkit.storage.machine import is_out_of_memory
+from editkit.storage.machine import free_memory, is_out_of_memory
 from editkit_plugins.tracing.averages import PLACES, effects_by_role, largest_effects
 from editkit_plugins.tracing.config import Averaging, CausalTracingConfig
 from editkit_plugins.tracing.tokenized_facts import tokenize_facts
@@ -472,8 +470,7 @@ def _out_of_memory(case: int, error: Exception) -> Row:
     """The row of a fact for which the memory does not suffice; the next fact may need less."""
     _log.debug("fact %d: out of memory", case, exc_info=error)
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    free_memory()
     return failed_for_now(case, f"out of memory: {first_line(error)}")
 
 

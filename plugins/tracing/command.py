@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import Config, ConfigError, TrackingError, UsageError
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
+from editkit.cli.pools import add_pool_flags, pool_of
 from editkit.progress import show_progress
 from editkit.registry.factories import check_values
 from editkit.safe_text import spreadsheet_text
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from editkit import LanguageModel, Trace
     from editkit.benchmark.aggregate import Estimate
     from editkit.records.facts import Facts
+    from editkit.workers.pool import Pool
     from editkit_plugins.tracing.averages import AverageTrace
 
 EXIT_NOT_PREDICTED = 1
@@ -61,6 +63,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="set one value of the locator, or of the dataset with dataset.A=V; repeatable",
     )
     add_flags(parser, "--out", "--device", "--dtype", "--no-mlflow", "--json", "--quiet")
+    add_pool_flags(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,6 +82,12 @@ def run(args: argparse.Namespace) -> int:
             f"--set dataset.{next(iter(dataset_sets))} needs --facts.",
             hint="Name the dataset, for example --facts counterfact --set dataset.path=FILE.",
         )
+    if single and args.ray is not None:
+        raise UsageError(
+            "--ray needs --facts: a single fact is traced in this process.",
+            hint="Leave out --ray.",
+        )
+    pool = pool_of(args, args.device)
     values = nested_values(locator_sets)
     dataset_values = nested_values(dataset_sets, place="--set dataset.")
     _check(args.locator, args.preset, values)
@@ -89,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
     facts = read_facts(args.facts, dataset_values, separator=args.separator, chat=args.chat)
     facts.warn()
-    return _trace_many(args, values, facts)
+    return _trace_many(args, values, facts, pool)
 
 
 def _check(locator: str, preset: str | None, values: dict[str, Any]) -> None:
@@ -192,16 +201,15 @@ def _print_trace(trace: Trace, files: list[Path]) -> None:
 # ---------------------------------------------------------------- many facts
 
 
-def _trace_many(args: argparse.Namespace, values: dict[str, Any], read: Facts) -> int:
+def _trace_many(args: argparse.Namespace, values: dict[str, Any], read: Facts, pool: Pool) -> int:
     from editkit.benchmark.spec import ModelChoice
-    from editkit.workers.pool import InProcess
     from editkit_plugins.tracing.bench import NamedModel, NamedTools
     from editkit_plugins.tracing.stored_traces import adapted_study, traced_study
 
     facts = read.facts[: args.limit]
     model = ModelChoice(name=args.model, dtype=args.dtype, device=args.device)
     tools = NamedTools(args.locator, values, args.preset)
-    opened = InProcess().opened(NamedModel(model), distributions=tools.distributions())
+    opened = pool.opened(NamedModel(model), distributions=tools.distributions())
     with opened as crew, show_progress(quiet=args.quiet):
         study = adapted_study(crew, tools, facts, source=args.facts)
         _warn_if_window_is_wide(study.adapted.config, crew.about["n_layers"], args.model)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, get_args
 
-from editkit import ClusterError, EditRequest, Fact, Locator
+from editkit import EditRequest, Fact, Locator
 from editkit.benchmark.environment import record_environment
 from editkit.benchmark.store import Store
 from editkit.editing.outcomes import BASELINE, Edit, outcomes_of
@@ -21,7 +21,7 @@ from editkit.models import LanguageModel
 from editkit.progress import Counter, counting
 from editkit.results import STORE_FILE, Row
 from editkit.storage.digests import key_of
-from editkit.workers.pool import Answered, Crew, InProcess, Lost
+from editkit.workers.pool import MOST_LOSSES, Answered, Crew, InProcess, Lost, answer_of
 from editkit_plugins.tracing.averages import (
     PLACES,
     AverageTrace,
@@ -53,7 +53,6 @@ Tracers: TypeAlias = Crew[Job, Answer]
 """Workers with a bench of :mod:`editkit_plugins.tracing.bench`."""
 
 _FACTS_PER_JOB = 5
-_MOST_LOSSES = 3  # workers that one fact may cost
 _log = logging.getLogger(__name__)
 
 
@@ -123,20 +122,9 @@ def adapted_study(
         ClusterError: Three workers died one after the other.
         EditkitError: The locator or the editor cannot be built.
     """
-    crew.submit(job := Adapt(tools, facts, requests))
-    losses = 0
-    for event in crew.events():
-        if isinstance(event, Answered) and isinstance(event.answer, Adapted):
-            adapted = event.answer
-        elif isinstance(event, Lost):
-            losses += 1
-            if losses == _MOST_LOSSES:
-                raise ClusterError(
-                    f"{losses} workers died while they adapted the locator to the facts: "
-                    f"{event.reason}.",
-                    hint="Give workers more memory, or use fewer facts (--limit).",
-                )
-            crew.submit(job)
+    adapted = answer_of(crew, Adapt(tools, facts, requests))
+    if not isinstance(adapted, Adapted):
+        raise AssertionError(adapted)
     return Study(facts, adapted, requests, source, setting)
 
 
@@ -165,7 +153,7 @@ def traced_study(crew: Tracers, study: Study, out: Path) -> AverageTrace:
         with counting(title, n_facts, unit="fact", done=len(stored)) as advance:
             edits = _trace_all(crew, study, missing, store, fingerprint, advance)
         summary = outcomes_of([edits[case] for case in sorted(edits)]).summary
-        if summary and edit["editor"] != BASELINE:
+        if summary and edit is not None and edit["editor"] != BASELINE:
             _log.warning("%s: %s", edit["editor"], summary)
         rows = _valid_rows(store, fingerprint, n_facts, crew.about["n_layers"])
     return _average(study, model["name"], fingerprint, rows)
@@ -204,8 +192,8 @@ def _trace_all(
             advance()
         elif isinstance(event, Lost) and cases:
             losses[cases[0]] += 1  # it was being traced
-            if losses[cases[0]] == _MOST_LOSSES:
-                reason = f"{_MOST_LOSSES} workers died while they traced it: {event.reason}"
+            if losses[cases[0]] == MOST_LOSSES:
+                reason = f"{MOST_LOSSES} workers died while they traced it: {event.reason}"
                 store.put_rows(fingerprint, [failed_for_now(cases.pop(0), reason)])
                 advance()
             submit(cases, 1 if event.out_of_memory else len(cases))

@@ -16,7 +16,7 @@ from editkit_benchmarks.speed.published import (
     _Tokenizer,
     load_published,
 )
-from editkit_benchmarks.speed.shapes import atlas, first_records
+from editkit_benchmarks.speed.shapes import atlas, first_records, random_model
 from editkit_benchmarks.speed.timing import best_of, relative_difference
 
 ROME = os.environ.get("EDITKIT_ROME")
@@ -90,3 +90,26 @@ def test_the_json_document_has_the_machine_and_each_case(
     assert document["machine"]["torch_threads"] == 1
     assert result["case"] == "score-atlas"
     assert result["largest_relative_difference"] < 1e-4
+
+
+def test_a_case_has_its_ratio_and_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plain", "--repeats", "1", "--json", "prompts-atlas"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    [result] = document["results"]
+    assert result["largest_difference"] < 1e-3
+    assert result["limit"]["flops"] > 1e8
+    assert 0 < result["limit"]["share_of_limit"] < 1
+    assert document["machine"]["rates"]["gb_per_s"] > 0
+    assert main(["plain", "--repeats", "1", "prompts-atlas"]) == 0
+    assert "of the limit" in capsys.readouterr().out
+
+
+def test_large_shapes_are_not_built_on_a_cpu() -> None:
+    with pytest.raises(UsageError, match="gpt2-xl is too large for a CPU"):
+        random_model("gpt2-xl")
+
+
+def test_an_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["plain", "no-such-case"])
+    assert "no case 'no-such-case'; expected one of" in capsys.readouterr().err

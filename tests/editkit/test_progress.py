@@ -16,9 +16,11 @@ from typing import Any
 import pytest
 
 from editkit import EditRequest, counting, make_editor, show_progress
-from editkit.covariance.second_moment import accumulate
+from editkit.covariance.accumulate import accumulate
+from editkit.covariance.bench import LoadedModel
 from editkit.editing.generation import sampled_contexts
 from editkit.progress import listening
+from editkit.workers.pool import InProcess
 from tests.listeners import Log
 from tests.tiny import tiny
 
@@ -178,8 +180,8 @@ def test_second_moments_count_tokens() -> None:
     texts = [f"The number is {n}." for n in range(200)]
     paths = [model.path(layer, "mlp_out") for layer in (0, 1)]
     log = Log()
-    with listening(log):
-        accumulate(model, paths, texts, tokens=900)
+    with listening(log), InProcess().opened(LoadedModel(model)) as crew:
+        accumulate(crew, paths, texts, tokens=900)
     assert log.complete() == {"second moments of 2 modules"}
 
 

@@ -242,7 +242,9 @@ class FakeModel:
 
 
 class FakeEditedModels:
-    def __init__(self, model: FakeModel, deltas: Sequence[FakeDelta], *, seed: int) -> None:
+    def __init__(
+        self, model: FakeModel, deltas: Sequence[FakeDelta], *, seed: int, known: object = None
+    ) -> None:
         self.model, self.deltas, self.seed = model, deltas, seed
 
 

@@ -278,3 +278,13 @@ def test_intervals_of_skewed_numbers_above_0_cover_the_truth() -> None:
     random = np.random.default_rng(18)
     for n, least in ((5, 0.85), (20, 0.9), (100, 0.92)):
         assert covered(random.exponential(1.0, (400, n)), 1.0, (0.0, None)) >= least
+
+
+@pytest.mark.parametrize("clusters", [None, [0, 0, 1, 2, 3, 3, 4]], ids=["cases", "clusters"])
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(
+    clusters: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = [[0.1, 1.0, 0.4, None, 0.9, 0.2, 0.7], [1.0, 0.0, 1.0, 1.0, 0.5, None, 1.0]]
+    at_once = summary_score(columns, clusters)
+    monkeypatch.setattr("editkit.benchmark.intervals._DRAWS", 50)
+    assert summary_score(columns, clusters) == at_once

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from editkit import PluginError, load_delta
-from editkit.benchmark import runner, sequence_files
+from editkit.benchmark import bench, sequence_files
 from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.merge import merge
 from editkit.benchmark.plan import Plan, make_plan
@@ -58,7 +58,7 @@ class Killed(BaseException):
 def world(monkeypatch: pytest.MonkeyPatch) -> Registry:
     """The plugin of these tests, and a tiny model under every name."""
     model = tiny("gpt2")
-    monkeypatch.setattr(runner, "load_model_of", lambda choice: model)
+    monkeypatch.setattr(bench, "load_model_of", lambda choice: model)
     registry = Registry()
     registry.register(sequence_plugin, name="towns", distribution="towns", version="1.0")
     STEPS.clear()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from editkit import EditRequest, PluginError, WeightDelta, load_delta
-from editkit.benchmark import runner
+from editkit.benchmark import bench
 from editkit.benchmark.aggregate import document
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.repeated_edits import contradictions, edits_to_write, warning_of
@@ -46,7 +46,7 @@ ALL = ("Tower 0", "Tower 1", "Tower 2", "Tower 3", "Tower 0", "Tower 4", "Tower 
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Runs an editor over the records of ``chains``; returns the plan and the run."""
     model = tiny("gpt2")
-    monkeypatch.setattr(runner, "load_model_of", lambda choice: model)
+    monkeypatch.setattr(bench, "load_model_of", lambda choice: model)
     registry = Registry()
     registry.register(sequence_plugin, name="chains", distribution="chains", version="1.0")
     STEPS.clear()

@@ -12,7 +12,7 @@ from editkit import StoreError
 from editkit.benchmark.merge import merge
 from editkit.benchmark.output_lock import exclusive
 from editkit.benchmark.store import Store
-from editkit.results import Row
+from editkit.results import ModelRow, Row
 
 
 def row(case_id: int, score: float = 0.5) -> Row:
@@ -186,3 +186,39 @@ def test_one_process_per_folder_and_shard(tmp_path: Path) -> None:
             pass
     with exclusive(tmp_path, (1, 1)):
         pass
+
+
+def test_shards_that_share_a_folder_of_a_network_file_system_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("editkit.benchmark.output_lock.network_file_system", lambda _: "nfs4")
+    with exclusive(tmp_path / "one", (1, 2)), exclusive(tmp_path / "two", (2, 2)):
+        pass
+    with exclusive(tmp_path / "one", (1, 2)):  # resumed
+        pass
+    with (
+        pytest.raises(StoreError, match=r"the lock of another shard \(shard-1-of-2\).* on nfs4"),
+        exclusive(tmp_path / "one", (2, 2)),
+    ):
+        pass
+
+
+def test_keys_and_failed_rows_are_those_of_the_sound_rows(path: Path) -> None:
+    quoting = dataclasses.replace(row(5), texts={"generation": ['"status":"failed"']})
+    failed = Row(3, "failed", error='it wrote "status":"done"')
+    early = dataclasses.replace(row(4), checkpoint=2, place=1)
+    with Store(path) as store:
+        store.put_rows("f", [row(1), row(2), failed, quoting])
+        store.put_rows("f", [early], [ModelRow(0, 2)], ended=False)
+        store.put_rows("g", [row(9)])
+        spoil(path, 2)
+        assert store.keys("rows", "f") == {(each.case_id,) for each in store.rows("f")}
+        assert store.keys("rows", "f") == {(1,), (3,), (5,)}
+        assert store.keys("history", "f") == {(2, 4)}
+        assert store.keys("models", "f") == {(2, 0)}
+        assert store.failed("f") == [failed]
+        assert store.with_keys("rows", "f", [(1,), (2,), (9,)]) == {(1,): row(1)}
+        assert store.with_keys("history", "f", [(2, 4), (1, 4)]) == {(2, 4): early}
+        assert store.with_keys("rows", "f", [(n,) for n in range(10_000)]).keys() == {
+            (1,), (3,), (5,),
+        }  # fmt: skip

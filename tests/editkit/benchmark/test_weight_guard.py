@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from editkit import Dense, EditRequest, WeightDelta, applied
-from editkit.benchmark.cell_runner import WeightGuard
+from editkit.benchmark.cell_bench import WeightGuard
 from tests.tiny import tiny
 
 NAME = "transformer.h.0.mlp.c_fc.weight"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,19 @@ import torch
 
 from editkit import ConfigError, LanguageModel, load_model
 from editkit.cli.main import main
+from editkit.covariance.accumulate import SumFile, accumulate, batched
+from editkit.covariance.bench import LoadedModel, keys_of, rows_of
 from editkit.covariance.convergence import Convergence, draw, health_of
 from editkit.covariance.corpora import Corpus
 from editkit.covariance.second_moment import (
     SecondMoment,
-    SumFile,
     Whitening,
-    accumulate,
     cached_second_moment,
     compute_second_moment,
-    keys_of,
     second_moment,
     second_moments,
-    tokenised,
 )
+from editkit.workers.pool import InProcess
 from tests.tiny import SENTENCES, tiny
 
 PATH = "transformer.h.1.mlp.c_proj"
@@ -49,6 +49,15 @@ def corpus(tmp_path: Path) -> Corpus:
     texts = [f"{SENTENCES[i % 5]} {i} {SENTENCES[i * 7 % 5]}" for i in range(900)]
     (tmp_path / "texts.txt").write_text("\n".join(texts), encoding="utf-8")
     return Corpus(str(tmp_path / "texts.txt"))
+
+
+def sums_of(
+    model: LanguageModel, paths: list[str], texts: Iterable[str], **more: Any
+) -> dict[str, tuple[torch.Tensor, int]]:
+    """C and the number of tokens, by path."""
+    with InProcess().opened(LoadedModel(model)) as crew:
+        sums = accumulate(crew, paths, texts, **more)
+    return {path: (own.gram.over(1), own.count) for path, own in sums.items() if own.gram}
 
 
 # ---------------------------------------------------------------- resuming
@@ -110,7 +119,7 @@ def test_one_pass_serves_any_number_of_modules(
         batches.append(modules)
         return keys_of(model, modules, rows)
 
-    monkeypatch.setattr("editkit.covariance.second_moment.keys_of", counted)
+    monkeypatch.setattr("editkit.covariance.bench.keys_of", counted)
     alone = {path: compute_second_moment(model, path, corpus.texts()) for path in paths}
     one_pass, batches = len(batches) // 3, []
     second_moment(model, paths[1], corpus)
@@ -136,11 +145,11 @@ def test_sums_that_are_ahead_wait_for_the_others(corpus: Corpus, tmp_path: Path)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        accumulate(model, [PATH], corpus.texts(), files={PATH: files[PATH]}, progress=interrupt)
+        sums_of(model, [PATH], corpus.texts(), files={PATH: files[PATH]}, progress=interrupt)
     assert files[PATH].path.exists()
-    sums = accumulate(model, [PATH, other], corpus.texts(), files=files)
+    sums = sums_of(model, [PATH, other], corpus.texts(), files=files)
     for path in (PATH, other):
-        total, count = accumulate(model, [path], corpus.texts())[path]
+        total, count = sums_of(model, [path], corpus.texts())[path]
         assert sums[path][1] == count
         assert torch.equal(sums[path][0], total)
 
@@ -150,14 +159,14 @@ def test_an_interrupted_sum_is_resumed_unless_it_is_damaged(
     damage: str, corpus: Corpus, tmp_path: Path
 ) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
-    whole = accumulate(model, [PATH], corpus.texts())[PATH]
+    whole = sums_of(model, [PATH], corpus.texts())[PATH]
 
     def interrupt(count: int) -> None:
         if count > whole[1] // 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        accumulate(model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, progress=interrupt)
+        sums_of(model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, progress=interrupt)
     content = bytearray(file.read_bytes())
     if damage == "cut":
         content = content[: len(content) // 2]
@@ -165,7 +174,7 @@ def test_an_interrupted_sum_is_resumed_unless_it_is_damaged(
         content[-1] ^= 1
     file.write_bytes(content)
     seen: list[int] = []
-    again = accumulate(
+    again = sums_of(
         model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, progress=seen.append
     )[PATH]
     assert torch.equal(again[0], whole[0])
@@ -177,7 +186,7 @@ def test_an_unfinished_sum_of_another_model_is_not_resumed(
     corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, file = tiny(), tmp_path / "sum.partial"
-    whole = accumulate(model, [PATH], corpus.texts())[PATH]
+    whole = sums_of(model, [PATH], corpus.texts())[PATH]
 
     def interrupt(count: int) -> None:
         if count > whole[1] // 2:
@@ -185,8 +194,8 @@ def test_an_unfinished_sum_of_another_model_is_not_resumed(
 
     with pytest.raises(KeyboardInterrupt):
         other = SumFile(file, of={"model": "other"})
-        accumulate(tiny(seed=1), [PATH], corpus.texts(), files={PATH: other}, progress=interrupt)
-    again = accumulate(
+        sums_of(tiny(seed=1), [PATH], corpus.texts(), files={PATH: other}, progress=interrupt)
+    again = sums_of(
         model, [PATH], corpus.texts(), files={PATH: SumFile(file, of={"model": "ours"})}
     )[PATH]
     assert torch.equal(again[0], whole[0])
@@ -198,7 +207,7 @@ def test_the_watchers_state_is_saved_with_the_sum(corpus: Corpus, tmp_path: Path
     model, file = tiny(), tmp_path / "sum.partial"
     keys = torch.randn(3, 128, generator=torch.Generator().manual_seed(0))
     whole = Convergence(keys, 1e-2, first=1024)
-    accumulate(model, [PATH], corpus.texts(), watchers={PATH: whole})
+    sums_of(model, [PATH], corpus.texts(), watchers={PATH: whole})
     assert len(whole.directions) > 2
 
     def interrupt(count: int) -> None:
@@ -207,7 +216,7 @@ def test_the_watchers_state_is_saved_with_the_sum(corpus: Corpus, tmp_path: Path
 
     parts = Convergence(keys, 1e-2, first=1024)
     with pytest.raises(KeyboardInterrupt):
-        accumulate(
+        sums_of(
             model,
             [PATH],
             corpus.texts(),
@@ -216,7 +225,7 @@ def test_the_watchers_state_is_saved_with_the_sum(corpus: Corpus, tmp_path: Path
             progress=interrupt,
         )
     resumed = Convergence(keys, 1e-2, first=1024)
-    accumulate(model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, watchers={PATH: resumed})
+    sums_of(model, [PATH], corpus.texts(), files={PATH: SumFile(file)}, watchers={PATH: resumed})
     assert resumed.directions.keys() == whole.directions.keys()
     assert all(torch.equal(d, whole.directions[n]) for n, d in resumed.directions.items())
 
@@ -229,9 +238,7 @@ def test_half_precision_does_not_lose_precision_in_the_sum(corpus: Corpus) -> No
     model = tiny(dtype=torch.bfloat16)
     moment = compute_second_moment(model, PATH, corpus.texts())
     sums, count = torch.zeros(128, 128, dtype=torch.float64), 0
-    from editkit.covariance.second_moment import batched
-
-    for rows in batched(tokenised(model, corpus.texts(), None)):
+    for rows in batched(rows_of(model, list(corpus.texts()), 2048)):
         keys = keys_of(model, [PATH], rows)[PATH].double()
         sums, count = sums + keys.T @ keys, count + len(keys)
     assert moment.count == count
@@ -260,7 +267,8 @@ def test_directions_settle_as_the_sample_grows(tmp_path: Path) -> None:
     for _ in range(1000):
         keys = torch.randn(8, 24, generator=g) * scale
         total, count = total + (keys.T @ keys).double(), count + 8
-        watcher.look(total, count)
+        if watcher.is_due(count):
+            watcher.look((total / count).float(), count)
     statistic = SecondMoment((total / count).float(), count)
     report = watcher.report(statistic)
     assert report is not None
@@ -367,7 +375,7 @@ def test_a_text_is_cut_at_the_row_length(cache: Path) -> None:
     assert compute_second_moment(model, PATH, texts, row_tokens=5).count == 10
     whole = sum(min(length, model.context_length) for length in lengths)
     assert compute_second_moment(model, PATH, texts).count == whole
-    assert [len(row) for row in tokenised(model, texts, 8, 5)] == [5, 3]
+    assert compute_second_moment(model, PATH, texts, tokens=8, row_tokens=5).count == 8
 
 
 def test_order_and_row_length_are_part_of_the_key(

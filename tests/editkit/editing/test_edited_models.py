@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 
-from editkit import Dense, EditedModels, LowRank, applied
+from editkit import Dense, EditedModels, LowRank, WeightDelta, applied
 from editkit.editing.edited_models import CandidateQuery, TextQuery
+from editkit.editing.unedited_answers import UneditedAnswers
 from editkit.models.encoding import padded
 from editkit.models.running import forward
 from tests.editkit.editing.test_deltas import delta_for
@@ -131,20 +133,21 @@ def test_edits_that_share_a_delta_run_a_prompt_once(monkeypatch: pytest.MonkeyPa
     delta = delta_for(model, 1)
     notes = dataclasses.replace(delta, notes={"loss": 0.1})  # of one request of a joint edit
     models = EditedModels(model, [delta, notes, delta_for(model, 1), delta])
-    rows: list[int] = []
-    score = EditedModels._score
+    asked: list[int] = []
+    states_after = EditedModels.states_after
     monkeypatch.setattr(
         EditedModels,
-        "_score",
-        lambda self, ids, *rest: rows.append(len(ids)) or score(self, ids, *rest),
+        "states_after",
+        lambda self, texts: asked.extend(e for e, _ in texts) or states_after(self, texts),
     )
     queries = [CandidateQuery(edit, text, CANDIDATES) for edit in range(4) for text in TEXTS]
     answers = models.candidate_nll(queries)
-    assert sum(rows) == 2 * len(TEXTS)  # edit 2 has a delta of its own
+    assert set(asked) == {0, 2}  # edit 2 has a delta of its own
     for edit in (1, 3):
         assert answers[3 * edit : 3 * edit + 3] == answers[:3]
+    n_texts = len(asked)
     models.candidate_nll(queries)
-    assert sum(rows) == 2 * len(TEXTS)
+    assert len(asked) == n_texts
     assert len(models.unedited().text_nll([TextQuery(edit, "Rome is") for edit in range(4)])) == 4
 
 
@@ -182,3 +185,30 @@ def test_rows_that_share_a_delta_score_as_with_a_delta_of_their_own(kinds: str) 
     own = EditedModels(model, [shared, copies[0], other]).candidate_nll(queries)
     for a, b in zip(joint, own, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_the_unedited_model_is_asked_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    asked: list[int] = []
+    states_after = EditedModels.states_after
+    monkeypatch.setattr(
+        EditedModels,
+        "states_after",
+        lambda self, texts: asked.append(len(texts)) or states_after(self, texts),
+    )
+    known = UneditedAnswers(most=3)
+    edits = [delta_for(model, 1), delta_for(model, 2)]
+
+    def before(some: list[WeightDelta], texts: Sequence[str]) -> list[list[float]]:
+        models = EditedModels(model, some, known=known).unedited()
+        return models.candidate_nll([CandidateQuery(0, text, CANDIDATES) for text in texts])
+
+    answers = before(edits[:1], TEXTS)
+    assert before(edits[::-1], TEXTS) == answers
+    assert len(asked) == 1
+    before(edits, TEXTS[:1])  # another batch: other bits are possible
+    assert len(asked) == 2
+    assert before(edits, TEXTS) == answers  # dropped for the other batch, and equal in every bit
+    assert len(asked) == 3
+    with applied(model, edits[0]):
+        assert before(edits[:1], TEXTS) != answers

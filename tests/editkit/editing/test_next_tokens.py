@@ -5,12 +5,10 @@ import logging
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from editkit import Dense, EditedModels, ModelError, applied
 from editkit.editing.edited_models import CandidateQuery
-from editkit.editing.next_tokens import NextTokenQuery, _owners, most_likely_tokens
+from editkit.editing.next_tokens import NextTokenQuery, most_likely_tokens
 from tests.editkit.editing.test_deltas import delta_for
 from tests.tiny import tiny
 
@@ -59,25 +57,6 @@ def test_changes_of_tied_embeddings_are_asked_one_model_at_a_time() -> None:
 
 def test_no_queries_give_no_tokens() -> None:
     assert most_likely_tokens(EditedModels(tiny(), []), []) == []
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2), min_size=1, max_size=5).map(tuple))
-    )
-)
-def test_every_query_is_read_in_a_row_that_begins_with_it(asked: list) -> None:
-    queries = [NextTokenQuery(edit, ids) for edit, ids in asked]
-    owners = _owners(queries)
-    assert owners.keys() == set(queries)
-    for query, owner in owners.items():
-        assert owner.edit == query.edit
-        assert owner.ids[: len(query.ids)] == query.ids
-        assert owners[owner] == owner
-    rows = set(owners.values())  # none of which is needed for another one's sake only
-    assert not any(
-        a != b and a.edit == b.edit and b.ids[: len(a.ids)] == a.ids for a in rows for b in rows
-    )
 
 
 # ---------------------------------------------------------------- texts that are too long

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from editkit import EditRequest, ModelError, RequestError, load_model
 from editkit.cli.main import main
-from editkit.covariance.second_moment import tokenised
+from editkit.covariance.bench import rows_of
 from editkit.editing.edited_models import CandidateQuery, EditedModels, GenerationQuery, TextQuery
 from editkit.models import LanguageModel
 from editkit.models.encoding import SubjectPosition
@@ -59,7 +59,7 @@ def test_a_completion_is_the_same_whether_an_end_token_is_appended_or_not() -> N
         lambda m: m.complete([request.sentence], ["Paris"]),
         lambda m: [each.encoding for each in m.requested([request])],
         lambda m: m.encode(["Rome.", "Paris."]),
-        lambda m: list(tokenised(m, ["Rome.", "Paris."], None)),
+        lambda m: rows_of(m, ["Rome.", "Paris."], 99),
     ):
         assert ask(without) == ask(appended)
     models = [EditedModels(model, []) for model in (without, appended)]
@@ -198,7 +198,7 @@ def test_a_text_without_tokens_is_refused_and_skipped_in_corpora() -> None:
     for ask in (model.encode, model.read):
         with pytest.raises(RequestError, match="no token for the text '777'"):
             ask(["Rome is", "777"])
-    assert len(list(tokenised(model, ["Rome is", "777", "Italy"], None))) == 2
+    assert len(rows_of(model, ["Rome is", "777", "Italy"], 99)) == 2
     with pytest.raises(RequestError, match="surrogate"):
         model.encode(["\udcff"])
 

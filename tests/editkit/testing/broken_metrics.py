@@ -126,6 +126,25 @@ class Shifts(SoundMetric):
         return rows if all(rows) else [{}, *rows[:0:-1]]
 
 
+class _Announces(SoundMetric):
+    """Asks for what it should, whatever it announces."""
+
+    def score(self, models: EditedModels, records: Records) -> list[Any]:
+        return SoundMetric(self.config).score(models, records)
+
+
+@breaks("announced_queries_are_asked", "which score() does not ask")
+class AnnouncesMore(_Announces):
+    def queries(self, edit: int, record: Record) -> list[CandidateQuery]:
+        return [*super().queries(edit, record), CandidateQuery(edit, "Rome is", ("new",))]
+
+
+@breaks("announced_queries_are_asked", "asks edited model 0")
+class AnnouncesForTheFirst(_Announces):
+    def queries(self, edit: int, record: Record) -> list[CandidateQuery]:
+        return super().queries(0, record)
+
+
 @breaks("each_record_sees_its_own_edit", "alone and together")
 class FirstEditForAll(SoundMetric):
     def score(self, models: EditedModels, records: Records) -> list[Any]:

@@ -135,12 +135,11 @@ class SoundLocator(Locator[SeedConfig]):
 class SoundMetric(Metric[SeedConfig]):
     """How likely the new object is at the rewritten prompt, and how much likelier than before."""
 
+    def queries(self, edit: int, record: Record) -> list[CandidateQuery]:
+        return [self.query(edit, probe) for probe in record.probes.get("rewrite", ())]
+
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[Any]:
-        queries = [
-            self.query(edit, probe)
-            for edit, record in enumerate(records)
-            for probe in record.probes.get("rewrite", ())
-        ]
+        queries = [q for edit, record in enumerate(records) for q in self.queries(edit, record)]
         after, before = models.candidate_nll(queries), models.unedited().candidate_nll(queries)
         rows: list[Any] = [{} for _ in records]
         for query, [now], [then] in zip(queries, after, before, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from editkit import EditedModels, EditkitError, JudgeError, Metric, Probe, Record, make_metric
-from editkit.benchmark import runner
+from editkit.benchmark import bench
 from editkit.benchmark.store import rows_of, runs_in
 from editkit.data_types import EditRequest
 from editkit.editing.queries import GenerationQuery
@@ -262,7 +262,7 @@ def test_wrong_judges_are_reported_before_the_model_is_loaded(
     def load(choice: object) -> None:
         raise AssertionError("the model is loaded")
 
-    monkeypatch.setattr(runner, "load_model_of", load)
+    monkeypatch.setattr(bench, "load_model_of", load)
     flags = [part for each in sets for part in ("--set", f"metrics.judged.{each}")]
     code, _, err = editkit(*RUN, *flags, "--out", tmp_path)
     assert code == 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from editkit import ConfigError, PluginError, runs_in
-from editkit.benchmark import runner
+from editkit.benchmark import bench
 from editkit.cli.main import main
 from tests.plugins.lm_eval.sample_tasks import write_task
 
@@ -58,7 +58,7 @@ def test_checkpoints_of_sequences(
     assert described["depends_on"].keys() == {
         "lm_eval", "task answers", "task choices", "task writing",
     }  # fmt: skip
-    monkeypatch.delattr(runner, "load_model_of")
+    monkeypatch.delattr(bench, "load_model_of")
     assert document(arguments, capsys)["cells"] == [cell]  # nothing is computed again
 
 
@@ -77,7 +77,7 @@ def test_only_models_that_facts_share(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_errors_come_before_the_model_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(runner, "load_model_of")
+    monkeypatch.delattr(bench, "load_model_of")
     arguments = command(tmp_path, "--joint", "2", "--tasks", str(tmp_path / "no.yaml"))
     assert main(arguments) == ConfigError.exit_code
     assert "no.yaml' does not exist" in capsys.readouterr().err

@@ -1,9 +1,10 @@
-"""Running one cell in the regimes in which records share a model: joint edits and sequences.
+"""What a worker does for a cell in which records share a model: joint edits and sequences.
 
 A group is written in steps: a joint edit is a single step of all its facts, and an editor that
-writes one fact at a time takes the facts of a step one after the other. After each step the merged
-delta and the editor's state are saved, so a killed run loses one step at most. Each step has random
-numbers of its own, so a resumed sequence ends in the same bits.
+writes one fact at a time takes the facts of a step one after the other. The merged delta and the
+editor's state are answered after each step in the driver's own process, which then loses one step
+at most when it is killed; other workers answer them at checkpoints and once a minute. Each step has
+random numbers of its own, so a resumed sequence ends in the same bits.
 
 A record is one fact, or several that are always written in the same step. An edit that the model
 was taught already, by an earlier record, is not written again. A record that fails gets failed
@@ -17,22 +18,31 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.benchmark.cell_runner import (
-    CellRunner,
-    Shared,
+from editkit.benchmark.cell_bench import (
+    CellBench,
+    Instruments,
     failed_row,
     finished,
     reason_of,
     row_of,
     stops_the_run,
 )
+from editkit.benchmark.jobs import (
+    Advanced,
+    Answer,
+    Job,
+    Part,
+    Rows,
+    Saved,
+    Trying,
+    WeightsChanged,
+    Written,
+)
 from editkit.benchmark.metric_answers import BadScores, collect
 from editkit.benchmark.plan import Batch
 from editkit.benchmark.repeated_edits import edits_to_write, notes_of_record
-from editkit.benchmark.sequence_files import SequenceFiles, Written
 from editkit.data_types import EditRequest, Record
 from editkit.editing.outcomes import CONTEXT_TEXTS, ROUNDED_AWAY, unwatched
 from editkit.errors import PluginError
@@ -41,16 +51,20 @@ from editkit.progress import counting
 from editkit.registry.random_state import seeded
 from editkit.results import Cell, ModelRow, Row
 from editkit.storage.digests import plain
+from editkit.storage.machine import free_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from editkit.editing.deltas import WeightDelta
 
-__all__ = ["GroupRunner"]
+__all__ = ["GroupBench"]
 
 _OF_STEPS = ("delta_norm", CONTEXT_TEXTS, ROUNDED_AWAY)
 """Notes about a step, whichever edits it wrote."""
+
+_BYTES_PER_SECOND = 2**24
+"""Of states that are answered, at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -59,92 +73,88 @@ class _UnusableError(Exception):
     """A step's delta cannot be used; the message says why."""
 
 
-class GroupRunner(CellRunner):
+class GroupBench(CellBench):
     """Groups of records, each written into one model.
 
     Args:
-        shared: What the cells of a run have in common.
+        instruments: What the cells of a run have in common.
         cell: The cell.
         editor: Its editor.
-        units: The groups that lack rows.
-        out: The output folder.
         together: Whether the editor writes all records of a step at once.
-        stored: Checkpoints of each group, by its index, that are stored already.
+        seconds_between_states: How long a state is kept here before it is answered.
     """
 
     def __init__(
         self,
-        shared: Shared,
+        instruments: Instruments,
         cell: Cell,
         editor: Editor[Any],
-        units: Sequence[Batch],
         *,
-        out: Path,
         together: bool,
-        stored: dict[int, frozenset[int]],
+        seconds_between_states: float,
     ) -> None:
-        super().__init__(shared, cell, editor, units)
-        self.out, self.together, self.stored = out, together, stored
+        super().__init__(instruments, cell, editor)
+        self.together, self.seconds_between_states = together, seconds_between_states
 
-    def run(self) -> None:
-        """Write and score each group, from where an interrupted run stopped."""
-        self.shared.progress.relabel(self.cell.editor)
-        self.prepare_s = self.prepare()
-        for group in self.units:
-            self._run_group(group)
-
-    def _run_group(self, group: Batch) -> None:
-        files = SequenceFiles(self.out, self.cell.fingerprint, group.index)
-        regime, n = self.cell.regime, len(group.records)
+    def do(self, job: Job) -> Iterator[Answer]:
+        """Write and score a group, from where it was left."""
+        group, regime, n = job.unit, self.cell.regime, len(job.unit.records)
         marks = regime.checkpoints_of(n)
-        written = self._resumed(files, group, marks)
-        self.shared.progress(written.facts)
+        written = answered = job.written
+        answered_at = time.monotonic()
+        scored = 0
+        yield Advanced(written.facts)
         steps = [(0, n)] if regime.kind == "joint" else regime.steps_of(n)
         for _, end in steps:
+            mark = 0 if regime.kind == "joint" else end
             while written.facts < end:
                 size = end - written.facts if self.together else 1
-                written = self._grown(group, written, size)
-                if n > 1:
-                    files.save(written)
-                self.shared.progress(size)
-            mark = 0 if regime.kind == "joint" else end
+                part = Part("step", written.facts)
+                if job.care is not None and part not in job.care.given_up:
+                    yield Trying(part)
+                written = self._grown(group, written, size, given_up=job.given_up(part))
+                waited = time.monotonic() - answered_at
+                if n > 1 and (job.care is not None or waited >= self._pause_after(written)):
+                    yield Saved(written)
+                    answered, answered_at = written, time.monotonic()
+                yield Advanced(written.facts + scored)
             if mark in marks:
-                if mark not in self.stored.get(group.index, frozenset()):
-                    self._score_group(group, written, mark)
-                self.shared.progress(end)
-        if n > 1:
-            files.finish(written)
+                if mark not in job.stored:
+                    if n > 1 and answered is not written:
+                        yield Saved(written)
+                        answered, answered_at = written, time.monotonic()
+                    yield from self._score_group(job, written, mark)
+                scored += end
+                yield Advanced(written.facts + scored)
 
-    def _resumed(self, files: SequenceFiles, group: Batch, marks: Sequence[int]) -> Written:
-        """What an interrupted run left, unless earlier rows are missing: then nothing."""
-        requests = [record.requests for record in group.records]
-        written = files.load(requests) or Written()
-        stored = self.stored.get(group.index, frozenset())
-        if written.facts and all(m in stored for m in marks if m < written.facts and m):
-            _log.info(
-                "%s (%s): resumes after %d of %d facts",
-                *(self.cell.editor, self.cell.regime.label, written.facts, len(group.records)),
-            )
-            return written
-        self._discard(group)
-        files.remove()
-        return Written()
-
-    def _discard(self, group: Batch) -> None:
-        cases = [record.case_id for record in group.records]
-        self.shared.store.discard(self.cell.fingerprint, cases, [group.index])
-        self.stored.pop(group.index, None)
+    def _pause_after(self, written: Written) -> float:
+        """Seconds between two states: longer for large ones, which take long to send and save."""
+        if not self.seconds_between_states or written.delta is None:
+            return self.seconds_between_states
+        tensors = [*written.state.values()]
+        for change in written.delta.changes.values():
+            tensors += change.tensors().values()
+        n_bytes = sum(tensor.nbytes for tensor in tensors)
+        return max(self.seconds_between_states, n_bytes / _BYTES_PER_SECOND)
 
     # ------------------------------------------------------------ writing facts
 
-    def _grown(self, group: Batch, written: Written, size: int) -> Written:
-        """One step: the next ``size`` records on top of what was written."""
+    def _grown(
+        self, group: Batch, written: Written, size: int, *, given_up: str | None = None
+    ) -> Written:
+        """One step: the next ``size`` records on top of what was written, unless it is given up."""
         from editkit.editing.deltas import compacted, notes_of_facts, stack
 
         records = group.records[written.facts : written.facts + size]
         started = time.perf_counter()
-        with seeded(self.cell.seed, "step", group.index, written.facts), self._as_written(written):
-            step, errors = self._step(records, written)
+        if given_up is None:
+            with (
+                seeded(self.cell.seed, "step", group.index, written.facts),
+                self._as_written(written),
+            ):
+                step, errors = self._step(records, written)
+        else:
+            step, errors = None, dict.fromkeys(range(size), given_up)
         seconds = (time.perf_counter() - started) / size
         delta, state = written.delta or self._nothing(), written.state
         effects: dict[str, Any] = {}
@@ -197,41 +207,47 @@ class GroupRunner(CellRunner):
         self, records: Sequence[Record], written: Written
     ) -> tuple[tuple[WeightDelta, State] | None, dict[int, str]]:
         """The delta and state of a step, or None; and why records failed, by their place."""
-        try:
-            return self._attempt(records, written), {}
-        except Exception as error:
-            if stops_the_run(error):
-                raise
-            _log.debug("a step of %s failed", self.cell.editor, exc_info=error)
-            if len(records) == 1:
-                return None, {0: reason_of(error)}
+        step, reason = self._tried(records, written)
+        if reason is None:
+            return step, {}
+        if len(records) == 1:
+            return None, {0: reason}
         errors = dict(self._failing(records, written, 0))
         good = [record for i, record in enumerate(records) if i not in errors]
         if not good:
             return None, errors
-        try:
-            return self._attempt(good, written), errors
-        except Exception as error:
-            if stops_the_run(error):
-                raise
-            why = reason_of(error)
-            return None, {i: errors.get(i, why) for i in range(len(records))}
+        step, reason = self._tried(good, written)
+        if reason is None:
+            return step, errors
+        return None, {i: errors.get(i, reason) for i in range(len(records))}
 
     def _failing(
         self, records: Sequence[Record], written: Written, first: int
     ) -> Iterator[tuple[int, str]]:
         """The records that fail on their own, found by halving; places count from ``first``."""
+        _, reason = self._tried(records, written)
+        if reason is None:
+            return
+        if len(records) == 1:
+            yield first, reason
+            return
+        half = len(records) // 2
+        yield from self._failing(records[:half], written, first)
+        yield from self._failing(records[half:], written, first + half)
+
+    def _tried(
+        self, records: Sequence[Record], written: Written
+    ) -> tuple[tuple[WeightDelta, State] | None, str | None]:
+        """The delta and state of some records, None if all was written before; or why it failed."""
         try:
-            self._attempt(records, written)
+            return self._attempt(records, written), None
         except Exception as error:
             if stops_the_run(error):
                 raise
-            if len(records) == 1:
-                yield first, reason_of(error)
-                return
-            half = len(records) // 2
-            yield from self._failing(records[:half], written, first)
-            yield from self._failing(records[half:], written, first + half)
+            _log.debug("a step of %s failed", self.cell.editor, exc_info=error)
+            reason = reason_of(error)
+        free_memory()
+        return None, reason
 
     def _attempt(
         self, records: Sequence[Record], written: Written
@@ -263,21 +279,33 @@ class GroupRunner(CellRunner):
 
     # ------------------------------------------------------------ scoring
 
-    def _score_group(self, group: Batch, written: Written, mark: int) -> None:
-        """Score all facts so far, and the model, and store the rows."""
+    def _score_group(self, job: Job, written: Written, mark: int) -> Iterator[Answer]:
+        """Score all facts so far, and the model."""
         started = time.perf_counter()
+        group = job.unit
         records = group.records[: written.facts]
         delta = written.delta or self._nothing()
         sound = [record for i, record in enumerate(records) if i not in written.errors]
         answers: dict[int, Row] = {}
+        size = self.instruments.batch if job.care is None else 1
         with counting("scoring", len(sound), unit="fact") as advance:
-            for start in range(0, len(sound), self.shared.batch):
-                some = sound[start : start + self.shared.batch]
-                for row in self._scored(delta, some):
-                    answers[row.case_id] = row
+            for start in range(0, len(sound), size):
+                some = sound[start : start + size]
+                part = Part("facts", some[0].case_id, mark)
+                reason = job.given_up(part)
+                if reason is not None:
+                    scored = [failed_row(record, reason) for record in some]
+                else:
+                    if job.care is not None:
+                        yield Trying(part)
+                    scored = self._scored(delta, some)
+                answers |= {row.case_id: row for row in scored}
                 advance(len(some))
         score_s = (time.perf_counter() - started) / max(1, len(records))
-        models = [self._model_row(group, written, delta, mark)]
+        part = Part("model", 0, mark)
+        if job.care is not None and part not in job.care.given_up:
+            yield Trying(part)
+        models = [self._model_row(group, delta, mark, given_up=job.given_up(part))]
         rows = []
         for i, record in enumerate(records):
             row = answers.get(record.case_id) or failed_row(record, written.errors[i])
@@ -291,40 +319,43 @@ class GroupRunner(CellRunner):
                     checkpoint=mark,
                 )
             )
-        ended = written.facts == len(group.records)
         rows = finished(rows, self.prepare_s)
-        if not self.shared.guard.is_unchanged():
-            self._discard(group)
-            SequenceFiles(self.out, self.cell.fingerprint, group.index).remove()
-            self.check_weights([])
-        self.shared.store.put_rows(self.cell.fingerprint, rows, models, ended=ended)
-        if ended:
-            for row in rows:
-                self.shared.observers.record_finished(self.shared.run, self.cell, row)
+        if self.instruments.guard.is_unchanged():
+            yield Rows(rows, models, ended=written.facts == len(group.records))
+        else:
+            yield WeightsChanged()
 
     def _scored(self, delta: WeightDelta, records: list[Record]) -> list[Row]:
-        """The scores of some records under one delta."""
+        """The scores of some records under one delta; if that fails, record by record."""
         try:
             with seeded(self.cell.seed, "score", records[0].case_id):
                 answers = self.score([delta] * len(records), records)
+            return [
+                row_of(record, {}, answer, {})
+                for record, answer in zip(records, answers, strict=True)
+            ]
         except Exception as error:
             if stops_the_run(error):
                 raise
             _log.debug("scoring of %s failed", self.cell.editor, exc_info=error)
-            if len(records) == 1:
-                return [failed_row(records[0], reason_of(error))]
-            return [row for record in records for row in self._scored(delta, [record])]
-        return [
-            row_of(record, {}, answer, {}) for record, answer in zip(records, answers, strict=True)
-        ]
+            reason = reason_of(error)
+        free_memory()
+        if len(records) == 1:
+            return [failed_row(records[0], reason)]
+        return [row for record in records for row in self._scored(delta, [record])]
 
-    def _model_row(self, group: Batch, written: Written, delta: WeightDelta, mark: int) -> ModelRow:
+    def _model_row(
+        self, group: Batch, delta: WeightDelta, mark: int, *, given_up: str | None = None
+    ) -> ModelRow:
         from editkit.editing.edited_models import EditedModels
 
         started = time.perf_counter()
         models = EditedModels(self.model, [delta], seed=self.cell.seed)
         answers, errors = [], {}
-        for name, metric in self.shared.model_metrics:
+        for name, metric in self.instruments.model_metrics:
+            if given_up is not None:
+                errors[name] = given_up
+                continue
             try:
                 with seeded(self.cell.seed, "model", group.index, mark):
                     [answer] = metric.score(models)

@@ -1,8 +1,10 @@
-"""Running one cell: an editor over the records of a run, each in its own copy of the model.
+"""What a worker does for one cell: an editor over records, each in its own copy of the model.
 
 Records with one edit are edited in batches; the edits of a record with several are one joint edit.
+A record that fails gets a failed row with the reason. So does one that does not fit into memory on
+its own; a batch that does not fit is repeated record by record.
 
-:mod:`editkit.benchmark.group_runner` runs the regimes in which facts share a model.
+:mod:`editkit.benchmark.group_bench` has the regimes in which facts share a model.
 """
 
 from __future__ import annotations
@@ -11,34 +13,47 @@ import dataclasses
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from editkit.benchmark.jobs import (
+    Answer,
+    Care,
+    Job,
+    Part,
+    Rows,
+    Trying,
+    Warned,
+    WeightsChanged,
+)
 from editkit.benchmark.metric_answers import BadScores, collect
-from editkit.benchmark.observers import Observers
-from editkit.benchmark.plan import Batch
 from editkit.benchmark.repeated_edits import edits_to_write, notes_of_record
-from editkit.benchmark.store import Store
+from editkit.benchmark.shared_queries import ask_together
 from editkit.data_types import EditRequest, Record
 from editkit.editing.outcomes import unwatched
+from editkit.editing.unedited_answers import UneditedAnswers
 from editkit.errors import EditkitError, JudgeError, PluginError, first_line
 from editkit.interfaces import Editor, Metric, MetricRow, ModelMetric
-from editkit.progress import Counter
 from editkit.redaction import redacted
 from editkit.registry.random_state import seeded
-from editkit.results import Cell, Row, Run
+from editkit.results import Cell, Row
 from editkit.storage.digests import plain
-from editkit.storage.machine import peak_memory_of_this_process
+from editkit.storage.machine import (
+    free_memory,
+    is_out_of_memory,
+    peak_memory_of_this_process,
+)
 
 if TYPE_CHECKING:
     from editkit.editing.deltas import WeightDelta
     from editkit.models import LanguageModel
 
 __all__ = [
-    "BatchRunner",
-    "CellRunner",
-    "Shared",
+    "BatchBench",
+    "CellBench",
+    "Instruments",
     "WeightGuard",
+    "editor_of",
     "failed_row",
     "finished",
     "reason_of",
@@ -50,43 +65,40 @@ _log = logging.getLogger(__name__)
 _MIB = 2**20
 
 
-@dataclasses.dataclass
-class Shared:
-    """What the cells of a run have in common.
+@dataclasses.dataclass(frozen=True)
+class Instruments:
+    """What the cells of a run have in common on one worker: the model, and what measures it.
 
     ``own_model_metrics`` score the model of each record; ``model_metrics`` those that facts share.
+    At most ``batch`` records are scored together.
     """
 
-    run: Run
-    store: Store
-    observers: Observers
-    progress: Counter
     model: LanguageModel
     guard: WeightGuard
-    metrics: Sequence[tuple[str, Metric[Any]]] = ()
-    own_model_metrics: Sequence[tuple[str, ModelMetric[Any]]] = ()
-    model_metrics: Sequence[tuple[str, ModelMetric[Any]]] = ()
-    batch: int = 20
+    metrics: Sequence[tuple[str, Metric[Any]]]
+    own_model_metrics: Sequence[tuple[str, ModelMetric[Any]]]
+    model_metrics: Sequence[tuple[str, ModelMetric[Any]]]
+    batch: int
+    unedited_answers: UneditedAnswers = dataclasses.field(default_factory=UneditedAnswers)
 
 
-class CellRunner(ABC):
-    """One editor over its remaining units of work."""
+class CellBench(ABC):
+    """One editor, prepared, with what measures its edits."""
 
-    def __init__(
-        self, shared: Shared, cell: Cell, editor: Editor[Any], units: Sequence[Batch]
-    ) -> None:
+    def __init__(self, instruments: Instruments, cell: Cell, editor: Editor[Any]) -> None:
         from editkit.editing.delta_effects import Effects
 
-        self.shared, self.cell, self.editor, self.units = shared, cell, editor, units
-        self.model = shared.model
-        self.effects = Effects(shared.model)
+        self.instruments, self.cell, self.editor = instruments, cell, editor
+        self.model = instruments.model
+        self.effects = Effects(instruments.model)
+        self.prepare_s = 0.0
 
     @abstractmethod
-    def run(self) -> None:
-        """Compute all rows of these units and store them."""
+    def do(self, job: Job) -> Iterator[Answer]:
+        """Compute the rows of a unit."""
 
-    def prepare(self) -> float:
-        """Prepare the editor; returns the seconds that it took."""
+    def prepare(self) -> None:
+        """Prepare the editor."""
         started = time.perf_counter()
         try:
             with seeded(self.cell.seed, "prepare"):
@@ -98,7 +110,7 @@ class CellRunner(ABC):
                 f"{self.who()} could not be prepared: {reason_of(error)}.",
                 hint="--debug shows the traceback; --editor chooses other editors.",
             ) from error
-        return time.perf_counter() - started
+        self.prepare_s = time.perf_counter() - started
 
     def score(
         self, deltas: list[WeightDelta], records: list[Record]
@@ -108,7 +120,10 @@ class CellRunner(ABC):
 
         if not records:
             return []
-        models = EditedModels(self.model, deltas, seed=self.cell.seed)
+        models = EditedModels(
+            self.model, deltas, seed=self.cell.seed, known=self.instruments.unedited_answers
+        )
+        ask_together(models, records, [metric for _, metric in self.instruments.metrics])
         rows: list[list[tuple[str, MetricRow]]] = [[] for _ in records]
 
         def add(name: str, answers: Sequence[MetricRow]) -> None:
@@ -120,23 +135,12 @@ class CellRunner(ABC):
             for row, answer in zip(rows, answers, strict=True):
                 row.append((name, answer))
 
-        for name, metric in self.shared.metrics:
+        for name, metric in self.instruments.metrics:
             add(name, metric.score(models, records))
         if self.cell.regime.is_independent:
-            for name, of_models in self.shared.own_model_metrics:
+            for name, of_models in self.instruments.own_model_metrics:
                 add(name, [_numbers(answer) for answer in of_models.score(models)])
         return rows
-
-    def check_weights(self, written: list[int]) -> None:
-        """Discard the cell's rows of this run and raise if the editor changed the model."""
-        if self.shared.guard.is_unchanged():
-            return
-        self.shared.store.discard(self.cell.fingerprint, written)
-        raise PluginError(
-            f"{self.who()} changed the model's own weights, expected them bit-identical. "
-            "Its rows of this run were discarded.",
-            hint="Report this to the editor's author; --editor chooses other editors.",
-        )
 
     def check_joint(self, delta: object, requests: Sequence[EditRequest]) -> None:
         """Raise unless an editor returned one delta with all requests."""
@@ -151,34 +155,50 @@ class CellRunner(ABC):
 
     def who(self) -> str:
         """The editor and its distribution, for messages."""
-        return f"editor {self.cell.editor!r} of {self.cell.distribution} {self.cell.version}"
+        return editor_of(self.cell)
 
 
-class BatchRunner(CellRunner):
+class BatchBench(CellBench):
     """Each record in its own copy of the model, in batches."""
 
-    def run(self) -> None:
-        """Edit and score batch by batch; a batch that fails is repeated record by record."""
-        shared = self.shared
-        shared.progress.relabel(self.cell.editor)
-        prepare_s = self.prepare()
-        written: list[int] = []
-        for batch in self.units:
-            try:
-                rows = self._edit_and_score(batch.index, batch.records)
-            except Exception as error:
-                if stops_the_run(error):
-                    raise
-                _log.debug("batch %d of %s failed", batch.index, self.cell.editor, exc_info=error)
-                rows = [self._alone(batch.index, record) for record in batch.records]
-            rows = finished(rows, prepare_s)
-            self.check_weights(written)
-            shared.store.put_rows(self.cell.fingerprint, rows)
-            written += [row.case_id for row in rows]
-            for row in rows:
-                shared.observers.record_finished(shared.run, self.cell, row)
-            shared.progress(len(rows))
-        self.check_weights(written)
+    def do(self, job: Job) -> Iterator[Answer]:
+        """Edit and score a batch; if that fails, record by record."""
+        if job.care is not None:
+            yield from self._with_care(job, job.care)
+            return
+        index, records = job.unit.index, job.unit.records
+        rows: list[Row] = []
+        try:
+            rows = self._edit_and_score(index, records)
+        except Exception as error:
+            if stops_the_run(error):
+                raise
+            _log.debug("batch %d of %s failed", index, self.cell.editor, exc_info=error)
+            if is_out_of_memory(error) and len(records) > 1:
+                yield Warned(
+                    f"{self.cell.editor}: {len(records)} records together did not fit into memory "
+                    f"({reason_of(error)}); edited and scored one by one"
+                )
+        if not rows:  # after the handler, whose traceback holds the tensors of the batch
+            free_memory()
+            rows = [self._alone(index, record) for record in records]
+        yield self._checked(rows)
+
+    def _with_care(self, job: Job, care: Care) -> Iterator[Answer]:
+        """Record by record, each announced before it is tried."""
+        for record in job.unit.records:
+            part = Part("record", record.case_id)
+            if part in care.given_up:
+                row = failed_row(record, care.given_up[part])
+            else:
+                yield Trying(part)
+                row = self._alone(job.unit.index, record)
+            yield self._checked([row])
+
+    def _checked(self, rows: Sequence[Row]) -> Rows | WeightsChanged:
+        """The finished rows, unless the editor changed the model."""
+        rows = finished(rows, self.prepare_s)
+        return Rows(rows) if self.instruments.guard.is_unchanged() else WeightsChanged()
 
     def _alone(self, index: int, record: Record) -> Row:
         """A record of a batch that failed, on its own: only the record at fault fails again."""
@@ -188,7 +208,9 @@ class BatchRunner(CellRunner):
             if stops_the_run(error):
                 raise
             _log.debug("case %d of %s failed", record.case_id, self.cell.editor, exc_info=error)
-            return failed_row(record, reason_of(error))
+            reason = reason_of(error)
+        free_memory()
+        return failed_row(record, reason)
 
     def _edit_and_score(self, index: int, records: Sequence[Record]) -> list[Row]:
         """One row per record, in order; ``index`` is the batch's, which seeds the edit."""
@@ -236,6 +258,11 @@ class BatchRunner(CellRunner):
             return delta.notes
         own = dict(zip(delta.requests, notes_of_facts(delta), strict=True))
         return notes_of_record(record.requests, own)
+
+
+def editor_of(cell: Cell) -> str:
+    """The editor of a cell and its distribution, for messages."""
+    return f"editor {cell.editor!r} of {cell.distribution} {cell.version}"
 
 
 def _numbers(answer: MetricRow) -> MetricRow:
@@ -296,9 +323,8 @@ def failed_row(
 
 
 def stops_the_run(error: Exception) -> bool:
-    """Whether an error is about a plugin, its service or the machine, not the record."""
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return out_of_memory or isinstance(error, PluginError | JudgeError)
+    """Whether an error is about a plugin or its service, not the record."""
+    return isinstance(error, PluginError | JudgeError)
 
 
 def reason_of(error: Exception) -> str:
