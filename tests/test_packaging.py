@@ -19,7 +19,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SETUP = configparser.ConfigParser()
 SETUP.read(ROOT / "setup.cfg", encoding="utf-8")
-FROM_A_CLONE = {"editkit_benchmarks.speed", "editkit_benchmarks.sweeps"}
+FROM_A_CLONE = {
+    "editkit_benchmarks.scale",
+    "editkit_benchmarks.speed",
+    "editkit_benchmarks.sweeps",
+}
 """Tools for developers: packages that run from a clone and are in no wheel."""
 
 MAPPED = {

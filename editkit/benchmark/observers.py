@@ -45,6 +45,7 @@ class Observers:
     def __init__(self, registry: Registry) -> None:
         self.tracking_errors: list[TrackingError] = []
         self._plugins = list(registry.plugins)
+        self._implementing: dict[str, list[Plugin]] = {}
         self._muted: set[tuple[str, str]] = set()
         self._runs: dict[str, tuple[Run, Run]] = {}
 
@@ -121,11 +122,15 @@ class Observers:
         """
         joined: dict[str, Any] = {}
         owners = dict.fromkeys(reserved, "editkit")
-        for plugin in self._plugins:
+        if hook not in self._implementing:  # looked up once: a hook may be called for every row
+            self._implementing[hook] = [
+                plugin
+                for plugin in self._plugins
+                if getattr(plugin.manager.hook, hook).get_hookimpls()
+            ]
+        for plugin in self._implementing[hook]:
             name = plugin.source.plugin
             if (name, hook) in self._muted or name in _inside.get():
-                continue
-            if not getattr(plugin.manager.hook, hook).get_hookimpls():
                 continue
             for key, value in self._answer(plugin, hook, arguments(plugin)).items():
                 if key in owners:

@@ -25,7 +25,7 @@ from editkit.benchmark.observers import Observers
 from editkit.benchmark.output_lock import exclusive
 from editkit.benchmark.plan import Batch, Plan
 from editkit.benchmark.sequence_files import SequenceFiles
-from editkit.benchmark.store import Store, rows_of
+from editkit.benchmark.store import Store
 from editkit.errors import TrackingError
 from editkit.progress import counting, show_progress
 from editkit.registry.plugins import Registry
@@ -59,12 +59,9 @@ class Finished:
 
     def failures(self) -> list[tuple[Cell, list[Row]]]:
         """The failed rows of each cell that has some."""
-        failures = []
-        for cell in self.run.cells:
-            failed = [row for row in rows_of(self.run, cell) if row.status == "failed"]
-            if failed:
-                failures.append((cell, failed))
-        return failures
+        with Store(self.run.store, read_only=True) as store:
+            failed = [(cell, store.failed(cell.fingerprint)) for cell in self.run.cells]
+        return [(cell, rows) for cell, rows in failed if rows]
 
 
 def run_plan(

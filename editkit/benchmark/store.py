@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import sqlite3
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -36,7 +38,6 @@ __all__ = [
     "NewRows",
     "Runs",
     "Store",
-    "failed_rows_of",
     "keep_rating",
     "model_rows_of",
     "ratings_in",
@@ -49,6 +50,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _TABLES_OF_ROWS = ("rows", "history", "models")
 _MOST_KEYS = 400  # in one query
+_BETWEEN_SYNCS_S = 0.2  # commits that follow each other faster do not each wait for the disk
 
 
 class Store:
@@ -65,7 +67,7 @@ class Store:
     def __init__(self, path: str | Path, *, read_only: bool = False) -> None:
         self.path = path = Path(path)
         self.read_only = read_only
-        self._environment = ""
+        self._environment, self._synced = "", -math.inf
         self._written: set[str] = set()  # environments
         if read_only and not path.exists():
             raise StoreError(
@@ -397,7 +399,6 @@ class Store:
                 store_format.create(self.path)
             connection = store_format.connect(self.path)
             store_format.check(connection, self.path)
-            connection.execute("PRAGMA synchronous = FULL")
             if store_format.version_of(connection) < store_format.VERSION:
                 store_format.upgrade(connection)
         self._version = store_format.VERSION
@@ -405,12 +406,17 @@ class Store:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        connection = self._connection
+        connection, now = self._connection, time.monotonic()
+        waits = now - self._synced >= _BETWEEN_SYNCS_S
         with self._sqlite_errors():
+            # A commit that does not wait for the disk survives the process, and the next one that
+            # waits makes it survive a loss of power.
+            connection.execute(f"PRAGMA synchronous = {'FULL' if waits else 'NORMAL'}")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
                 connection.execute("COMMIT")
+                self._synced = now if waits else self._synced
             except BaseException:
                 if connection.in_transaction:  # on a full disk SQLite may have rolled back already
                     connection.execute("ROLLBACK")
@@ -530,16 +536,6 @@ def rows_of(run: Run, cell: Cell) -> list[Row]:
     """
     with Store(run.store, read_only=True) as store:
         return store.rows(cell.fingerprint)
-
-
-def failed_rows_of(run: Run, cell: Cell) -> list[Row]:
-    """The rows of a cell that failed, by case id.
-
-    Raises:
-        StoreError: The store cannot be read.
-    """
-    with Store(run.store, read_only=True) as store:
-        return store.failed(cell.fingerprint)
 
 
 def rows_at(run: Run, cell: Cell) -> dict[int, list[Row]]:

@@ -2,6 +2,9 @@
 
 The model may be a folder with nothing but a config.json. The exit code is 1 if something would
 stop the run.
+
+With --records, doctor also loads the model, measures a sample of the benchmark, and predicts the
+time, memory and disk of a run with that many records.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ from editkit.benchmark.spec import (
     load_benchmark,
     with_corpus,
 )
-from editkit.cli.arguments import add_flag, add_flags, parse_sets, positive
+from editkit.cli.arguments import add_flag, add_flags, at_least, names, parse_sets, positive
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
+from editkit.errors import UsageError
 from editkit.registry.config import GUESSED
 from editkit.registry.plugins import Registry, default_registry
 from editkit.safe_text import one_line
@@ -35,11 +39,16 @@ if TYPE_CHECKING:
 
 EXIT_PROBLEM = 1
 _DEFAULT = "atlas"
+_SECONDS = 120
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_flags(parser, "--model", "--editor")
+    add_flag(
+        parser, "benchmark", nargs="?", default="atlas", metavar="NAME|FILE", help="what to run"
+    )
+    add_flags(parser, "--model", "--editor", "--dataset")
+    add_flag(parser, "--metrics", type=names, default=[], metavar="M,...", help="names of metrics")
     add_flag(parser, "--dtype", default=None)
     add_flag(parser, "--device", default=None)
     add_flag(parser, "--batch", type=positive, metavar="N", help="requests edited together")
@@ -52,16 +61,40 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="length of the longest prompt with its target",
     )
+    add_flag(
+        parser,
+        "--records",
+        type=positive,
+        metavar="N",
+        help="measure a sample, and predict a run with N records",
+    )
+    add_flag(parser, "--workers", help="with --records: number of workers of that run (default: 1)")
+    add_flag(
+        parser,
+        "--seconds",
+        type=at_least(0),
+        metavar="S",
+        help=f"with --records: time limit of the sample (default: {_SECONDS})",
+    )
     add_flags(parser, "--corpus", "--set", "--json")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the verdict of each check."""
     registry = default_registry()
-    benchmark, place = load_benchmark(_DEFAULT, registry)
+    if args.records is None:
+        for flag in ("workers", "seconds"):
+            if getattr(args, flag) is not None:
+                raise UsageError(
+                    f"--{flag} is for the prediction of a run, and there is no --records.",
+                    hint="Add --records N, the number of records of the run.",
+                )
+    benchmark, place = load_benchmark(args.benchmark, registry)
     flags = Flags(
         editors=args.editor,
         model=args.model,
+        dataset=args.dataset,
+        metrics=args.metrics,
         dtype=args.dtype,
         device=args.device,
         edits=regimes_of(args),
@@ -70,7 +103,8 @@ def run(args: argparse.Namespace) -> int:
     benchmark, values = apply_flags(benchmark, flags)
     values = with_corpus(benchmark, values, args.corpus, registry)
     model = benchmark.model.name
-    optional = not args.editor and load_benchmark(_DEFAULT, registry)[0].model.name != model
+    chosen = args.editor or not registry.has("benchmark", args.benchmark)
+    optional = not chosen and load_benchmark(args.benchmark, registry)[0].model.name != model
     editors = _editors(registry, benchmark, values, place, optional=optional)
     from editkit.doctor.diagnose import diagnose
 
@@ -87,7 +121,24 @@ def run(args: argparse.Namespace) -> int:
     able = [planned for planned in editors if planned.offer.name not in diagnosis.left_out]
     to_paste = _to_paste(args, benchmark, able)
     document["command"] = to_paste
-    text = json.dumps(document, indent=2) if args.json else _text(model, diagnosis, to_paste)
+    text = _text(model, diagnosis, to_paste)
+    if args.records is not None and diagnosis.sound:
+        from editkit.cli.doctor_prediction import prediction_of, prediction_text
+
+        batch = {"batch": args.batch} if args.batch else {}
+        prediction = prediction_of(
+            benchmark.model_copy(update={"limit": args.records, **batch}),
+            values,
+            registry,
+            diagnosis,
+            place=place,
+            workers=args.workers or 1,
+            seconds=_SECONDS if args.seconds is None else args.seconds,
+            optional=optional,
+        )
+        document["prediction"] = prediction.document()
+        text += f"\n{prediction_text(prediction)}"
+    text = json.dumps(document, indent=2) if args.json else text
     sys.stdout.write(text.rstrip("\n") + "\n")
     return 0 if diagnosis.sound else EXIT_PROBLEM
 
@@ -125,14 +176,22 @@ def _editors(
 def _to_paste(args: argparse.Namespace, benchmark: Benchmark, editors: list[PlannedEditor]) -> str:
     """The command that runs these editors with the values that nobody has chosen spelled out."""
     parts = ["editkit run-benchmark"]
-    if benchmark.model.name != _DEFAULT:
-        parts.append(f"--model {shlex.quote(benchmark.model.name)}")
+    if args.benchmark != _DEFAULT:
+        parts[0] += f" {shlex.quote(args.benchmark)}"
+    if args.model and (args.benchmark, args.model) != (_DEFAULT, _DEFAULT):
+        parts.append(f"--model {shlex.quote(args.model)}")
     for planned in editors:
         name = planned.offer.name
         parts.append(f"--editor {name}")
         for field, value in planned.guessed.items():
             text = "null" if value is None else str(value)
             parts.append(f"--set {shlex.quote(f'editors.{name}.{field}={text}')}")
+    if args.dataset:
+        parts.append(f"--dataset {shlex.quote(args.dataset)}")
+    if args.metrics:
+        parts.append(f"--metrics {shlex.quote(','.join(args.metrics))}")
+    if args.records:
+        parts.append(f"--limit {args.records}")
     for flag in ("dtype", "device", "batch", "corpus"):
         value = getattr(args, flag)
         if value is not None:

@@ -74,11 +74,13 @@ class Diagnosis:
         checks: The checks in the order of display.
         memory: Forecasts by editor, for editors that state their requirements.
         left_out: Names of optional editors that cannot edit the model.
+        to_compute: Names of editors with a statistic that is not in the cache.
     """
 
     checks: tuple[Check, ...]
     memory: dict[str, MemoryForecast]
     left_out: frozenset[str] = frozenset()
+    to_compute: frozenset[str] = frozenset()
 
     @property
     def sound(self) -> bool:
@@ -154,6 +156,7 @@ def diagnose(
         device = "cpu"  # for the forecasts
     memory: dict[str, MemoryForecast] = {}
     left_out = set()
+    to_compute = set()
     to_write = 0
     unusable = any(check.verdict == "problem" for check in checks) or not _files(folder)
     for planned in editors:
@@ -190,6 +193,7 @@ def diagnose(
             check, available = _statistic(planned, statistic, folder, dtype)
             checks.append(check)
             if not available:
+                to_compute.add(name)
                 to_write += 4 * statistic.width**2
         memory[name] = forecast(shape, required, requests=requests, tokens=tokens, base=base)
         checks.append(_memory(name, memory[name], device))
@@ -197,7 +201,7 @@ def diagnose(
     if folder is not None and unpacked and is_dequantised(folder):
         unpacked = 0
     checks.append(_disk(shape, folder, to_write, unpacked))
-    return Diagnosis(tuple(checks), memory, frozenset(left_out))
+    return Diagnosis(tuple(checks), memory, frozenset(left_out), frozenset(to_compute))
 
 
 def _required(

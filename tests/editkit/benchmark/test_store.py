@@ -222,3 +222,19 @@ def test_keys_and_failed_rows_are_those_of_the_sound_rows(path: Path) -> None:
         assert store.with_keys("rows", "f", [(n,) for n in range(10_000)]).keys() == {
             (1,), (3,), (5,),
         }  # fmt: skip
+
+
+def test_commits_in_quick_succession_do_not_each_wait_for_the_disk(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr("editkit.benchmark.store.time.monotonic", lambda: now)
+    with Store(path) as store:
+        levels: list[str] = []
+        store._connection.set_trace_callback(
+            lambda text: levels.append(text.split()[-1]) if "synchronous" in text else None
+        )
+        for seconds in (0.0, 0.1, 0.05, 0.1, 5.0):
+            now += seconds
+            store.put_rows("f", [row(1)])
+        assert levels == ["FULL", "NORMAL", "NORMAL", "FULL", "FULL"]

@@ -146,6 +146,9 @@ def test_flags_exist(page: Path) -> None:
     of_other_tools |= {"--enable-lora", "--lora-modules", "--max-lora-rank"}  # vLLM
     of_other_tools |= {"--base", "--outtype"}  # llama.cpp's converters
     of_other_tools |= {"--model_args"}  # lm_eval
+    of_other_tools |= {"--array", "--requeue", "--signal", "--time", "--mem", "--gres"}  # Slurm
+    of_other_tools |= {"--job-name", "--cpus-per-task", "--open-mode"}
+    of_other_tools |= {"--generation"}  # editkit_benchmarks.scale
     of_other_tools |= {"--address", "--block", "--head", "--num-cpus", "--num-gpus"}  # ray start
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 

@@ -193,3 +193,27 @@ def test_the_command_to_paste_leaves_out_editors_that_cannot_edit_the_model(
     assert "rome" in command
     assert not {"ke", "ke-cf", "mend", "mend-cf"} & set(command)
     assert main([*command[1:], "--limit", "1", "--dry-run"]) == 0
+
+
+def test_a_prediction_measures_editors_and_needs_records(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--editor", "none", "--editor", "rome", "--batch", "2", "--joint", "4"]
+    flags += ["--set", "editors.rome.steps=1", "--set", "editors.rome.second_moment=false"]
+    assert main(["doctor", *flags, "--records", "40", "--workers", "3", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    prediction = document["prediction"]
+    none, rome = prediction["cells"]
+    assert (none["units"], none["rows"], none["skipped"]) == (10, 40, "")
+    assert rome["work_s"] > none["work_s"] > 0
+    assert rome["sequence_bytes"] > 0
+    assert prediction["low_s"] < prediction["wall_s"] < prediction["high_s"]
+    assert prediction["worker_bytes"] > 100 * 2**20
+    assert "--limit 40" in document["command"]
+    assert main(["doctor", *flags, "--records", "40", "--seconds", "0"]) == 0
+    text = capsys.readouterr().out
+    assert "not in the sums: none, rome (the time limit of 0 s was reached)" in " ".join(
+        text.split()
+    )
+    assert main(["doctor", "--workers", "3"]) == 2
+    assert "there is no --records" in capsys.readouterr().err

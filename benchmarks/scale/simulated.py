@@ -1,0 +1,184 @@
+"""A plan of any size, and a pool of simulated workers that answer it with realistic rows.
+
+The workers compute nothing: an answer is due a given time after its job was submitted. Everything
+else is the real code of a run. A driver that cannot keep up makes the answers late.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import heapq
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from editkit.benchmark.jobs import Answer, Begun, Job, Rows
+from editkit.benchmark.plan import Plan, cut, make_plan
+from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
+from editkit.records.digests import slice_digest
+from editkit.registry.plugins import Registry
+from editkit.results import Row
+from editkit.workers.pool import Answered, AnswerT, Crew, Done, Event, JobT, Recipe
+
+__all__ = ["SimulatedPool", "plan_of", "sample_rows"]
+
+_SAMPLES = 200
+_LENGTHS = {  # numbers per record that the metrics of the benchmark atlas keep
+    "efficacy/nll_new": 1,
+    "efficacy/nll_true": 1,
+    "neighborhood/nll_new": 10,
+    "neighborhood/nll_true": 10,
+    "paraphrase/nll_new": 2,
+    "paraphrase/nll_true": 2,
+    "same_subject/nll_new": 1,
+    "same_subject/nll_true": 1,
+    "same_subject/nll_true_before": 1,
+}
+_LENGTHS_OF_GENERATION = {
+    "attribute/nll_new": 10,
+    "attribute/nll_true": 10,
+    "fluency/entropies": 10,
+}
+_TEXTS, _CHARACTERS = 10, 480  # of 100 tokens each
+
+
+def plan_of(
+    registry: Registry,
+    *,
+    records: int,
+    editors: int,
+    generation: bool = False,
+    shard: tuple[int, int] = (1, 1),
+) -> Plan:
+    """The benchmark ``atlas``, or ``atlas-generation``, with its records repeated.
+
+    Args:
+        registry: Provides the benchmark.
+        records: How many records.
+        editors: How many of its editors, from the first.
+        generation: Whether edited models also write texts.
+        shard: (I, N): part I of N.
+    """
+    benchmark, place = load_benchmark("atlas-generation" if generation else "atlas", registry)
+    names = [choice.name for choice in benchmark.editors][:editors]
+    benchmark, _ = apply_flags(benchmark, Flags(editors=names))
+    plan = make_plan(benchmark, registry, place=place)
+    own = tuple(
+        dataclasses.replace(plan.records[i % len(plan.records)], case_id=i) for i in range(records)
+    )
+    dataset = {**plan.dataset, "digest": slice_digest(own), "n_records": records}
+    batches = [b for b in cut(own, plan.batch) if b.index % shard[1] == shard[0] - 1]
+    return dataclasses.replace(
+        plan, records=own, batches=tuple(batches), dataset=dataset, shard=shard
+    )
+
+
+def sample_rows(plan: Plan, *, generation: bool = False) -> list[Row]:
+    """Rows with random numbers, as many and as long as in a real run."""
+    draw = random.Random(0)
+    lengths = {**_LENGTHS, **(_LENGTHS_OF_GENERATION if generation else {})}
+    keys = [score.key for metric in plan.metrics for score in metric.scores]
+
+    def text() -> str:
+        return "".join(draw.choices("abcdefghijklmnopqrstuvwxyz     ", k=_CHARACTERS))
+
+    def row() -> Row:
+        return Row(
+            0,
+            "done",
+            {key: draw.random() for key in keys},
+            {key: [9 * draw.random() for _ in range(n)] for key, n in lengths.items()},
+            {"edit_s": draw.random(), "score_s": draw.random(), "prepare_s": draw.random()},
+            {"converged": True, "delta_norm": draw.random(), "loss": draw.random(), "steps": 10},
+            peak_rss_mb=500 + draw.random(),
+            texts={"generation": [text() for _ in range(_TEXTS)]} if generation else {},
+        )
+
+    return [row() for _ in range(_SAMPLES)]
+
+
+class Moment(NamedTuple):
+    """Seconds of the clock, and of the processor."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        """This moment."""
+        return cls(time.monotonic(), time.process_time())
+
+
+class SimulatedPool:
+    """Workers that answer a job after a fixed time per record.
+
+    Args:
+        plan: The plan that they work on.
+        rows: Rows to answer with, in turn.
+        workers: How many.
+        seconds: Seconds per record; 0 answers at once.
+    """
+
+    is_local = False
+
+    def __init__(self, plan: Plan, rows: Sequence[Row], *, workers: int, seconds: float) -> None:
+        self._plan, self._rows, self._workers, self._seconds = plan, rows, workers, seconds
+        self.moments: list[Moment] = []
+        """When the driver asked for the first answer, and when it had taken those of each job."""
+
+    @staticmethod
+    def rows_of(rows: Sequence[Row], cases: Iterable[int]) -> list[Row]:
+        """Rows of some cases, made from samples."""
+        now = time.time()
+        return [
+            dataclasses.replace(rows[case % len(rows)], case_id=case, completed_at=now)
+            for case in cases
+        ]
+
+    @contextlib.contextmanager
+    def opened(
+        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+    ) -> Iterator[Crew[JobT, AnswerT]]:
+        """The recipe is not used: simulated workers build nothing."""
+        crew = _Crew(self._plan, self._rows, self._workers, self._seconds, self.moments)
+        yield cast("Crew[JobT, AnswerT]", crew)
+
+
+class _Crew:
+    def __init__(
+        self, plan: Plan, rows: Sequence[Row], workers: int, seconds: float, moments: list[Moment]
+    ) -> None:
+        self.workers = workers
+        self._rows, self._seconds, self._moments = rows, seconds, moments
+        self._due: list[tuple[float, int, Job]] = []  # a heap
+        self._submitted = 0
+        environment = {"simulated": True}
+        self.about: Mapping[str, Any] = {
+            "model": plan.model_description(),
+            "environment": environment,
+        }
+
+    def about_worker(self, worker: str) -> Mapping[str, Any]:
+        return self.about
+
+    def submit(self, job: Job) -> int:
+        number = self._submitted
+        self._submitted += 1
+        due = time.monotonic() + self._seconds * len(job.unit.records)
+        heapq.heappush(self._due, (due, number, job))
+        return number
+
+    def events(self) -> Iterator[Event[Answer]]:
+        self._moments.append(Moment.now())
+        while self._due:
+            due, number, job = heapq.heappop(self._due)
+            if (early := due - time.monotonic()) > 0:
+                time.sleep(early)
+            worker = f"worker {number % self.workers}"
+            cases = [record.case_id for record in job.unit.records]
+            yield Answered(number, Begun(), worker)
+            yield Answered(number, Rows(SimulatedPool.rows_of(self._rows, cases)), worker)
+            yield Done(number)
+            self._moments.append(Moment.now())
