@@ -39,6 +39,7 @@ from editkit import (
     WeightDelta,
     applied,
 )
+from editkit.benchmark.shared_queries import ask_together
 from editkit.editing.outcomes import unwatched
 from editkit.editing.rome_rows import sampled_or_given_contexts
 from editkit_benchmarks.speed.shapes import atlas, first_records, gpt2_small
@@ -274,6 +275,7 @@ class Sides:
     ) -> list[list[float]]:
         """The two NLLs at every prompt of each record, through the three metrics."""
         models = EditedModels(self.model, deltas)
+        ask_together(models, records, self.metrics)  # as in a benchmark
         numbers: list[list[float]] = [[] for _ in records]
         for metric in self.metrics:
             prefix = getattr(metric, "prefix", "")

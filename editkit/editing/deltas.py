@@ -306,20 +306,23 @@ def check_all_fit(
     *,
     force: bool = False,
     in_order: bool = False,
+    look: bool = True,
 ) -> None:
-    """:func:`check_fits` for several deltas, reading the model's weights once.
+    """:func:`check_fits` for several deltas, reading the model's weights at most once.
 
     Args:
         model: The model.
         deltas: The deltas.
         force: Accept deltas of other models.
         in_order: Whether a delta may have been made on top of the ones before it.
+        look: Whether to read the weights; otherwise, writes through ``.data`` since they were last
+            read are not noticed.
 
     Raises:
         DeltaError: A delta does not fit.
     """
     if not force and any(delta.changes for delta in deltas):
-        identities = model.weights.acceptable()
+        identities = model.weights.acceptable(look=look)
         for place, delta in enumerate(deltas):
             if not delta.changes:
                 continue

@@ -63,7 +63,8 @@ class EditedModels:
     """One model under many deltas.
 
     Candidate scores and generated texts are cached, so that metrics with the same queries share the
-    work.
+    work. Weights that change are noticed, except for writes through ``.data``: read
+    ``model.fingerprint`` first where those can have happened.
 
     Args:
         model: The unedited model, or a model with applied edits, which stay applied.
@@ -102,7 +103,7 @@ class EditedModels:
         first = {key: edit for edit, key in reversed(list(enumerate(keys)))}
         self._first = [first[key] for key in keys]  # number of the first edit with the same delta
         self._distinct = {edit: self.deltas[edit] for edit in dict.fromkeys(self._first)}
-        check_all_fit(model, list(self._distinct.values()))
+        check_all_fit(model, list(self._distinct.values()), look=False)
         self._prompts = EditedPrompts(model, [delta.context for delta in deltas])
         self._batchable = all(_is_batchable(model, each) for each in self._distinct.values())
         self._scored: dict[CandidateQuery, list[CandidateScore]] = {}
@@ -122,7 +123,7 @@ class EditedModels:
         """Clear the cache if the weights changed, and raise if a delta no longer fits."""
         state = self.model.weights.state()
         if state != self._state:
-            check_all_fit(self.model, list(self._distinct.values()))
+            check_all_fit(self.model, list(self._distinct.values()), look=False)
             self._scored.clear()
             self._generated.clear()
             self._state = self.model.weights.state()

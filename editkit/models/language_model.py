@@ -422,13 +422,19 @@ class LanguageModel(TextReader):
         flags = [(p, p.requires_grad) for p in self.hf.parameters()]
         modes = [(m, m.training) for m in self.hf.modules()]
         try:
-            self.hf.requires_grad_(False).eval()
+            for parameter, flag in flags:
+                if flag:
+                    parameter.requires_grad_(False)
+            if any(mode for _, mode in modes):
+                self.hf.eval()
             yield
         finally:
             for parameter, flag in flags:
-                parameter.requires_grad_(flag)
+                if parameter.requires_grad != flag:
+                    parameter.requires_grad_(flag)
             for module, mode in modes:
-                module.training = mode
+                if module.training != mode:
+                    module.training = mode
 
 
 # ---------------------------------------------------------------- what can be a LanguageModel

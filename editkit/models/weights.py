@@ -172,13 +172,20 @@ class Weights:
                 self.identity()
             return str(self._foreign or self._root)
 
-    def acceptable(self) -> list[str]:
+    def acceptable(self, *, look: bool = True) -> list[str]:
         """The identities of the models whose deltas may be applied now.
 
         These are the base, and the base with the first, the first two, ... applied edits.
+
+        Args:
+            look: As for :meth:`base`.
         """
         with self._lock:
-            now = self.identity()
+            if look:
+                self.identity()
+            else:
+                self.state()
+            now = self._foreign or self._with_edits()
             if self._foreign or not self._in_order():
                 return [now]
             identities = [self._root or now]
