@@ -9,11 +9,19 @@ import pytest
 import torch
 
 from editkit import EditedModels, Fact, LanguageModel, applied
+from editkit.covariance.second_moment import Whitening, compute_second_moment
 from editkit.editing.edited_models import CandidateQuery, GenerationQuery, TextQuery
+from editkit.editing.gradients import LowerBlocks, edit_gradients
 from editkit.models.running import forward
 from editkit_plugins.finetune.config import FineTuneConfig
 from editkit_plugins.finetune.editor import FineTuneEditor
+from editkit_plugins.learned.settings import KeSettings, MendSettings
+from editkit_plugins.learned.trained import new_network
+from editkit_plugins.memit.config import MemitConfig
+from editkit_plugins.memit.editor import MemitEditor
 from editkit_plugins.rome.editor import RomeEditor
+from editkit_plugins.tracing.causal_tracing import CausalTracingLocator
+from editkit_plugins.tracing.config import CausalTracingConfig
 from tests.editkit.editing.test_deltas import delta_for
 from tests.parity import difference
 from tests.plugins.rome.oracle import solve_plainly
@@ -112,6 +120,59 @@ def test_half_precision_scores_are_those_of_rows_alone(name: str, dtype: torch.d
 def test_traces_are_those_of_whole_prompts(name: str) -> None:
     model = on_gpu(name)
     assert_close(*both_ways(model, Fact("They say Rome is", "Rome", "Lima"), window=2, samples=1))
+
+
+def test_traces_are_those_of_the_cpu() -> None:
+    locator = CausalTracingLocator(CausalTracingConfig(window=2, samples=2, noise_level=0.1))
+    fact = Fact("They say Rome is", "Rome", "Lima")
+    for actual, expected in zip(
+        *(locator.maps(each, [fact])[0] for each in (on_gpu(), windowed("gpt2", 6))), strict=True
+    ):
+        for row, other in zip(actual.scores, expected.scores, strict=True):
+            assert row == pytest.approx(other, rel=1e-3, abs=1e-6)
+        assert actual.baselines == pytest.approx(expected.baselines, rel=1e-3, abs=1e-6)
+
+
+def test_statistics_and_solves_are_those_of_the_cpu() -> None:
+    model, cpu = on_gpu(), windowed("gpt2", 6)
+    texts = ["Rome is the capital of Italy.", "They say Paris is large.", "Lima"]
+    path = model.path(1, "mlp_out")
+    moment = compute_second_moment(model, path, texts)
+    expected = compute_second_moment(cpu, path, texts)
+    assert moment.count == expected.count
+    assert difference(moment.matrix, expected.matrix) < 1e-4
+    whitening = Whitening.of(expected, 0.1)
+    key = torch.randn(3, len(expected.matrix), generator=torch.Generator().manual_seed(0))
+    solved = whitening.solve(key.to("cuda"))
+    assert solved.device.type == "cuda"
+    assert difference(solved.cpu(), whitening.solve(key)) < 1e-5
+
+
+def test_memit_is_that_of_the_cpu() -> None:
+    values = {"layers": (0, 1), "steps": 4, "second_moment": False, "context_lengths": ()}
+    deltas = [
+        MemitEditor(MemitConfig(**values)).edit_jointly(each, REQUESTS)
+        for each in (on_gpu(), windowed("gpt2", 6))
+    ]
+    assert deltas[0].changes.keys() == deltas[1].changes.keys()
+    for name, change in deltas[0].changes.items():
+        assert difference(change.dense().cpu(), deltas[1].changes[name].dense()) < 1e-3
+
+
+@pytest.mark.parametrize("settings", [MendSettings(rank=4, blocks=1), KeSettings(blocks=1)])
+def test_learned_edits_are_those_of_the_cpu(settings: MendSettings | KeSettings) -> None:
+    changes = []
+    for model in (on_gpu(), windowed("gpt2", 6)):
+        facts = [[each.completion] for each in model.requested(REQUESTS)]
+        network = new_network(model, settings)
+        below = LowerBlocks(model, model.n_layers - settings.blocks)
+        gradients = edit_gradients(below, facts, network.paths)
+        network.update_statistics(gradients)
+        with torch.no_grad():
+            changed = network.eval().changes(gradients, facts)
+        changes.append({name: each.low_rank(0).dense().cpu() for name, each in changed.items()})
+    for name, change in changes[0].items():
+        assert difference(change, changes[1][name]) < 1e-3
 
 
 def test_texts_do_not_depend_on_what_is_written_beside() -> None:

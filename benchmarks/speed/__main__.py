@@ -16,12 +16,14 @@ from typing import Any
 import torch
 
 from editkit.errors import EditkitError
-from editkit_benchmarks.speed import published
+from editkit_benchmarks.speed import device, published
 from editkit_benchmarks.speed.cases import CASES, Case
 from editkit_benchmarks.speed.limits import Rates
+from editkit_benchmarks.speed.shapes import SHAPES
 from editkit_benchmarks.speed.timing import best_of, document, now
 
-Results = list[dict[str, Any]]
+Answer = Callable[[argparse.Namespace, Callable[[str], None]], dict[str, Any]]
+"""Measures, and returns the JSON document."""
 
 
 def measure(case: Case, repeats: int, rates: Rates) -> dict[str, Any]:
@@ -48,7 +50,8 @@ def measure(case: Case, repeats: int, rates: Rates) -> dict[str, Any]:
     return result
 
 
-def _plain(args: argparse.Namespace, rates: Rates, show: Callable[[str], None]) -> Results:
+def _plain(args: argparse.Namespace, show: Callable[[str], None]) -> dict[str, Any]:
+    rates = Rates()
     known = {case.name: case for case in CASES}
     results = []
     for name in args.cases or known:
@@ -65,10 +68,10 @@ def _plain(args: argparse.Namespace, rates: Rates, show: Callable[[str], None]) 
                 f"{limit['limit_ms']:.1f} ms for {limit['flops'] / 1e9:.2f} GFLOP; "
                 f"bound by {limit['bound_by']}\n"
             )
-    return results
+    return document("plain", "cpu", results, rates)
 
 
-def _published(args: argparse.Namespace, rates: Rates, show: Callable[[str], None]) -> Results:
+def _published(args: argparse.Namespace, show: Callable[[str], None]) -> dict[str, Any]:
     code = published.load_published(args.rome)
     results = []
     for name in args.cases or published.CASES:
@@ -81,7 +84,16 @@ def _published(args: argparse.Namespace, rates: Rates, show: Callable[[str], Non
             "of CPU time; largest relative difference "
             f"{result['largest_relative_difference']:.1e}\n"
         )
-    return results
+    return document("published", "cpu", results)
+
+
+def _device(args: argparse.Namespace, show: Callable[[str], None]) -> dict[str, Any]:
+    options = device.Options.of(
+        args.device, minutes=args.minutes, out=args.out, shape=args.shape, cases=args.cases
+    )
+    answer = device.measure(options, show)
+    show(f"results: {options.out}\n")
+    return answer
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     questions = top.add_subparsers(dest="question", required=True, metavar="QUESTION")
 
     def add(
-        name: str, summary: str, run: Callable[..., Results], cases: Sequence[str], threads: int
+        name: str, summary: str, run: Answer, cases: Sequence[str], threads: int | None
     ) -> argparse.ArgumentParser:
         one = questions.add_parser(name, help=summary, description=summary)
         one.set_defaults(run=run)
@@ -105,13 +117,25 @@ def parser() -> argparse.ArgumentParser:
             type=_one_of(cases),
             help=f"cases to run (all): {', '.join(cases)}",
         )
-        one.add_argument("--repeats", type=int, default=3, help="repeats; the best one counts (3)")
         one.add_argument("--threads", type=int, default=threads, help=f"torch threads ({threads})")
         one.add_argument("--json", action="store_true", help="print one JSON document")
         return one
 
-    add("plain", "against the plain way and the limit", _plain, [c.name for c in CASES], 1)
+    on_device = add("device", "on one device within some minutes", _device, device.NAMES, None)
+    on_device.add_argument("--device", default="cuda", help="cuda, cuda:1, ... or cpu (cuda)")
+    on_device.add_argument("--minutes", type=float, default=8.0, help="time for everything (8)")
+    on_device.add_argument(
+        "--shape",
+        choices=tuple(SHAPES),
+        help="shape of most cases (gpt2-xl; on a CPU, tiny)",
+    )
+    on_device.add_argument(
+        "--out", type=Path, default=Path("speed.json"), help="file of results (speed.json)"
+    )
+    plain = add("plain", "against the plain way and the limit", _plain, [c.name for c in CASES], 1)
     against = add("published", "against ROME's published code", _published, published.CASES, 1)
+    for one in (plain, against):
+        one.add_argument("--repeats", type=int, default=3, help="repeats; the best one counts (3)")
     against.add_argument(
         "--rome", type=Path, required=True, help="a clone of github.com/kmeng01/rome"
     )
@@ -131,10 +155,12 @@ def _one_of(names: Sequence[str]) -> Callable[[str], str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Answer one question."""
-    args = parser().parse_args(arguments)
-    torch.set_num_threads(args.threads)
-
-    rates = Rates()
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and given[0].startswith("--") and given[0] != "--help":
+        given.insert(0, "device")
+    args = parser().parse_args(given)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
 
     def show(text: str) -> None:
         if not args.json:
@@ -142,15 +168,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
 
     try:
-        results = args.run(args, rates, show)
+        answer = args.run(args, show)
     except EditkitError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     if args.json:
-        sys.stdout.write(
-            json.dumps(document(args.question, "cpu", results, rates), indent=1) + "\n"
-        )
-    return 0
+        sys.stdout.write(json.dumps(answer, indent=1) + "\n")
+    return int(any("failed" in result for result in answer["results"]))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from editkit import EditkitError, LanguageModel, Record, UsageError, load_model
+from editkit.storage.digests import key_of
 from editkit_benchmarks.atlas.dataset import AtlasConfig, AtlasDataset
 
 
@@ -119,7 +120,11 @@ def random_model(name: str, device: str = "cpu") -> LanguageModel:
     with torch.random.fork_rng(devices=gpus), torch.device(device):
         torch.manual_seed(0)
         hf = AutoModelForCausalLM.from_config(shape.config, dtype=shape.dtype)
-    return LanguageModel(hf.to(device).eval(), atlas().tokenizer, name=f"{name}-random")
+    # Random draws depend on the device and on torch. Hashing the weights would take a minute.
+    fingerprint = key_of({"shape": name, "device": device, "torch": torch.__version__})
+    return LanguageModel(
+        hf.to(device), atlas().tokenizer, name=f"{name}-random", fingerprint=fingerprint
+    )
 
 
 @functools.cache

@@ -43,14 +43,14 @@ def relative_difference(one: Sequence[float], other: Sequence[float]) -> float:
 
 
 def document(
-    question: str, device: str, results: Sequence[dict[str, Any]], rates: Rates
+    question: str, device: str, results: Sequence[dict[str, Any]], *rates: Rates
 ) -> dict[str, Any]:
     """The JSON document of a measurement: the machine, its libraries and threads, the results."""
     machine = environment_of({"device": device, "attention": None})
     return {
         "schema": 1,
         "question": question,
-        "machine": {**machine, "rates": rates.to_dict()},
+        "machine": {**machine, "rates": [each.to_dict() for each in rates]},
         "results": list(results),
     }
 

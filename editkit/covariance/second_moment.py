@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -99,9 +100,28 @@ class Whitening:
 
     def solve(self, key: Tensor) -> Tensor:
         """C⁻¹ k for one key, (D,), or several, (n, D); float32, on the key's device."""
-        columns = key.double().cpu().reshape(-1, key.shape[-1]).T  # (D, n)
-        solved = torch.cholesky_solve(columns, self.factor).T.reshape(key.shape)
+        factor = self._near(key.device)
+        columns = key.to(factor.device, torch.float64).reshape(-1, key.shape[-1]).T  # (D, n)
+        solved = torch.cholesky_solve(columns, factor).T.reshape(key.shape)
         return solved.to(key.device, torch.float32)
+
+    def _near(self, device: torch.device) -> Tensor:
+        """The factor on a GPU, once it was needed there; if there is no room, that of the CPU.
+
+        A solve reads the whole factor twice: 0.25 s per edit on one core for GPT-2 XL's D of 6,400.
+        """
+        if device.type != "cuda":
+            return self.factor
+        if device not in self._on_gpus:
+            try:
+                self._on_gpus[device] = self.factor.to(device)
+            except torch.OutOfMemoryError:
+                self._on_gpus[device] = self.factor
+        return self._on_gpus[device]
+
+    @functools.cached_property
+    def _on_gpus(self) -> dict[torch.device, Tensor]:
+        return {}
 
     def matrix(self) -> Tensor:
         """C with its ridge, (D, D), float64."""
