@@ -23,6 +23,7 @@ from editkit.benchmark.published import published_for
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Flags, apply_flags
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
+from editkit.cli.pools import add_pool_flags, pool_for
 from editkit.cli.signals import terminable
 from editkit.data_types import Report
 from editkit.errors import ConfigError, TrackingError, did_you_mean
@@ -54,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser, "--out", default=None, help="folder of results (default: editkit-results/NAME)"
     )
+    add_pool_flags(parser)
     add_flags(parser, "--no-mlflow", "--quiet")
 
 
@@ -74,12 +76,14 @@ def run(args: argparse.Namespace) -> int:
     benchmark, note = within_limit(benchmark)
     if note:
         _log.warning("%s", note)
+    pool, model = pool_for(args, benchmark.model)
+    benchmark = benchmark.model_copy(update={"model": model})
     plan: Plan | None = None
     finished: Finished | None = None
     averages: list[AverageTrace] = []
     with terminable():
         if experiment.edits:
-            benchmark, values, _ = choose_layers(benchmark, values, registry)
+            benchmark, values, _ = choose_layers(benchmark, values, registry, pool)
             place = f"experiment {experiment.name}"
             plan = make_plan(benchmark, registry, place=place, values=values)
             for warning in plan.warnings:
@@ -91,11 +95,13 @@ def run(args: argparse.Namespace) -> int:
 
                 edited_cells(experiment.tracing, plan)  # refuses unknown names before any work
             tracking = not args.no_mlflow
-            finished = run_plan(plan, out, registry, tracking=tracking, quiet=args.quiet)
+            finished = run_plan(plan, out, registry, tracking=tracking, quiet=args.quiet, pool=pool)
         if experiment.tracing is not None:
             from editkit_benchmarks.experiments.tracing import trace_all
 
-            averages = trace_all(experiment.tracing, benchmark, values, plan, out, quiet=args.quiet)
+            averages = trace_all(
+                experiment.tracing, benchmark, values, plan, out, pool=pool, quiet=args.quiet
+            )
     if finished is not None:
         cells = finished.document(differences=False)["cells"]
         sys.stdout.write(run_table(finished.run, cells, terminal=sys.stdout.isatty()))

@@ -21,7 +21,7 @@ from editkit.benchmark.cell_bench import (
 from editkit.benchmark.environment import environment_of
 from editkit.benchmark.group_bench import GroupBench
 from editkit.benchmark.inputs import load_model_of
-from editkit.benchmark.jobs import Answer, Begun, Job
+from editkit.benchmark.jobs import Answer, Begun, Job, WeightsChanged
 from editkit.benchmark.plan import Plan, PlannedMetric
 from editkit.benchmark.spec import ModelChoice
 from editkit.errors import EditkitError, ModelError, PluginError
@@ -171,7 +171,12 @@ class Bench:
             current = self._bench_of(job.cell)
             current.prepare()
             self._current = current
-        yield from current.do(job)
+        try:
+            yield from current.do(job)
+        except Exception:
+            if self._instruments.guard.is_unchanged():
+                raise
+            yield WeightsChanged()  # which explains the error
 
     def _bench_of(self, fingerprint: str) -> CellBench:
         own = self._cells[fingerprint]

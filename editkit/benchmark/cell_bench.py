@@ -23,7 +23,6 @@ from editkit.benchmark.jobs import (
     Part,
     Rows,
     Trying,
-    Warned,
     WeightsChanged,
 )
 from editkit.benchmark.metric_answers import BadScores, collect
@@ -175,9 +174,10 @@ class BatchBench(CellBench):
                 raise
             _log.debug("batch %d of %s failed", index, self.cell.editor, exc_info=error)
             if is_out_of_memory(error) and len(records) > 1:
-                yield Warned(
-                    f"{self.cell.editor}: {len(records)} records together did not fit into memory "
-                    f"({reason_of(error)}); edited and scored one by one"
+                _log.warning(
+                    "%s: %d records together do not fit into memory (%s). They are edited and "
+                    "scored one by one.",
+                    *(self.cell.editor, len(records), reason_of(error)),
                 )
         if not rows:  # after the handler, whose traceback holds the tensors of the batch
             free_memory()

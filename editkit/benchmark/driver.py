@@ -4,7 +4,7 @@ Only the driver touches the output folder, calls observers and shows progress. W
 are, units are those of the plan, so rows do not depend on who computes them.
 
 A unit that loses its worker is done again, a group of facts from its last state. Once it has lost
-:data:`PATIENCE` workers without rows in between, or one that ran out of memory, it is done part by
+:data:`~editkit.workers.pool.MOST_LOSSES` workers without rows in between, or one that ran out of memory, it is done part by
 part. A part that loses as many gets failed rows, and the run continues.
 """
 
@@ -31,7 +31,6 @@ from editkit.benchmark.jobs import (
     Rows,
     Saved,
     Trying,
-    Warned,
     WeightsChanged,
     Written,
 )
@@ -39,15 +38,12 @@ from editkit.benchmark.observers import Observers
 from editkit.benchmark.plan import Batch, Plan
 from editkit.benchmark.sequence_files import SequenceFiles
 from editkit.benchmark.store import Store
-from editkit.errors import PluginError
+from editkit.errors import ClusterError, PluginError
 from editkit.progress import Counter
 from editkit.results import Cell, Run
-from editkit.workers.pool import Answered, Crew, Done, Lost
+from editkit.workers.pool import MOST_LOSSES, Answered, Crew, Done, Lost
 
-__all__ = ["PATIENCE", "Driver", "discard_units", "steps_of"]
-
-PATIENCE = 3
-"""Workers that a unit, or a part of it, may lose in a row."""
+__all__ = ["Driver", "discard_units", "steps_of"]
 
 _Crew: TypeAlias = Crew[Job, Answer]
 _log = logging.getLogger(__name__)
@@ -151,6 +147,7 @@ class Driver:
 
         Raises:
             PluginError: An editor changed the model; its rows of this run are discarded.
+            ClusterError: Workers are lost again and again while an editor is prepared.
             EditkitError: A worker cannot continue, or the store cannot be written.
         """
         self._keep_busy()
@@ -259,8 +256,6 @@ class Driver:
                 unit.lost = 0
             case Advanced(steps):
                 self._count(unit, steps)
-            case Warned(text):
-                _log.warning("%s", text)
             case WeightsChanged():
                 self._discard(unit.cell)
                 raise PluginError(
@@ -331,24 +326,25 @@ class Driver:
         """Decide how a unit is done again after it lost a worker.
 
         Raises:
-            PluginError: It has lost too many before they tried anything.
+            ClusterError: It has lost too many before they tried anything.
         """
         _log.warning("%s: its worker was lost (%s). It is done again.", unit.name, event.reason)
         unit.lost += 1
         part, unit.trying = unit.trying, None
         if unit.care is None:
-            if event.out_of_memory or unit.lost >= PATIENCE:
+            if event.out_of_memory or unit.lost >= MOST_LOSSES:
                 _log.warning("%s: is done part by part from now on.", unit.name)
                 unit.care, unit.lost = Care(), 0
         elif part is not None:
             unit.lost_in[part] += 1
-            if unit.lost_in[part] >= PATIENCE:
-                reason = f"lost {PATIENCE} workers, the last one: {event.reason}"
-                _log.warning("%s: gives up %s, which %s.", unit.name, part, reason)
+            if unit.lost_in[part] >= MOST_LOSSES:
+                reason = f"{MOST_LOSSES} workers were lost in a row: {event.reason}"
+                _log.warning("%s: gives up %s: %s.", unit.name, part, reason)
                 unit.care = Care({**unit.care.given_up, part: reason})
-        elif unit.lost >= PATIENCE:
-            raise PluginError(
-                f"{editor_of(unit.cell)} lost {PATIENCE} workers in a row while it was prepared, "
-                f"the last one: {event.reason}.",
-                hint="Give workers more memory, or choose other editors with --editor.",
+        elif unit.lost >= MOST_LOSSES:
+            raise ClusterError(
+                f"{MOST_LOSSES} workers in a row were lost while {editor_of(unit.cell)} was prepared: "
+                f"{event.reason}.",
+                hint="Give each worker more memory (fewer --workers), or choose other editors with "
+                "--editor.",
             )

@@ -29,7 +29,6 @@ __all__ = [
     "Rows",
     "Saved",
     "Trying",
-    "Warned",
     "WeightsChanged",
     "Written",
 ]
@@ -163,13 +162,6 @@ class Advanced:
 
 
 @dataclasses.dataclass(frozen=True)
-class Warned:
-    """A warning for the person who watches the run."""
-
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
 class WeightsChanged:
     """The editor changed the model's own weights: the run must stop. The last answer of a job."""
 
@@ -181,4 +173,4 @@ class Trying:
     part: Part
 
 
-Answer: TypeAlias = Begun | Rows | Saved | Advanced | Warned | WeightsChanged | Trying
+Answer: TypeAlias = Begun | Rows | Saved | Advanced | WeightsChanged | Trying

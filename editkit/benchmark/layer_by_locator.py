@@ -7,22 +7,21 @@ the cell's fingerprint like a layer that the user gave.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import typing
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from editkit.benchmark.dependencies import dependencies
 from editkit.benchmark.inputs import load_model_of, load_records
-from editkit.benchmark.spec import Benchmark, PluginValues
+from editkit.benchmark.spec import Benchmark, ModelChoice, PluginValues
 from editkit.data_types import Fact, Localization, fact_of
 from editkit.errors import ConfigError
+from editkit.interfaces import Config, Locator
 from editkit.registry.config import GivenValues, config_class, resolve_config
-from editkit.registry.plugins import Registry
+from editkit.registry.plugins import Registry, default_registry
 from editkit.storage.cache import cached_texts
-
-if TYPE_CHECKING:
-    from editkit.interfaces import Locator
 
 __all__ = ["choose_layers"]
 
@@ -119,6 +118,45 @@ def _choose(
         f"average over {len(rows)} known facts of {source})"
     )
     return layer, why
+
+
+@dataclasses.dataclass(frozen=True)
+class LocatingRecipe:
+    """How a worker builds a bench that locates.
+
+    Attributes:
+        model: The model.
+        locator: Name of the locator.
+        config: Its configuration.
+        registry: Provides it. A worker in another process has its own.
+    """
+
+    model: ModelChoice
+    locator: str
+    config: Config
+    registry: Registry | None
+
+    def build(self) -> LocatingBench:
+        """Load the model."""
+        return LocatingBench(self)
+
+
+class LocatingBench:
+    """A model and a locator."""
+
+    def __init__(self, recipe: LocatingRecipe) -> None:
+        registry = recipe.registry or default_registry()
+        self._model = load_model_of(recipe.model)
+        self._locator: Locator[Any] = registry.build("locator", recipe.locator, recipe.config)
+
+    def about(self) -> Mapping[str, Any]:
+        """Nothing: the driver knows everything."""
+        return {}
+
+    def do(self, job: tuple[Fact, ...]) -> Iterator[list[str]]:
+        """The effects at the subject's last token by layer, as JSON, of facts that are known."""
+        localizations = self._locator.for_facts(self._model, job).locate(self._model, job)
+        yield [json.dumps(_at_subject(each)) for each in localizations if _known(each)]
 
 
 def _known(localization: Localization) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 
+from editkit.benchmark.spec import ModelChoice
 from editkit.cli.arguments import ANY_CLUSTER, add_flags
 from editkit.errors import UsageError
+from editkit.reprs import counted
+from editkit.workers.placement import Placement
 from editkit.workers.pool import InProcess, Pool
 
-__all__ = ["add_pool_flags", "pool_of"]
+__all__ = ["add_pool_flags", "placement_in_words", "placement_of", "pool_for", "pool_of"]
 
 
 def add_pool_flags(parser: argparse.ArgumentParser) -> None:
@@ -61,3 +64,47 @@ def pool_of(args: argparse.Namespace, device: str) -> Pool:
         )
     address = None if args.ray == ANY_CLUSTER else args.ray
     return RayPool(address, workers=args.workers, gpus_per_worker=gpus)
+
+
+def pool_for(args: argparse.Namespace, model: ModelChoice) -> tuple[Pool, ModelChoice]:
+    """The pool that the flags ask for, and the model as its workers load it.
+
+    Workers with a GPU load the model there, and workers with several spread it over them, unless
+    the user chose a device.
+
+    Args:
+        args: As for :func:`pool_of`.
+        model: The model.
+
+    Raises:
+        UsageError, ClusterError: As for :func:`pool_of`.
+    """
+    pool = pool_of(args, "cuda" if model.device_map is not None else model.device)
+    gpus = getattr(pool, "gpus_per_worker", 0)
+    if gpus and not {"device", "device_map"} & model.model_fields_set:
+        placed = {"device_map": "auto"} if gpus > 1 else {"device": "cuda"}
+        return pool, model.model_copy(update=placed)
+    return pool, model
+
+
+def placement_of(pool: Pool) -> Placement | None:
+    """How the machines of a cluster would be shared among workers; None for this process.
+
+    Raises:
+        ClusterError: There is no such cluster.
+    """
+    if pool.is_local:
+        return None
+    from editkit.workers.ray_pool import RayPool
+
+    return pool.placement() if isinstance(pool, RayPool) else None
+
+
+def placement_in_words(placement: Placement) -> str:
+    """As in ``8 workers, each with 4 processors and 1 GPU``."""
+    each = counted(placement.cpus, "processor")
+    each += f" and {placement.gpus:g} GPU{'s' * (placement.gpus > 1)}" if placement.gpus else ""
+    text = f"{counted(placement.workers, 'worker')}, each with {each}"
+    if placement.at_once < placement.workers:
+        text += f"; the cluster has room for {placement.at_once} of them now"
+    return text

@@ -31,6 +31,7 @@ from editkit.cli.arguments import (
     names,
     parse_sets,
 )
+from editkit.cli.pools import add_pool_flags, placement_in_words, placement_of, pool_for
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.cli.signals import terminable
 from editkit.errors import EditkitError, TrackingError, UsageError
@@ -46,6 +47,7 @@ from editkit.terminal import aligned
 
 if TYPE_CHECKING:
     from editkit.doctor.diagnose import Check, Diagnosis
+    from editkit.workers.placement import Placement
 
 EXIT_FAILED_RECORDS = EXIT_PROBLEM = 1
 _TASKS = "lm-eval"  # the metric that --tasks adds
@@ -90,6 +92,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="compute records again that failed, and keep all others",
     )
     add_flag(parser, "--shard", type=_shard, metavar="I/N", help="run only part I of N")
+    add_pool_flags(parser)
     add_flags(parser, "--no-mlflow", "--json")
     add_flag(parser, "--dry-run", action="store_true", help="print the plan and run nothing")
     add_flag(parser, "--quiet")
@@ -124,7 +127,9 @@ def run(args: argparse.Namespace) -> int:
             "--sequential N.",
         )
     values = with_corpus(benchmark, values, args.corpus, registry)
-    benchmark, values, chosen = choose_layers(benchmark, values, registry)
+    pool, model = pool_for(args, benchmark.model)
+    benchmark = benchmark.model_copy(update={"model": model})
+    benchmark, values, chosen = choose_layers(benchmark, values, registry, pool)
     shard = args.shard or (1, 1)
     plan = make_plan(
         benchmark,
@@ -141,7 +146,10 @@ def run(args: argparse.Namespace) -> int:
     _warn_of_rejected(plan)
     if args.dry_run:
         diagnosis = diagnosis_of(plan, registry)
-        _print_plan(plan, args, diagnosis)
+        workers = placement_of(pool)
+        if workers is not None:
+            diagnosis = _without_this_machine(diagnosis)
+        _print_plan(plan, args, diagnosis, workers)
         return 0 if diagnosis.sound else EXIT_PROBLEM
     with terminable():
         try:
@@ -153,6 +161,7 @@ def run(args: argparse.Namespace) -> int:
                 retry_failed=args.retry_failed,
                 tracking=not args.no_mlflow,
                 quiet=args.quiet,
+                pool=pool,
             )
         except KeyboardInterrupt:
             _warn_of_interruption(args, plan)
@@ -267,6 +276,16 @@ def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
     return dataclasses.replace(diagnosis, checks=(*diagnosis.checks, *of_judges))
 
 
+def _without_this_machine(diagnosis: Diagnosis) -> Diagnosis:
+    """Without what is about the device and memory of this machine, where no model is loaded."""
+    checks = tuple(
+        check
+        for check in diagnosis.checks
+        if check.topic != "device" and not check.topic.startswith("memory of ")
+    )
+    return dataclasses.replace(diagnosis, checks=checks)
+
+
 def _checks_of_judges(plan: Plan) -> Iterator[Check]:
     """What the judges of metrics lack, such as a key; nothing is asked of them."""
     for metric in plan.metrics:
@@ -284,7 +303,9 @@ def _checks_of_judges(plan: Plan) -> Iterator[Check]:
             yield Check(topic, "ok", config.judge)
 
 
-def _print_plan(plan: Plan, args: argparse.Namespace, diagnosis: Diagnosis) -> None:
+def _print_plan(
+    plan: Plan, args: argparse.Namespace, diagnosis: Diagnosis, workers: Placement | None
+) -> None:
     path = args.out / STORE_FILE
     with contextlib.ExitStack() as stack:
         store = None
@@ -295,10 +316,12 @@ def _print_plan(plan: Plan, args: argparse.Namespace, diagnosis: Diagnosis) -> N
             for planned in plan.cells
         ]
     write = _plan_as_json if args.json else _plan_as_text
-    sys.stdout.write(write(plan, left, diagnosis))
+    sys.stdout.write(write(plan, left, diagnosis, workers))
 
 
-def _plan_as_json(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
+def _plan_as_json(
+    plan: Plan, left: list[int], diagnosis: Diagnosis, workers: Placement | None
+) -> str:
     cells = [
         {
             "editor": planned.cell.editor,
@@ -323,6 +346,7 @@ def _plan_as_json(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
         "model": plan.model_description(),
         "dataset": dict(plan.dataset),
         "batches": len(plan.batches),
+        "workers": None if workers is None else dataclasses.asdict(workers),
         "cells": cells,
         "left_out": {name: str(error) for name, error in plan.left_out.items()},
         "ok": diagnosis.sound,
@@ -378,7 +402,9 @@ class _Size:
         return models, ", ".join(map(str, self.checkpoints)), f"{self.rows}{more}"
 
 
-def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
+def _plan_as_text(
+    plan: Plan, left: list[int], diagnosis: Diagnosis, workers: Placement | None
+) -> str:
     rows = [
         (
             planned.cell.editor,
@@ -399,6 +425,8 @@ def _plan_as_text(plan: Plan, left: list[int], diagnosis: Diagnosis) -> str:
         f"benchmark {plan.benchmark}: {n_records} records{of_edits} of {plan.dataset['name']} in "
         f"{batches}, on {plan.model.name} ({plan.model.dtype})\n"
     )
+    if workers is not None:
+        head += f"{placement_in_words(workers)}\n"
     checks = [
         (check.verdict, check.topic, check.text)
         for check in diagnosis.checks

@@ -95,9 +95,7 @@ class RayPool:
 
         Returns as soon as the first bench is built; the others join when theirs are.
         """
-        processors = len(os.sched_getaffinity(0))
-        more = self.workers is not None and self.workers > processors
-        with connected(self.address, cpus=self.workers if more else None) as cluster:
+        with self._connected() as cluster:
             placement = place(cluster.machines(), self.workers, self.gpus_per_worker)
             if placement.at_once == 0 and (cluster.is_own or not placement.workers):
                 raise ClusterError(
@@ -111,6 +109,20 @@ class RayPool:
                 yield crew
             finally:
                 crew.close()
+
+    def placement(self) -> Placement:
+        """How the machines of the cluster would be shared among workers now.
+
+        Raises:
+            ClusterError: There is no such cluster.
+        """
+        with self._connected() as cluster:
+            return place(cluster.machines(), self.workers, self.gpus_per_worker)
+
+    def _connected(self) -> contextlib.AbstractContextManager[Cluster]:
+        processors = len(os.sched_getaffinity(0))
+        more = self.workers is not None and self.workers > processors
+        return connected(self.address, cpus=self.workers if more else None)
 
 
 class _Stage(enum.Enum):
