@@ -4,8 +4,8 @@ Only the driver touches the output folder, calls observers and shows progress. W
 are, units are those of the plan, so rows do not depend on who computes them.
 
 A unit that loses its worker is done again, a group of facts from its last state. Once it has lost
-:data:`~editkit.workers.pool.MOST_LOSSES` workers without rows in between, or one that ran out of memory, it is done part by
-part. A part that loses as many gets failed rows, and the run continues.
+three workers without rows in between, or one that ran out of memory, it is done part by part. A
+part that loses three gets failed rows, and the run continues.
 """
 
 from __future__ import annotations
@@ -343,8 +343,8 @@ class Driver:
                 unit.care = Care({**unit.care.given_up, part: reason})
         elif unit.lost >= MOST_LOSSES:
             raise ClusterError(
-                f"{MOST_LOSSES} workers in a row were lost while {editor_of(unit.cell)} was prepared: "
-                f"{event.reason}.",
+                f"{MOST_LOSSES} workers in a row were lost while {editor_of(unit.cell)} was "
+                f"prepared: {event.reason}.",
                 hint="Give each worker more memory (fewer --workers), or choose other editors with "
                 "--editor.",
             )

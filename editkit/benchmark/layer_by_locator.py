@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.dependencies import dependencies
-from editkit.benchmark.inputs import load_model_of, load_records
+from editkit.benchmark.inputs import fingerprint_of, load_model_of, load_records
 from editkit.benchmark.spec import Benchmark, ModelChoice, PluginValues
 from editkit.data_types import Fact, Localization, fact_of
 from editkit.errors import ConfigError
@@ -22,6 +22,7 @@ from editkit.interfaces import Config, Locator
 from editkit.registry.config import GivenValues, config_class, resolve_config
 from editkit.registry.plugins import Registry, default_registry
 from editkit.storage.cache import cached_texts
+from editkit.workers.pool import InProcess, Pool, answer_of
 
 __all__ = ["choose_layers"]
 
@@ -31,7 +32,7 @@ _FIELD = "layer"
 
 
 def choose_layers(
-    benchmark: Benchmark, values: PluginValues, registry: Registry
+    benchmark: Benchmark, values: PluginValues, registry: Registry, pool: Pool | None = None
 ) -> tuple[Benchmark, PluginValues, list[str]]:
     """Replace every ``layer: auto`` and ``layer: auto:LOCATOR``.
 
@@ -39,6 +40,7 @@ def choose_layers(
         benchmark: The benchmark.
         values: Config values from the command line.
         registry: Where locators and the dataset are looked up.
+        pool: Who locates; this process by default.
 
     Returns:
         The benchmark and the values with layers in place of locators, and one note per editor on
@@ -66,7 +68,7 @@ def choose_layers(
         else:
             return config
         if locator not in chosen:
-            chosen[locator] = _choose(locator, benchmark, values, registry)
+            chosen[locator] = _choose(locator, benchmark, values, registry, pool)
         layer, why = chosen[locator]
         notes[f"{editor}: layer {layer}, {why}"] = None
         return {**config, _FIELD: layer}
@@ -83,32 +85,34 @@ def choose_layers(
 
 
 def _choose(
-    name: str, benchmark: Benchmark, values: PluginValues, registry: Registry
+    name: str, benchmark: Benchmark, values: PluginValues, registry: Registry, pool: Pool | None
 ) -> tuple[int, str]:
     """A layer, and the reason for it."""
     offer = registry.get("locator", name)
     resolved = resolve_config(offer)
     facts, source = _training_facts(benchmark, values, registry)
-    model = load_model_of(benchmark.model)
+    fingerprint = fingerprint_of(benchmark.model)
     description = {
-        "model": model.fingerprint,
+        "model": fingerprint,
         "locator": name,
         "config": resolved.to_dict(),
         "version": offer.source.version,
         "facts": [list(fact.to_dict().values()) for fact in facts],
-        "depends_on": dependencies(resolved.config, model.fingerprint, name=name),
+        "depends_on": dependencies(resolved.config, fingerprint, name=name),
     }
 
     def effects() -> list[str]:
-        locator: Locator[Any] = registry.build("locator", name, resolved.config)
-        localizations = locator.for_facts(model, facts).locate(model, facts)
-        return [json.dumps(_at_subject(each)) for each in localizations if _known(each)]
+        workers = pool or InProcess()
+        own = registry if workers.is_local else None
+        recipe = LocatingRecipe(benchmark.model, name, resolved.config, own)
+        with workers.opened(recipe, distributions=[offer.source.distribution]) as crew:
+            return answer_of(crew, tuple(facts))
 
     rows = [json.loads(text) for text in cached_texts("auto-layer", description, effects)]
     if not rows:
         raise ConfigError(
-            f"{name} cannot choose a layer: {model.name} knows none of {len(facts)} facts of "
-            f"{source}.",
+            f"{name} cannot choose a layer: {benchmark.model.name} knows none of {len(facts)} "
+            f"facts of {source}.",
             hint="Give a layer: --set editors.NAME.layer=N.",
         )
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
