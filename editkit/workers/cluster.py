@@ -21,7 +21,7 @@ from typing import Any
 from editkit.errors import ClusterError, UsageError, first_line
 from editkit.workers.placement import Machine
 
-__all__ = ["Cluster", "check_installed", "connected"]
+__all__ = ["Cluster", "check_installed", "connected", "own_node_is_gone"]
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ _PROBE_S = 2.0
 _HEAD_GONE_S = 20.0
 """The head counts as gone if its port refuses connections for so long; Ray itself ends the process
 after 60 s (``RAY_gcs_rpc_server_reconnect_timeout_s``)."""
+_CHECK_S = 0.1
 _CLOSING_S = 30.0
 
 
@@ -66,14 +67,19 @@ class Cluster:
         node: Identity of this machine's node.
     """
 
+    node: str
+
     def __init__(self, ray: Any, *, is_own: bool) -> None:
         self.ray = ray
         self.is_own = is_own
         context = ray.get_runtime_context()
-        self.node: str = context.get_node_id()
+        self.node = context.get_node_id()
+        [own] = [node for node in ray.nodes() if node["NodeID"] == self.node]
+        self._own = (own["NodeManagerAddress"], own["NodeManagerPort"])
         host, _, port = str(context.gcs_address).rpartition(":")
         self._head = (host.strip("[]"), int(port))
         self._answered = time.monotonic()
+        self._checked = 0.0
         self._ended = threading.Event()
         self._prober = threading.Thread(target=self._probe, daemon=True, name="editkit-ray-head")
         self._prober.start()
@@ -91,12 +97,17 @@ class Cluster:
         """Whether the head accepted the last connection."""
         return time.monotonic() - self._answered < 2 * _PROBE_S + 1
 
-    def check_head(self) -> None:
-        """Notice that the head is gone, before Ray ends the process without a word of ours.
+    def check(self) -> None:
+        """Notice that the cluster is gone, before Ray ends this process without a word of ours.
 
         Raises:
-            ClusterError: It has not accepted a connection for some time.
+            ClusterError: The node of this machine is gone, or the head has been silent too long.
         """
+        now = time.monotonic()
+        if now - self._checked > _CHECK_S:
+            self._checked = now
+            if not self.node_answers():
+                raise own_node_is_gone()
         silent = time.monotonic() - self._answered
         if silent > _HEAD_GONE_S:
             raise ClusterError(
@@ -104,6 +115,16 @@ class Cluster:
                 f"answered for {silent:.0f} s.",
                 hint="Restart the cluster, and run the same command again: it resumes.",
             )
+
+    def node_answers(self) -> bool:
+        """Whether the node of this machine, which holds our objects, accepts a connection."""
+        try:
+            with socket.create_connection(self._own, timeout=3):
+                return True
+        except ConnectionError:
+            return False
+        except OSError:  # busy: no proof that it is gone
+            return True
 
     def close(self) -> None:
         """Stop watching the head."""
@@ -113,6 +134,14 @@ class Cluster:
         while not self._ended.wait(_PROBE_S):
             with contextlib.suppress(OSError), socket.create_connection(self._head, timeout=3):
                 self._answered = time.monotonic()
+
+
+def own_node_is_gone() -> ClusterError:
+    """The error for a driver that has lost its node."""
+    return ClusterError(
+        "the Ray node of this machine is gone, and all workers with it.",
+        hint="Start the cluster again, and run the same command: it resumes.",
+    )
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from typing import Any, Generic
 
 from editkit.errors import ClusterError, EditkitError
 from editkit.workers import inventory, worker
-from editkit.workers.cluster import Cluster, connected
+from editkit.workers.cluster import Cluster, connected, own_node_is_gone
 from editkit.workers.inventory import check_inventories, inventory_here
 from editkit.workers.placement import Placement, place
 from editkit.workers.pool import Answered, AnswerT, Crew, Done, Event, JobT, Lost, Recipe
@@ -179,8 +179,9 @@ class _RayCrew(Generic[JobT, AnswerT]):
         self._why_failed = ""
         self._alive_at = time.monotonic()
         self._shown: set[tuple[str, str]] = set()
+        self._serializer = importlib.import_module("ray.cloudpickle")
         for module in (inventory, worker):
-            importlib.import_module("ray.cloudpickle").register_pickle_by_value(module)
+            self._serializer.register_pickle_by_value(module)
         self._actor_class = self._ray.remote(worker.Worker)
 
     # ------------------------------------------------------------ the crew's interface
@@ -221,9 +222,10 @@ class _RayCrew(Generic[JobT, AnswerT]):
 
     def close(self) -> None:
         """End all workers."""
-        for member in self._members:
-            with contextlib.suppress(Exception):
-                self._ray.kill(member.actor)
+        if self._cluster.node_answers():
+            for member in self._members:
+                with contextlib.suppress(Exception):
+                    self._ray.kill(member.actor)
         self._members.clear()
 
     def _fill(self) -> None:
@@ -289,11 +291,12 @@ class _RayCrew(Generic[JobT, AnswerT]):
                     method = member.actor.work.options(
                         num_returns="streaming", _generator_backpressure_num_objects=_UNREAD
                     )
-                    stream = method.remote([self._ray.put(job)])
+                    stream = method.remote(self._serializer.dumps(job))
                     member.jobs.append(_Assigned(number, job, stream))
 
     def _happened(self) -> Iterator[Event[AnswerT]]:
         """Wait for news of the workers, and pass on those that concern jobs."""
+        self._cluster.check()
         awaited = {m.awaited: m for m in self._members if m.awaited is not None}
         ready: list[Any] = []
         if awaited:
@@ -304,7 +307,6 @@ class _RayCrew(Generic[JobT, AnswerT]):
             time.sleep(_POLL_S)
         for reference in ready:
             yield from self._news_of(awaited[reference])
-        self._cluster.check_head()
         self._check_alive()
         self._fill()
 
@@ -368,14 +370,11 @@ class _RayCrew(Generic[JobT, AnswerT]):
         """A worker has died: its current job is lost, and those that it held ahead wait again."""
         reason, out_of_memory = _why(error, member)
         if "owner has died" in str(error) or "Owner's node" in str(error):
-            raise ClusterError(
-                "the Ray node of this machine is gone, and all workers with it.",
-                hint="Start it again (ray start), and run the same command: it resumes.",
-            ) from error
+            raise own_node_is_gone() from error
         self._members.remove(member)
         with contextlib.suppress(Exception):
             self._ray.kill(member.actor)
-        if member.stage is not _Stage.READY:
+        if member.stage is _Stage.BUILDING:
             self._failed_starts += 1
             self._why_failed = reason
             _log.warning("A worker ended before its first job: %s.", reason)

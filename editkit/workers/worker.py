@@ -77,16 +77,17 @@ class Worker:
             return [*self._log.taken(), ("raised", _described(error))]
         return [*self._log.taken(), ("built", about)]
 
-    def work(self, boxed_job: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    def work(self, packed_job: bytes) -> Iterator[tuple[str, Any]]:
         """Do a job.
 
         Args:
-            boxed_job: Ray's reference to the job, in a list.
+            packed_job: The job as Ray serializes it. It is unpacked here, where errors can be
+                reported, and does not pass through the driver's object store.
         """
         try:
-            import ray
+            from ray import cloudpickle
 
-            for answer in self._bench.do(ray.get(boxed_job[0])):
+            for answer in self._bench.do(cloudpickle.loads(packed_job)):
                 for message in self._log.taken():  # Ray sends values, which `yield from` refuses
                     yield message
                 yield "answer", answer

@@ -76,6 +76,8 @@ def _taken(flag: Path | None) -> bool:
 def _act(action: str) -> None:
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif action == "pause":
+        time.sleep(0.5)
     elif action == "wait":
         time.sleep(600)
     elif action == "warn":
