@@ -13,8 +13,9 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from editkit.workers.inventory import processor_name
 
 if TYPE_CHECKING:
     from editkit.benchmark.store import Store
@@ -39,7 +40,7 @@ def environment_of(model: Mapping[str, Any]) -> dict[str, Any]:
     environment: dict[str, Any] = {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor_name(),
         "device": model.get("device"),
         "attention": model.get("attention"),
     }
@@ -115,17 +116,3 @@ def _settings_of(torch: Any) -> dict[str, Any]:
         settings["cudnn"] = backends.cudnn.version() if backends.cudnn.is_available() else None
         settings["cudnn_benchmark"] = bool(backends.cudnn.benchmark)
     return settings
-
-
-def _processor() -> str:
-    """The processor's model name."""
-    try:
-        for line in (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        ):
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor() or platform.machine()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from filelock import FileLock
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "OtherCaches",
+    "ask_other_caches",
     "cache_folder",
     "cached_tensors",
     "cached_texts",
@@ -35,6 +38,27 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+_ContentT = TypeVar("_ContentT")
+
+
+class OtherCaches(Protocol):
+    """The caches of other machines that work on the same run."""
+
+    def alone(self, entry: str) -> contextlib.AbstractContextManager[bytes | None]:
+        """Inside, no other machine computes an entry; gives its file, if one of them has it.
+
+        Args:
+            entry: Path of the file, relative to the cache.
+        """
+
+
+_others: OtherCaches | None = None
+
+
+def ask_other_caches(others: OtherCaches | None) -> None:
+    """From now on, ask other machines for what is missing here; None asks nobody."""
+    global _others
+    _others = others
 
 
 def cache_folder() -> Path:
@@ -139,6 +163,10 @@ def cached_together(
         for path in sorted(paths):  # in one order, so that two processes never wait for each other
             locks.enter_context(_alone(path))
         results = [_read(*each) for each in zip(paths, descriptions, strict=True)]
+        for i in sorted(range(len(paths)), key=paths.__getitem__):
+            if results[i] is None:
+                read = functools.partial(_read, paths[i], descriptions[i])
+                results[i] = locks.enter_context(_from_others(paths[i], read))
         missing = [i for i, tensors in enumerate(results) if tensors is None]
         if missing:
             for i, tensors in zip(missing, make(missing), strict=True):
@@ -171,6 +199,19 @@ def _alone(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def _from_others(path: Path, read: Callable[[], _ContentT | None]) -> Iterator[_ContentT | None]:
+    """Inside, no other machine computes this file; gives its content, if another one has it."""
+    if _others is None:
+        yield None
+        return
+    with _others.alone(path.relative_to(cache_folder()).as_posix()) as content:
+        if content is not None:
+            with writing_to_cache():
+                write_atomically(path, content)
+        yield read()
 
 
 def _write(path: Path, description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -230,8 +271,12 @@ def cached_texts(
 ) -> list[str]:
     """As :func:`cached_tensors`, for texts."""
     path = cache_folder() / kind / f"{key_of(description)}.json"
-    with _alone(path):
-        cached = _read_texts(path, description)
+    read = functools.partial(_read_texts, path, description)
+    with contextlib.ExitStack() as locks:
+        locks.enter_context(_alone(path))
+        cached = read()
+        if cached is None:
+            cached = locks.enter_context(_from_others(path, read))
         if cached is not None:
             return cached
         texts = list(make())

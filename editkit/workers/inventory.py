@@ -6,10 +6,10 @@ missing: it uses nothing but the standard library.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
-import logging
 import os
 import platform
 import socket
@@ -20,9 +20,13 @@ from typing import Any
 
 from editkit.errors import ClusterError, PluginError
 
-__all__ = ["check_inventories", "inventory_here", "packages_of_plugins", "processor_name"]
-
-_log = logging.getLogger(__name__)
+__all__ = [
+    "check_inventories",
+    "inventory_here",
+    "memory_kills",
+    "packages_of_plugins",
+    "processor_name",
+]
 
 LIBRARIES = ("editkit", "torch", "transformers", "tokenizers", "numpy")
 
@@ -39,6 +43,21 @@ def processor_name() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
+
+
+def memory_kills() -> int:
+    """How many processes of this machine, or of this container, the system killed for memory."""
+    own = ""
+    with contextlib.suppress(OSError):
+        own = Path("/proc/self/cgroup").read_text(encoding="utf-8").strip().rpartition(":")[2]
+    groups = Path("/sys/fs/cgroup")
+    for file in (groups / own.lstrip("/") / "memory.events", Path("/proc/vmstat")):
+        with contextlib.suppress(OSError, ValueError):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                name, _, count = line.partition(" ")
+                if name == "oom_kill":
+                    return int(count)
+    return 0
 
 
 def packages_of_plugins(distribution: str | None = None) -> list[str]:
@@ -67,7 +86,8 @@ def inventory_here(
     Returns:
         ``host``, ``pid``, ``versions`` (by distribution, None where it is missing; with
         ``Python``), ``sources`` (a digest of editkit's source files, because all commits of a clone
-        have one version) and ``processors`` (the processor, then the models of the visible GPUs).
+        have one version), ``processors`` (the processor, then the models of the visible GPUs) and
+        ``memory_kills`` (:func:`memory_kills`).
     """
     versions: dict[str, str | None] = {"Python": platform.python_version()}
     for name in [*libraries, *distributions]:
@@ -96,18 +116,22 @@ def inventory_here(
         "versions": versions,
         "sources": digest.hexdigest(),
         "processors": processors,
+        "memory_kills": memory_kills(),
     }
 
 
 def check_inventories(
     own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], distributions: Iterable[str]
-) -> None:
-    """Compare the driver's inventory with those of the workers; other processors are a warning.
+) -> str | None:
+    """Compare the driver's inventory with those of the workers.
 
     Args:
         own: Of the driver.
         others: Of the workers, by name of the machine.
         distributions: Those of plugins.
+
+    Returns:
+        A warning, if the machines have different processors.
 
     Raises:
         ClusterError: editkit is missing on a machine, or versions differ.
@@ -139,12 +163,13 @@ def check_inventories(
             hint="Bring the clones of all machines to the same commit.",
         )
     kinds = {machine: " and ".join(each["processors"]) for machine, each in others.items()}
-    if len(set(kinds.values())) > 1:
-        _log.warning(
-            "the machines have different processors, so the last digits of results may depend on "
-            "which one computed a record: %s.",
-            "; ".join(f"{kind} on {_listed(machines)}" for kind, machines in _grouped(kinds)),
-        )
+    if len(set(kinds.values())) == 1:
+        return None
+    listed = "; ".join(f"{kind} on {_listed(machines)}" for kind, machines in _grouped(kinds))
+    return (
+        "the machines have different processors, so the last digits of a result may depend on the "
+        f"machine that computed it: {listed}."
+    )
 
 
 def _check_missing(

@@ -25,9 +25,10 @@ from typing import Any, Generic
 from editkit.errors import ClusterError, EditkitError
 from editkit.workers import inventory, worker
 from editkit.workers.cluster import Cluster, connected, own_node_is_gone
-from editkit.workers.inventory import check_inventories, inventory_here
+from editkit.workers.inventory import check_inventories, inventory_here, memory_kills
 from editkit.workers.placement import Placement, place
 from editkit.workers.pool import Answered, AnswerT, Crew, Done, Event, JobT, Lost, Recipe
+from editkit.workers.shared_cache import CacheKeeper, CacheReader
 
 __all__ = ["RayPool", "WorkerError"]
 
@@ -38,10 +39,13 @@ _AHEAD = 2
 _UNREAD = 8
 """Answers that a worker may be ahead of the driver."""
 _POLL_S = 1.0
+_KILLS_S = 5.0
 _STRAGGLERS_S = 60.0
 """How long to wait for the last workers to start, once the first one has."""
 _PATIENCE_S = 180.0
 """How long there may be no worker at all."""
+_MOST_WAITING = 100_000
+"""Workers that may wait for an entry of the cache at the same time."""
 _FAILED_STARTS = 3
 """Workers that may die while they load, one after the other, before no more are started."""
 
@@ -149,10 +153,15 @@ class _Member(Generic[JobT]):
     pending: Any = None
     """Reference to the answer that it owes before its first job."""
     stage: _Stage = _Stage.STARTING
-    name: str = "a worker"
+    name: str = ""
     machine: str = "an unknown machine"
     inventory: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     jobs: deque[_Assigned[JobT]] = dataclasses.field(default_factory=deque)
+
+    @property
+    def called(self) -> str:
+        """Its name in messages."""
+        return f"worker {self.name}" if self.name else "a new worker"
 
     @property
     def awaited(self) -> Any:
@@ -182,6 +191,14 @@ class _RayCrew(Generic[JobT, AnswerT]):
         self._serializer = importlib.import_module("ray.cloudpickle")
         for module in (inventory, worker):
             self._serializer.register_pickle_by_value(module)
+        self._strategies = importlib.import_module("ray.util.scheduling_strategies")
+        self._given = {name: os.environ[name] for name in _GIVEN if name in os.environ}
+        self._keeper: Any = None
+        """Decides who computes a missing entry of the cache; None on a single machine."""
+        self._kills: dict[str, int] = {}
+        """How many processes each node's system has killed for their memory."""
+        self._readers: dict[str, Any] = {}
+        """Reads the cache of a machine, by node."""
         self._actor_class = self._ray.remote(worker.Worker)
 
     # ------------------------------------------------------------ the crew's interface
@@ -214,6 +231,14 @@ class _RayCrew(Generic[JobT, AnswerT]):
         self._recipe = self._ray.put(recipe)
         self._distributions = tuple(distributions)
         self._own = inventory_here(inventory.LIBRARIES, distributions, with_devices=False)
+        if not self._cluster.is_own:
+            on_node = self._strategies.NodeAffinitySchedulingStrategy(
+                self._cluster.node, soft=False
+            )
+            keeper = self._ray.remote(CacheKeeper).options(
+                num_cpus=0, scheduling_strategy=on_node, max_concurrency=_MOST_WAITING
+            )
+            self._keeper = keeper.remote()
         self._fill()
         self._compare_first()
         while not self._abouts:
@@ -223,9 +248,10 @@ class _RayCrew(Generic[JobT, AnswerT]):
     def close(self) -> None:
         """End all workers."""
         if self._cluster.node_answers():
-            for member in self._members:
+            actors = [member.actor for member in self._members]
+            for actor in filter(None, [*actors, *self._readers.values(), self._keeper]):
                 with contextlib.suppress(Exception):
-                    self._ray.kill(member.actor)
+                    self._ray.kill(actor)
         self._members.clear()
 
     def _fill(self) -> None:
@@ -233,15 +259,14 @@ class _RayCrew(Generic[JobT, AnswerT]):
         if self._failed_starts >= _FAILED_STARTS + self._placement.workers:
             return
         while len(self._members) < self._placement.workers and self._cluster.head_answers:
-            environment = os.environ
             actor = self._actor_class.options(
                 num_cpus=self._placement.cpus,
                 num_gpus=self._placement.gpus,
                 max_restarts=0,
                 scheduling_strategy="SPREAD",
             ).remote(
-                {name: environment[name] for name in _GIVEN if name in environment},
-                {name: environment.get(name) for name in _IMPOSED},
+                self._given,
+                {name: os.environ.get(name) for name in _IMPOSED},
                 [str(Path(path).absolute()) for path in sys.path],
                 self._placement.cpus,
             )
@@ -262,7 +287,7 @@ class _RayCrew(Generic[JobT, AnswerT]):
                 break
             for _ in self._happened():
                 pass  # no worker has a job yet
-        check_inventories(self._own, _by_machine(reported), self._distributions)
+        self._compare(reported)
         self._compared = True
         if len(reported) < self._placement.workers:
             _log.info(
@@ -273,10 +298,33 @@ class _RayCrew(Generic[JobT, AnswerT]):
         for member in reported:
             self._build(member)
 
+    def _compare(self, members: Sequence[_Member[JobT]]) -> None:
+        warning = check_inventories(self._own, _by_machine(members), self._distributions)
+        if warning is not None:
+            self._log_once("editkit.workers", logging.WARNING, warning)
+
+    def _log_once(self, name: str, level: int, text: str) -> None:
+        """Log a message, unless another worker has already sent it."""
+        if (name, text) not in self._shown:
+            self._shown.add((name, text))
+            logging.getLogger(name).log(level, "%s", text)
+
     def _build(self, member: _Member[JobT]) -> None:
         member.stage = _Stage.BUILDING
         level = logging.getLogger("editkit").getEffectiveLevel()
-        member.pending = member.actor.build.remote([self._recipe], level)
+        self._read_cache_of(member)
+        member.pending = member.actor.build.remote([self._recipe], self._keeper, level)
+
+    def _read_cache_of(self, member: _Member[JobT]) -> None:
+        """Let other machines copy what the cache of this worker's machine has."""
+        node = member.inventory["node"]
+        if self._keeper is None or node in self._readers:
+            return
+        on_node = self._strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        options = {"num_cpus": 0, "scheduling_strategy": on_node}
+        reader = self._ray.remote(CacheReader).options(**options).remote(self._given)
+        self._readers[node] = reader
+        self._keeper.add_reader.remote(node, [reader])
 
     # ------------------------------------------------------------ jobs
 
@@ -341,8 +389,17 @@ class _RayCrew(Generic[JobT, AnswerT]):
         member.inventory = content
         member.machine = content["host"]
         member.name = f"{content['host']}:{content['pid']}"
-        if self._compared:  # it joins later
-            check_inventories(self._own, _by_machine([member]), self._distributions)
+        if not self._compared:
+            return
+        try:
+            self._compare([each for each in self._members if each.inventory])
+        except EditkitError as error:  # the others can finish the run
+            self._log_once("editkit.workers", logging.WARNING, f"A machine is not used: {error}")
+            self._failed_starts += 1
+            self._why_failed = error.message.rstrip(".")
+            self._members.remove(member)
+            self._ray.kill(member.actor)
+        else:
             self._build(member)
 
     def _built(self, member: _Member[JobT], content: Sequence[tuple[str, Any]]) -> None:
@@ -358,30 +415,50 @@ class _RayCrew(Generic[JobT, AnswerT]):
         """A log message, or an error."""
         if kind == "raised":
             member.jobs.clear()
-            raise _rebuilt(content, member, building=member.stage is _Stage.BUILDING)
-        entry = (content["name"], content["text"])
-        if entry not in self._shown:  # once, not once per worker
-            self._shown.add(entry)
-            logging.getLogger(content["name"]).log(content["level"], "%s", content["text"])
+            elsewhere = member.inventory["node"] != self._cluster.node
+            place = (
+                f"on {member.machine}: " if elsewhere and not self._abouts.get(member.name) else ""
+            )
+            raise _rebuilt(content, member, place)
+        self._log_once(content["name"], content["level"], content["text"])
 
     # ------------------------------------------------------------ lost workers
 
     def _lost(self, member: _Member[JobT], error: Exception) -> Iterator[Event[AnswerT]]:
         """A worker has died: its current job is lost, and those that it held ahead wait again."""
-        reason, out_of_memory = _why(error, member)
         if "owner has died" in str(error) or "Owner's node" in str(error):
             raise own_node_is_gone() from error
+        death = _death(error, member.called, killed_for_memory=self._killed_for_memory(member))
         self._members.remove(member)
+        if self._keeper is not None:
+            self._keeper.forget.remote(member.name)
         with contextlib.suppress(Exception):
             self._ray.kill(member.actor)
-        if member.stage is _Stage.BUILDING:
+        if member.stage is not _Stage.READY and not death.with_machine:
             self._failed_starts += 1
-            self._why_failed = reason
-            _log.warning("A worker ended before its first job: %s.", reason)
+            self._why_failed = death.reason
+            _log.warning("%s, before its first job.", death.reason)
         for assigned in list(member.jobs)[:0:-1]:
             self._waiting.appendleft((assigned.number, assigned.job))
         if member.jobs:
-            yield Lost(member.jobs[0].number, reason, out_of_memory)
+            yield Lost(member.jobs[0].number, death.reason, death.out_of_memory)
+
+    def _killed_for_memory(self, member: _Member[JobT]) -> bool:
+        """Whether the system of a worker's machine has killed a process for its memory."""
+        node = member.inventory.get("node")
+        if node in self._readers:
+            try:
+                asked = self._readers[node].memory_kills.remote()
+                kills = int(self._ray.get(asked, timeout=_KILLS_S))
+            except (self._ray.exceptions.RayError, TimeoutError):
+                return False
+        elif node == self._cluster.node:
+            kills = memory_kills()
+        else:
+            return False
+        before = self._kills.get(node, member.inventory["memory_kills"])
+        self._kills[node] = kills
+        return kills > int(before)
 
     def _check_alive(self) -> None:
         """Notice that there is no worker, and that none comes.
@@ -409,30 +486,53 @@ class _RayCrew(Generic[JobT, AnswerT]):
 def _by_machine(members: Sequence[_Member[Any]]) -> dict[str, Mapping[str, Any]]:
     """Inventories by machine; processes that differ on one machine are named apart."""
     inventories: dict[str, Mapping[str, Any]] = {}
+    own = {"pid": 0, "node": "", "memory_kills": 0}
     for member in members:
         known = inventories.get(member.machine)
-        same = known is None or {**known, "pid": 0} == {**member.inventory, "pid": 0}
+        same = known is None or {**known, **own} == {**member.inventory, **own}
         inventories[member.machine if same else member.name] = member.inventory
     return inventories
 
 
-def _why(error: Exception, member: _Member[Any]) -> tuple[str, bool]:
-    """Why a worker died, in a few words, and whether it was for its memory."""
+@dataclasses.dataclass(frozen=True)
+class _Death:
+    """Why a worker died, as far as Ray and its machine know."""
+
+    reason: str
+    out_of_memory: bool = False
+    with_machine: bool = False
+
+
+def _death(error: Exception, who: str, *, killed_for_memory: bool) -> _Death:
+    """What an error of Ray means.
+
+    Args:
+        error: The error.
+        who: The worker's name in messages.
+        killed_for_memory: Whether the system has just killed a process of its machine for memory.
+    """
     text = str(error)
-    name = f"worker {member.name}"
-    if "running low on memory" in text or type(error).__name__ == "OutOfMemoryError":
-        return f"{name} was ended by Ray because its machine ran out of memory", True
+    kind = type(error).__name__
+    if kind == "OutOfMemoryError" or "running low on memory" in text:
+        return _Death(f"{who} was ended by Ray because its machine ran out of memory", True)
+    if killed_for_memory:
+        return _Death(f"{who} was killed because its machine ran out of memory", True)
     if re.search(r"node (has )?(died|crashed)|node was terminated|node.* dead", text):
-        return f"the machine of {name} has left the cluster", False
-    if type(error).__name__ in ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError"):
-        return f"{name} ended unexpectedly: it crashed or was killed", False
-    return f"answers of {name} were lost ({type(error).__name__})", False
+        return _Death(f"the machine of {who} has left the cluster", with_machine=True)
+    if kind in ("ActorDiedError", "ActorUnavailableError", "WorkerCrashedError"):
+        return _Death(f"{who} ended unexpectedly: it crashed or was killed")
+    return _Death(f"answers of {who} were lost ({kind})")
 
 
-def _rebuilt(content: Mapping[str, Any], member: _Member[Any], *, building: bool) -> BaseException:
-    """The error that a worker raised, of the same class if it is one of ours or of a plugin."""
+def _rebuilt(content: Mapping[str, Any], member: _Member[Any], place: str) -> BaseException:
+    """The error that a worker raised, of the same class if it is one of ours or of a plugin.
+
+    Args:
+        content: The error as plain data.
+        member: The worker.
+        place: Where it was raised, in front of the message of errors of ours.
+    """
     message, hint = str(content["message"]), content["hint"]
-    where = f"on {member.machine}: " if building else ""
     error: BaseException | None = None
     for module, name in content["classes"]:
         kind = _class_named(module, name)
@@ -440,13 +540,13 @@ def _rebuilt(content: Mapping[str, Any], member: _Member[Any], *, building: bool
             error = kind(*filter(None, [message]))
         elif kind is not None and issubclass(kind, EditkitError):
             ours = kind.__new__(kind)
-            EditkitError.__init__(ours, where + message, hint=hint)
+            EditkitError.__init__(ours, place + message, hint=hint)
             error = ours
         if error is not None:
             break
     if error is None:
         name = content["classes"][0][1]
-        error = WorkerError(f"{name}: {message} (on worker {member.name})")
+        error = WorkerError(f"{name}: {message} (on {member.called})")
     error.__cause__ = _TracebackThere("\n" + content["traceback"])
     return error
 

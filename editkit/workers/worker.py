@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,15 +54,20 @@ class Worker:
         self._bench: Any = None
 
     def inventory(self, libraries: Sequence[str], distributions: Sequence[str]) -> dict[str, Any]:
-        """What this machine has: :func:`editkit.workers.inventory.inventory_here`."""
-        return inventory_here(libraries, distributions)
+        """What this machine has: :func:`editkit.workers.inventory.inventory_here`, and ``node``."""
+        import ray
 
-    def build(self, boxed_recipe: Sequence[Any], level: int) -> list[tuple[str, Any]]:
+        node = ray.get_runtime_context().get_node_id()
+        return {**inventory_here(libraries, distributions), "node": node}
+
+    def build(self, boxed_recipe: Sequence[Any], keeper: Any, level: int) -> list[tuple[str, Any]]:
         """Build the bench.
 
         Args:
             boxed_recipe: Ray's reference to the recipe, in a list: it is unpickled here, where
                 errors can be reported.
+            keeper: Handle of the run's :class:`editkit.workers.shared_cache.CacheKeeper`; None
+                on a single machine.
             level: Level of the log messages that are forwarded to the driver.
         """
         try:
@@ -70,6 +76,10 @@ class Worker:
 
             torch.set_num_threads(self._threads)
             self._log.start(level)
+            if keeper is not None:
+                from editkit.workers.shared_cache import join_caches
+
+                join_caches(keeper, f"{socket.gethostname()}:{os.getpid()}")
             recipe = ray.get(boxed_recipe[0])
             self._bench = recipe.build()
             about = dict(self._bench.about())

@@ -11,9 +11,10 @@ import pytest
 from editkit.errors import EditkitError, ModelError
 from editkit.workers.pool import Answered, Crew, InProcess, Lost
 from editkit.workers.ray_pool import RayPool, WorkerError
+from tests.editkit.workers import needs_ray
 from tests.editkit.workers.benches import Job, ProductRecipe
 
-pytest.importorskip("ray", reason="ray is not installed: pip install 'editkit[ray]'")
+pytestmark = needs_ray
 
 Answers = dict[tuple[int, int], bytes]
 
@@ -66,6 +67,13 @@ def test_a_killed_worker_is_replaced(
     assert "crashed or was killed" in lost[0].reason
     assert not lost[0].out_of_memory
     assert done(crew, [Job(number) for number in range(12)])[0] == expected
+
+
+def test_a_worker_that_logs_is_heard_once(
+    crew: Crew[Job, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    done(crew, [Job(number, action="warn") for number in range(4)])
+    assert [record.message for record in caplog.records] == ["the water is cold"]
 
 
 def test_errors_arrive_as_they_were_raised(crew: Crew[Job, Any]) -> None:
