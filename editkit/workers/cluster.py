@@ -256,7 +256,7 @@ def _quiet(ray: Any) -> Iterator[None]:
     """Inside, Ray writes nothing to the terminal."""
     logger = logging.getLogger("ray")
     level = logger.level
-    internals = importlib.import_module("ray._private.worker")
+    internals: Any = importlib.import_module("ray._private.worker")
     printing = getattr(internals, "print_worker_logs", None)  # writes to standard output
     logger.setLevel(logging.CRITICAL)
     if printing is not None:

@@ -124,7 +124,8 @@ def test_an_entry_of_the_cache_is_computed_by_one_machine(
         dying.touch()
     with RayPool(cluster.address).opened(CachingRecipe(log, dying)) as crew:
         answers = []
-        crew.submit(0)
+        for _ in range(NODES):
+            crew.submit(0)
         for event in crew.events():
             if isinstance(event, Answered):
                 answers.append(event.answer)
