@@ -11,7 +11,14 @@ from editkit.reprs import counted
 from editkit.workers.placement import Placement
 from editkit.workers.pool import InProcess, Pool
 
-__all__ = ["add_pool_flags", "placement_in_words", "placement_of", "pool_for", "pool_of"]
+__all__ = [
+    "add_pool_flags",
+    "model_choice",
+    "placement_in_words",
+    "placement_of",
+    "pool_for",
+    "pool_of",
+]
 
 
 def add_pool_flags(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +71,16 @@ def pool_of(args: argparse.Namespace, device: str) -> Pool:
         )
     address = None if args.ray == ANY_CLUSTER else args.ray
     return RayPool(address, workers=args.workers, gpus_per_worker=gpus)
+
+
+def model_choice(args: argparse.Namespace) -> ModelChoice:
+    """The model of a command with ``MODEL``, ``--dtype`` and ``--device``, for :func:`pool_for`.
+
+    The values are checked when the model is loaded. ``cpu``, the default, counts as no choice of a
+    device, so that workers with GPUs use them.
+    """
+    device = {} if args.device == "cpu" else {"device": args.device}
+    return ModelChoice.model_construct(name=args.model, dtype=args.dtype, **device)
 
 
 def pool_for(args: argparse.Namespace, model: ModelChoice) -> tuple[Pool, ModelChoice]:

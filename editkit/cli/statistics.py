@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from editkit.cli.arguments import add_flag, add_flags, at_least, positive, whole_numbers
-from editkit.cli.pools import add_pool_flags, pool_of
+from editkit.cli.pools import add_pool_flags, model_choice, pool_for
 from editkit.cli.signals import terminable
 from editkit.covariance.corpora import Order
 from editkit.progress import show_progress
@@ -100,12 +100,13 @@ def run(args: argparse.Namespace) -> int:
     from editkit.covariance.second_moment import cached_second_moment, second_moments_of_crew
     from editkit.workers.pool import answer_of
 
-    pool = pool_of(args, args.device)
+    pool, choice = pool_for(args, model_choice(args))
     requests = _requests(args.records)
     corpus = dataclasses.replace(_corpus(args.corpus), order=args.order, seed=args.corpus_seed)
     row_tokens = args.row_tokens or ROW_TOKENS
+    recipe = NamedModel(choice.name, choice.dtype, choice.device, choice.device_map)
     layers = list(dict.fromkeys(args.layer))
-    with terminable(), pool.opened(NamedModel(args.model, args.dtype, args.device)) as crew:
+    with terminable(), pool.opened(recipe) as crew:
         model, fingerprint = crew.about["model"], crew.about["fingerprint"]
         texts = [] if requests else list(itertools.islice(corpus.texts(), _TEXTS))
         watched = answer_of(crew, Watch(layers, requests, texts, row_tokens))

@@ -119,6 +119,7 @@ class NamedModel:
     name: str
     dtype: str = "float32"
     device: str = "cpu"
+    device_map: str | dict[str, int | str] | None = None
 
     def build(self) -> SumBench:
         """Load the model.
@@ -126,7 +127,10 @@ class NamedModel:
         Raises:
             ModelError: It cannot be loaded.
         """
-        return SumBench(load_model(self.name, dtype=self.dtype, device=self.device))
+        model = load_model(
+            self.name, dtype=self.dtype, device=self.device, device_map=self.device_map
+        )
+        return SumBench(model)
 
 
 @dataclasses.dataclass(frozen=True)

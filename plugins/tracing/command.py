@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import Config, ConfigError, TrackingError, UsageError
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
-from editkit.cli.pools import add_pool_flags, pool_of
+from editkit.cli.pools import add_pool_flags, model_choice, pool_for
 from editkit.progress import show_progress
 from editkit.registry.factories import check_values
 from editkit.safe_text import spreadsheet_text
@@ -27,6 +27,7 @@ from editkit.validation import nested_values
 if TYPE_CHECKING:
     from editkit import LanguageModel, Trace
     from editkit.benchmark.aggregate import Estimate
+    from editkit.benchmark.spec import ModelChoice
     from editkit.records.facts import Facts
     from editkit.workers.pool import Pool
     from editkit_plugins.tracing.averages import AverageTrace
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
             "--ray needs --facts: a single fact is traced in this process.",
             hint="Leave out --ray.",
         )
-    pool = pool_of(args, args.device)
+    pool, choice = pool_for(args, model_choice(args))
     values = nested_values(locator_sets)
     dataset_values = nested_values(dataset_sets, place="--set dataset.")
     _check(args.locator, args.preset, values)
@@ -98,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
 
     facts = read_facts(args.facts, dataset_values, separator=args.separator, chat=args.chat)
     facts.warn()
-    return _trace_many(args, values, facts, pool)
+    return _trace_many(args, values, facts, pool, choice)
 
 
 def _check(locator: str, preset: str | None, values: dict[str, Any]) -> None:
@@ -201,13 +202,17 @@ def _print_trace(trace: Trace, files: list[Path]) -> None:
 # ---------------------------------------------------------------- many facts
 
 
-def _trace_many(args: argparse.Namespace, values: dict[str, Any], read: Facts, pool: Pool) -> int:
-    from editkit.benchmark.spec import ModelChoice
+def _trace_many(
+    args: argparse.Namespace,
+    values: dict[str, Any],
+    read: Facts,
+    pool: Pool,
+    model: ModelChoice,
+) -> int:
     from editkit_plugins.tracing.bench import NamedModel, NamedTools
     from editkit_plugins.tracing.stored_traces import adapted_study, traced_study
 
     facts = read.facts[: args.limit]
-    model = ModelChoice(name=args.model, dtype=args.dtype, device=args.device)
     tools = NamedTools(args.locator, values, args.preset)
     opened = pool.opened(NamedModel(model), distributions=tools.distributions())
     with opened as crew, show_progress(quiet=args.quiet):
