@@ -7,15 +7,17 @@ A bench never touches the output folder. It answers to the driver, which does
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from editkit.benchmark.cell_bench import (
     BatchBench,
     CellBench,
     Instruments,
     WeightGuard,
+    is_broken_device,
     reason_of,
 )
 from editkit.benchmark.environment import environment_of
@@ -173,10 +175,26 @@ class Bench:
             self._current = current
         try:
             yield from current.do(job)
-        except Exception:
+        except Exception as error:
+            if is_broken_device(error):
+                self._give_up(error)
             if self._instruments.guard.is_unchanged():
                 raise
             yield WeightsChanged()  # which explains the error
+
+    def _give_up(self, error: Exception) -> NoReturn:
+        """End a worker with a device that fails: another one does its job again.
+
+        Raises:
+            ModelError: This is the driver's own process.
+        """
+        if self._recipe.registry is None:
+            os._exit(1)  # an exception would end the whole run
+        raise ModelError(
+            f"the model's device {self._recipe.model.device} failed: {reason_of(error)}.",
+            hint="Run the same command again: it resumes. If it fails at the same record, "
+            "CUDA_LAUNCH_BLOCKING=1 and --debug show where.",
+        ) from error
 
     def _bench_of(self, fingerprint: str) -> CellBench:
         own = self._cells[fingerprint]

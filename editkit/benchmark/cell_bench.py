@@ -55,6 +55,7 @@ __all__ = [
     "editor_of",
     "failed_row",
     "finished",
+    "is_broken_device",
     "reason_of",
     "row_of",
     "stops_the_run",
@@ -323,8 +324,13 @@ def failed_row(
 
 
 def stops_the_run(error: Exception) -> bool:
-    """Whether an error is about a plugin or its service, not the record."""
-    return isinstance(error, PluginError | JudgeError)
+    """Whether an error is about a plugin, its service or the device, not the record."""
+    return isinstance(error, PluginError | JudgeError) or is_broken_device(error)
+
+
+def is_broken_device(error: Exception) -> bool:
+    """Whether this process cannot use its GPU any more: everything fails after such an error."""
+    return type(error).__name__ == "AcceleratorError" and not is_out_of_memory(error)
 
 
 def reason_of(error: Exception) -> str:

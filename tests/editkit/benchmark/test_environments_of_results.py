@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version as editkit_version
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,7 @@ def test_a_run_in_another_environment_logs_the_changes(
         [environment] = store.environments().values()
         assert environment["device"] == "cpu"
         assert environment["processor"]
+        assert environment["editkit"] == editkit_version("editkit")
         store.discard(key, [case])
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     code, _, err = editkit("run-benchmark", "small", "--out", out, "--no-mlflow")

@@ -10,21 +10,22 @@ from typing import Any
 
 import pytest
 
-from editkit import ClusterError, PluginError
+from editkit import ClusterError, ConfigError, ModelError, PluginError
 from editkit.benchmark import bench
 from editkit.benchmark.jobs import Trying
 from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import parse_benchmark
 from editkit.benchmark.store import Store
-from editkit.registry.plugins import Registry
+from editkit.registry.config import resolve_config
+from editkit.registry.plugins import Registry, default_registry
 from editkit.results import Row
 from editkit.workers.pool import InProcess
 from tests.editkit.benchmark import fakes, sequence_plugin
 from tests.editkit.benchmark.sequence_plugin import STEPS, Loss, OneByOne, Stateful
 from tests.editkit.benchmark.test_sequences_survive import Killed, files
 from tests.editkit.benchmark.test_sequences_survive import rows as rows_of_one_cell
-from tests.pools import Death, PicklingPool
+from tests.pools import Death, PicklingPool, copied
 from tests.tiny import tiny
 
 BENCHMARK = """
@@ -349,6 +350,70 @@ def test_workers_that_die_while_they_prepare_an_editor_end_the_run(run: Any) -> 
     with pytest.raises(ClusterError, match=message):
         run("independent", pool=pool)
     assert len(pool.built) < 20
+
+
+class AcceleratorError(RuntimeError):
+    """As torch raises when a kernel fails."""
+
+
+@pytest.mark.parametrize("pool", [InProcess(), PicklingPool()], ids=["here", "workers"])
+def test_a_broken_device_ends_its_worker_and_fails_no_record(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: Any
+) -> None:
+    class Exited(BaseException):
+        pass
+
+    def failing(self: Any, models: Any, records: Any) -> Any:
+        raise AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    def leave(code: int) -> None:
+        raise Exited(code)
+
+    monkeypatch.setattr(Loss, "score", failing)
+    monkeypatch.setattr(bench.os, "_exit", leave)
+    message = r"device cpu failed: AcceleratorError: CUDA error: an illegal"
+    ends = (ModelError, message) if pool.is_local else (Exited, "1")
+    with pytest.raises(ends[0], match=ends[1]):
+        run("independent", pool=pool)
+    with Store(tmp_path / "out" / "results.sqlite") as store:
+        [cell] = store.cells()
+        assert not store.rows(cell)
+
+
+# ---------------------------------------------------------------- what workers are made of
+
+
+def test_rows_name_the_environment_of_their_worker(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = itertools.count()
+    about = bench.Bench.about
+    places: dict[int, int] = {}
+
+    def with_number(self: bench.Bench) -> Any:
+        number = places.setdefault(id(self), next(numbers) % 2)
+        return {**about(self), "environment": {"processor": "AB"[number]}}
+
+    monkeypatch.setattr(bench.Bench, "about", with_number)
+    run("independent", pool=PicklingPool(workers=2))
+    with Store(tmp_path / "out" / "results.sqlite") as store:
+        [cell] = store.cells()
+        known = store.environments()
+        machines = [known[row.environment]["processor"] for row in store.rows(cell)]
+    assert sorted(set(machines)) == ["A", "B"]
+    assert caplog.text.count("computes in another environment than the first one") == 1
+    assert "processor: A, B" in caplog.text
+
+
+def test_every_configuration_can_be_sent_to_a_worker() -> None:
+    registry = default_registry()
+    for kind in ("editor", "metric", "model_metric", "locator"):
+        for offer in registry.offers(kind):
+            try:
+                config = resolve_config(offer).config
+            except ConfigError:  # it has a field that must be given
+                continue
+            assert copied(config) == config, offer.name
 
 
 # ---------------------------------------------------------------- editors that change the model
