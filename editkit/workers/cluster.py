@@ -26,6 +26,8 @@ __all__ = ["Cluster", "check_installed", "connected", "own_node_is_gone"]
 _log = logging.getLogger(__name__)
 
 LOCAL = "local"
+AUTO = "auto"
+_CONNECT_S = 15.0
 _PROBE_S = 2.0
 _HEAD_GONE_S = 20.0
 """The head counts as gone if its port refuses connections for so long; Ray itself ends the process
@@ -151,9 +153,9 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[Clust
     A connection that the program has already made (``ray.init()``) is used and kept.
 
     Args:
-        address: ``HOST:PORT``; ``auto`` for the cluster of ``RAY_ADDRESS``, or the one that runs on
-            this machine; ``local`` for a new one on this machine, which ends with the block; None
-            for the first of these that there is.
+        address: ``HOST:PORT``; ``auto`` for the cluster of ``RAY_ADDRESS``, or the one that
+            ``ray start`` started on this machine; ``local`` for a new one on this machine, which
+            ends with the block; None for ``auto`` if there is one, or else ``local``.
         cpus: Processors of a new cluster, if not those of the machine.
 
     Raises:
@@ -181,34 +183,67 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[Clust
 def _initialize(ray: Any, address: str | None, cpus: int | None) -> bool:
     """Connect to a cluster, or start one; returns whether it was started."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    target, named_by = (address, "") if address not in (None, AUTO) else _known_address(ray)
+    if target is None and address == AUTO:
+        raise ClusterError(
+            "there is no Ray cluster on this machine, and RAY_ADDRESS is not set.",
+            hint="Start one with 'ray start --head', or use --ray local, which needs none.",
+        )
     quietly: Mapping[str, Any] = {"configure_logging": False, "log_to_driver": False}
-    own: Mapping[str, Any] = {"include_dashboard": False, "num_cpus": cpus, **quietly}
     try:
         with _signals_kept():
-            if address == LOCAL:
-                ray.init(address=LOCAL, **own)
-                return True
-            try:
-                ray.init(address=address or "auto", **quietly)
-                return False
-            except ConnectionError:
-                if address is not None or os.environ.get("RAY_ADDRESS"):
-                    raise
-            ray.init(address=LOCAL, **own)
-            return True
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
-        place = "on this machine" if address in (None, LOCAL, "auto") else f"at {address}"
-        named = os.environ.get("RAY_ADDRESS")
-        if named and address in (None, "auto"):
-            place = f"at {named} (RAY_ADDRESS)"
-        what = (
-            "cannot start a Ray cluster" if address == LOCAL else "there is no usable Ray cluster"
-        )
+            if target in (None, LOCAL):
+                ray.init(address=LOCAL, include_dashboard=False, num_cpus=cpus, **quietly)
+            else:
+                _check_listening(str(target))
+                ray.init(address=target, **quietly)
+    except Exception as error:  # Ray raises everything, and plain Exceptions too
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        if target in (None, LOCAL):
+            raise ClusterError(
+                f"Ray cannot start on this machine: {first_line(error)}",
+                hint="Its log is in the newest folder of Ray's temporary folder, under 'logs'.",
+            ) from error
         raise ClusterError(
-            f"{what} {place}: {first_line(error)}",
+            f"cannot connect to the Ray cluster at {target}{named_by}: {first_line(error)}",
             hint="'ray status' on this machine shows the cluster that it belongs to; "
             "'ray start --head' starts one, and --ray local needs none.",
         ) from error
+    return target in (None, LOCAL)
+
+
+def _known_address(ray: Any) -> tuple[str | None, str]:
+    """The address in ``RAY_ADDRESS``, or else of the cluster that ``ray start`` started here.
+
+    Ray itself would also connect to the private cluster of any other program on this machine.
+
+    Returns:
+        The address, or None; and where it comes from, for messages.
+    """
+    named = os.environ.get("RAY_ADDRESS")
+    if named:
+        return named, " (RAY_ADDRESS)"
+    services: Any = importlib.import_module("ray._private.services")
+    started: str | None = services.find_bootstrap_address(None)
+    if started is None:
+        return None, ""
+    try:
+        _check_listening(started)
+    except OSError:  # what a crash has left behind
+        return None, ""
+    return started, ""
+
+
+def _check_listening(address: str) -> None:
+    """Check that something answers there; Ray would end the process after a minute.
+
+    Raises:
+        OSError: Nothing does.
+    """
+    host, _, port = address.rstrip("/").rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
 
 
 def _shut_down(ray: Any) -> None:

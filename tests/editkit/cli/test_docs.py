@@ -149,7 +149,8 @@ def test_flags_exist(page: Path) -> None:
     of_other_tools |= {"--array", "--requeue", "--signal", "--time", "--mem", "--gres"}  # Slurm
     of_other_tools |= {"--job-name", "--cpus-per-task", "--open-mode"}
     of_other_tools |= {"--generation"}  # editkit_benchmarks.scale
-    of_other_tools |= {"--address", "--block", "--head", "--num-cpus", "--num-gpus"}  # ray start
+    of_other_tools |= {"--address", "--block", "--generate", "--head"}  # ray
+    of_other_tools |= {"--num-cpus", "--num-gpus"}
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 
 
