@@ -1,6 +1,7 @@
 """Measure editkit's speed: one command per question.
 
-plain       against the plain way of the same work
+device      on one GPU (or CPU) within some minutes; flags alone ask this question
+plain       against the plain way of the same work, and against this machine's limit
 published   against ROME's published code
 """
 

@@ -106,6 +106,8 @@ def measure(options: Options, show: Callable[[str], None]) -> dict[str, Any]:
         The JSON document that is also in ``options.out``.
     """
     ends = time.monotonic() + 60 * options.minutes
+    if options.device.startswith("cuda:"):
+        torch.cuda.set_device(options.device)
     amounts = FEW if options.shape.startswith("tiny") else Amounts()
     bench = Bench(options.device, shape=options.shape, half=options.half, amounts=amounts)
     rates = {dtype: Rates(options.device, dtype) for dtype in (torch.float32, torch.bfloat16)}

@@ -120,6 +120,14 @@ class Bench:
         return Sizes.of(shape.config, shape.dtype)
 
     @property
+    def memory_mb(self) -> int:
+        """Memory for the activations of edits that are optimised together: half of what is free."""
+        if not self.device.startswith("cuda"):
+            return 1024
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return max(1024, int(free) // 2 >> 20)
+
+    @property
     def statistics(self) -> dict[str, Any]:
         """Configuration of a second moment over a small corpus."""
         return {
@@ -130,15 +138,17 @@ class Bench:
 
     def rome(self, which: str = "main", *, second_moment: bool = True) -> RomeEditor:
         """ROME, prepared: contexts are sampled and C is factorised."""
+        model = self.model(which)
         config = RomeConfig(
             layer=self.shape(which).layer,
             steps=self.amounts.steps,
             stop_loss=0.0,
+            memory_mb=self.memory_mb,
             second_moment=second_moment,
             **(self.statistics if second_moment else {}),
         )
         editor = RomeEditor(config)
-        editor.prepare(self.model(which))
+        editor.prepare(model)
         return editor
 
 
@@ -179,6 +189,7 @@ def memit(bench: Bench) -> Workload:
         layers=tuple(bench.shape("main").layers),
         steps=bench.amounts.steps,
         stop_loss=0.0,
+        memory_mb=bench.memory_mb,
         **bench.statistics,
     )
     editor = MemitEditor(config)
