@@ -183,7 +183,7 @@ class _Tokenizer:
 
 
 def as_published(hf: Any) -> Any:
-    """A copy of a model with the modules of transformers, which editkit replaces in part."""
+    """A copy of a model, which the published code edits in place."""
     plain = type(hf)(hf.config).eval()
     plain.load_state_dict(hf.state_dict())
     return plain

@@ -25,6 +25,7 @@ only the blocks above, from the edited token onward.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -36,9 +37,10 @@ from editkit.editing.rome_rows import InputRow, RequestRows
 from editkit.editing.rome_value_config import ValueConfig
 from editkit.editing.target_loss import TargetLoss, logit_losses, logits_after
 from editkit.errors import ModelError
+from editkit.models.activations import fused_gelu
 from editkit.models.encoding import Completion, chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
-from editkit.models.running import Tail, forward, recording, replacing, run_prefix
+from editkit.models.running import Reads, Tail, forward, recording, replacing, run_prefix
 from editkit.progress import counting
 
 __all__ = [
@@ -190,7 +192,12 @@ def find_values(
     budget = config.memory_mb * 2**20 // bytes_per_token
     values: dict[int, Value] = {}
     total = len(requests) * config.evaluations
-    with model.frozen(), torch.enable_grad(), counting("optimising values", total) as advance:
+    with (
+        model.frozen(),
+        fused_gelu(model.hf),
+        torch.enable_grad(),
+        counting("optimising values", total) as advance,
+    ):
         for group in chunks_by_tokens(lengths, budget, rows=len(requests[0].in_loss)):
             some = [requests[i] for i in group]
             together = _find_together(model, some, layer, config, site, advance)
@@ -273,8 +280,8 @@ def _read_rows(
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and outputs of each request's context rows and other rows, (rows, D) and (rows, H)."""
     n = batch.rows_per_request
-    keys = batch.keys.reshape(len(requests), n, -1)[:, :-1].float()  # (R, contexts, D)
-    outputs = batch.outputs.reshape(len(requests), n, -1)[:, :-1].float()
+    keys = batch.keys.reshape(len(requests), n, -1)[:, batch.contexts].float()  # (R, contexts, D)
+    outputs = batch.outputs.reshape(len(requests), n, -1)[:, batch.contexts].float()
     rows = []
     for r, request in enumerate(requests):
         parts = [(keys[r], outputs[r])]
@@ -324,11 +331,14 @@ class _ValueLoss:
 class _Batch:
     """All rows of several requests, from the edited token; each request's essence row comes last.
 
+    A context that was sampled several times is one row, with a weight.
+
     Attributes:
         tail: The blocks above the edited layer; from the edited layer on, if ``entry`` is given.
         keys: Input of the MLP's output projection at the edited token, (B, D).
         outputs: Output at the site there, (B, H).
-        rows_per_request: Number of context rows plus one.
+        rows_per_request: Number of different context rows plus one.
+        contexts: The row of each context among its request's rows.
         loss: Loss (4a) of each request's target.
         essence: Position in each request's essence row where the prediction is read, (R,).
         shift: Added to each row's output in addition to the offset, (B, H); None for nothing.
@@ -340,6 +350,7 @@ class _Batch:
     keys: Tensor
     outputs: Tensor
     rows_per_request: int
+    contexts: Sequence[int]
     loss: TargetLoss
     essence: Tensor
     shift: Tensor | None = None
@@ -355,7 +366,13 @@ class _Batch:
         site: Site,
     ) -> _Batch:
         device = model.device
-        rows = [row for request in requests for row in request.in_loss]
+        together = [tuple(rows) for rows in zip(*(r.contexts for r in requests), strict=True)]
+        different = list(dict.fromkeys(together))  # contexts, as their rows of all requests
+        per_request = [
+            [*own, request.essence]
+            for own, request in zip(zip(*different, strict=True), requests, strict=True)
+        ]
+        rows = [row for own in per_request for row in own]
         starts = torch.tensor([row.position for row in rows], device=device)  # (B,)
         path = model.path(layer, "mlp_out")
         entry = None if _adds_directly(model, layer) else path
@@ -370,14 +387,19 @@ class _Batch:
                 tail = Tail.record(model, prefix, ids, starts, start=layer + (entry is None))
         outputs = seen[path].output.reshape(*ids.shape, -1) if site == "mlp_out" else tail.hidden
         facts = [
-            [Completion(row.ids[: row.read + 1], row.labels) for row in request.contexts]
-            for request in requests
+            [Completion(row.ids[: row.read + 1], row.labels) for row in own[:-1]]
+            for own in per_request
         ]
         loss = TargetLoss.of(facts, device=device, reduction=config.target_loss)
+        counts = torch.tensor([together.count(each) for each in different], device=device)
+        times = counts / counts.float().mean()  # of each context in the mean, (contexts,)
         # Each request's essence row follows its context rows, and rows start at the edited token.
         row_in_batch = loss.row + loss.edit
         loss = dataclasses.replace(
-            loss, row=row_in_batch, column=loss.column - starts[row_in_batch]
+            loss,
+            row=row_in_batch,
+            column=loss.column - starts[row_in_batch],
+            weight=loss.weight * times[loss.row % len(different)],
         )
         essence = [request.essence.read - request.essence.position for request in requests]
         return cls(
@@ -385,7 +407,8 @@ class _Batch:
             tail=tail,
             keys=seen[path].inputs.reshape(*ids.shape, -1)[:, 0],  # (B, D)
             outputs=outputs[:, 0],  # (B, H)
-            rows_per_request=len(requests[0].in_loss),
+            rows_per_request=len(different) + 1,
+            contexts=[different.index(each) for each in together],
             loss=loss,
             essence=torch.tensor(essence, device=device),
             entry=entry,
@@ -404,18 +427,27 @@ class _Batch:
         offsets = deltas.repeat_interleave(n, dim=0)  # (B, H)
         if self.shift is not None:
             offsets = offsets + self.shift
-        hidden = self._run(offsets)  # (B, S, H)
-        of_targets = self.loss.states(hidden)  # (N, H)
-        essence_rows = n - 1 + n * torch.arange(len(deltas), device=hidden.device)  # (R,)
-        of_essence = hidden[essence_rows, self.essence]  # (R, H)
-        return logits_after(self.model, torch.cat([of_targets, of_essence]))
+        return logits_after(self.model, self._states(offsets))
 
     def after_essence(self, logits: Tensor) -> Tensor:
         """Log probabilities after each essence prompt, (R, V), from :meth:`logits`."""
         return torch.log_softmax(logits[len(self.loss.token) :], dim=-1)
 
-    def _run(self, offsets: Tensor) -> Tensor:
-        """States after the last block with an offset at each row's edited token, (B, H)."""
+    @functools.cached_property
+    def _reads(self) -> Reads:
+        """Where the N target tokens are predicted, and where each essence row is read."""
+        n = self.rows_per_request
+        essence_rows = n - 1 + n * torch.arange(len(self.essence), device=self.essence.device)
+        row = torch.cat([self.loss.row, essence_rows])  # (N + R,)
+        column = torch.cat([self.loss.column, self.essence])
+        return Reads.of(row, column, len(self.keys))
+
+    def _states(self, offsets: Tensor) -> Tensor:
+        """States after the last block, with an offset at each row's edited token, (B, H).
+
+        Returns:
+            The states that are read, (N + R, H).
+        """
 
         def shifted(states: Tensor) -> Tensor:
             states = states.clone()  # (B, S, H)
@@ -423,14 +455,14 @@ class _Batch:
             return states
 
         if self.entry is None:
-            return self.tail.run(shifted(self.tail.hidden))
+            return self.tail.read(shifted(self.tail.hidden), self._reads)
         shape = self.tail.hidden.shape
 
         def at_entry(_: Tensor, output: Tensor) -> Tensor:
             return shifted(output.reshape(shape)).reshape(output.shape)
 
         with replacing(self.model, {self.entry: at_entry}):
-            return self.tail.run(self.tail.hidden)
+            return self.tail.read(self.tail.hidden, self._reads)
 
     def moved_to(self, values: Tensor) -> _Batch:
         """The batch with the output of every row replaced by its request's value, (R, H)."""

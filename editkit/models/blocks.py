@@ -15,21 +15,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
 
 from editkit.models.architectures import PARTS, BlockPart
-from editkit.models.language_model import LanguageModel
-from editkit.models.running import (
+from editkit.models.block_calls import (
     Call,
     FrozenLayer,
-    Prefix,
+    cache_of,
     first,
-    forward_after,
     frozen_cache,
-    replacing,
-    run_prefix,
+    projected,
     unshared,
 )
+from editkit.models.language_model import LanguageModel
+from editkit.models.running import Prefix, forward_after, replacing, run_prefix
 
 __all__ = ["BlockPart", "RecordedPass"]
 
@@ -63,21 +61,6 @@ def _after(shared: Tensor, own: Tensor) -> Tensor:
     joined.view(-1, rows, *joined.shape[1:])[..., :before, :] = shared
     joined[..., before:, :] = own
     return joined
-
-
-class _Projected(Exception):
-    """Ends a block once the keys and values of its tokens are known, (B, heads, S, head size)."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.keys, self.values = keys, values
-
-
-class _EndingLayer(FrozenLayer):
-    """Ends a block before its attention."""
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        raise _Projected(key_states, value_states)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,8 +162,7 @@ class RecordedPass:
     def _block(self, layer: int, hidden: Tensor, reading: FrozenLayer, skip: int) -> Tensor:
         """A block's output at the tokens from ``skip`` on."""
         tokens = slice(skip, skip + hidden.shape[1])
-        cache = DynamicCache()
-        cache.layers = [reading] * len(self._layers)  # only this block's layer is read
+        cache = cache_of(reading, layer)
         call = self._calls[layer].at(tokens, self.states[0].shape[1]).with_cache(self._cache, cache)
         call = call.repeated(hidden.shape[0])
         return call(self.model.block(layer), hidden).to(self.model.device)
@@ -198,13 +180,10 @@ class RecordedPass:
 
     def _extended(self, layer: int, left: _SharedLayer, hidden: Tensor, skip: int) -> FrozenLayer:
         """Keys and values of a block, extended by those of the next tokens."""
-        try:
-            self._block(layer, hidden, _EndingLayer(), skip)
-        except _Projected as projected:
-            extended = FrozenLayer()
-            extended.lazy_initialization(*left.update(projected.keys, projected.values))
-            return extended
-        raise AssertionError("blocks pass their keys and values to the cache")
+        own = projected(lambda end: self._block(layer, hidden, end, skip))
+        extended = FrozenLayer()
+        extended.lazy_initialization(*left.update(*own))
+        return extended
 
 
 def _recording(layer: Any) -> _RecordingLayer:

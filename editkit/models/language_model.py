@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from editkit.errors import ModelError
-from editkit.models.activations import fuse_gelu
 from editkit.models.architectures import PARTS, Architecture, Part
 from editkit.models.encoding import check_vocabulary
 from editkit.models.fingerprints import VOLATILE, fingerprint_of_folder, legacy_fingerprint
@@ -45,8 +44,7 @@ class LanguageModel(TextReader):
     """A causal language model with its tokenizer, its architecture and its identity.
 
     Args:
-        hf: The model of transformers; put into evaluation mode, and its GELU into one kernel
-            (:mod:`editkit.models.activations`).
+        hf: The model of transformers; put into evaluation mode.
         tokenizer: Its fast tokenizer.
         name: Its name in messages and results.
         revision: Revision of a hub model.
@@ -76,7 +74,6 @@ class LanguageModel(TextReader):
         rows = int(hf.get_input_embeddings().weight.shape[0])
         check_vocabulary(tokenizer, rows, name=name)
         self.hf = hf.eval()
-        fuse_gelu(hf)
         super().__init__(tokenizer, name=name)
         self.revision = revision
         self.source = source

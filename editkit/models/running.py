@@ -19,28 +19,38 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache
 
-from editkit.errors import ModelError
+from editkit.models.block_calls import (
+    Call,
+    FrozenLayer,
+    WholeLayer,
+    aligned_right,
+    cache_of,
+    first,
+    frozen_cache,
+    projected,
+    rows_of,
+    unshared,
+)
 from editkit.models.language_model import LanguageModel
+from editkit.models.shape import window_of
 
 __all__ = [
     "Activation",
-    "Call",
-    "FrozenLayer",
     "Prefix",
+    "Reads",
     "Tail",
-    "first",
     "forward",
     "forward_after",
-    "frozen_cache",
     "recording",
     "replacing",
-    "rows_of",
     "run_prefix",
-    "unshared",
     "with_weights",
 ]
+
+
+_FEW = 3  # the last block is split if one token in this many is read, or fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +127,7 @@ def run_prefix(
     hidden = forward(model, ids, cache=cache)
     size = ids.shape[1]
     ragged = bool((lengths < size).any())
-    kept = _aligned_right(cache, lengths, rows) if ragged else frozen_cache(cache, rows)
+    kept = aligned_right(cache, lengths, rows) if ragged else frozen_cache(cache, rows)
     lengths = lengths if rows is None else rows_of(lengths, rows)
     mask = torch.arange(size, device=ids.device)[None] >= size - lengths[:, None]  # (B', P)
     return Prefix(kept, mask.long()), hidden
@@ -250,6 +260,46 @@ def with_weights(model: LanguageModel, weights: Mapping[str, Tensor]) -> Iterato
 
 
 @dataclasses.dataclass(frozen=True)
+class Reads:
+    """The tokens of a batch whose states are read.
+
+    Attributes:
+        row: Row of each token, (N,).
+        column: Its place in the row, (N,).
+        columns: The tokens of each row, the last one repeated in rows with fewer, (B, S').
+        place: Place of each token in its row of ``columns``, (N,).
+    """
+
+    row: Tensor
+    column: Tensor
+    columns: Tensor
+    place: Tensor
+
+    @classmethod
+    def of(cls, row: Tensor, column: Tensor, n_rows: int) -> Reads:
+        """Arrange the tokens by row.
+
+        Args:
+            row: Row of each token, (N,).
+            column: Its place in the row, (N,).
+            n_rows: Number of rows B.
+        """
+        by_row: list[list[int]] = [[] for _ in range(n_rows)]
+        place = []
+        for r, c in zip(row.tolist(), column.tolist(), strict=True):
+            place.append(len(by_row[r]))
+            by_row[r].append(c)
+        most = max(map(len, by_row))
+        columns = [(own or [0]) + (own or [0])[-1:] * (most - max(len(own), 1)) for own in by_row]
+        return cls(
+            row,
+            column,
+            torch.tensor(columns, device=row.device),
+            torch.tensor(place, device=row.device),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Tail:
     """The blocks from ``start`` on, with the arguments to run them again.
 
@@ -315,9 +365,46 @@ class Tail:
         Returns:
             (B, S, H)
         """
-        for layer, call in zip(range(self.start, self.model.n_layers), self._calls, strict=True):
+        for layer, call in enumerate(self._calls, self.start):
             hidden = call(self.model.block(layer), hidden)
         return hidden.to(self.model.device)
+
+    def read(self, hidden: Tensor, reads: Reads) -> Tensor:
+        """States after the last block at some tokens, before the final norm.
+
+        If these are few, the last block computes only keys and values of the others.
+
+        Args:
+            hidden: Input of block :attr:`start`, (B, S, H).
+            reads: The tokens.
+
+        Returns:
+            (N, H)
+        """
+        size = hidden.shape[1]
+        few = _FEW * reads.columns.shape[1] <= size
+        if not few or len(self._calls) < 2 or not self._shows_all(size):
+            return self.run(hidden)[reads.row, reads.column]
+        for layer, call in enumerate(self._calls[:-1], self.start):
+            hidden = call(self.model.block(layer), hidden)
+        last, call, old = self.model.n_layers - 1, self._calls[-1], self._cache
+        block = self.model.block(last)
+        own = projected(lambda end: call.with_cache(old, cache_of(end, last))(block, hidden))
+        whole = WholeLayer()
+        prefix = FrozenLayer() if old is None else old.layers[last]
+        whole.lazy_initialization(*prefix.update(*own))
+        columns = reads.columns.to(hidden.device)  # (B, S')
+        asked = hidden.take_along_dim(columns[..., None], dim=1)  # (B, S', H)
+        call = call.at_each(columns, size).with_cache(old, cache_of(whole, last))
+        return call(block, asked).to(self.model.device)[reads.row, reads.place]
+
+    def _shows_all(self, size: int) -> bool:
+        """Whether the last block's mask alone decides what each of ``size`` tokens attends to.
+
+        Not so with windows that a block counts from its last key, as GPT-Neo does.
+        """
+        keys, window = self._calls[-1].masked_keys(size), window_of(self.model.hf.config)
+        return keys is not None and (window is None or keys <= window)
 
     def above(self, layer: int, hidden: Tensor) -> Tail:
         """The tail from a later block on.
@@ -335,196 +422,3 @@ class Tail:
         n_rows = self.hidden.shape[0]
         calls = tuple(c.select(rows, n_rows).with_cache(self._cache, cache) for c in self._calls)
         return dataclasses.replace(self, hidden=self.hidden[rows], _calls=calls, _cache=cache)
-
-
-# ---------------------------------------------------------------- arguments and caches of blocks
-
-
-# Arguments of a block whose first dimension counts tokens or heads, not rows.
-_NOT_BY_ROW = frozenset({"cache_position", "position_bias"})
-_OF_KEYS = frozenset({"alibi", "position_bias"})  # without a dimension of tokens that ask
-_ALIBI = "alibi"  # (B heads, 1, P + S), or (B, heads, 1, P + S)
-
-
-class FrozenLayer(DynamicLayer):
-    """Keys and values of a prefix that later tokens can read but never extend."""
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Use keys and values as the prefix's, (B, heads, P, head size)."""
-        super().lazy_initialization(key_states[:0], value_states[:0])
-        self.keys, self.values = key_states, value_states
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values of the prefix with those of these tokens, which are not kept."""
-        if self.keys is None:
-            return key_states, value_states
-        return (
-            torch.cat([self.keys, key_states], dim=-2),  # (B, heads, P + S, head size)
-            torch.cat([self.values, value_states], dim=-2),
-        )
-
-
-def first(output: Any) -> Tensor:
-    """The tensor in a module's output: some modules return a tuple that begins with it."""
-    tensor: Tensor = output[0] if isinstance(output, tuple) else output
-    return tensor
-
-
-def unshared(output: Any) -> Any:
-    """A module's output with a copy of its tensor, so that what follows cannot change this one."""
-    copied = first(output).clone()
-    return (copied, *output[1:]) if isinstance(output, tuple) else copied
-
-
-@dataclasses.dataclass(frozen=True)
-class Call:
-    """The arguments that the model passed to one block, without the hidden states."""
-
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    @classmethod
-    def recorded(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Call]:
-        """The hidden states that a block received, (B, S, H), and its other arguments.
-
-        Raises:
-            ModelError: An argument cannot be cut into rows and tokens, such as the masks of flex
-                attention.
-        """
-        rest = dict(kwargs)
-        hidden = args[0] if args else rest.pop("hidden_states")
-        for value in (*args[1:], *rest.values()):
-            if hasattr(value, "shape") and not isinstance(value, Tensor):
-                raise ModelError(
-                    f"the model's attention passes a {type(value).__name__} to its blocks, which "
-                    "editkit cannot cut into rows and tokens.",
-                    hint="Load the model with attention sdpa or eager (--set "
-                    "model.attention=sdpa).",
-                )
-        return hidden, cls(args[1:], rest)
-
-    def __call__(self, block: nn.Module, hidden: Tensor) -> Tensor:
-        """The block's output for other hidden states."""
-        return first(block(hidden, *self.args, **self.kwargs))
-
-    def select(self, rows: Tensor, n_rows: int) -> Call:
-        """The arguments for other rows: new row ``i`` is row ``rows[i]`` of the old ``n_rows``."""
-
-        def pick(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                by_row = value.ndim > 1 and value.shape[0] == n_rows
-                return rows_of(value, rows) if by_row else value
-            if isinstance(value, (tuple, list)):
-                return type(value)(pick(each) for each in value)
-            if isinstance(value, dict):  # masks or rotary embeddings by type of layer
-                return {key: pick(each) for key, each in value.items()}
-            return value
-
-        kwargs = {k: v if k in _NOT_BY_ROW else pick(v) for k, v in self.kwargs.items()}
-        if isinstance(alibi := self.kwargs.get(_ALIBI), Tensor):
-            by_row = alibi.reshape(n_rows, -1, *alibi.shape[1:])
-            kwargs[_ALIBI] = rows_of(by_row, rows).flatten(0, 1)
-        return Call(tuple(pick(each) for each in self.args), kwargs)
-
-    def repeated(self, n_rows: int) -> Call:
-        """The arguments of one row, for several equal rows where broadcasting does not do."""
-
-        def whole(value: Any) -> Any:
-            """A mask for all rows: some families check its shape."""
-            is_mask = isinstance(value, Tensor) and value.ndim == 4 and value.shape[0] == 1
-            return value.expand(n_rows, -1, -1, -1) if is_mask else value
-
-        repeated = {name: whole(value) for name, value in self.kwargs.items()}
-        alibi = self.kwargs.get(_ALIBI)
-        if isinstance(alibi, Tensor):
-            repeated[_ALIBI] = alibi.repeat(n_rows, *[1] * (alibi.ndim - 1))
-        return Call(tuple(whole(value) for value in self.args), repeated)
-
-    def with_cache(self, old: Any, new: Any) -> Call:
-        """The arguments with another cache in place of the old one."""
-
-        def swap(value: Any) -> Any:
-            return new if old is not None and value is old else value
-
-        return Call(
-            tuple(swap(each) for each in self.args), {k: swap(v) for k, v in self.kwargs.items()}
-        )
-
-    def at(self, tokens: slice, length: int) -> Call:
-        """The arguments for consecutive tokens, out of ``length`` in the recorded call."""
-
-        def cut(value: Any) -> Any:
-            if isinstance(value, (tuple, list)):
-                return type(value)(cut(each) for each in value)
-            if isinstance(value, dict):
-                return {key: cut(each) for key, each in value.items()}
-            if not isinstance(value, Tensor):
-                return value
-            if value.ndim == 4 and value.shape[2] == length:
-                return value[:, :, tokens]  # mask, (B, 1, S', P + S)
-            if value.ndim in (2, 3) and value.shape[1] == length:
-                return value[:, tokens]  # positions or rotary embeddings, (B, S', ...)
-            return value[tokens] if value.shape == (length,) else value
-
-        kwargs = {k: v if k in _OF_KEYS else cut(v) for k, v in self.kwargs.items()}
-        return Call(tuple(cut(each) for each in self.args), kwargs)
-
-
-def _aligned_right(
-    cache: DynamicCache, lengths: Tensor, rows: Tensor | None = None
-) -> DynamicCache:
-    """A copy that does not grow, each row's real keys and values moved to its end.
-
-    Args:
-        cache: Keys and values of rows padded on the right, (B, heads, P, head size) each.
-        lengths: Number of real tokens of each row, (B,).
-        rows: The old row of each new row; by default all rows once.
-    """
-    aligned = DynamicCache()
-    aligned.layers = [_aligned_layer(layer, lengths, rows) for layer in cache.layers]
-    return aligned
-
-
-def _aligned_layer(layer: DynamicLayer, lengths: Tensor, rows: Tensor | None) -> FrozenLayer:
-    aligned = FrozenLayer()
-    if layer.keys is not None:
-        n_rows, _, size, _ = layer.keys.shape
-        device = layer.keys.device
-        row = torch.arange(n_rows, device=device) if rows is None else rows.to(device)  # (B',)
-        padding = size - lengths.to(device)[row]  # (B',)
-        slots = torch.arange(size, device=device) - padding[:, None]  # (B', P)
-        # The slots in front of a row are masked, so their content does not matter.
-        places = (row[:, None] * size + slots.clamp(min=0)).flatten()
-        aligned.lazy_initialization(_at(layer.keys, places), _at(layer.values, places))
-    return aligned
-
-
-def _at(states: Tensor, places: Tensor) -> Tensor:
-    """States at places counted over all tokens of all rows, as rows of the same length."""
-    by_token = states.transpose(1, 2)  # (B, P, heads, head size), as projections lay them out
-    chosen = by_token.flatten(0, 1).index_select(0, places)
-    return chosen.reshape(-1, *by_token.shape[1:]).transpose(1, 2)
-
-
-def rows_of(tensor: Tensor, rows: Tensor) -> Tensor:
-    """``tensor[rows]``, on any devices."""
-    return tensor[rows.to(tensor.device)]
-
-
-def frozen_cache(cache: DynamicCache, rows: Tensor | None = None) -> DynamicCache:
-    """A copy that does not grow, of all rows or of chosen rows."""
-    frozen = DynamicCache()
-    frozen.layers = [_frozen_layer(layer, rows) for layer in cache.layers]
-    return frozen
-
-
-def _frozen_layer(layer: DynamicLayer, rows: Tensor | None) -> FrozenLayer:
-    frozen = FrozenLayer()
-    if layer.keys is not None:
-        keys, values = layer.keys, layer.values
-        if rows is not None:
-            keys, values = rows_of(keys, rows), rows_of(values, rows)
-        frozen.lazy_initialization(keys, values)
-    return frozen

@@ -32,7 +32,8 @@ from editkit.editing.deltas import check_fits
 from editkit.editing.prompt_context import joined_contexts
 from editkit.editing.row_terms import terms_of
 from editkit.errors import DeltaError
-from editkit.models.running import first, forward, recording
+from editkit.models.block_calls import first
+from editkit.models.running import forward, recording
 from editkit.models.weight_layout import as_stored, is_matrix_module
 from editkit.patches.content import PatchContent
 

@@ -19,10 +19,11 @@ from editkit.editing.deltas import Dense, WeightDelta
 from editkit.editing.edited_models import EditedModels
 from editkit.errors import ModelError
 from editkit.models.architectures import PARTS
+from editkit.models.block_calls import first
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
 from editkit.models.language_model import LanguageModel
-from editkit.models.running import Tail, first, forward, forward_after, replacing, run_prefix
+from editkit.models.running import Reads, Tail, forward, forward_after, replacing, run_prefix
 from editkit.models.shape import window_of
 from editkit.models.trees import forward_trees, longest_tree, trees_of
 from editkit.models.weight_layout import as_stored, input_major, is_matrix_module
@@ -292,12 +293,17 @@ def _prefix(model: LanguageModel, lengths: Sequence[int] = _LENGTHS) -> None:
         middle = model.n_layers // 2
         tail = Tail.record(model, prefix, ids, starts, start=middle)
         again = model.head(model.final_hidden(tail.run(tail.hidden)))
+        ends = torch.tensor([len(each) - 1 for each in tails], device=device)
+        reads = Reads.of(torch.arange(len(rows), device=device), ends, len(rows))
+        read = model.head(model.final_hidden(tail.read(tail.hidden, reads)))
         for number, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
             expected = _logits(model, row)[cut:]
             where = f"row of {len(row)} tokens, {cut} of them reused"
             _compare(after[number, : len(expected)], expected, where)
             what = f"{where}, blocks run again from {middle}"
             _compare(again[number, : len(expected)], expected, what)
+            what = f"{where}, the last block only at the last token"
+            _compare(read[number], expected[-1], what)
     beginnings = [tuple(row[:n]) for row in rows for n in {len(row) // 2, len(row)}]
     texts = list(dict.fromkeys((*beginnings, *(text[:-1] + rows[0][:2] for text in beginnings))))
     for tree in trees_of(texts, longest_tree(model)):

@@ -10,6 +10,7 @@ from editkit.models.architectures import PARTS
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
 from editkit.models.running import (
+    Reads,
     Tail,
     forward,
     forward_after,
@@ -107,6 +108,10 @@ def test_tail_and_prefix_equal_whole_rows(name: str) -> None:
             again = model.final_hidden(tail.run(tail.hidden))
             chosen = tail.select(torch.tensor([2, 0]))
             fewer = model.final_hidden(chosen.run(chosen.hidden))
+            ends = torch.tensor([len(suffix) - 1 for suffix in suffixes])
+            reads = Reads.of(torch.tensor([2, 0, 1]), ends[[2, 0, 1]], len(rows))
+            read = model.final_hidden(tail.read(tail.hidden, reads))
+            torch.testing.assert_close(read, again[reads.row, reads.column], rtol=1e-4, atol=1e-4)
             for b, suffix in enumerate(suffixes):
                 expected = whole[b, int(cuts[b]) : len(rows[b])]
                 for got in (after[b], again[b]):

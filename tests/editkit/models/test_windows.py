@@ -20,7 +20,7 @@ from editkit.editing.edited_models import CandidateQuery, GenerationQuery, TextQ
 from editkit.editing.generation import continued, draws, sample
 from editkit.models.blocks import RecordedPass
 from editkit.models.encoding import padded
-from editkit.models.running import Tail, forward, forward_after, run_prefix
+from editkit.models.running import Reads, Tail, forward, forward_after, run_prefix
 from editkit.models.shape import context_length_of, shape_of
 from tests.editkit.editing.test_deltas import delta_for
 from tests.editkit.editing.test_edited_models import plain_nll
@@ -106,9 +106,13 @@ def test_a_row_gives_the_same_states_wherever_it_is_cut(
         again = model.final_hidden(tail.run(tail.hidden))
         fewer = tail.select(order)
         selected = model.final_hidden(fewer.run(fewer.hidden))
+        ends = torch.tensor([len(row) - cut - 1 for row, cut in zip(rows, cuts, strict=True)])
+        reads = Reads.of(torch.arange(len(rows)), ends, len(rows))
+        last = model.final_hidden(tail.read(tail.hidden, reads))
     for b, (row, cut) in enumerate(zip(rows, cuts, strict=True)):
         expected = alone(model, row)
         assert_same(hidden[b, :cut], expected[:cut])
+        assert_same(last[b], expected[-1])
         for states in (after, again, chosen.flip(0), selected.flip(0)):
             assert_same(states[b, : len(row) - cut], expected[cut:])
         assert_same(chosen[len(rows) - 1 - b, : len(row) - cut], expected[cut:])
