@@ -196,7 +196,7 @@ def _trace_all(
                 reason = f"{MOST_LOSSES} workers died while they traced it: {event.reason}"
                 store.put_rows(fingerprint, [failed_for_now(cases.pop(0), reason)])
                 advance()
-            submit(cases, 1 if event.out_of_memory else len(cases))
+            submit(cases, 1 if event.out_of_memory else _FACTS_PER_JOB)
     return edits
 
 

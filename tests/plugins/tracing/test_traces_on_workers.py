@@ -124,20 +124,29 @@ def test_facts_of_a_dead_worker_are_traced_again(tmp_path: Path) -> None:
     assert all(traced_cases.count(case) == 1 for case in range(0, 12, 3))  # the answered ones
 
 
-def test_a_fact_that_kills_workers_fails_for_now(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("killer", "out_of_memory", "sizes"),
+    [
+        (1, False, [4, 4, 3, 3, 2]),
+        (3, False, [4, 4, 1, 1]),
+        (1, True, [4, 4, 1, 1, 1, 1]),  # once it is about memory, one fact at a time
+    ],
+)
+def test_a_fact_that_kills_workers_fails_for_now(
+    tmp_path: Path, killer: int, out_of_memory: bool, sizes: list[int]
+) -> None:
     facts = some_facts(8)
 
     def dies(job: Any, answers: int) -> Death | None:
         numbers = [case.number for case in job.cases] if isinstance(job, TraceFacts) else []
-        traces_it = numbers[answers : answers + 1] == [1]
-        return Death("the kernel killed it", out_of_memory=True) if traces_it else None
+        traces_it = numbers[answers : answers + 1] == [killer]
+        return Death("the kernel killed it", out_of_memory) if traces_it else None
 
     pool = PicklingPool(workers=1, dies=dies)
     average = traced(pool, tmp_path, facts)
-    assert average.failed == {1: "3 workers died while they traced it: the kernel killed it"}
+    assert average.failed == {killer: "3 workers died while they traced it: the kernel killed it"}
     assert len(pool.built) == 4
-    sizes = [len(job.cases) for job in pool.jobs if isinstance(job, TraceFacts)]
-    assert sizes == [4, 4, 1, 1, 1, 1]  # once it is about memory, one fact at a time
+    assert [len(job.cases) for job in pool.jobs if isinstance(job, TraceFacts)] == sizes
     again = traced(PicklingPool(), tmp_path, facts)  # with enough memory
     assert not again.failed
     assert same(again, traced(InProcess(), tmp_path / "here", facts))
