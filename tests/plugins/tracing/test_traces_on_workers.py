@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,20 @@ def test_new_facts_after_edits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     there = traced(PicklingPool(), tmp_path / "there", facts, tools, requests)
     assert rows_in(tmp_path / "here") == rows_in(tmp_path / "there")
     assert same(here, there)
+
+
+def test_rows_have_the_environment_of_their_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about, machines = TraceBench.about, itertools.count()
+    monkeypatch.setattr(
+        TraceBench, "about", lambda self: {**about(self), "environment": {"m": next(machines)}}
+    )
+    traced(PicklingPool(workers=2), tmp_path, some_facts(6))
+    with Store(tmp_path / STORE_FILE, read_only=True) as store:
+        known = store.environments()
+    computed = [known[row.environment]["m"] for row in rows_in(tmp_path)]
+    assert computed == [0, 1, 0, 1, 0, 1]
 
 
 class Drawing(Locator[CausalTracingConfig]):
