@@ -22,7 +22,13 @@ from editkit.registry.plugins import default_registry
 from editkit.report.text import run_table
 from editkit.results import STORE_FILE
 from editkit.storage.machine import memory_of_this_process, peak_memory_of_this_process
-from editkit_benchmarks.scale.simulated import SimulatedPool, plan_of, sample_rows
+from editkit_benchmarks.scale.simulated import (
+    InstantPool,
+    InstantRecipe,
+    SimulatedPool,
+    plan_of,
+    sample_rows,
+)
 
 _MB = 2**20
 _ROWS_AT_ONCE = 500  # when a store is filled
@@ -60,6 +66,34 @@ def driver(args: argparse.Namespace) -> dict[str, Any]:
         "memory_mb": (peak_memory_of_this_process() - before) / _MB,
         "store_mb": size / _MB,
         "store_bytes_per_row": size / n_rows,
+    }
+
+
+def ray(args: argparse.Namespace) -> dict[str, Any]:
+    """Run a plan on Ray actors without a model; what Ray and the driver take per unit."""
+    from editkit.workers.ray_pool import RayPool
+
+    registry = default_registry()
+    plan = plan_of(registry, records=args.records, editors=args.editors, generation=args.generation)
+    rows = sample_rows(plan, generation=args.generation)
+    pool = InstantPool(
+        RayPool(args.address, workers=args.workers),
+        InstantRecipe(rows, plan.model_description()),
+    )
+    started = time.monotonic()
+    with _folder(args.out) as out:
+        run_plan(plan, out, registry, tracking=False, quiet=True, pool=pool)
+    first, last = pool.moments
+    n_units = len(plan.batches) * len(plan.cells)
+    n_rows = args.records * len(plan.cells)
+    return {
+        "workers": args.workers,
+        "units": n_units,
+        "rows": n_rows,
+        "start_s": first.wall - started,
+        "wall_ms_per_unit": 1000 * (last.wall - first.wall) / n_units,
+        "driver_cpu_ms_per_unit": 1000 * (last.cpu - first.cpu) / n_units,
+        "rows_per_s": n_rows / (last.wall - first.wall),
     }
 
 
@@ -197,7 +231,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="editkit_benchmarks.scale", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for work in (driver, store, step):
+    for work in (driver, ray, store, step):
         own = commands.add_parser(work.__name__, help=work.__doc__)
         own.set_defaults(work=work)
         if work is step:
@@ -206,7 +240,10 @@ def main() -> int:
         own.add_argument("--editors", type=int, default=10)
         own.add_argument("--generation", action="store_true", help="rows with ten texts each")
         own.add_argument("--out", type=Path, help="folder to keep (default: a temporary one)")
-        if work is driver:
+        if work is ray:
+            own.add_argument("--workers", type=int, default=2)
+            own.add_argument("--address", default="local", help="of the Ray cluster")
+        elif work is driver:
             own.add_argument("--workers", type=int, default=1000)
             own.add_argument("--seconds", type=float, default=0.0, help="per record; 0: at once")
         else:

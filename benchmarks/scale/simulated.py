@@ -20,9 +20,17 @@ from editkit.benchmark.spec import Flags, apply_flags, load_benchmark
 from editkit.records.digests import slice_digest
 from editkit.registry.plugins import Registry
 from editkit.results import Row
-from editkit.workers.pool import Answered, AnswerT, Crew, Done, Event, JobT, Recipe
+from editkit.workers.pool import Answered, AnswerT, Crew, Done, Event, JobT, Pool, Recipe
 
-__all__ = ["SimulatedPool", "plan_of", "sample_rows"]
+__all__ = [
+    "InstantBench",
+    "InstantPool",
+    "InstantRecipe",
+    "Moment",
+    "SimulatedPool",
+    "plan_of",
+    "sample_rows",
+]
 
 _SAMPLES = 200
 _LENGTHS = {  # numbers per record that the metrics of the benchmark atlas keep
@@ -182,3 +190,63 @@ class _Crew:
             yield Answered(number, Rows(SimulatedPool.rows_of(self._rows, cases)), worker)
             yield Done(number)
             self._moments.append(Moment.now())
+
+
+# ---------------------------------------------------------------- real workers without a model
+
+
+@dataclasses.dataclass(frozen=True)
+class InstantRecipe:
+    """A worker that has no model and answers at once.
+
+    Attributes:
+        rows: Rows to answer with, in turn.
+        model: The model's description.
+    """
+
+    rows: Sequence[Row]
+    model: Mapping[str, Any]
+
+    def build(self) -> InstantBench:
+        """Nothing is loaded."""
+        return InstantBench(self)
+
+
+class InstantBench:
+    """Answers every job with rows that were made before."""
+
+    def __init__(self, recipe: InstantRecipe) -> None:
+        self._recipe = recipe
+
+    def about(self) -> Mapping[str, Any]:
+        """What a bench of a run reports."""
+        return {"model": self._recipe.model, "environment": {"simulated": True}}
+
+    def do(self, job: Job) -> Iterator[Answer]:
+        """A row for each record."""
+        yield Begun()
+        cases = [record.case_id for record in job.unit.records]
+        yield Rows(SimulatedPool.rows_of(self._recipe.rows, cases))
+
+
+class InstantPool:
+    """The workers of another pool, each with an :class:`InstantBench`.
+
+    What a run on them takes is what that pool and the driver take.
+    """
+
+    def __init__(self, pool: Pool, recipe: InstantRecipe) -> None:
+        self.is_local, self._pool, self._recipe = pool.is_local, pool, recipe
+        self.moments: list[Moment] = []
+        """When the first worker was ready, and when the last answer had been taken."""
+
+    @contextlib.contextmanager
+    def opened(
+        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+    ) -> Iterator[Crew[JobT, AnswerT]]:
+        """Open the other pool with our recipe instead."""
+        own = cast("Recipe[JobT, AnswerT]", self._recipe)
+        with self._pool.opened(own, distributions=distributions) as crew:
+            self.moments.append(Moment.now())
+            yield crew
+            self.moments.append(Moment.now())
