@@ -120,7 +120,7 @@ class Moment(NamedTuple):
 
 
 class SimulatedPool:
-    """Workers that answer a job after a fixed time per record.
+    """Workers that answer a job after a time per record, plus or minus 30%.
 
     Args:
         plan: The plan that they work on.
@@ -162,6 +162,7 @@ class _Crew:
         self._rows, self._seconds, self._moments = rows, seconds, moments
         self._due: list[tuple[float, int, Job]] = []  # a heap
         self._submitted = 0
+        self._draw = random.Random(0)
         environment = {"simulated": True}
         self.about: Mapping[str, Any] = {
             "model": plan.model_description(),
@@ -174,7 +175,9 @@ class _Crew:
     def submit(self, job: Job) -> int:
         number = self._submitted
         self._submitted += 1
-        due = time.monotonic() + self._seconds * len(job.unit.records)
+        # Records differ: without that, workers would stay in step and answer all at once.
+        seconds = self._seconds * self._draw.uniform(0.7, 1.3)
+        due = time.monotonic() + seconds * len(job.unit.records)
         heapq.heappush(self._due, (due, number, job))
         return number
 

@@ -14,8 +14,14 @@ def wanted_rows(run: Run, cell: Cell) -> int:
     return n if regime.groups is None else min(n, regime.groups * regime.facts)
 
 
-def is_complete(run: Run, cell: Cell) -> bool:
+def is_complete(run: Run, cell: Cell, *, checked: bool = False) -> bool:
     """Whether every record has its rows at all checkpoints, and every model its scores.
+
+    Args:
+        run: The run.
+        cell: One of its cells.
+        checked: Whether damaged rows were removed before. They do not count, and finding them means
+            reading everything.
 
     Raises:
         StoreError: The store cannot be read.
@@ -23,7 +29,9 @@ def is_complete(run: Run, cell: Cell) -> bool:
     regime, wanted = cell.regime, wanted_rows(run, cell)
     with Store(run.store, read_only=True) as store:
         stored = {
-            table: len(store.keys(table, cell.fingerprint))
+            table: store.count(table, cell.fingerprint)
+            if checked
+            else len(store.keys(table, cell.fingerprint))
             for table in ("rows", "history", "models")
         }
     if regime.is_independent:

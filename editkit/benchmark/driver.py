@@ -14,9 +14,9 @@ import dataclasses
 import logging
 from collections import Counter as Counts
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from editkit.benchmark.cell_bench import editor_of
 from editkit.benchmark.completeness import is_complete
@@ -45,6 +45,7 @@ from editkit.workers.pool import MOST_LOSSES, Answered, Crew, Done, Lost
 
 __all__ = ["Driver", "discard_units", "steps_of"]
 
+Key = TypeVar("Key", bound=Hashable)
 _Crew: TypeAlias = Crew[Job, Answer]
 _log = logging.getLogger(__name__)
 
@@ -64,6 +65,31 @@ def discard_units(cell: Cell, units: Sequence[Batch], out: Path, store: Store) -
     store.discard(cell.fingerprint, cases, groups)
     for group in groups:
         SequenceFiles(out, cell.fingerprint, group).remove()
+
+
+def next_cell(
+    waiting: Mapping[Key, Sized], busy: Mapping[Key, int], after: Key | None
+) -> Key | None:
+    """The cell that a free worker takes a unit of: its last one, else the first without workers.
+
+    Each cell's editor is thus prepared by few workers. If all cells have some, the one with the
+    most units per worker gets another.
+
+    Args:
+        waiting: The units of each cell that nobody has.
+        busy: Workers of each cell; a cell without any may be missing.
+        after: The cell of the worker's last unit: its editor is prepared there.
+
+    Returns:
+        The cell; None if no unit waits.
+    """
+    if after is not None and waiting.get(after):
+        return after
+    left = [cell for cell, units in waiting.items() if units]
+    idle = [cell for cell in left if not busy.get(cell)]
+    if idle or not left:
+        return next(iter(idle), None)
+    return max(left, key=lambda cell: len(waiting[cell]) / busy[cell])
 
 
 @dataclasses.dataclass(eq=False)
@@ -136,6 +162,7 @@ class Driver:
         }
         self._left = Counts({key: len(units) for key, units in self._waiting.items()})
         self._running: dict[int, _Unit] = {}
+        self._busy: Counts[str] = Counts()  # workers of each cell
         self._stored: dict[str, dict[int, frozenset[int]]] = {}
         self._computed: dict[str, list[int]] = {key: [] for key in self._waiting}
         self._groups: dict[str, list[Batch]] = {key: [] for key in self._waiting}
@@ -156,11 +183,11 @@ class Driver:
                 case Answered(job, answer, worker):
                     self._take(self._running[job], answer, worker)
                 case Done(job):
-                    unit = self._running.pop(job)
+                    unit = self._ended(job)
                     self._finish(unit)
                     self._keep_busy(after=unit.cell)
                 case Lost(job):
-                    unit = self._running.pop(job)
+                    unit = self._ended(job)
                     if unit.batch.records:
                         self._take_care(unit, event)
                         self._start(unit)
@@ -183,20 +210,10 @@ class Driver:
             self._start(unit)
 
     def _next(self, after: Cell | None) -> _Unit | None:
-        """The next unit: of the same cell, else of the first one that nobody works on.
-
-        Each cell's editor is thus prepared by few workers. If all cells have some, the one with the
-        most units per worker gets another.
-        """
-        waiting = {key: units for key, units in self._waiting.items() if units}
-        if not waiting:
-            return None
-        if after is not None and after.fingerprint in waiting:
-            return waiting[after.fingerprint].popleft()
-        busy = Counts(unit.cell.fingerprint for unit in self._running.values())
-        idle = [key for key in waiting if not busy[key]]
-        chosen = idle[0] if idle else max(waiting, key=lambda key: len(waiting[key]) / busy[key])
-        return waiting[chosen].popleft()
+        """The next unit."""
+        last = None if after is None else after.fingerprint
+        chosen = next_cell(self._waiting, self._busy, last)
+        return None if chosen is None else self._waiting[chosen].popleft()
 
     def _start(self, unit: _Unit) -> None:
         job = Job(unit.cell.fingerprint, unit.batch, care=unit.care)
@@ -204,6 +221,13 @@ class Driver:
             written, stored = self._resumed(unit)
             job = dataclasses.replace(job, written=written, stored=stored)
         self._running[self._crew.submit(job)] = unit
+        self._busy[unit.cell.fingerprint] += 1
+
+    def _ended(self, job: int) -> _Unit:
+        """The unit of a job that is done or lost."""
+        unit = self._running.pop(job)
+        self._busy[unit.cell.fingerprint] -= 1
+        return unit
 
     def _resumed(self, unit: _Unit) -> tuple[Written, frozenset[int]]:
         """What was written of a group before, and which of its checkpoints are stored.
@@ -311,7 +335,7 @@ class Driver:
         self._count(unit, unit.total)
         cell = unit.cell
         self._left[cell.fingerprint] -= 1
-        if not self._left[cell.fingerprint] and is_complete(self._run, cell):
+        if not self._left[cell.fingerprint] and is_complete(self._run, cell, checked=True):
             self._observers.cell_finished(self._run, cell)
 
     def _discard(self, cell: Cell) -> None:

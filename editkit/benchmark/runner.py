@@ -131,7 +131,7 @@ def run_plan(
             observers = Observers(registry)
             observers.run_started(run)
             for cell in run.cells:
-                if not left[cell.fingerprint] and is_complete(run, cell):
+                if not left[cell.fingerprint] and is_complete(run, cell, checked=True):
                     observers.cell_finished(run, cell)
             if crew is not None:
                 Driver(

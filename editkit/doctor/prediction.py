@@ -23,9 +23,10 @@ import dataclasses
 import heapq
 import math
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from editkit.benchmark.driver import next_cell
 from editkit.benchmark.intervals import student_t
 from editkit.doctor.sample import CellSample, MeasuredUnit, Sample
 from editkit.regimes import Regime
@@ -210,42 +211,30 @@ def predict(
 
 
 def scheduled(loads: Sequence[Load], workers: int) -> Schedule:
-    """Hand units to workers as a run does, and see when the last one ends.
-
-    A worker stays with a cell while that has units left. Then it turns to the first cell that
-    nobody works on, or else to the one with the most units per worker.
-    """
-    waiting = {cell: deque(load.units) for cell, load in enumerate(loads) if load.units}
+    """Hand units to workers as the driver of a run does, and see when the last one ends."""
+    waiting = {cell: deque(load.units) for cell, load in enumerate(loads)}
     busy: Counter[int] = Counter()
     ready: dict[int, float] = {}  # when the statistics of a cell are in the cache
-    free: list[tuple[float, int, int | None]] = [(0.0, worker, None) for worker in range(workers)]
+    free: deque[tuple[float, int, int | None]] = deque((0.0, each, None) for each in range(workers))
     running: list[tuple[float, int, int]] = []  # a heap: end, worker, cell
     ends = [0.0] * workers
     while free or running:
         if not free:
-            now, worker, cell = heapq.heappop(running)
-            busy[cell] -= 1
+            now, worker, done = heapq.heappop(running)
+            busy[done] -= 1
             ends[worker] = now
-            free.append((now, worker, cell))
-        now, worker, last = free.pop(0)
-        left = [cell for cell, units in waiting.items() if units]
-        if not left:
+            free.append((now, worker, done))
+        now, worker, last = free.popleft()
+        cell = next_cell(waiting, busy, last)
+        if cell is None:
             continue
-        chosen = last if last in left else _chosen(left, busy, waiting)
         begin = now
-        if chosen != last:
-            begin = max(now, ready.setdefault(chosen, now + loads[chosen].statistics_s))
-            begin += loads[chosen].prepare_s
-        busy[chosen] += 1
-        heapq.heappush(running, (begin + waiting[chosen].popleft(), worker, chosen))
+        if cell != last:
+            begin = max(now, ready.setdefault(cell, now + loads[cell].statistics_s))
+            begin += loads[cell].prepare_s
+        busy[cell] += 1
+        heapq.heappush(running, (begin + waiting[cell].popleft(), worker, cell))
     return Schedule(max(ends), sum(max(ends) - end for end in ends))
-
-
-def _chosen(
-    left: Sequence[int], busy: Mapping[int, int], waiting: Mapping[int, Sequence[float]]
-) -> int:
-    idle = [cell for cell in left if not busy[cell]]
-    return idle[0] if idle else max(left, key=lambda cell: len(waiting[cell]) / busy[cell])
 
 
 def _pooled(cells: Sequence[CellSample]) -> tuple[float, int]:

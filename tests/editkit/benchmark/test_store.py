@@ -216,6 +216,7 @@ def test_keys_and_failed_rows_are_those_of_the_sound_rows(path: Path) -> None:
         assert store.keys("rows", "f") == {(1,), (3,), (5,)}
         assert store.keys("history", "f") == {(2, 4)}
         assert store.keys("models", "f") == {(2, 0)}
+        assert [store.count(table, "f") for table in ("rows", "history", "models")] == [4, 1, 1]
         assert store.failed("f") == [failed]
         assert store.with_keys("rows", "f", [(1,), (2,), (9,)]) == {(1,): row(1)}
         assert store.with_keys("history", "f", [(2, 4), (1, 4)]) == {(2, 4): early}

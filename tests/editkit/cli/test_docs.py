@@ -151,6 +151,12 @@ def test_flags_exist(page: Path) -> None:
     of_other_tools |= {"--generation"}  # editkit_benchmarks.scale
     of_other_tools |= {"--address", "--block", "--generate", "--head"}  # ray
     of_other_tools |= {"--num-cpus", "--num-gpus"}
+    of_other_tools |= {"--job-name", "--cpus-per-task", "--open-mode", "--nodes", "--ntasks"}
+    of_other_tools |= {"--ntasks-per-node", "--nodelist", "--exclude"}
+    of_other_tools |= {"--head", "--address", "--port", "--block", "--node-ip-address"}  # ray start
+    of_other_tools |= {"--generate"}  # ray get-auth-token
+    of_other_tools |= {"--generation", "--editors"}  # editkit_benchmarks.scale
+    of_other_tools |= {"--address", "--block", "--head", "--num-cpus", "--num-gpus"}  # ray start
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 
 
