@@ -91,6 +91,7 @@ def run_plan(
         StoreError: The folder is in use, or its store cannot be used.
         ModelError: The model cannot be loaded, or has no chat template although records need one.
         PluginError: An editor or metric cannot be prepared, or an editor changed the model.
+        ClusterError: No worker is left, or workers die whenever they prepare an editor.
     """
     pool = pool or InProcess()
     fingerprints = [planned.cell.fingerprint for planned in plan.cells]
