@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic
 
-from editkit.errors import ClusterError, EditkitError
+from editkit.errors import ClusterError, EditkitError, first_line
 from editkit.workers import inventory, worker
 from editkit.workers.cluster import Cluster, connected, own_node_is_gone
 from editkit.workers.inventory import check_inventories, inventory_here, memory_kills
@@ -376,6 +376,10 @@ class _RayCrew(Generic[JobT, AnswerT]):
                 yield Done(assigned.number)
                 return
             kind, content = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:  # outside of what the worker catches
+            member.jobs.clear()
+            cause = first_line(error.cause, named=True)
+            raise WorkerError(f"{cause} (on {member.called})") from error
         except self._ray.exceptions.RayError as error:
             yield from self._lost(member, error)
             return

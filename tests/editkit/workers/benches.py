@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -58,6 +59,8 @@ class ProductBench:
         for i in range(job.count):
             if i == job.count - 1 and job.action and _taken(job.flag):
                 _act(job.action)
+                if job.action == "unsendable":
+                    yield job.number, i, threading.Lock()  # type: ignore[misc]
             generator = torch.Generator().manual_seed(job.number * 1000 + i)
             matrix = torch.randn(self.size, self.size, generator=generator)
             yield job.number, i, (matrix @ matrix.T).sum().numpy().tobytes()
@@ -80,6 +83,8 @@ def _act(action: str) -> None:
         time.sleep(0.5)
     elif action == "wait":
         time.sleep(600)
+    elif action == "unsendable":
+        pass
     elif action == "warn":
         _log.warning("the water is cold")
     elif action == "ours":

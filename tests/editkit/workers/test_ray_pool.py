@@ -28,7 +28,6 @@ def done(crew: Crew[Job, Any], jobs: Sequence[Job]) -> tuple[Answers, list[Lost]
         if isinstance(event, Answered):
             number, i, value = event.answer
             assert submitted[event.job].number == number
-            assert crew.about_worker(event.worker)["threads"] == 1
             answers[number, i] = value
         elif isinstance(event, Lost):
             lost.append(event)
@@ -52,6 +51,16 @@ def test_answers_are_those_of_this_process(crew: Crew[Job, Any], expected: Answe
     answers, lost = done(crew, [Job(number) for number in range(12)])
     assert answers == expected
     assert not lost
+
+
+def test_workers_share_the_processors(crew: Crew[Job, Any]) -> None:
+    assert crew.workers == 2
+    assert crew.about["threads"] == vars(crew)["_placement"].cpus
+
+
+def test_an_answer_that_cannot_be_sent_is_an_error(crew: Crew[Job, Any]) -> None:
+    with pytest.raises(WorkerError, match=r"TypeError: .*pickle.* \(on worker "):
+        done(crew, [Job(0, action="unsendable")])
 
 
 def test_a_killed_worker_is_replaced(
