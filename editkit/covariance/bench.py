@@ -12,7 +12,7 @@ from torch import Tensor
 from editkit.covariance.gram import Sum
 from editkit.data_types import EditRequest
 from editkit.errors import ConfigError
-from editkit.models.encoding import padded
+from editkit.models.encoding import chunks_by_tokens, padded
 from editkit.models.language_model import LanguageModel
 from editkit.models.running import forward, recording
 from editkit.registry.models import load_model
@@ -195,17 +195,25 @@ def rows_of(model: LanguageModel, texts: Sequence[str], row_tokens: int) -> list
 
 
 def keys_of(model: LanguageModel, paths: Sequence[str], rows: Sequence[Row]) -> dict[str, Tensor]:
-    """Inputs of modules at every token of the rows, one row after the other, (tokens, D) each."""
-    with torch.no_grad(), model.frozen():
-        ids = padded(rows, model.device)  # (B, T)
-        with recording(model, paths, stop=True) as seen:
+    """Inputs of modules at every token of the rows, one row after the other, (tokens, D) each.
+
+    Rows of similar length run together: padding costs as much as tokens do.
+    """
+    lengths = torch.tensor([len(row) for row in rows])
+    ends = lengths.cumsum(0)
+    keys: dict[str, Tensor] = {}
+    for chunk in chunks_by_tokens(lengths.tolist(), sum(map(len, rows))):
+        ids = padded([rows[i] for i in chunk], model.device)  # (B, T)
+        with torch.no_grad(), model.frozen(), recording(model, paths, stop=True) as seen:
             forward(model, ids)
-    keys = {}
-    for path in paths:
-        every = seen[path].inputs.reshape(*ids.shape, -1)  # (B, T, D)
-        lengths = torch.tensor([len(row) for row in rows], device=every.device)
-        real = torch.arange(ids.shape[1], device=every.device)[None] < lengths[:, None]  # (B, T)
-        keys[path] = every[real].float()
+        slots = torch.arange(ids.shape[1]).expand(ids.shape)  # (B, T)
+        real = slots < lengths[chunk, None]
+        places = ((ends - lengths)[chunk, None] + slots)[real]  # of the chunk's tokens
+        for path in paths:
+            every = seen[path].inputs.reshape(*ids.shape, -1)  # (B, T, D)
+            if path not in keys:
+                keys[path] = every.new_empty(int(ends[-1]), every.shape[-1], dtype=torch.float32)
+            keys[path][places.to(every.device)] = every[real.to(every.device)].float()
     return keys
 
 

@@ -31,6 +31,7 @@ from editkit.covariance.second_moment import (
     second_moment,
     second_moments,
 )
+from editkit.models.running import forward
 from editkit.workers.pool import InProcess
 from tests.tiny import SENTENCES, tiny
 
@@ -243,6 +244,23 @@ def test_half_precision_does_not_lose_precision_in_the_sum(corpus: Corpus) -> No
         sums, count = sums + keys.T @ keys, count + len(keys)
     assert moment.count == count
     assert float((moment.matrix - sums / count).norm() / (sums / count).norm()) < 1e-6
+
+
+def test_keys_of_rows_of_any_length_run_with_little_padding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, passed = tiny(), []
+
+    def counted(model: LanguageModel, ids: torch.Tensor) -> torch.Tensor:
+        passed.append(ids.numel())
+        return forward(model, ids)
+
+    monkeypatch.setattr("editkit.covariance.bench.forward", counted)
+    rows = [tuple(range(i + 5, i + 5 + (40 if i % 5 == 2 else 3 + i % 3))) for i in range(30)]
+    together = keys_of(model, [PATH], rows)[PATH]
+    assert sum(passed) < 1.5 * sum(map(len, rows)) < 0.6 * 40 * len(rows)
+    alone = torch.cat([keys_of(model, [PATH], [row])[PATH] for row in rows])
+    assert torch.allclose(together, alone, atol=1e-6)
 
 
 def test_whitening_solves_one_key_and_several() -> None:
