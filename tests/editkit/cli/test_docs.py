@@ -147,16 +147,11 @@ def test_flags_exist(page: Path) -> None:
     of_other_tools |= {"--base", "--outtype"}  # llama.cpp's converters
     of_other_tools |= {"--model_args"}  # lm_eval
     of_other_tools |= {"--array", "--requeue", "--signal", "--time", "--mem", "--gres"}  # Slurm
-    of_other_tools |= {"--job-name", "--cpus-per-task", "--open-mode"}
-    of_other_tools |= {"--generation"}  # editkit_benchmarks.scale
-    of_other_tools |= {"--address", "--block", "--generate", "--head"}  # ray
-    of_other_tools |= {"--num-cpus", "--num-gpus"}
     of_other_tools |= {"--job-name", "--cpus-per-task", "--open-mode", "--nodes", "--ntasks"}
     of_other_tools |= {"--ntasks-per-node", "--nodelist", "--exclude"}
-    of_other_tools |= {"--head", "--address", "--port", "--block", "--node-ip-address"}  # ray start
-    of_other_tools |= {"--generate"}  # ray get-auth-token
     of_other_tools |= {"--generation", "--editors"}  # editkit_benchmarks.scale
-    of_other_tools |= {"--address", "--block", "--head", "--num-cpus", "--num-gpus"}  # ray start
+    of_other_tools |= {"--address", "--block", "--generate", "--head", "--node-ip-address"}  # ray
+    of_other_tools |= {"--num-cpus", "--num-gpus"}
     assert flags - _flags() - {"--version", "--debug"} - of_other_tools == set()
 
 
