@@ -395,7 +395,7 @@ class EditedModels:
         Yields:
             Numbers of the batch's texts, and their states after the final norm, (n, H).
         """
-        longest = longest_tree(self.model)
+        longest = longest_tree(self.model, max((len(ids) for _, ids in texts), default=0))
         by_edit: dict[int, list[int]] = {}
         for number, (edit, _) in enumerate(texts):
             by_edit.setdefault(edit, []).append(number)

@@ -251,9 +251,10 @@ class TextReader:
         sentences = self.sentences(prompts, targets, separators=separators, chat=chat)
         in_chat = self._each(chat, len(prompts))
         completions = []
+        most = self.context_length
         for i, sentence in enumerate(sentences):
             before, target = sentence.encoding.ids[: sentence.cut], sentence.target
-            room = self.context_length - len(target)
+            room = most - len(target)
             if not crop or room < 1 or in_chat[i]:
                 self.check_length(sentence.encoding)
             if len(before) > room:

@@ -25,7 +25,7 @@ from editkit.models.shape import window_of
 
 __all__ = ["TokenTree", "forward_trees", "longest_tree", "trees_of"]
 
-_LONGEST = 128  # tokens of a row; attention costs their square
+_LONGEST = 128  # tokens of a row of short texts; attention costs their square
 
 
 @dataclasses.dataclass
@@ -53,15 +53,18 @@ class TokenTree:
         return self.positions[-1] == len(self.ids) - 1
 
 
-def longest_tree(model: LanguageModel) -> int:
+def longest_tree(model: LanguageModel, longest_text: int) -> int:
     """Most tokens of a row that holds several texts; 1 if no row may hold more than one.
 
     Args:
         model: The model.
+        longest_text: Tokens of the longest text. Rows are longer than that, so that texts which
+            begin alike share a row however long their common beginning is.
     """
     if model.architecture.distance_biases:
         return 1
-    return min(_LONGEST, window_of(model.hf.config) or _LONGEST)
+    longest = max(_LONGEST, longest_text + _LONGEST // 2)
+    return min(longest, window_of(model.hf.config) or longest)
 
 
 def trees_of(texts: Sequence[tuple[int, ...]], longest: int) -> list[TokenTree]:

@@ -306,7 +306,7 @@ def _prefix(model: LanguageModel, lengths: Sequence[int] = _LENGTHS) -> None:
             _compare(read[number], expected[-1], what)
     beginnings = [tuple(row[:n]) for row in rows for n in {len(row) // 2, len(row)}]
     texts = list(dict.fromkeys((*beginnings, *(text[:-1] + rows[0][:2] for text in beginnings))))
-    for tree in trees_of(texts, longest_tree(model)):
+    for tree in trees_of(texts, longest_tree(model, max(map(len, texts)))):
         logits = model.head(forward_trees(model, [tree]))[0]
         for number, place in tree.read:
             what = f"text of {len(texts[number])} tokens in a row with others (distance_biases?)"

@@ -63,7 +63,7 @@ def test_states_are_those_of_each_text_alone(name: str, texts: list[Row], attent
     model = windowed(name, 40)
     if attention == "eager" or model.hf._supports_sdpa:
         model.hf.set_attn_implementation(attention)
-    longest = longest_tree(model)
+    longest = longest_tree(model, max(map(len, texts)))
     rows = trees_of(texts, longest)
     with torch.no_grad():
         kinds = [[r for r in rows if len(r) <= longest], [r for r in rows if len(r) > longest]]
@@ -78,8 +78,16 @@ def test_states_are_those_of_each_text_alone(name: str, texts: list[Row], attent
 
 
 def test_places_count_for_windows_and_distance_biases() -> None:
-    assert longest_tree(windowed("mistral", 5)) == 5
-    assert longest_tree(tiny("bloom")) == longest_tree(tiny("mpt")) == 1
-    assert longest_tree(tiny("falcon")) == longest_tree(tiny("gpt2")) == 128
-    tiny_falcon = tiny("falcon")
-    assert not tiny_falcon.hf.config.alibi
+    assert longest_tree(windowed("mistral", 5), 9) == 5
+    assert longest_tree(tiny("bloom"), 9) == longest_tree(tiny("mpt"), 9) == 1
+    assert longest_tree(tiny("falcon", alibi=True), 9) == 1
+    assert longest_tree(tiny("falcon"), 9) == longest_tree(tiny("gpt2"), 9) == 128
+
+
+def test_a_long_common_beginning_is_read_once() -> None:
+    texts = [(*range(600), last, 7) for last in range(20)]
+    longest = longest_tree(tiny("gpt2"), 602)
+    [row] = trees_of(texts, longest)
+    assert len(row) == 600 + 2 * 20
+    others = [tuple(range(first, first + 600)) for first in range(3)]
+    assert [len(row) for row in trees_of(others, longest)] == [600] * 3
