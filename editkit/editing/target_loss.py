@@ -103,7 +103,8 @@ def logit_losses(
     """
     if before is None:
         before = logits.new_empty(0, logits.shape[1])
-    losses: tuple[Tensor, Tensor] = _LogitLosses.apply(logits, tokens, before)
+    apply: Any = _LogitLosses.apply
+    losses: tuple[Tensor, Tensor] = apply(logits, tokens, before)
     return losses
 
 
@@ -120,7 +121,7 @@ class _LogitLosses(torch.autograd.Function):
         return nll, kl
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, of_nll: Tensor, of_kl: Tensor) -> tuple[Tensor, None, None]:
         log_p, tokens, before, kl = ctx.saved_tensors
         n = len(tokens)
