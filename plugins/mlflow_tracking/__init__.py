@@ -13,16 +13,25 @@ from editkit import CommandSpec, hookimpl
 
 if TYPE_CHECKING:
     from editkit.data_types import Report
-    from editkit.results import Cell, Run
+    from editkit.results import Run
 
 
 @hookimpl
-def editkit_cell_finished(run: Run, cell: Cell) -> None:
-    """Log the cell to MLflow."""
+def editkit_run_started(run: Run) -> None:
+    """Note when the run started."""
     if run.tracking:
         from editkit_plugins.mlflow_tracking import cells
 
-        cells.cell_finished(run, cell)
+        cells.run_started(run)
+
+
+@hookimpl
+def editkit_cell_finished(run: Run) -> None:
+    """Log finished cells to MLflow, at most once a minute."""
+    if run.tracking:
+        from editkit_plugins.mlflow_tracking import cells
+
+        cells.cell_finished(run)
 
 
 @hookimpl

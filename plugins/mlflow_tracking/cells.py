@@ -1,4 +1,4 @@
-"""Cells of a benchmark as MLflow runs, logged as they finish or when a store is exported.
+"""Cells of a benchmark as MLflow runs, logged during a run or when a store is exported.
 
 MLflow compares tables of several runs by grouping on the first column and showing the second column
 of every run side by side. So the first column of all our tables names the case and its edit, and
@@ -11,8 +11,10 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +48,8 @@ GENERATIONS = "generations.json"
 _MOST_RECORDS = 500
 _MOST_RECORDS_WITH_TEXTS = 100  # a record has some kilobytes of text
 _MOST_SCORES = 4
+_SECONDS_BETWEEN = 60.0
+"""MLflow takes seconds to load and to be asked, and 170 MB of memory next to an editor."""
 _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
 """Values that a run's name omits."""
 _PACKAGES = ("editkit", "torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
@@ -56,25 +60,42 @@ Requests = Mapping[int, tuple[EditRequest, ...]]
 
 @dataclasses.dataclass
 class _Logged:
-    """Cells of one run that are up to date in MLflow: label and id of the MLflow run of each."""
+    """Cells of one run that are up to date in MLflow: label and id of the MLflow run of each.
+
+    ``last`` is when the run started or logged last, by ``time.monotonic``.
+    """
 
     run: Run | None = None
     cells: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    last: float = -math.inf
 
     def of(self, run: Run) -> dict[str, tuple[str, str]]:
         """The cells of this run, by fingerprint; those of another run are dropped."""
         if self.run is not run:
-            self.run, self.cells = run, {}
+            self.run, self.cells, self.last = run, {}, -math.inf
         return self.cells
 
 
 _logged = _Logged()
 
 
-def cell_finished(run: Run, cell: Cell) -> None:
-    """Log a finished cell. If MLflow cannot be reached, the end of the run tries again."""
+def run_started(run: Run) -> None:
+    """Start the clock: a run that is over before :data:`_SECONDS_BETWEEN` logs at its end."""
+    _logged.of(run)
+    _logged.last = time.monotonic()
+
+
+def cell_finished(run: Run) -> None:
+    """Log finished cells, at most once a minute; the end of the run logs the others.
+
+    If MLflow cannot be reached, the end of the run tries again.
+    """
+    _logged.of(run)
+    if time.monotonic() - _logged.last < _SECONDS_BETWEEN:
+        return
+    _logged.last = time.monotonic()
     try:
-        _log_new(run, [cell])
+        _log_new(run)
     except TrackingError as error:
         _log.warning("%s Trying again when the run ends.", error.message)
 
@@ -88,7 +109,7 @@ def run_finished(run: Run) -> dict[str, Any]:
     Raises:
         TrackingError: MLflow cannot be reached, or refuses a request.
     """
-    tracker = _log_new(run, run.cells)
+    tracker = _log_new(run)
     logged = _logged.of(run)
     _logged.run = None  # rows may change after the run
     return tracker.document(
@@ -96,12 +117,12 @@ def run_finished(run: Run) -> dict[str, Any]:
     )
 
 
-def _log_new(run: Run, cells: Sequence[Cell]) -> Tracker:
-    """Log cells that are not logged yet, or whose label has changed since."""
+def _log_new(run: Run) -> Tracker:
+    """Log finished cells that are not logged yet, or whose label has changed since."""
     logged, labels = _logged.of(run), _labels(run)
     new = [
         cell
-        for cell in _complete(run, cells)
+        for cell in _complete(run, run.cells)
         if logged.get(cell.fingerprint, ("",))[0] != labels[cell.fingerprint]
     ]
     tracker, run_ids = log_cells(run, new)
