@@ -30,6 +30,7 @@ from editkit.errors import TrackingError
 from editkit.progress import counting, show_progress
 from editkit.registry.plugins import Registry
 from editkit.results import STORE_FILE, Cell, Row, Run
+from editkit.storage.machine import free_memory
 from editkit.workers.pool import InProcess, Pool
 
 __all__ = ["Finished", "run_plan"]
@@ -144,6 +145,8 @@ def run_plan(
                     progress=progress,
                     crew=crew,
                 ).run()
+        crew = None  # frees the model: observers may load large libraries
+        free_memory()
         added = observers.run_finished(run)
         return Finished(run, added, tuple(observers.tracking_errors))
 

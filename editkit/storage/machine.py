@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import shutil
@@ -102,10 +104,12 @@ def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
 
 
 def free_memory() -> None:
-    """Return to a GPU what a failed attempt left in torch's allocator."""
+    """Return what the allocators of torch and C keep for later to the GPU and the system."""
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # only glibc has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def memory_of_this_process() -> int:
