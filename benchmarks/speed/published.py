@@ -276,8 +276,8 @@ class Sides:
         self, deltas: Sequence[WeightDelta], records: Sequence[Record]
     ) -> list[list[float]]:
         """The two NLLs at every prompt of each record, through the three metrics."""
-        models = EditedModels(self.model, deltas)
-        ask_together(models, records, self.metrics)  # as in a benchmark
+        models = EditedModels(self.model, deltas, weights_known=True)  # as in a benchmark
+        ask_together(models, records, self.metrics)
         numbers: list[list[float]] = [[] for _ in records]
         for metric in self.metrics:
             for row, choices in zip(numbers, metric.score(models, records), strict=True):

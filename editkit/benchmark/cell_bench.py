@@ -121,7 +121,11 @@ class CellBench(ABC):
         if not records:
             return []
         models = EditedModels(
-            self.model, deltas, seed=self.cell.seed, known=self.instruments.unedited_answers
+            self.model,
+            deltas,
+            seed=self.cell.seed,
+            known=self.instruments.unedited_answers,
+            weights_known=True,
         )
         ask_together(models, records, [metric for _, metric in self.instruments.metrics])
         rows: list[list[tuple[str, MetricRow]]] = [[] for _ in records]

@@ -350,7 +350,7 @@ class GroupBench(CellBench):
         from editkit.editing.edited_models import EditedModels
 
         started = time.perf_counter()
-        models = EditedModels(self.model, [delta], seed=self.cell.seed)
+        models = EditedModels(self.model, [delta], seed=self.cell.seed, weights_known=True)
         answers, errors = [], {}
         for name, metric in self.instruments.model_metrics:
             if given_up is not None:

@@ -63,8 +63,8 @@ class EditedModels:
     """One model under many deltas.
 
     Candidate scores and generated texts are cached, so that metrics with the same queries share the
-    work. Weights that change are noticed, except for writes through ``.data``: read
-    ``model.fingerprint`` first where those can have happened.
+    work. All weights are read once, here; later changes are noticed, except for writes through
+    ``.data``.
 
     Args:
         model: The unedited model, or a model with applied edits, which stay applied.
@@ -73,6 +73,8 @@ class EditedModels:
         token_budget: Maximum number of tokens in one forward pass, including padding.
         seed: Seed of generated texts.
         known: Answers of the unedited model, for several collections of the same run.
+        weights_known: Whether the caller reads the weights itself, as a benchmark does after every
+            batch. They are not read here then.
 
     Raises:
         DeltaError: A delta does not fit the model, now or when a query is answered.
@@ -86,6 +88,7 @@ class EditedModels:
         token_budget: int = 16384,
         seed: int = 0,
         known: UneditedAnswers | None = None,
+        weights_known: bool = False,
     ) -> None:
         call = "EditedModels(model, deltas)"
         expect(model, "LanguageModel", "model", call)
@@ -103,7 +106,7 @@ class EditedModels:
         first = {key: edit for edit, key in reversed(list(enumerate(keys)))}
         self._first = [first[key] for key in keys]  # number of the first edit with the same delta
         self._distinct = {edit: self.deltas[edit] for edit in dict.fromkeys(self._first)}
-        check_all_fit(model, list(self._distinct.values()), look=False)
+        check_all_fit(model, list(self._distinct.values()), look=not weights_known)
         self._prompts = EditedPrompts(model, [delta.context for delta in deltas])
         self._batchable = all(_is_batchable(model, each) for each in self._distinct.values())
         self._scored: dict[CandidateQuery, list[CandidateScore]] = {}
@@ -146,6 +149,7 @@ class EditedModels:
             token_budget=self.token_budget,
             seed=self.seed,
             known=self._known,
+            weights_known=True,
         )
 
     @contextlib.contextmanager

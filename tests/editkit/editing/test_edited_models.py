@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from editkit import Dense, EditedModels, LowRank, WeightDelta, applied
+from editkit import DeltaError, Dense, EditedModels, LowRank, WeightDelta, applied
 from editkit.editing.edited_models import CandidateQuery, TextQuery
 from editkit.editing.unedited_answers import UneditedAnswers
 from editkit.models.encoding import padded
@@ -48,6 +48,15 @@ def test_rows_see_their_own_delta(name: str) -> None:
             torch.testing.assert_close(together[b, : len(rows[b])], alone[0], rtol=1e-4, atol=1e-4)
     assert model.weights_digest() == before
     assert not any(module._forward_hooks for module in model.hf.modules())
+
+
+def test_weights_that_changed_unseen_are_noticed_unless_the_caller_reads_them() -> None:
+    model = tiny("gpt2")
+    delta = delta_for(model, 1)
+    next(model.hf.parameters()).data.add_(1)
+    EditedModels(model, [delta], weights_known=True)
+    with pytest.raises(DeltaError):
+        EditedModels(model, [delta])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gptj", "llama"])
