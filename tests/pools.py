@@ -48,7 +48,11 @@ class PicklingPool:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe[Any, Any], *, distributions: Sequence[str] = ()
+        self,
+        recipe: Recipe[Any, Any],
+        *,
+        distributions: Sequence[str] = (),
+        jobs: int | None = None,
     ) -> Iterator[_Crew]:
         """Build every worker's bench."""
         yield _Crew(self, copied(recipe))

@@ -147,7 +147,11 @@ class SimulatedPool:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+        self,
+        recipe: Recipe[JobT, AnswerT],
+        *,
+        distributions: Sequence[str] = (),
+        jobs: int | None = None,
     ) -> Iterator[Crew[JobT, AnswerT]]:
         """The recipe is not used: simulated workers build nothing."""
         crew = _Crew(self._plan, self._rows, self._workers, self._seconds, self.moments)
@@ -245,11 +249,15 @@ class InstantPool:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+        self,
+        recipe: Recipe[JobT, AnswerT],
+        *,
+        distributions: Sequence[str] = (),
+        jobs: int | None = None,
     ) -> Iterator[Crew[JobT, AnswerT]]:
         """Open the other pool with our recipe instead."""
         own = cast("Recipe[JobT, AnswerT]", self._recipe)
-        with self._pool.opened(own, distributions=distributions) as crew:
+        with self._pool.opened(own, distributions=distributions, jobs=jobs) as crew:
             self.moments.append(Moment.now())
             yield crew
             self.moments.append(Moment.now())

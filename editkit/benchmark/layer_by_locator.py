@@ -105,7 +105,7 @@ def _choose(
         workers = pool or InProcess()
         own = registry if workers.is_local else None
         recipe = LocatingRecipe(benchmark.model, name, resolved.config, own)
-        with workers.opened(recipe, distributions=[offer.source.distribution]) as crew:
+        with workers.opened(recipe, distributions=[offer.source.distribution], jobs=1) as crew:
             return answer_of(crew, tuple(facts))
 
     rows = [json.loads(text) for text in cached_texts("auto-layer", description, effects)]

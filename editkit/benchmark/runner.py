@@ -120,7 +120,11 @@ def run_plan(
                 cells = [fingerprint for fingerprint, own in left.items() if own]
                 recipe = BenchRecipe.of(plan, cells, registry, is_local=pool.is_local)
                 crew = stack.enter_context(
-                    pool.opened(recipe, distributions=_distributions(plan, cells))
+                    pool.opened(
+                        recipe,
+                        distributions=_distributions(plan, cells),
+                        jobs=sum(map(len, left.values())),
+                    )
                 )
                 description = dict(crew.about["model"])
                 record_environment(crew.about["environment"], store, fingerprints)

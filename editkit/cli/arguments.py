@@ -20,11 +20,12 @@ from typing import Any, NoReturn, Protocol
 
 from typing_extensions import override
 
-from editkit.errors import UsageError
+from editkit.errors import EditkitError, UsageError
 from editkit.validation import text_problem
 
 __all__ = [
     "ANY_CLUSTER",
+    "LOCAL",
     "SHARED",
     "Parser",
     "add_flag",
@@ -45,6 +46,7 @@ _LONGEST_SHOWN = 80
 _CHOICE = re.compile(r"invalid choice: (.*) \(choose from (.*)\)", re.DOTALL)
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 _CLUSTER = re.compile(r"local|auto|(?:ray://)?(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
+LOCAL = "local"
 ANY_CLUSTER = "any"
 """What ``--ray`` without a value means: the first cluster that there is, or else a local one."""
 
@@ -287,6 +289,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self._after_ray = ""
         for given, ours in ((int, whole), (float, number), (Path, path)):
             self.register("type", given, ours)
 
@@ -301,6 +304,7 @@ class Parser(argparse.ArgumentParser):
                 break
             if flag == "--ray" and not _CLUSTER.fullmatch(following):
                 given[i] = f"--ray={ANY_CLUSTER}"
+                self._after_ray = following
         return super().parse_known_args(given, namespace)
 
     @override
@@ -312,7 +316,23 @@ class Parser(argparse.ArgumentParser):
         """
         message = message.removeprefix("argument ")
         message = _CHOICE.sub(r"got \1, expected one of \2", message)
-        raise UsageError(f"{message}.", hint=f"'{self.prog} --help' lists the arguments.")
+        error = UsageError(f"{message}.", hint=f"'{self.prog} --help' lists the arguments.")
+        raise self.explained(error)
+
+    def explained(self, error: EditkitError) -> EditkitError:
+        """The error, with a hint if it may be about an address that ``--ray`` did not take.
+
+        ``--ray node7`` leaves ``node7`` to the positional arguments: the error is then that there
+        is no benchmark with this name.
+        """
+        word = self._after_ray
+        refused = re.search(r"\bno \w+|\bnot \w+|\bunrecognized\b", error.message)
+        if word and refused and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", error.message):
+            error.hint = (
+                f"{error.hint or ''} If {word!r} was meant for --ray: it takes local, auto or "
+                "HOST:PORT."
+            ).strip()
+        return error
 
 
 def check_texts(args: argparse.Namespace) -> None:

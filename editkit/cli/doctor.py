@@ -31,6 +31,7 @@ from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.errors import UsageError
 from editkit.registry.config import GUESSED
 from editkit.registry.plugins import Registry, default_registry
+from editkit.reprs import counted
 from editkit.safe_text import one_line
 from editkit.terminal import aligned
 
@@ -213,9 +214,10 @@ def _text(model: str, diagnosis: Diagnosis, to_paste: str) -> str:
     rows = [(check.verdict, check.topic, check.text) for check in diagnosis.checks]
     problems = sum(check.verdict == "problem" for check in diagnosis.checks)
     warnings = sum(check.verdict == "warning" for check in diagnosis.checks)
-    end = f"{problems} problem(s) would stop the run" if problems else "nothing would stop the run"
+    what = counted(problems, "problem") if problems else "nothing"
     return (
-        f"{one_line(model)}\n{aligned(rows)}{end}; {warnings} warning(s)\n"
+        f"{one_line(model)}\n{aligned(rows)}{what} would stop the run; "
+        f"{counted(warnings, 'warning')}\n"
         f"To run it, or to change its values:\n\n    {to_paste}\n"
     )
 

@@ -93,7 +93,11 @@ def _run(arguments: list[str]) -> int:
     module.configure(command)
     args = command.parse_args(rest)
     check_texts(args)
-    return int(module.run(args))
+    try:
+        return int(module.run(args))
+    except EditkitError as error:
+        command.explained(error)
+        raise
 
 
 def _parser() -> Parser:

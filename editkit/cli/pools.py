@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from editkit.benchmark.spec import ModelChoice
-from editkit.cli.arguments import ANY_CLUSTER, add_flags
-from editkit.errors import UsageError
+from editkit.cli.arguments import ANY_CLUSTER, LOCAL, add_flags
+from editkit.errors import ClusterError, UsageError
 from editkit.reprs import counted
 from editkit.workers.placement import Placement
 from editkit.workers.pool import InProcess, Pool
@@ -69,8 +69,34 @@ def pool_of(args: argparse.Namespace, device: str) -> Pool:
             f"--gpus-per-worker: got {gpus:g}, expected a part of one GPU or a whole number.",
             hint="For example 0.5 or 2.",
         )
+    if args.ray == LOCAL:
+        _check_gpus(gpus, "--gpus-per-worker" if args.gpus_per_worker else f"device {device}")
     address = None if args.ray == ANY_CLUSTER else args.ray
     return RayPool(address, workers=args.workers, gpus_per_worker=gpus)
+
+
+def _check_gpus(wanted: float, cause: str) -> None:
+    """Refuse workers with more GPUs than this machine has, before Ray starts.
+
+    Args:
+        wanted: GPUs of a worker.
+        cause: What asks for them.
+
+    Raises:
+        ClusterError: There are fewer.
+    """
+    if not wanted:
+        return
+    import torch
+
+    present = torch.cuda.device_count()
+    if wanted > present:
+        without = "Leave out --gpus-per-worker and --device cuda, or write --device cpu."
+        raise ClusterError(
+            f"{cause}: a worker would get {wanted:g} {'GPU' if wanted <= 1 else 'GPUs'}, and torch "
+            f"sees {counted(present, 'GPU')} on this machine.",
+            hint=f"Write --gpus-per-worker {present}." if present else without,
+        )
 
 
 def model_choice(args: argparse.Namespace) -> ModelChoice:
@@ -104,24 +130,26 @@ def pool_for(args: argparse.Namespace, model: ModelChoice) -> tuple[Pool, ModelC
     return pool, model
 
 
-def placement_of(pool: Pool) -> Placement | None:
+def placement_of(pool: Pool, jobs: int) -> Placement | None:
     """How the machines of a cluster would be shared among workers; None for this process.
 
+    Args:
+        pool: The pool.
+        jobs: How many jobs there are: no more workers start.
+
     Raises:
-        ClusterError: There is no such cluster.
+        ClusterError: There is no such cluster, or it has no room for any worker.
     """
     if pool.is_local:
         return None
     from editkit.workers.ray_pool import RayPool
 
-    return pool.placement() if isinstance(pool, RayPool) else None
+    return pool.placement(jobs) if isinstance(pool, RayPool) else None
 
 
 def placement_in_words(placement: Placement) -> str:
     """As in ``8 workers, each with 4 processors and 1 GPU``."""
-    each = counted(placement.cpus, "processor")
-    each += f" and {placement.gpus:g} GPU{'s' * (placement.gpus > 1)}" if placement.gpus else ""
-    text = f"{counted(placement.workers, 'worker')}, each with {each}"
+    text = f"{counted(placement.workers, 'worker')}, each with {placement.each}"
     if placement.at_once < placement.workers:
         text += f"; the cluster has room for {placement.at_once} of them now"
     return text

@@ -16,12 +16,12 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SCHEMA, SUMMARY
 from editkit.benchmark.layer_by_locator import choose_layers
-from editkit.benchmark.plan import Plan, make_plan
+from editkit.benchmark.plan import Batch, Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Benchmark, Flags, apply_flags, load_benchmark, with_corpus
 from editkit.benchmark.store import Store
@@ -146,10 +146,11 @@ def run(args: argparse.Namespace) -> int:
     _warn_of_rejected(plan)
     if args.dry_run:
         diagnosis = diagnosis_of(plan, registry)
-        workers = placement_of(pool)
+        left = _units_left(plan, args)
+        workers = placement_of(pool, sum(map(len, left)))
         if workers is not None:
             diagnosis = _without_this_machine(diagnosis)
-        _print_plan(plan, args, diagnosis, workers)
+        _print_plan(plan, args, left, diagnosis, workers)
         return 0 if diagnosis.sound else EXIT_PROBLEM
     with terminable():
         try:
@@ -303,18 +304,24 @@ def _checks_of_judges(plan: Plan) -> Iterator[Check]:
             yield Check(topic, "ok", config.judge)
 
 
-def _print_plan(
-    plan: Plan, args: argparse.Namespace, diagnosis: Diagnosis, workers: Placement | None
-) -> None:
+def _units_left(plan: Plan, args: argparse.Namespace) -> list[list[Batch]]:
+    """The units of each cell that lack rows."""
     path = args.out / STORE_FILE
     with contextlib.ExitStack() as stack:
         store = None
         if path.exists() and not args.fresh:
             store = stack.enter_context(Store(path, read_only=True))
-        left = [
-            sum(len(batch.records) for batch in plan.remaining(planned.cell, store))
-            for planned in plan.cells
-        ]
+        return [list(plan.remaining(planned.cell, store)) for planned in plan.cells]
+
+
+def _print_plan(
+    plan: Plan,
+    args: argparse.Namespace,
+    units: Sequence[Sequence[Batch]],
+    diagnosis: Diagnosis,
+    workers: Placement | None,
+) -> None:
+    left = [sum(len(unit.records) for unit in own) for own in units]
     write = _plan_as_json if args.json else _plan_as_text
     sys.stdout.write(write(plan, left, diagnosis, workers))
 

@@ -37,6 +37,7 @@ from editkit.registry.hparams import NO_MATCH, Match
 from editkit.registry.models import config_of, known_models, local_folder
 from editkit.registry.plugins import Offer, Registry
 from editkit.registry.specs import EditorSpec
+from editkit.reprs import counted
 from editkit.storage.cache import cache_folder
 from editkit.storage.machine import available_memory, memory_of_this_process
 
@@ -310,7 +311,7 @@ def _weights(
         return [Check(topic, "ok", need)]
     files = _files(folder)
     on_disk = size(sum(file.stat().st_size for file in files))
-    checks = [Check(topic, "ok", f"{need}; {on_disk} on disk in {len(files)} file(s)")]
+    checks = [Check(topic, "ok", f"{need}; {on_disk} on disk in {counted(len(files), 'file')}")]
     if is_gguf(folder):
         lost = placement_problems(gguf_header(folder), config, model)
         return [*checks, *(Check("weights", each.verdict, str(each)) for each in lost)]

@@ -30,6 +30,7 @@ from editkit.benchmark.driver import next_cell
 from editkit.benchmark.intervals import student_t
 from editkit.doctor.sample import CellSample, MeasuredUnit, Sample
 from editkit.regimes import Regime
+from editkit.reprs import counted
 
 __all__ = ["CellPrediction", "Load", "Prediction", "Schedule", "predict", "scheduled"]
 
@@ -342,13 +343,15 @@ def _notes(
     idle = schedule.idle_s / schedule.end_s if schedule.end_s else 0.0
     if idle >= 1:
         n_units = sum(cell.units for cell in cells)
-        why = f": there are only {n_units} units of work" if n_units < workers else ""
+        why = f": the work has only {counted(n_units, 'unit')}" if n_units < workers else ""
         notes.append(f"on average {idle:.1f} of {workers} workers are idle{why}")
     if workers * sample.threads > sample.cores:
         notes.append(
-            f"{workers} workers with {sample.threads} threads each need "
-            f"{workers * sample.threads} processors; this machine has {sample.cores}. On it, the "
-            f"time would be about {workers * sample.threads / sample.cores:.1f} times as long"
+            f"{counted(workers, 'worker')} with {counted(sample.threads, 'thread')} each "
+            f"{'needs' if workers == 1 else 'need'} "
+            f"{counted(workers * sample.threads, 'processor')}; this machine has {sample.cores}. "
+            "On it, the time would be about "
+            f"{workers * sample.threads / sample.cores:.1f} times as long"
         )
     return notes
 

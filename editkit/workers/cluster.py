@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 LOCAL = "local"
 AUTO = "auto"
+_INSTALL = "Install it: pip install 'editkit[ray]', or pip install -e '.[ray]' in a clone."
 _CONNECT_S = 15.0
 _PROBE_S = 2.0
 _HEAD_GONE_S = 20.0
@@ -45,7 +46,7 @@ def check_installed() -> None:
     if importlib.util.find_spec("ray") is None:
         raise ClusterError(
             "--ray needs the package ray, which is not installed.",
-            hint="Install it: pip install 'editkit[ray]'.",
+            hint=_INSTALL,
         )
 
 
@@ -56,7 +57,7 @@ def _import_ray() -> Any:
     except ImportError as error:
         raise ClusterError(
             f"Ray cannot be imported: {first_line(error)}.",
-            hint="Install it: pip install 'editkit[ray]'.",
+            hint=_INSTALL,
         ) from error
 
 
@@ -156,7 +157,7 @@ def connected(address: str | None, *, cpus: int | None = None) -> Iterator[Clust
         address: ``HOST:PORT``; ``auto`` for the cluster of ``RAY_ADDRESS``, or the one that
             ``ray start`` started on this machine; ``local`` for a new one on this machine, which
             ends with the block; None for ``auto`` if there is one, or else ``local``.
-        cpus: Processors of a new cluster, if not those of the machine.
+        cpus: Processors of a new cluster, if not all of the machine.
 
     Raises:
         ClusterError: Ray is not installed, or there is no such cluster.

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 
-__all__ = ["Machine", "Placement", "place"]
+from editkit.errors import ClusterError
+from editkit.reprs import counted
+
+__all__ = ["Machine", "Placement", "lacking", "place", "within"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,22 @@ class Placement:
     gpus: float
     at_once: int
 
+    @property
+    def each(self) -> str:
+        """What each worker gets: ``4 processors and 1 GPU``."""
+        text = counted(self.cpus, "processor")
+        if self.gpus:
+            text += f" and {self.gpus:g} {'GPU' if self.gpus <= 1 else 'GPUs'}"
+        return text
+
+    def at_most(self, workers: int | None) -> Placement:
+        """With no more workers than this; each keeps its processors, which decide its bits."""
+        if workers is None:
+            return self
+        return dataclasses.replace(
+            self, workers=min(self.workers, workers), at_once=min(self.at_once, workers)
+        )
+
 
 def place(machines: Iterable[Machine], workers: int | None, gpus: float) -> Placement:
     """Share the machines among workers.
@@ -57,6 +79,38 @@ def place(machines: Iterable[Machine], workers: int | None, gpus: float) -> Plac
             break
         cpus = number
     return Placement(wanted, cpus, gpus, min(wanted, _held(machines, cpus, gpus)))
+
+
+def within(machines: Sequence[Machine], placement: Placement, wanted: int | None) -> Placement:
+    """The workers that the machines of a cluster hold, if no machine can join.
+
+    Args:
+        machines: The machines.
+        placement: The workers to start.
+        wanted: How many the user asked for, for the warning that there are fewer.
+
+    Raises:
+        ClusterError: There is no room for any.
+    """
+    if placement.at_once == 0:
+        raise lacking(machines, placement)
+    if placement.at_once < placement.workers:
+        _log.warning(
+            "--workers %d: this machine has room for %s with %s each, so no more are started.",
+            *(wanted, counted(placement.at_once, "worker"), placement.each),
+        )
+    return placement.at_most(placement.at_once)
+
+
+def lacking(machines: Sequence[Machine], placement: Placement) -> ClusterError:
+    """The error that no machine has room for a worker."""
+    message = f"no machine of the cluster has {placement.each} for a worker"
+    hint = "'ray status' shows what the cluster has."
+    if placement.gpus:
+        gpus = sum(machine.gpus for machine in machines)
+        message += f": together they have {gpus:g} GPU{'s' * (gpus != 1)}"
+        hint = "Leave out --gpus-per-worker and --device, or write --device cpu; " + hint
+    return ClusterError(f"{message}.", hint=hint)
 
 
 def _held(machines: Sequence[Machine], cpus: int, gpus: float) -> int:

@@ -144,7 +144,11 @@ class Pool(Protocol):
         """Whether the driver itself does the jobs, in this process."""
 
     def opened(
-        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+        self,
+        recipe: Recipe[JobT, AnswerT],
+        *,
+        distributions: Sequence[str] = (),
+        jobs: int | None = None,
     ) -> contextlib.AbstractContextManager[Crew[JobT, AnswerT]]:
         """Inside, workers have a bench; they end with the block.
 
@@ -152,6 +156,8 @@ class Pool(Protocol):
             recipe: How a worker builds its bench.
             distributions: Names of the distributions of the plugins that it uses. Every worker must
                 have the same versions of them.
+            jobs: How many jobs there will be at most, lost ones counted once. No more workers are
+                started.
 
         Raises:
             EditkitError: A bench cannot be built.
@@ -192,7 +198,11 @@ class InProcess:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+        self,
+        recipe: Recipe[JobT, AnswerT],
+        *,
+        distributions: Sequence[str] = (),
+        jobs: int | None = None,
     ) -> Iterator[Crew[JobT, AnswerT]]:
         """Build the bench here."""
         yield _Alone(recipe.build())

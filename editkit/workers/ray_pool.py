@@ -26,7 +26,7 @@ from editkit.errors import ClusterError, EditkitError, first_line
 from editkit.workers import inventory, worker
 from editkit.workers.cluster import Cluster, connected, own_node_is_gone
 from editkit.workers.inventory import check_inventories, inventory_here, memory_kills
-from editkit.workers.placement import Placement, place
+from editkit.workers.placement import Placement, lacking, place, within
 from editkit.workers.pool import Answered, AnswerT, Crew, Done, Event, JobT, Lost, Recipe
 from editkit.workers.shared_cache import CacheKeeper, CacheReader
 
@@ -71,7 +71,8 @@ class RayPool:
 
     Args:
         address: ``HOST:PORT``, ``auto`` or ``local``: :func:`editkit.workers.cluster.connected`.
-        workers: Number of workers; by default one per share of GPUs, or else per processor.
+        workers: Number of workers; by default one per share of GPUs, or else per processor. A
+            cluster that is started here has no more than it has room for.
         gpus_per_worker: GPUs of each worker; 0.5 puts two on one GPU, 0 uses none.
         patience: Seconds without any worker after which the run ends.
     """
@@ -93,20 +94,18 @@ class RayPool:
 
     @contextlib.contextmanager
     def opened(
-        self, recipe: Recipe[JobT, AnswerT], *, distributions: Sequence[str] = ()
+        self,
+        recipe: Recipe[JobT, AnswerT],
+        *,
+        distributions: Sequence[str] = (),
+        jobs: int | None = None,
     ) -> Iterator[Crew[JobT, AnswerT]]:
         """Start the workers, compare what they have installed, and build their benches.
 
         Returns as soon as the first bench is built; the others join when theirs are.
         """
         with self._connected() as cluster:
-            placement = place(cluster.machines(), self.workers, self.gpus_per_worker)
-            if placement.at_once == 0 and (cluster.is_own or not placement.workers):
-                raise ClusterError(
-                    f"the cluster has no machine with {placement.cpus} processors and "
-                    f"{placement.gpus:g} GPUs for a worker.",
-                    hint="Choose a smaller --gpus-per-worker; 'ray status' shows what is free.",
-                )
+            placement = self._placement_on(cluster, jobs)
             crew: _RayCrew[JobT, AnswerT] = _RayCrew(cluster, placement, self.patience)
             try:
                 crew.start(recipe, distributions)
@@ -114,19 +113,33 @@ class RayPool:
             finally:
                 crew.close()
 
-    def placement(self) -> Placement:
+    def placement(self, jobs: int | None = None) -> Placement:
         """How the machines of the cluster would be shared among workers now.
 
+        Args:
+            jobs: As for :meth:`opened`.
+
         Raises:
-            ClusterError: There is no such cluster.
+            ClusterError: There is no such cluster, or it has no room for any worker.
         """
         with self._connected() as cluster:
-            return place(cluster.machines(), self.workers, self.gpus_per_worker)
+            return self._placement_on(cluster, jobs)
+
+    def _placement_on(self, cluster: Cluster, jobs: int | None) -> Placement:
+        machines = cluster.machines()
+        placement = place(machines, self.workers, self.gpus_per_worker).at_most(jobs)
+        if cluster.is_own:
+            return within(machines, placement, self.workers)
+        if placement.at_once == 0:
+            without = lacking(machines, placement)
+            if not self.workers:
+                raise without
+            _log.warning("%s Waiting %.0f s for one to join.", without.message, self.patience)
+        return placement
 
     def _connected(self) -> contextlib.AbstractContextManager[Cluster]:
-        processors = len(os.sched_getaffinity(0))
-        more = self.workers is not None and self.workers > processors
-        return connected(self.address, cpus=self.workers if more else None)
+        allowed = len(os.sched_getaffinity(0))  # Ray counts processors that we may not use
+        return connected(self.address, cpus=allowed if allowed < (os.cpu_count() or 1) else None)
 
 
 class _Stage(enum.Enum):

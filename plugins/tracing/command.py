@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from editkit import Config, ConfigError, TrackingError, UsageError
 from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
 from editkit.cli.pools import add_pool_flags, model_choice, pool_for
+from editkit.cli.signals import terminable
 from editkit.progress import show_progress
 from editkit.registry.factories import check_values
 from editkit.safe_text import spreadsheet_text
@@ -214,8 +215,10 @@ def _trace_many(
 
     facts = read.facts[: args.limit]
     tools = NamedTools(args.locator, values, args.preset)
-    opened = pool.opened(NamedModel(model), distributions=tools.distributions())
-    with opened as crew, show_progress(quiet=args.quiet):
+    opened = pool.opened(
+        NamedModel(model), distributions=tools.distributions(), jobs=max(1, len(facts))
+    )
+    with terminable(), opened as crew, show_progress(quiet=args.quiet):
         study = adapted_study(crew, tools, facts, source=args.facts)
         _warn_if_window_is_wide(study.adapted.config, crew.about["n_layers"], args.model)
         average = traced_study(crew, study, args.out)

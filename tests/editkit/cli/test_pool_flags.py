@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from editkit.cli.arguments import Parser
+from editkit.cli.main import main
 from editkit.cli.pools import add_pool_flags, pool_of
 from editkit.errors import ClusterError, UsageError
 from editkit.workers.pool import InProcess
@@ -84,4 +85,38 @@ def test_a_missing_ray_is_reported_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ClusterError) as caught:
         pool_of(parsed("--ray"), "cpu")
-    assert caught.value.hint == "Install it: pip install 'editkit[ray]'."
+    hint = "Install it: pip install 'editkit[ray]', or pip install -e '.[ray]' in a clone."
+    assert caught.value.hint == hint
+
+
+def test_gpus_that_this_machine_lacks_are_refused_before_ray_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    for arguments, device, cause in (
+        ("--ray local", "cuda", "device cuda"),
+        ("--ray local --gpus-per-worker 1", "cpu", "--gpus-per-worker"),
+    ):
+        with pytest.raises(ClusterError) as caught:
+            pool_of(parsed(*arguments.split()), device)
+        assert caught.value.message == (
+            f"{cause}: a worker would get 1 GPU, and torch sees 0 GPUs on this machine."
+        )
+        assert "--device cpu" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("command", ["run-benchmark", "run-experiment"])
+def test_a_word_after_ray_that_names_nothing_may_have_been_an_address(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--ray", "node7"]) in (2, 3)
+    error = capsys.readouterr().err
+    assert "If 'node7' was meant for --ray: it takes local, auto or HOST:PORT." in error
+    main([command, "node7"])
+    assert "meant for --ray" not in capsys.readouterr().err
+
+
+def test_a_second_word_after_ray_may_have_been_an_address() -> None:
+    with pytest.raises(UsageError) as caught:
+        parsed("atlas", "--ray", "node7")
+    assert "'node7' was meant for --ray" in str(caught.value.hint)

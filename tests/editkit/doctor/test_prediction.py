@@ -78,7 +78,7 @@ def test_more_workers_than_units_are_idle() -> None:
     assert prediction.wall_s == pytest.approx(7 + one)
     assert prediction.low_s is None  # one unit has no spread
     assert prediction.sequence_bytes == 3 * 9000  # never more than dense, with the state
-    assert any("only 3 units of work" in note for note in prediction.notes)
+    assert any("only 3 units" in note for note in prediction.notes)
     assert any("scaled: memit (sequential 100" in note for note in prediction.notes)
 
 

@@ -144,7 +144,9 @@ def test_an_entry_of_the_cache_is_computed_by_one_machine(
 
 def test_a_cluster_without_room_is_an_error(cluster: Any) -> None:
     with (
-        pytest.raises(ClusterError, match="no machine with 1 processors and 1 GPUs"),
+        pytest.raises(
+            ClusterError, match="1 processor and 1 GPU for a worker: together they have 0"
+        ),
         RayPool(cluster.address, gpus_per_worker=1).opened(ProductRecipe()),
     ):
         pass
