@@ -78,6 +78,18 @@ def at_least(least: float) -> Callable[[str], float]:
     return number_at_least
 
 
+def above(least: float) -> Callable[[str], float]:
+    """The type of numbers above ``least``."""
+
+    def number_above(text: str) -> float:
+        value = number(text)
+        if value <= least:
+            raise _expected(f"a number above {least:g}", text)
+        return value
+
+    return number_above
+
+
 def number(text: str) -> float:
     """A finite number.
 
@@ -96,6 +108,15 @@ def number(text: str) -> float:
 def positive(text: str) -> int:
     """A whole number above 0; raises ArgumentTypeError for anything else."""
     return _whole_in(text, 1, None, "a whole number above 0")
+
+
+def up_to(most: int) -> Callable[[str], int]:
+    """The type of whole numbers from 1 to ``most``."""
+
+    def whole_up_to(text: str) -> int:
+        return _whole_in(text, 1, most, f"a whole number from 1 to {most:,}")
+
+    return whole_up_to
 
 
 def port(text: str) -> int:

@@ -4,7 +4,8 @@ The model may be a folder with nothing but a config.json. The exit code is 1 if 
 stop the run.
 
 With --records, doctor also loads the model, measures a sample of the benchmark, and predicts the
-time, memory and disk of a run with that many records.
+time, memory and disk of a run with that many records. The exit code is also 1 if an editor could
+not be measured.
 """
 
 from __future__ import annotations
@@ -26,21 +27,31 @@ from editkit.benchmark.spec import (
     load_benchmark,
     with_corpus,
 )
-from editkit.cli.arguments import add_flag, add_flags, at_least, names, parse_sets, positive
+from editkit.cli.arguments import (
+    above,
+    add_flag,
+    add_flags,
+    names,
+    parse_sets,
+    positive,
+    up_to,
+)
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.errors import UsageError
 from editkit.registry.config import GUESSED
 from editkit.registry.plugins import Registry, default_registry
 from editkit.reprs import counted
 from editkit.safe_text import one_line
-from editkit.terminal import aligned
+from editkit.terminal import aligned, wrapped
 
 if TYPE_CHECKING:
     from editkit.doctor.diagnose import Diagnosis, PlannedEditor
+    from editkit.doctor.prediction import Prediction
 
 EXIT_PROBLEM = 1
 _DEFAULT = "atlas"
 _SECONDS = 120
+_MOST_RECORDS, _MOST_WORKERS = 100_000_000, 100_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -65,17 +76,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser,
         "--records",
-        type=positive,
+        type=up_to(_MOST_RECORDS),
         metavar="N",
         help="measure a sample, and predict a run with N records",
     )
-    add_flag(parser, "--workers", help="with --records: number of workers of that run (default: 1)")
+    add_flag(
+        parser,
+        "--workers",
+        type=up_to(_MOST_WORKERS),
+        help="with --records: number of workers of that run (default: 1)",
+    )
     add_flag(
         parser,
         "--seconds",
-        type=at_least(0),
+        type=above(0),
         metavar="S",
-        help=f"with --records: time limit of the sample (default: {_SECONDS})",
+        help="with --records: time limit of the sample, after start-up; at least one batch of "
+        f"each editor is measured (default: {_SECONDS})",
     )
     add_flags(parser, "--corpus", "--set", "--json")
 
@@ -120,9 +137,7 @@ def run(args: argparse.Namespace) -> int:
     )
     document = _document(model, diagnosis)
     able = [planned for planned in editors if planned.offer.name not in diagnosis.left_out]
-    to_paste = _to_paste(args, benchmark, able)
-    document["command"] = to_paste
-    text = _text(model, diagnosis, to_paste)
+    prediction = None
     if args.records is not None and diagnosis.sound:
         from editkit.cli.doctor_prediction import prediction_of, prediction_text
 
@@ -137,11 +152,18 @@ def run(args: argparse.Namespace) -> int:
             seconds=_SECONDS if args.seconds is None else args.seconds,
             optional=optional,
         )
+    available = None if prediction is None else prediction.available
+    to_paste = _to_paste(args, benchmark, able, available)
+    notes = _notes_on_command(args, prediction)
+    document |= {"command": to_paste, "command_notes": notes}
+    text = _text(model, diagnosis, to_paste, notes)
+    if prediction is not None:
         document["prediction"] = prediction.document()
         text += f"\n{prediction_text(prediction)}"
     text = json.dumps(document, indent=2) if args.json else text
     sys.stdout.write(text.rstrip("\n") + "\n")
-    return 0 if diagnosis.sound else EXIT_PROBLEM
+    predicted = prediction is None or prediction.totals is not None
+    return 0 if diagnosis.sound and predicted else EXIT_PROBLEM
 
 
 def _editors(
@@ -174,8 +196,16 @@ def _editors(
     return planned
 
 
-def _to_paste(args: argparse.Namespace, benchmark: Benchmark, editors: list[PlannedEditor]) -> str:
-    """The command that runs these editors with the values that nobody has chosen spelled out."""
+def _to_paste(
+    args: argparse.Namespace,
+    benchmark: Benchmark,
+    editors: list[PlannedEditor],
+    available: int | None,
+) -> str:
+    """The command that runs these editors with the values that nobody has chosen spelled out.
+
+    ``available`` is how many records the dataset has, None if unknown. It is not asked for more.
+    """
     parts = ["editkit run-benchmark"]
     if args.benchmark != _DEFAULT:
         parts[0] += f" {shlex.quote(args.benchmark)}"
@@ -191,8 +221,10 @@ def _to_paste(args: argparse.Namespace, benchmark: Benchmark, editors: list[Plan
         parts.append(f"--dataset {shlex.quote(args.dataset)}")
     if args.metrics:
         parts.append(f"--metrics {shlex.quote(','.join(args.metrics))}")
-    if args.records:
+    if args.records and (available is None or args.records <= available):
         parts.append(f"--limit {args.records}")
+    elif args.records and benchmark.limit is not None:
+        parts.append(f"--limit {available}")  # the benchmark's own limit may be smaller
     for flag in ("dtype", "device", "batch", "corpus"):
         value = getattr(args, flag)
         if value is not None:
@@ -207,18 +239,36 @@ def _to_paste(args: argparse.Namespace, benchmark: Benchmark, editors: list[Plan
     if args.checkpoints:
         parts.append(f"--checkpoints {','.join(map(str, args.checkpoints))}")
     parts += [f"--set {shlex.quote(each)}" for each in args.sets]
+    if (args.workers or 1) > 1:
+        parts.append(f"--ray local --workers {args.workers}")
     return " \\\n    ".join(parts)
 
 
-def _text(model: str, diagnosis: Diagnosis, to_paste: str) -> str:
+def _notes_on_command(args: argparse.Namespace, prediction: Prediction | None) -> list[str]:
+    notes = []
+    if prediction is not None and prediction.records > prediction.available:
+        notes.append(
+            f"it runs all {prediction.available:,} records of the dataset, which has fewer than "
+            f"{prediction.records:,}"
+        )
+    if (args.workers or 1) > 1:
+        notes.append(
+            "--ray local starts the workers on this machine, at most one per processor; "
+            "--ray ADDRESS uses a cluster"
+        )
+    return notes
+
+
+def _text(model: str, diagnosis: Diagnosis, to_paste: str, notes: list[str]) -> str:
     rows = [(check.verdict, check.topic, check.text) for check in diagnosis.checks]
     problems = sum(check.verdict == "problem" for check in diagnosis.checks)
     warnings = sum(check.verdict == "warning" for check in diagnosis.checks)
     what = counted(problems, "problem") if problems else "nothing"
+    noted = "".join(wrapped(f"note: {note}") for note in notes)
     return (
         f"{one_line(model)}\n{aligned(rows)}{what} would stop the run; "
         f"{counted(warnings, 'warning')}\n"
-        f"To run it, or to change its values:\n\n    {to_paste}\n"
+        f"To run it, or to change its values:\n\n    {to_paste}\n" + f"\n{noted}" * bool(notes)
     )
 
 

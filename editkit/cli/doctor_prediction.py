@@ -13,7 +13,7 @@ from editkit.registry.plugins import Registry
 from editkit.terminal import aligned, wrapped
 
 if TYPE_CHECKING:
-    from editkit.doctor.prediction import CellPrediction, Prediction
+    from editkit.doctor.prediction import CellPrediction, Prediction, Totals
 
 __all__ = ["prediction_of", "prediction_text"]
 
@@ -38,7 +38,7 @@ def prediction_of(
         diagnosis: What was checked before.
         place: Name of the benchmark file, for error messages.
         workers: Workers of the run.
-        seconds: Time limit of the sample.
+        seconds: Time limit of the sample, without start-up and statistics.
         optional: Whether editors that cannot edit the model are left out.
     """
     from editkit.doctor.prediction import predict
@@ -48,7 +48,7 @@ def prediction_of(
     plan = make_plan(benchmark, registry, place=place, values=values, leave_out=optional)
     with show_progress():
         sample = measure(plan, registry, seconds=seconds, to_compute=diagnosis.to_compute)
-    available = len(plan.records)
+    available = len(plan.records)  # at most the limit
     return predict(
         sample,
         records=benchmark.limit or available,
@@ -62,38 +62,43 @@ def prediction_text(prediction: Prediction) -> str:
     """The prediction as lines and a table."""
     head = ("editor", "regime", "statistics", "prepare", "s/record", "measured", "one worker")
     rows = [head, *map(_line, prediction.cells)]
+    title = (
+        f"Prediction for {prediction.records:,} records and {_workers(prediction)}, from a sample "
+        f"of {_duration(prediction.sample_s)}"
+    )
+    facts = aligned(_facts(prediction, prediction.totals)) if prediction.totals else ""
+    notes = "".join(wrapped(f"note: {note}") for note in prediction.notes)
+    return f"{title}\n{aligned(rows)}{facts}{notes}"
+
+
+def _workers(prediction: Prediction) -> str:
+    return "1 worker" if prediction.workers == 1 else f"{prediction.workers:,} workers"
+
+
+def _facts(prediction: Prediction, totals: Totals) -> list[tuple[str, str]]:
     one = prediction.workers == 1
-    workers = "1 worker" if one else f"{prediction.workers:,} workers"
-    gpu = f" and {size(prediction.worker_gpu_bytes)} of a GPU" * bool(prediction.worker_gpu_bytes)
+    gpu = f" and {size(totals.worker_gpu_bytes)} of a GPU" * bool(totals.worker_gpu_bytes)
     together = (
         ""
         if one
-        else f", {size(prediction.machine_bytes)} on one machine with all of them and the driver "
-        f"({size(prediction.driver_bytes)})"
+        else f", {size(totals.machine_bytes)} on one machine with all of them and the driver "
+        f"({size(totals.driver_bytes)})"
     )
     sequences = ""
-    if prediction.sequence_bytes:
-        sequences = f", about {size(prediction.sequence_bytes)} of deltas in sequences/"
-    facts = [
-        ("time", f"{_with_interval(prediction)}; {prediction.startup_s:.0f} s of it start-up"),
-        (
-            "memory",
-            f"about {size(prediction.worker_bytes)}{gpu} per worker{'' if one else together}",
-        ),
-        ("disk", f"about {size(prediction.store_bytes)} of results.sqlite{sequences}"),
-        ("driver", _of_driver(prediction)),
+    if totals.sequence_bytes:
+        sequences = f", about {size(totals.sequence_bytes)} of deltas in sequences/"
+    ray = "" if one else f", with {totals.ray_start_s:.0f} s for the start of Ray"
+    return [
+        ("time", f"{_with_interval(totals)}; {totals.startup_s:.0f} s of it start-up{ray}"),
+        ("memory", f"about {size(totals.worker_bytes)}{gpu} per worker{together}"),
+        ("disk", f"about {size(totals.store_bytes)} of results.sqlite{sequences}"),
+        ("driver", _of_driver(totals)),
     ]
-    title = (
-        f"Prediction for {prediction.records:,} records and {workers}, from a sample of "
-        f"{_duration(prediction.sample_s)}"
-    )
-    notes = "".join(wrapped(f"note: {note}") for note in prediction.notes)
-    return f"{title}\n{aligned(rows)}{aligned(facts)}{notes}"
 
 
 def _line(cell: CellPrediction) -> tuple[str, ...]:
     if cell.skipped:
-        return (cell.editor, cell.regime.label, "", "", "", "-", "skipped")
+        return (cell.editor, cell.regime.label, "", "", "", "-", "not measured")
     half = f" ±{cell.half_width_s / cell.work_s:.0%}" if cell.half_width_s and cell.work_s else ""
     return (
         cell.editor,
@@ -106,19 +111,18 @@ def _line(cell: CellPrediction) -> tuple[str, ...]:
     )
 
 
-def _with_interval(prediction: Prediction) -> str:
-    if prediction.low_s is None or prediction.high_s is None:
-        return f"about {_duration(prediction.wall_s)} (one measured batch gives no interval)"
+def _with_interval(totals: Totals) -> str:
+    if totals.low_s is None or totals.high_s is None:
+        return f"about {_duration(totals.wall_s)} (one measured batch gives no interval)"
     return (
-        f"about {_duration(prediction.wall_s)}, {_duration(prediction.low_s)} to "
-        f"{_duration(prediction.high_s)}"
+        f"about {_duration(totals.wall_s)}, {_duration(totals.low_s)} to {_duration(totals.high_s)}"
     )
 
 
-def _of_driver(prediction: Prediction) -> str:
-    takes = f"stores up to {prediction.driver_rows_per_s:,.0f} rows a second"
-    makes = f"the workers make {prediction.rows_per_s:,.1f}"
-    return f"{takes}, {makes}{': it limits the run' if prediction.limited_by_driver else ''}"
+def _of_driver(totals: Totals) -> str:
+    takes = f"stores up to {totals.driver_rows_per_s:,.0f} rows a second"
+    makes = f"the workers make {totals.rows_per_s:,.1f}"
+    return f"{takes}, {makes}{': it limits the run' if totals.limited_by_driver else ''}"
 
 
 def _duration(seconds: float) -> str:

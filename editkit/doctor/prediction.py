@@ -6,7 +6,8 @@
 
 with the mean of the sample for each. Units are handed to workers as a run does it, each worker
 prepares an editor when it turns to it, and the first one to do so computes its statistics, which
-the others wait for. The last worker ends the run, unless the driver stores rows more slowly.
+the others wait for. The last worker ends the run, unless the driver stores rows more slowly. With
+several workers, the start of Ray comes on top: a constant, which is not measured.
 
 **Interval.** The relative deviations of all measured units from the means of their editors are
 pooled: s, with as many degrees of freedom as measured units less editors. The mean of an editor
@@ -32,7 +33,7 @@ from editkit.doctor.sample import CellSample, MeasuredUnit, Sample
 from editkit.regimes import Regime
 from editkit.reprs import counted
 
-__all__ = ["CellPrediction", "Load", "Prediction", "Schedule", "predict", "scheduled"]
+__all__ = ["CellPrediction", "Load", "Prediction", "Schedule", "Totals", "predict", "scheduled"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,17 +76,15 @@ class CellPrediction:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prediction:
-    """What is predicted for a run.
+class Totals:
+    """What is predicted for all cells together.
 
     Attributes:
-        records: Its records.
-        workers: Its workers.
-        cells: Its cells in order.
         wall_s: Seconds from start to end.
         low_s: Lower end of the 95% interval of ``wall_s``; None with too small a sample.
         high_s: Its upper end.
-        startup_s: Seconds until a worker can edit.
+        startup_s: Seconds until a worker can edit, with ``ray_start_s``.
+        ray_start_s: Seconds to start Ray, a constant; 0 with one worker.
         busy: Share of the workers' time that they compute.
         useful_workers: Further workers would not shorten the run.
         rows_per_s: Rows that the workers make per second.
@@ -94,19 +93,16 @@ class Prediction:
         worker_bytes: Peak memory of a worker.
         worker_gpu_bytes: Peak memory of its GPU; 0 without one.
         driver_bytes: Peak memory of the driver beside workers; 0 if it is the only worker.
+        machine_bytes: Memory of a machine with the driver and all workers.
         store_bytes: Size of ``results.sqlite``.
         sequence_bytes: Size of the folder ``sequences``.
-        sample_s: Seconds that the sample took.
-        notes: What limits the prediction.
     """
 
-    records: int
-    workers: int
-    cells: tuple[CellPrediction, ...]
     wall_s: float
     low_s: float | None
     high_s: float | None
     startup_s: float
+    ray_start_s: float
     busy: float
     useful_workers: int
     rows_per_s: float
@@ -115,27 +111,44 @@ class Prediction:
     worker_bytes: int
     worker_gpu_bytes: int
     driver_bytes: int
+    machine_bytes: int
     store_bytes: int
     sequence_bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What is predicted for a run.
+
+    Attributes:
+        records: Its records.
+        available: Records of the dataset.
+        workers: Its workers.
+        cells: Its cells in order.
+        totals: The sums; None if a cell could not be measured.
+        sample_s: Seconds that the sample took.
+        notes: What limits the prediction.
+    """
+
+    records: int
+    available: int
+    workers: int
+    cells: tuple[CellPrediction, ...]
+    totals: Totals | None
     sample_s: float
     notes: tuple[str, ...]
 
-    @property
-    def machine_bytes(self) -> int:
-        """Memory of a machine with the driver and all workers."""
-        return self.driver_bytes + self.workers * self.worker_bytes
-
     def document(self) -> dict[str, Any]:
-        """The prediction as plain data."""
+        """The prediction as plain data, with the totals at its top; without them, nulls."""
+        totals = {field.name: None for field in dataclasses.fields(Totals)}
+        if self.totals is not None:
+            totals = dataclasses.asdict(self.totals)
+        own = dataclasses.asdict(self)
+        del own["totals"]
         cells = [
             {**dataclasses.asdict(cell), "regime": cell.regime.to_dict()} for cell in self.cells
         ]
-        return {
-            **dataclasses.asdict(self),
-            "cells": cells,
-            "machine_bytes": self.machine_bytes,
-            "notes": list(self.notes),
-        }
+        return {**own, **totals, "cells": cells, "notes": list(self.notes)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +171,13 @@ class Schedule:
 ROW_BYTES_IN_DRIVER = 12
 """Bytes in memory of the driver for each byte of a row in the store, while a cell is tabulated."""
 
+RAY_START_S = 8.0
+"""Seconds until Ray has started on an idle machine; it takes 5 to 10."""
+
+# A schedule with more units than both of these is computed in blocks of units.
+_MOST_UNITS = 100_000
+_UNITS_PER_WORKER = 20
+
 
 def predict(
     sample: Sample, *, records: int, batch: int, workers: int, available: int
@@ -172,30 +192,45 @@ def predict(
         available: Records of the dataset.
     """
     spread, freedom = _pooled(sample.cells)
-    pairs = [_cell(each, records, batch, spread, freedom) for each in sample.cells]
+    most = max(_MOST_UNITS, _UNITS_PER_WORKER * workers) // max(1, len(sample.cells))
+    pairs = [_cell(each, records, batch, spread, freedom, most) for each in sample.cells]
     cells = tuple(cell for cell, _ in pairs)
-    measured = [(cell, load) for cell, load in pairs if not cell.skipped]
-    loads = [load for _, load in measured]
-    schedule = scheduled(loads, workers)
+    notes = _notes(sample, cells, records, available)
+    totals = None
+    if not any(cell.skipped for cell in cells):
+        schedule = scheduled([load for _, load in pairs], workers)
+        notes += _notes_on_workers(sample, cells, schedule, workers)
+        totals = _totals(sample, cells, schedule, records, workers, has_interval=freedom > 0)
+    return Prediction(records, available, workers, cells, totals, sample.seconds, tuple(notes))
+
+
+def _totals(
+    sample: Sample,
+    cells: Sequence[CellPrediction],
+    schedule: Schedule,
+    records: int,
+    workers: int,
+    *,
+    has_interval: bool,
+) -> Totals:
     n_rows = sum(cell.rows for cell in cells)
     driver_s = n_rows / sample.store_rows_per_s if sample.store_rows_per_s else 0.0
-    wall = sample.startup_s + max(schedule.end_s, driver_s)
+    ray_start_s = RAY_START_S if workers > 1 else 0.0
+    startup_s = sample.startup_s + ray_start_s
+    wall = startup_s + max(schedule.end_s, driver_s)
     work = sum(cell.work_s for cell in cells)
-    half_widths = [cell.half_width_s for cell, _ in measured]
     half_width = None
-    if freedom and work:
-        relative = math.hypot(*(each or 0.0 for each in half_widths)) / work
+    if has_interval and work:
+        relative = math.hypot(*(cell.half_width_s or 0.0 for cell in cells)) / work
         half_width = relative * schedule.end_s
-    store = sum(cell.store_bytes for cell in cells) + round(records * sample.request_bytes)
     largest = max((cell.store_bytes for cell in cells), default=0)
-    return Prediction(
-        records=records,
-        workers=workers,
-        cells=cells,
+    driver_bytes = sample.base_bytes + ROW_BYTES_IN_DRIVER * largest if workers > 1 else 0
+    return Totals(
         wall_s=wall,
         low_s=None if half_width is None else max(0.0, wall - half_width),
         high_s=None if half_width is None else wall + half_width,
-        startup_s=sample.startup_s,
+        startup_s=startup_s,
+        ray_start_s=ray_start_s,
         busy=1 - schedule.idle_s / (workers * schedule.end_s) if schedule.end_s else 0.0,
         useful_workers=sum(cell.units for cell in cells),
         rows_per_s=n_rows / schedule.end_s if schedule.end_s else 0.0,
@@ -203,11 +238,10 @@ def predict(
         limited_by_driver=driver_s > schedule.end_s,
         worker_bytes=sample.peak_bytes,
         worker_gpu_bytes=sample.gpu_bytes,
-        driver_bytes=sample.base_bytes + ROW_BYTES_IN_DRIVER * largest if workers > 1 else 0,
-        store_bytes=store,
+        driver_bytes=driver_bytes,
+        machine_bytes=driver_bytes + workers * sample.peak_bytes,
+        store_bytes=sum(cell.store_bytes for cell in cells) + round(records * sample.request_bytes),
         sequence_bytes=sum(cell.sequence_bytes for cell in cells),
-        sample_s=sample.seconds,
-        notes=tuple(_notes(sample, cells, schedule, records, workers, available)),
     )
 
 
@@ -216,9 +250,10 @@ def scheduled(loads: Sequence[Load], workers: int) -> Schedule:
     waiting = {cell: deque(load.units) for cell, load in enumerate(loads)}
     busy: Counter[int] = Counter()
     ready: dict[int, float] = {}  # when the statistics of a cell are in the cache
-    free: deque[tuple[float, int, int | None]] = deque((0.0, each, None) for each in range(workers))
+    useful = min(workers, sum(len(load.units) for load in loads))
+    free: deque[tuple[float, int, int | None]] = deque((0.0, each, None) for each in range(useful))
     running: list[tuple[float, int, int]] = []  # a heap: end, worker, cell
-    ends = [0.0] * workers
+    ends = [0.0] * useful
     while free or running:
         if not free:
             now, worker, done = heapq.heappop(running)
@@ -235,7 +270,8 @@ def scheduled(loads: Sequence[Load], workers: int) -> Schedule:
             begin += loads[cell].prepare_s
         busy[cell] += 1
         heapq.heappush(running, (begin + waiting[cell].popleft(), worker, cell))
-    return Schedule(max(ends), sum(max(ends) - end for end in ends))
+    end_s = max(ends, default=0.0)
+    return Schedule(end_s, sum(end_s - end for end in ends) + (workers - useful) * end_s)
 
 
 def _pooled(cells: Sequence[CellSample]) -> tuple[float, int]:
@@ -250,23 +286,37 @@ def _pooled(cells: Sequence[CellSample]) -> tuple[float, int]:
 
 
 def _cell(
-    sample: CellSample, records: int, batch: int, spread: float, freedom: int
+    sample: CellSample, records: int, batch: int, spread: float, freedom: int, most: int
 ) -> tuple[CellPrediction, Load]:
     regime = sample.cell.regime
     own = CellPrediction(sample.cell.editor, regime, sample.cell.seed, sample.skipped)
     if sample.skipped:
         return own, Load(())
     sizes = _sizes(regime, records, batch)
-    units = [_seconds(regime, sample.units, size) for size in sizes]
-    n = sum(sizes)
-    marks = [mark or size for size in sizes for mark in regime.checkpoints_of(size)]
-    n_rows = n if regime.is_independent else sum(marks)
-    work = sum(units)
+    seconds = {size: _seconds(regime, sample.units, size) for size in sizes}
+    n = sum(size * times for size, times in sizes.items())
+    n_units = sum(sizes.values())
+    n_rows = n
+    if not regime.is_independent:
+        n_rows = sum(
+            times * sum(mark or size for mark in regime.checkpoints_of(size))
+            for size, times in sizes.items()
+        )
+    work = sum(seconds[size] * times for size, times in sizes.items())
     half_width = None
     if freedom:
         half_width = student_t(freedom) * spread / math.sqrt(len(sample.units)) * work
     of_sample = max((unit.records for unit in sample.units), default=1)
-    files = [min(sample.file_bytes * size / of_sample, _most(sample)) for size in sizes]
+    files = sum(
+        times * min(sample.file_bytes * size / of_sample, _most(sample))
+        for size, times in sizes.items()
+    )
+    block = math.ceil(n_units / most)
+    units = [
+        seconds[size] * min(block, times - start)
+        for size, times in sizes.items()
+        for start in range(0, times, block)
+    ]
     return (
         dataclasses.replace(
             own,
@@ -277,21 +327,23 @@ def _cell(
             record_s=work / n if n else 0.0,
             work_s=work,
             half_width_s=half_width,
-            units=len(units),
+            units=n_units,
             rows=n_rows,
             store_bytes=round(n_rows * sample.store_bytes),
-            sequence_bytes=round(sum(files)),
+            sequence_bytes=round(files),
         ),
         Load(units, sample.prepare_s, sample.statistics_s),
     )
 
 
-def _sizes(regime: Regime, records: int, batch: int) -> list[int]:
-    """Records of each unit of work."""
-    if regime.is_independent:
-        whole, rest = divmod(records, batch)
-        return [batch] * whole + [rest] * bool(rest)
-    return [len(group) for group in regime.groups_of(range(records))]
+def _sizes(regime: Regime, records: int, batch: int) -> dict[int, int]:
+    """How many units of work have how many records, the last one being shorter."""
+    size = batch if regime.is_independent else regime.facts
+    whole, rest = divmod(records, size)
+    sizes = {size: whole, rest: 1}
+    if not regime.is_independent and regime.groups is not None and regime.groups <= whole:
+        sizes = {size: regime.groups}
+    return {size: times for size, times in sizes.items() if size and times}
 
 
 def _seconds(regime: Regime, units: Sequence[MeasuredUnit], size: int) -> float:
@@ -317,15 +369,13 @@ def _most(sample: CellSample) -> float:
 def _notes(
     sample: Sample,
     cells: Sequence[CellPrediction],
-    schedule: Schedule,
     records: int,
-    workers: int,
     available: int,
 ) -> list[str]:
     notes = []
-    skipped = [cell.editor for cell in cells if cell.skipped]
+    skipped = [f"{cell.editor} was not measured: {cell.skipped}" for cell in cells if cell.skipped]
     if skipped:
-        notes.append(f"not in the sums: {', '.join(skipped)} ({_reasons(cells)})")
+        notes.append(f"no prediction: {'; '.join(skipped)}")
     cold = [cell.editor for cell in cells if not cell.skipped and not cell.warm]
     if cold:
         notes.append(f"measured without a warm-up, which makes them slower: {', '.join(cold)}")
@@ -340,6 +390,13 @@ def _notes(
     ]
     if short:
         notes.append(f"measured with fewer facts in a model, and scaled: {', '.join(short)}")
+    return notes
+
+
+def _notes_on_workers(
+    sample: Sample, cells: Sequence[CellPrediction], schedule: Schedule, workers: int
+) -> list[str]:
+    notes = []
     idle = schedule.idle_s / schedule.end_s if schedule.end_s else 0.0
     if idle >= 1:
         n_units = sum(cell.units for cell in cells)
@@ -354,8 +411,3 @@ def _notes(
             f"{workers * sample.threads / sample.cores:.1f} times as long"
         )
     return notes
-
-
-def _reasons(cells: Sequence[CellPrediction]) -> str:
-    """Why cells were skipped."""
-    return "; ".join(dict.fromkeys(cell.skipped for cell in cells if cell.skipped))

@@ -77,7 +77,7 @@ class CellSample:
         store_bytes: Bytes in the store per row of a record.
         file_bytes: Bytes of the delta and state of a group of this size; 0 without groups.
         dense_bytes: Most bytes that the delta can have, with every changed weight.
-        skipped: Why nothing was measured; empty otherwise.
+        skipped: Why nothing could be measured; empty otherwise.
     """
 
     cell: Cell
@@ -128,7 +128,8 @@ def measure(
     Args:
         plan: The plan.
         registry: Provides editors and metrics.
-        seconds: Time limit. It is checked between steps: what has begun is finished.
+        seconds: Time limit of the units, shared by the cells. Start-up and statistics come on
+            top, and at least one unit of each cell is measured, however long it takes.
         to_compute: Names of the editors with a statistic that is not in the cache.
 
     Raises:
@@ -142,7 +143,7 @@ def measure(
     base = memory_of_this_process()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    statistics = _statistics(plan, registry, to_compute, started + seconds)
+    statistics = _statistics(plan, registry, to_compute)
     loading = time.perf_counter()
     fingerprints = [planned.cell.fingerprint for planned in plan.cells]
     bench = BenchRecipe.of(plan, fingerprints, registry, is_local=True).build()
@@ -152,24 +153,20 @@ def measure(
         counting("measuring a sample", len(plan.cells), unit="editor") as advance,
         tempfile.TemporaryDirectory() as folder,
     ):
+        deadline = time.perf_counter() + seconds
         for i, planned in enumerate(plan.cells):
-            left = started + seconds - time.perf_counter()
-            share = left / (len(plan.cells) - i)
+            share = (deadline - time.perf_counter()) / (len(plan.cells) - i)
             advance.relabel(f"measuring {planned.cell.editor}")
-            if planned.cell.fingerprint in statistics and left > 0:
-                measured, rows = _measured(bench, plan, planned, share, Path(folder))
-                size, rate, request_bytes = _stored(plan, planned.cell, rows, Path(folder))
-                rates.append(rate)
-                cells.append(
-                    dataclasses.replace(
-                        measured,
-                        statistics_s=statistics[planned.cell.fingerprint],
-                        store_bytes=size,
-                    )
+            measured, rows = _measured(bench, plan, planned, share, Path(folder))
+            size, rate, request_bytes = _stored(plan, planned.cell, rows, Path(folder))
+            rates.append(rate)
+            cells.append(
+                dataclasses.replace(
+                    measured,
+                    statistics_s=statistics[planned.cell.fingerprint],
+                    store_bytes=size,
                 )
-            else:
-                reason = f"the time limit of {seconds:g} s was reached"
-                cells.append(CellSample(planned.cell, skipped=reason))
+            )
             advance()
     return Sample(
         cells=tuple(cells),
@@ -185,19 +182,14 @@ def measure(
     )
 
 
-def _statistics(
-    plan: Plan, registry: Registry, to_compute: Collection[str], deadline: float
-) -> dict[str, float]:
-    """Have statistics computed; the seconds by cell, without those that there is no time for."""
+def _statistics(plan: Plan, registry: Registry, to_compute: Collection[str]) -> dict[str, float]:
+    """Have statistics computed; the seconds by cell."""
     seconds = {planned.cell.fingerprint: 0.0 for planned in plan.cells}
     missing = [planned for planned in plan.cells if planned.cell.editor in to_compute]
     if not missing:
         return seconds
     model = load_model_of(plan.model)
     for planned in missing:
-        if time.perf_counter() > deadline:
-            del seconds[planned.cell.fingerprint]
-            continue
         times = []
         for _ in range(2):  # the second time, all statistics are in the cache
             editor = registry.build("editor", planned.cell.editor, planned.config)
@@ -227,7 +219,8 @@ def _measured(
         taken = time.perf_counter() - started
         own = [answer for answer in answers if isinstance(answer, Rows)]
         if not units:  # only the first unit waits for the editor
-            prepare_s = next((row.times["prepare_s"] for each in own for row in each.rows), 0.0)
+            times = [row.times.get("prepare_s", 0.0) for each in own for row in each.rows]
+            prepare_s = max(times, default=0.0)
             taken -= prepare_s
         units.append(_unit(own, len(batch.records), taken))
         rows += [row for each in own for row in each.rows]
@@ -241,6 +234,8 @@ def _measured(
         files = sum(path.stat().st_size for path in saved.folder.iterdir())
         shapes = [change.shape for change in last.delta.changes.values()]
         dense = _FLOAT * sum(width * height for width, height, *_ in ((*s, 1) for s in shapes))
+    errors = [row.error for row in rows if row.status == "failed"]
+    all_failed = errors and len(errors) == len(rows)
     return (
         CellSample(
             cell,
@@ -249,6 +244,7 @@ def _measured(
             warm=warm,
             file_bytes=files,
             dense_bytes=dense,
+            skipped=f"every record of its sample failed: {errors[0]}" if all_failed else "",
         ),
         rows,
     )

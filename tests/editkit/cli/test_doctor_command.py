@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, GPTJConfig, LlamaConfig, OPTConfig
 
+from editkit import RequestError
 from editkit.cli.main import main
 from editkit.registry.models import model_folder
+from editkit_plugins.unedited.editor import NoEditor
 
 LARGE: dict[str, tuple[Any, int]] = {
     "gpt2-xl": (GPT2Config(n_layer=48, n_embd=1600, n_head=25), 1_557_611_200),
@@ -210,11 +212,44 @@ def test_a_prediction_measures_editors_and_needs_records(
     assert rome["sequence_bytes"] > 0
     assert prediction["low_s"] < prediction["wall_s"] < prediction["high_s"]
     assert prediction["worker_bytes"] > 100 * 2**20
-    assert "--limit 40" in document["command"]
-    assert main(["doctor", *flags, "--records", "40", "--seconds", "0"]) == 0
-    text = capsys.readouterr().out
-    assert "not in the sums: none, rome (the time limit of 0 s was reached)" in " ".join(
-        text.split()
-    )
-    assert main(["doctor", "--workers", "3"]) == 2
-    assert "there is no --records" in capsys.readouterr().err
+    command = shlex.split(document["command"].replace("\\\n", " "))
+    assert "--limit 40 \\\n" in document["command"]
+    assert command[-4:] == ["--ray", "local", "--workers", "3"]
+    # However short the limit, each editor is measured, and only the records that exist are run.
+    assert main(["doctor", *flags, "--records", "20_000", "--seconds", "0.001", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all(each["measured"] == 4 for each in document["prediction"]["cells"])
+    assert document["prediction"]["wall_s"] > document["prediction"]["startup_s"]
+    assert "--limit 1000 \\\n" in document["command"]  # without it, the benchmark's own limit
+    assert "--ray" not in document["command"]
+    [note] = document["command_notes"]
+    assert "it runs all 1,000 records of the dataset" in note
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--workers", "3"], "there is no --records"),
+        (["--records", "10", "--seconds", "0"], "got '0', expected a number above 0"),
+        (["--records", "99999999999999"], "expected a whole number from 1 to 100,000,000"),
+        (["--records", "10", "--workers", "9999999"], "expected a whole number from 1 to 100,000"),
+    ],
+)
+def test_a_prediction_refuses_numbers_out_of_range(
+    flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", *flags]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_an_editor_that_fails_on_its_whole_sample_gets_no_prediction(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: object, *_: object) -> None:
+        raise RequestError("no fact fits.", hint="None.")
+
+    monkeypatch.setattr(NoEditor, "edit", fail)
+    assert main(["doctor", "--editor", "none", "--records", "40", "--batch", "2"]) == 1
+    text = " ".join(capsys.readouterr().out.split())
+    assert "no prediction: none was not measured: every record of its sample failed" in text
+    assert "time about" not in text

@@ -8,7 +8,7 @@ import math
 import pytest
 
 from editkit.benchmark.intervals import student_t
-from editkit.doctor.prediction import Load, predict, scheduled
+from editkit.doctor.prediction import RAY_START_S, Load, Prediction, Totals, predict, scheduled
 from editkit.doctor.sample import CellSample, MeasuredUnit, Sample
 from editkit.regimes import INDEPENDENT, Regime
 from editkit.results import Cell
@@ -20,6 +20,14 @@ def cell(editor: str, regime: Regime = INDEPENDENT) -> Cell:
 
 def batch(seconds: float, records: int = 20) -> MeasuredUnit:
     return MeasuredUnit(records, records, 0, 0.5 * seconds, 0.3 * seconds, 0.0, 0.2 * seconds)
+
+
+def predicted(
+    sample: Sample, *, records: int, workers: int, batch: int = 20
+) -> tuple[Prediction, Totals]:
+    prediction = predict(sample, records=records, batch=batch, workers=workers, available=500)
+    assert prediction.totals is not None
+    return prediction, prediction.totals
 
 
 SAMPLE = Sample(
@@ -40,29 +48,41 @@ SAMPLE = Sample(
 
 
 def test_one_worker_does_everything_in_turn() -> None:
-    prediction = predict(SAMPLE, records=210, batch=20, workers=1, available=500)
+    prediction, totals = predicted(SAMPLE, records=210, workers=1)
     slow, fast = prediction.cells
     assert (slow.units, slow.rows, slow.record_s) == (11, 210, pytest.approx(0.5))
-    assert prediction.wall_s == pytest.approx(7 + (30 + 5 + 105) + (1 + 10.5))
-    assert prediction.busy == 1.0
-    assert prediction.worker_bytes == prediction.machine_bytes == 1000
-    assert prediction.store_bytes == 2 * 210 * 1000 + 210 * 100
+    assert totals.wall_s == pytest.approx(7 + (30 + 5 + 105) + (1 + 10.5))
+    assert totals.busy == 1.0
+    assert totals.worker_bytes == totals.machine_bytes == 1000
+    assert totals.store_bytes == 2 * 210 * 1000 + 210 * 100
     spread = math.sqrt((0.1**2 + 0.1**2) / 2)  # two editors, one degree of freedom each
     half = student_t(2) * spread / math.sqrt(2)
     assert slow.half_width_s == pytest.approx(half * 105)
     assert fast.half_width_s == pytest.approx(half * 10.5)
-    assert prediction.high_s is not None
+    assert totals.high_s is not None
     relative = half * math.hypot(105, 10.5) / 115.5
-    assert prediction.high_s - prediction.wall_s == pytest.approx(relative * (146.5 + 5))
+    assert totals.high_s - totals.wall_s == pytest.approx(relative * (146.5 + 5))
 
 
 def test_workers_share_batches_prepare_on_their_own_and_wait_for_statistics_once() -> None:
-    one = predict(SAMPLE, records=2000, batch=20, workers=1, available=500)
-    eight = predict(SAMPLE, records=2000, batch=20, workers=8, available=500)
+    _, one = predicted(SAMPLE, records=2000, workers=1)
+    prediction, eight = predicted(SAMPLE, records=2000, workers=8)
     work = (one.wall_s - 7 - 30 - 6) / 8
-    assert work + 7 < eight.wall_s < work + 7 + 30 + 6 + 11
+    assert eight.startup_s == 7 + RAY_START_S
+    assert work < eight.wall_s - eight.startup_s < work + 30 + 6 + 11
     assert eight.machine_bytes == 8 * 1000 + eight.driver_bytes
-    assert any("the dataset has 500 records" in note for note in eight.notes)
+    assert any("the dataset has 500 records" in note for note in prediction.notes)
+
+
+def test_a_hundred_million_records_are_scheduled_in_blocks() -> None:
+    _, small = predicted(SAMPLE, records=2_000_000, workers=8)
+    _, large = predicted(SAMPLE, records=100_000_000, workers=8)
+    once = 7 + RAY_START_S + 30 + 5
+    assert large.wall_s - once == pytest.approx(50 * (small.wall_s - once), rel=1e-3)
+    assert large.store_bytes == 50 * small.store_bytes
+    assert large.useful_workers == 2 * 5_000_000
+    _, many = predicted(SAMPLE, records=40, workers=10**12)
+    assert many.busy == pytest.approx(0.0, abs=1e-9)
 
 
 def test_more_workers_than_units_are_idle() -> None:
@@ -70,33 +90,34 @@ def test_more_workers_than_units_are_idle() -> None:
     unit = MeasuredUnit(40, 50, 2, 8.0, 5.0, 6.0, 2.0)
     shared = CellSample(cell("memit", regime), 0.0, 0.0, (unit,), file_bytes=4000, dense_bytes=5000)
     sample = dataclasses.replace(SAMPLE, cells=(shared,))
-    prediction = predict(sample, records=300, batch=20, workers=4, available=500)
+    prediction, totals = predicted(sample, records=300, workers=4)
     [own] = prediction.cells
-    assert own.units == prediction.useful_workers == 3
+    assert own.units == totals.useful_workers == 3
     assert own.rows == 3 * 110
     one = 100 * (8 + 2) / 40 + 110 * 5 / 50 + 2 * 6 / 2
-    assert prediction.wall_s == pytest.approx(7 + one)
-    assert prediction.low_s is None  # one unit has no spread
-    assert prediction.sequence_bytes == 3 * 9000  # never more than dense, with the state
+    assert totals.wall_s == pytest.approx(7 + RAY_START_S + one)
+    assert totals.low_s is None  # one unit has no spread
+    assert totals.sequence_bytes == 3 * 9000  # never more than dense, with the state
     assert any("only 3 units" in note for note in prediction.notes)
     assert any("scaled: memit (sequential 100" in note for note in prediction.notes)
 
 
 def test_the_driver_can_be_the_limit() -> None:
     sample = dataclasses.replace(SAMPLE, store_rows_per_s=10.0)
-    prediction = predict(sample, records=2000, batch=20, workers=1000, available=500)
-    assert prediction.limited_by_driver
-    assert prediction.wall_s == pytest.approx(7 + 4000 / 10)
+    _, totals = predicted(sample, records=2000, workers=1000)
+    assert totals.limited_by_driver
+    assert totals.wall_s == pytest.approx(7 + RAY_START_S + 4000 / 10)
 
 
-def test_skipped_editors_are_named_and_not_summed() -> None:
-    skipped = CellSample(cell("mend"), skipped="the time limit of 1 s was reached")
+def test_an_editor_that_was_not_measured_leaves_no_totals() -> None:
+    skipped = CellSample(cell("mend"), skipped="every record of its sample failed: no")
     sample = dataclasses.replace(SAMPLE, cells=(*SAMPLE.cells, skipped))
     prediction = predict(sample, records=210, batch=20, workers=1, available=500)
-    assert (
-        prediction.wall_s == predict(SAMPLE, records=210, batch=20, workers=1, available=500).wall_s
-    )
-    assert prediction.notes == ("not in the sums: mend (the time limit of 1 s was reached)",)
+    document = prediction.document()
+    assert document["wall_s"] is document["low_s"] is document["store_bytes"] is None
+    assert document["cells"][0]["work_s"] > 0
+    [note] = prediction.notes
+    assert note == ("no prediction: mend was not measured: every record of its sample failed: no")
 
 
 @pytest.mark.parametrize(
