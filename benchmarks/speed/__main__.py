@@ -12,16 +12,15 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from editkit.cli.arguments import above, positive
 from editkit.errors import EditkitError
-from editkit_benchmarks.speed import device, published
-from editkit_benchmarks.speed.cases import CASES, Case
-from editkit_benchmarks.speed.limits import Rates
-from editkit_benchmarks.speed.shapes import SHAPES
-from editkit_benchmarks.speed.timing import best_of, document, now
+from editkit_benchmarks.speed import names
+
+if TYPE_CHECKING:
+    from editkit_benchmarks.speed.cases import Case
+    from editkit_benchmarks.speed.limits import Rates
 
 Answer = Callable[[argparse.Namespace, Callable[[str], None]], dict[str, Any]]
 """Measures, and returns the JSON document."""
@@ -29,6 +28,10 @@ Answer = Callable[[argparse.Namespace, Callable[[str], None]], dict[str, Any]]
 
 def measure(case: Case, repeats: int, rates: Rates) -> dict[str, Any]:
     """Time both ways alternately, best of ``repeats``, after an untimed run of each."""
+    import torch
+
+    from editkit_benchmarks.speed.timing import best_of, now
+
     ways = case.make()
     pairs = zip(ways.plain(), ways.fast(), strict=True)
     largest = max(abs(a - b) for a, b in pairs)
@@ -52,6 +55,10 @@ def measure(case: Case, repeats: int, rates: Rates) -> dict[str, Any]:
 
 
 def _plain(args: argparse.Namespace, show: Callable[[str], None]) -> dict[str, Any]:
+    from editkit_benchmarks.speed.cases import CASES
+    from editkit_benchmarks.speed.limits import Rates
+    from editkit_benchmarks.speed.timing import document
+
     rates = Rates()
     known = {case.name: case for case in CASES}
     results = []
@@ -73,6 +80,9 @@ def _plain(args: argparse.Namespace, show: Callable[[str], None]) -> dict[str, A
 
 
 def _published(args: argparse.Namespace, show: Callable[[str], None]) -> dict[str, Any]:
+    from editkit_benchmarks.speed import published
+    from editkit_benchmarks.speed.timing import document
+
     code = published.load_published(args.rome)
     results = []
     for name in args.cases or published.CASES:
@@ -89,6 +99,8 @@ def _published(args: argparse.Namespace, show: Callable[[str], None]) -> dict[st
 
 
 def _device(args: argparse.Namespace, show: Callable[[str], None]) -> dict[str, Any]:
+    from editkit_benchmarks.speed import device
+
     options = device.Options.of(
         args.device, minutes=args.minutes, out=args.out, shape=args.shape, cases=args.cases
     )
@@ -118,36 +130,43 @@ def parser() -> argparse.ArgumentParser:
             type=_one_of(cases),
             help=f"cases to run (all): {', '.join(cases)}",
         )
-        one.add_argument("--threads", type=int, default=threads, help=f"torch threads ({threads})")
+        one.add_argument(
+            "--threads",
+            type=positive,
+            default=threads,
+            help=f"torch threads ({threads or 'as many as torch chooses'})",
+        )
         one.add_argument("--json", action="store_true", help="print one JSON document")
         return one
 
-    on_device = add("device", "on one device within some minutes", _device, device.NAMES, None)
+    on_device = add("device", "on one device within some minutes", _device, names.DEVICE, None)
     on_device.add_argument("--device", default="cuda", help="cuda, cuda:1, ... or cpu (cuda)")
-    on_device.add_argument("--minutes", type=float, default=8.0, help="time for everything (8)")
+    on_device.add_argument("--minutes", type=above(0), default=8.0, help="time for everything (8)")
     on_device.add_argument(
         "--shape",
-        choices=tuple(SHAPES),
+        choices=names.SHAPES,
         help="shape of most cases (gpt2-xl; on a CPU, tiny)",
     )
     on_device.add_argument(
         "--out", type=Path, default=Path("speed.json"), help="file of results (speed.json)"
     )
-    plain = add("plain", "against the plain way and the limit", _plain, [c.name for c in CASES], 1)
-    against = add("published", "against ROME's published code", _published, published.CASES, 1)
+    plain = add("plain", "against the plain way and the limit", _plain, names.PLAIN, 1)
+    against = add("published", "against ROME's published code", _published, names.PUBLISHED, 1)
     for one in (plain, against):
-        one.add_argument("--repeats", type=int, default=3, help="repeats; the best one counts (3)")
+        one.add_argument(
+            "--repeats", type=positive, default=3, help="repeats; the best one counts (3)"
+        )
     against.add_argument(
         "--rome", type=Path, required=True, help="a clone of github.com/kmeng01/rome"
     )
     return top
 
 
-def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+def _one_of(cases: Sequence[str]) -> Callable[[str], str]:
     def check(name: str) -> str:
-        if name not in names:
+        if name not in cases:
             raise argparse.ArgumentTypeError(
-                f"no case {name!r}; expected one of {', '.join(names)}"
+                f"no case {name!r}; expected one of {', '.join(cases)}"
             )
         return name
 
@@ -161,6 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.insert(0, "device")
     args = parser().parse_args(given)
     if args.threads is not None:
+        import torch
+
         torch.set_num_threads(args.threads)
 
     def show(text: str) -> None:

@@ -343,7 +343,7 @@ class DeviceCase:
     Attributes:
         unit: What one unit is.
         make: Gets everything ready.
-        goal_s: Seconds per unit to reach on one H100.
+        goal_s: Seconds per unit to reach on one H100 at GPT-2 XL's shape.
         which: The role of the shape.
     """
 
@@ -361,12 +361,12 @@ CASES: dict[str, DeviceCase] = {
     "rome-batch": DeviceCase(
         "ROME edit, in batches", functools.partial(_batch_of_edits, which="main"), 0.1
     ),
+    "rome": DeviceCase("ROME edit, alone", functools.partial(rome, n=1)),
     "record-generation": DeviceCase(
         "CounterFact record with generations, in batches",
         functools.partial(record, generation=True),
         1.0,
     ),
-    "rome": DeviceCase("ROME edit, alone", functools.partial(rome, n=1)),
     "record": DeviceCase(
         "CounterFact record without generations, in batches",
         functools.partial(record, generation=False),

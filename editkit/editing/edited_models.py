@@ -573,8 +573,7 @@ class EditedModels:
         """A chat as text: the user's turn, and the answer up to the end of its turn."""
         special = self.model.special.ids
         end = next((i for i, token in enumerate(ids) if token in special), len(ids))
-        answer = str(self.model.tokenizer.decode(ids[:end]))
-        return f"{prompt}\n{answer}"
+        return f"{prompt}\n{self.model.tokenizer.decode(ids[:end])}"
 
 
 def _changes_something(delta: WeightDelta) -> bool:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from editkit import UsageError
 from editkit_benchmarks.speed.__main__ import main
+from editkit_benchmarks.speed.cases import CASES as PLAIN_CASES
+from editkit_benchmarks.speed.names import PLAIN, PUBLISHED
 from editkit_benchmarks.speed.published import (
     CASES,
     Sides,
@@ -41,6 +45,40 @@ def test_a_slow_way_is_timed_once_and_the_best_repeat_counts() -> None:
 
 def test_differences_are_relative_to_the_largest_number() -> None:
     assert relative_difference([1.0, 10.0], [2.0, 10.0]) == pytest.approx(0.1)
+
+
+def test_the_command_line_has_the_names_of_all_cases() -> None:
+    assert tuple(case.name for case in PLAIN_CASES) == PLAIN
+    assert CASES == PUBLISHED
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "reason"),
+    [
+        ("speed", "plain --threads 0", "--threads: got '0', expected a whole number above 0"),
+        ("speed", "plain --repeats 0", "--repeats: got '0', expected a whole number above 0"),
+        ("speed", "--minutes nan", "--minutes: got 'nan', expected a number"),
+        ("scale", "driver --records 0", "--records: got '0', expected a whole number from 1 to"),
+        ("scale", "store --shards -1", "--shards: got '-1', expected a whole number above 0"),
+        ("scale", "driver --seconds -1", "--seconds: got '-1', expected 0 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_before_torch_is_loaded(
+    module: str, arguments: str, reason: str
+) -> None:
+    code = (
+        f"import sys, editkit_benchmarks.{module}.__main__ as command\n"
+        "try: command.main()\n"
+        "finally: assert 'torch' not in sys.modules"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *arguments.split()],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert reason in ended.stderr
+    assert ended.returncode == 2
 
 
 def test_a_folder_without_the_published_code_is_refused(tmp_path: Path) -> None:
