@@ -28,6 +28,7 @@ from typing import Any, Protocol, TextIO
 __all__ = ["Counter", "Listener", "counting", "listening", "show_progress"]
 
 _TICK = 0.5
+_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _FEW = 10  # units of such work differ too much to predict the time that is left
 _SECONDS_BEFORE_INNER = 1.0
 """Inner work that is shorter than this is not shown."""
@@ -65,6 +66,8 @@ class Counter:
         self.label, self.total, self.unit = label, total, unit
         self.done = self.first = done
         self.started = time.monotonic()
+        self._measured_from = self.started, done
+        self._enough = 1  # units before there is an estimate
         self._listener = listener
         self._lock = threading.Lock()
 
@@ -91,19 +94,34 @@ class Counter:
         if self._listener is not None:
             self._listener.changed(self)
 
+    def estimate_from_here(self, enough: int = 1) -> None:
+        """Estimate the time that is left from what is done from now on: so far, work was slower.
+
+        Args:
+            enough: How many more units must be done before there is an estimate.
+        """
+        self._measured_from = time.monotonic(), self.done
+        self._enough = enough
+
+    @property
+    def estimate(self) -> str:
+        """``12 s left``, or without a total ``512 a second``; empty if nothing is known yet."""
+        start, done_before = self._measured_from
+        seconds, moved = time.monotonic() - start, self.done - done_before
+        if moved < self._enough or seconds < _SECONDS_BEFORE_INNER:
+            return ""
+        if self.total is None:
+            return f"{moved / seconds:,.0f} a second"
+        if self.total < _FEW:
+            return ""
+        return f"{seconds / moved * max(0, self.total - self.done):.0f} s left"
+
     def __str__(self) -> str:
         """As in ``512/2,048 tokens: second moment of layer 3, 12 s left``."""
-        seconds = time.monotonic() - self.started
-        moved = self.done - self.first
         of = "" if self.total is None else f"/{self.total:,}"
-        text = f"{self.done:,}{of} {self.unit}s: {self.label}"
-        if not moved or seconds < _SECONDS_BEFORE_INNER:
-            return text
-        if self.total is None:
-            return f"{text}, {moved / seconds:,.0f} a second"
-        if self.total < _FEW:
-            return text
-        return f"{text}, {seconds / moved * max(0, self.total - self.done):.0f} s left"
+        plural = "" if (self.done if self.total is None else self.total) == 1 else "s"
+        text = f"{self.done:,}{of} {self.unit}{plural}: {self.label}"
+        return ", ".join(filter(None, [text, self.estimate]))
 
 
 _LISTENER: contextvars.ContextVar[Listener | None] = contextvars.ContextVar(
@@ -178,6 +196,7 @@ class _Display:
         self._bars: dict[Counter, Any] = {}
         self._labels: set[str] = set()  # each is shown early once
         self._last_line = time.monotonic()
+        self._last_text = ""
         self._lock = threading.RLock()
         self._closed = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -251,12 +270,15 @@ class _Display:
                     dynamic_ncols=True,
                     position=position,
                     leave=position == 0,
+                    bar_format=None if counter.total is None else _BAR,
                 )
             self._update(self._bars[counter], counter)
 
     def _update(self, bar: Any, counter: Counter) -> None:
         self._labels.add(counter.label)
         bar.set_description(counter.label, refresh=False)
+        if counter.total is not None:  # tqdm's own estimate counts from the start
+            bar.set_postfix_str(counter.estimate, refresh=False)
         bar.n = counter.done
         bar.refresh()
 
@@ -266,5 +288,8 @@ class _Display:
         if new or waited >= _SECONDS_BETWEEN_LINES:
             self._labels |= {counter.label for counter in new}
             self._last_line = time.monotonic()
-            self._stream.write("; ".join(map(str, shown)) + "\n")
-            self._stream.flush()
+            text = "; ".join(map(str, shown))
+            if text != self._last_text:
+                self._last_text = text
+                self._stream.write(f"{text}\n")
+                self._stream.flush()

@@ -45,6 +45,7 @@ class PicklingPool:
     built: list[str] = dataclasses.field(default_factory=list)
 
     is_local = False
+    place = "a test"
 
     @contextlib.contextmanager
     def opened(

@@ -130,6 +130,7 @@ class SimulatedPool:
     """
 
     is_local = False
+    place = "simulated machines"
 
     def __init__(self, plan: Plan, rows: Sequence[Row], *, workers: int, seconds: float) -> None:
         self._plan, self._rows, self._workers, self._seconds = plan, rows, workers, seconds
@@ -243,7 +244,8 @@ class InstantPool:
     """
 
     def __init__(self, pool: Pool, recipe: InstantRecipe) -> None:
-        self.is_local, self._pool, self._recipe = pool.is_local, pool, recipe
+        self.is_local, self.place = pool.is_local, pool.place
+        self._pool, self._recipe = pool, recipe
         self.moments: list[Moment] = []
         """When the first worker was ready, and when the last answer had been taken."""
 

@@ -167,6 +167,7 @@ class Driver:
         self._computed: dict[str, list[int]] = {key: [] for key in self._waiting}
         self._groups: dict[str, list[Batch]] = {key: [] for key in self._waiting}
         self._worker = ""
+        self._ready: set[str] = set()  # workers that have answered with rows or steps
         self._environments: list[Mapping[str, Any]] = [crew.about["environment"]]
 
     def run(self) -> None:
@@ -268,6 +269,12 @@ class Driver:
     # ------------------------------------------------------------ what workers answer
 
     def _take(self, unit: _Unit, answer: Answer, worker: str) -> None:
+        self._handle(unit, answer, worker)
+        if isinstance(answer, Rows | Advanced) and worker not in self._ready:
+            self._ready.add(worker)  # it has loaded the model and prepared an editor
+            self._progress.estimate_from_here(enough=len(self._ready) * self._plan.batch)
+
+    def _handle(self, unit: _Unit, answer: Answer, worker: str) -> None:
         match answer:
             case Begun():
                 self._progress.relabel(unit.cell.editor)

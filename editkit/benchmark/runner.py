@@ -111,7 +111,12 @@ def run_plan(
         )
         with contextlib.ExitStack() as stack:
             progress = stack.enter_context(
-                counting("preparing metrics", total, unit="edit", done=total - n_left)
+                counting(
+                    "preparing metrics" if pool.is_local else f"starting workers on {pool.place}",
+                    total,
+                    unit="edit",
+                    done=total - n_left,
+                )
             )
             crew = None
             description = _known_model(plan, store)

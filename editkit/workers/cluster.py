@@ -21,7 +21,7 @@ from typing import Any
 from editkit.errors import ClusterError, UsageError, first_line
 from editkit.workers.placement import Machine
 
-__all__ = ["Cluster", "check_installed", "connected", "own_node_is_gone"]
+__all__ = ["AUTO", "LOCAL", "Cluster", "check_installed", "connected", "own_node_is_gone"]
 
 _log = logging.getLogger(__name__)
 

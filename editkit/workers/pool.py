@@ -143,6 +143,10 @@ class Pool(Protocol):
     def is_local(self) -> bool:
         """Whether the driver itself does the jobs, in this process."""
 
+    @property
+    def place(self) -> str:
+        """Where its workers are, for messages: ``this machine``."""
+
     def opened(
         self,
         recipe: Recipe[JobT, AnswerT],
@@ -195,6 +199,7 @@ class InProcess:
     """The pool of this process: one worker, which does job after job. Nothing is copied."""
 
     is_local = True
+    place = "this process"
 
     @contextlib.contextmanager
     def opened(

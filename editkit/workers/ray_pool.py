@@ -24,7 +24,7 @@ from typing import Any, Generic
 
 from editkit.errors import ClusterError, EditkitError, first_line
 from editkit.workers import inventory, worker
-from editkit.workers.cluster import Cluster, connected, own_node_is_gone
+from editkit.workers.cluster import AUTO, LOCAL, Cluster, connected, own_node_is_gone
 from editkit.workers.inventory import check_inventories, inventory_here, memory_kills
 from editkit.workers.placement import Placement, lacking, place, within
 from editkit.workers.pool import Answered, AnswerT, Crew, Done, Event, JobT, Lost, Recipe
@@ -91,6 +91,14 @@ class RayPool:
         self.workers = workers
         self.gpus_per_worker = gpus_per_worker
         self.patience = patience
+
+    @property
+    def place(self) -> str:
+        """Where the cluster is, as far as it is known before there is a connection."""
+        if self.address == LOCAL:
+            return "this machine"
+        named = self.address not in (None, AUTO)
+        return f"the Ray cluster at {self.address}" if named else "a Ray cluster"
 
     @contextlib.contextmanager
     def opened(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from editkit import EditRequest, counting, make_editor, show_progress
 from editkit.covariance.accumulate import accumulate
 from editkit.covariance.bench import LoadedModel
 from editkit.editing.generation import sampled_contexts
-from editkit.progress import listening
+from editkit.progress import Counter, listening
 from editkit.workers.pool import InProcess
 from tests.listeners import Log
 from tests.tiny import tiny
@@ -170,6 +171,55 @@ def test_the_label_of_the_outermost_work_is_shown_when_it_changes() -> None:
     with show_progress(stream=finished), counting("editing", 2, done=2):
         pass
     assert finished.getvalue() == ""
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the seconds that have passed for progress."""
+    now = [0.0]
+    monkeypatch.setattr("editkit.progress.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    return lambda seconds: now.__setitem__(0, seconds)
+
+
+def test_an_estimate_leaves_out_the_slow_start_and_waits_for_enough(
+    clock: Callable[[float], None],
+) -> None:
+    rome = Counter("rome", 100, "edit", 0, Log())
+    clock(60)  # the model is loaded
+    rome(20)
+    assert rome.estimate == "240 s left"
+    rome.estimate_from_here(enough=40)
+    clock(70)
+    rome(20)
+    assert str(rome) == "40/100 edits: rome"
+    clock(80)
+    rome(20)
+    assert str(rome) == "60/100 edits: rome, 20 s left"
+
+
+def test_the_same_line_is_not_shown_twice(clock: Callable[[float], None]) -> None:
+    def work() -> None:
+        with counting("starting workers", 60, unit="edit") as advance:
+            for seconds in (20, 40, 60):  # each is due
+                clock(seconds)
+                advance.relabel("starting workers")
+                time.sleep(0.6)
+
+    stream = io.StringIO()
+    assert shown(work, stream).splitlines() == ["0/60 edits: starting workers"]
+
+
+@pytest.mark.parametrize(
+    ("total", "done", "text"),
+    [
+        (1, 0, "0/1 edit: x"),
+        (2, 1, "1/2 edits: x"),
+        (None, 1, "1 edit: x"),
+        (None, 0, "0 edits: x"),
+    ],
+)
+def test_one_unit_is_singular(total: int | None, done: int, text: str) -> None:
+    assert str(Counter("x", total, "edit", done, None)) == text
 
 
 # ---------------------------------------------------------------- what counts
