@@ -63,8 +63,7 @@ class EditedModels:
     """One model under many deltas.
 
     Candidate scores and generated texts are cached, so that metrics with the same queries share the
-    work. All weights are read once, here; later changes are noticed, except for writes through
-    ``.data``.
+    work. All weights are read once, here; later changes are noticed, except writes to ``.data``.
 
     Args:
         model: The unedited model, or a model with applied edits, which stay applied.
