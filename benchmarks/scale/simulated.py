@@ -136,6 +136,16 @@ class SimulatedPool:
         self._plan, self._rows, self._workers, self._seconds = plan, rows, workers, seconds
         self.moments: list[Moment] = []
         """When the driver asked for the first answer, and when it had taken those of each job."""
+        self.durations: list[float] = []
+        """Seconds of each job."""
+
+    @property
+    def least_s(self) -> float:
+        """Seconds from start to end with a driver that takes no time."""
+        ends = [0.0] * self._workers  # a heap
+        for seconds in self.durations:
+            heapq.heapreplace(ends, ends[0] + seconds)
+        return max(ends)
 
     @staticmethod
     def rows_of(rows: Sequence[Row], cases: Iterable[int]) -> list[Row]:
@@ -155,16 +165,25 @@ class SimulatedPool:
         jobs: int | None = None,
     ) -> Iterator[Crew[JobT, AnswerT]]:
         """The recipe is not used: simulated workers build nothing."""
-        crew = _Crew(self._plan, self._rows, self._workers, self._seconds, self.moments)
+        crew = _Crew(
+            self._plan, self._rows, self._workers, self._seconds, self.moments, self.durations
+        )
         yield cast("Crew[JobT, AnswerT]", crew)
 
 
 class _Crew:
     def __init__(
-        self, plan: Plan, rows: Sequence[Row], workers: int, seconds: float, moments: list[Moment]
+        self,
+        plan: Plan,
+        rows: Sequence[Row],
+        workers: int,
+        seconds: float,
+        moments: list[Moment],
+        durations: list[float],
     ) -> None:
         self.workers = workers
         self._rows, self._seconds, self._moments = rows, seconds, moments
+        self._durations = durations
         self._due: list[tuple[float, int, Job]] = []  # a heap
         self._submitted = 0
         self._draw = random.Random(0)
@@ -182,8 +201,8 @@ class _Crew:
         self._submitted += 1
         # Records differ: without that, workers would stay in step and answer all at once.
         seconds = self._seconds * self._draw.uniform(0.7, 1.3)
-        due = time.monotonic() + seconds * len(job.unit.records)
-        heapq.heappush(self._due, (due, number, job))
+        self._durations.append(seconds * len(job.unit.records))
+        heapq.heappush(self._due, (time.monotonic() + self._durations[-1], number, job))
         return number
 
     def events(self) -> Iterator[Event[Answer]]:

@@ -26,4 +26,10 @@ def test_simulated_workers_fill_a_real_store(generation: bool, tmp_path: Path) -
         assert len(stored[7].texts.get("generation", ())) == 10 * generation
     assert len(pool.moments) == 1 + 2 * 7
     assert pool.moments[-1].wall - pool.moments[0].wall >= 0.001 * 10
+    # With a driver that takes no time, each of the 50 workers does one of the 14 units.
+    assert pool.least_s == max(pool.durations)
+    assert len(pool.durations) == 14
+    alone = SimulatedPool(plan, rows, workers=1, seconds=0.001)
+    alone.durations = [1.0, 2.0]
+    assert alone.least_s == 3.0
     assert finished.failures() == []
