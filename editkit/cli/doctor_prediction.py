@@ -10,6 +10,7 @@ from editkit.benchmark.spec import Benchmark, PluginValues
 from editkit.doctor.diagnose import Diagnosis, size
 from editkit.progress import show_progress
 from editkit.registry.plugins import Registry
+from editkit.reprs import counted
 from editkit.terminal import aligned, wrapped
 
 if TYPE_CHECKING:
@@ -63,8 +64,8 @@ def prediction_text(prediction: Prediction) -> str:
     head = ("editor", "regime", "statistics", "prepare", "s/record", "measured", "one worker")
     rows = [head, *map(_line, prediction.cells)]
     title = (
-        f"Prediction for {prediction.records:,} records and {_workers(prediction)}, from a sample "
-        f"of {_duration(prediction.sample_s)}"
+        f"Prediction for {counted(prediction.records, 'record')} and {_workers(prediction)}, "
+        f"from a sample of {_duration(prediction.sample_s)}"
     )
     facts = aligned(_facts(prediction, prediction.totals)) if prediction.totals else ""
     notes = "".join(wrapped(f"note: {note}") for note in prediction.notes)
@@ -72,7 +73,7 @@ def prediction_text(prediction: Prediction) -> str:
 
 
 def _workers(prediction: Prediction) -> str:
-    return "1 worker" if prediction.workers == 1 else f"{prediction.workers:,} workers"
+    return counted(prediction.workers, "worker")
 
 
 def _facts(prediction: Prediction, totals: Totals) -> list[tuple[str, str]]:

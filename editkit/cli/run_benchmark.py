@@ -42,6 +42,7 @@ from editkit.registry.judge_choice import JudgeChoice
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.labels import labels_of
 from editkit.report.text import run_table
+from editkit.reprs import counted
 from editkit.results import STORE_FILE, Cell
 from editkit.terminal import aligned
 
@@ -210,8 +211,9 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
     failures = finished.failures()
     for cell, rows in failures:
         _log.warning(
-            "%s: %d records failed, the first is case %d: %s. --retry-failed computes them again.",
-            *(cell.editor, len(rows), rows[0].case_id, (rows[0].error or "").removesuffix(".")),
+            "%s: %s failed, the first is case %d: %s. --retry-failed computes them again.",
+            *(cell.editor, counted(len(rows), "record"), rows[0].case_id),
+            (rows[0].error or "").removesuffix("."),
         )
     for error in finished.tracking_errors:
         _log.error("%s\n  see: %s", error, error.reference)
@@ -427,10 +429,11 @@ def _plan_as_text(
     n_records = sum(len(batch.records) for batch in plan.batches)
     edits = sum(len(record.requests) for batch in plan.batches for record in batch.records)
     of_edits = f" ({edits} edits)" if edits > n_records else ""
-    batches = "1 batch" if len(plan.batches) == 1 else f"{len(plan.batches)} batches"
+    n_batches = len(plan.batches)
+    batches = "1 batch" if n_batches == 1 else f"{n_batches:,} batches"
     head = (
-        f"benchmark {plan.benchmark}: {n_records} records{of_edits} of {plan.dataset['name']} in "
-        f"{batches}, on {plan.model.name} ({plan.model.dtype})\n"
+        f"benchmark {plan.benchmark}: {counted(n_records, 'record')}{of_edits} of "
+        f"{plan.dataset['name']} in {batches}, on {plan.model.name} ({plan.model.dtype})\n"
     )
     if workers is not None:
         head += f"{placement_in_words(workers)}\n"
@@ -469,7 +472,8 @@ def _warn_of_interruption(args: argparse.Namespace, plan: Plan) -> None:
         with Store(args.out / STORE_FILE, read_only=True) as store:
             rows = sum(len(store.rows(planned.cell.fingerprint)) for planned in plan.cells)
     without = " without --fresh" if args.fresh else ""
-    _log.warning("%d rows are stored in %s. The same command%s resumes.", rows, args.out, without)
+    stored = f"{counted(rows, 'row')} {'is' if rows == 1 else 'are'} stored"
+    _log.warning("%s in %s. The same command%s resumes.", stored, args.out, without)
 
 
 # ---------------------------------------------------------------- arguments

@@ -243,7 +243,13 @@ class FakeModel:
 
 class FakeEditedModels:
     def __init__(
-        self, model: FakeModel, deltas: Sequence[FakeDelta], *, seed: int, known: object = None
+        self,
+        model: FakeModel,
+        deltas: Sequence[FakeDelta],
+        *,
+        seed: int,
+        known: object = None,
+        weights_known: bool = False,
     ) -> None:
         self.model, self.deltas, self.seed = model, deltas, seed
 
