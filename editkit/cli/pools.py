@@ -149,7 +149,8 @@ def placement_of(pool: Pool, jobs: int) -> Placement | None:
 
 def placement_in_words(placement: Placement) -> str:
     """As in ``8 workers, each with 4 processors and 1 GPU``."""
-    text = f"{counted(placement.workers, 'worker')}, each with {placement.each}"
+    each = "" if placement.workers == 1 else ", each"
+    text = f"{counted(placement.workers, 'worker')}{each} with {placement.each}"
     if placement.at_once < placement.workers:
         text += f"; the cluster has room for {placement.at_once} of them now"
     return text
