@@ -18,13 +18,14 @@ import pytest
 
 import editkit
 from editkit.benchmark.spec import parse_benchmark
-from editkit.cli import run_benchmark
+from editkit.cli import pools, run_benchmark
 from editkit.cli.commands import command_module
 from editkit.cli.main import main
 from editkit.errors import UsageError
 from editkit.registry import factories, hparams, model_identity, models
 from editkit.registry.model_identity import ModelIdentity
 from editkit.storage.strict_yaml import parse_yaml
+from editkit.workers.ray_pool import RayPool
 from editkit_benchmarks.experiments import cli as experiments
 from editkit_benchmarks.experiments import tracing
 from editkit_benchmarks.experiments.spec import parse_experiment
@@ -181,6 +182,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (model_identity, hparams):
         monkeypatch.setattr(module, "identity_of", lambda name, **_: ModelIdentity(name))
     monkeypatch.setattr(tracing, "trace_all", reached)
+    monkeypatch.setattr(pools, "_check_gpus", lambda *_: None)  # as if there were enough
+    monkeypatch.setattr(RayPool, "opened", reached)
 
 
 @pytest.mark.usefixtures("files")

@@ -227,6 +227,7 @@ def test_errors_logs_and_tracebacks_show_no_secret(
             raise ValueError(f"{address}: SEC@RET") from error
 
     monkeypatch.setattr(command_line, "_run", fail)
+    factory = logging.getLogRecordFactory()
     for name in ("known", "unknown"):
         assert command_line.main([name, "--debug"]) in (1, 4)
         out, err = capsys.readouterr()
@@ -234,7 +235,7 @@ def test_errors_logs_and_tracebacks_show_no_secret(
         assert "host" in err
         for secret in ("SEC@RET", "RET@", "SECRET9"):
             assert secret not in out + err
-    assert logging.LogRecord is logging.getLogRecordFactory()
+    assert logging.getLogRecordFactory() is factory
 
 
 def test_refused_arguments_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
