@@ -70,7 +70,7 @@ def test_names(editkit: Cli, name: str, start: str) -> None:
 
 def test_a_section_ends_where_the_next_one_begins(editkit: Cli) -> None:
     out = editkit("explain", "cli#doctor")[1]
-    assert "The exit code is 1 if a check is a `problem`." in out
+    assert "The exit code is 1 if a check is a `problem`," in out
     assert "## plugins" not in out
 
 
