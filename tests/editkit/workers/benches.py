@@ -38,7 +38,7 @@ class ProductRecipe:
 
     def build(self) -> Bench[Job, tuple[int, int, bytes]]:
         if self.fails == "model":
-            raise ModelError("there is no folder 'nowhere'.", hint="Copy it there.")
+            raise ModelError("the folder 'nowhere' does not exist.", hint="Copy it there.")
         if self.fails == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         return ProductBench(self.size)

@@ -104,7 +104,7 @@ def test_a_driver_that_loses_its_node_ends_with_an_error(cluster: Any) -> None:
 
 def test_errors_while_loading_name_the_machine(cluster: Any) -> None:
     with (
-        pytest.raises(ModelError, match=r"^on .+: there is no folder 'nowhere'\."),
+        pytest.raises(ModelError, match=r"^on .+: the folder 'nowhere' does not exist\."),
         RayPool(cluster.address).opened(ProductRecipe(fails="model")),
     ):
         pass
