@@ -21,6 +21,7 @@ from editkit.benchmark.spec import parse_benchmark
 from editkit.cli import pools, run_benchmark
 from editkit.cli.commands import command_module
 from editkit.cli.main import main
+from editkit.covariance import bench as statistics_bench
 from editkit.errors import UsageError
 from editkit.registry import factories, hparams, model_identity, models
 from editkit.registry.model_identity import ModelIdentity
@@ -172,6 +173,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm_eval_tasks, "load_tasks", loaded_if_local)
     monkeypatch.setattr(editkit, "load_model", reached)
     monkeypatch.setattr(models, "load_model", reached)
+    monkeypatch.setattr(statistics_bench, "load_model", reached)
     for module in (run_benchmark, experiments):
         monkeypatch.setattr(module, "run_plan", reached)
     monkeypatch.setattr(run_benchmark, "diagnosis_of", reached)

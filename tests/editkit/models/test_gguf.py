@@ -184,7 +184,7 @@ def test_doctor_reads_a_file_without_dequantising_it(
     assert code == 0, checks
     assert not is_dequantised(file)
     assert "llama is known: 2 layers" in checks["architecture"]["text"]
-    assert "on disk in 1 file(s)" in checks["memory of weights"]["text"]
+    assert "on disk in 1 file" in checks["memory of weights"]["text"]
     assert "dequantised weights" in checks["disk"]["text"]
     assert "tokenizer" in checks
 
