@@ -25,7 +25,7 @@ FOLDERS = {
 OUTSIDE = [package for package in FOLDERS if package not in (CORE, "editkit_docs")]
 LONGEST_MODULE = 600
 LAYERS = [
-    {"redaction", "progress", "safe_text"},
+    {"palette", "redaction", "progress", "safe_text"},
     {"errors", "reprs", "terminal"},
     {"mistakes", "validation"},
     {"prompts", "storage"},

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from editkit.data_types import Score
 from editkit.models.architectures import Architecture
+from editkit.palette import Style
 from editkit.regimes import Regime, RegimeKind
 
 
@@ -93,6 +94,8 @@ class EditorSpec(_Spec):
     many facts together (it overrides ``edit_jointly``), ``sequential`` if it keeps something
     between steps (it overrides ``step``). Other editors run in those regimes too: they write one
     fact after the other."""
+    style: Style | None = None
+    """Colour and marker in figures, pages and charts; None: the name picks them."""
 
     def writes_together(self, regime: Regime) -> bool:
         """Whether the method writes all facts of a step of a regime at once."""
