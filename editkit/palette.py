@@ -57,8 +57,8 @@ def distinct_styles(wanted: Mapping[str, Style | None]) -> dict[str, Style]:
     """A style for each label, no two with the same colour and marker.
 
     Args:
-        wanted: Labels, in the order in which they are drawn, with the style that each has elsewhere;
-            None if nothing is bound to it: then its name picks one, the same in every process.
+        wanted: Labels, in the order in which they are drawn, with the style that each has
+            elsewhere; None if nothing is bound to it: then its name picks one.
 
     Returns:
         The wanted styles; of labels that share one, the first keeps it.
