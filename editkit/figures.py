@@ -1,7 +1,7 @@
-"""Figures: one palette, one set-up, and files that are identical if the numbers are.
+"""Figures: one set-up, and files that describe themselves and are identical if the numbers are.
 
-No figure uses matplotlib's global state. Lines differ in marker and dash as well as in colour, so
-that they can be told apart in print.
+No figure uses matplotlib's global state. Colours, markers and dashes come from
+:mod:`editkit.palette`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,31 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from editkit.palette import Style
 from editkit.storage.cache import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLORS", "MARKERS", "NotebookFigure", "plot_with_interval", "png_bytes", "save_figures"]
+__all__ = ["NotebookFigure", "description_of", "plot_with_interval", "png_bytes", "save_figures"]
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8A6D00", "#56B4E9", "#5D4BA8", "#555555")
-MARKERS = "osD^vPX*"
-_DASHES = ("-", "--", "-.", ":")
+_MARGIN = 0.02  # inches around a PDF's content
 
 
 class NotebookFigure(Figure):
-    """An empty figure, ``width`` by ``height`` inches, that notebooks display by themselves."""
+    """An empty figure that notebooks display by themselves.
 
-    def __init__(self, *, width: float, height: float) -> None:
+    Args:
+        width: In inches.
+        height: In inches.
+        description: What the figure shows, for its files' metadata; empty: the lines below its
+            title.
+    """
+
+    def __init__(self, *, width: float, height: float, description: str = "") -> None:
         super().__init__(figsize=(width, height), layout="constrained", dpi=130)
         FigureCanvasAgg(self)
+        self.description = description
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self)
@@ -45,10 +52,10 @@ def plot_with_interval(
     lows: Sequence[float],
     highs: Sequence[float],
     *,
-    number: int,
+    style: Style,
     label: str,
     alpha: float = 0.18,
-    **style: Any,
+    **options: Any,
 ) -> None:
     """Draw a line and shade the area of its interval.
 
@@ -58,40 +65,72 @@ def plot_with_interval(
         means: The line.
         lows: Lower ends of the intervals.
         highs: Upper ends.
-        number: Number of the line in its panel, from 0; picks colour, marker and dash.
+        style: Colour, marker and dash.
         label: The line's entry in the legend.
         alpha: Opacity of the area.
-        style: Arguments of matplotlib's ``plot`` in place of the picked ones.
+        options: Arguments of matplotlib's ``plot`` that override the style.
     """
-    style = {
-        "color": COLORS[number % len(COLORS)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": _DASHES[number % len(_DASHES)],
+    options = {
+        "color": style.color,
+        "marker": style.marker,
+        "linestyle": style.dash,
         "markersize": 4.5,
-        **style,
+        **options,
     }
-    panel.plot(x, means, label=label, **style)
-    panel.fill_between(x, lows, highs, color=style["color"], alpha=alpha, linewidth=0)
+    panel.plot(x, means, label=label, **options)
+    panel.fill_between(x, lows, highs, color=options["color"], alpha=alpha, linewidth=0)
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """The figure as a PNG file, without metadata."""
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
 
 
+def description_of(figure: Figure, name: str = "") -> tuple[str, str]:
+    """Title and description of a figure, as its files' metadata has them.
+
+    The title is the first line of the figure's title, or the title of its only panel, or ``name``.
+    The description is the figure's own (:class:`NotebookFigure`), or the lines below the title.
+    """
+    heading = figure.get_suptitle()
+    if not heading and len(figure.axes) == 1:
+        heading = figure.axes[0].get_title()
+    lines = [line.strip() for line in heading.splitlines() if line.strip()]
+    title, *further = lines or [name]
+    own = figure.description if isinstance(figure, NotebookFigure) else ""
+    return title, own or "; ".join(further)
+
+
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
-    """Write every figure as ``NAME.png`` and ``NAME.svg``, and return the files.
+    """Write every figure as ``NAME.png``, ``NAME.svg`` and ``NAME.pdf``, and return the files.
+
+    The PDF is for papers: TrueType fonts are embedded, text can be selected, and no margin is left.
+    Title and description (:func:`description_of`) are Dublin Core's in the SVG, ``Title`` and
+    ``Subject`` in the PDF, and text chunks in the PNG.
 
     Equal numbers give equal bytes: the files hold no dates, versions or random ids.
     """
     files = []
     for name, figure in figures.items():
-        with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
-            for form, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
+        title, description = description_of(figure, name)
+        words = {"Title": title} | ({"Description": description} if description else {})
+        nothing = dict.fromkeys(("Creator", "Producer", "CreationDate"))
+        forms: dict[str, dict[str, Any]] = {
+            "png": {"metadata": {"Software": None, **words}},
+            "svg": {"metadata": {"Date": None, "Creator": None, **words}},
+            "pdf": {
+                "metadata": {"Title": title, "Subject": description, **nothing},
+                "bbox_inches": "tight",
+                "pad_inches": _MARGIN,
+            },
+        }
+        settings = {"svg.hashsalt": name, "svg.fonttype": "path", "pdf.fonttype": 42}
+        with rc_context(settings):
+            for form, options in forms.items():
                 content = io.BytesIO()
-                figure.savefig(content, format=form, metadata=metadata)
+                figure.savefig(content, format=form, **options)
                 files.append(folder / f"{name}.{form}")
                 write_atomically(files[-1], content.getvalue())
     return files

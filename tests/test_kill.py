@@ -106,7 +106,7 @@ def test_twenty_kills_at_random_moments_leave_the_table_as_it_is(tmp_path: Path)
 
 def pictures_and_tables(folder: Path) -> dict[str, bytes]:
     """Files of averages by name: what they show, to the last bit."""
-    kinds = (".csv", ".png", ".svg")
+    kinds = (".csv", ".png", ".svg", ".pdf")
     files = [path for path in folder.rglob("*.*") if path.suffix in kinds]
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

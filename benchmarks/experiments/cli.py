@@ -1,8 +1,8 @@
 """Run an experiment: benchmark a sweep, trace facts, draw figures. Without NAME, list all.
 
 Every setting is a row of the table, stored as for run-benchmark; so are traced facts. Run the same
-command again to resume after an interruption. Figures are written to OUT/figures as PNG and SVG,
-and logged to MLflow.
+command again to resume after an interruption. Figures are written to OUT/figures as PNG, SVG and
+PDF, and logged to MLflow.
 """
 
 from __future__ import annotations

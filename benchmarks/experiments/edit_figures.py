@@ -10,6 +10,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from editkit.benchmark.aggregate import SUMMARY, Estimate, retention
 from editkit.data_types import Score
 from editkit.figures import NotebookFigure, plot_with_interval
+from editkit.palette import series_style
 from editkit.report.sections import Section
 from editkit_benchmarks.experiments.curves import Curve, Names, curves_of
 from editkit_benchmarks.experiments.figures import scale_to_percent
@@ -219,7 +220,7 @@ def _plot(
         [bounded(estimate.mean) for _, estimate in points],
         [bounded(estimate.interval[0]) for _, estimate in points],
         [bounded(estimate.interval[1]) for _, estimate in points],
-        number=number,
+        style=series_style(number),
         label=label,
         alpha=0.13,
         **({"markerfacecolor": "white"} if number >= _COLOURS else {}),  # colours repeat then

@@ -12,7 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE
-from editkit.figures import COLORS, MARKERS, NotebookFigure, plot_with_interval
+from editkit.figures import NotebookFigure, plot_with_interval
+from editkit.palette import Style, series_style
 from editkit.report.sections import Section
 from editkit.tracing.plots import TITLES
 from editkit_benchmarks.experiments.spec import FigureSpec
@@ -105,7 +106,7 @@ def _lines(panel: Axes, spec: FigureSpec, section: Section, score: Score, names:
             points = lines.setdefault(_name_of(spec.series, value, names), [])
             points.append((float(cell.config[spec.x or ""]), estimates[score.key]))
     for i, (label, points) in enumerate(lines.items()):
-        _plot_estimates(panel, score, points, number=i, label=label, markersize=5)
+        _plot_estimates(panel, score, points, style=series_style(i), label=label, markersize=5)
     panel.set_xlabel((spec.x or "").replace("_", " "))
     if spec.x == "layer":
         _use_whole_ticks(panel)
@@ -127,8 +128,8 @@ def _bars(panel: Axes, spec: FigureSpec, section: Section, score: Score, names: 
             i,
             score.scale * estimate.mean,
             yerr=[[score.scale * low], [score.scale * high]],
-            color=COLORS[i % len(COLORS)],
-            marker=MARKERS[i % len(MARKERS)],
+            color=series_style(i).color,
+            marker=series_style(i).marker,
             markersize=7,
             capsize=4,
         )
@@ -153,7 +154,7 @@ def _violins(panel: Axes, spec: FigureSpec, section: Section, score: Score, name
             [samples[i] for i in spread], positions=spread, widths=0.8, showextrema=False
         )
         for i, body in zip(spread, violins["bodies"], strict=True):
-            body.set(facecolor=COLORS[i % len(COLORS)], alpha=0.35, edgecolor="none")
+            body.set(facecolor=series_style(i).color, alpha=0.35, edgecolor="none")
     panel.boxplot(
         samples,
         positions=places,
@@ -212,7 +213,9 @@ def draw_effects(spec: FigureSpec, averages: Sequence[AverageTrace]) -> Figure:
         for panel, kind in zip(row, kinds, strict=True):
             for i, average in enumerate(averages):
                 label = average.setting or average.facts
-                _effect_line(panel, average, kind, role, number=i, label=label, alpha=alpha)
+                _effect_line(
+                    panel, average, kind, role, style=series_style(i), label=label, alpha=alpha
+                )
             _frame(panel, TITLES.get(kind, kind))
         row[0].set_ylabel(f"{_EFFECT}\n{role}")
     _finish(figure, spec, averages, grid[0][0].get_legend_handles_labels())
@@ -250,13 +253,10 @@ def draw_effects_and_score(
             right,
             score,
             points,
-            number=0,
+            style=Style("#222222", "*", ":"),
             label=f"{name} of {', '.join(editors)}",
             alpha=0.1,
-            color="#222222",
-            marker="*",
             markersize=9,
-            linestyle=":",
         )
         scale_to_percent(right, score)
         right.set_ylabel(f"{name} by edited layer")
@@ -277,7 +277,15 @@ def _grid(rows: int, columns: int, *, shared_scale: bool) -> tuple[Figure, list[
 
 def _kind_lines(panel: Axes, average: AverageTrace, role: str) -> None:
     for i, kind in enumerate(average.effects):
-        _effect_line(panel, average, kind, role, number=i, label=TITLES.get(kind, kind), alpha=0.15)
+        _effect_line(
+            panel,
+            average,
+            kind,
+            role,
+            style=series_style(i),
+            label=TITLES.get(kind, kind),
+            alpha=0.15,
+        )
     _frame(panel, role)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from editkit.figures import NotebookFigure, plot_with_interval
+from editkit.palette import series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,7 @@ def line_plots(
                 means,
                 lows,
                 highs,
-                number=i,
+                style=series_style(i),
                 label=role,
                 linestyle="-",
                 markersize=4,

@@ -153,10 +153,10 @@ class Tracker:
         return str(existing.experiment_id)
 
     def _new_run(self, content: RunContent) -> MlflowRun:
-        from editkit.figures import COLORS
+        from editkit.palette import COLORS
 
         # MLflow would choose colours by run id and often give two runs similar ones.
-        colors = (*COLORS, *_MORE_COLORS)
+        colors = (*COLORS.values(), *_MORE_COLORS)
         earlier = len(self.client.search_runs([self.experiment_id]))
         own = {FINGERPRINT: content.fingerprint, "mlflow.runColor": colors[earlier % len(colors)]}
         return self.client.create_run(

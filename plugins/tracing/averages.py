@@ -151,7 +151,7 @@ class AverageTrace:
         return DataFrame(rows, columns=["kind", "role", "layer", "mean", "ci_low", "ci_high", "n"])
 
     def save(self, folder: Path, name: str) -> list[Path]:
-        """Write the plots (PNG, SVG) and the table (CSV) to files that start with ``name``."""
+        """Write the plots (PNG, SVG, PDF) and the table (CSV) to files that start with ``name``."""
         from editkit.figures import save_figures
 
         plots = {f"{name}-maps": self.heat_maps(), f"{name}-lines": self.line_plots()}

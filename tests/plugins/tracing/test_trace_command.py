@@ -71,7 +71,7 @@ def test_equal_numbers_give_equal_files() -> None:
     for folder in folders:
         assert trace(*arguments, "--out", str(folder)) == 0
     one, two = ({p.name: p.read_bytes() for p in f.rglob("*.*")} for f in folders)
-    assert len(one) == 3
+    assert len(one) == 4
     assert one == two
 
 
@@ -402,7 +402,7 @@ def test_averages_are_logged_to_mlflow(tmp_path: Path) -> None:
         pictures = {file.path for file in client.list_artifacts(run.info.run_id, "images")}
     panels = {Path(picture).name.partition("+")[0] for picture in pictures}
     assert panels == {"state", "mlp", "attn"}
-    assert {Path(file).suffix for file in files} == {".png", ".svg", ".csv"}
+    assert {Path(file).suffix for file in files} == {".png", ".svg", ".pdf", ".csv"}
     assert run.data.metrics["facts/unknown"] == 1.0
 
 
