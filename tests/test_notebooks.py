@@ -23,8 +23,8 @@ def test_pictures_are_there(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_they_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbformat = pytest.importorskip("nbformat", reason="needs the extra `docs`")
-    nbclient = pytest.importorskip("nbclient", reason="needs the extra `docs`")
+    nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebooks`")
+    nbclient = pytest.importorskip("nbclient", reason="needs the extra `notebooks`")
     monkeypatch.setenv("EDITKIT_CACHE", str(tmp_path / "cache"))
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(tmp_path)}}
