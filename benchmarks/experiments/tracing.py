@@ -103,7 +103,9 @@ def _settings(
     config = {**choice.config, **values.get(("dataset", choice.name), {})}
     requests: list[EditRequest] = []
     if tracing.facts is None or tracing.after:
-        records = make_dataset(choice.name, **config).load().records[:limit]
+        records = benchmark.model_copy(update={"limit": limit}).chosen(
+            make_dataset(choice.name, **config).load().records
+        )
         requests = [each for record in records for each in record.requests]
     if tracing.facts is None:
         source, facts = choice.name, [fact_of(each) for each in requests]

@@ -192,7 +192,8 @@ def _training_facts(
     config = resolve_config(offer, given=given).config
     records = load_records(registry.build("dataset", offer.name, config), offer).records
     if not trained:
-        records = records[benchmark.limit :] if benchmark.limit is not None else ()
+        scored = {record.case_id for record in benchmark.chosen(records)}
+        records = tuple(record for record in records if record.case_id not in scored)
     facts = [
         fact_of(request)
         for record in records

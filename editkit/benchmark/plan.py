@@ -312,7 +312,7 @@ def make_plan(
     offer, resolved = resolver.resolve("dataset", "dataset", benchmark.dataset)
     loaded = load_records(registry.build("dataset", offer.name, resolved.config), offer)
     metrics = tuple(with_corpus(metric, loaded, offer) for metric in metrics)
-    records = loaded.records[: benchmark.limit]
+    records = benchmark.chosen(loaded.records)
     _check_enough(benchmark, len(records), len(loaded.records))
     dataset = {
         "name": offer.name,
@@ -321,6 +321,8 @@ def make_plan(
         "config": redacted_values(resolved.to_dict()),
         "rejected": len(loaded.rejected),
     }
+    if benchmark.sample is not None and len(records) < len(loaded.records):
+        dataset["sample"] = benchmark.sample
     if (n_edits := sum(len(record.requests) for record in records)) > len(records):
         dataset["n_edits"] = n_edits
     model_fingerprint = fingerprint_of(benchmark.model)

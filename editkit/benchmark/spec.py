@@ -6,6 +6,7 @@ Everything is validated; errors name the place in the file, or the flag.
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -47,10 +48,11 @@ __all__ = [
 ]
 
 ChoiceT = TypeVar("ChoiceT", bound="PluginChoice")
+RecordT = TypeVar("RecordT")
 PluginValues = dict[tuple[str, str], dict[str, Any]]
 """Config values by kind and name of a plugin: ``{("editor", "rome"): {"layer": 2}}``."""
 
-_TOP = ("name", "limit", "batch", "seeds", "edits")
+_TOP = ("name", "limit", "sample", "batch", "seeds", "edits")
 
 
 class _Section(BaseModel):
@@ -134,7 +136,9 @@ class Benchmark(_Section):
     dataset: Annotated[PluginChoice, BeforeValidator(_named)]
     """The dataset: its name, or name and config."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first records; null: all of them."""
+    """Use only this many records; null: all of them."""
+    sample: int | None = Field(default=None, ge=0, lt=2**32)
+    """Seed of a random choice of the ``limit`` records; null: the first ones."""
     batch: int = Field(default=20, ge=1)
     """Number of records that are edited and scored together."""
     metrics: tuple[Annotated[PluginChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
@@ -154,6 +158,14 @@ class Benchmark(_Section):
     facts: 0 is that of the dataset."""
     editors: tuple[Annotated[EditorChoice, BeforeValidator(_named)], ...] = Field(min_length=1)
     """The editors: names, or name, preset, config, edits and seeds."""
+
+    def chosen(self, records: Sequence[RecordT]) -> tuple[RecordT, ...]:
+        """The records that ``limit`` and ``sample`` choose, in the order of the dataset."""
+        n = len(records) if self.limit is None else min(self.limit, len(records))
+        if self.sample is None:
+            return tuple(records[:n])
+        places = random.Random(f"sample-{self.sample}").sample(range(len(records)), n)
+        return tuple(records[place] for place in sorted(places))
 
     @property
     def regimes(self) -> tuple[Regime, ...]:

@@ -29,7 +29,8 @@ _MOST_FIELDS = 3
 def run_title(run: Run) -> str:
     """One line that describes a run: benchmark, records, model."""
     edits = f" ({run.dataset['n_edits']} edits)" if "n_edits" in run.dataset else ""
-    records = f"{run.dataset['n_records']} records{edits} of {run.dataset['name']}"
+    random = "random " if run.dataset.get("sample") is not None else ""
+    records = f"{run.dataset['n_records']} {random}records{edits} of {run.dataset['name']}"
     shard = f", part {run.shard[0]} of {run.shard[1]}" if run.shard[1] > 1 else ""
     config = run.dataset.get("config") or {}
     prompts = ", asked in a chat" if config.get("chat") is True else ""

@@ -31,6 +31,10 @@ class LearnedConfig(Config):
     """The trained editor: a folder written by ``editkit train``, or ``package:folder``. None: the
     one in the cache that was trained for this model under this editor's name."""
 
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    """Factor on the change of every weight when an edit is made, after training (published code:
+    ``lr_scale``)."""
+
     edits_per_pass: Count = 32
     """Requests per backward pass."""
 

@@ -141,7 +141,8 @@ class LearnedEditor(Editor[LearnedConfigT]):
         with counting("computing edits", len(requests), unit="fact") as advance:
             for start in range(0, len(requests), size):
                 some = requests[start : start + size]
-                edits = _changes(model, trained, [[fact] for fact in facts[start : start + size]])
+                part = [[fact] for fact in facts[start : start + size]]
+                edits = _changes(model, trained, part, scale=self.config.scale)
                 for request, (changes, loss) in zip(some, edits, strict=True):
                     deltas.append(self.delta(model, request, changes, notes=_notes(trained, loss)))
                 advance(len(some))
@@ -153,7 +154,12 @@ def _notes(trained: TrainedEditor, loss: float) -> dict[str, Any]:
 
 
 def _changes(
-    model: LanguageModel, trained: TrainedEditor, edits: Sequence[Edit], *, weight: float = 1.0
+    model: LanguageModel,
+    trained: TrainedEditor,
+    edits: Sequence[Edit],
+    *,
+    scale: float,
+    weight: float = 1.0,
 ) -> list[tuple[dict[str, LowRank], float]]:
     """The changes of each edit and its loss, from one backward pass.
 
@@ -161,6 +167,7 @@ def _changes(
         model: The model.
         trained: The trained editor.
         edits: The facts of each edit.
+        scale: Factor on the changes.
         weight: Factor on the loss.
     """
     blocks = LowerBlocks(model, model.n_layers - trained.settings.blocks)
@@ -171,7 +178,7 @@ def _changes(
     with torch.no_grad():
         changes = trained.network.changes(gradients, edits)
     return [
-        ({name: each.low_rank(edit) for name, each in changes.items()}, loss)
+        ({name: each.low_rank(edit, scale) for name, each in changes.items()}, loss)
         for edit, loss in enumerate(gradients.losses.tolist())
     ]
 
@@ -201,7 +208,9 @@ class MendEditor(LearnedEditor[MendConfig]):
             for start in range(0, len(facts), size):
                 part = facts[start : start + size]
                 weight = sum(len(fact.target) for fact in part) / targets
-                [(changes, loss)] = _changes(model, trained, [part], weight=weight)
+                [(changes, loss)] = _changes(
+                    model, trained, [part], scale=self.config.scale, weight=weight
+                )
                 mean += weight * loss
                 delta = self.delta(model, requests, changes, notes=_notes(trained, mean))
                 if total is not None:

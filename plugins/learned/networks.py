@@ -106,10 +106,10 @@ class MatrixChanges:
         """
         return (x @ self.left[edit_of_row]) @ self.right[edit_of_row]
 
-    def low_rank(self, edit: int) -> LowRank:
-        """The change of one edit without its padding."""
+    def low_rank(self, edit: int, scale: float = 1.0) -> LowRank:
+        """The change of one edit without its padding, times ``scale``."""
         rank = self.ranks[edit]
-        return LowRank(self.left[edit, :, :rank].contiguous(), self.right[edit, :rank].contiguous())
+        return LowRank(self.left[edit, :, :rank].contiguous(), scale * self.right[edit, :rank])
 
 
 class EditNetwork(nn.Module, ABC):

@@ -111,3 +111,17 @@ def test_the_default_benchmark_is_sound() -> None:
     assert names == ["none", "ft", "ft+l", "attnedit", "kn", *learned, "rome"]
     assert benchmark.limit == 100
     assert yaml.safe_load(text)["model"] == "atlas"
+
+
+def test_a_sample_is_a_seeded_choice_in_the_order_of_the_dataset() -> None:
+    benchmark = parse_benchmark(
+        "{name: n, model: atlas, dataset: atlas, limit: 5, metrics: [efficacy], editors: [none]}",
+        place="x.yaml",
+    )
+    records = list(range(100))
+    assert benchmark.chosen(records) == (0, 1, 2, 3, 4)
+    samples = [benchmark.model_copy(update={"sample": seed}).chosen(records) for seed in (0, 0, 1)]
+    assert samples[0] == samples[1] != samples[2]
+    assert all(list(sample) == sorted({*sample}) and len(sample) == 5 for sample in samples)
+    everything = benchmark.model_copy(update={"sample": 0, "limit": 200})
+    assert everything.chosen(records) == tuple(records)

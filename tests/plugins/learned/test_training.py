@@ -140,6 +140,18 @@ def test_a_reloaded_editor_gives_bit_equal_deltas(kind: str, tmp_path: Path) -> 
             )
 
 
+@pytest.mark.parametrize("kind", BOTH)
+def test_scale_multiplies_the_change_of_a_trained_editor(kind: str, tmp_path: Path) -> None:
+    model = tiny()
+    training(model, BOTH[kind], tmp_path).run()
+    trained_editor = editor_of(kind, tmp_path)
+    [once] = trained_editor.edit(model, REQUESTS[:1])
+    config = trained_editor.config.model_copy(update={"scale": 2.5})
+    [scaled] = type(trained_editor)(config).edit(model, REQUESTS[:1])
+    for name, change in once.changes.items():
+        torch.testing.assert_close(scaled.changes[name].dense(), 2.5 * change.dense())
+
+
 def test_mend_descends_by_default_and_ascends_with_sign_plus() -> None:
     model = tiny()
     source = training(model, MEND, Path()).source
