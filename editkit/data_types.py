@@ -418,11 +418,14 @@ class Score:
         failure: When reports mark it as a clear failure; None for never.
         at_edit: Whether it is measured at the edited prompt itself, so that 0 means that the edit
             had no effect.
-        digits: Significant digits of small numbers in tables, for scores that may be close to 0 or
-            1 without being equal to it; None: one decimal.
+        digits: Significant digits of numbers in tables, at least one decimal; None: one decimal if
+            the scale is 100, otherwise three digits. A narrow interval adds decimals.
         bounds: Lowest and highest possible value, for the 95% interval; None in place of a missing
             bound. By default (0, 1) with the scale 100, (-1, 1) if the score is also signed, and
             otherwise only 0 as the lower bound of scores without a sign.
+        name: A few words for the legend below a table: ``efficacy``. By default, the key is shown.
+        description: One sentence without a full stop, which ``editkit describe``, pages and the
+            documentation show: ``share of edits after which the model prefers the new object``.
     """
 
     key: str
@@ -435,6 +438,13 @@ class Score:
     at_edit: bool = False
     digits: int | None = None
     bounds: tuple[float | None, float | None] | None = None
+    name: str = ""
+    description: str = ""
+
+    @property
+    def significant_digits(self) -> int | None:
+        """``digits``, or their default; None: one decimal."""
+        return 3 if self.digits is None and self.scale != 100 else self.digits
 
     @property
     def limits(self) -> tuple[float | None, float | None]:

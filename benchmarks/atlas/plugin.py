@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from editkit import BenchmarkSpec, CommandSpec, DatasetSpec, ModelSpec, hookimpl
 
+_RELATION_NAMES = "editkit_benchmarks.atlas:world/relations.json"
+
 
 @hookimpl
 def editkit_models() -> list[ModelSpec]:
@@ -27,12 +29,14 @@ def editkit_datasets() -> list[DatasetSpec]:
             factory="editkit_benchmarks.atlas.dataset:AtlasDataset",
             config="editkit_benchmarks.atlas.dataset:AtlasConfig",
             summary="counterfactual edits of the embedded world, in CounterFact's layout",
+            relation_names=_RELATION_NAMES,
         ),
         DatasetSpec(
             name="atlas-zsre",
             factory="editkit_benchmarks.atlas.zsre:AtlasZsreDataset",
             config="editkit_benchmarks.atlas.dataset:AtlasConfig",
             summary="the same edits with unrelated facts to preserve, as in zsRE",
+            relation_names=_RELATION_NAMES,
         ),
     ]
 

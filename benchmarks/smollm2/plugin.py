@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from editkit import BenchmarkSpec, DatasetSpec, ModelSpec, hookimpl
+from editkit.registry.relation_names import WIKIDATA_NAMES
 
 
 @hookimpl
@@ -26,6 +27,7 @@ def editkit_datasets() -> list[DatasetSpec]:
             factory="editkit_benchmarks.smollm2.dataset:SmolLM2Dataset",
             config="editkit_benchmarks.smollm2.dataset:SmolLM2Config",
             summary="counterfactual edits of facts that SmolLM2 knows, in CounterFact's layout",
+            relation_names=WIKIDATA_NAMES,
         )
     ]
 

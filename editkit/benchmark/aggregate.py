@@ -60,7 +60,12 @@ __all__ = [
     "times_of",
 ]
 
-SUMMARY = Score("summary/score", "S")
+SUMMARY = Score(
+    "summary/score",
+    "S",
+    name="harmonic mean",
+    description="harmonic mean of the scores that the benchmark sums up; 0 if one of them is 0",
+)
 
 SCHEMA = 1
 DOCUMENT_KEYS = frozenset({"schema", "benchmark", "model", "dataset", "cells", "differences"})

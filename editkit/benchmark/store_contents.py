@@ -256,7 +256,8 @@ def _check_score(score: object) -> None:
         raise DamagedError("a score is not a mapping")
     _check_keys(score, _SCORE_FIELDS, required={"key"})
     _check_that(_has(score, str, "key"), "a score's key is not a string")
-    _check_that(isinstance(score.get("label", ""), str), "a score's label is not a string")
+    texts = [score.get(name, "") for name in ("label", "name", "description")]
+    _check_that(all(isinstance(text, str) for text in texts), "a score's label is not a string")
     _check_that(_is_number(score.get("scale", 1.0)), "a score's scale is not a number")
     flags = [score.get(name, False) for name in ("summary", "signed", "at_edit")]
     if (direction := score.get("higher_is_better")) is not None:

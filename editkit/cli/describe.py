@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from editkit.cli.arguments import add_flag, add_flags
+from editkit.data_types import Score
 from editkit.errors import PluginError, UsageError, did_you_mean
 from editkit.regimes import RegimeKind
 from editkit.registry.config import GivenConfig, config_class, gather_config
@@ -162,7 +163,8 @@ def _text(offer: Offer, args: argparse.Namespace) -> str:
     lines = [f"{offer.name}: {offer.kind} of {offer.source}", f"  {offer.spec.summary}"]
     given = _given_config(offer, args)
     for title, value in _facts(offer, given).items():
-        lines.append(f"  {title}: {value}")
+        space = "" if value.startswith("\n") else " "  # a list begins on a line of its own
+        lines.append(f"  {title}:{space}{value}")
     if given is None:
         return "\n".join(lines) + "\n"
     fields = _fields(given)
@@ -193,7 +195,7 @@ def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
     if protocol := getattr(spec, "protocol", None):
         facts["protocol"] = protocol
     if scores := getattr(spec, "scores", None):
-        facts["scores"] = ", ".join(f"{s.key} ({s.label})" if s.label else s.key for s in scores)
+        facts["scores"] = "".join(f"\n    {_score(score)}" for score in scores)
     if isinstance(spec, EditorSpec):
         facts["regimes"] = _regimes(spec)
     if isinstance(spec, ModelMetricSpec):
@@ -204,6 +206,11 @@ def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
         if hasattr(spec, attribute):
             facts[attribute] = getattr(spec, attribute)
     return facts
+
+
+def _score(score: Score) -> str:
+    label = f" ({score.label})" if score.label else ""
+    return f"{score.key}{label}: {score.description}" if score.description else score.key + label
 
 
 def _regimes(spec: EditorSpec) -> str:

@@ -162,6 +162,11 @@ class DatasetSpec(_Spec):
     training: Mapping[str, Any] | None = None
     """Config values that select training records, separate from those that results are reported
     on; None if there are none."""
+    relation_names: str | None = None
+    """JSON file with the names of relations, which tables print instead of the identifiers:
+    ``"package:file.json"`` with ``{"P103": "native language"}``, or with an object that has a
+    ``name`` in place of the text. ``WIKIDATA_NAMES`` of :mod:`editkit.registry.relation_names` has
+    properties of Wikidata. Identifiers without a name are printed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,8 +270,11 @@ architectures, an :class:`Architecture` for each family."""
 REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 """``"package.module:Name"``."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9+_-]*")
-_TEXTS = ("summary", "protocol", "corpus", "module", "folder", "file", "configs", "facts")
-_OPTIONAL = ("configs", "folder", "facts")
+_TEXTS = (
+    "summary", "protocol", "corpus", "module", "folder", "file", "configs", "facts",
+    "relation_names",
+)  # fmt: skip
+_OPTIONAL = ("configs", "folder", "facts", "relation_names")
 _MAPPINGS = ("presets", "model_presets", "training")
 
 

@@ -50,6 +50,7 @@ COLUMNS = (
     "fingerprint",
     "against",
     "relation",
+    "relation_name",
     "age",
     "score",
     "column",
@@ -110,7 +111,9 @@ def _estimates(
     for result in section.last:
         groups = by_group(result.series.last, section.relations, run.scores)
         for relation, estimates in groups.items():
-            yield {"table": "relations", **_key(result), "relation": relation}, estimates
+            name = section.relation_names.get(relation, "")
+            key = {**_key(result), "relation": relation, "relation_name": name}
+            yield {"table": "relations", **key}, estimates
     for each in section.comparisons(against):
         key = {"table": "differences", **_key(each.result), "against": each.reference.label}
         yield key, each.scores

@@ -228,7 +228,11 @@ def _worst(section: Section, rows: Sequence[Row]) -> list[Row]:
 def _printed(score: Score, row: Row) -> str:
     value = row.scores.get(score.key)
     sign = "+" if score.signed else ""
-    return "-" if value is None else printed(score.scale * value, sign, digits=score.digits)
+    return (
+        "-"
+        if value is None
+        else printed(score.scale * value, sign, digits=score.significant_digits)
+    )
 
 
 def _generations(section: Section) -> tuple[list[tuple[int, list[tuple[str, list[str]]]]], int]:

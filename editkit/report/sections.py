@@ -21,6 +21,8 @@ from editkit.benchmark.store import requests_of
 from editkit.data_types import EditRequest, Failure, Score
 from editkit.editing.outcomes import BASELINE, Outcomes
 from editkit.regimes import INDEPENDENT
+from editkit.registry.plugins import default_registry
+from editkit.registry.relation_names import relation_names
 from editkit.report.differences import (
     Compared,
     compare,
@@ -116,6 +118,7 @@ class Section:
         requests: The edits by case id, if the store has them.
         published: Published results to compare with; they are about independent edits.
         warnings: Warnings about missing and failed records.
+        relation_names: Names of the dataset's relations, by identifier.
         intervals: ``wilson``: the intervals of :mod:`editkit.benchmark.intervals`; ``paper``: the
             papers' formula; None: the papers' formula only next to published numbers.
     """
@@ -130,6 +133,7 @@ class Section:
     requests: Mapping[int, tuple[EditRequest, ...]]
     published: tuple[Published, ...]
     warnings: tuple[str, ...]
+    relation_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     intervals: Intervals | None = None
 
     @property
@@ -363,13 +367,17 @@ class Section:
             for series in self.series
         ]
         lines = []
-        for relation in sorted({relation for series in groups for relation in series}):
+        names_of = self.relation_names
+        present = {relation for series in groups for relation in series}
+        for relation in sorted(present, key=lambda each: names_of.get(each, each).casefold()):
             cases = sum(other == relation for other in self.relations.values())
             numbers = [
                 score_entry(score, series.get(relation, {}).get(score.key), shaded=True)
                 for series in groups
             ]
-            lines.append(Line((Entry(relation), *numbers, Entry(str(cases)))))
+            lines.append(
+                Line((Entry(names_of.get(relation, relation)), *numbers, Entry(str(cases))))
+            )
         notes = (
             f"{score.label} of each editor over the records of a relation.",
             *notes_on_intervals(lines),
@@ -434,6 +442,7 @@ def _section(
         requests=requests_of(run),
         published=tuple(published),
         warnings=tuple(_warnings(run, labels_of(run), rows)),
+        relation_names=relation_names(run.dataset["name"], default_registry()),
         intervals=intervals,
     )
 

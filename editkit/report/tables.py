@@ -124,8 +124,9 @@ def score_entry(
     """
     if estimate is None:
         return Entry("-")
-    mean = score.scale * estimate.mean
-    form = functools.partial(printed, digits=score.digits, like=mean)
+    mean, sides = score.scale * estimate.mean, _sides(score, estimate)
+    decimals = _decimals(mean, score.significant_digits, max(sides, default=0.0))
+    form = functools.partial(_fixed, decimals=decimals)
     sign = "+" if (score.signed if signed is None else signed) else ""
 
     def side(value: float) -> str:
@@ -139,22 +140,37 @@ def score_entry(
     return Entry(form(mean, sign), spread, bold, failed, level, is_estimate=bool(estimate.n))
 
 
-def printed(
-    value: float, sign: str = "", *, digits: int | None = None, like: float | None = None
-) -> str:
+def printed(value: float, sign: str = "", *, digits: int | None = None) -> str:
     """A number in a table: one decimal, more for small numbers; scientific from 100,000.
 
     Args:
         value: The number, with its scale.
         sign: ``+`` prints a plus sign.
-        digits: Significant digits of small numbers; None: one decimal. Numbers that need more than
-            six decimals are scientific.
-        like: The number that decides how many decimals are printed, such as the mean of an
-            interval; by default the number itself.
+        digits: Significant digits of small numbers, :attr:`Score.significant_digits`; None: one
+            decimal. Numbers that need more than six decimals are scientific.
     """
-    decimals, size = 1, abs(value if like is None else like)
-    if digits is not None and size and math.isfinite(size):
-        decimals = max(1, digits - 1 - math.floor(math.log10(size)))
+    return _fixed(value, sign, decimals=_decimals(value, digits))
+
+
+def _sides(score: Score, estimate: Estimate) -> tuple[float, ...]:
+    """How far the 95% interval extends below and above the mean, with the score's scale."""
+    if not estimate.n or estimate.half_width is None:
+        return ()
+    low, high = estimate.interval
+    return score.scale * (estimate.mean - low), score.scale * (high - estimate.mean)
+
+
+def _decimals(value: float, digits: int | None, half_width: float = 0.0) -> int:
+    """One decimal; more for ``digits`` significant ones, or for one digit of the interval."""
+    decimals = 1
+    if digits is not None and value and math.isfinite(value):
+        decimals = max(1, digits - 1 - math.floor(math.log10(abs(value))))
+    if _ROUNDING * max(1.0, abs(value)) < half_width < 0.5 * 10**-decimals:
+        decimals = min(-int(f"{half_width:e}".partition("e")[2]), _MOST_DECIMALS)
+    return decimals
+
+
+def _fixed(value: float, sign: str = "", *, decimals: int) -> str:
     if abs(value) >= _LONG or decimals > _MOST_DECIMALS:
         return f"{value:{sign}.1e}"
     return f"{round(value, decimals) + 0.0:{sign}.{decimals}f}"  # turns -0.0 into 0.0

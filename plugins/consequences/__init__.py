@@ -18,8 +18,18 @@ def editkit_metrics() -> list[MetricSpec]:
             config="editkit_plugins.consequences.config:ConsequencesConfig",
             summary="does the model draw the conclusions of an edit, in words of its own?",
             scores=(
-                Score("consequences/all", "Cons"),
-                Score("consequences/kept", "Kept"),
+                Score(
+                    "consequences/all",
+                    "Cons",
+                    name="consequences",
+                    description="share of the edit's consequences that the model states",
+                ),
+                Score(
+                    "consequences/kept",
+                    "Kept",
+                    name="facts kept",
+                    description="share of other facts that the model still states",
+                ),
             ),
             scores_of="editkit_plugins.consequences.config:scores_of",
             protocol="editkit/consequences/{frame}/greedy-{stop}-{tokens}/{match}/v1",

@@ -78,13 +78,45 @@ def scores_of(config: ConsequencesConfig) -> tuple[Score, ...]:
     groups = (*config.changing_groups, *config.kept_groups)
     changed = ("kept", *config.kept_groups)
     return (
-        Score("consequences/executed", higher_is_better=None),
-        Score("consequences/edited"),
-        *(Score(f"consequences/{name}") for name in groups),
-        *(Score(f"consequences/{name}_executed", higher_is_better=None) for name in groups),
+        Score(
+            "consequences/executed",
+            higher_is_better=None,
+            description="share of tests that are executed",
+        ),
+        Score(
+            "consequences/edited",
+            description="share of edits that the edited model states",
+        ),
         *(
-            Score(f"consequences/{name}_before", higher_is_better=None)
+            Score(f"consequences/{name}", description=f"share of {_words(name)} tests that pass")
+            for name in groups
+        ),
+        *(
+            Score(
+                f"consequences/{name}_executed",
+                higher_is_better=None,
+                description=f"share of {_words(name)} tests that are executed",
+            )
+            for name in groups
+        ),
+        *(
+            Score(
+                f"consequences/{name}_before",
+                higher_is_better=None,
+                description=f"{_words(name)}: share that the unedited model passes",
+            )
             for name in (*means, *groups)
         ),
-        *(Score(f"consequences/{name}_changed", higher_is_better=False) for name in changed),
+        *(
+            Score(
+                f"consequences/{name}_changed",
+                higher_is_better=False,
+                description=f"{_words(name)}: share of answers that the edit changed",
+            )
+            for name in changed
+        ),
     )
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

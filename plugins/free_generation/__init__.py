@@ -10,21 +10,32 @@ from editkit import MetricSpec, Score, hookimpl
 _CONFIGS = "editkit_plugins.free_generation.config"
 
 
+_KINDS = {
+    "rewrite": "the edited prompt",
+    "paraphrase": "paraphrases",
+    "neighborhood": "prompts about other subjects",
+}
+_WHAT = {
+    "_forced": ("teacher-forced", "share of the wanted object's tokens that are the argmax after"),
+    "": ("written", "share of texts that contain the wanted object, after"),
+    "_exact": ("written exactly", "share of texts that are the wanted object, after"),
+    "_gap": ("forced - written", "teacher-forced share minus the share written, after"),
+}
+
+
 def _scores(prefix: str, labels: dict[str, str]) -> tuple[Score, ...]:
     """Teacher-forced, free, exact and gap, for each kind of prompts."""
-    keys = {
-        f"{prefix}/{kind}{what}": what
-        for kind in ("rewrite", "paraphrase", "neighborhood")
-        for what in ("_forced", "", "_exact", "_gap")
-    }
+    keys = {f"{prefix}/{kind}{what}": (kind, what) for kind in _KINDS for what in _WHAT}
     return tuple(
         Score(
             key,
             labels.get(key, ""),
             signed=what == "_gap",
             higher_is_better=None if what == "_gap" else True,
+            name=f"{_WHAT[what][0]}, {kind}",
+            description=f"{_WHAT[what][1]} {_KINDS[kind]}",
         )
-        for key, what in keys.items()
+        for key, (kind, what) in keys.items()
     )
 
 
@@ -73,9 +84,27 @@ def editkit_metrics() -> list[MetricSpec]:
             config=f"{_CONFIGS}:WildConfig",
             summary='the protocol of "The mirage of model editing", with exact match',
             scores=(
-                Score("wild/reliability", "Reliability"),
-                Score("wild/generalization", "Generalization"),
-                Score("wild/locality", "Locality"),
+                Score(
+                    "wild/reliability",
+                    "Reliability",
+                    name="edit written",
+                    description="share of edited prompts after which the model writes exactly "
+                    "the new object",
+                ),
+                Score(
+                    "wild/generalization",
+                    "Generalization",
+                    name="after paraphrases",
+                    description="share of paraphrases after which the model writes exactly the "
+                    "new object",
+                ),
+                Score(
+                    "wild/locality",
+                    "Locality",
+                    name="unchanged texts",
+                    description="share of tokens about other subjects that are those of the "
+                    "unedited model",
+                ),
             ),
             protocol="wild/{frame}/greedy-wild-50/exact-match/v1",
         ),

@@ -45,9 +45,25 @@ def editkit_metrics() -> list[MetricSpec]:
             config=f"{_CONFIGS}:JudgedConfig",
             summary="is what the edited model writes right, as a judge sees it?",
             scores=(
-                Score("judged/rewrite", "JE", at_edit=True),
-                Score("judged/paraphrase", "JP"),
-                Score("judged/neighborhood", "JN"),
+                Score(
+                    "judged/rewrite",
+                    "JE",
+                    at_edit=True,
+                    name="judged efficacy",
+                    description="mean verdict of the judge on texts after the edited prompt",
+                ),
+                Score(
+                    "judged/paraphrase",
+                    "JP",
+                    name="judged paraphrase",
+                    description="mean verdict of the judge on texts after paraphrases",
+                ),
+                Score(
+                    "judged/neighborhood",
+                    "JN",
+                    name="judged neighborhood",
+                    description="mean verdict of the judge on texts about other subjects",
+                ),
             ),
             protocol="editkit/judged/{frame}/greedy-{stop}-{tokens}/{judge_protocol}/v1",
         )

@@ -37,11 +37,42 @@ def editkit_metrics() -> list[MetricSpec]:
             config="editkit_plugins.knowedit.config:KnowEditMetricConfig",
             summary="do the answers' tokens agree, and do other predictions stay?",
             scores=(
-                Score("knowedit/edit", "EditSucc", at_edit=True),
-                Score("knowedit/rephrase", "Rephrase"),
-                Score("knowedit/portability", "Port"),
-                Score("knowedit/locality", "Loc"),
-                *(Score(f"knowedit/{group}") for group in (*PORTABILITY, *LOCALITY)),
+                Score(
+                    "knowedit/edit",
+                    "EditSucc",
+                    at_edit=True,
+                    name="edit success",
+                    description="share of the new answer's tokens that are the argmax at the "
+                    "edited prompt",
+                ),
+                Score(
+                    "knowedit/rephrase",
+                    "Rephrase",
+                    name="rephrased",
+                    description="share of the new answer's tokens that are the argmax at "
+                    "rephrased prompts",
+                ),
+                Score(
+                    "knowedit/portability",
+                    "Port",
+                    name="portability",
+                    description="share of the answers' tokens that are the argmax at questions "
+                    "about consequences",
+                ),
+                Score(
+                    "knowedit/locality",
+                    "Loc",
+                    name="locality",
+                    description="share of tokens at unrelated prompts that the edit left as "
+                    "they were",
+                ),
+                *(
+                    Score(
+                        f"knowedit/{group}",
+                        description=f"share of tokens that agree: {group.replace('_', ' ')}",
+                    )
+                    for group in (*PORTABILITY, *LOCALITY)
+                ),
             ),
             protocol="knowedit/teacher-forced-argmax/{credit}/{spellings}/v1",
         )

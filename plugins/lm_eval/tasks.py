@@ -287,5 +287,15 @@ def _score(task: str, metric: str, better: bool | None, *, labelled: bool) -> It
         scale=scale,
         digits=digits,
         bounds=bounds,
+        name=label,
+        description=f"{label} of lm-evaluation-harness",
     )
-    yield Score(change_key(key), higher_is_better=better, signed=True, scale=scale, bounds=change)
+    yield Score(
+        change_key(key),
+        higher_is_better=better,
+        signed=True,
+        scale=scale,
+        bounds=change,
+        name=f"change of {label}",
+        description=f"{label} minus that of the unedited model",
+    )

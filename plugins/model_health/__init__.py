@@ -42,10 +42,39 @@ def _shifts(kind: str) -> Iterator[Score]:
     letter, better = _UNTOUCHED.get(kind, ""), False if kind in _UNTOUCHED else None
     key, all_shown = f"shift/{kind}", kind == "neighborhood"
     label = f"{letter}KL" if letter else ""
-    yield Score(f"{key}_kl", label, higher_is_better=better, scale=1.0, digits=2)
-    yield Score(f"{key}_tv", "NTV" if all_shown else "", higher_is_better=better)
-    yield Score(f"{key}_top_changed", "NTop" if all_shown else "", higher_is_better=better)
-    yield Score(f"{key}_p_true", "NdP" if all_shown else "", higher_is_better=None, signed=True)
+    at = f"at {kind.replace('_', '-')} prompts"
+    yield Score(
+        f"{key}_kl",
+        label,
+        higher_is_better=better,
+        scale=1.0,
+        digits=2,
+        name=f"KL {at}",
+        description=f"KL divergence from the unedited to the edited model's next token {at}, in "
+        "nats",
+    )
+    yield Score(
+        f"{key}_tv",
+        "NTV" if all_shown else "",
+        higher_is_better=better,
+        name=f"total variation {at}",
+        description=f"probability of the next token that the edit moved {at}",
+    )
+    yield Score(
+        f"{key}_top_changed",
+        "NTop" if all_shown else "",
+        higher_is_better=better,
+        name=f"changed top token {at}",
+        description=f"share of next tokens with another most likely token {at}",
+    )
+    yield Score(
+        f"{key}_p_true",
+        "NdP" if all_shown else "",
+        higher_is_better=None,
+        signed=True,
+        name=f"change of P(true) {at}",
+        description=f"mean change in the probability of the true object {at}",
+    )
 
 
 @hookimpl
@@ -58,9 +87,31 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
             config=f"{_CONFIGS}:PerplexityConfig",
             summary="does the model still predict plain text, or did it collapse?",
             scores=(
-                Score("perplexity/value", "PPL", higher_is_better=False, scale=1.0, digits=3),
-                Score("perplexity/ratio", "PPLx", higher_is_better=False, scale=1.0, digits=4),
-                Score("perplexity/collapsed", "Coll", higher_is_better=False),
+                Score(
+                    "perplexity/value",
+                    "PPL",
+                    higher_is_better=False,
+                    scale=1.0,
+                    digits=3,
+                    name="perplexity",
+                    description="perplexity per token of plain text",
+                ),
+                Score(
+                    "perplexity/ratio",
+                    "PPLx",
+                    higher_is_better=False,
+                    scale=1.0,
+                    digits=4,
+                    name="PPL, edited / unedited",
+                    description="perplexity of plain text, relative to the unedited model's",
+                ),
+                Score(
+                    "perplexity/collapsed",
+                    "Coll",
+                    higher_is_better=False,
+                    name="collapsed by PPL",
+                    description="share of models with a perplexity past the collapse threshold",
+                ),
             ),
             protocol="editkit/perplexity-per-token-of-whole-texts/v1",
         ),
@@ -73,6 +124,8 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
                 Score(
                     "sentence_perplexity/mean",
                     "MPPL",
+                    name="mean perplexity",
+                    description="mean of the perplexities of single texts (ME-PPL)",
                     higher_is_better=False,
                     scale=1.0,
                     digits=3,
@@ -80,11 +133,20 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
                 Score(
                     "sentence_perplexity/ratio",
                     "MPPLx",
+                    name="MPPL, edited / unedited",
+                    description="mean perplexity of single texts, relative to the unedited model's",
                     higher_is_better=False,
                     scale=1.0,
                     digits=4,
                 ),
-                Score("sentence_perplexity/collapsed", "MColl", higher_is_better=False),
+                Score(
+                    "sentence_perplexity/collapsed",
+                    "MColl",
+                    higher_is_better=False,
+                    name="collapsed by MPPL",
+                    description="share of models with a mean perplexity past the collapse "
+                    "threshold",
+                ),
             ),
             protocol="butterfly/mean-of-perplexities-of-texts/v1",
         ),
@@ -94,9 +156,33 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
             config=f"{_CONFIGS}:DriftConfig",
             summary="how far did the predictions move after neutral prompts?",
             scores=(
-                Score("drift/kl_mean", "KL", higher_is_better=False, scale=1.0, digits=2),
-                Score("drift/kl_p99", "KL99", higher_is_better=False, scale=1.0, digits=2),
-                Score("drift/top_changed", "Top", higher_is_better=False),
+                Score(
+                    "drift/kl_mean",
+                    "KL",
+                    higher_is_better=False,
+                    scale=1.0,
+                    digits=2,
+                    name="mean KL",
+                    description="mean KL divergence from the unedited to the edited model "
+                    "after neutral prompts, in nats",
+                ),
+                Score(
+                    "drift/kl_p99",
+                    "KL99",
+                    higher_is_better=False,
+                    scale=1.0,
+                    digits=2,
+                    name="99th percentile of KL",
+                    description="99th percentile of the KL divergence after neutral prompts, "
+                    "in nats",
+                ),
+                Score(
+                    "drift/top_changed",
+                    "Top",
+                    higher_is_better=False,
+                    name="changed top token",
+                    description="share of neutral prompts with another most likely next token",
+                ),
             ),
             protocol="editkit/kl-unedited-to-edited-of-next-token/v1",
         ),
@@ -106,8 +192,22 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
             config=f"{_CONFIGS}:ChangeNormConfig",
             summary="how large is the change, next to the weights that it is added to?",
             scores=(
-                Score("change_norm/max", "dW", higher_is_better=False, bounds=(0.0, None)),
-                Score("change_norm/total", "dWt", higher_is_better=False, bounds=(0.0, None)),
+                Score(
+                    "change_norm/max",
+                    "dW",
+                    higher_is_better=False,
+                    bounds=(0.0, None),
+                    name="largest change of a weight",
+                    description="largest Frobenius norm of a change, relative to its weight",
+                ),
+                Score(
+                    "change_norm/total",
+                    "dWt",
+                    higher_is_better=False,
+                    bounds=(0.0, None),
+                    name="change of all weights",
+                    description="Frobenius norm of all changes, relative to the changed weights",
+                ),
             ),
             protocol="editkit/relative-frobenius-norm-by-module/v1",
         ),
@@ -117,9 +217,25 @@ def editkit_model_metrics() -> list[ModelMetricSpec]:
             config=f"{_CONFIGS}:DistinctConfig",
             summary="does the model write varied text, or does it repeat itself?",
             scores=(
-                Score("distinct_n/bigrams", "D2"),
-                Score("distinct_n/trigrams", "D3"),
-                Score("distinct_n/repetition", "Rep", higher_is_better=False),
+                Score(
+                    "distinct_n/bigrams",
+                    "D2",
+                    name="distinct bigrams",
+                    description="share of distinct bigrams among those of what the model writes",
+                ),
+                Score(
+                    "distinct_n/trigrams",
+                    "D3",
+                    name="distinct trigrams",
+                    description="share of distinct trigrams among those of what the model writes",
+                ),
+                Score(
+                    "distinct_n/repetition",
+                    "Rep",
+                    higher_is_better=False,
+                    name="repetition in a text",
+                    description="mean share of 4-grams of a text that occurred in it before",
+                ),
             ),
             protocol="editkit/distinct-token-ngrams-of-continuations/v1",
         ),

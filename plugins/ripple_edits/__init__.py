@@ -35,8 +35,25 @@ def editkit_datasets() -> list[DatasetSpec]:
 @hookimpl
 def editkit_metrics() -> list[MetricSpec]:
     """Register the metric ``ripple-edits``."""
-    criteria = [Score(f"ripple_edits/{group}", label) for group, label in CRITERIA.items()]
-    shares = [Score(f"ripple_edits/{group}_executed", higher_is_better=None) for group in CRITERIA]
+    words = {group: group.replace("_", " ") for group in CRITERIA}
+    criteria = [
+        Score(
+            f"ripple_edits/{group}",
+            label,
+            name=words[group],
+            description=f"share of executed tests of {words[group]} that the edited model passes",
+        )
+        for group, label in CRITERIA.items()
+    ]
+    shares = [
+        Score(
+            f"ripple_edits/{group}_executed",
+            higher_is_better=None,
+            description=f"share of tests of {words[group]} with conditions that the unedited "
+            "model meets",
+        )
+        for group in CRITERIA
+    ]
     return [
         MetricSpec(
             name="ripple-edits",
@@ -44,10 +61,26 @@ def editkit_metrics() -> list[MetricSpec]:
             config="editkit_plugins.ripple_edits.config:RippleEditsMetricConfig",
             summary="does the edited model draw the conclusions, and keep the rest?",
             scores=(
-                Score("ripple_edits/edit", "Edit", at_edit=True),
-                Score("ripple_edits/edit_before", higher_is_better=None),
+                Score(
+                    "ripple_edits/edit",
+                    "Edit",
+                    at_edit=True,
+                    name="edit recalled",
+                    description="share of edits that the edited model answers",
+                ),
+                Score(
+                    "ripple_edits/edit_before",
+                    higher_is_better=None,
+                    description="share of edits that the unedited model answers",
+                ),
                 *criteria,
-                Score("ripple_edits/executed", "Exec", higher_is_better=None),
+                Score(
+                    "ripple_edits/executed",
+                    "Exec",
+                    higher_is_better=None,
+                    name="tests executed",
+                    description="share of tests with conditions that the unedited model meets",
+                ),
                 *shares,
             ),
             protocol="ripple-edits/{text}/{match}/{length}-{extra}/{stop}/letters-{letters}/"

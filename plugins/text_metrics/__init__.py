@@ -17,7 +17,16 @@ def editkit_metrics() -> list[MetricSpec]:
             factory=f"{_METRICS}:Fluency",
             config=f"{_CONFIGS}:GenerationConfig",
             summary="is the edited model's text diverse, or does it repeat itself?",
-            scores=(Score("fluency/entropy", "GE", bounds=(0.0, None)),),
+            scores=(
+                Score(
+                    "fluency/entropy",
+                    "GE",
+                    bounds=(0.0, None),
+                    name="fluency",
+                    description="mean entropy of the bigrams and trigrams that the model "
+                    "writes, in bits",
+                ),
+            ),
             protocol="counterfact/ngram-entropy/treebank-words-of-punctuated-sentences/v2",
         ),
         MetricSpec(
@@ -25,7 +34,15 @@ def editkit_metrics() -> list[MetricSpec]:
             factory=f"{_METRICS}:Consistency",
             config=f"{_CONFIGS}:GenerationConfig",
             summary="does its text resemble texts about subjects with the new object?",
-            scores=(Score("consistency/reference", "RS"),),
+            scores=(
+                Score(
+                    "consistency/reference",
+                    "RS",
+                    name="consistency",
+                    description="TF-IDF similarity of what the model writes to texts about "
+                    "subjects with the new object",
+                ),
+            ),
             protocol="counterfact/tfidf-unigram-cosine/v2",
             corpus="reference",
         ),
@@ -34,7 +51,16 @@ def editkit_metrics() -> list[MetricSpec]:
             factory=f"{_METRICS}:Essence",
             config=f"{_CONFIGS}:EssenceConfig",
             summary="how surprising are texts about the subject to the edited model?",
-            scores=(Score("essence/perplexity", "perplexity", higher_is_better=False, scale=1.0),),
+            scores=(
+                Score(
+                    "essence/perplexity",
+                    "perplexity",
+                    higher_is_better=False,
+                    scale=1.0,
+                    name="essence",
+                    description="perplexity of texts about the subject",
+                ),
+            ),
             protocol="counterfact/perplexity-of-joined-texts/v1",
         ),
     ]

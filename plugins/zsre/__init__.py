@@ -31,9 +31,31 @@ def editkit_metrics() -> list[MetricSpec]:
             config="editkit_plugins.zsre.config:ZsreAccuracyConfig",
             summary="what share of the answers' tokens does greedy decoding predict?",
             scores=(
-                Score("zsre/efficacy", "Efficacy", summary=True, at_edit=True),
-                Score("zsre/paraphrase", "Paraphrase", summary=True),
-                Score("zsre/specificity", "Specificity", summary=True),
+                Score(
+                    "zsre/efficacy",
+                    "Efficacy",
+                    summary=True,
+                    at_edit=True,
+                    name="tokens right at the question",
+                    description="share of the new answer's tokens that are the argmax at the "
+                    "edited question",
+                ),
+                Score(
+                    "zsre/paraphrase",
+                    "Paraphrase",
+                    summary=True,
+                    name="at a rephrased one",
+                    description="share of the new answer's tokens that are the argmax at a "
+                    "rephrased question",
+                ),
+                Score(
+                    "zsre/specificity",
+                    "Specificity",
+                    summary=True,
+                    name="at an unrelated one",
+                    description="share of the old answer's tokens that are the argmax at an "
+                    "unrelated question",
+                ),
             ),
             protocol="zsre/teacher-forced-argmax/v1",
         )

@@ -173,7 +173,7 @@ def editkit_editors() -> list[EditorSpec]:
 @hookimpl
 def editkit_metrics() -> list[MetricSpec]:
     fake = (
-        Score("fake/score", "FS", summary=True),
+        Score("fake/score", "FS", summary=True, description="share of facts"),
         Score("fake/magnitude", "FM", signed=True),
     )
     other = (Score("other/score", "OS", summary=True),)

@@ -26,7 +26,7 @@ def test_it_shows_values_with_type_source_and_documentation(editkit: Cli) -> Non
 def test_a_metric_shows_its_protocol_and_scores(editkit: Cli) -> None:
     out = editkit("describe", "fake")[1]
     assert "protocol: fake/v1" in out
-    assert "fake/score (FS), fake/magnitude (FM)" in out
+    assert "scores:\n    fake/score (FS): share of facts\n    fake/magnitude (FM)\n" in out
 
 
 def test_the_snippet_is_yaml_for_a_benchmark_file(editkit: Cli) -> None:

@@ -42,14 +42,18 @@ def test_a_mean_and_its_interval_have_the_digits_of_the_score() -> None:
     with_digits = Score("a/nats", "N", scale=1.0, digits=2)
     assert score_entry(with_digits, estimate).plain == "0.00040 ±0.00009"
     assert score_entry(with_digits, estimate, signed=True).text == "+0.00040"
-    assert score_entry(Score("a/nats", "N", scale=1.0), estimate).plain == "0.0 ±0.00009"
+    by_default = Score("a/nats", "N", scale=1.0)
+    assert score_entry(by_default, estimate).plain == "0.000400 ±0.000089"
+    assert score_entry(by_default, Estimate(0.048, None, None, 3)).plain == "0.0480"
+    narrow = Estimate(0.9999, 0.9998, 0.9999, 5000)
+    assert score_entry(Score("a/share", "A"), narrow).plain == "99.99 -0.01/+0"
 
 
 @pytest.mark.parametrize(
     ("estimate", "digits", "plain"),
     [
-        (Estimate(1.0, 0.9998, 1.0002, 9), 4, "1.000 ±0.0002"),
-        (Estimate(1.97, 1.967, 1.973, 9), 3, "1.97 ±0.003"),
+        (Estimate(1.0, 0.9998, 1.0002, 9), 4, "1.0000 ±0.0002"),
+        (Estimate(1.97, 1.967, 1.973, 9), 3, "1.970 ±0.003"),
         (Estimate(1.0, 0.9, 1.0004, 9), 4, "1.000 -0.100/+0.0004"),
         (Estimate(1.0, 1.0, 1.0, 9), 4, "1.000 ±0.000"),
         (Estimate(1.0, 1.0 - 1e-15, 1.0 + 1e-15, 9), 4, "1.000 ±0.000"),

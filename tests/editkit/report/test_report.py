@@ -111,7 +111,7 @@ def test_wide_tables_continue_in_blocks_on_a_terminal(width: int) -> None:
 @pytest.mark.parametrize(
     ("mean", "half", "shown"),
     [
-        (0.5, 0.25, "0.5 ±0.2"),
+        (0.5, 0.25, "0.500 ±0.250"),
         (99_999.0, 1.0, "99999.0 ±1.0"),
         (8_363_078.6, 6_795_596.0, "8.4e+06 ±6.8e+06"),
     ],
