@@ -52,6 +52,7 @@ from editkit.interfaces import (
 )
 from editkit.judging import Attempt, Verdict
 from editkit.models import lookup as _lookup
+from editkit.palette import Style
 from editkit.progress import counting, show_progress
 from editkit.registry.architectures import OF_PLUGINS as _OF_PLUGINS
 from editkit.registry.hookspecs import hookimpl
@@ -195,6 +196,7 @@ __all__ = [
     "Score",
     "State",
     "StoreError",
+    "Style",
     "Trace",
     "TrackingError",
     "UsageError",

@@ -26,6 +26,7 @@ from editkit.regimes import RegimeKind
 from editkit.registry.config import GivenConfig, config_class, gather_config
 from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
 from editkit.registry.specs import EditorSpec, ModelMetricSpec
+from editkit.registry.styles import style_of
 from editkit.storage.digests import plain
 
 _REQUIRED = "(required)"
@@ -198,6 +199,10 @@ def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
         facts["scores"] = "".join(f"\n    {_score(score)}" for score in scores)
     if isinstance(spec, EditorSpec):
         facts["regimes"] = _regimes(spec)
+        style = style_of(spec.name)
+        facts["style"] = f"colour {style.color}, marker {style.marker}, line {style.dash}" + (
+            "" if spec.style else " (picked by its name)"
+        )
     if isinstance(spec, ModelMetricSpec):
         facts["measures"] = (
             "every edited model (under metrics), or only shared ones (model_metrics)"
@@ -265,6 +270,10 @@ def _yaml_fields(fields: list[_Field]) -> list[str]:
     return lines
 
 
+def _of_editor(spec: EditorSpec) -> dict[str, Any]:
+    return {"regimes": list(spec.regimes), "style": dataclasses.asdict(style_of(spec.name))}
+
+
 def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
     given = _given_config(offer, args)
     return {
@@ -273,7 +282,7 @@ def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
         "distribution": offer.source.distribution,
         "version": offer.source.version,
         "summary": offer.spec.summary,
-        **({"regimes": list(offer.spec.regimes)} if isinstance(offer.spec, EditorSpec) else {}),
+        **(_of_editor(offer.spec) if isinstance(offer.spec, EditorSpec) else {}),
         "presets": list(getattr(offer.spec, "presets", ())),
         "preset": given.preset if given else None,
         "note": given.note if given else None,

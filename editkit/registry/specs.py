@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal, get_args
 
 from editkit.data_types import Score
+from editkit.editing.outcomes import BASELINE
 from editkit.models.architectures import Architecture
-from editkit.palette import Style
+from editkit.palette import Style, problem_of_style
 from editkit.regimes import Regime, RegimeKind
 
 
@@ -95,7 +96,7 @@ class EditorSpec(_Spec):
     between steps (it overrides ``step``). Other editors run in those regimes too: they write one
     fact after the other."""
     style: Style | None = None
-    """Colour and marker in figures, pages and charts; None: the name picks them."""
+    """Colour, marker and dash in figures, pages and charts; None: the name picks them."""
 
     def writes_together(self, regime: Regime) -> bool:
         """Whether the method writes all facts of a step of a regime at once."""
@@ -343,6 +344,11 @@ def problem_of(spec: Any, expected: type) -> str | None:
         return f"has {scores!r:.80} as scores of {name!r}, expected a tuple of Score"
     if isinstance(spec, ArchitectureSpec) and (wrong := wrong_field(spec.architecture)):
         return f"has a wrong field in the architecture {name!r}: {wrong}"
+    style = getattr(spec, "style", None)
+    if style is not None and not isinstance(style, Style):
+        return f"has {style!r:.80} as style of {name!r}, expected Style"
+    if style is not None and (wrong := problem_of_style(style, may_be_grey=name == BASELINE)):
+        return f"has a wrong style for {name!r}: {wrong}"
     rule = getattr(spec, "layer_rule", None)
     if rule is not None and not isinstance(rule, LayerRule):
         return f"has {rule!r:.80} as layer_rule of {name!r}, expected LayerRule"

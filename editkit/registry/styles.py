@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from editkit.palette import Style, distinct_styles
-from editkit.registry.plugins import default_registry
+from editkit.palette import Style, distinct_styles, named_style
+from editkit.registry.plugins import Registry, default_registry
 from editkit.registry.specs import EditorSpec
 
-__all__ = ["styles_of"]
+__all__ = ["style_of", "styles_of"]
 
 
 def styles_of(editors: Mapping[str, str]) -> dict[str, Style]:
@@ -19,15 +19,28 @@ def styles_of(editors: Mapping[str, str]) -> dict[str, Style]:
             ``{"rome (layer 3)": "rome"}``.
 
     Returns:
-        The style that the editor's plugin declares, with another marker if labels share an editor;
-        an editor that declares none, or is not installed, has a style that its name picks.
+        The style of each label's editor, as :func:`style_of`. Labels that share an editor have its
+        colour, with other markers and dashes from the second on.
     """
-    return distinct_styles({label: _declared(editor) for label, editor in editors.items()})
-
-
-def _declared(editor: str) -> Style | None:
     registry = default_registry()
-    if not registry.has("editor", editor):
-        return None
-    spec = registry.get("editor", editor).spec
-    return spec.style if isinstance(spec, EditorSpec) else None
+    return distinct_styles({label: style_of(name, registry) for label, name in editors.items()})
+
+
+def style_of(editor: str, registry: Registry | None = None) -> Style:
+    """The style of an editor, wherever it is drawn.
+
+    Args:
+        editor: Its name.
+        registry: Where to look for it; None: what is installed.
+
+    Returns:
+        The style that its plugin declares. An editor that declares none, or is not installed, has
+        a style that its name picks among those that no installed editor declares.
+    """
+    registry = registry or default_registry()
+    declared = {
+        offer.name: offer.spec.style
+        for offer in registry.offers("editor")
+        if isinstance(offer.spec, EditorSpec) and offer.spec.style is not None
+    }
+    return declared.get(editor) or named_style(editor, tuple(declared.values()))

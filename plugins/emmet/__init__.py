@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, LayerRule, hookimpl
+from editkit import EditorSpec, LayerRule, Style, hookimpl
 from editkit.editing.spreading_config import PUBLISHED_SPREADING
+from editkit.palette import COLORS
 
 PUBLISHED = {**PUBLISHED_SPREADING, "emmet_lambda": 0.1, "update_norm_lambda": 0.0}
 EXACT = {"emmet_lambda": 0.0}
@@ -39,5 +40,6 @@ def editkit_editors() -> list[EditorSpec]:
             layer_rule=LAYER,
             fallback=FALLBACK,
             regimes=("independent", "joint"),
+            style=Style(COLORS["blue"], "D", "-."),
         )
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, LayerRule, hookimpl
+from editkit import EditorSpec, LayerRule, Style, hookimpl
+from editkit.palette import COLORS
 
 _PUBLISHED = {
     "lr": 5e-4,
@@ -61,6 +62,7 @@ def editkit_editors() -> list[EditorSpec]:
             layer_locator="causal-tracing",
             model_presets={"paper": {"gpt2-xl": {"layer": 1}, "gpt-j-6b": {"layer": 21}}},
             regimes=("independent", "joint"),
+            style=Style(COLORS["vermilion"], "s"),
         ),
         EditorSpec(
             name="ft+l",
@@ -79,6 +81,7 @@ def editkit_editors() -> list[EditorSpec]:
                 }
             },
             regimes=("independent", "joint"),
+            style=Style(COLORS["olive"], "D", "-."),
         ),
         EditorSpec(
             name="attnedit",
@@ -91,6 +94,7 @@ def editkit_editors() -> list[EditorSpec]:
             fallback=(_RELATIVE_BOX, {"lr": 2e-3}),
             model_presets={"paper": {"gpt2-xl": {"layer": 33}}},
             regimes=("independent", "joint"),
+            style=Style(COLORS["wine"], "^"),
         ),
         EditorSpec(
             name="ft-all",
@@ -99,5 +103,6 @@ def editkit_editors() -> list[EditorSpec]:
             summary="Fine-tuning of the linear modules of all blocks",
             configs="editkit_configs:ft-all",
             regimes=("independent", "joint"),
+            style=Style(COLORS["vermilion"], "v", "--"),
         ),
     ]

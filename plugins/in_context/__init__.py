@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, hookimpl
+from editkit import EditorSpec, Style, hookimpl
+from editkit.palette import COLORS
 
 _PLAIN = {"template": "{statement}.", "separator": "\n", "before_prompt": ""}
 _IKE = {
@@ -23,5 +24,6 @@ def editkit_editors() -> list[EditorSpec]:
             summary="In-context editing: the facts are put before every prompt",
             presets={"plain": _PLAIN, "ike": _IKE},
             regimes=("independent", "joint"),
+            style=Style(COLORS["lilac"], "o", "-."),
         )
     ]

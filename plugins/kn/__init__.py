@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, LocatorSpec, hookimpl
+from editkit import EditorSpec, LocatorSpec, Style, hookimpl
+from editkit.palette import COLORS
 
 PUBLISHED = {
     "site": "pre_activation",
@@ -54,6 +55,7 @@ def editkit_editors() -> list[EditorSpec]:
             summary="Knowledge neurons (Dai et al. 2022)",
             presets={"published": PUBLISHED, "paper": PAPER, "original": ORIGINAL},
             configs="editkit_configs:kn",
+            style=Style(COLORS["green"], "v", "-."),
         )
     ]
 

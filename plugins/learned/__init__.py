@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from editkit import CommandSpec, EditorSpec, hookimpl
+from editkit import CommandSpec, EditorSpec, Style, hookimpl
+from editkit.palette import COLORS
 
 _SUMMARIES = {
     "mend": "MEND (Mitchell et al. 2022), trained on text",
@@ -11,6 +12,14 @@ _SUMMARIES = {
     "ke": "Knowledge Editor (De Cao et al. 2021), trained on text",
     "ke-cf": "Knowledge Editor, trained on CounterFact",
     "ke-zsre": "Knowledge Editor, trained on zsRE",
+}
+_STYLES = {
+    "mend": Style(COLORS["teal"], "<"),
+    "mend-cf": Style(COLORS["teal"], ">", "--"),
+    "mend-zsre": Style(COLORS["teal"], "^", ":"),
+    "ke": Style(COLORS["lilac"], "P"),
+    "ke-cf": Style(COLORS["lilac"], "X", "--"),
+    "ke-zsre": Style(COLORS["lilac"], "D", ":"),
 }
 _WITHOUT_CONFIGS = {"mend-zsre", "ke-zsre"}  # no trained editor ships
 
@@ -26,6 +35,7 @@ def editkit_editors() -> list[EditorSpec]:
             summary=summary,
             configs=None if name in _WITHOUT_CONFIGS else f"editkit_configs:{name}",
             regimes=("independent", "joint") if method == "Mend" else ("independent",),
+            style=_STYLES[name],
         )
         for name, summary in _SUMMARIES.items()
         for method in [name.partition("-")[0].capitalize()]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, hookimpl
+from editkit import EditorSpec, Style, hookimpl
+from editkit.palette import COLORS
 
 
 @hookimpl
@@ -16,5 +17,6 @@ def editkit_editors() -> list[EditorSpec]:
             summary="Low-rank adapters trained on the facts (LoRA)",
             configs="editkit_configs:lora",
             regimes=("independent", "joint"),
+            style=Style(COLORS["olive"], "P"),
         )
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, LayerRule, hookimpl
+from editkit import EditorSpec, LayerRule, Style, hookimpl
 from editkit.editing.spreading_config import PUBLISHED_SPREADING
+from editkit.palette import COLORS
 
 PUBLISHED = PUBLISHED_SPREADING
 
@@ -40,5 +41,6 @@ def editkit_editors() -> list[EditorSpec]:
             layer_rule=LAYERS,
             fallback=FALLBACK,
             regimes=("independent", "joint"),
+            style=Style(COLORS["brick"], "s"),
         )
     ]

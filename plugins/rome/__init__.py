@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, LayerRule, hookimpl
+from editkit import EditorSpec, LayerRule, Style, hookimpl
 from editkit.editing.rome_value_config import PUBLISHED_VALUE
+from editkit.palette import COLORS
 
 PUBLISHED = {**PUBLISHED_VALUE, "update_key": "bare", "corpus_row_tokens": 2048}
 _TEXT = {
@@ -70,5 +71,6 @@ def editkit_editors() -> list[EditorSpec]:
                 "paper": {"gpt2-xl": {"layer": 18}},
                 "paper-v1": {"gpt2-xl": {"layer": 15}},
             },
+            style=Style(COLORS["blue"], "*"),
         )
     ]

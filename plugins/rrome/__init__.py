@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, LayerRule, hookimpl
+from editkit import EditorSpec, LayerRule, Style, hookimpl
 from editkit.editing.rome_value_config import PUBLISHED_VALUE
+from editkit.palette import COLORS
 
 PUBLISHED = {**PUBLISHED_VALUE, "key": "mean", "corpus_row_tokens": 2048}
 P_ROME = {**PUBLISHED, "key": "bare"}
@@ -31,5 +32,6 @@ def editkit_editors() -> list[EditorSpec]:
             layer_rule=LayerRule.A_TENTH,
             layer_locator="causal-tracing",
             fallback=FALLBACK,
+            style=Style(COLORS["blue"], "o", "--"),
         )
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, hookimpl
+from editkit import EditorSpec, Style, hookimpl
+from editkit.palette import COLORS
 
 
 @hookimpl
@@ -21,5 +22,6 @@ def editkit_editors() -> list[EditorSpec]:
             configs="editkit_configs:ultraedit",
             fallback=({"variance": "exact"},),
             regimes=("independent", "joint", "sequential"),
+            style=Style(COLORS["wine"], "P", "-."),
         )
     ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from editkit import EditorSpec, hookimpl
+from editkit import EditorSpec, Style, hookimpl
+from editkit.palette import GREY
 
 
 @hookimpl
@@ -14,5 +15,6 @@ def editkit_editors() -> list[EditorSpec]:
             factory="editkit_plugins.unedited.editor:NoEditor",
             config="editkit_plugins.unedited.config:NoEditorConfig",
             summary="changes nothing: the unedited model, the baseline of every table",
+            style=Style(GREY, "o", ":"),
         )
     ]

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 import torch
 
-from editkit import EditorSpec, MetricSpec, PluginError, Score, hookimpl
+from editkit import EditorSpec, MetricSpec, PluginError, Score, Style, hookimpl
 from editkit.registry.guard import Guard, PluginFailure, reason_of
 from editkit.registry.plugins import BUILT_IN, Registry, default_registry, import_module
 from tests.editkit.benchmark import fakes
@@ -306,6 +306,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("editors", [editor_spec(presets={"a": 1})], "presets of 'e', expected a mapping of mappings"),
     ("editors", [editor_spec(configs=3)], "has 3 as configs of 'e', expected a text"),
     ("editors", [editor_spec(layer_rule=3)], "has 3 as layer_rule of 'e', expected LayerRule"),
+    ("editors", [editor_spec(style="red")], "has 'red' as style of 'e', expected Style"),
+    ("editors", [editor_spec(style=Style("red", "o"))], "color 'red', expected '#RRGGBB'"),
+    ("editors", [editor_spec(style=Style("#707478", "o"))], "grey is for the unedited model"),
+    ("editors", [editor_spec(style=Style("#BD3942", "x"))], "marker 'x', expected one of o s D"),
+    ("editors", [editor_spec(style=Style("#BD3942", "o", ""))], "dash '', expected one of - --"),
     ("metrics", [metric_spec(scores=["s"])], "as scores of 'm', expected a tuple of Score"),
     ("metrics", [metric_spec(scores=("s",))], "as scores of 'm', expected a tuple of Score"),
     ("metrics", [metric_spec(protocol=3)], "has 3 as protocol of 'm', expected a text"),
