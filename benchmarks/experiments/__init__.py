@@ -14,7 +14,12 @@ def editkit_published_tables() -> list[PublishedTableSpec]:
             file=f"editkit_benchmarks:published/{dataset}.yaml",
             summary=f"results of Meng et al. (2022) on {title}",
         )
-        for dataset, title in (("counterfact", "CounterFact"), ("zsre", "zsRE"))
+        for dataset, title in (
+            ("counterfact", "CounterFact"),
+            ("counterfact-v1", "CounterFact (first version)"),
+            ("zsre", "zsRE"),
+            ("numbers", "traces, contexts, human raters and cost"),
+        )
     ]
 
 

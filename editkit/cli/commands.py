@@ -18,6 +18,7 @@ CORE = tuple(
         ("run-benchmark", "run_benchmark", "edit many facts, score the edits, print the table"),
         ("merge", "merge", "merge the results of shards"),
         ("report", "report", "print results as tables, or write a page with plots"),
+        ("published", "published", "print published tables, alone or beside your results"),
         ("show-generations", "show_generations", "show what edited models wrote, side by side"),
         ("plugins", "plugins", "list the installed editors, metrics, datasets, ..."),
         ("describe", "describe", "show what an editor, metric, ... does, and its values"),

@@ -119,11 +119,8 @@ def _estimates(
         yield key, each.scores
     for published in section.published:
         for editor, row in published.rows.items():
-            exact = {
-                key: Estimate(mean, mean, mean, published.n_records) for key, mean in row.items()
-            }
             key = {"table": "published", "editor": editor, "label": published.source}
-            yield {**key, "edits": INDEPENDENT.label, "at": 1}, exact
+            yield {**key, "edits": INDEPENDENT.label, "at": 1}, row
 
 
 def _edits(section: Section) -> Iterator[dict[str, Any]]:

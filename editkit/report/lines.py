@@ -184,8 +184,12 @@ def _is_best(estimate: Estimate | None, best: float | None) -> bool:
 
 
 def notes_on_intervals(lines: Iterable[Line]) -> tuple[str, ...]:
-    """What a reader must know about the intervals in some lines; nothing if all are symmetric."""
-    spreads = [entry.spread for line in lines for entry in line.entries if entry.is_estimate]
+    """What a reader must know about the intervals in some lines; nothing if all are symmetric.
+
+    Published numbers have the intervals that were printed, or none.
+    """
+    ours = [line for line in lines if not line.faint]
+    spreads = [entry.spread for line in ours for entry in line.entries if entry.is_estimate]
     sides = (_SIDES_NOTE,) if any("/" in spread for spread in spreads) else ()
     return (*sides, *((_FEW_NOTE,) if not all(spreads) else ()))
 

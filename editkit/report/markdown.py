@@ -23,11 +23,16 @@ def report(sections: Sequence[Section], *, against: str | None) -> str:
         parts.append(f"## {escaped(section.title)}\n")
         parts += [f"> **Warning:** {escaped(warning)}\n" for warning in section.warnings]
         for table in section.tables(against):
-            if table.name != "scores":
-                parts.append(f"### {escaped(table.title)}\n")
-            parts.append(_table(table))
-            parts += [f"> **Warning:** {escaped(warning)}\n" for warning in table.warnings]
-            parts += [f"{escaped(note)}\n" for note in table.legend()]
+            parts.append(section_of(table, titled=table.name != "scores"))
+    return "\n".join(parts)
+
+
+def section_of(table: Table, *, titled: bool = True) -> str:
+    """A table with its title, warnings and notes."""
+    parts = [f"### {escaped(table.title)}\n"] if titled else []
+    parts.append(_table(table))
+    parts += [f"> **Warning:** {escaped(warning)}\n" for warning in table.warnings]
+    parts += [f"{escaped(note)}\n" for note in table.legend()]
     return "\n".join(parts)
 
 

@@ -8,7 +8,6 @@ from typing import Literal
 
 from editkit.benchmark.aggregate import (
     SUMMARY,
-    Estimate,
     by_group,
     metrics_of,
     outcomes,
@@ -309,25 +308,27 @@ class Section:
         return list(notes)
 
     def _published(self, editor: str, keys: Sequence[str]) -> list[Line]:
-        lines = []
+        """Lines of published numbers. Those that repeat an earlier line's are left out."""
+        lines: list[Line] = []
+        shown: dict[str, float] = {}
         for published in self.published:
-            if editor in published.rows:
-                exact = {
-                    name: {key: Estimate(mean, mean, mean, 0) for key, mean in row.items()}
-                    for name, row in published.rows.items()
-                }
-                own, unedited = exact[editor], exact.get(BASELINE)
-                texts = {"edits": INDEPENDENT.label, "at": "1", "models": str(published.n_records)}
-                line = score_line(
-                    [Entry(texts.get(head, f"  {editor}, published")) for head in keys],
-                    editor,
-                    own,
-                    self.columns,
-                    {"time": {}, "records": {"done": published.n_records, "failed": 0}},
-                    best={},
-                    failed=[s.key for s in self.columns if is_failure(s, own, unedited)],
-                )
-                lines.append(dataclasses.replace(line, faint=True))
+            own = published.rows.get(editor, {})
+            means = {key: estimate.mean for key, estimate in own.items()}
+            if means.items() <= shown.items():
+                continue
+            shown |= means
+            exact, unedited = _exact(own), published.rows.get(BASELINE)
+            texts = {"edits": INDEPENDENT.label, "at": "1", "models": str(published.n_records)}
+            line = score_line(
+                [Entry(texts.get(head, f"  {editor}, {published.label}")) for head in keys],
+                editor,
+                own,
+                self.columns,
+                {"time": {}, "records": {"done": published.n_records, "failed": 0}},
+                best={},
+                failed=[s.key for s in self.columns if is_failure(s, exact, unedited)],
+            )
+            lines.append(dataclasses.replace(line, faint=True))
         return lines
 
     def comparisons(self, against: str | None = None) -> list[Compared]:
@@ -387,6 +388,14 @@ class Section:
 
     def _shown(self, estimates: Estimates) -> Estimates:
         return by_paper(estimates) if self.intervals == "paper" else estimates
+
+
+def _exact(estimates: Estimates) -> Estimates:
+    """Published numbers without their intervals: failures are judged by the means, as printed."""
+    return {
+        key: dataclasses.replace(each, ci_low=each.mean, ci_high=each.mean)
+        for key, each in estimates.items()
+    }
 
 
 def by_paper(estimates: Estimates) -> Estimates:

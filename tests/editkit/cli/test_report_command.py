@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from editkit import EditRequest, Failure, PublishedTableSpec, Score, hookimpl
-from editkit.benchmark.aggregate import metrics_of
+from editkit.benchmark.aggregate import Estimate, metrics_of
 from editkit.benchmark.published import Published
 from editkit.benchmark.store import Store, runs_in
 from editkit.registry.plugins import default_registry
@@ -204,7 +204,7 @@ def test_the_papers_formula_is_a_choice_and_the_default_next_to_published_number
     text = editkit("report", out, "--intervals", "paper")[1]
     assert "*90.0 ±0.9" in text
     assert "Intervals have the papers' formula, 1.96 standard errors" in text
-    published = Published("a paper", 100, {"good": {"p/score": 0.9}})
+    published = Published("a paper", 100, {"good": {"p/score": Estimate(0.9, None, None, 100)}})
     [section] = sections_of(runs_in(out), [(published,)])
     shown = {table.name: table for table in section.tables()}
     assert any("papers' formula" in note for note in shown["scores"].notes)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from editkit.benchmark.aggregate import cell_document
+from editkit.benchmark.aggregate import Estimate, cell_document
 from editkit.benchmark.published import Published
 from editkit.benchmark.samples import Age, series_of
 from editkit.benchmark.store import Store
@@ -109,7 +109,9 @@ def test_differences_are_within_a_regime_and_checkpoint_and_over_models(section:
 
 
 def test_published_numbers_are_next_to_independent_edits_only(run: Run) -> None:
-    published = Published("a paper", 100, {"rome": {"efficacy/score": 0.9}})
+    published = Published(
+        "a paper", 100, {"rome": {"efficacy/score": Estimate(0.9, None, None, 100)}}
+    )
     [section] = sections_of([run], [(published,)])
     places = [i for i, line in enumerate(lines_of(section, "scores")) if "published" in line[0]]
     assert places == [2]
