@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
     registry = default_registry()
     tables, numbers = published_tables(registry), published_numbers(registry)
-    names = list(dict.fromkeys(each.name for each in (*tables, *numbers)))
+    named = (*(each.name for each in tables), *(each.name for each in numbers))
+    names = list(dict.fromkeys(named))
     for name in args.name:
         if name not in names:
             raise UsageError(
