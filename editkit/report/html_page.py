@@ -212,7 +212,11 @@ def _hardest_records(section: Section) -> list[tuple[str, list[tuple[int, list[s
 
 def _worst(section: Section, rows: Sequence[Row]) -> list[Row]:
     summary = [score.key for score in section.run.scores if score.summary]
-    margins = [score.key for score in section.columns if score.signed and not score.summary]
+    margins = [
+        score.key
+        for score in section.columns
+        if score.signed and score.higher_is_better and not score.summary
+    ]
 
     def quality(row: Row) -> tuple[float, float, int]:
         main = [row.scores[key] for key in summary if key in row.scores]

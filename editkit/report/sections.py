@@ -176,7 +176,7 @@ class Section:
         """What each result is compared with, by its place in ``results``.
 
         A result is compared with one of the same regime and checkpoint: with the series that is
-        best in its regime at the end.
+        best in its regime at the end, or with the unedited model if no score has a direction.
 
         Args:
             against: Editor, label or name of the series to compare with instead.
@@ -200,7 +200,8 @@ class Section:
             return None
         ranked = [result for result in rivals if result.editor != BASELINE]
         best = self._best(ranked, with_intervals=True)
-        return best or self._best(ranked, with_intervals=False)
+        unedited = next((each for each in rivals if each.editor == BASELINE), None)
+        return best or self._best(ranked, with_intervals=False) or unedited
 
     def _best(self, results: Sequence[Result], *, with_intervals: bool) -> Result | None:
         """The best result in the first score that any of them has, and that has a direction."""

@@ -54,11 +54,12 @@ def editkit_metrics() -> list[MetricSpec]:
             scores=(
                 Score(
                     "essence/perplexity",
-                    "perplexity",
-                    higher_is_better=False,
+                    "Essence",
+                    higher_is_better=None,  # a drift from the unedited model's, in any direction
                     scale=1.0,
                     name="essence",
-                    description="perplexity of texts about the subject",
+                    description="perplexity of texts about the subject; the nearer to the unedited "
+                    "model's, the less the edit changed what the subject is",
                 ),
             ),
             protocol="counterfact/perplexity-of-joined-texts/v1",

@@ -23,7 +23,7 @@ def editkit_datasets() -> list[DatasetSpec]:
 
 @hookimpl
 def editkit_metrics() -> list[MetricSpec]:
-    """Register the metric ``zsre``."""
+    """Register ``zsre`` and ``drawdown``."""
     return [
         MetricSpec(
             name="zsre",
@@ -58,5 +58,37 @@ def editkit_metrics() -> list[MetricSpec]:
                 ),
             ),
             protocol="zsre/teacher-forced-argmax/v1",
-        )
+        ),
+        MetricSpec(
+            name="drawdown",
+            factory="editkit_plugins.zsre.drawdown:Drawdown",
+            config="editkit_plugins.zsre.config:DrawdownConfig",
+            summary="how many unrelated facts did the edit make the model forget?",
+            scores=(
+                Score(
+                    "drawdown/lost",
+                    "Lost",
+                    higher_is_better=False,
+                    name="unrelated facts lost",
+                    description="share of the unrelated facts that the unedited model gets right "
+                    "and the edited one wrong",
+                ),
+                Score(
+                    "drawdown/drop",
+                    "Drop",
+                    higher_is_better=False,
+                    signed=True,
+                    name="accuracy lost",
+                    description="accuracy of the unedited model on unrelated questions minus that "
+                    "of the edited one",
+                ),
+                Score(
+                    "drawdown/known",
+                    higher_is_better=None,
+                    name="known before",
+                    description="whether the unedited model gets the unrelated fact right",
+                ),
+            ),
+            protocol="zsre/drawdown-of-teacher-forced-argmax/v1",
+        ),
     ]

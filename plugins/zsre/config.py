@@ -22,3 +22,11 @@ class ZsreAccuracyConfig(Config):
     forcing: Literal["text", "tokens"] = "text"
     """How the answer's earlier tokens enter the input: decoded, appended to the prompt and
     tokenised again (``text``, published), or as tokens of the whole sentence (``tokens``)."""
+
+
+class DrawdownConfig(ZsreAccuracyConfig):
+    """Configuration of the metric ``drawdown``."""
+
+    unit: Literal["answer", "token"] = "answer"
+    """What is right or wrong for ``drawdown/lost``: a whole answer, or each of its tokens. The
+    accuracies behind ``drawdown/drop`` are shares of tokens in both cases."""

@@ -10,7 +10,7 @@ specificity asks for the old answer at an unrelated question.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
 from editkit import EditedModels, Metric, MetricRow, Probe, Record
@@ -30,31 +30,42 @@ class ZsreAccuracy(Metric[ZsreAccuracyConfig]):
 
     def score(self, models: EditedModels, records: Sequence[Record]) -> list[MetricRow]:
         """The accuracies of each record; as details, 1 for each correct token and 0 otherwise."""
-        predictions = [
-            (edit, score, inputs, correct)
-            for edit, record in enumerate(records)
-            for score, kind in KINDS.items()
-            for probe in record.probes.get(kind, ())
-            for inputs, correct in self._predictions(models, edit, probe, _answer(score, probe))
-        ]
-        queries = [
-            NextTokenQuery(edit, inputs, in_context=True) for edit, _, inputs, _ in predictions
-        ]
-        predicted = most_likely_tokens(models, queries)
-        hits: list[dict[str, list[float]]] = [{} for _ in records]
-        for (edit, score, _, correct), token in zip(predictions, predicted, strict=True):
-            hits[edit].setdefault(score, []).append(float(token == correct))
+        hits = hits_of(models, records, KINDS, self.config)
         return [
             {f"zsre/{score}": fmean(row) for score, row in rows.items()}
             | {f"zsre/{score}_hits": row for score, row in rows.items()}
             for rows in hits
         ]
 
-    def _predictions(
-        self, models: EditedModels, edit: int, probe: Probe, answer: str
-    ) -> Iterator[Prediction]:
-        forced = _as_text if self.config.forcing == "text" else _as_tokens
-        return forced(models, edit, probe, answer)
+
+def hits_of(
+    models: EditedModels,
+    records: Sequence[Record],
+    kinds: Mapping[str, str],
+    config: ZsreAccuracyConfig,
+) -> list[dict[str, list[float]]]:
+    """For each record and score, 1 for each correct token of its answers and 0 otherwise.
+
+    Args:
+        models: The edited models, one per record.
+        records: The records.
+        kinds: Score -> kind of probes, as in :data:`KINDS`.
+        config: How the answers' earlier tokens enter the input.
+    """
+    forced = _as_text if config.forcing == "text" else _as_tokens
+    predictions = [
+        (edit, score, inputs, correct)
+        for edit, record in enumerate(records)
+        for score, kind in kinds.items()
+        for probe in record.probes.get(kind, ())
+        for inputs, correct in forced(models, edit, probe, _answer(score, probe))
+    ]
+    queries = [NextTokenQuery(edit, inputs, in_context=True) for edit, _, inputs, _ in predictions]
+    predicted = most_likely_tokens(models, queries)
+    hits: list[dict[str, list[float]]] = [{} for _ in records]
+    for (edit, score, _, correct), token in zip(predictions, predicted, strict=True):
+        hits[edit].setdefault(score, []).append(float(token == correct))
+    return hits
 
 
 def _answer(score: str, probe: Probe) -> str:

@@ -69,6 +69,12 @@ def test_the_best_is_bold_on_a_terminal_and_the_unedited_model_is_not_ranked() -
     assert bold.replace("\x1b[1m", "").replace("\x1b[0m", "") == plain
 
 
+def test_a_score_without_a_direction_has_no_best() -> None:
+    drift = tuple(dataclasses.replace(each, higher_is_better=None) for each in SCORES)
+    table = run_table(dataclasses.replace(RUN, scores=drift), ENTRIES, terminal=True)
+    assert "\x1b[1m" not in table
+
+
 def test_labels_distinguish_cells_of_one_editor_and_titles_name_shards() -> None:
     made = run(cell("rome", "published"), cell("rome", "paper", 1))
     text = run_table(

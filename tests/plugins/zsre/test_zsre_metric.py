@@ -118,3 +118,44 @@ def test_answers_are_read_after_the_context_of_an_edit(forcing: str) -> None:
     with pytest.raises(DeltaError, match="that the edit puts before it"):
         long = dataclasses.replace(delta, context=PromptContext(context.texts * 20))
         metric.score(EditedModels(model, [long]), [record])
+
+
+HITS = {  # by record: the unedited model's right tokens, and the edited one's
+    0: ([1.0, 1.0], [1.0, 0.0]),
+    1: ([1.0, 0.0], [0.0, 1.0]),
+    2: ([0.0, 0.0], [1.0, 1.0]),
+    3: ([1.0, 1.0], [1.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize(
+    ("unit", "lost", "known"),
+    [
+        ("answer", [1.0, None, None, 0.0], [1, 0, 0, 1]),
+        ("token", [0.5, 1, None, 0], [1, 0.5, 0, 1]),
+    ],
+)
+def test_drawdown_counts_facts_right_before_and_wrong_after(
+    unit: str, lost: list[float | None], known: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny()
+    records = [dataclasses.replace(RECORDS[0], case_id=case) for case in HITS]
+    models = EditedModels(model, random_edits(model, records))
+
+    def hits_of(asked: EditedModels, of: list[Record], *_: object) -> list[dict[str, list[float]]]:
+        assert asked in (models, models.unedited())
+        return [{"specificity": HITS[record.case_id][asked is models]} for record in of]
+
+    monkeypatch.setattr("editkit_plugins.zsre.drawdown.hits_of", hits_of)
+    rows = make_metric("drawdown", unit=unit).score(models, records)
+    assert [row.get("drawdown/lost") for row in rows] == lost
+    assert [row["drawdown/known"] for row in rows] == known
+    assert [row["drawdown/drop"] for row in rows] == [0.5, 0.0, -1.0, 0.0]
+
+
+def test_an_edit_that_changes_nothing_has_no_drawdown() -> None:
+    model = tiny(context_length=128)
+    none = WeightDelta({}, RECORDS[0].request, "none", {}, model.fingerprint)
+    [row] = make_metric("drawdown").score(EditedModels(model, [none]), RECORDS[:1])
+    assert row["drawdown/drop"] == 0
+    assert row.get("drawdown/lost", 0) == 0
