@@ -354,6 +354,10 @@ class Localization:
         neurons: For kind ``neuron``: single neurons as (layer, neuron, effect), largest first.
         subject: Half-open span of the subject's tokens, if the locator reports it.
         answer: The answer whose probability was traced, as the model writes it.
+        window: How many layers are restored together around each layer; None for a single one.
+        counterparts: If the fact's subject is replaced by another one: for each token, the token of
+            that prompt at whose place it is restored, as text; empty for a token without one, which
+            is not traced. No texts at all otherwise.
     """
 
     fact: Fact
@@ -364,6 +368,13 @@ class Localization:
     neurons: tuple[tuple[int, int, float], ...] = ()
     subject: tuple[int, int] | None = None
     answer: str = ""
+    window: int | None = None
+    counterparts: tuple[str, ...] = ()
+
+    @property
+    def traced(self) -> tuple[bool, ...]:
+        """For each token, whether it was traced; false for those without a counterpart."""
+        return tuple(map(bool, self.counterparts)) or (True,) * len(self.tokens)
 
     @summary
     def __repr__(self) -> str:

@@ -32,14 +32,16 @@ class NotebookFigure(Figure):
     Args:
         width: In inches.
         height: In inches.
-        description: What the figure shows, for its files' metadata; empty: the lines below its
-            title.
+        title: The title in its files' metadata; empty: the first line of its title.
+        description: What it shows, for the metadata; empty: the lines below its title.
     """
 
-    def __init__(self, *, width: float, height: float, description: str = "") -> None:
+    def __init__(
+        self, *, width: float, height: float, title: str = "", description: str = ""
+    ) -> None:
         super().__init__(figsize=(width, height), layout="constrained", dpi=130)
         FigureCanvasAgg(self)
-        self.description = description
+        self.title, self.description = title, description
 
     def _repr_png_(self) -> bytes:
         return png_bytes(self)
@@ -91,16 +93,17 @@ def png_bytes(figure: Figure) -> bytes:
 def description_of(figure: Figure, name: str = "") -> tuple[str, str]:
     """Title and description of a figure, as its files' metadata has them.
 
-    The title is the first line of the figure's title, or the title of its only panel, or ``name``.
-    The description is the figure's own (:class:`NotebookFigure`), or the lines below the title.
+    A :class:`NotebookFigure` may have its own. Otherwise, the title is the first line of the
+    figure's title, or the title of its only panel, or ``name``, and the description is the lines
+    below the title.
     """
+    own = (figure.title, figure.description) if isinstance(figure, NotebookFigure) else ("", "")
     heading = figure.get_suptitle()
     if not heading and len(figure.axes) == 1:
         heading = figure.axes[0].get_title()
     lines = [line.strip() for line in heading.splitlines() if line.strip()]
     title, *further = lines or [name]
-    own = figure.description if isinstance(figure, NotebookFigure) else ""
-    return title, own or "; ".join(further)
+    return own[0] or title, own[1] or "; ".join(further)
 
 
 def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:

@@ -330,7 +330,7 @@ def _tracing(
 ) -> Ways:
     from tests.plugins.tracing.oracle import trace_site_by_site  # needs a checkout
 
-    config = CausalTracingConfig(kinds=tuple(kinds), noise_level=0.1)
+    config = CausalTracingConfig(kinds=tuple(kinds), window=10, noise_level=0.1)
     requests = [record.request for record in first_records(n_fast)]
     facts = [Fact(r.sentence, r.subject, r.target_true) for r in requests]
 

@@ -306,7 +306,7 @@ def scores(bench: Bench, *, which: str) -> Workload:
 def trace(bench: Bench) -> Workload:
     """A full causal trace of one fact."""
     model, [first] = bench.model(), first_records(1)
-    config = CausalTracingConfig(kinds=_KINDS, noise_level=0.1)
+    config = CausalTracingConfig(kinds=_KINDS, window=10, noise_level=0.1)
     locator = CausalTracingLocator(config)
     fact = Fact(first.request.sentence, first.request.subject, None)
     [tokenized] = tokenize_facts(model, [fact])

@@ -104,7 +104,7 @@ def tracing(
     first: int,
     samples: int,
     windows: int,
-    window: int,
+    window: int | None,
     answer: int = 1,
 ) -> Needed:
     """A causal trace: a clean and N corrupted runs, then the restored runs of every site.
@@ -124,7 +124,7 @@ def tracing(
         samples: Draws N of the noise.
         windows: Kinds that restore windows: 0, 1 (``mlp``) or 2 (and ``attn``); ``state`` is always
             traced.
-        window: Layers of a window.
+        window: Layers of a window; None: as many as suit the depth.
         answer: Tokens of the answer.
     """
     length = tokens + answer - 1

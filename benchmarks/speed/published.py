@@ -321,7 +321,7 @@ class Sides:
 
     def our_trace(self, record: Record) -> list[float]:
         """Probability of the predicted token in every restored run: (kinds, tokens, layers)."""
-        config = CausalTracingConfig(kinds=_KINDS, noise_level=_NOISE)
+        config = CausalTracingConfig(kinds=_KINDS, window=10, noise_level=_NOISE)
         [fact] = tokenize_facts(
             self.model, [Fact(record.request.sentence, record.request.subject, None)]
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from editkit.models import LanguageModel
+    from editkit.tracing.plots import HeatMap
 
 __all__ = ["Site", "Trace", "trace"]
 
@@ -123,35 +124,69 @@ class Trace:
 
         return DataFrame(self.sites(), columns=list(Site._fields))
 
-    def plot(self) -> Figure:
+    def plot(self, *, shared_scale: bool = True) -> Figure:
         """Heat maps, tokens by layers, one per kind of site; notebooks display the figure.
 
         If the locator has a corrupted run, colours show the probability of the answer, from that of
-        the corrupted run on. Otherwise they show effects.
-        """
-        from editkit.tracing.plots import heat_maps, shortened
+        the corrupted run on. Otherwise they show the locator's scores.
 
-        baselines = self.maps[0].baselines
-        corrupted = baselines.get("corrupted")
-        notes = [self.title]
-        if corrupted is not None:
-            notes.append(
-                f"p = {baselines['clean']:.3f} clean, {corrupted:.3f} with a corrupted subject (*)"
-            )
-        elif "clean" in baselines:
-            notes.append(f"p = {baselines['clean']:.3f}; * marks the subject")
-        base = corrupted or 0.0
+        Args:
+            shared_scale: Whether all maps have the same colour scale; else each has its own, which
+                shows weak effects of one kind.
+        """
+        from editkit.tracing.plots import heat_maps
+
         return heat_maps(
-            {
-                each.kind: [[base + effect for effect in row] for row in each.scores]
-                for each in self.maps
-            },
-            [shortened(token) for token in self.tokens],
-            f"{self.model}, {self.locator}",
-            notes,
-            unit="effect" if corrupted is None else f"p({shortened(self.answer.strip())})",
-            base=base,
+            self.heat_maps(),
+            self.row_labels,
+            f"{self.title}, {self.locator} on {self.model}",
+            self.notes,
+            unit=self.unit,
+            base=self.maps[0].baselines.get("corrupted", 0.0),
+            shared_scale=shared_scale,
         )
+
+    def heat_maps(self) -> list[HeatMap]:
+        """The panels of its plot; values are in its ``unit``."""
+        from editkit.tracing.plots import HeatMap, restored
+
+        corrupted = self.maps[0].baselines.get("corrupted")
+        panels = []
+        for each in self.maps:
+            title, axis = each.kind, "layer"
+            if corrupted is not None:
+                name, axis = restored(each.kind, each.window)
+                title = f"Impact of restoring {name}\nafter corrupted input"
+            values = [[(corrupted or 0.0) + effect for effect in row] for row in each.scores]
+            panels.append(HeatMap(each.kind, values, title, axis, each.traced))
+        return panels
+
+    @property
+    def row_labels(self) -> tuple[str, ...]:
+        """Labels of its plot's rows: the tokens, shortened."""
+        from editkit.tracing.plots import shortened
+
+        return tuple(shortened(token) for token in self.tokens)
+
+    @property
+    def unit(self) -> str:
+        """What colours show: the answer's probability, or the locator's score."""
+        from editkit.tracing.plots import shortened
+
+        if "corrupted" in self.maps[0].baselines:
+            return f"p({shortened(self.answer.strip())})"
+        return f"{self.locator} score"
+
+    @property
+    def notes(self) -> list[str]:
+        """Lines below the title of its plot: the answer's probability in each run."""
+        baselines = self.maps[0].baselines
+        if "clean" not in baselines:
+            return []
+        answer = f"p({self.answer.strip()}) = {baselines['clean']:.3f}"
+        if "corrupted" not in baselines:
+            return [f"{answer}; * marks the subject"]
+        return [f"{answer} clean, {baselines['corrupted']:.3f} with a corrupted subject (*)"]
 
 
 def trace(

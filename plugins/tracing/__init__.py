@@ -16,6 +16,7 @@ PUBLISHED = {
     "averaging": "by_token",
     "severed_noise": "second_draw",
 }
+SCALED = {**PUBLISHED, "window": None}
 PAPER = {
     "window": 10,
     "window_side": "above",
@@ -39,6 +40,7 @@ def editkit_locators() -> list[LocatorSpec]:
             config=f"{_PACKAGE}.config:CausalTracingConfig",
             summary="how much of a fact one restored state brings back (Meng et al. 2022)",
             presets={
+                "scaled": SCALED,  # the default
                 "published": PUBLISHED,
                 "paper": PAPER,
                 "paper-v1": PAPER_V1,

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
+    from editkit.tracing.plots import HeatMap
+
 ROLES = (
     "first subject token",
     "middle subject tokens",
@@ -69,6 +71,7 @@ class AverageTrace:
         unknown: Number of facts left out because the model does not predict their answers.
         failed: Errors of facts that could not be traced, by case.
         finished: Time of the last fact, in seconds since the epoch.
+        windows: By kind of site: how many layers are restored together.
     """
 
     model: str
@@ -83,6 +86,17 @@ class AverageTrace:
     unknown: int
     failed: Mapping[int, str]
     finished: float
+    windows: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @property
+    def has_corrupted_run(self) -> bool:
+        """Whether effects are differences to a corrupted run; else they are a locator's scores."""
+        return "corrupted" in self.baselines
+
+    @property
+    def unit(self) -> str:
+        """What the averages are averages of."""
+        return "average indirect effect" if self.has_corrupted_run else f"{self.locator} score"
 
     @property
     def title(self) -> str:
@@ -118,12 +132,25 @@ class AverageTrace:
 
         effects = {each: means for each, means in self.effects.items() if kind in (None, each)}
         roles = list(dict.fromkeys(role for means in effects.values() for role in means))
-        values = {
-            each: [[mean.mean for mean in means[role]] for role in roles if role in means]
-            for each, means in effects.items()
-        }
+        maps = [self._heat_map(each, roles) for each in effects]
         note = self.note if kind is None else f"{self.known} facts of {self.facts}"
-        return heat_maps(values, roles, self.title, [note])
+        return heat_maps(maps, roles, self.title, [note], unit=self.unit)
+
+    def _heat_map(self, kind: str, roles: Sequence[str]) -> HeatMap:
+        from editkit.tracing.plots import HeatMap
+
+        means = self.effects[kind]
+        values = [[mean.mean for mean in means[role]] for role in roles]
+        return HeatMap(kind, values, *self.labels(kind))
+
+    def labels(self, kind: str) -> tuple[str, str]:
+        """Title of a panel for a kind of site, and label of its axis of layers."""
+        from editkit.tracing.plots import restored
+
+        if not self.has_corrupted_run:
+            return kind, "layer"
+        name, axis = restored(kind, self.windows.get(kind))
+        return f"average effect of restoring {name}", axis
 
     def line_plots(self) -> Figure:
         """A panel per kind of site: a line with its interval per role."""
@@ -136,7 +163,8 @@ class AverageTrace:
             }
             for kind, means in self.effects.items()
         }
-        return line_plots(lines, self.title, self.note)
+        labels = {kind: self.labels(kind) for kind in lines}
+        return line_plots(lines, labels, self.title, [self.note], unit=self.unit)
 
     def to_frame(self) -> DataFrame:
         """All averages as a pandas table: kind, role, layer, mean, ci_low, ci_high, n."""

@@ -52,6 +52,7 @@ save nearly all of that, and change no number beyond rounding:
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
@@ -76,6 +77,7 @@ WINDOWS: Mapping[Kind, BlockPart] = {"mlp": "mlp_out", "attn": "attention_out"}
 Hook = Callable[[Tensor], Tensor]
 """Gives a module's new output from its output, (runs * n, tokens from i on, H)."""
 
+_PUBLISHED_WINDOW, _PUBLISHED_LAYERS = 10, 48  # of GPT-2 XL
 _MAX_MB = 512
 _MAX_MB_CPU = 64  # the largest tensor is a quarter of it; from 32 MB on, malloc never reuses memory
 _VALUES_PER_TOKEN = 16  # in units of H: what a block holds per token while it runs
@@ -104,8 +106,12 @@ class CausalTracingLocator(Locator[CausalTracingConfig]):
         return self._trace(model, facts, self.config.kinds)
 
     def for_facts(self, model: LanguageModel, facts: Sequence[Fact]) -> CausalTracingLocator:
-        """This locator with noise level and substitutes taken from the subjects of all facts."""
-        config = self.config
+        """This locator with noise level and substitutes taken from the subjects of all facts.
+
+        Its window is the number of layers that it has in this model.
+        """
+        window = window_size(model.n_layers, self.config)
+        config = self.config.model_copy(update={"window": window})
         subjects = tuple(dict.fromkeys(fact.subject for fact in facts))
         if config.corruption == "substitute" and not config.substitutes:
             config = config.model_copy(update={"substitutes": subjects})
@@ -128,7 +134,11 @@ class CausalTracingLocator(Locator[CausalTracingConfig]):
             for kind in kinds:
                 effects = p.restored[kind].double() - p.corrupted  # IE, (T, L)
                 effects[: tokenized.subject[0]] = 0.0
-                maps.append(tokenized.localization(model, kind, effects, baselines))
+                traced = tokenized.localization(model, kind, effects, baselines)
+                if kind in WINDOWS:
+                    window = window_size(model.n_layers, self.config)
+                    traced = dataclasses.replace(traced, window=window)
+                maps.append(traced)
             traces.append(tuple(maps))
         return traces
 
@@ -380,9 +390,14 @@ class PatchedRun:
     parent: PatchedRun | None = None
 
 
+def window_size(n_layers: int, config: CausalTracingConfig) -> int:
+    """Layers of a window: as configured, or 10/48 of the depth, rounded up."""
+    return config.window or math.ceil(n_layers * _PUBLISHED_WINDOW / _PUBLISHED_LAYERS)
+
+
 def window_of(layer: int, n_layers: int, config: CausalTracingConfig) -> range:
     """The layers of the window around layer l, clipped at the model's ends (appendix B.1)."""
-    size = config.window
+    size = window_size(n_layers, config)
     first = layer - (size // 2 if config.window_side == "below" else (size - 1) // 2)
     return range(max(0, first), min(n_layers, first + size))
 

@@ -120,8 +120,8 @@ def _warn_if_window_is_wide(config: Config, n_layers: int, model: str) -> None:
     window = getattr(config, "window", None)
     if isinstance(window, int) and window >= n_layers:
         _log.warning(
-            "a window of %s layers covers nearly all %d layers of %s; use a smaller one to compare "
-            "layers, such as --set window=2.",
+            "a window of %s layers covers nearly all %d layers of %s; leave it out for one that "
+            "suits the depth, or use a smaller one, such as --set window=2.",
             *(window, n_layers, model),
         )
 
@@ -176,6 +176,7 @@ def _trace_document(trace: Trace) -> dict[str, Any]:
         "predicted": trace.predicted,
         "tokens": list(trace.maps[0].tokens),
         "baselines": dict(trace.maps[0].baselines),
+        "windows": {each.kind: each.window for each in trace.maps if each.window},
         "neurons": [list(neuron) for each in trace.maps for neuron in each.neurons],
         "effects": {each.kind: [list(row) for row in each.scores] for each in trace.maps},
     }
@@ -188,7 +189,8 @@ def _print_trace(trace: Trace, files: list[Path]) -> None:
     if known:
         lines.append(f"probability of the answer: {', '.join(known)}")
     for each in trace.maps:
-        lines.append(f"\nstrongest sites, {each.kind}:")
+        window = f" in windows of {each.window} layers" if each.window else ""
+        lines.append(f"\nstrongest sites, {each.kind}{window}:")
         lines += [
             f"  {site.effect:+.3f}  layer {site.layer:<3d} token {site.token} {site.text!r}"
             for site in trace.strongest(_N_STRONGEST, each.kind)
@@ -251,6 +253,7 @@ def _average_document(average: AverageTrace, broken: Sequence[str]) -> dict[str,
         "broken": list(broken),
         "failed": {str(case): reason for case, reason in average.failed.items()},
         "baselines": {key: _interval(mean) for key, mean in average.baselines.items()},
+        "windows": dict(average.windows),
         "effects": {
             kind: {role: [_interval(mean) for mean in layers] for role, layers in roles.items()}
             for kind, roles in average.effects.items()
@@ -281,7 +284,9 @@ def _print_average(average: AverageTrace, n_facts: int, files: list[Path]) -> No
         f"{key.replace('_', ' ')}: {mean.printed('.3f')}" for key, mean in average.baselines.items()
     ]
     for kind, roles in average.effects.items():
-        lines.append(f"\n{kind}: layer of the largest average effect, by role")
+        window = average.windows.get(kind)
+        restored = f"{kind} in windows of {window} layers" if window else kind
+        lines.append(f"\n{restored}: layer of the largest average effect, by role")
         for role, layers in roles.items():
             best = max(range(len(layers)), key=lambda layer: layers[layer].mean)
             mean = layers[best]

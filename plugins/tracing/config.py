@@ -32,9 +32,10 @@ class CausalTracingConfig(Config):
     kinds: tuple[Kind, ...] = Field(default=("state", "mlp", "attn"), min_length=1)
     """What ``editkit trace`` restores, shown side by side."""
 
-    window: Count = 10
+    window: Count | None = None
     """Number of layers in which MLP or attention outputs are restored together, clipped at the
-    model's ends."""
+    model's ends. null: as large a share of the depth as the papers' 10 of 48 layers, rounded up: 2
+    of 6 layers, 3 of 12, 6 of 28."""
 
     window_side: Literal["below", "above"] = "below"
     """Where an even window has its extra layer: below its middle, [l - 5, l + 4] (published code),

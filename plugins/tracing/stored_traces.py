@@ -47,6 +47,7 @@ from editkit_plugins.tracing.bench import (
     TraceFacts,
     failed_for_now,
 )
+from editkit_plugins.tracing.causal_tracing import WINDOWS
 from editkit_plugins.tracing.config import Kind
 
 Tracers: TypeAlias = Crew[Job, Answer]
@@ -208,6 +209,7 @@ def _average(study: Study, model: str, fingerprint: str, rows: Sequence[Row]) ->
         for kind, effects in _effects_of(row).items():
             by_kind.setdefault(kind, []).append(effects)
     by_kind = {kind: by_kind[kind] for kind in sorted(by_kind, key=_order_of)}
+    window = getattr(study.adapted.config, "window", None)
     names = ("clean", "corrupted", "total_effect")
     columns = {key: [row.scores[key] for row in known if key in row.scores] for key in names}
     return AverageTrace(
@@ -235,6 +237,7 @@ def _average(study: Study, model: str, fingerprint: str, rows: Sequence[Row]) ->
         unknown=sum(row.status == "done" and not row.scores["predicted"] for row in rows),
         failed={row.case_id: str(row.error) for row in rows if row.status == "failed"},
         finished=max((row.completed_at for row in rows), default=0.0),
+        windows={} if window is None else {kind: window for kind in by_kind if kind in WINDOWS},
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editkit import ConfigError, Fact, ModelError, RequestError
+from editkit import ConfigError, Fact, ModelError, RequestError, make_locator
 from editkit.benchmark.dependencies import dependencies
 from editkit.registry.plugins import default_registry
 from editkit_plugins.tracing.causal_tracing import (
@@ -20,6 +20,7 @@ from editkit_plugins.tracing.causal_tracing import (
     plan_runs,
     trace_fact,
     window_of,
+    window_size,
 )
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.corruption import draw_noise, embedding_std, noise_level
@@ -114,6 +115,17 @@ def test_windows() -> None:
     assert window_of(2, 48, config) == range(0, 7)
     above = config.model_copy(update={"window_side": "above"})
     assert window_of(20, 48, above) == range(16, 26)
+
+
+def test_the_default_window_suits_the_depth_and_presets_keep_theirs() -> None:
+    sizes = [window_size(depth, CausalTracingConfig()) for depth in (1, 6, 12, 28, 48)]
+    assert sizes == [1, 2, 3, 6, 10]
+    model = tiny()  # 4 layers
+    for preset, window in ((None, 1), ("published", 10), ("paper", 10), ("corrected", 1)):
+        locator = make_locator("causal-tracing", model, preset=preset, samples=1)
+        _, mlp, _ = locator.maps(model, [DARRIEUX])[0]
+        assert mlp.window == window
+        assert locator.for_facts(model, [DARRIEUX]).config.window == window
 
 
 # ---------------------------------------------------------------- effects

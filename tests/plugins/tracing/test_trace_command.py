@@ -53,10 +53,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_one_fact_gives_text_numbers_and_plots(capsys: pytest.CaptureFixture[str]) -> None:
-    assert trace(*COROLLA, "--set", "window=2") == 0
+    assert trace(*COROLLA) == 0
     output = capsys.readouterr().out
     assert '"Toyota Corolla is made by" -> "Toyota"' in output
-    assert "strongest sites, attn:" in output
+    assert "strongest sites, attn in windows of 2 layers:" in output
     files = {path.suffix: path for path in Path("editkit-results/traces").iterdir()}
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert "<svg" in files[".svg"].read_text(encoding="utf-8")
@@ -132,7 +132,7 @@ def test_the_python_interface() -> None:
         ),
         ([*COROLLA, "--set", "window=abc"], "--set window: got 'abc', expected an integer", 2),
         ([*COROLLA, "--set", "window=-3"], "--set window: got -3", 2),
-        ([*COROLLA, "--set", "window="], "--set window: got None, expected an integer", 2),
+        ([*COROLLA, "--set", "seed="], "--set seed: got None, expected an integer", 2),
         ([*COROLLA, "--set", "window=[2]"], "--set window: got [2], expected an integer", 2),
         ([*COROLLA, "--set", "window=2.5"], "--set window: got 2.5, expected an integer", 2),
         ([*COROLLA, "--set", "noise_level=.inf"], "--set noise_level: got inf", 2),
