@@ -222,6 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(HTTPStatus.OK, content, _FILES[url.path])
         elif url.path == "/":
             self._show(parse_qs(url.query).get("number", [""])[0])
+        elif url.path == "/instructions":
+            self._instruct()
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "This page does not exist.")
 
@@ -270,9 +272,25 @@ class _Handler(BaseHTTPRequestHandler):
             return None
         return body
 
+    def _instruct(self) -> None:
+        """Send the instructions, with a link to the first open comparison."""
+        server = self.server
+        number = server.next()
+        page = _template("instructions.html").render(
+            total=len(server.comparisons),
+            done=server.done,
+            first=len(server.comparisons) - 1 if number is None else number,
+            questions=QUESTIONS,
+            choices=CHOICES,
+        )
+        self._send(HTTPStatus.OK, page)
+
     def _show(self, wanted: str) -> None:
         server = self.server
         number = self._number(wanted)
+        if number is None and not server.done:
+            self._instruct()
+            return
         number = server.next() if number is None else number
         total = len(server.comparisons)
         if number is None:

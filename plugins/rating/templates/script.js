@@ -1,8 +1,9 @@
 "use strict";
 
-// Keys: 1, 2, 3 answer one question after the other, Enter sends, Backspace goes back.
+// Keys: 1, 2, 3 answer one question after the other, Enter sends or starts, Backspace goes back.
 const form = document.querySelector("form");
 const back = document.querySelector("a.back");
+const start = document.querySelector("a.button");
 
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) {
@@ -11,6 +12,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "Backspace" && back) {
     event.preventDefault();
     back.click();
+  } else if (event.key === "Enter" && start) {
+    event.preventDefault();
+    start.click();
   } else if (event.key === "Enter" && form && document.activeElement.tagName !== "A") {
     event.preventDefault();
     form.requestSubmit();

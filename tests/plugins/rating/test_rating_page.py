@@ -23,7 +23,13 @@ from editkit import StoreError, UsageError
 from editkit.benchmark.store import keep_rating, ratings_in
 from editkit.cli.arguments import Parser
 from editkit_plugins.rating import command
-from editkit_plugins.rating.comparisons import Comparison, chosen_pair, comparisons
+from editkit_plugins.rating.comparisons import (
+    CHOICES,
+    QUESTIONS,
+    Comparison,
+    chosen_pair,
+    comparisons,
+)
 from editkit_plugins.rating.server import RatingServer
 from tests.browser import BACKSPACE, ENTER, browsing
 from tests.plugins.rating.rating_samples import cell, written_run
@@ -36,6 +42,7 @@ parser = ArgumentParser()
 command.configure(parser)
 sys.exit(command.run(parser.parse_args()))
 """
+FIRST = "/?number=0"
 WHOLE = {"consistent": "left", "fluent": "same"}
 
 
@@ -81,7 +88,7 @@ def ask(
 
 def test_a_page_shows_two_texts_without_revealing_their_editors(out: Path) -> None:
     with serving(out) as server:
-        status, page, headers = ask(server.server_port)
+        status, page, headers = ask(server.server_port, path=FIRST)
     first: Comparison = server.comparisons[0]
     assert status == 200
     assert all(text in page for text in first.texts)
@@ -96,11 +103,26 @@ def test_a_page_shows_two_texts_without_revealing_their_editors(out: Path) -> No
     assert not re.search(r"https?://", page)
 
 
+def test_instructions_come_before_the_first_pair_and_stay_within_reach(out: Path) -> None:
+    with serving(out) as server:
+        port = server.server_port
+        status, page, _ = ask(port)
+        assert status == 200
+        assert 'href="/?number=0">Start<' in page
+        for wording in (*QUESTIONS.values(), CHOICES["same"]):
+            assert wording in page
+        assert not re.search(r"\b(?:rome|ft|editor)", page, re.IGNORECASE)
+        assert 'href="/instructions"' in ask(port, path=FIRST)[1]
+        ask(port, "POST", "/", {"number": 0, **WHOLE})
+        assert "2 of 3" in ask(port)[1]
+        assert 'href="/?number=1">Continue<' in ask(port, path="/instructions")[1]
+
+
 def test_answers_are_saved_and_lead_to_the_next_pair(out: Path) -> None:
     with serving(out) as server:
         port = server.server_port
         for number in range(3):
-            assert f"{number + 1} of 3" in ask(port)[1]
+            assert f"{number + 1} of 3" in ask(port, path="/" if number else FIRST)[1]
             status, _, headers = ask(port, "POST", "/", {"number": number, **WHOLE})
             assert (status, headers["Location"]) == (303, "/")
         assert "everything is rated" in ask(port)[1]
@@ -125,7 +147,7 @@ def test_rated_pairs_are_skipped_for_the_same_rater_only(out: Path) -> None:
         assert '"consistent" value="left" required checked' in page
         assert '"fluent" value="same" required checked' in page
     with serving(out, rater="you") as server:
-        assert "1 of 3" in ask(server.server_port)[1]
+        assert "1 of 3" in ask(server.server_port, path=FIRST)[1]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +218,7 @@ def test_silent_and_slow_connections_are_closed(out: Path) -> None:
         assert raw(port, head(port, f"Content-Length: {LENGTH}"), b"number=0") == b""
         assert raw(port, head(port, f"Content-Length: {LENGTH}"), *drips, pause=0.1) == b""
         assert time.monotonic() - start < 10
-        assert "1 of 3" in ask(port)[1]
+        assert "1 of 3" in ask(port, path=FIRST)[1]
     assert ratings_in(out) == []
 
 
@@ -303,7 +325,7 @@ def test_an_answer_that_cannot_be_saved_is_reported_and_asked_again(
         status, page, _ = ask(server.server_port, "POST", "/", {"number": 0, **WHOLE})
         assert status == 500
         assert "the disk is full" in page
-        assert "1 of 3" in ask(server.server_port)[1]
+        assert "1 of 3" in ask(server.server_port, path=FIRST)[1]
 
 
 def test_a_used_port_and_an_invalid_limit_are_clear_errors(out: Path) -> None:
@@ -358,6 +380,8 @@ def test_a_signal_stops_it_and_it_prints_the_odds(out: Path, end: signal.Signals
 def test_a_person_rates_everything_in_a_browser(out: Path, tmp_path: Path) -> None:
     with serving(out) as server, browsing(tmp_path) as browser:
         browser.open(server.url)
+        browser.wait_for("You will see 3 pairs of short texts")
+        browser.press(ENTER)
         browser.wait_for("1 of 3")
         assert "Zoë" in browser.text()
         # With the keyboard: A, then about the same; back, another answer, and next.
