@@ -2,7 +2,8 @@
 
 The table has intervals, the best editor of each column in bold, clear failures marked, and
 published numbers next to ours. It can be printed while a run is in progress. The HTML report is one
-file that needs no network; it adds plots, the hardest records and what the edited models wrote.
+file that needs no network; it adds plots, the hardest records, what the edited models wrote, and
+the figures and traces in the folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from editkit.benchmark.published import published_for
 from editkit.benchmark.store import runs_in
@@ -18,7 +20,10 @@ from editkit.cli.arguments import add_flag, path
 from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
 from editkit.report.sections import Section, sections_of
-from editkit.results import STORE_FILE
+from editkit.results import STORE_FILE, Run
+
+if TYPE_CHECKING:
+    from editkit.report.folder_figures import FolderContent
 
 FORMATS = ("text", "markdown", "latex", "html", "csv")
 _SUFFIXES = {
@@ -67,15 +72,10 @@ def run(args: argparse.Namespace) -> int:
             f"there is no store in {args.out}, but there are some in its subfolders.",
             hint=f"Name one of them: {', '.join(inside)}.",
         )
-    runs = runs_in(args.out)
-    if not runs:
-        raise StoreError(
-            f"the store in {args.out} has no benchmark results yet.",
-            hint=f"Run 'editkit run-benchmark --out {args.out}' first. For traces, see the files "
-            "in its subfolder figures or traces.",
-        )
     target = args.to
     form = args.format or _format_of(target)
+    folder = _folder_content(args.out) if form == "html" else None
+    runs = _runs_in(args.out, folder)
     # CSV has both intervals, in columns of their own.
     intervals = args.intervals if form != "csv" else None
     sections = sections_of(runs, [published_for(run, registry) for run in runs], intervals)
@@ -83,13 +83,35 @@ def run(args: argparse.Namespace) -> int:
     if target is None and form == "html":
         target = args.out / _PAGE
     terminal = target is None and sys.stdout.isatty()
-    text = _written(sections, form, args.against, terminal=terminal)
+    text = _written(sections, form, args.against, folder, terminal=terminal)
     if target is None:
         sys.stdout.write(text)
     else:
         _write(target, text)
         sys.stdout.write(f"{target}\n")
     return 0
+
+
+def _folder_content(out: Path) -> FolderContent:
+    from editkit.report.folder_figures import folder_content
+
+    return folder_content(out)
+
+
+def _runs_in(out: Path, folder: FolderContent | None) -> Sequence[Run]:
+    """The runs in a folder; a page may show its figures alone."""
+    if folder and not (out / STORE_FILE).exists():
+        return []
+    runs = runs_in(out)
+    if runs or folder:
+        return runs
+    shown = folder is None and _folder_content(out)
+    raise StoreError(
+        f"the store in {out} has no benchmark results yet.",
+        hint="For a page with its figures and traces, add --format html."
+        if shown
+        else f"Run 'editkit run-benchmark --out {out}' first.",
+    )
 
 
 def _format_of(target: Path | None) -> str:
@@ -105,7 +127,14 @@ def _format_of(target: Path | None) -> str:
     return form
 
 
-def _written(sections: Sequence[Section], form: str, against: str | None, *, terminal: bool) -> str:
+def _written(
+    sections: Sequence[Section],
+    form: str,
+    against: str | None,
+    folder: FolderContent | None,
+    *,
+    terminal: bool,
+) -> str:
     if form == "text":
         from editkit.report import text as text_report
 
@@ -124,7 +153,9 @@ def _written(sections: Sequence[Section], form: str, against: str | None, *, ter
         return latex.report(sections, against=against)
     from editkit.report import html_page
 
-    return html_page.report(sections, against=against)
+    if folder is None:
+        raise AssertionError(form)
+    return html_page.report(sections, against=against, folder=folder)
 
 
 def _check_against(against: str | None, sections: Sequence[Section]) -> None:

@@ -165,7 +165,7 @@ def matrix_table(results: Sequence[Result], scores: Sequence[Score], *, shown: b
     lines_shown = [
         Line(
             (
-                Entry(result.name),
+                Entry(result.name, series=result.name),
                 *(
                     _difference(SUMMARY, differences[i, j], False)
                     if (i, j) in differences
@@ -231,8 +231,11 @@ def _turned(difference: Difference) -> Difference:
 
 def _first(each: Compared, keys: Sequence[str]) -> list[Entry]:
     if len(keys) == 1:
-        return [Entry(each.result.label)]
-    return [*key_entries(each.result, keys[:-1]), Entry(each.reference.label)]
+        return key_entries(each.result, keys)
+    return [
+        *key_entries(each.result, keys[:-1]),
+        Entry(each.reference.label, series=each.reference.name),
+    ]
 
 
 def _references(comparisons: Sequence[Compared]) -> list[str]:

@@ -6,8 +6,9 @@ page shows.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -16,9 +17,14 @@ from markupsafe import Markup
 from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.data_types import EditRequest, Score
 from editkit.editing.outcomes import BASELINE
+from editkit.registry.plugins import default_registry
+from editkit.registry.specs import MetricSpec, ModelMetricSpec
 from editkit.report import svg
+from editkit.report.folder_figures import FolderContent
+from editkit.report.lines import Result
+from editkit.report.marks import Mark, marks_of, rules, swatch
 from editkit.report.sections import MOST_CELLS, Section
-from editkit.report.tables import printed
+from editkit.report.tables import Table, printed
 from editkit.results import Row
 
 __all__ = ["html_template", "report"]
@@ -47,28 +53,111 @@ def html_template(package: str, name: str, **filters: Callable[..., Any]) -> Tem
     return templates.get_template(name)
 
 
-def report(sections: Sequence[Section], *, against: str | None) -> str:
+def report(
+    sections: Sequence[Section],
+    *,
+    against: str | None,
+    folder: FolderContent = FolderContent(),  # noqa: B008 (immutable)
+) -> str:
     """The whole page.
 
     Args:
-        sections: The runs.
+        sections: The runs; may be empty.
         against: Editor that the others are compared with; by default the best one.
+        folder: Figures and tables of the output folder, to show below the runs.
     """
     names = ", ".join(dict.fromkeys(section.run.benchmark for section in sections))
+    marks = _marks(sections)
     template = html_template(
-        "editkit.report", "report.html", shade=_shade, highlighted=_highlighted
+        "editkit.report", "report.html", shade=_shade, highlighted=_highlighted, swatch=swatch
     )
     return template.render(
-        title=f"editkit report: {names}",
+        title=f"editkit report: {names}" if names else "editkit report",
         against=against,
         sections=sections,
+        marks=marks,
+        rules=rules,
         provenance=_provenance,
-        figures=_figures,
+        plots=_plots,
+        folder=folder,
+        helps=_helps,
+        glossary=_glossary,
         histograms=_histograms,
         hardest_records=_hardest_records,
         generations=_generations,
-        color_class=svg.color_class,
     )
+
+
+def _marks(sections: Sequence[Section]) -> dict[str, Mark]:
+    """How each series and curve on the page is drawn, by its name."""
+    results = [result for section in sections for result in section.last]
+    marks = marks_of({result.name: result.editor for result in results})
+    curves = {_curve(result): marks[result.name] for result in reversed(results)}
+    return curves | marks
+
+
+# ---------------------------------------------------------------- what columns mean
+
+_COLUMNS = {
+    "editor": "the method, with the settings that set it apart from the same method in other lines",
+    "edits": "how many facts each model has, and how they were written",
+    "at": "facts in the model when it was scored",
+    "models": "edited models behind the line",
+    "minus": "the editor whose scores are subtracted",
+    "s/edit": "mean seconds for one edit",
+    "records": "records with scores; in parentheses, those that failed",
+    "relation": "the relation of the edited facts",
+    "record": "the edit: a prompt with the new object, and the true one",
+    "score": "the score that the line is about",
+}
+
+
+def _glossary(section: Section) -> dict[str, str]:
+    """What each column of a score means, by its head, in the order of the tables."""
+    words: dict[str, list[str]] = {}
+    for score in (*section.columns, *section.run.scores, *section.run.model_scores):
+        meaning = _meaning(score)
+        if score.label and meaning not in words.setdefault(score.label, []):
+            words[score.label].append(meaning)
+    return {label: " Or: ".join(meanings) for label, meanings in words.items()}
+
+
+def _helps(section: Section | None, table: Table) -> list[str]:
+    """What each column of a table means; empty for one that needs no words."""
+    words = _COLUMNS | (_glossary(section) if section else {})
+    return [
+        f"{head.removeprefix('age ')} steps since the facts were written"
+        if head.startswith("age ")
+        else words.get(head, "")
+        for head in table.head
+    ]
+
+
+def _meaning(score: Score) -> str:
+    """A score in words: its name, description, direction and key."""
+    known = score if score.description else _declared_scores().get(score.key, score)
+    words = [": ".join(filter(None, (known.name, known.description))) or score.key]
+    if score.higher_is_better is not None:
+        words.append("higher is better" if score.higher_is_better else "lower is better")
+    factor = f" x {score.scale:g}" if score.scale != 1 else ""
+    words.append(f"{score.key}{factor} in stores and JSON" if words[0] != score.key else "")
+    return "; ".join(filter(None, words))
+
+
+@functools.cache
+def _declared_scores() -> dict[str, Score]:
+    """The scores of installed metrics by key, for stores from versions without descriptions."""
+    registry = default_registry()
+    specs = [offer.spec for kind in ("metric", "model_metric") for offer in registry.offers(kind)]
+    return {
+        score.key: score
+        for spec in specs
+        if isinstance(spec, MetricSpec | ModelMetricSpec)
+        for score in spec.scores
+    }
+
+
+# ---------------------------------------------------------------- text
 
 
 def _provenance(section: Section) -> str:
@@ -97,13 +186,18 @@ def _shade(level: float | None, *, diverging: bool) -> str | None:
 # ---------------------------------------------------------------- plots
 
 
-def _figures(section: Section) -> Iterator[tuple[Markup, str]]:
-    """Plots with their captions."""
-    yield from _curves(section)
+def _plots(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup, str]]:
+    """Plots with their captions.
+
+    Args:
+        section: The run.
+        marks: How each name is drawn.
+    """
+    yield from _curves(section, marks)
     if len(section.last) > 2 * MOST_CELLS:
         return
     means = [
-        (result.name, result.estimates[SUMMARY.key], result.editor == BASELINE)
+        (result.name, result.estimates[SUMMARY.key], marks[result.name])
         for result in section.last
         if SUMMARY.key in result.estimates
     ]
@@ -118,7 +212,7 @@ def _figures(section: Section) -> Iterator[tuple[Markup, str]]:
                 result.name,
                 result.estimates[x.key],
                 result.estimates[y.key],
-                result.editor == BASELINE,
+                marks[result.name],
             )
             for result in section.last
             if x.key in result.estimates and y.key in result.estimates
@@ -133,22 +227,31 @@ def _figures(section: Section) -> Iterator[tuple[Markup, str]]:
         )
 
 
-def _curves(section: Section) -> Iterator[tuple[Markup, str]]:
+def _curves(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup, str]]:
     """The summary score against the number of edits, if models have different numbers of them."""
     lines: dict[str, list[tuple[int, Estimate]]] = {}
     for result in section.results:
         regime = result.series.regime
         if SUMMARY.key in result.estimates and not regime.is_independent:
-            # A joint regime has one number of facts, so a line has the points of several.
-            name = result.name if regime.kind == "sequential" else f"{result.label} (joint)"
-            lines.setdefault(name, []).append((result.state.at, result.estimates[SUMMARY.key]))
+            lines.setdefault(_curve(result), []).append(
+                (result.state.at, result.estimates[SUMMARY.key])
+            )
     most = max((at for points in lines.values() for at, _ in points), default=1)
     if most > 1 and any(len(points) > 1 for points in lines.values()):
-        plot = svg.curves(list(lines.items()), "facts in the model", SUMMARY.label, SUMMARY.scale)
+        drawn = [(name, marks[name], points) for name, points in lines.items()]
+        plot = svg.curves(drawn, "facts in the model", SUMMARY.label, SUMMARY.scale)
         yield plot, "The summary score against the number of edits, with 95% intervals over models."
 
 
-def _histograms(section: Section) -> tuple[list[Score], list[list[Markup | None]], str]:
+def _curve(result: Result) -> str:
+    """Name of its curve. Regimes of joint edits, which have one number of facts each, share one."""
+    is_joint = result.series.regime.kind == "joint"
+    return f"{result.label} (joint)" if is_joint else result.name
+
+
+def _histograms(
+    section: Section, marks: Mapping[str, Mark]
+) -> tuple[list[Score], list[list[Markup | None]], str]:
     """The scores, a histogram per cell and score, and the range of each score in words."""
     scores = [score for score in section.columns if score != SUMMARY]
     if not scores or len(section.series) > 2 * MOST_CELLS:
@@ -161,8 +264,11 @@ def _histograms(section: Section) -> tuple[list[Score], list[list[Markup | None]
             values = _values(section, i, score)
             name = f"{score.label} of {result.name}: distribution over {len(values)} records"
             low, high, is_log = ranges[score.key]
-            plot = svg.histogram(values, low, high, i, name, logarithmic=is_log) if values else None
-            line.append(plot)
+            line.append(
+                svg.histogram(values, low, high, marks[result.name], name, logarithmic=is_log)
+                if values
+                else None
+            )
         plots.append(line)
     words = [
         f"{score.label} {score.scale * low:.3g} to {score.scale * high:.3g}"

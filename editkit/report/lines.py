@@ -116,7 +116,8 @@ def key_entries(result: Result, heads: Sequence[str]) -> list[Entry]:
         "at": str(result.state.at),
         "models": str(result.state.facts.n_models),
     }
-    return [Entry(texts[head]) for head in heads]
+    series = {"editor": result.name}
+    return [Entry(texts[head], series=series.get(head, "")) for head in heads]
 
 
 # ---------------------------------------------------------------- scores

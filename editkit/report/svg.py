@@ -16,10 +16,9 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from editkit.benchmark.aggregate import Estimate
+from editkit.report.marks import Mark, marker
 
 _BINS = 20
-_SHAPES = ("circle", "square", "diamond", "triangle")
-_COLORS = 8
 _LABEL_HEIGHT = 13
 
 
@@ -65,7 +64,7 @@ class Point:
     label: str
     x: Estimate
     y: Estimate
-    faint: bool = False
+    mark: Mark
 
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float) -> Markup:
@@ -75,7 +74,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
     label_ys = _label_places([y(scale * point.y.mean) for point in points])
-    for i, (point, label_y) in enumerate(zip(points, label_ys, strict=True)):
+    for point, label_y in zip(points, label_ys, strict=True):
         cx, cy = x(scale * point.x.mean), y(scale * point.y.mean)
         left_end, right_end = (x(scale * end) for end in _ends(point.x))
         low_end, high_end = (y(scale * end) for end in _ends(point.y))
@@ -84,21 +83,21 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
         content = [
             _line(left_end, cy, right_end, cy),
             _line(cx, low_end, cx, high_end),
-            _marker(i, cx, cy),
+            marker(point.mark, cx, cy),
             _line(right_end, cy, label_x - 1, label_y, "thin"),
             _text(label_x, label_y + 4, point.label, "halo"),
         ]
-        parts.append(_group(i, f"{point.label}: {numbers}", content, faint=point.faint))
+        parts.append(_group(point.mark, f"{point.label}: {numbers}", content))
     return _svg(width, height, f"{y_label} against {x_label} of each editor", parts)
 
 
 def intervals(
-    estimates: Sequence[tuple[str, Estimate, bool]], label: str, *, scale: float
+    estimates: Sequence[tuple[str, Estimate, Mark]], label: str, *, scale: float
 ) -> Markup:
     """A mean with its 95% interval on one line per editor.
 
     Args:
-        estimates: Label of the editor, mean, and whether it is drawn faint.
+        estimates: Label of the editor, mean and mark.
         label: Label of the score.
         scale: Multiplies all numbers.
     """
@@ -109,22 +108,22 @@ def intervals(
     x = Axis(0, scale, left, width - 60)
     y = Axis(0, 1, height - 40, 4)
     parts = list(_frame(x, y, label, "", horizontal=False))
-    for i, (name, estimate, faint) in enumerate(estimates):
+    for i, (name, estimate, mark) in enumerate(estimates):
         cy = row * i + 18
         low_end, high_end = (x(scale * end) for end in _ends(estimate))
         content = [
             _text(left - 10, cy + 4, name, "end"),
             _line(low_end, cy, high_end, cy),
-            _marker(i, x(scale * estimate.mean), cy),
+            marker(mark, x(scale * estimate.mean), cy),
             _text(width - 50, cy + 4, f"{scale * estimate.mean:.1f}"),
         ]
         title = f"{name}: {label} {_interval(estimate, scale)}"
-        parts.append(_group(i, title, content, faint=faint))
+        parts.append(_group(mark, title, content))
     return _svg(width, height, f"{label} of each editor with its 95% interval", parts)
 
 
 def curves(
-    lines: Sequence[tuple[str, Sequence[tuple[int, Estimate]]]],
+    lines: Sequence[tuple[str, Mark, Sequence[tuple[int, Estimate]]]],
     x_label: str,
     y_label: str,
     scale: float,
@@ -132,28 +131,31 @@ def curves(
     """A score against a number on a logarithmic axis, a line per name, with 95% intervals.
 
     Args:
-        lines: Name, and pairs of a number from 1 and an estimate, in ascending order.
+        lines: Name, mark, and pairs of a number from 1 and an estimate, in ascending order.
         x_label: Label of the horizontal axis.
         y_label: Label of the score.
         scale: Multiplies all estimates.
     """
     width, height, left, bottom = 560, 400, 52, 44
-    most = max(at for _, points in lines for at, _ in points)
+    most = max(at for _, _, points in lines for at, _ in points)
     x = Axis(0, math.log10(max(most, 2)), left, width - 150, logarithmic=True)
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
-    label_ys = _label_places([y(scale * points[-1][1].mean) for _, points in lines])
-    for i, ((name, points), label_y) in enumerate(zip(lines, label_ys, strict=True)):
+    label_ys = _label_places([y(scale * points[-1][1].mean) for _, _, points in lines])
+    for (name, mark, points), label_y in zip(lines, label_ys, strict=True):
         places = [(x(at), y(scale * estimate.mean)) for at, estimate in points]
-        content = [_line(*a, *b) for a, b in itertools.pairwise(places)]
+        course = " ".join(f"{cx:g},{cy:g}" for cx, cy in places)
+        content = [
+            Markup('<polyline points="{}" stroke-dasharray="{}"/>').format(course, mark.dashes)
+        ]
         for (cx, cy), (_, estimate) in zip(places, points, strict=True):
             low_end, high_end = (y(scale * end) for end in _ends(estimate))
-            content += [_line(cx, low_end, cx, high_end), _marker(i, cx, cy)]
+            content += [_line(cx, low_end, cx, high_end), marker(mark, cx, cy)]
         end_x, end_y = places[-1]
         content.append(_line(end_x, end_y, end_x + 9, label_y, "thin"))
         content.append(_text(end_x + 10, label_y + 4, name, "halo"))
         numbers = ", ".join(f"{_interval(estimate, scale)} at {at}" for at, estimate in points)
-        parts.append(_group(i, f"{name}: {y_label} {numbers}", content, faint=False))
+        parts.append(_group(mark, f"{name}: {y_label} {numbers}", content))
     return _svg(width, height, f"{y_label} against {x_label}", parts)
 
 
@@ -161,7 +163,7 @@ def histogram(
     values: Sequence[float],
     low: float,
     high: float,
-    i: int,
+    mark: Mark,
     name: str,
     *,
     logarithmic: bool = False,
@@ -172,7 +174,7 @@ def histogram(
         values: One number per record, at least one.
         low: Left end of the scale.
         high: Right end of the scale.
-        i: Index of the editor, which chooses the colour.
+        mark: The editor's mark, for its colour.
         name: Description for screen readers.
         logarithmic: Whether equal distances are equal ratios; ``low`` is positive then.
     """
@@ -199,7 +201,7 @@ def histogram(
         if count
     )
     mean = round(width * place(sum(values) / len(values)), 1)
-    parts = [Markup('<g class="bars {}">{}</g>').format(color_class(i), bars)]
+    parts = [Markup('<g class="bars {}">{}</g>').format(mark.css, bars)]
     if low < 0 < high:
         zero = round(width * place(0.0), 1)
         parts.append(_line(zero, 0, zero, height, "zero"))
@@ -208,11 +210,6 @@ def histogram(
         _line(mean, 0, mean, height, "mean"),
     ]
     return _svg(width, height, name, parts, css="histogram")
-
-
-def color_class(i: int) -> str:
-    """CSS class of the colour of editor number ``i``."""
-    return f"c{i % _COLORS}"
 
 
 def _frame(
@@ -252,26 +249,11 @@ def _label_places(heights: Sequence[float]) -> list[float]:
     return places
 
 
-def _group(i: int, title: str, content: Sequence[Markup], *, faint: bool) -> Markup:
+def _group(mark: Mark, title: str, content: Sequence[Markup]) -> Markup:
     """The marks of one editor, in its colour and with a title under the mouse."""
-    css = "faint" if faint else color_class(i)
-    return Markup('<g class="{}"><title>{}</title>{}</g>').format(
-        css, title, Markup().join(content)
+    return Markup('<g class="mark {}"><title>{}</title>{}</g>').format(
+        mark.css, title, Markup().join(content)
     )
-
-
-def _marker(i: int, x: float, y: float) -> Markup:
-    """A mark; its shape distinguishes editors where colours do not."""
-    shape = _SHAPES[i % len(_SHAPES)]
-    if shape == "circle":
-        return Markup('<circle cx="{}" cy="{}" r="5"/>').format(x, y)
-    corners = {
-        "square": ((-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)),
-        "diamond": ((0, -6.5), (6.5, 0), (0, 6.5), (-6.5, 0)),
-        "triangle": ((0, -6), (6, 5), (-6, 5)),
-    }[shape]
-    points = " ".join(f"{x + dx:g},{y + dy:g}" for dx, dy in corners)
-    return Markup('<polygon points="{}"/>').format(points)
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, css: str = "") -> Markup:

@@ -37,6 +37,8 @@ class Entry:
         failed: Whether it is marked as a clear failure.
         level: Strength of its background, from 0 to 1; None for no background.
         is_estimate: Whether it is a mean that has an interval if there are enough records.
+        series: Name of the series that the entry is about, which pages draw a mark for; empty for
+            entries that name none.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Entry:
     failed: bool = False
     level: float | None = None
     is_estimate: bool = False
+    series: str = ""
 
     @property
     def plain(self) -> str:
