@@ -99,17 +99,24 @@ def _folder_content(out: Path) -> FolderContent:
 
 
 def _runs_in(out: Path, folder: FolderContent | None) -> Sequence[Run]:
-    """The runs in a folder; a page may show its figures alone."""
-    if folder and not (out / STORE_FILE).exists():
+    """The runs in a folder; none if a page shows its figures alone.
+
+    Args:
+        out: The folder.
+        folder: Its figures, for a page.
+    """
+    has_store = (out / STORE_FILE).exists()
+    if folder and not has_store:
         return []
-    runs = runs_in(out)
-    if runs or folder:
-        return runs
-    shown = folder is None and _folder_content(out)
+    figures = folder is None and _folder_content(out)
+    if has_store or not figures:
+        runs = runs_in(out)
+        if runs or folder:
+            return runs
     raise StoreError(
-        f"the store in {out} has no benchmark results yet.",
+        f"there are no benchmark results in {out} yet.",
         hint="For a page with its figures and traces, add --format html."
-        if shown
+        if figures
         else f"Run 'editkit run-benchmark --out {out}' first.",
     )
 

@@ -37,7 +37,7 @@ _ACTIVE = {
     *("script", "foreignobject", "iframe", "object", "embed", "audio", "video", "handler"),
     *("animate", "animatetransform", "animatemotion", "set", "a"),
 }
-_OUTSIDE = re.compile(r"url\(\s*['\"]?\s*(?!#)|@import|javascript:", re.IGNORECASE)
+_OUTSIDE = re.compile(r"url\((?!\s*['\"]?\s*#)|@import|javascript:", re.IGNORECASE)
 _INLINE_IMAGE = re.compile(r"data:image/(png|jpeg);base64,", re.IGNORECASE)
 _AVERAGES = ["kind", "role", "layer", "mean", "ci_low", "ci_high", "n"]
 """Head of the tables of average effects that traces and experiments write."""

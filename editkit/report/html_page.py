@@ -69,7 +69,7 @@ def report(
     names = ", ".join(dict.fromkeys(section.run.benchmark for section in sections))
     marks = _marks(sections)
     template = html_template(
-        "editkit.report", "report.html", shade=_shade, highlighted=_highlighted, swatch=swatch
+        "editkit.report", "report.html", shade=_shade, highlighted=_highlighted
     )
     return template.render(
         title=f"editkit report: {names}" if names else "editkit report",
@@ -77,6 +77,7 @@ def report(
         sections=sections,
         marks=marks,
         rules=rules,
+        swatch=swatch,
         provenance=_provenance,
         plots=_plots,
         folder=folder,

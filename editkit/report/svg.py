@@ -74,6 +74,7 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
     label_ys = _label_places([y(scale * point.y.mean) for point in points])
+    shapes = []
     for point, label_y in zip(points, label_ys, strict=True):
         cx, cy = x(scale * point.x.mean), y(scale * point.y.mean)
         left_end, right_end = (x(scale * end) for end in _ends(point.x))
@@ -83,11 +84,13 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
         content = [
             _line(left_end, cy, right_end, cy),
             _line(cx, low_end, cx, high_end),
-            marker(point.mark, cx, cy),
             _line(right_end, cy, label_x - 1, label_y, "thin"),
-            _text(label_x, label_y + 4, point.label, "halo"),
         ]
+        label = _text(label_x, label_y + 4, point.label, "halo")
         parts.append(_group(point.mark, f"{point.label}: {numbers}", content))
+        shape = [marker(point.mark, cx, cy), label]
+        shapes.append(_group(point.mark, f"{point.label}: {numbers}", shape))
+    parts += shapes  # above all lines
     return _svg(width, height, f"{y_label} against {x_label} of each editor", parts)
 
 

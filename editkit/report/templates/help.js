@@ -26,6 +26,6 @@
     });
   }
   help.addEventListener("mouseleave", hide);
-  addEventListener("scroll", () => { if (shown) hide(); }, { capture: true, passive: true });
+  addEventListener("scroll", () => { if (shown) show(shown); }, { capture: true, passive: true });
   addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 }

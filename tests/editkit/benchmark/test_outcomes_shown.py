@@ -14,6 +14,8 @@ import pytest
 
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
+from editkit.palette import series_style
+from editkit.report.marks import Mark
 from editkit.report.svg import Point, scatter
 from editkit.results import Row, Run
 from tests.editkit.cli.test_report_command import cell, run_of, write
@@ -106,7 +108,8 @@ def test_a_benchmark_ends_with_the_lines_and_its_document_has_the_counts(
 def test_labels_of_points_at_the_top_stay_inside_the_picture() -> None:
     """Failed edits leave everything as it was: all of them lie in one corner."""
     one, none = Estimate(1.0, 1.0, 1.0, 5), Estimate(0.0, 0.0, 0.0, 5)
-    plot = scatter([Point(str(i), none, one, False) for i in range(6)], "x", "y", scale=100.0)
+    mark = Mark("color-0", series_style(0))
+    plot = scatter([Point(str(i), none, one, mark) for i in range(6)], "x", "y", scale=100.0)
     places = sorted(float(y) for y in re.findall(r'y="([\d.-]+)" class="halo"', plot))
     assert len(places) == 6
     assert places[0] >= 10

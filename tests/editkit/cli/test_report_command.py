@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import io
@@ -17,6 +18,7 @@ from editkit import EditRequest, Failure, PublishedTableSpec, Score, hookimpl
 from editkit.benchmark.aggregate import Estimate, metrics_of
 from editkit.benchmark.published import Published
 from editkit.benchmark.store import Store, runs_in
+from editkit.figures import NotebookFigure, save_figures
 from editkit.registry.plugins import default_registry
 from editkit.report import latex, markdown
 from editkit.report.sections import sections_of
@@ -285,10 +287,17 @@ def test_the_page_is_one_valid_file_without_network_access(out: Path, editkit: C
     assert (
         page.count["table"] == 6 + 2
     )  # scores, spread, differences, effects, matrix, relations; hardest
-    assert page.count["svg"] == 2 + 3 * 5
+    # In tables, legend and the hardest records, a swatch stands before each editor's name.
+    assert page.count["svg"] - text.count('class="swatch ') == 2 + 3 * 5
     assert "City 0 is &lt;in&gt; <mark>Rome</mark> &amp; not" in text
     assert '<mark class="true">Paris</mark>' in text
     assert text == (editkit("report", out, "--format", "html") and text)
+
+
+def figure(title: str) -> NotebookFigure:
+    drawn = NotebookFigure(width=2, height=1.5, description="What <b>it</b> shows: é.")
+    drawn.subplots().set_title(title)
+    return drawn
 
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}'
@@ -318,6 +327,28 @@ def test_hostile_names_and_texts_are_inert_on_the_page(
     assert page.open == []
     assert page.outside == []
     assert (page.count["script"], page.count.get("img")) == (1, None)
+
+
+def test_a_page_shows_the_figures_of_a_folder_without_a_run(tmp_path: Path, editkit: Cli) -> None:
+    files = save_figures({"one": figure("A <title> & more")}, tmp_path / "traces")
+    save_figures({"two": figure("Second")}, tmp_path / "figures")
+    (tmp_path / "figures" / "two.svg").unlink()
+    code, output, _ = editkit("report", tmp_path, "--format", "html")
+    assert (code, output) == (0, f"{tmp_path / 'report.html'}\n")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>A &lt;title&gt; &amp; more</b>" in page
+    assert page.count("What &lt;b&gt;it&lt;/b&gt; shows: é.") == 2
+    sources = re.findall(r'<img src="([^"]+)"', page)
+    assert [source.partition(",")[0] for source in sources] == [
+        "data:image/png;base64",
+        "data:image/svg+xml;base64",
+    ]
+    [svg] = [file for file in files if file.suffix == ".svg"]
+    assert base64.b64decode(sources[1].partition(",")[2]) == svg.read_bytes()
+    assert "https://" not in page
+    code, _, err = editkit("report", tmp_path)  # there is no table without a store
+    assert code == 4
+    assert "--format html" in err
 
 
 def test_an_unwritable_target_is_an_error(out: Path, editkit: Cli) -> None:

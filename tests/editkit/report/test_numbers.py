@@ -9,7 +9,9 @@ import pytest
 
 from editkit.benchmark.aggregate import Estimate, mean_with_interval
 from editkit.data_types import Score
+from editkit.palette import series_style
 from editkit.report import html_page, svg
+from editkit.report.marks import Mark
 from editkit.report.tables import printed, score_entry
 from editkit.results import Row
 
@@ -75,9 +77,10 @@ def test_histograms_of_scores_without_two_bounds_have_the_range_of_the_data() ->
     assert shown(Score("a/kl", "KL", scale=1.0), 0.0, 0.0) == (0.0, 0.0, False)
     assert shown(Score("a/share", "A"), 0.25, 0.5) == (0.0, 1.0, False)
     assert shown(Score("a/margin", "M", signed=True), 0.25, 0.5) == (-1.0, 1.0, False)
-    long = svg.histogram([0.0, 0.1, 39.9], 0.01, 1000.0, 0, "long", logarithmic=True)
+    mark = Mark("color-0", series_style(0))
+    long = svg.histogram([0.0, 0.1, 39.9], 0.01, 1000.0, mark, "long", logarithmic=True)
     assert re.findall(r'rect x="([\d.]+)"', long) == ["0.0", "22.4", "78.4"]
     assert 'x1="70"' in long  # the mean, 13.3, at 0.625 of the width
-    equal = svg.histogram([3.0, 3.0], 3.0, 3.0, 0, "equal")
+    equal = svg.histogram([3.0, 3.0], 3.0, 3.0, mark, "equal")
     assert 'x="56.0"' in equal
     assert 'x1="56"' in equal  # the bar begins at the mean
