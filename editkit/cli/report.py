@@ -114,7 +114,7 @@ def _runs_in(out: Path, folder: FolderContent | None) -> Sequence[Run]:
         if runs or folder:
             return runs
     raise StoreError(
-        f"there are no benchmark results in {out} yet.",
+        f"{'the store in ' if has_store else ''}{out} has no benchmark results yet.",
         hint="For a page with its figures and traces, add --format html."
         if figures
         else f"Run 'editkit run-benchmark --out {out}' first.",
