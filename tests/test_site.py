@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+import editkit
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -87,6 +92,42 @@ def test_pages_load_nothing_from_a_network(site: Path) -> None:
     assert not [path for path in pages if _LOADED.search(path.read_text(encoding="utf-8"))]
     own = (site / "theme" / "site.css").read_text(encoding="utf-8")
     assert "http" not in own
+
+
+_DIRECTIVE = re.compile(r"^::: (\S+)$", re.MULTILINE)
+REFERENCE = {
+    page: _DIRECTIVE.findall(page.read_text(encoding="utf-8"))
+    for page in (DOCS / "api").glob("*.md")
+}
+FOR_COMMANDS = ("editkit.benchmark.", "editkit.cli.", "editkit.workers.")
+"""What plugins with commands use; methods, metrics and datasets do not need it."""
+
+
+def test_the_reference_has_every_public_name(site: Path) -> None:
+    inventory = (site / "objects.inv").read_bytes().partition(b"zlib.\n")[2]
+    shown = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
+    public = {f"editkit.{name}" for name in editkit.__all__}
+    modules = [module for modules in REFERENCE.values() for module in modules]
+    assert len(modules) == len(set(modules))
+    for module in modules:
+        names = getattr(importlib.import_module(module), "__all__", ())
+        public |= {module, *(f"{module}.{name}" for name in names)}
+    assert public - shown == set()
+    overview = (DOCS / "api" / "index.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[.*\|([^|]*)\|$", overview, re.MULTILINE)
+    assert sorted(re.findall(r"`(\w+)`", "".join(rows))) == sorted(editkit.__all__)
+
+
+def test_the_reference_has_every_module_that_plugins_use() -> None:
+    used = {
+        node.module
+        for path in (ROOT / "plugins").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("editkit.")
+    }
+    shown = {module for modules in REFERENCE.values() for module in modules}
+    elsewhere = {"editkit.validation"}  # Config, which editkit.interfaces exports
+    assert [each for each in used - shown - elsewhere if not each.startswith(FOR_COMMANDS)] == []
 
 
 def test_equations_are_typeset_when_the_site_is_built() -> None:

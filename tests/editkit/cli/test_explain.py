@@ -126,6 +126,12 @@ def test_links_as_a_terminal_shows_them() -> None:
     assert readable("a\n<!-- output: x -->\nb\n", "text") == "a\nb\n"
 
 
+def test_a_page_of_the_reference_names_the_commands_that_print_docstrings(editkit: Cli) -> None:
+    _, out, _ = editkit("explain", "api/covariance")
+    assert "\n    python -m pydoc editkit.covariance.second_moment\n" in out
+    assert ":::" not in out
+
+
 def test_sections_of_a_page() -> None:
     text = "# A\n\n```\n## no\n```\n\n## B c\n\n1\n\n### D\n\n2\n\n## E\n"
     assert list(sections_of(text)) == ["a", "b-c", "d", "e"]
