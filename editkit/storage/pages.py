@@ -132,6 +132,6 @@ def readable(text: str, page: str) -> str:
         return f"{match['text']} ({command})"
 
     text = re.sub(r"(?m:^)<!--.*?-->\n|<!--.*?-->", "", _ANCHOR.sub("", text), flags=re.DOTALL)
-    text = re.sub(r"(?m:^)::: (\S+)", r"    python -m pydoc \1", text)  # the site has the docstrings
+    text = re.sub(r"(?m:^)::: (\S+)", r"    python -m pydoc \1", text)  # docstrings
     text = re.sub(r"<sub>(.*?)</sub>", r"_\1", re.sub(r"<sup>(.*?)</sup>", r"^\1", text))
     return _CODE_OR_LINK.sub(rewritten, text)
