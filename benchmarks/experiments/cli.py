@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +22,23 @@ from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Flags, apply_flags
-from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
+from editkit.cli.arguments import add_flag, add_flags, names, parse_sets, split_section
 from editkit.cli.pools import add_pool_flags, pool_for
 from editkit.cli.signals import terminable
 from editkit.data_types import Report
 from editkit.errors import ConfigError, TrackingError, did_you_mean
+from editkit.registry.config import config_class
 from editkit.registry.plugins import Registry, default_registry
 from editkit.report.sections import Section, sections_of
+from editkit.report.tables import Table
 from editkit.report.text import run_table, text_table
 from editkit.storage.digests import key_of
 from editkit.storage.file_names import distinct_file_names, safe_file_name
 from editkit.terminal import aligned, wrapped
 from editkit.validation import nested_values
 from editkit_benchmarks.experiments.limits import within_limit
+from editkit_benchmarks.experiments.published import published_table
+from editkit_benchmarks.experiments.selection import require_edits, with_editors, with_scores
 from editkit_benchmarks.experiments.spec import NOTE, Experiment, known_experiments, load_experiment
 from editkit_benchmarks.experiments.tables import table_of, write_csv
 
@@ -51,7 +55,21 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "name", nargs="?", metavar="NAME|FILE", help="experiment to run (default: list all)"
     )
-    add_flags(parser, "--model", "--dataset", "--limit", "--set")
+    add_flag(
+        parser,
+        "--editor",
+        help="only this editor of the experiment, or another one; repeatable",
+    )
+    add_flags(parser, "--model", "--dataset", "--limit")
+    add_flag(
+        parser,
+        "--metrics",
+        type=names,
+        default=[],
+        metavar="M,...",
+        help="names of metrics; figures without any of their scores are left out",
+    )
+    add_flag(parser, "--set")
     add_flag(
         parser, "--out", default=None, help="folder of results (default: editkit-results/NAME)"
     )
@@ -67,11 +85,21 @@ def run(args: argparse.Namespace) -> int:
         return 0
     registry = default_registry()
     sets, tracing_sets = split_section(parse_sets(args.sets), "tracing")
+    sets, figure_sets = split_section(sets, "figures")
     tracing_values = nested_values(tracing_sets, place="--set tracing.")
-    experiment = load_experiment(args.name).on(args.model).with_tracing(tracing_values)
-    out = args.out or Path("editkit-results") / experiment.name
-    flags = Flags(dataset=args.dataset, limit=args.limit, sets=sets)
+    experiment = load_experiment(args.name).on(args.model)
     _check_scores(experiment, registry)
+    require_edits(experiment, editors=bool(args.editor), metrics=bool(args.metrics))
+    experiment, notes = with_editors(
+        experiment,
+        args.editor,
+        lambda name: config_class(registry.get("editor", name)).model_fields,
+    )
+    for note in notes:
+        _log.warning("%s", note)
+    experiment = experiment.with_tracing(tracing_values).with_figures(figure_sets)
+    out = args.out or Path("editkit-results") / experiment.name
+    flags = Flags(dataset=args.dataset, limit=args.limit, metrics=args.metrics, sets=sets)
     benchmark, values = apply_flags(experiment.to_benchmark(n_layers_of), flags)
     benchmark, note = within_limit(benchmark)
     if note:
@@ -85,7 +113,12 @@ def run(args: argparse.Namespace) -> int:
         if experiment.edits:
             benchmark, values, _ = choose_layers(benchmark, values, registry, pool)
             place = f"experiment {experiment.name}"
-            plan = make_plan(benchmark, registry, place=place, values=values)
+            as_listed = not args.editor  # the papers' editors; some may need training first
+            plan = make_plan(benchmark, registry, place=place, values=values, leave_out=as_listed)
+            planned = plan.run(out, plan.model_description(), tracking=False)
+            experiment, left_out = with_scores(experiment, planned.scores, planned.model_scores)
+            for warning in left_out:
+                _log.warning("%s", warning)
             for warning in plan.warnings:
                 _log.warning("%s", warning)
             for note in plan.notes:
@@ -200,21 +233,15 @@ def _draw(
         draw_retention,
         draw_steps,
     )
-    from editkit_benchmarks.experiments.figures import (
-        draw_effects,
-        draw_effects_and_score,
-        draw_scores,
-    )
+    from editkit_benchmarks.experiments.figures import draw_effects, draw_effects_and_score
+    from editkit_benchmarks.experiments.score_figures import draw_scores
 
     section: Section | None = None
     if finished is not None:
         [section] = sections_of([finished.run], [published_for(finished.run, default_registry())])
     names = experiment.names()
     files = []
-    for table_spec in experiment.tables:
-        if section is None:  # load_experiment refuses such a file
-            raise AssertionError(table_spec.name)
-        table = table_of(table_spec, section, names)
+    for table in _tables(experiment, section):
         if table.lines:
             rows = text_table(table, terminal=sys.stdout.isatty())
             notes = "".join(map(wrapped, table.notes))
@@ -233,7 +260,19 @@ def _draw(
             raise AssertionError(spec.name)
         elif spec.kind == "effects-and-score":
             figure = draw_effects_and_score(spec, averages, section)
+        elif spec.kind in draw:
+            figure = draw[spec.kind](spec, section, names)
         else:
-            figure = draw.get(spec.kind, draw_scores)(spec, section, names)
+            figure = draw_scores(spec, section, names, experiment.published)
         files += save_figures({spec.name: figure}, folder)
     return files
+
+
+def _tables(experiment: Experiment, section: Section | None) -> Iterator[Table]:
+    """The published numbers beside ours, then the tables of the experiment file."""
+    if section is None:  # nothing is edited: load_experiment refuses a file with such tables
+        return
+    names = experiment.names()
+    yield published_table(f"{experiment.name}-published", experiment.published, section, names)
+    for spec in experiment.tables:
+        yield table_of(spec, section, names)

@@ -7,9 +7,8 @@ sequential regime, with a point per checkpoint.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from editkit.benchmark.aggregate import Estimates, metrics_of, model_metrics_of
@@ -21,11 +20,9 @@ from editkit.report.lines import Result
 from editkit.report.sections import Section
 from editkit.results import Cell, ModelRow, Row, Run
 from editkit.storage.digests import canonical_json
+from editkit_benchmarks.experiments.spec import Names, value_name
 
-__all__ = ["Curve", "Names", "curves_of", "falls_below", "geometric_mean", "way_of"]
-
-Names = Mapping[str, Mapping[str, Any]]
-"""Names of values in figures, by field of a configuration and name."""
+__all__ = ["Curve", "curves_of", "falls_below", "geometric_mean", "way_of"]
 
 Points = Sequence[tuple[int, float]]
 """Number of facts and score, ascending by number of facts."""
@@ -169,13 +166,10 @@ def _editor_of(cell: Cell) -> str:
 def _label_of(result: Result, names: Names) -> str:
     """The editor and the names of its named values; without any, its label in tables."""
     cell = result.series.cells[0]
-    named = [
-        name
-        for field, values in names.items()
-        if field in cell.config
-        for name, value in values.items()
-        if json.dumps(value) == json.dumps(cell.config[field])
-    ]
+    values = (
+        value_name(field, cell.config[field], names) for field in names if field in cell.config
+    )
+    named = [name for name in values if name is not None]
     return f"{cell.editor}, {', '.join(named)}" if named else result.label
 
 

@@ -10,11 +10,20 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from editkit.benchmark.aggregate import SUMMARY, Estimate, retention
 from editkit.data_types import Score
 from editkit.figures import NotebookFigure, plot_with_interval
-from editkit.palette import series_style
+from editkit.palette import GREY, Style
 from editkit.report.sections import Section
-from editkit_benchmarks.experiments.curves import Curve, Names, curves_of
-from editkit_benchmarks.experiments.figures import scale_to_percent
-from editkit_benchmarks.experiments.spec import NOTE, FigureSpec
+from editkit_benchmarks.experiments.curves import Curve, curves_of
+from editkit_benchmarks.experiments.layout import (
+    TEXT,
+    add_heading,
+    add_legend,
+    columns_of,
+    panel_title,
+    set_up_panel,
+    styles_of_lines,
+)
+from editkit_benchmarks.experiments.score_figures import scale_to_percent
+from editkit_benchmarks.experiments.spec import NOTE, FigureSpec, Names
 from editkit_benchmarks.experiments.tables import single_edits, single_fact_curves
 
 if TYPE_CHECKING:
@@ -23,12 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_edits", "draw_ranked", "draw_retention", "draw_steps"]
 
-_COLOURS = 8
+_LEAST_WIDTH = 1.65  # of a panel, in inches
 _CLOSEST_TICKS = 1.8  # ratio of two numbers of facts
 _TITLES = {
-    "perplexity/ratio": "perplexity, relative to the unedited model",
-    "drift/kl_mean": "drift: mean KL in nats",
-    "change_norm/max": "change of a layer in % of its norm",
+    "perplexity/ratio": "perplexity / unedited",
+    "drift/kl_mean": "drift: mean KL (nats)",
+    "change_norm/max": "change of a layer (% norm)",
     "note/delta_norm": "norm of the update of each edit",
 }
 _LARGEST = 1e9  # of a logarithmic axis: beyond that, a model is broken
@@ -43,14 +52,14 @@ def draw_edits(spec: FigureSpec, section: Section, names: Names) -> Figure:
         names: Names of values.
     """
 
-    def draw(panel: Axes, own: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+    def draw(panel: Axes, own: Sequence[Curve], score: Score, styles: dict[str, Style]) -> None:
         for curve in own:
             points = curve.estimates(score.key, geometric=spec.log)
             if points:
-                _plot(panel, score, points, numbers[curve.label], curve.label)
+                _plot(panel, score, points, styles[curve.label], curve.label)
         panel.set_xscale("log")
         _use_ticks(panel, sizes)
-        panel.set_xlabel(f"facts in the model, written {own[0].way}")
+        panel.set_xlabel("facts in the model")
         if spec.log:
             _use_log_scale(panel, section, score)
         else:
@@ -74,7 +83,7 @@ def draw_retention(spec: FigureSpec, section: Section, names: Names) -> Figure:
     means = {key: retention(end.series, end.state, section.run.scores) for key, end in ends.items()}
     ages = sorted({age for own in means.values() for age in own}, key=lambda age: age.low)
 
-    def draw(panel: Axes, curves: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+    def draw(panel: Axes, curves: Sequence[Curve], score: Score, styles: dict[str, Style]) -> None:
         for curve in curves:
             own = means[id(curve)]
             points = [
@@ -83,7 +92,7 @@ def draw_retention(spec: FigureSpec, section: Section, names: Names) -> Figure:
                 if score.key in own.get(age, {})
             ]
             if points:
-                _plot(panel, score, points, numbers[curve.label], curve.label)
+                _plot(panel, score, points, styles[curve.label], curve.label)
         panel.set_xticks(range(len(ages)), [age.label for age in ages])
         panel.set_xlim(-0.3, len(ages) - 0.7)
         step = curves[0].results[0].series.regime.step
@@ -102,14 +111,14 @@ def draw_ranked(spec: FigureSpec, section: Section, names: Names) -> Figure:
         names: Names of values.
     """
 
-    def draw(panel: Axes, curves: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+    def draw(panel: Axes, curves: Sequence[Curve], score: Score, styles: dict[str, Style]) -> None:
         for curve in curves:
             values = [value for value, _ in single_edits(curve.results[0], score.key)]
             points = [
                 (float(rank), Estimate(value, None, None, 1))
                 for rank, value in enumerate(values, start=1)
             ]
-            _plot(panel, score, points, numbers[curve.label], curve.label, markersize=2.5)
+            _plot(panel, score, points, styles[curve.label], curve.label, markersize=2)
         panel.set_xscale("log")
         panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         panel.set_xlabel("single edits, by rank")
@@ -128,7 +137,7 @@ def draw_steps(spec: FigureSpec, section: Section, names: Names) -> Figure:
         names: Names of values.
     """
 
-    def draw(panel: Axes, curves: Sequence[Curve], score: Score, numbers: dict[str, int]) -> None:
+    def draw(panel: Axes, curves: Sequence[Curve], score: Score, styles: dict[str, Style]) -> None:
         for curve in curves:
             noted = curve.notes(score.key.removeprefix(NOTE))
             points = [
@@ -137,10 +146,9 @@ def draw_steps(spec: FigureSpec, section: Section, names: Names) -> Figure:
                 if value > 0
             ]
             if points:
-                number = numbers[curve.label]
-                style = {"markersize": 3, "linewidth": 0.7, "linestyle": "-"}
-                _plot(panel, score, points, number, curve.label, **style)
-        panel.set_xlabel(f"facts in the model, written {curves[0].way}")
+                thin = {"markersize": 2, "linewidth": 0.5, "linestyle": "-"}
+                _plot(panel, score, points, styles[curve.label], curve.label, **thin)
+        panel.set_xlabel("facts in the model")
         panel.set_yscale("log")
 
     curves = [curve for curve in curves_of(section, names) if curve.is_sequence]
@@ -149,8 +157,8 @@ def draw_steps(spec: FigureSpec, section: Section, names: Names) -> Figure:
 
 # ---------------------------------------------------------------- panels
 
-Draw = Callable[["Axes", Sequence[Curve], Score, dict[str, int]], None]
-"""Draws some curves of one way of editing; numbers choose the style of each label."""
+Draw = Callable[["Axes", Sequence[Curve], Score, dict[str, Style]], None]
+"""Draws some curves of one way of editing, with the style of each label."""
 
 
 def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Draw) -> Figure:
@@ -159,51 +167,50 @@ def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Dra
     notes = [key for key in spec.scores if key.startswith(NOTE)]
     known |= {key: Score(key, key.removeprefix(NOTE).replace("_", " "), scale=1) for key in notes}
     scores = [known[key] for key in spec.scores if key in known]
-    labels = dict.fromkeys(curve.label for curve in curves)
-    numbers = {label: number for number, label in enumerate(labels)}
+    styles = styles_of_lines({curve.label: curve.results[0].editor for curve in curves})
     ways = list(dict.fromkeys(curve.way for curve in curves)) or [""]
-    legend_rows = -(-len(labels) // 5)
-    height = 3.0 * len(ways) + 0.7 + 0.25 * legend_rows
-    figure = NotebookFigure(width=max(4.2 * len(scores), 5.5), height=height)
-    grid = figure.subplots(len(ways), len(scores), squeeze=False, sharex="col", sharey="col")
+    columns = columns_of(len(scores), spec.width, _LEAST_WIDTH)
+    per_way = -(-len(scores) // columns)  # rows
+    rows = per_way * len(ways)
+    height = 1.9 * rows + 0.7 + 0.16 * -(-len(styles) // 5)
+    figure = NotebookFigure(width=spec.width, height=height)
+    grid = figure.subplots(rows, columns, squeeze=False)
     legend: dict[str, Any] = {}
-    for row, way in zip(grid, ways, strict=True):
+    for number, way in enumerate(ways):
         own = [curve for curve in curves if curve.way == way]
-        for panel, score in zip(row, scores, strict=True):
+        panels = list(grid[number * per_way : (number + 1) * per_way].flat)
+        for panel, first, score in zip(panels, grid[:per_way].flat, scores, strict=False):
+            if number:
+                panel.sharex(first)
+                panel.sharey(first)
             if own:
-                draw(panel, own, score, numbers)
-            panel.set_title(_title(score), fontsize=11)
-            panel.grid(axis="y", color="0.85", linewidth=0.6)
-            panel.set_axisbelow(True)
-            panel.tick_params(labelbottom=True)
-            panel.spines[["top", "right"]].set_visible(False)
+                draw(panel, own, score, styles)
+            set_up_panel(panel, _title(score), None)
             if panel.get_yscale() == "linear":
                 scale_to_percent(panel, score)
             handles, names = panel.get_legend_handles_labels()
             legend |= dict(zip(names, handles, strict=True))
-    order = [label for label in (*labels, *legend) if label in legend]
-    order = list(dict.fromkeys(order))
-    if order:
-        columns = min(len(order), max(2, int(figure.get_figwidth() / 1.9)))
-        handles = [legend[label] for label in order]
-        figure.legend(handles, order, loc="outside lower center", ncols=columns, fontsize=9)
+        for panel in panels[len(scores) :]:
+            panel.set_visible(False)
+        grid[number * per_way][0].set_ylabel(f"written {way}" if way else "", fontsize=TEXT)
+    order = list(dict.fromkeys(label for label in (*styles, *legend) if label in legend))
+    add_legend(figure, [legend[label] for label in order], order)
     run = section.run
-    about = f"facts of {run.dataset['name']}, on {run.model['name']}"
-    figure.suptitle(f"{spec.title or spec.name}\n{about}", fontsize=11)
+    add_heading(figure, spec, f"facts of {run.dataset['name']}, on {run.model['name']}")
     return figure
 
 
 def _title(score: Score) -> str:
-    return _TITLES.get(score.key, score.label or score.key)
+    return _TITLES.get(score.key) or panel_title(score)
 
 
 def _plot(
     panel: Axes,
     score: Score,
     points: Sequence[tuple[float, Estimate]],
-    number: int,
+    style: Style,
     label: str,
-    **style: Any,
+    **options: Any,
 ) -> None:
     """A line with its interval; what is beyond the axis is drawn at its end."""
 
@@ -220,11 +227,10 @@ def _plot(
         [bounded(estimate.mean) for _, estimate in points],
         [bounded(estimate.interval[0]) for _, estimate in points],
         [bounded(estimate.interval[1]) for _, estimate in points],
-        style=series_style(number),
+        style=style,
         label=label,
         alpha=0.13,
-        **({"markerfacecolor": "white"} if number >= _COLOURS else {}),  # colours repeat then
-        **style,
+        **{"markersize": 3.5, "linewidth": 1.2, **options},
     )
 
 
@@ -262,4 +268,4 @@ def _threshold(section: Section, score: Score) -> float | None:
 def _unedited(panel: Axes, section: Section, score: Score) -> None:
     if section.unedited is not None and score.key in section.unedited:
         mean = score.scale * section.unedited[score.key].mean
-        panel.axhline(mean, color="0.45", linestyle=(0, (1, 2)), linewidth=1.2, label="unedited")
+        panel.axhline(mean, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2, label="unedited")

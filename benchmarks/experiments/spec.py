@@ -21,6 +21,7 @@ from editkit import ConfigError, UsageError
 from editkit.benchmark.spec import Benchmark, Edits, ModelChoice, Seeds, edits_as_data, validated
 from editkit.errors import did_you_mean
 from editkit.registry.model_identity import short_name
+from editkit.storage.digests import canonical_json
 from editkit.storage.file_names import why_unsafe
 from editkit.storage.resources import resource
 from editkit.storage.strict_yaml import parse_yaml, read_yaml_text
@@ -33,7 +34,13 @@ EVERY_LAYER = "every"
 NOTE = "note/"
 """Begins the keys of numbers that editors note of each edit: ``note/delta_norm``."""
 
+PAGE_WIDTH = 7.2
+"""Inches, for figures that fill the width of a page's text."""
+
 Values = Mapping[str, Any] | list[Any] | Literal["every"]
+
+Names = Mapping[str, Mapping[str, Any]]
+"""Names of values in figures, by field of a configuration and name."""
 
 
 def _file_name(name: str) -> str:
@@ -109,7 +116,11 @@ class FigureSpec(_Section):
     """Keys of scores: one for ``effects-and-score``, none for ``effects``; for ``steps``, numbers
     that editors note of each edit, such as ``note/delta_norm``."""
     log: bool = False
-    """For ``edits``: a logarithmic vertical axis, with geometric means."""
+    """For ``edits``: a logarithmic vertical axis, with geometric means. For ``lines``: a
+    logarithmic horizontal axis."""
+    width: float = Field(default=PAGE_WIDTH, ge=2, le=40)
+    """Width in inches, of figures of scores: 7.2 fills a page, 3.4 one of two columns. Fonts keep
+    their size; there are fewer panels in a row."""
     x: str | None = None
     """For ``lines``: the field on the horizontal axis."""
     series: str | None = None
@@ -132,8 +143,8 @@ class FigureSpec(_Section):
             raise ValueError(f"{self.kind} has {n} scores, expected {expected}")
         if self.kind == "steps" and not all(key.startswith(NOTE) for key in self.scores):
             raise ValueError(f"scores of steps are notes, expected keys such as {NOTE}delta_norm")
-        if self.log and self.kind != "edits":
-            raise ValueError(f"log is for figures of kind edits, not {self.kind}")
+        if self.log and self.kind not in ("edits", "lines"):
+            raise ValueError(f"log is for figures of kind edits or lines, not {self.kind}")
         if self.kind == "lines" and self.x is None:
             raise ValueError("lines need x, the field on the horizontal axis")
         unknown = [role for role in self.roles if role not in ROLES]
@@ -169,6 +180,32 @@ class TableSpec(_Section):
         return self
 
 
+class PublishedSetting(_Section):
+    """Published numbers of one setting."""
+
+    editor: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    """The values that identify the setting, or their names in a ``grid``."""
+    scores: dict[str, float] = Field(min_length=1)
+    """Means as printed, by key of the score."""
+
+
+class PublishedNumbers(_Section):
+    """Published numbers of an experiment's settings, which are shown beside ours."""
+
+    source: str
+    """The publication, with the place in it."""
+    model: str
+    """Name of the model."""
+    dataset: str
+    """Name of the dataset."""
+    records: int | None = Field(default=None, ge=1)
+    """Number of records, if the publication has it."""
+    note: str = ""
+    """One sentence on how the numbers differ from ours."""
+    settings: tuple[PublishedSetting, ...] = Field(min_length=1)
+
+
 class Elsewhere(_Section):
     """What changes if the model is not the file's own."""
 
@@ -190,6 +227,8 @@ class Experiment(_Section):
     tracing: Tracing | None = None
     figures: tuple[FigureSpec, ...] = ()
     tables: tuple[TableSpec, ...] = ()
+    published: tuple[PublishedNumbers, ...] = ()
+    """Published numbers of its settings, printed below the scores."""
     elsewhere: Elsewhere = Elsewhere()
     models: dict[str, Elsewhere] = Field(default_factory=dict)
     """What changes on single models instead, by name: a registered name, or the last part of a
@@ -214,6 +253,8 @@ class Experiment(_Section):
                 raise ValueError(
                     f"figure {figure.name!r} shows scores, expected editors or a sweep"
                 )
+        if self.published and not self.edits:
+            raise ValueError("published numbers are scores, expected editors or a sweep")
         if self.tables and not self.edits:
             raise ValueError("tables show scores, expected editors or a sweep")
         tables = [unicodedata.normalize("NFC", table.name).casefold() for table in self.tables]
@@ -252,6 +293,27 @@ class Experiment(_Section):
             raise ConfigError(
                 f"experiment {self.name}, tracing: {problems_of(error)}.", hint=_hint(error)
             ) from None
+
+    def with_figures(self, values: Mapping[str, Any]) -> Experiment:
+        """The experiment with values replaced in every figure: ``{"width": 3.4}``.
+
+        Raises:
+            ConfigError: There are no figures, or a value is wrong.
+        """
+        if not values:
+            return self
+        if not self.figures:
+            raise ConfigError(f"experiment {self.name} has no section 'figures'.")
+        try:
+            figures = [
+                FigureSpec.model_validate({**figure.model_dump(), **values})
+                for figure in self.figures
+            ]
+        except ValidationError as error:
+            raise ConfigError(
+                f"experiment {self.name}, figures: {problems_of(error)}.", hint=_hint(error)
+            ) from None
+        return self.model_copy(update={"figures": tuple(figures)})
 
     @property
     def edits(self) -> bool:
@@ -295,6 +357,14 @@ class Experiment(_Section):
         }
 
 
+def value_name(field: str, value: Any, names: Names) -> str | None:
+    """The name that an experiment file gives to a value of a field; None if it has none."""
+    for name, named in names.get(field, {}).items():
+        if canonical_json(named) == canonical_json(value):
+            return name
+    return None
+
+
 def _settings(sweep: Sweep, n_layers: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
     columns: list[list[Any]] = []
     for field, values in sweep.grid.items():
@@ -316,7 +386,15 @@ def _settings(sweep: Sweep, n_layers: Callable[[], int | None]) -> Iterator[dict
 def _hint(error: ValidationError) -> str:
     fields = {
         name
-        for kind in (Experiment, Sweep, Tracing, FigureSpec, TableSpec)
+        for kind in (
+            Experiment,
+            Sweep,
+            Tracing,
+            FigureSpec,
+            TableSpec,
+            PublishedNumbers,
+            PublishedSetting,
+        )
         for name in kind.model_fields
     }
     unknown = [str(e["loc"][-1]) for e in error.errors() if e["type"] == "extra_forbidden"]

@@ -18,12 +18,11 @@ from editkit.safe_text import spreadsheet_text
 from editkit.storage.cache import write_atomically
 from editkit_benchmarks.experiments.curves import (
     Curve,
-    Names,
     curves_of,
     falls_below,
     geometric_mean,
 )
-from editkit_benchmarks.experiments.spec import NOTE, TableSpec
+from editkit_benchmarks.experiments.spec import NOTE, Names, TableSpec
 
 __all__ = [
     "endurance",

@@ -15,7 +15,7 @@ from editkit.benchmark.spec import ModelChoice
 from editkit.cli.main import main
 from editkit.registry.plugins import default_registry
 from editkit.storage.resources import resource_text
-from editkit_benchmarks.experiments.figures import scale_to_percent
+from editkit_benchmarks.experiments.score_figures import scale_to_percent
 from editkit_benchmarks.experiments.spec import (
     known_experiments,
     load_experiment,
@@ -72,7 +72,7 @@ def test_a_sweep_has_an_editor_per_combination() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["prefix-ablation", "layer-token-sweep"])
 @pytest.mark.usefixtures("elsewhere")
-def test_figures_are_png_and_svg(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_figures_are_written(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["run-experiment", name, "--limit", "2", "--no-mlflow", "--quiet", "--out", "out"]
     assert main(arguments) == 0
     assert "rome" in capsys.readouterr().out
@@ -256,7 +256,7 @@ def test_a_wrong_tracing_section_is_refused(
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("value", "whole"), [(60.0, True), (620.0, False)])
+@pytest.mark.parametrize(("value", "whole"), [(70.0, True), (620.0, False), (35.0, False)])
 def test_percentages_have_one_scale_unless_a_value_exceeds_it(value: float, *, whole: bool) -> None:
     panel = Figure().subplots()
     panel.plot([0, 1], [value, value])
