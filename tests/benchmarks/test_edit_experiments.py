@@ -260,7 +260,7 @@ def test_figures_draw_these_numbers(tmp_path: Path) -> None:
     ]
     assert once.lines[-1].get_label() == "unedited"
     assert once.get_xscale() == "log"
-    assert apart.get_xlabel().endswith("one at a time")
+    assert apart.get_ylabel().endswith("one at a time")
     log = FigureSpec(name="p", kind="edits", log=True, scores=("perplexity/ratio",))
     figure = edit_figures.draw_edits(log, SECTION, {})
     once = figure.axes[0]
