@@ -1,16 +1,19 @@
 """Lists and sentences for terminals and pipes; rich does the layout and the colours.
 
-On a terminal, lists wrap their last column. Piped output has no control codes and one line per row,
-so it can be searched and cut.
+Tables fit the terminal; piped ones are at most 100 columns wide, or as wide as the environment
+variable ``COLUMNS``. On a terminal, lists wrap their last column. Piped lists have one line per
+row, so they can be searched and cut. Nothing piped has control codes.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from editkit.safe_text import one_line
@@ -19,20 +22,61 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
 
-__all__ = ["GAP", "UNLIMITED", "aligned", "columns", "rendered", "wrapped"]
+__all__ = [
+    "GAP",
+    "UNLIMITED",
+    "aligned",
+    "column_blocks",
+    "columns",
+    "line_width",
+    "rendered",
+    "wrapped",
+]
 
+_PIPED_TABLE = 100
+_NARROWEST = 16  # of a last column that wraps
 _PIPED_WIDTH = 80  # of sentences
 _WIDEST_SENTENCE = 100
 UNLIMITED = 1_000_000
 GAP = "  "
 
 
+def line_width(*, terminal: bool) -> int:
+    """The width of tables: ``COLUMNS`` of the environment, or else that of the terminal.
+
+    Args:
+        terminal: Whether the table is printed on a terminal; otherwise it has 100 columns.
+    """
+    fallback = 80 if terminal else _PIPED_TABLE
+    if terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return shutil.get_terminal_size((fallback, 24)).columns
+    return fallback
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows with aligned columns. On a terminal, the last column wraps.
+    """Rows with aligned columns. On a terminal, the last column wraps; if the others leave no room
+    for it, the rows continue below, each with its first column again.
 
     Args:
         rows: Texts of any origin, the same number in each row.
     """
+    from rich.cells import cell_len
+
+    texts = [[one_line(text) for text in row] for row in rows]
+    terminal = sys.stdout.isatty()
+    if not terminal:
+        return _grid(texts, terminal=False, width=UNLIMITED)
+    width = line_width(terminal=True)
+    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
+    wrapping = [*widths[:-1], min(widths[-1], _NARROWEST)]
+    parts = column_blocks(wrapping, width, len(GAP), 1)
+    return "\n".join(
+        _grid([[row[i] for i in part] for row in texts], terminal=True, width=width)
+        for part in parts
+    )
+
+
+def _grid(rows: Sequence[Sequence[str]], *, terminal: bool, width: int) -> str:
     from rich.table import Table as Grid
     from rich.text import Text
 
@@ -40,9 +84,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     for i in range(len(rows[0])):
         table.add_column(no_wrap=i < len(rows[0]) - 1, overflow="fold")
     for row in rows:
-        table.add_row(*(Text(one_line(text)) for text in row))
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else UNLIMITED
+        table.add_row(*map(Text, row))
     return rendered(table, terminal=terminal, width=width)
 
 
@@ -93,10 +135,45 @@ def rendered(*parts: RenderableType, terminal: bool, width: int = UNLIMITED) -> 
     return "".join(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
-def wrapped(text: str) -> str:
-    """A sentence over as many lines as it needs; later lines are indented."""
-    width = _PIPED_WIDTH
-    if sys.stdout.isatty():
+def column_blocks(
+    widths: Sequence[float], limit: float, gap: float, keys: int
+) -> Iterator[list[int]]:
+    """Indices of the columns of each part of a table that is too wide; the parts have nearly as
+    many columns each.
+
+    Args:
+        widths: Width of each column.
+        limit: Width of the page.
+        gap: Space between two columns.
+        keys: Number of the first columns, which are in every part.
+    """
+    first, width_of_first = list(range(keys)), sum(widths[:keys]) + gap * (keys - 1)
+
+    def parts(most: int) -> Iterator[list[int]]:
+        block, taken = [*first], width_of_first
+        for i, width in enumerate(widths[keys:], start=keys):
+            is_full = taken + gap + width > limit or len(block) - keys == most
+            if is_full and len(block) > keys:
+                yield block
+                block, taken = [*first], width_of_first
+            block.append(i)
+            taken += gap + width
+        yield block
+
+    n = len(widths) - keys
+    return parts(math.ceil(n / len(list(parts(n)))))
+
+
+def wrapped(text: str, width: int | None = None) -> str:
+    """A sentence over as many lines as it needs; later lines are indented.
+
+    Args:
+        text: The sentence, of any origin.
+        width: Characters of a line; by default at most 100 on a terminal, and 80 in a pipe.
+    """
+    if width is None and not sys.stdout.isatty():
+        width = _PIPED_WIDTH
+    elif width is None:
         width = min(shutil.get_terminal_size().columns, _WIDEST_SENTENCE)
     filled = textwrap.fill(one_line(text), width, subsequent_indent="  ", break_on_hyphens=False)
     return f"{filled}\n"

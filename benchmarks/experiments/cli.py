@@ -74,7 +74,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser, "--out", default=None, help="folder of results (default: editkit-results/NAME)"
     )
     add_pool_flags(parser)
-    add_flags(parser, "--no-mlflow", "--quiet")
+    add_flags(parser, "--no-mlflow", "--quiet", "--wide")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -137,7 +137,9 @@ def run(args: argparse.Namespace) -> int:
             )
     if finished is not None:
         cells = finished.document(differences=False)["cells"]
-        sys.stdout.write(run_table(finished.run, cells, terminal=sys.stdout.isatty()))
+        sys.stdout.write(
+            run_table(finished.run, cells, terminal=sys.stdout.isatty(), wide=args.wide)
+        )
     published = _show(experiment, finished, averages, out, tracking=not args.no_mlflow)
     if finished is not None:
         sys.stdout.write(f"Tables and a page: editkit report {out}\n")

@@ -277,6 +277,10 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "help": "with --ray: number of workers (default: one per share of a GPU, or else per "
         "processor)",
     },
+    "--wide": {
+        "action": "store_true",
+        "help": "print all columns (default: those that fit the terminal)",
+    },
 }
 """The arguments that several commands have, with the options of ``add_argument``."""
 

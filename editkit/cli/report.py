@@ -14,12 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.published import published_for
 from editkit.benchmark.store import runs_in
-from editkit.cli.arguments import add_flag, path
+from editkit.cli.arguments import add_flag, names, path, positive
 from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
+from editkit.report import latex
 from editkit.report.sections import Section, sections_of
+from editkit.report.tables import CELL_COLUMNS
 from editkit.results import STORE_FILE, Run
 
 if TYPE_CHECKING:
@@ -53,6 +56,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="wilson: within the range of a score; paper: 1.96 standard errors (default: wilson, "
         "and paper next to published numbers)",
     )
+    add_flag(
+        parser,
+        "--columns",
+        type=names,
+        default=[],
+        metavar="C,...",
+        help="columns to show, by head or key, in every format: S,ES,PS,NS",
+    )
+    add_flag(parser, "--wide")
+    add_flag(
+        parser,
+        "--text-width",
+        type=positive,
+        default=latex.ARTICLE,
+        metavar="PT",
+        help="for latex: width of the page's text in points, such as 397 (NeurIPS), 219 (a column "
+        f"of ACL) or 455 (both) (default: {latex.ARTICLE}, a plain article)",
+    )
     add_flag(parser, "--against", metavar="E", help="editor to compare with (default: the best)")
     add_flag(
         parser,
@@ -78,12 +99,14 @@ def run(args: argparse.Namespace) -> int:
     runs = _runs_in(args.out, folder)
     # CSV has both intervals, in columns of their own.
     intervals = args.intervals if form != "csv" else None
-    sections = sections_of(runs, [published_for(run, registry) for run in runs], intervals)
+    published = [published_for(run, registry) for run in runs]
+    sections = sections_of(runs, published, intervals, args.columns)
     _check_against(args.against, sections)
+    _check_columns(args.columns, sections)
     if target is None and form == "html":
         target = args.out / _PAGE
     terminal = target is None and sys.stdout.isatty()
-    text = _written(sections, form, args.against, folder, terminal=terminal)
+    text = _written(sections, form, args, folder, terminal=terminal)
     if target is None:
         sys.stdout.write(text)
     else:
@@ -137,15 +160,16 @@ def _format_of(target: Path | None) -> str:
 def _written(
     sections: Sequence[Section],
     form: str,
-    against: str | None,
+    args: argparse.Namespace,
     folder: FolderContent | None,
     *,
     terminal: bool,
 ) -> str:
+    against: str | None = args.against
     if form == "text":
         from editkit.report import text as text_report
 
-        return text_report.report(sections, against=against, terminal=terminal)
+        return text_report.report(sections, against=against, terminal=terminal, wide=args.wide)
     if form == "csv":
         from editkit.report import csv_table as spreadsheet
 
@@ -153,11 +177,9 @@ def _written(
     if form == "markdown":
         from editkit.report import markdown
 
-        return markdown.report(sections, against=against)
+        return markdown.report(sections, against=against, wide=args.wide)
     if form == "latex":
-        from editkit.report import latex
-
-        return latex.report(sections, against=against)
+        return latex.report(sections, against=against, wide=args.wide, text_width=args.text_width)
     from editkit.report import html_page
 
     if folder is None:
@@ -175,6 +197,20 @@ def _check_against(against: str | None, sections: Sequence[Section]) -> None:
             f"--against: no run here has an editor {against!r}.",
             hint=did_you_mean(against, sorted(known)) or f"Known: {', '.join(sorted(known))}.",
         )
+
+
+def _check_columns(columns: Sequence[str], sections: Sequence[Section]) -> None:
+    runs = [section.run for section in sections]
+    scores = [SUMMARY, *(s for run in runs for s in (*run.scores, *run.model_scores))]
+    heads = [*(score.label for score in scores if score.label), *CELL_COLUMNS]
+    known = {*heads, *(score.key for score in scores)}
+    for column in columns:
+        if column not in known:
+            raise UsageError(
+                f"--columns: no run here has a column or a score {column!r}.",
+                hint=did_you_mean(column, sorted(known))
+                or f"Columns: {', '.join(dict.fromkeys(heads))}.",
+            )
 
 
 def _write(target: Path, text: str) -> None:

@@ -94,7 +94,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(parser, "--shard", type=_shard, metavar="I/N", help="run only part I of N")
     add_pool_flags(parser)
-    add_flags(parser, "--no-mlflow", "--json")
+    add_flags(parser, "--no-mlflow", "--json", "--wide")
     add_flag(parser, "--dry-run", action="store_true", help="print the plan and run nothing")
     add_flag(parser, "--quiet")
 
@@ -197,7 +197,8 @@ def _report(args: argparse.Namespace, finished: Finished) -> int:
         sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
     else:
         terminal = sys.stdout.isatty()
-        sys.stdout.write(run_table(finished.run, result["cells"], terminal=terminal))
+        cells, wide = result["cells"], args.wide
+        sys.stdout.write(run_table(finished.run, cells, terminal=terminal, wide=wide))
         sys.stdout.write(f"\nResults are in {args.out}.\n")
         if "mlflow" in finished.added:
             out = shlex.quote(str(args.out))

@@ -168,7 +168,10 @@ def _lines(
     scores = (SUMMARY, *section.run.scores, *section.run.model_scores)
     labels = {score.key: score.label for score in scores}
     published = key["table"] == "published"
+    chosen = {*section.chosen}
     for score, estimate in estimates.items():
+        if chosen and not chosen & {score, labels.get(score, "")}:
+            continue
         yield {
             **_run(section),
             **key,

@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 
 from editkit.benchmark.aggregate import SUMMARY, Difference, corrected, paired_differences
 from editkit.data_types import Score
-from editkit.report.lines import Result, key_entries, key_heads, notes_on_intervals
+from editkit.report.lines import (
+    Result,
+    key_entries,
+    key_heads,
+    notes_on_intervals,
+    scores_by_head,
+)
 from editkit.report.tables import Entry, Line, Table, score_entry
 
 __all__ = ["Compared", "compare", "differences_table", "effects_table", "matrix_table"]
@@ -82,7 +88,8 @@ def differences_table(
         name="differences",
         title=f"Paired differences{_to(comparisons)}",
         head=(*keys, *(score.label for score in columns)),
-        lines=tuple(lines),
+        lines=tuple(lines) if columns else (),
+        scores=scores_by_head(columns),
         bold=_SIGNIFICANT,
         notes=(
             f"Each editor minus {minus}, over the records that both have{within}. Intervals are "
@@ -118,6 +125,7 @@ def effects_table(
         title=f"Effect sizes{_to(comparisons)}, and {units} needed",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines) if shown else (),
+        scores=scores_by_head(columns),
         bold="already separated by the records of this run (corrected p < 0.05)",
         notes=(
             "d_z: the mean difference in standard deviations of the records' differences. In "

@@ -15,12 +15,19 @@ from editkit.report.labels import edits_labels, series_labels, series_names
 from editkit.report.tables import CELL_COLUMNS, Entry, Line, score_entry
 from editkit.results import Run
 
-__all__ = ["Estimates", "Result", "notes_on_intervals", "notes_on_records", "results_of"]
+__all__ = [
+    "SIDES_NOTE",
+    "Estimates",
+    "Result",
+    "notes_on_intervals",
+    "notes_on_records",
+    "results_of",
+]
 
 Estimates = Mapping[str, Estimate]
 """Estimates by score key."""
 
-_SIDES_NOTE = "-4.2/+1.8: the 95% interval is from 4.2 below to 1.8 above the mean."
+SIDES_NOTE = "-4.2/+1.8: the 95% interval is from 4.2 below to 1.8 above the mean."
 _FEW_NOTE = (
     f"No interval and no marks: fewer than {FEWEST} records (or models, where facts share them), "
     "or equal numbers of a score without two bounds."
@@ -156,6 +163,7 @@ def score_line(
     *,
     best: Mapping[str, float],
     failed: Collection[str] = (),
+    more: Collection[str] = tuple(CELL_COLUMNS),
 ) -> Line:
     """A line of a table of scores.
 
@@ -168,6 +176,7 @@ def score_line(
             for a table without them.
         best: Best mean by score key; equal means are bold if they have an interval.
         failed: Keys of the scores that are marked as clear failures.
+        more: Heads of the columns after the scores.
     """
     entries = []
     for score in columns:
@@ -176,7 +185,7 @@ def score_line(
         entries.append(
             score_entry(score, estimate, bold=bold, failed=ranked and score.key in failed)
         )
-    rest = [] if document is None else [Entry(text(document)) for text in CELL_COLUMNS.values()]
+    rest = [] if document is None else [Entry(CELL_COLUMNS[head](document)) for head in more]
     return Line((*keys, *entries, *rest))
 
 
@@ -191,7 +200,7 @@ def notes_on_intervals(lines: Iterable[Line]) -> tuple[str, ...]:
     """
     ours = [line for line in lines if not line.faint]
     spreads = [entry.spread for line in ours for entry in line.entries if entry.is_estimate]
-    sides = (_SIDES_NOTE,) if any("/" in spread for spread in spreads) else ()
+    sides = (SIDES_NOTE,) if any("/" in spread for spread in spreads) else ()
     return (*sides, *((_FEW_NOTE,) if not all(spreads) else ()))
 
 
@@ -221,6 +230,38 @@ def notes_on_records(
     )
 
 
-def score_heads(keys: Sequence[str], columns: Sequence[Score]) -> tuple[str, ...]:
-    """Heads of a table with the columns after the scores."""
-    return (*keys, *(score.label for score in columns), *CELL_COLUMNS)
+def score_heads(
+    keys: Sequence[str], columns: Sequence[Score], more: Iterable[str] = CELL_COLUMNS
+) -> tuple[str, ...]:
+    """Heads of a table with columns after the scores."""
+    return (*keys, *(score.label for score in columns), *more)
+
+
+def scores_by_head(columns: Iterable[Score]) -> dict[str, Score]:
+    """:attr:`Table.scores` of a table with these columns."""
+    return {score.label: score for score in columns}
+
+
+def chosen_columns(
+    columns: Sequence[Score],
+    scores: Sequence[Score],
+    lines: Iterable[Estimates],
+    chosen: Sequence[str],
+) -> tuple[Score, ...]:
+    """The columns that a user chose, in that order; all columns if nothing was chosen.
+
+    Args:
+        columns: The columns of :func:`score_columns`.
+        scores: All scores, those without a column included.
+        lines: The estimates of the table's lines.
+        chosen: Heads or keys; those of other tables are skipped.
+    """
+    if not chosen:
+        return tuple(columns)
+    present = {key for estimates in lines for key in estimates}
+    known = {score.key: score for score in (SUMMARY, *scores) if score.key in present}
+    known |= {score.label: score for score in known.values() if score.label}
+    picked = dict.fromkeys(known[name] for name in chosen if name in known)
+    return tuple(
+        score if score.label else dataclasses.replace(score, label=score.key) for score in picked
+    )

@@ -36,6 +36,7 @@ from editkit.report.lines import (
     Result,
     best_means,
     blocks_of,
+    chosen_columns,
     key_entries,
     key_heads,
     notes_on_intervals,
@@ -44,9 +45,10 @@ from editkit.report.lines import (
     score_columns,
     score_heads,
     score_line,
+    scores_by_head,
 )
 from editkit.report.shared_models import model_scores, newest_facts, retention_by_age
-from editkit.report.tables import Entry, Line, Table, score_entry
+from editkit.report.tables import CELL_COLUMNS, Entry, Line, Table, score_entry
 from editkit.results import Row, Run
 
 __all__ = ["MOST_CELLS", "Intervals", "Section", "is_failure", "sections_of"]
@@ -120,6 +122,7 @@ class Section:
         relation_names: Names of the dataset's relations, by identifier.
         intervals: ``wilson``: the intervals of :mod:`editkit.benchmark.intervals`; ``paper``: the
             papers' formula; None: the papers' formula only next to published numbers.
+        chosen: Columns that tables show, by head or key, in this order; empty for all.
     """
 
     run: Run
@@ -134,11 +137,18 @@ class Section:
     warnings: tuple[str, ...]
     relation_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     intervals: Intervals | None = None
+    chosen: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[Score, ...]:
-        """The scores that tables show."""
+        """The scores that have a column."""
         return score_columns(self.run.scores, (result.estimates for result in self.results))
+
+    @property
+    def shown(self) -> tuple[Score, ...]:
+        """The columns of tables: those in ``chosen``, or all."""
+        lines = [result.estimates for result in self.results]
+        return chosen_columns(self.columns, self.run.scores, lines, self.chosen)
 
     @property
     def last(self) -> list[Result]:
@@ -230,15 +240,16 @@ class Section:
         """The scores, and what belongs to them if facts share models."""
         tables = [
             self.scores(),
-            newest_facts(self.run, self.results),
+            newest_facts(self.run, self.results, self.chosen),
             retention_by_age(self.run, self.results),
-            model_scores(self.run, self.results),
+            model_scores(self.run, self.results, self.chosen),
         ]
         return [table for table in tables if table.lines]
 
     def scores(self) -> Table:
         """The papers' table, with published numbers below ours."""
-        columns, keys = self.columns, key_heads(self.results, "models")
+        columns, keys = self.shown, key_heads(self.results, "models")
+        more = [head for head in CELL_COLUMNS if not self.chosen or head in self.chosen]
         as_published = bool(self.published) and self.intervals is None
         lines: list[Line] = []
         for block in blocks_of(self.results):
@@ -255,11 +266,12 @@ class Section:
                         result.document(self.run),
                         best=best,
                         failed=[s.key for s in columns if is_failure(s, own, unedited)],
+                        more=more,
                     )
                 )
                 others = {later.editor for later in block[i + 1 :]}
                 if result.series.regime.is_independent and result.editor not in others:
-                    lines += self._published(result.editor, keys)
+                    lines += self._published(result.editor, keys, more)
         notes = [f"Published: {published.source}." for published in self.published]
         notes += self._contradictions()
         marked = any(entry.failed for line in lines for entry in line.entries)
@@ -279,8 +291,9 @@ class Section:
         return Table(
             name="scores",
             title="Scores",
-            head=score_heads(keys, columns),
-            lines=tuple(lines),
+            head=score_heads(keys, columns, more),
+            lines=tuple(lines) if columns or more else (),
+            scores=scores_by_head(columns),
             bold=f"best of {ranked}; the unedited model is not ranked",
             notes=tuple(notes),
             warnings=tuple(
@@ -308,7 +321,7 @@ class Section:
                 notes[f"Edits {series.regime.label}: {warning}."] = None
         return list(notes)
 
-    def _published(self, editor: str, keys: Sequence[str]) -> list[Line]:
+    def _published(self, editor: str, keys: Sequence[str], more: Sequence[str]) -> list[Line]:
         """Lines of published numbers. Those that repeat an earlier line's are left out."""
         lines: list[Line] = []
         shown: dict[str, float] = {}
@@ -324,10 +337,11 @@ class Section:
                 [Entry(texts.get(head, f"  {editor}, {published.label}")) for head in keys],
                 editor,
                 own,
-                self.columns,
+                self.shown,
                 {"time": {}, "records": {"done": published.n_records, "failed": 0}},
                 best={},
-                failed=[s.key for s in self.columns if is_failure(s, exact, unedited)],
+                failed=[s.key for s in self.shown if is_failure(s, exact, unedited)],
+                more=more,
             )
             lines.append(dataclasses.replace(line, faint=True))
         return lines
@@ -344,8 +358,8 @@ class Section:
         """Paired differences, then their effect sizes and the records needed."""
         compared, paper = self.comparisons(against), self.intervals == "paper"
         return [
-            differences_table(compared, self.columns, self.results, by_paper=paper),
-            effects_table(compared, self.columns, self.results),
+            differences_table(compared, self.shown, self.results, by_paper=paper),
+            effects_table(compared, self.shown, self.results),
         ]
 
     def matrix(self) -> Table:
@@ -356,7 +370,7 @@ class Section:
 
     def by_relation(self) -> Table:
         """The first score of the table, by relation and series."""
-        title, columns = "By relation", self.columns
+        title, columns = "By relation", self.shown
         names = tuple(result.name for result in self.last)
         if not self.relations or not columns or len(names) > MOST_CELLS:
             return Table("relations", title, ("relation", *names), ())
@@ -408,6 +422,7 @@ def sections_of(
     runs: Sequence[Run],
     published: Sequence[Sequence[Published]],
     intervals: Intervals | None = None,
+    columns: Sequence[str] = (),
 ) -> list[Section]:
     """Read everything that the report of some runs needs.
 
@@ -416,13 +431,15 @@ def sections_of(
             procedures of metrics in which they differ.
         published: Published results to compare each run with.
         intervals: As in :class:`Section`.
+        columns: The columns that tables show, by head or key; empty for all.
 
     Raises:
         StoreError: The store cannot be read.
     """
     distinct = distinct_titles(runs)
     each_run = zip(runs, distinct, published, strict=True)
-    return [_section(run, title, own, intervals) for run, title, own in each_run]
+    sections = [_section(run, title, own, intervals) for run, title, own in each_run]
+    return [dataclasses.replace(section, chosen=tuple(columns)) for section in sections]
 
 
 def _section(

@@ -13,11 +13,13 @@ from editkit.report.lines import (
     Result,
     best_means,
     blocks_of,
+    chosen_columns,
     key_entries,
     key_heads,
     notes_on_intervals,
     score_columns,
     score_line,
+    scores_by_head,
 )
 from editkit.report.tables import Entry, Line, Table, score_entry
 from editkit.results import Run
@@ -27,8 +29,14 @@ __all__ = ["model_scores", "newest_facts", "retention_by_age"]
 _COLLAPSED = 0.5
 
 
-def newest_facts(run: Run, results: Sequence[Result]) -> Table:
-    """The main scores over the facts of the last step, at each checkpoint of the sequences."""
+def newest_facts(run: Run, results: Sequence[Result], chosen: Sequence[str] = ()) -> Table:
+    """The main scores over the facts of the last step, at each checkpoint of the sequences.
+
+    Args:
+        run: The run.
+        results: The lines of its tables.
+        chosen: Columns to show, by head or key; empty for the main scores.
+    """
     sequences = [result for result in results if result.series.regime.kind == "sequential"]
     if not any(result.state.at > result.series.regime.step for result in sequences):
         sequences = []  # every fact is one of the newest
@@ -36,11 +44,12 @@ def newest_facts(run: Run, results: Sequence[Result]) -> Table:
         id(result): metrics_of(result.series.newest(result.state), run.scores)
         for result in sequences
     }
-    columns = [
+    main = [
         score
         for score in score_columns(run.scores, newest.values())
         if score == SUMMARY or score.summary
     ]
+    columns = chosen_columns(main, run.scores, newest.values(), chosen)
     keys = key_heads(results, "models")
     lines = []
     for block in blocks_of(sequences):
@@ -56,6 +65,7 @@ def newest_facts(run: Run, results: Sequence[Result]) -> Table:
         title="Newest facts",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines) if columns else (),
+        scores=scores_by_head(columns),
         bold="best at its checkpoint; the unedited model is not ranked",
         notes=(
             "Only the facts of the last step before each checkpoint.",
@@ -65,13 +75,21 @@ def newest_facts(run: Run, results: Sequence[Result]) -> Table:
     )
 
 
-def model_scores(run: Run, results: Sequence[Result]) -> Table:
-    """The scores of the models as a whole, and where they collapsed."""
+def model_scores(run: Run, results: Sequence[Result], chosen: Sequence[str] = ()) -> Table:
+    """The scores of the models as a whole, and where they collapsed.
+
+    Arguments as for :func:`newest_facts`.
+    """
     estimates = {
         id(result): model_metrics_of(result.state.models, run.model_scores) for result in results
     }
     shown = [result for result in results if estimates[id(result)]]
-    columns = score_columns(run.model_scores, estimates.values())
+    columns = chosen_columns(
+        score_columns(run.model_scores, estimates.values()),
+        run.model_scores,
+        estimates.values(),
+        chosen,
+    )
     keys = key_heads(results, "models")
     lines = []
     for result in shown if columns else ():
@@ -82,10 +100,11 @@ def model_scores(run: Run, results: Sequence[Result]) -> Table:
         title="Scores of the models",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines),
+        scores=scores_by_head(columns),
         notes=(
             *_collapses(run, shown),
             *((KEYS_NOTE,) if len(keys) > 1 else ()),
-            *([_legend(columns)] if lines else []),
+            *([f"{scaled} x 100."] if lines and (scaled := _times_100(columns)) else []),
             *notes_on_intervals(lines),
         ),
         warnings=tuple(_failed_metrics(shown)),
@@ -93,12 +112,10 @@ def model_scores(run: Run, results: Sequence[Result]) -> Table:
     )
 
 
-def _legend(columns: Sequence[Score]) -> str:
-    """What each column is, by the key that stores and metrics use, with its factor."""
-    return "; ".join(
-        f"{score.label}: {score.key}" + (f" x {score.scale:g}" if score.scale != 1 else "")
-        for score in columns
-    )
+def _times_100(columns: Sequence[Score]) -> str:
+    """The columns that are times 100, among others that are not."""
+    scaled = [score.label for score in columns if score.scale == 100]
+    return ", ".join(scaled) if len(scaled) < len(columns) else ""
 
 
 def _collapses(run: Run, results: Sequence[Result]) -> Iterator[str]:

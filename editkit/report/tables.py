@@ -76,6 +76,8 @@ class Table:
         notes: Sentences below the table.
         warnings: Warnings about its numbers, directly below the table.
         keys: Number of leading columns that identify a line.
+        scores: The score of each column that has one, by head; for legends, and to choose columns
+            where the table does not fit.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Table:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     keys: int = 1
+    scores: Mapping[str, Score] = dataclasses.field(default_factory=dict)
 
     @property
     def left_aligned(self) -> tuple[bool, ...]:

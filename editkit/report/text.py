@@ -1,16 +1,22 @@
 """Tables as text, for terminals and pipes.
 
-On a terminal, wide tables continue in further blocks of columns. Piped tables have one line per
-row.
+A table fits the terminal, or 100 columns in a pipe: it has the columns that fit
+(:mod:`editkit.report.columns`), and a line below it names the others. Tables without scores, and
+all columns of a table (``--wide``), continue in further blocks of columns on a terminal.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from editkit.benchmark.aggregate import Estimate
+from editkit.report.columns import (
+    kept_columns,
+    legend_of,
+    narrowed,
+    note_on_left_out,
+)
 from editkit.report.labels import labels_of, run_title
 from editkit.report.lines import (
     best_means,
@@ -19,47 +25,58 @@ from editkit.report.lines import (
     score_columns,
     score_heads,
     score_line,
+    scores_by_head,
 )
 from editkit.report.sections import Section, sections_of
 from editkit.report.tables import Entry, Line, Table
 from editkit.results import Run
 from editkit.safe_text import one_line, shortened
-from editkit.terminal import GAP, UNLIMITED, rendered, wrapped
+from editkit.terminal import GAP, UNLIMITED, column_blocks, line_width, rendered, wrapped
 
-__all__ = ["report", "run_table", "text_table"]
+__all__ = ["fitted", "report", "run_table", "text_table"]
 
 _WIDEST_ENTRY = 60  # characters of a label or a relation
 
 
-def report(sections: Sequence[Section], *, against: str | None, terminal: bool) -> str:
+def report(
+    sections: Sequence[Section], *, against: str | None, terminal: bool, wide: bool = False
+) -> str:
     """The tables of every run.
 
     Args:
         sections: The runs.
         against: Editor that the others are compared with; by default the best one.
         terminal: Whether the text may have colours and must fit the width of the terminal.
+        wide: Whether all columns are printed.
     """
     parts = []
     for section in sections:
-        parts.append(f"{one_line(section.title)}\n")
+        parts.append(wrapped(section.title, line_width(terminal=terminal)))
         parts += [wrapped(f"warning: {warning}") for warning in section.warnings]
+        explained: set[str] = set()
         for table in section.tables(against):
-            title = "" if table.name == "scores" else f"{table.title}\n"
+            title = "" if table.name == "scores" else wrapped(table.title)
+            shown, notes = fitted(
+                table, terminal=terminal, starred=not terminal, wide=wide, explained=explained
+            )
             below = [wrapped(f"warning: {warning}") for warning in table.warnings]
             below += [wrapped(note) for note in table.legend("Bold" if terminal else "*")]
-            rows = text_table(table, terminal=terminal, starred=not terminal)
-            parts.append(f"\n{title}{rows}{''.join(below)}")
+            parts.append(f"\n{title}{shown}{notes}{''.join(below)}")
+            explained |= table.scores.keys()
         parts.append("\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 
 
-def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool) -> str:
+def run_table(
+    run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool, wide: bool = False
+) -> str:
     """The table at the end of a run, with a warning below for each cell with failed edits.
 
     Args:
         run: The run.
         entries: The entries of its cells in the ``--json`` document.
         terminal: As for :func:`report`; bold is not replaced by stars.
+        wide: Whether all columns are printed.
     """
     labels = labels_of(run)
     if any(not cell.regime.is_independent for cell in run.cells):
@@ -69,12 +86,14 @@ def run_table(run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool)
         tables = [_scores(run, labels, entries)]
     summaries = zip(labels, (entry["edits"]["summary"] for entry in entries), strict=True)
     below = "".join(wrapped(f"warning: {label}: {text}") for label, text in summaries if text)
-    parts = []
+    title_line = wrapped(run_title(run), line_width(terminal=terminal))
+    parts, explained = [], set[str]()
     for table in tables:
         title = "" if table.name == "scores" else f"{table.title}\n"
-        notes = "".join(map(wrapped, table.notes))
-        parts.append(f"{title}{text_table(table, terminal=terminal)}{notes}")
-    return "\n".join([f"{run_title(run)}\n", *parts, *([below] if below else [])])
+        shown, more = fitted(table, terminal=terminal, wide=wide, explained=explained)
+        parts.append(f"{title}{shown}{more}{''.join(map(wrapped, table.notes))}")
+        explained |= table.scores.keys()
+    return "\n".join([title_line, *parts, *([below] if below else [])])
 
 
 def _scores(run: Run, labels: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> Table:
@@ -91,37 +110,67 @@ def _scores(run: Run, labels: Sequence[str], entries: Sequence[Mapping[str, Any]
     )
     counted = zip(estimates, (entry["records"]["done"] for entry in entries), strict=True)
     notes = (*notes_on_records(run.scores, counted), *notes_on_intervals(lines))
-    return Table("scores", "", score_heads(("editor",), columns), lines, notes=notes)
+    head = score_heads(("editor",), columns)
+    return Table("scores", "", head, lines, notes=notes, scores=scores_by_head(columns))
+
+
+def fitted(
+    table: Table,
+    *,
+    terminal: bool,
+    starred: bool = False,
+    wide: bool = False,
+    width: int | None = None,
+    explained: Collection[str] = (),
+) -> tuple[str, str]:
+    """The table with the columns that fit, and the lines below it that explain them.
+
+    Args:
+        table: The table.
+        terminal: As for :func:`text_table`.
+        starred: As for :func:`text_table`.
+        wide: Whether all columns are shown; in a pipe, rows are then as long as they need to be.
+        width: Characters of a line; by default :func:`editkit.terminal.line_width`.
+        explained: Heads of columns that need no explanation.
+    """
+    limit = width or line_width(terminal=terminal)
+    kept = list(range(len(table.head)))
+    if not wide:
+        kept = kept_columns(table, _widths(_texts(table, starred)), limit, len(GAP))
+    shown = narrowed(table, kept)
+    legend, left_out = legend_of(shown, explained), note_on_left_out(table, kept)
+    notes = [f"{legend}."] * bool(legend)
+    notes += [f"{left_out} --wide shows all columns."] * bool(left_out)
+    width = UNLIMITED if wide and not terminal else limit
+    text = text_table(shown, terminal=terminal, starred=starred, width=width)
+    return text, "".join(map(wrapped, notes))
 
 
 def text_table(
     table: Table, *, terminal: bool, starred: bool = False, width: int | None = None
 ) -> str:
-    """A table with a rule below its head and aligned columns.
+    """All columns of a table, aligned, with a rule below the head; in blocks if they do not fit.
 
     Args:
         table: The table.
-        terminal: Whether it may have colours and must fit ``width``.
+        terminal: Whether it may have colours.
         starred: Whether a star marks bold entries.
-        width: Columns of the terminal; by default those of standard output.
+        width: Characters of a line; by default :func:`editkit.terminal.line_width`.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
-    lines = [Line(tuple(Entry(head) for head in table.head)), *table.lines]
-    has_marks = any(entry.failed for line in lines for entry in line.entries)
-    texts = [[_printed(entry, has_marks, starred) for entry in line.entries] for line in lines]
-    widths = [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
-
-    left = table.left_aligned
+    texts = _texts(table, starred)
+    widths, left = _widths(texts), table.left_aligned
+    lines = _with_head(table)
 
     def padded(text: str, column: int) -> str:
         space = " " * (widths[column] - cell_len(text))
         return text + space if left[column] else space + text
 
-    limit = (width or shutil.get_terminal_size().columns) if terminal else UNLIMITED
     blocks = []
-    for columns in _blocks_of(widths, limit, table.keys):
+    limit = width or line_width(terminal=terminal)
+    for columns in column_blocks(widths, limit, len(GAP), table.keys):
         head, *body = (
             Text(GAP).join(
                 Text(padded(words[i], i), _style(line.entries[i], line)) for i in columns
@@ -132,17 +181,23 @@ def text_table(
     return "\n".join(blocks)
 
 
-def _blocks_of(widths: Sequence[int], limit: int, keys: int) -> Iterator[list[int]]:
-    """Indices of the columns of each block; every block begins with the ``keys`` first columns."""
-    first, width_of_first = list(range(keys)), sum(widths[:keys]) + len(GAP) * (keys - 1)
-    block, taken = [*first], width_of_first
-    for i, width in enumerate(widths[keys:], start=keys):
-        if taken + len(GAP) + width > limit and len(block) > keys:
-            yield block
-            block, taken = [*first], width_of_first
-        block.append(i)
-        taken += len(GAP) + width
-    yield block
+def _with_head(table: Table) -> list[Line]:
+    return [Line(tuple(Entry(head) for head in table.head)), *table.lines]
+
+
+def _texts(table: Table, starred: bool) -> list[list[str]]:
+    """The entries as printed, the heads first."""
+    has_marks = any(entry.failed for line in table.lines for entry in line.entries)
+    return [
+        [_printed(entry, has_marks, starred) for entry in line.entries]
+        for line in _with_head(table)
+    ]
+
+
+def _widths(texts: Sequence[Sequence[str]]) -> list[int]:
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, column)) for column in zip(*texts, strict=True)]
 
 
 def _printed(entry: Entry, has_marks: bool, starred: bool) -> str:

@@ -44,7 +44,9 @@ def sets(under: str, values: tuple[str, ...] = SMALL) -> list[str]:
 
 
 def test_each_record_has_the_scores_of_its_own_model(bench: Any) -> None:
-    single, table = bench("--metrics", f"efficacy,{HEALTH}", *sets("metrics"), out="single")
+    single, table = bench(
+        "--metrics", f"efficacy,{HEALTH}", "--wide", *sets("metrics"), out="single"
+    )
     shared = ("--joint", 1, "--model-metrics", HEALTH, *sets("model_metrics"))
     joint, _ = bench("--metrics", "efficacy", *shared, out="joint")
     head = next(line for line in table.splitlines() if line.startswith("editor")).split()

@@ -347,4 +347,4 @@ def test_a_missing_or_unusable_corpus_ends_the_run_with_a_hint(editkit: Cli) -> 
 def test_a_score_with_its_own_scale_is_not_rescaled(editkit: Cli, tmp_path: Path) -> None:
     code, text, _ = editkit("run-benchmark", "small", *WORDS, "--out", tmp_path / "out")
     assert code == 0
-    assert " 0.2  " in text  # equal numbers without two bounds: no interval
+    assert " 0.200  " in text  # equal numbers without two bounds: no interval

@@ -99,6 +99,7 @@ def test_piped_tables_have_one_line_per_editor_and_no_control_codes() -> None:
     assert len(lines) == 2
     assert {cell_len(line) for line in (head, *lines)} == {len(rule)}
     assert rule.strip("-") == ""
+    assert len(rule) <= 100
     assert "\x1b" not in "".join(lines)
 
 
