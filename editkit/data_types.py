@@ -355,9 +355,9 @@ class Localization:
         subject: Half-open span of the subject's tokens, if the locator reports it.
         answer: The answer whose probability was traced, as the model writes it.
         window: How many layers are restored together around each layer; None for a single one.
-        counterparts: If the fact's subject is replaced by another one: for each token, the token of
-            that prompt at whose place it is restored, as text; empty for a token without one, which
-            is not traced. No texts at all otherwise.
+        replacements: Other subjects that replace the fact's own in the corrupted runs, if any do.
+        counterparts: With ``replacements``: for each token, the tokens of those prompts at whose
+            place it is restored, as text; empty for a token without one, which is not traced.
     """
 
     fact: Fact
@@ -369,6 +369,7 @@ class Localization:
     subject: tuple[int, int] | None = None
     answer: str = ""
     window: int | None = None
+    replacements: tuple[str, ...] = ()
     counterparts: tuple[str, ...] = ()
 
     @property

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 
 from editkit.editing.rome_rows import RequestRows
 from editkit_benchmarks.speed.limits import Needed, Product, Sizes, through
-from editkit_plugins.tracing.causal_tracing import PatchedRun, plan_runs
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
+from editkit_plugins.tracing.restored_runs import PatchedRun, plan_runs
 
 Row = tuple[int, ...]
 _TRACED: tuple[Kind, ...] = ("state", "mlp", "attn")

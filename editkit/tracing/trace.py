@@ -163,10 +163,20 @@ class Trace:
 
     @property
     def row_labels(self) -> tuple[str, ...]:
-        """Labels of its plot's rows: the tokens, shortened."""
+        """Labels of its plot's rows: the tokens, shortened.
+
+        If one other subject replaces the fact's own, a token of the subject is followed by the one
+        at whose place it is restored.
+        """
         from editkit.tracing.plots import shortened
 
-        return tuple(shortened(token) for token in self.tokens)
+        labels = [shortened(token) for token in self.tokens]
+        first, end = self.maps[0].subject or (0, 0)
+        if len(self.maps[0].replacements) == 1:
+            for i in range(first, end):
+                other = self.maps[0].counterparts[i]
+                labels[i] += f" → {shortened(other)}" if other else " → none"
+        return tuple(labels)
 
     @property
     def unit(self) -> str:
@@ -186,7 +196,13 @@ class Trace:
         answer = f"p({self.answer.strip()}) = {baselines['clean']:.3f}"
         if "corrupted" not in baselines:
             return [f"{answer}; * marks the subject"]
-        return [f"{answer} clean, {baselines['corrupted']:.3f} with a corrupted subject (*)"]
+        corruption = f"{baselines['corrupted']:.3f} with a corrupted subject (*)"
+        others = self.maps[0].replacements
+        if others:
+            name = others[0] if len(others) == 1 else f"{len(others)} other subjects"
+            corruption = f"{baselines['corrupted']:.3f} with {name} in place of {self.fact.subject}"
+            corruption += " (*), aligned at the last token"
+        return [f"{answer} clean, {corruption}"]
 
 
 def trace(

@@ -260,12 +260,15 @@ def effects_by_role(
 ) -> dict[str, list[list[float]]]:
     """A fact's effects by role: (tokens, L) ``by_token``, their mean (1, L) ``by_fact``.
 
+    Tokens that were not traced, for lack of a counterpart in another subject, are left out.
+
     Raises:
         ValueError: The localization has no subject span.
     """
     effects: dict[str, list[list[float]]] = {}
     subject = _subject_of(localization)
     for role, tokens in tokens_by_role(len(localization.tokens), subject, averaging).items():
+        tokens = [token for token in tokens if localization.traced[token]]
         if not tokens:
             continue
         rows = [list(localization.scores[token]) for token in tokens]

@@ -201,6 +201,10 @@ def _identity(model: LanguageModel, tools: Tools, digests: Mapping[str, str]) ->
     config = tools.locator.config.model_dump(mode="json")
     if isinstance(tools.locator.config, CausalTracingConfig):
         config["plain"] = False  # a former field: traces that were stored with it are still used
+        if (
+            config["substitute_length"] == "same"
+        ):  # nor are those from before this field traced again
+            del config["substitute_length"]
     identity = {
         "kind": "trace",
         "layout": _LAYOUT,

@@ -30,8 +30,9 @@ Where each is computed:
 
     eps, nu               corruption.py
     P and P*              _Tracer.probabilities, from the pass that _Tracer._record_pass runs
-    windows               window_of
-    the runs of a kind    plan_runs
+    windows               window_of, in restored_runs.py
+    the runs of a kind    plan_runs, there
+    other subjects        substitution.py, and _Substituting
     P*,h                  _Tracer._run_patched: _patched and _overwrites restore the states
     IE                    CausalTracingLocator
     TE                    stored_traces.py
@@ -52,9 +53,7 @@ save nearly all of that, and change no number beyond rounding:
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -64,20 +63,21 @@ from editkit.models import LanguageModel
 from editkit.models.blocks import BlockPart, RecordedPass
 from editkit.storage.machine import available_memory
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
-from editkit_plugins.tracing.corruption import draw_noise, noise_level, read_subjects
+from editkit_plugins.tracing.corruption import draw_noise, embed, noise_level, read_subjects
+from editkit_plugins.tracing.restored_runs import (
+    SEVERED,
+    WINDOWS,
+    PatchedRun,
+    pack_groups,
+    plan_runs,
+    window_size,
+)
+from editkit_plugins.tracing.substitution import Substitute, choose_substitutes, counterparts
 from editkit_plugins.tracing.tokenized_facts import TokenizedFact, tokenize_facts
-
-SEVERED: Mapping[Kind, tuple[BlockPart, ...]] = {
-    "state-mlp-severed": ("mlp_out",),
-    "state-attn-severed": ("attention_out",),
-    "state-both-severed": ("attention_out", "mlp_out"),
-}
-WINDOWS: Mapping[Kind, BlockPart] = {"mlp": "mlp_out", "attn": "attention_out"}
 
 Hook = Callable[[Tensor], Tensor]
 """Gives a module's new output from its output, (runs * n, tokens from i on, H)."""
 
-_PUBLISHED_WINDOW, _PUBLISHED_LAYERS = 10, 48  # of GPT-2 XL
 _MAX_MB = 512
 _MAX_MB_CPU = 64  # the largest tensor is a quarter of it; from 32 MB on, malloc never reuses memory
 _VALUES_PER_TOKEN = 16  # in units of H: what a block holds per token while it runs
@@ -97,7 +97,7 @@ class CausalTracingLocator(Locator[CausalTracingConfig]):
         Raises:
             RequestError: A prompt contains its subject twice.
             ModelError: A prompt is longer than the model's context.
-            ConfigError: No substitute has as many tokens as a subject.
+            ConfigError: No substitute has as many tokens as a subject, or fits into its prompt.
         """
         return [localization for [localization] in self._trace(model, facts, (self.config.kind,))]
 
@@ -126,21 +126,38 @@ class CausalTracingLocator(Locator[CausalTracingConfig]):
         subjects = read_subjects(self.config)
         traces = []
         for tokenized in tokenize_facts(model, facts, answer_tokens=self.config.answer_tokens):
-            level = noise_level(model, self.config, subjects or (tokenized.fact.subject,))
-            noise = draw_noise(model, tokenized, self.config, level)
-            p = trace_fact(model, tokenized, noise, self.config, kinds)
-            baselines = {"clean": p.clean, "corrupted": p.corrupted}
-            maps = []
-            for kind in kinds:
-                effects = p.restored[kind].double() - p.corrupted  # IE, (T, L)
-                effects[: tokenized.subject[0]] = 0.0
-                traced = tokenized.localization(model, kind, effects, baselines)
-                if kind in WINDOWS:
-                    window = window_size(model.n_layers, self.config)
-                    traced = dataclasses.replace(traced, window=window)
-                maps.append(traced)
-            traces.append(tuple(maps))
+            others: Sequence[Substitute] = ()
+            if self.config.corruption == "substitute":
+                others = choose_substitutes(model, tokenized, self.config)
+            if self.config.substitute_length == "any" and others:
+                p = trace_substituted(model, tokenized, others, self.config, kinds)
+            else:
+                level = noise_level(model, self.config, subjects or (tokenized.fact.subject,))
+                noise = draw_noise(model, tokenized, self.config, level)
+                p = trace_fact(model, tokenized, noise, self.config, kinds)
+            traces.append(
+                tuple(self._localization(model, tokenized, others, p, kind) for kind in kinds)
+            )
         return traces
+
+    def _localization(
+        self,
+        model: LanguageModel,
+        fact: TokenizedFact,
+        others: Sequence[Substitute],
+        p: Probabilities,
+        kind: Kind,
+    ) -> Localization:
+        effects = p.restored[kind].double() - p.corrupted  # IE, (T, L)
+        effects[: fact.subject[0]] = 0.0
+        baselines = {"clean": p.clean, "corrupted": p.corrupted}
+        window = window_size(model.n_layers, self.config) if kind in WINDOWS else None
+        return dataclasses.replace(
+            fact.localization(model, kind, effects, baselines),
+            window=window,
+            replacements=tuple(each.name for each in others),
+            counterparts=counterparts(fact, others) if others else (),
+        )
 
 
 # ---------------------------------------------------------------- clean, corrupted, restored runs
@@ -182,6 +199,40 @@ def trace_fact(
         return _Tracer(model, fact, noise, config).probabilities(kinds)
 
 
+def trace_substituted(
+    model: LanguageModel,
+    fact: TokenizedFact,
+    others: Sequence[Substitute],
+    config: CausalTracingConfig,
+    kinds: Sequence[Kind],
+) -> Probabilities:
+    """As :func:`trace_fact`, with other subjects of any length instead of noise.
+
+    Each substitute is one draw. At a token without a counterpart in some of them, ``restored`` is
+    P* plus the mean effect over the others; without any counterpart, it is P*.
+    """
+    first, end = fact.subject
+    shape = (len(fact.prompt), model.n_layers)
+    effects = {kind: torch.zeros(shape, dtype=torch.float64) for kind in kinds}
+    draws = torch.zeros(shape[0], 1, dtype=torch.float64)  # with a counterpart, by token
+    clean = corrupted = 0.0
+    by_length: dict[int, list[Substitute]] = {}
+    for other in others:
+        by_length.setdefault(len(other.subject), []).append(other)
+    for n_tokens, group in by_length.items():
+        n, shift = len(group), n_tokens - (end - first)
+        with model.frozen(), torch.no_grad():
+            p = _Substituting(model, fact, group, config).probabilities(kinds)
+        clean, corrupted = p.clean, corrupted + n * p.corrupted / len(others)
+        traced = slice(max(first, first - shift), shape[0])  # tokens with a counterpart
+        draws[traced] += n
+        for kind in kinds:
+            own = p.restored[kind][traced.start + shift :].double()
+            effects[kind][traced] += n * (own - p.corrupted)
+    restored = {kind: corrupted + effects[kind] / draws.clamp(min=1) for kind in kinds}
+    return Probabilities(clean, corrupted, restored)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Baseline:
     """The recorded passes that restored runs start from and take their values from.
@@ -212,6 +263,7 @@ class _Tracer:
     ) -> None:
         self.model, self.fact, self.config, self.noise = model, fact, config, noise
         self.subject_start = fact.subject[0]  # a
+        self.first_restored = self.subject_start
         self.n_draws = len(noise[0])  # N
         self.n_answer = len(fact.answer)  # A
         self.ids = torch.tensor(fact.ids, device=model.device)  # (T + A - 1,)
@@ -270,7 +322,7 @@ class _Tracer:
         attention = self._restore_attention(corrupted, [run for group in groups for run in group])
         baseline = _Baseline(corrupted, severed, attention)
         bytes_per_token = _VALUES_PER_TOKEN * self.model.hidden_size * self.model.dtype.itemsize
-        for token in range(self.subject_start, len(self.fact.prompt)):
+        for token in range(self.first_restored, len(self.fact.prompt)):
             n_tokens = len(self.ids) - token
             max_rows = max(1, self.max_bytes // (n_tokens * bytes_per_token))
             draws = max(1, min(self.n_draws, max_rows // n_runs))
@@ -350,6 +402,54 @@ class _Tracer:
         return dict(zip([active[i] for i in results], p.sum(dim=1).tolist(), strict=True))
 
 
+class _Substituting(_Tracer):
+    """Runs on other subjects of one length; clean values come from the run on the fact's own.
+
+    Row 0 of the recorded passes holds the clean run, aligned from the right: shifted by the
+    difference in length, less its first tokens if the fact's subject is longer.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        fact: TokenizedFact,
+        group: Sequence[Substitute],
+        config: CausalTracingConfig,
+    ) -> None:
+        ids = torch.tensor([each.subject for each in group], device=model.device)  # (N, tokens)
+        embedded = embed(model, ids)
+        super().__init__(model, group[0].prompt, (embedded, embedded), config)
+        own = fact.subject[1] - fact.subject[0]
+        self.first_restored += max(0, ids.shape[1] - own)
+        own_ids = torch.tensor(fact.ids, device=model.device)
+        self.clean = RecordedPass.record(model, own_ids, self.subject_start, rows=1)
+
+    def _record_pass(self, noise: Tensor) -> RecordedPass:
+        """Run the substitutes, whose embeddings are ``noise``, below a row for the clean run."""
+
+        def substitute(embedded: Tensor) -> Tensor:  # (1 + N, S, H), S tokens from the subject on
+            embedded = embedded.clone()
+            embedded[1:, : noise.shape[1]] = noise.to(embedded)
+            return embedded
+
+        rows = 1 + self.n_draws
+        run = RecordedPass.record(self.model, self.ids, self.subject_start, rows, embed=substitute)
+        states = tuple(map(_with_clean_row, run.states, self.clean.states))
+        parts = {
+            part: tuple(map(_with_clean_row, outputs, self.clean.parts[part]))
+            for part, outputs in run.parts.items()
+        }
+        return dataclasses.replace(run, states=states, parts=parts)
+
+
+def _with_clean_row(run: Tensor, clean: Tensor) -> Tensor:
+    """States (1 + N, S, H) with the last tokens of the clean run (1, S', H) in row 0."""
+    run = run.clone()
+    length = min(run.shape[1], clean.shape[1])
+    run[0, -length:] = clean[0, -length:]
+    return run
+
+
 def _memory_limit(model: LanguageModel, config: CausalTracingConfig) -> int:
     """Bytes of activations to hold at once."""
     if config.memory_mb is not None:
@@ -360,101 +460,6 @@ def _memory_limit(model: LanguageModel, config: CausalTracingConfig) -> int:
 
 
 # ---------------------------------------------------------------- what a run restores
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class PatchedRun:
-    """A corrupted run with some states restored, or severed, at one token i.
-
-    Up to block ``start`` it is the corrupted run, or its ``parent``. There, one state is restored;
-    in the blocks above, up to ``end``, the outputs of some modules are overwritten.
-
-    Attributes:
-        kind: What the run measures.
-        layers: The layers l for which it gives P*,h[o]; none for a run that only others branch off.
-        start: The first block whose output differs; -1 for the embeddings.
-        restores: What is clean in that block's output: the state h_i, or what a module adds to it.
-        overwrites: Modules whose outputs are overwritten above ``start``.
-        end: The last block with overwritten outputs.
-        severed: Whether they are overwritten with corrupted outputs (severed), or clean ones.
-        parent: The run that this one branches off; None for the corrupted run.
-    """
-
-    kind: Kind
-    layers: tuple[int, ...]
-    start: int
-    restores: BlockPart | Literal["state"] | None = None
-    overwrites: tuple[BlockPart, ...] = ()
-    end: int = -1
-    severed: bool = False
-    parent: PatchedRun | None = None
-
-
-def window_size(n_layers: int, config: CausalTracingConfig) -> int:
-    """Layers of a window: as configured, or 10/48 of the depth, rounded up."""
-    return config.window or math.ceil(n_layers * _PUBLISHED_WINDOW / _PUBLISHED_LAYERS)
-
-
-def window_of(layer: int, n_layers: int, config: CausalTracingConfig) -> range:
-    """The layers of the window around layer l, clipped at the model's ends (appendix B.1)."""
-    size = window_size(n_layers, config)
-    first = layer - (size // 2 if config.window_side == "below" else (size - 1) // 2)
-    return range(max(0, first), min(n_layers, first + size))
-
-
-def plan_runs(kind: Kind, n_layers: int, config: CausalTracingConfig) -> list[list[PatchedRun]]:
-    """The runs that give P*,h[o] at one token for every layer l.
-
-    Returns:
-        Groups of runs; a parent is in its branches' group, ahead of them.
-    """
-    if kind == "state":
-        return [[PatchedRun(kind, (layer,), layer, "state")] for layer in range(n_layers)]
-    if kind in SEVERED:
-        # Severing the token in a corrupted run changes it if the severed outputs are from another
-        # draw of the noise; restored runs branch off the severed one.
-        severed = PatchedRun(
-            kind, (), start=-1, overwrites=SEVERED[kind], end=n_layers - 1, severed=True
-        )
-        restored = [
-            dataclasses.replace(
-                severed, layers=(layer,), start=layer, restores="state", parent=severed
-            )
-            for layer in range(n_layers)
-        ]
-        return [[severed, *restored]]
-    # Windows with the same first layer are one run up to the end of the shortest. Clipped at the
-    # model's ends, several layers may even have the same window.
-    layers_by_window: dict[int, dict[int, list[int]]] = {}  # by first and last layer
-    for layer in range(n_layers):
-        window = window_of(layer, n_layers, config)
-        layers_by_window.setdefault(window.start, {}).setdefault(window.stop - 1, []).append(layer)
-    part = WINDOWS[kind]
-    groups = []
-    for first, ends in layers_by_window.items():
-        end = max(ends)
-        longest = PatchedRun(kind, tuple(ends[end]), first, part, overwrites=(part,), end=end)
-        shorter = [
-            # A window of one layer ends where it starts; it has no overwritten blocks to share.
-            PatchedRun(kind, tuple(layers), first, part)
-            if last == first
-            else PatchedRun(kind, tuple(layers), last, parent=longest)
-            for last, layers in ends.items()
-            if last != end
-        ]
-        groups.append([longest, *shorter])
-    return groups
-
-
-def pack_groups(groups: Sequence[Sequence[PatchedRun]], max_runs: int) -> list[list[PatchedRun]]:
-    """Batches of whole groups, in order, with at most ``max_runs`` runs; larger groups alone."""
-    batches: list[list[PatchedRun]] = []
-    for group in groups:
-        if batches and len(batches[-1]) + len(group) <= max_runs:
-            batches[-1] += group
-        else:
-            batches.append(list(group))
-    return batches
 
 
 def _patched(

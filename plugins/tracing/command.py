@@ -45,6 +45,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--subject", metavar="TEXT", help="the subject, spelled as in the prompt")
     add_flag(
         parser,
+        "--with-subject",
+        metavar="TEXT",
+        help="corrupt the prompt by this subject, of any length, instead of noise",
+    )
+    add_flag(
+        parser,
         "--answer",
         metavar="TEXT",
         help="the answer to trace (default: the model's prediction)",
@@ -90,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
             hint="Leave out --ray.",
         )
     pool, choice = pool_for(args, model_choice(args))
-    values = nested_values(locator_sets)
+    values = _with_other_subject(args, nested_values(locator_sets))
     dataset_values = nested_values(dataset_sets, place="--set dataset.")
     _check(args.locator, args.preset, values)
     if single:
@@ -101,6 +107,37 @@ def run(args: argparse.Namespace) -> int:
     facts = read_facts(args.facts, dataset_values, separator=args.separator, chat=args.chat)
     facts.warn()
     return _trace_many(args, values, facts, pool, choice)
+
+
+def _with_other_subject(args: argparse.Namespace, values: dict[str, Any]) -> dict[str, Any]:
+    """Values of the locator, with those of ``--with-subject`` added."""
+    if args.with_subject is None:
+        return values
+    added = {
+        "corruption": "substitute",
+        "substitutes": (args.with_subject,),
+        "substitute_length": "any",
+    }
+    if args.prompt is None:
+        raise UsageError(
+            "--with-subject needs a single fact.",
+            hint="With --facts, --set corruption=substitute --set substitute_length=any takes the "
+            "subjects of the other facts.",
+        )
+    try:
+        check_values("locator", args.locator, added, place="--with-subject")
+    except ConfigError:
+        raise UsageError(
+            f"--with-subject needs a locator that corrupts the subject, and {args.locator} does "
+            "not.",
+            hint="Leave it out, or use --locator causal-tracing.",
+        ) from None
+    if twice := sorted(added.keys() & values.keys()):
+        raise UsageError(
+            f"--with-subject and --set {twice[0]} both choose the corruption.",
+            hint="Leave out one of them.",
+        )
+    return values | added
 
 
 def _check(locator: str, preset: str | None, values: dict[str, Any]) -> None:
@@ -142,7 +179,9 @@ def _trace_one(args: argparse.Namespace, model: LanguageModel, values: dict[str,
     identity = [args.prompt, args.subject, args.answer, args.preset, sorted(args.sets), args.model]
     identity += [args.separator] if args.separator is not None else []
     identity += ["chat"] if args.chat else []
+    identity += [f"with {args.with_subject}"] if args.with_subject else []
     words = [args.locator, model.name, args.prompt, args.answer, args.preset, *sorted(args.sets)]
+    words += [args.with_subject]
     name = safe_file_name(" ".join(filter(None, words)), identity=identity)
     files = save_figures({name: trace.plot()}, args.out / "traces")
     table = args.out / "traces" / f"{name}.csv"
@@ -177,6 +216,8 @@ def _trace_document(trace: Trace) -> dict[str, Any]:
         "tokens": list(trace.maps[0].tokens),
         "baselines": dict(trace.maps[0].baselines),
         "windows": {each.kind: each.window for each in trace.maps if each.window},
+        "replacements": list(trace.maps[0].replacements),
+        "counterparts": list(trace.maps[0].counterparts),
         "neurons": [list(neuron) for each in trace.maps for neuron in each.neurons],
         "effects": {each.kind: [list(row) for row in each.scores] for each in trace.maps},
     }

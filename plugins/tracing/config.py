@@ -70,8 +70,13 @@ class CausalTracingConfig(Config):
     """Degrees of freedom of Student's t; its covariance is that of the embeddings."""
 
     substitutes: tuple[str, ...] = ()
-    """Other subjects for ``substitute``; those with as many tokens as the fact's own are used.
-    Averages use the subjects of the other facts by default."""
+    """Other subjects for ``substitute``. Averages use the subjects of the other facts by
+    default."""
+
+    substitute_length: Literal["same", "any"] = "same"
+    """Which substitutes are used: those with as many tokens as the fact's own subject, or all. Runs
+    with another number of tokens are aligned at the subject's last token; the first tokens of a
+    longer subject have no counterpart then, and are not traced."""
 
     answer_tokens: Literal["all", "first"] = "all"
     """Probability of an answer: of all its tokens, each given those before it, or of its first

@@ -7,7 +7,8 @@ Section 2.1 and appendix B.1 of Meng et al. (2022), first version: h*_i^(0) = h_
     uniform          eps ~ U(-nu, nu)
     multivariate     eps ~ N(0; C), C the covariance of all embeddings
     student_t        Student's t with that covariance
-    substitute       the embeddings of another subject, less those of this one
+    substitute       the embeddings of another subject, less those of this one; subjects of another
+                     length are not noise, see substitution.py
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from editkit import ConfigError
 from editkit.models import LanguageModel
 from editkit_plugins.tracing.config import CausalTracingConfig
+from editkit_plugins.tracing.substitution import choose_substitutes
 from editkit_plugins.tracing.tokenized_facts import TokenizedFact
 
 
@@ -125,35 +127,20 @@ def _root_of_covariance(model: LanguageModel) -> np.ndarray:
 def _substitutes(model: LanguageModel, fact: TokenizedFact, config: CausalTracingConfig) -> Tensor:
     """Embeddings of other subjects with as many tokens, less the subject's, (N, tokens, H)."""
     first, end = fact.subject
-    own = fact.prompt[first:end]
-    before, after = fact.fact.prompt.split(fact.fact.subject, 1)
-    others: list[tuple[int, ...]] = []
-    for name in dict.fromkeys(config.substitutes):
-        [encoding] = model.read([before + name + after], chat=fact.fact.chat)
-        inside = encoding.ids[first : first + len(own)]
-        same_context = (
-            encoding.ids[:first] == fact.prompt[:first]
-            and encoding.ids[first + len(own) :] == fact.prompt[end:]
-        )
-        if same_context and inside != own and inside not in others:
-            others.append(inside)
-    if not others:
-        raise ConfigError(
-            f"none of {len(config.substitutes)} substitutes has as many tokens as the subject "
-            f"{fact.fact.subject!r} ({len(own)}) in its prompt.",
-            hint="List more substitutes: --set substitutes='[Big Ben, Eiffel Tower, ...]'.",
-        )
-    chosen = np.random.RandomState(config.seed).permutation(len(others))[: config.samples]
-    rows = [_embeddings(model, others[i]) for i in chosen]
-    return torch.stack(rows).float() - _embeddings(model, own).float()
+    rows = [_embeddings(model, each.subject) for each in choose_substitutes(model, fact, config)]
+    return torch.stack(rows).float() - _embeddings(model, fact.prompt[first:end]).float()
+
+
+def embed(model: LanguageModel, ids: Tensor) -> Tensor:
+    """Token embeddings of ids (..., tokens): (..., tokens, H)."""
+    with torch.no_grad():
+        embedded: Tensor = model.module(model.architecture.embedding)(ids)
+        return embedded.to(model.device)
 
 
 def _embeddings(model: LanguageModel, ids: Sequence[int]) -> Tensor:
     """Token embeddings, (tokens, H)."""
-    with torch.no_grad():
-        tokens = torch.tensor(ids, device=model.device)
-        embedded: Tensor = model.module(model.architecture.embedding)(tokens)
-        return embedded.to(model.device)
+    return embed(model, torch.tensor(ids, device=model.device))
 
 
 def _tensor(model: LanguageModel, values: np.ndarray) -> Tensor:

@@ -47,8 +47,8 @@ from editkit_plugins.tracing.bench import (
     TraceFacts,
     failed_for_now,
 )
-from editkit_plugins.tracing.causal_tracing import WINDOWS
 from editkit_plugins.tracing.config import Kind
+from editkit_plugins.tracing.restored_runs import WINDOWS
 
 Tracers: TypeAlias = Crew[Job, Answer]
 """Workers with a bench of :mod:`editkit_plugins.tracing.bench`."""

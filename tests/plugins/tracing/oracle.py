@@ -14,8 +14,9 @@ from torch import Tensor
 from editkit.models import LanguageModel
 from editkit.models.architectures import BlockPart
 from editkit.models.running import forward, recording, replacing
-from editkit_plugins.tracing.causal_tracing import SEVERED, WINDOWS, Probabilities, window_of
+from editkit_plugins.tracing.causal_tracing import Probabilities
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
+from editkit_plugins.tracing.restored_runs import SEVERED, WINDOWS, window_of
 from editkit_plugins.tracing.tokenized_facts import TokenizedFact
 
 Hook = Callable[[Tensor, Tensor], Tensor]

@@ -13,17 +13,19 @@ from editkit import ConfigError, Fact, ModelError, RequestError, make_locator
 from editkit.benchmark.dependencies import dependencies
 from editkit.registry.plugins import default_registry
 from editkit_plugins.tracing.causal_tracing import (
-    SEVERED,
     CausalTracingLocator,
     Probabilities,
-    pack_groups,
-    plan_runs,
     trace_fact,
-    window_of,
-    window_size,
 )
 from editkit_plugins.tracing.config import CausalTracingConfig, Kind
 from editkit_plugins.tracing.corruption import draw_noise, embedding_std, noise_level
+from editkit_plugins.tracing.restored_runs import (
+    SEVERED,
+    pack_groups,
+    plan_runs,
+    window_of,
+    window_size,
+)
 from editkit_plugins.tracing.tokenized_facts import tokenize_facts
 from tests.plugins.tracing.oracle import trace_site_by_site
 from tests.slow_cases import by_default
@@ -261,6 +263,6 @@ def test_a_prompt_that_is_too_long() -> None:
 
 def test_presets() -> None:
     offer = default_registry().get("locator", "causal-tracing")
-    assert list(offer.spec.presets) == ["published", "paper", "paper-v1", "corrected"]
+    assert list(offer.spec.presets) == ["scaled", "published", "paper", "paper-v1", "corrected"]
     for values in offer.spec.presets.values():
         CausalTracingConfig(**values)
