@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit import DatasetError, Records, UsageError
+from editkit import DatasetError, Record, Records, UsageError
 from editkit.cli.arguments import add_flag, add_flags, names, positive
 
 if TYPE_CHECKING:
@@ -25,11 +25,21 @@ if TYPE_CHECKING:
     from editkit.records.relations import RelationFile
     from editkit_plugins.counterfact.compiling.compiler import RawRecord
     from editkit_plugins.counterfact.compiling.composition import Composition
+    from editkit_plugins.counterfact.compiling.passages import Holders, Texts
 
 _MAX_PREFIXES = 1000
 _MAX_PREFIX_LENGTH = 200  # characters
 _MAX_WARNINGS = 5
 _log = logging.getLogger("editkit.compile-dataset")
+
+
+@dataclasses.dataclass(frozen=True)
+class WrittenTexts:
+    """Chosen texts, their file by kind, and the number of passages they were chosen from."""
+
+    texts: Texts
+    files: dict[str, Path]
+    n_passages: int
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--count",
         type=Path,
         metavar="RECORDS",
-        help="only print the composition of a file of records",
+        help="only print the composition of a file of records, or choose --texts for them",
     )
     add_flag(
         parser,
@@ -108,6 +118,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="drop records with fewer neighborhood prompts (default: as many as --neighbors)",
     )
+    add_flag(
+        parser,
+        "--texts",
+        metavar="SOURCE",
+        help="passages for reference and essence texts: a folder, .json, .jsonl or corpus",
+    )
+    add_flag(
+        parser,
+        "--most-texts",
+        type=positive,
+        default=20,
+        metavar="N",
+        help="maximum number of texts per subject, and per relation and object",
+    )
     add_flags(parser, "--dtype", "--device", "--json")
 
 
@@ -165,7 +189,9 @@ def run(args: argparse.Namespace) -> int:
         _log.warning("the facts give only %d of %d records", len(compiled), args.records)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, _to_json(compiled).encode())
-    _print_composition(args, parse_records(compiled), out)
+    loaded = parse_records(compiled)
+    texts = _texts(args, loaded.records, facts.table.holders, out)
+    _print_composition(args, loaded, out, texts)
     return 0
 
 
@@ -182,8 +208,44 @@ def _count(args: argparse.Namespace) -> int:
         )
     if loaded.rejected:
         _log.warning("skipped %d broken records", len(loaded.rejected))
-    _print_composition(args, loaded, args.count)
+    texts = None
+    if args.texts is not None:
+        from editkit_plugins.counterfact.compiling.passages import holders_of
+
+        name = args.count.name.removesuffix(".gz").removesuffix(".json")
+        target = args.out.with_name(f"{name}.json")
+        texts = _texts(args, loaded.records, holders_of(loaded.records), target)
+    _print_composition(args, loaded, args.count, texts)
     return 0
+
+
+def _texts(
+    args: argparse.Namespace, records: Sequence[Record], holders: Holders, out: Path
+) -> WrittenTexts | None:
+    """Choose reference and essence texts, and write each kind next to ``out``."""
+    if args.texts is None:
+        return None
+    from editkit.storage.cache import write_atomically
+    from editkit_plugins.counterfact.compiling.passages import read_passages, texts_for
+
+    passages = read_passages(args.texts)
+    texts = texts_for(records, holders, passages, most=args.most_texts, seed=args.seed)
+    if not texts.reference and not texts.essence:
+        raise DatasetError(
+            f"none of the {len(passages)} passages of {args.texts!r} is about a subject of the "
+            "records.",
+            hint="'editkit explain datasets' shows how passages and subjects are matched.",
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files = {}
+    for kind, content in (("reference", texts.reference), ("essence", texts.essence)):
+        if not content:
+            _log.warning("no passage gives a %s text", kind)
+            continue
+        files[kind] = out.with_suffix(f".{kind}.json")
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        write_atomically(files[kind], f"{text}\n".encode())
+    return WrittenTexts(texts, files, len(passages))
 
 
 def _prefixes(args: argparse.Namespace, model: LanguageModel | None) -> tuple[str, ...]:
@@ -233,16 +295,51 @@ def _warn(facts: RelationFile) -> None:
         )
 
 
-def _print_composition(args: argparse.Namespace, loaded: Records, path: Path) -> None:
+def _print_composition(
+    args: argparse.Namespace, loaded: Records, path: Path, texts: WrittenTexts | None
+) -> None:
     from editkit.terminal import aligned
     from editkit_plugins.counterfact.compiling.composition import composition, table
 
     counts = composition(loaded.records)
     if args.json:
-        sys.stdout.write(json.dumps(_document(counts, loaded, path), indent=2) + "\n")
+        document = _document(counts, loaded, path)
+        if texts is not None:
+            document["texts"] = _texts_document(texts)
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
     relations = ", ".join(f"{name} {n}" for name, n in counts.records_per_relation.items())
     sys.stdout.write(f"{aligned(table(counts))}\nrecords by relation: {relations}\n{path}\n")
+    if texts is not None:
+        _print_texts(texts, len(loaded.records))
+
+
+def _print_texts(texts: WrittenTexts, n_records: int) -> None:
+    """How many records have texts, the files, and the settings of the dataset that name them."""
+    chosen = texts.texts
+    rows = {
+        "reference": (chosen.with_reference, sum(map(len, chosen.reference.values())), "objects"),
+        "essence": (chosen.with_essence, len(chosen.essence), "subjects"),
+    }
+    sys.stdout.write(f"{texts.n_passages:,} passages\n")
+    for kind, file in texts.files.items():
+        n_with, n_of, of = rows[kind]
+        sys.stdout.write(
+            f"{kind} texts of {n_of:,} {of}, for {n_with:,} of {n_records:,} records: {file}\n"
+        )
+    sets = " ".join(f"--set dataset.{kind}_texts={file}" for kind, file in texts.files.items())
+    sys.stdout.write(f"use them with: {sets}\n")
+
+
+def _texts_document(texts: WrittenTexts) -> dict[str, Any]:
+    return {
+        "passages": texts.n_passages,
+        "files": {kind: str(file) for kind, file in texts.files.items()},
+        "records_with": {
+            "reference": texts.texts.with_reference,
+            "essence": texts.texts.with_essence,
+        },
+    }
 
 
 def _document(counts: Composition, loaded: Records, path: Path) -> dict[str, Any]:
