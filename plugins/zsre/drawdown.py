@@ -41,7 +41,7 @@ class Drawdown(Metric[DrawdownConfig]):
         """The scores of a record, from 1 for each right token and 0 otherwise."""
         if not before:
             return {}
-        row: MetricRow = {"drawdown/drop": fmean(before) - fmean(after)}
+        row = {"drawdown/drop": fmean(before) - fmean(after)}
         if self.config.unit == "answer":
             before, after = [float(all(before))], [float(all(after))]
         kept = [new for old, new in zip(before, after, strict=True) if old]
