@@ -1,15 +1,16 @@
-"""The view that ``editkit ui`` opens: the table's columns and charts instead of all metrics.
+"""The view that ``editkit ui`` opens: the ranked table's columns, and charts of the scores.
 
 MLflow's web interface stores shared views as experiment tags, and opens the view that a link names.
-By default it draws a chart for each bound of each interval, in alphabetical order, and the list of
-runs shows no score. The columns of our list are tags, since only tags can hold a number with its
-interval; the list is sorted by a metric.
+By default its list of runs shows no score. The columns of our list are tags, since only tags can
+hold a number with its interval; the list is sorted by a metric.
 """
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from editkit import Score
@@ -21,8 +22,19 @@ KEY = "editkit"
 BENCHMARK = "benchmark"
 TAG = f"mlflow.sharedViewState.{KEY}"
 _SECONDS = "time/edit_s_mean"
-_OVERVIEW, _SCORES, _PANELS = "editkit-overview", "editkit-scores", "editkit-panels"
-_COLUMN_WIDTH = 112  # pixels, enough for a number with its interval
+_RANKED, _REPORTS = "Ranked by {}", "Numbers and images"  # names in MLflow's menu "Views"
+_LINES, _OVERVIEW, _SCORES, _PANELS = (
+    "editkit-lines",
+    "editkit-overview",
+    "editkit-scores",
+    "editkit-panels",
+)
+_RUN_NAME, _CREATED = "attributes.`Run Name`", "runDateAndNestInfo"  # MLflow's column ids
+_CREATED_WIDTH = 46  # pixels, enough for the sign of a finished run
+_NAME_WIDTHS = (120, 240)  # pixels, the narrowest and widest column of run names
+_NAME_MARGIN, _CHARACTER = 52, 6.5  # pixels around a name, and of each character
+_COLUMN_WIDTH = 100  # pixels, enough for a share with its interval
+_CELL_WIDTH = 66  # pixels, enough for a count or for seconds
 _METRIC_WIDTH = 200  # pixels, enough for a name of some words
 _MOST_METRICS = 20  # more would exceed the length of a tag
 
@@ -34,8 +46,9 @@ def address(experiment_id: str, shared: str | None) -> str:
         experiment_id: The experiment.
         shared: Our view of it; None for MLflow's own.
     """
-    charts = shared is None or json.loads(shared)["compareRunCharts"]
-    query = f"workflowType=machine_learning&compareRunsMode={'CHART' if charts else 'TABLE'}"
+    images = shared is not None and _PANELS in shared and json.loads(shared)["compareRunCharts"]
+    mode = "CHART" if images or shared is None else "TABLE"
+    query = f"workflowType=machine_learning&compareRunsMode={mode}"
     if shared is not None:
         query += f"&viewStateShareKey={KEY}"
     return f"/#/experiments/{experiment_id}/runs?{query}"
@@ -65,46 +78,104 @@ def report_view(metrics: Iterable[str], panels: Iterable[str]) -> str:
         "compareRunSections": [_section(_PANELS, "Images", columns=1, height=480)],
         "isAccordionReordered": True,
     }
-    return json.dumps(state, separators=(",", ":"))
+    return _named(_REPORTS, state)
 
 
-def benchmark_view(scores: Sequence[Score]) -> str:
+def benchmark_view(scores: Sequence[Score], names: Iterable[str] = (), *, curves: bool) -> str:
     """The view of a benchmark, as the JSON that MLflow's interface reads.
+
+    The columns that matter come first: at 1440 pixels they fit beside MLflow's assistant.
 
     Args:
         scores: The scores of the benchmark; those with a label are shown.
+        names: Names of its runs, which must fit into their column.
+        curves: Whether runs have scores at several checkpoints, to be drawn as lines.
     """
     labelled = [score for score in scores if score.label]
-    heads = ["S", *(mlflow_name(score.label) for score in labelled), *CELL_COLUMNS]
-    columns = [f"tags.`{head}`" for head in heads]
-    overview = _overview(scores)
-    bars = [SUMMARY.key, *(score.key for score in labelled), _SECONDS]
-    sections = [_section(_SCORES, "Each score", columns=3, height=320)]
-    if overview:
-        sections.insert(0, _section(_OVERVIEW, "All runs at once", columns=2, height=440))
+    main = [score for score in labelled if score.summary]
+    ranking = SUMMARY if main or not labelled else labelled[0]
+    first = [ranking, *(score for score in main if score is not ranking)]
+    rest = [score for score in labelled if score not in first]
+    heads = [mlflow_name(score.label) for score in first]
+    others = [mlflow_name(score.label) for score in rest]
+    widths = {
+        _RUN_NAME: _name_width(names),
+        _CREATED: _CREATED_WIDTH,
+        **_columns(heads, _COLUMN_WIDTH),
+        **_columns(reversed(CELL_COLUMNS), _CELL_WIDTH),
+        **_columns(others, _COLUMN_WIDTH),
+    }
+    keys = [score.key for score in (*first, *rest)]
+    lines = keys[: len(first)] if curves else []
+    charts = [
+        *(_chart("LINE", f"line-{key}", _LINES, 20, **_line(key)) for key in lines),
+        *_overview(main),
+        *(_chart("BAR", key, _SCORES, 20, metricKey=key) for key in (*keys, _SECONDS)),
+    ]
+    sections = [
+        _section(_LINES, "Scores by number of edits", columns=2, height=360),
+        _section(_OVERVIEW, "All runs at once", columns=1, height=400),
+        _section(_SCORES, "Each score", columns=2, height=340),
+    ]
+    used = {chart["metricSectionId"] for chart in charts}
     state = {
-        "orderByKey": f"metrics.`{SUMMARY.key}`",
-        "orderByAsc": False,
-        "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": dict.fromkeys(columns, _COLUMN_WIDTH),
+        "orderByKey": f"metrics.`{mlflow_name(ranking.key)}`",
+        "orderByAsc": ranking.higher_is_better is False,
+        "selectedColumns": [column for column in widths if column.startswith("tags.")],
+        "columnOrder": list(widths),
+        "columnWidths": widths,
         "runsHiddenMode": "SHOW_ALL",
-        "compareRunCharts": [
-            *overview,
-            *(_chart("BAR", key, _SCORES, 20, metricKey=key) for key in bars),
-        ],
-        "compareRunSections": sections,
+        "compareRunCharts": charts,
+        "compareRunSections": [section for section in sections if section["uuid"] in used],
         "isAccordionReordered": True,
     }
-    return json.dumps(state, separators=(",", ":"))
+    return _named(_RANKED.format(ranking.label or ranking.key), state)
 
 
-def _overview(scores: Sequence[Score]) -> list[dict[str, Any]]:
+def _named(name: str, state: Mapping[str, Any]) -> str:
+    """A view as a tag's value: listed by name in the menu *Views* of MLflow 3.17 and later, which
+    reads the compressed copy; earlier versions read the other keys, and have no such menu."""
+    packed = base64.b64encode(zlib.compress(_json(state).encode(), 9)).decode()
+    # MLflow sorts views by their time of creation; ours has none, so that it stays the same.
+    return _json({"name": name, "createdAt": 0, "state": f"deflate;{packed}", **state})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _columns(heads: Iterable[str], width: int) -> dict[str, int]:
+    return {f"tags.`{head}`": width for head in heads}
+
+
+def _name_width(names: Iterable[str]) -> int:
+    narrowest, widest = _NAME_WIDTHS
+    longest = max(map(len, names), default=0)
+    return max(narrowest, min(round(_NAME_MARGIN + _CHARACTER * longest), widest))
+
+
+def _line(key: str) -> dict[str, Any]:
+    """Options of a line chart over the number of edits in the model."""
+    return {
+        "metricKey": key,
+        "selectedMetricKeys": [key],
+        "xAxisKey": "step",
+        "xAxisScaleType": "linear",
+        "scaleType": "linear",
+        "range": {},
+        "lineSmoothness": 0,
+        "displayPoints": True,
+        "yAxisKey": "metric",
+        "yAxisExpressions": [],
+    }
+
+
+def _overview(main: Sequence[Score]) -> list[dict[str, Any]]:
     """A scatter plot of the last two main scores, and parallel coordinates of all of them.
 
     In the order of the papers' tables, the last two are generalization and specificity.
     """
-    keys = [score.key for score in scores if score.summary]
+    keys = [score.key for score in main]
     if len(keys) < 2:
         return []
     x, y = ({"key": key, "type": "METRIC"} for key in keys[-2:])
