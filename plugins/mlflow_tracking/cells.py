@@ -1,9 +1,4 @@
-"""Cells of a benchmark as MLflow runs, logged during a run or when a store is exported.
-
-MLflow compares tables of several runs by grouping on the first column and showing the second column
-of every run side by side. So the first column of all our tables names the case and its edit, and
-the second one shows what the editor achieved.
-"""
+"""Cells of a benchmark as MLflow runs, logged during a run or when a store is exported."""
 
 from __future__ import annotations
 
@@ -15,39 +10,36 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from editkit import EditRequest, Score, TrackingError
+from editkit import TrackingError
 from editkit.benchmark.aggregate import SUMMARY, Estimate, cell_document
 from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.samples import series_of
-from editkit.benchmark.store import requests_of, rows_of, runs_in
+from editkit.benchmark.store import rows_of, runs_in
 from editkit.editing.outcomes import KINDS
 from editkit.report.labels import labels_of, run_key
 from editkit.report.tables import CELL_COLUMNS, score_entry
-from editkit_plugins.mlflow_tracking import view
+from editkit_plugins.mlflow_tracking import enclosures, view
+from editkit_plugins.mlflow_tracking.colors import run_colors
 from editkit_plugins.mlflow_tracking.content import (
     RunContent,
     finite_metrics,
     flat_params,
     milliseconds,
     mlflow_name,
-    table_json,
 )
 from editkit_plugins.mlflow_tracking.database import tracking_uri
+from editkit_plugins.mlflow_tracking.notes import experiment_note, run_note
+from editkit_plugins.mlflow_tracking.tables import tables_of
 from editkit_plugins.mlflow_tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from editkit.results import Cell, Row, Run
 
-RECORDS = "records.json"
-GENERATIONS = "generations.json"
-_MOST_RECORDS = 500
-_MOST_RECORDS_WITH_TEXTS = 100  # a record has some kilobytes of text
-_MOST_SCORES = 4
 _SECONDS_BETWEEN = 60.0
 """MLflow takes seconds to load and to be asked, and 170 MB of memory next to an editor."""
 _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
@@ -55,21 +47,28 @@ _DEFAULTS = {"preset": (None, "published"), "seed": (0,)}
 _PACKAGES = ("editkit", "torch", "transformers", "tokenizers", "safetensors", "numpy", "mlflow")
 _log = logging.getLogger("editkit.mlflow")
 
-Requests = Mapping[int, tuple[EditRequest, ...]]
+
+@dataclasses.dataclass(frozen=True)
+class LoggedCell:
+    """A cell in MLflow: its label, the id of its MLflow run, and the digest of its content."""
+
+    label: str
+    run_id: str
+    digest: str
 
 
 @dataclasses.dataclass
 class _Logged:
-    """Cells of one run that are up to date in MLflow: label and id of the MLflow run of each.
+    """Cells of one run that are up to date in MLflow: the MLflow run of each, by fingerprint.
 
     ``last`` is when the run started or logged last, by ``time.monotonic``.
     """
 
     run: Run | None = None
-    cells: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
+    cells: dict[str, LoggedCell] = dataclasses.field(default_factory=dict)
     last: float = -math.inf
 
-    def of(self, run: Run) -> dict[str, tuple[str, str]]:
+    def of(self, run: Run) -> dict[str, LoggedCell]:
         """The cells of this run, by fingerprint; those of another run are dropped."""
         if self.run is not run:
             self.run, self.cells, self.last = run, {}, -math.inf
@@ -110,11 +109,10 @@ def run_finished(run: Run) -> dict[str, Any]:
         TrackingError: MLflow cannot be reached, or refuses a request.
     """
     tracker = _log_new(run)
-    logged = _logged.of(run)
+    logged = list(_logged.of(run).values())
     _logged.run = None  # rows may change after the run
-    return tracker.document(
-        [logged[cell.fingerprint][1] for cell in run.cells if cell.fingerprint in logged]
-    )
+    _enclose(run, tracker, logged)
+    return tracker.document([cell.run_id for cell in logged])
 
 
 def _log_new(run: Run) -> Tracker:
@@ -123,12 +121,26 @@ def _log_new(run: Run) -> Tracker:
     new = [
         cell
         for cell in _complete(run, run.cells)
-        if logged.get(cell.fingerprint, ("",))[0] != labels[cell.fingerprint]
+        if cell.fingerprint not in logged
+        or logged[cell.fingerprint].label != labels[cell.fingerprint]
     ]
-    tracker, run_ids = log_cells(run, new)
-    for cell, run_id in zip(new, run_ids, strict=True):
-        logged[cell.fingerprint] = labels[cell.fingerprint], run_id
+    tracker, cells = _log(run, new)
+    logged.update(cells)
     return tracker
+
+
+def _enclose(run: Run, tracker: Tracker, logged: Sequence[LoggedCell]) -> None:
+    """Add the figures and the report of the output folder to the MLflow runs of its cells."""
+    figures = enclosures.figures_of(run.out)
+    digest = enclosures.digest_of((cell.digest for cell in logged), list(figures.values()))
+    tracker.enclose(
+        [cell.run_id for cell in logged],
+        digest,
+        lambda: {
+            **enclosures.read_figures(figures),
+            enclosures.REPORT: enclosures.report_page(run),
+        },
+    )
 
 
 def _complete(run: Run, cells: Sequence[Cell]) -> list[Cell]:
@@ -138,7 +150,7 @@ def _complete(run: Run, cells: Sequence[Cell]) -> list[Cell]:
 def log_cells(
     run: Run, cells: Sequence[Cell], *, rewrite: bool = False
 ) -> tuple[Tracker, list[str]]:
-    """Write the complete cells among ``cells`` to MLflow.
+    """Write the complete cells among ``cells`` to MLflow, with figures and report.
 
     Incomplete cells (of a shard) are skipped: their means would look like results.
 
@@ -153,17 +165,31 @@ def log_cells(
     Raises:
         TrackingError: MLflow cannot be reached, or refuses a request.
     """
+    tracker, logged = _log(run, _complete(run, cells), rewrite=rewrite)
+    _enclose(run, tracker, list(logged.values()))
+    return tracker, [cell.run_id for cell in logged.values()]
+
+
+def _log(
+    run: Run, cells: Sequence[Cell], *, rewrite: bool = False
+) -> tuple[Tracker, dict[str, LoggedCell]]:
+    """The tracker of the experiment, and complete cells by fingerprint once they are in MLflow."""
+    labels = _labels(run)
+    names = [_name(run, cell, labels) for cell in run.cells]
+    curves = any(cell.regime.kind == "sequential" for cell in run.cells)
     tracker = Tracker(
         tracking_uri(run.out),
         experiment=experiment_name(run.benchmark),
-        note=_description(run),
-        tags={view.TAG: view.benchmark_view(run.scores)},
+        note=lambda experiment_id: experiment_note(run, experiment_id),
+        tags={view.TAG: view.benchmark_view(run.scores, names, curves=curves)},
     )
-    complete = _complete(run, cells)
-    return tracker, [
-        tracker.log(content_of(run, cell), rewrite=rewrite, environment=environment())
-        for cell in complete
-    ]
+    logged = {}
+    for cell in cells:
+        content = content_of(run, cell)
+        run_id = tracker.log(content, rewrite=rewrite, environment=environment())
+        label = labels[cell.fingerprint]
+        logged[cell.fingerprint] = LoggedCell(label, run_id, content.digest)
+    return tracker, logged
 
 
 def experiment_name(benchmark: str) -> str:
@@ -178,7 +204,9 @@ def content_of(run: Run, cell: Cell) -> RunContent:
     # A run may pause for days, and rows of one batch are stored together, so the timestamps of
     # rows do not show how long a cell takes. The seconds spent on its records do.
     started = finished - sum(_seconds(row) for row in rows)
-    tables = _tables(run, rows)
+    tables = tables_of(run, rows, document)
+    table, labels = _table_line(run, document), _labels(run)
+    editors = {labels[other.fingerprint]: other.editor for other in _similar_cells(run)}
     tags = {
         "editor": cell.editor,
         "preset": cell.preset,
@@ -191,17 +219,18 @@ def content_of(run: Run, cell: Cell) -> RunContent:
         "editkit.editor_version": f"{cell.distribution} {cell.version}",
         "mlflow.source.name": f"editkit run-benchmark {run.benchmark}",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": _run_description(rows, document["edits"]["summary"]),
+        "mlflow.note.content": run_note(run, cell, rows, document, table),
+        "mlflow.runColor": run_colors(editors)[labels[cell.fingerprint]],
         "editkit.edits": document["edits"]["summary"],
         "mlflow.loggedArtifacts": json.dumps([{"path": name, "type": "table"} for name in tables]),
-        **_table_line(run, document),
+        **table,
     }
     return RunContent(
         fingerprint=cell.fingerprint,
-        name=_name(run, cell),
+        name=_name(run, cell, labels),
         started=milliseconds(started),
         finished=milliseconds(finished),
-        params=flat_params({**cell.params, **_edits(cell)}),
+        params=flat_params({**cell.params, **_edits(run, cell), "benchmark": run.benchmark}),
         metrics=_metrics(document),
         curves=_curves(run, cell, document),
         tags={key: str(value) for key, value in tags.items() if value not in (None, "")},
@@ -236,18 +265,28 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _name(run: Run, cell: Cell) -> str:
-    label = _labels(run)[cell.fingerprint]
-    parts = [label, str(run.model["name"]), str(run.dataset["name"])]
+def _name(run: Run, cell: Cell, labels: Mapping[str, str]) -> str:
+    """The cell's label, and the model and dataset where they are not the benchmark's own."""
+    label = labels[cell.fingerprint]
+    model, dataset = str(run.model["name"]), str(run.dataset["name"])
+    parts = [label, model.rstrip("/").rpartition("/")[2], dataset]
     if cell.preset not in _DEFAULTS["preset"] and str(cell.preset) not in label:
         parts.append(str(cell.preset))
     if cell.seed not in _DEFAULTS["seed"] and f"seed {cell.seed}" not in label:
         parts.append(f"seed {cell.seed}")
-    return " · ".join(dict.fromkeys(parts))  # model and dataset may have the same name
+    # Short enough for legends: the experiment has the benchmark's name.
+    return " · ".join(part for part in dict.fromkeys(parts) if part != run.benchmark)
 
 
 def _labels(run: Run) -> dict[str, str]:
     """The labels of cells by fingerprint, among all cells of similar runs in the output folder."""
+    cells = _similar_cells(run)
+    labels = labels_of(dataclasses.replace(run, cells=tuple(cells)))
+    return {cell.fingerprint: label for cell, label in zip(cells, labels, strict=True)}
+
+
+def _similar_cells(run: Run) -> list[Cell]:
+    """The cells of runs of the same benchmark on the same model and records, and of this one."""
     runs: list[Run] = [*runs_in(run.out), run]
     cells = {
         own.fingerprint: own
@@ -255,8 +294,7 @@ def _labels(run: Run) -> dict[str, str]:
         if (other.benchmark, run_key(other)) == (run.benchmark, run_key(run))
         for own in other.cells
     }
-    labels = labels_of(dataclasses.replace(run, cells=tuple(cells.values())))
-    return dict(zip(cells, labels, strict=True))
+    return list(cells.values())
 
 
 def _table_line(run: Run, document: Mapping[str, Any]) -> dict[str, str]:
@@ -270,12 +308,16 @@ def _table_line(run: Run, document: Mapping[str, Any]) -> dict[str, str]:
     return {**numbers, **{head: column(document) for head, column in CELL_COLUMNS.items()}}
 
 
-def _edits(cell: Cell) -> dict[str, str | int]:
-    """The regime as parameters: ``edits``, and its numbers if facts share models."""
+def _edits(run: Run, cell: Cell) -> dict[str, str | int]:
+    """How facts reach models: ``edits`` as in tables, the kind and its numbers, all edits."""
     regime = cell.regime
-    params: dict[str, str | int] = {"edits": regime.label}
-    if not regime.is_independent:
-        params["edits.facts"] = regime.facts
+    params: dict[str, str | int] = {
+        "edits": regime.label,
+        "regime": regime.kind,
+        "edits.facts": regime.facts,
+        "n_edits": run.dataset.get("n_edits", run.dataset["n_records"]),
+        "batch": run.batch,
+    }
     if regime.kind == "sequential":
         params["edits.step"] = regime.step
     return params
@@ -285,22 +327,19 @@ def _metrics(document: Mapping[str, Any]) -> dict[str, float]:
     """Metrics with a single value; the scores of a sequence are curves."""
     metrics: dict[str, float | None] = {}
     if not document["checkpoints"]:
-        metrics = {**_bounded(document["metrics"]), **_bounded(document["models"])}
+        metrics = {**_means(document["metrics"]), **_means(document["models"])}
     for group in ("time", "memory", "records"):
         metrics.update({f"{group}/{key}": value for key, value in document[group].items()})
     metrics.update({f"edits/{kind}": document["edits"][kind] for kind in KINDS})
     return finite_metrics(metrics)
 
 
-def _bounded(estimates: Mapping[str, Any]) -> dict[str, float | None]:
-    """Means with their bounds, the summary score first; bounds are None without an interval."""
+def _means(estimates: Mapping[str, Any]) -> dict[str, float | None]:
+    """The means, the summary score first. Their intervals are in a table: MLflow would draw a chart
+    for each bound."""
     first = [SUMMARY.key] if SUMMARY.key in estimates else []
-    metrics: dict[str, float | None] = {}
-    for key in [*first, *(key for key in estimates if key != SUMMARY.key)]:
-        metrics[key] = estimates[key]["mean"]
-        metrics[f"{key}_ci_low"] = estimates[key]["ci_low"]
-        metrics[f"{key}_ci_high"] = estimates[key]["ci_high"]
-    return metrics
+    keys = [*first, *(key for key in estimates if key != SUMMARY.key)]
+    return {key: estimates[key]["mean"] for key in keys}
 
 
 def _curves(
@@ -316,7 +355,7 @@ def _curves(
         completed = [row.completed_at for row in state.facts.rows]
         completed += [row.completed_at for row in models]
         newest = {f"newest/{key}": each["mean"] for key, each in checkpoint["newest"].items()}
-        values = {**_bounded(checkpoint["metrics"]), **newest, **_bounded(checkpoint["models"])}
+        values = {**_means(checkpoint["metrics"]), **newest, **_means(checkpoint["models"])}
         for key, value in finite_metrics(values).items():
             point = (state.at, value, milliseconds(max(completed)))
             curves.setdefault(key, []).append(point)
@@ -337,38 +376,6 @@ def _flat(row: Row) -> dict[str, Any]:
     }
 
 
-def _run_description(rows: Sequence[Row], outcomes: str) -> str:
-    """What went wrong in the cell, in Markdown; empty if nothing did."""
-    parts = [f"**Edits that did not work:** {outcomes}"] if outcomes else []
-    failed = [row for row in rows if row.status == "failed"]
-    if failed:
-        reasons = "\n".join(f"- case {row.case_id}: {row.error}" for row in failed[:10])
-        parts.append(
-            f"**{len(failed)} of {len(rows)} records failed** and are excluded from all scores:"
-            f"\n\n{reasons}"
-        )
-    return "\n\n".join(parts)
-
-
-def _description(run: Run) -> str:
-    """The description of the experiment, in Markdown."""
-    labelled = [score for score in run.scores if score.label]
-    lines = [f"| {score.label} | `{score.key}` |" for score in labelled]
-    return "\n".join(
-        [
-            f"Benchmark **{run.benchmark}** of editkit: one run per editor. Scores are fractions, "
-            "averaged over records; `_ci_low` and `_ci_high` bound their 95% interval. "
-            f"`{SUMMARY.key}` (S) is the harmonic mean of the main scores. "
-            "Sort by it to rank editors; the editor `none` is the unedited model.",
-            "",
-            "| table | metric |",
-            "|---|---|",
-            f"| S | `{SUMMARY.key}` |",
-            *lines,
-        ]
-    )
-
-
 def _seconds(row: Row) -> float:
     return sum(row.times.get(key, 0.0) for key in ("edit_s", "score_s"))
 
@@ -378,82 +385,3 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = dataclasses.asdict(value)
     return json.loads(json.dumps(value, default=str))
-
-
-# ---------------------------------------------------------------- tables
-
-
-def _tables(run: Run, rows: Sequence[Row]) -> dict[str, str]:
-    """Tables by file name: the first records, and the texts of the first records with texts."""
-    requests = requests_of(run)
-    records = [_record_line(run, row, requests) for row in rows[:_MOST_RECORDS]]
-    tables = {RECORDS: table_json(records)}
-    with_texts = [row for row in rows if row.texts][:_MOST_RECORDS_WITH_TEXTS]
-    if with_texts:
-        lines = [line for row in with_texts for line in _text_lines(row, requests)]
-        tables[GENERATIONS] = table_json(lines)
-    return tables
-
-
-def _record_line(run: Run, row: Row, requests: Requests) -> dict[str, Any]:
-    declared = {score.key: row.scores[score.key] for score in run.scores if score.key in row.scores}
-    line = {
-        "case": _case(row, requests),
-        "result": _result(run, row),
-        "case_id": row.case_id,
-        **_edit(row, requests),
-        **declared,
-        **row.scores,
-        "edit_s": row.times.get("edit_s"),
-    }
-    return line if row.error is None else {**line, "error": row.error}
-
-
-def _text_lines(row: Row, requests: Requests) -> list[dict[str, Any]]:
-    return [
-        {
-            "case": _case(row, requests, f"{kind} {place}"),
-            "result": text,
-            "case_id": row.case_id,
-            **_edit(row, requests),
-            kind: place,
-        }
-        for kind in sorted(row.texts)
-        for place, text in enumerate(row.texts[kind], start=1)
-    ]
-
-
-def _case(row: Row, requests: Requests, *which: str) -> str:
-    """``0 · generation 1 · Bronco is made by → Honda``."""
-    edits = [f"{each.sentence} → {each.target_new}" for each in requests.get(row.case_id, ())]
-    return " · ".join([str(row.case_id), *which, *edits])
-
-
-def _edit(row: Row, requests: Requests) -> dict[str, Any]:
-    """Prompt, objects and relation of the edit; of several edits, joined by semicolons."""
-    own = requests.get(row.case_id)
-    if not own:
-        return {}
-    return {
-        "prompt": _joined(each.sentence for each in own),
-        "target": _joined(each.target_new for each in own),
-        "was": _joined(each.target_true for each in own),
-        "relation": _joined(each.relation_id for each in own),
-    }
-
-
-def _joined(texts: Iterable[str | None]) -> str | None:
-    return "; ".join(filter(None, texts)) or None
-
-
-def _result(run: Run, row: Row) -> str:
-    """The main scores: ``ES 100.0 · PS 50.0 · NS 90.0``."""
-    if row.status == "failed":
-        return f"failed: {row.error}"
-    present = [score for score in run.scores if score.label and score.key in row.scores]
-    main = [score for score in present if score.summary] or present[:_MOST_SCORES]
-    return " · ".join(f"{score.label} {_printed(score, row.scores[score.key])}" for score in main)
-
-
-def _printed(score: Score, value: float) -> str:
-    return score_entry(score, Estimate(value, value, value, 0)).plain

@@ -6,13 +6,14 @@ import contextlib
 import io
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from editkit import EditkitError, TrackingError
 from editkit.errors import first_line
+from editkit.palette import series_style
 from editkit.storage.digests import sha256_of
 from editkit.storage.machine import is_about_space, space_left
 from editkit_plugins.mlflow_tracking.content import RunContent
@@ -40,17 +41,11 @@ _METRICS_PER_CALL = 1000
 _SHOWN_DIGEST = 12
 _KIND = "editkit.experiment"  # tag with the kind of the runs; it marks our experiments
 _ARTIFACTS = "editkit.artifacts"  # tag with the folder of artifacts at creation
+_ENCLOSED = "editkit.enclosed"  # tag with the digest of what a run shares with others
+_NOTE, _OUR_NOTE = "mlflow.note.content", "editkit.note"  # the second has the digest of our note
+_COLOR = "mlflow.runColor"
+_EARLIER_BOUNDS = ("_ci_low", "_ci_high")  # ends of metrics that earlier versions logged
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-_MORE_COLORS = (
-    "#882255",
-    "#999933",
-    "#000000",
-    "#A0522D",
-    "#00CED1",
-    "#6A9F00",
-    "#B07AFF",
-    "#F08080",
-)
 
 
 class Tracker:
@@ -59,7 +54,8 @@ class Tracker:
     Args:
         uri: Tracking URI; a missing local SQLite database is created.
         experiment: The experiment's name; a missing experiment is created.
-        note: Description of a new experiment, in Markdown.
+        note: Description of the experiment with this id, in Markdown; one that a user has changed
+            stays.
         kind: What its runs are: cells of a benchmark, or reports of some kind.
         tags: More tags of the experiment; they are kept up to date.
 
@@ -72,7 +68,7 @@ class Tracker:
         uri: str,
         *,
         experiment: str,
-        note: str = "",
+        note: Callable[[str], str] | None = None,
         kind: str = BENCHMARK,
         tags: Mapping[str, str] = _EMPTY,
     ) -> None:
@@ -84,8 +80,10 @@ class Tracker:
             self.client = _client(uri)
             with self._locked():
                 self.experiment_id = self._experiment(
-                    experiment, note, {**_EXPERIMENT_TAGS, _KIND: kind, **tags}
+                    experiment, {**_EXPERIMENT_TAGS, _KIND: kind, **tags}
                 )
+                if note is not None:
+                    self._describe(note(self.experiment_id))
 
     def document(self, run_ids: Sequence[str]) -> dict[str, Any]:
         """Where runs are in MLflow, as an entry for JSON documents."""
@@ -130,15 +128,60 @@ class Tracker:
             run_id: str = run.info.run_id
             return run_id
 
-    def _experiment(self, name: str, note: str, tags: Mapping[str, str]) -> str:
+    def enclose(
+        self, run_ids: Sequence[str], digest: str, files: Callable[[], Mapping[str, bytes]]
+    ) -> None:
+        """Add the same files to several MLflow runs that lack them, or have others.
+
+        Args:
+            run_ids: The MLflow runs.
+            digest: Digest of everything that the files depend on.
+            files: Returns their content by path; called only if a run needs them.
+
+        Raises:
+            TrackingError: MLflow cannot be reached, or refuses a request.
+        """
+        with mlflow_errors(self.uri):
+            runs = [self.client.get_run(run_id) for run_id in run_ids]
+            stale = [run.info.run_id for run in runs if run.data.tags.get(_ENCLOSED) != digest]
+            if not stale:
+                return
+            contents = files()
+            with self._locked():
+                for run_id in stale:
+                    for name, data in contents.items():
+                        self._log_file(run_id, name, data)
+                    self.client.set_tag(run_id, _ENCLOSED, digest)
+
+    def delete_runs(self, tag: str, value: str) -> None:
+        """Delete the MLflow runs with a tag, to MLflow's trash.
+
+        Raises:
+            TrackingError: MLflow cannot be reached, or refuses a request.
+        """
+        with mlflow_errors(self.uri), self._locked():
+            for run in self.client.search_runs(
+                [self.experiment_id], filter_string=f"tags.`{tag}` = '{value}'"
+            ):
+                self.client.delete_run(run.info.run_id)
+
+    def _describe(self, note: str) -> None:
+        """Update the experiment's description, unless a user has changed it."""
+        tags = self.client.get_experiment(self.experiment_id).tags
+        current = tags.get(_NOTE, "")
+        ours = tags.get(_OUR_NOTE)
+        if current == note or (current and ours != sha256_of(current)):
+            return
+        self.client.set_experiment_tag(self.experiment_id, _OUR_NOTE, sha256_of(note))
+        self.client.set_experiment_tag(self.experiment_id, _NOTE, note)
+
+    def _experiment(self, name: str, tags: Mapping[str, str]) -> str:
         """Id of the experiment, created or updated."""
         existing = self.client.get_experiment_by_name(name)
         location = None if self._database is None else artifact_folder(self._database).as_uri()
         if existing is None:
-            all_tags = {**tags, "mlflow.note.content": note}
-            if location is not None:
-                all_tags[_ARTIFACTS] = location
-            return str(self.client.create_experiment(name, location, tags=all_tags))
+            own = {} if location is None else {_ARTIFACTS: location}
+            return str(self.client.create_experiment(name, location, tags={**tags, **own}))
         if existing.tags.get(_ARTIFACTS, location) != location:
             raise TrackingError(
                 f"{self._database} was moved: its artifacts belong to {existing.tags[_ARTIFACTS]}.",
@@ -153,12 +196,10 @@ class Tracker:
         return str(existing.experiment_id)
 
     def _new_run(self, content: RunContent) -> MlflowRun:
-        from editkit.palette import COLORS
-
-        # MLflow would choose colours by run id and often give two runs similar ones.
-        colors = (*COLORS.values(), *_MORE_COLORS)
-        earlier = len(self.client.search_runs([self.experiment_id]))
-        own = {FINGERPRINT: content.fingerprint, "mlflow.runColor": colors[earlier % len(colors)]}
+        own = {FINGERPRINT: content.fingerprint}
+        if _COLOR not in content.tags:
+            # MLflow would choose colours by run id and often give two runs similar ones.
+            own[_COLOR] = series_style(len(self.client.search_runs([self.experiment_id]))).color
         return self.client.create_run(
             self.experiment_id,
             start_time=content.started,
@@ -176,9 +217,12 @@ class Tracker:
         if not runs:
             return None
         known = runs[0].data.params
-        if all(known.get(key, value) == value for key, value in content.params.items()):
+        outdated = [key for key in runs[0].data.metrics if key.endswith(_EARLIER_BOUNDS)]
+        if not outdated and all(
+            known.get(key, value) == value for key, value in content.params.items()
+        ):
             return runs[0]
-        # MLflow cannot change parameters, so a new run replaces this one.
+        # MLflow can neither change parameters nor delete metrics, so a new run replaces this one.
         self.client.delete_run(runs[0].info.run_id)
         return None
 

@@ -22,6 +22,8 @@ KEY = "editkit"
 BENCHMARK = "benchmark"
 TAG = f"mlflow.sharedViewState.{KEY}"
 _SECONDS = "time/edit_s_mean"
+_PACKED = "deflate;"  # how MLflow marks compressed texts
+_LONGEST_TAG = 5000  # characters, in MLflow 3.13
 _RANKED, _REPORTS = "Ranked by {}", "Numbers and images"  # names in MLflow's menu "Views"
 _LINES, _OVERVIEW, _SCORES, _PANELS = (
     "editkit-lines",
@@ -39,19 +41,29 @@ _METRIC_WIDTH = 200  # pixels, enough for a name of some words
 _MOST_METRICS = 20  # more would exceed the length of a tag
 
 
-def address(experiment_id: str, shared: str | None) -> str:
-    """The page to open for an experiment, relative to the server's address.
+def address(experiment_id: str, mode: str, *, shared: bool = True) -> str:
+    """A page of an experiment, relative to the server's address.
 
     Args:
         experiment_id: The experiment.
-        shared: Our view of it; None for MLflow's own.
+        mode: ``TABLE``, ``CHART``, or ``ARTIFACT`` for tables of all runs side by side.
+        shared: Whether to show our view of it, and not MLflow's own.
     """
-    images = shared is not None and _PANELS in shared and json.loads(shared)["compareRunCharts"]
-    mode = "CHART" if images or shared is None else "TABLE"
     query = f"workflowType=machine_learning&compareRunsMode={mode}"
-    if shared is not None:
+    if shared:
         query += f"&viewStateShareKey={KEY}"
-    return f"/#/experiments/{experiment_id}/runs?{query}"
+    return f"#/experiments/{experiment_id}/runs?{query}"
+
+
+def best_mode(shared: str | None) -> str:
+    """The page to open first: the table, or the charts of trainings and of images.
+
+    Args:
+        shared: Our view of the experiment; None if it has none.
+    """
+    charts = [] if shared is None else state_of(shared)["compareRunCharts"]
+    images = any(chart["type"] == "IMAGE" for chart in charts)
+    return "CHART" if images or shared is None else "TABLE"
 
 
 def report_view(metrics: Iterable[str], panels: Iterable[str]) -> str:
@@ -133,11 +145,23 @@ def benchmark_view(scores: Sequence[Score], names: Iterable[str] = (), *, curves
 
 
 def _named(name: str, state: Mapping[str, Any]) -> str:
-    """A view as a tag's value: listed by name in the menu *Views* of MLflow 3.17 and later, which
-    reads the compressed copy; earlier versions read the other keys, and have no such menu."""
-    packed = base64.b64encode(zlib.compress(_json(state).encode(), 9)).decode()
+    """A view as a tag's value.
+
+    MLflow 3.17 and later list it by name in the menu *Views* and read the compressed copy; earlier
+    versions read the other keys. All of them read a compressed view alone, without a name.
+    """
+    packed = _PACKED + base64.b64encode(zlib.compress(_json(state).encode(), 9)).decode()
     # MLflow sorts views by their time of creation; ours has none, so that it stays the same.
-    return _json({"name": name, "createdAt": 0, "state": f"deflate;{packed}", **state})
+    named = _json({"name": name, "createdAt": 0, "state": packed, **state})
+    return named if len(named) <= _LONGEST_TAG else packed
+
+
+def state_of(shared: str) -> dict[str, Any]:
+    """The view in a tag's value."""
+    if shared.startswith(_PACKED):
+        shared = zlib.decompress(base64.b64decode(shared.removeprefix(_PACKED))).decode()
+    state: dict[str, Any] = json.loads(shared)
+    return state
 
 
 def _json(value: Any) -> str:
