@@ -186,7 +186,7 @@ def _show(
     if files and tracking:
         from editkit_plugins.mlflow_tracking.reports import log_figures
 
-        log_figures(finished.run, experiment.name, files)
+        log_figures(finished.run, experiment.name)
     for error in finished.tracking_errors:
         sys.stderr.write(f"error: {error}\n")
     return published and not finished.tracking_errors

@@ -109,7 +109,8 @@ def run_finished(run: Run) -> dict[str, Any]:
         TrackingError: MLflow cannot be reached, or refuses a request.
     """
     tracker = _log_new(run)
-    logged = list(_logged.of(run).values())
+    known = _logged.of(run)
+    logged = [known[cell.fingerprint] for cell in run.cells if cell.fingerprint in known]
     _logged.run = None  # rows may change after the run
     _enclose(run, tracker, logged)
     return tracker.document([cell.run_id for cell in logged])
@@ -124,7 +125,7 @@ def _log_new(run: Run) -> Tracker:
         if cell.fingerprint not in logged
         or logged[cell.fingerprint].label != labels[cell.fingerprint]
     ]
-    tracker, cells = _log(run, new)
+    tracker, cells = _write(run, new)
     logged.update(cells)
     return tracker
 
@@ -165,12 +166,12 @@ def log_cells(
     Raises:
         TrackingError: MLflow cannot be reached, or refuses a request.
     """
-    tracker, logged = _log(run, _complete(run, cells), rewrite=rewrite)
+    tracker, logged = _write(run, _complete(run, cells), rewrite=rewrite)
     _enclose(run, tracker, list(logged.values()))
     return tracker, [cell.run_id for cell in logged.values()]
 
 
-def _log(
+def _write(
     run: Run, cells: Sequence[Cell], *, rewrite: bool = False
 ) -> tuple[Tracker, dict[str, LoggedCell]]:
     """The tracker of the experiment, and complete cells by fingerprint once they are in MLflow."""
@@ -232,6 +233,7 @@ def content_of(run: Run, cell: Cell) -> RunContent:
         finished=milliseconds(finished),
         params=flat_params({**cell.params, **_edits(run, cell), "benchmark": run.benchmark}),
         metrics=_metrics(document),
+        step=cell.regime.facts if cell.regime.kind == "joint" else 0,
         curves=_curves(run, cell, document),
         tags={key: str(value) for key, value in tags.items() if value not in (None, "")},
         dataset={

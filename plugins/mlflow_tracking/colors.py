@@ -1,53 +1,48 @@
 """The colour of each run: bound to the editor's name, as in all figures and reports.
 
-MLflow has no markers, so editors that share a colour elsewhere get shades of it here.
+MLflow draws neither markers nor dashes, so editors that share a colour elsewhere have shades of it
+here; the one with a solid line has the colour itself. Other runs of an editor have further shades.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from editkit.palette import MARKERS, Style
+from editkit.palette import DASHES, MARKERS, Style
 from editkit.registry.plugins import default_registry
 from editkit.registry.styles import styles_of
 
-_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_KEPT = 0.65  # of a colour in the next shade of it
-_MOST_SHADES = 4
+_WHITE, _BLACK = 255, 0
+_KEPT = 0.65  # share of the colour in its next shade
 
 
 def run_colors(editors: Mapping[str, str]) -> dict[str, str]:
-    """A colour for each run.
+    """A colour for each run, as ``#rrggbb``.
 
     Args:
         editors: Labels of all runs of a benchmark, with the name of the editor of each.
-
-    Returns:
-        Colours as ``#rrggbb``. Other runs of an editor are lighter than its first one.
     """
     installed = default_registry().names("editor")
     styles = styles_of({name: name for name in sorted({*installed, *editors.values()})})
     colors, runs = {}, dict.fromkeys(editors.values(), 0)
     for label, editor in editors.items():
-        colors[label] = _shade(_own_color(editor, styles), _WHITE, runs[editor])
+        color = styles[editor].color
+        sharing = sorted(
+            (name for name, style in styles.items() if style.color == color),
+            key=lambda name: _rank(styles[name]),
+        )
+        colors[label] = _shade(color, sharing.index(editor) + len(sharing) * runs[editor])
         runs[editor] += 1
     return colors
 
 
-def _own_color(editor: str, styles: Mapping[str, Style]) -> str:
-    """The editor's colour, darker if another one with an earlier marker has the same."""
-    style = styles[editor]
-    sharing = sorted(
-        {MARKERS.index(other.marker) for other in styles.values() if other.color == style.color}
-    )
-    return _shade(style.color, _BLACK, sharing.index(MARKERS.index(style.marker)))
+def _rank(style: Style) -> tuple[int, int]:
+    return DASHES.index(style.dash), MARKERS.index(style.marker)
 
 
-def _shade(color: str, towards: tuple[int, int, int], number: int) -> str:
-    """Shade of a colour, ``#rrggbb``; number 0 is the colour itself."""
-    kept = _KEPT ** min(number, _MOST_SHADES)
-    own = (int(color[i : i + 2], 16) for i in (1, 3, 5))
-    mixed = (
-        round(kept * one + (1 - kept) * other) for one, other in zip(own, towards, strict=True)
-    )
-    return "#" + "".join(f"{channel:02x}" for channel in mixed)
+def _shade(color: str, number: int) -> str:
+    """The color itself (0), or a shade of it, in turn lighter and darker."""
+    kept = _KEPT ** ((number + 1) // 2)
+    other = _WHITE if number % 2 else _BLACK
+    channels = (int(color[i : i + 2], 16) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(kept * own + (1 - kept) * other):02x}" for own in channels)

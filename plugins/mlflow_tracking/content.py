@@ -27,6 +27,7 @@ class RunContent:
         finished: When the last part was computed, in milliseconds; None if it is still running.
         params: Settings, as flat texts.
         metrics: Results, finite numbers only.
+        step: Their step: the number of facts in each model, or 0.
         tags: Tags to group and search by.
         dataset: Name, digest and source of the records; empty if there are none.
         files: Text artifacts by file name.
@@ -49,6 +50,7 @@ class RunContent:
     curves: Mapping[str, Sequence[tuple[int, float, int]]] = dataclasses.field(default_factory=dict)
     attachments: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
     panels: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+    step: int = 0
 
     @functools.cached_property
     def digest(self) -> str:

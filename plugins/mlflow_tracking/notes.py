@@ -63,7 +63,7 @@ def experiment_note(run: Run, experiment_id: str) -> str:
     labelled = [score for score in run.scores if score.label]
     main = [score.label for score in labelled if score.summary]
     ranked, charts, tables = (
-        view.address(experiment_id, mode) for mode in ("TABLE", "CHART", "ARTIFACT")
+        view.address(experiment_id, mode).lstrip("/") for mode in ("TABLE", "CHART", "ARTIFACT")
     )
     rows = [SUMMARY, *labelled] if main else labelled
     return "\n".join(
@@ -75,9 +75,9 @@ def experiment_note(run: Run, experiment_id: str) -> str:
             "Tables show shares x 100 with their 95% interval, metrics are fractions. "
             "The editor `none` is the unedited model.",
             "",
-            "| column | metric |",
-            "|---|---|",
-            *(f"| {score.label} | `{score.key}` |" for score in rows),
+            "| column | metric | meaning |",
+            "|---|---|---|",
+            *(f"| {score.label} | `{score.key}` | {score.description} |" for score in rows),
         ]
     )
 
@@ -137,7 +137,8 @@ def _numbers(run: Run, table: Mapping[str, str]) -> str:
         return ""
     scores = ", ".join(f"{head} **{table[head]}**" for head in shown)
     meaning = f"S is the harmonic mean of {', '.join(main)}; " if SUMMARY.label in shown else ""
-    return f"{scores}; {table['s/edit']} s per edit. {meaning}shares x 100 with 95% intervals."
+    intervals = " with 95% intervals" if any(" " in table[head] for head in shown) else ""
+    return f"{scores}; {table['s/edit']} s per edit. {meaning}shares x 100{intervals}."
 
 
 def _warnings(rows: Sequence[Row], outcomes: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import TrackingError
 from editkit_plugins.mlflow_tracking import view
-from editkit_plugins.mlflow_tracking.cells import environment, experiment_name
+from editkit_plugins.mlflow_tracking.cells import environment, log_cells
 from editkit_plugins.mlflow_tracking.content import (
     RunContent,
     finite_metrics,
@@ -16,11 +16,10 @@ from editkit_plugins.mlflow_tracking.content import (
     mlflow_name,
 )
 from editkit_plugins.mlflow_tracking.database import tracking_uri
-from editkit_plugins.mlflow_tracking.tracker import Tracker, mlflow_errors
+from editkit_plugins.mlflow_tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from editkit.data_types import Point, Report
     from editkit.results import Run
@@ -93,37 +92,20 @@ def _finite_points(curve: Sequence[Point]) -> list[tuple[int, float, int]]:
     ]
 
 
-def log_figures(run: Run, name: str, files: Sequence[Path]) -> str:
-    """Add figures to the experiment of a benchmark, in an MLflow run of their own.
+def log_figures(run: Run, name: str) -> list[str]:
+    """Add the figures of a run's output folder to the MLflow runs of its editors.
 
     Args:
         run: The benchmark run that they are about.
-        name: Identifies the MLflow run; logging the same name again replaces the files.
-        files: The figures.
+        name: Name of the experiment; an MLflow run that an earlier version made for its figures
+            alone is deleted.
 
     Returns:
-        Id of the MLflow run.
+        Ids of the MLflow runs.
 
     Raises:
         TrackingError: MLflow cannot be reached, or refuses a request.
     """
-    tracker = Tracker(
-        tracking_uri(run.out),
-        experiment=experiment_name(run.benchmark),
-        tags={view.TAG: view.benchmark_view(run.scores)},
-    )
-    with mlflow_errors(tracker.uri):
-        earlier = tracker.client.search_runs(
-            [tracker.experiment_id], filter_string=f"tags.`{_FIGURES}` = '{name}'", max_results=1
-        )
-        if earlier:
-            run_id = str(earlier[0].info.run_id)
-        else:
-            created = tracker.client.create_run(
-                tracker.experiment_id, run_name=f"figures · {name}", tags={_FIGURES: name}
-            )
-            run_id = str(created.info.run_id)
-        for file in files:
-            tracker.client.log_artifact(run_id, str(file), "figures")
-        tracker.client.set_terminated(run_id, status="FINISHED")
-        return run_id
+    tracker, run_ids = log_cells(run, run.cells)
+    tracker.delete_runs(_FIGURES, name)
+    return run_ids

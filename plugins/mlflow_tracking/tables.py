@@ -25,6 +25,7 @@ GENERATIONS = "generations.json"
 _MOST_RECORDS = 500
 _MOST_RECORDS_WITH_TEXTS = 100  # a record has some kilobytes of text
 _MOST_SCORES = 4
+_DECIMALS = 6  # of fractions; `summary.json` has all
 
 Requests = Mapping[int, tuple[EditRequest, ...]]
 
@@ -53,16 +54,23 @@ def _interval_lines(run: Run, document: Mapping[str, Any]) -> Iterator[dict[str,
     """Every score with its 95% interval; those of a sequence at each of its checkpoints."""
     known = {score.key: score for score in (SUMMARY, *run.scores, *run.model_scores)}
     for state in document["checkpoints"] or [document]:
-        after = f" after {state['facts']}" if document["checkpoints"] else ""
+        after = f" after {state['at']}" if document["checkpoints"] else ""
         newest = {f"newest/{key}": value for key, value in state.get("newest", {}).items()}
-        for name, values in {**state["metrics"], **newest, **state["models"]}.items():
+        values_of = {**state["metrics"], **newest, **state["models"]}
+        for name in sorted(values_of, key=lambda name: name != SUMMARY.key):
+            values = values_of[name]
             score = known.get(name.removeprefix("newest/"), Score(name))
             label = "" if name.startswith("newest/") or not score.label else f"{score.label} · "
             yield {
                 "score": f"{label}{name}{after}",
                 "estimate": score_entry(score, Estimate(**values)).plain,
-                **{key: values[key] for key in ("mean", "ci_low", "ci_high", "n")},
+                "n": values["n"],
+                **{key: _rounded(values[key]) for key in ("mean", "ci_low", "ci_high")},
             }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _DECIMALS)
 
 
 def _record_line(run: Run, row: Row, requests: Requests) -> dict[str, Any]:

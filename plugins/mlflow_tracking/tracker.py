@@ -43,6 +43,7 @@ _KIND = "editkit.experiment"  # tag with the kind of the runs; it marks our expe
 _ARTIFACTS = "editkit.artifacts"  # tag with the folder of artifacts at creation
 _ENCLOSED = "editkit.enclosed"  # tag with the digest of what a run shares with others
 _NOTE, _OUR_NOTE = "mlflow.note.content", "editkit.note"  # the second has the digest of our note
+_EARLIER_NOTE = "Benchmark **"  # how notes of earlier versions begin, which have no digest
 _COLOR = "mlflow.runColor"
 _EARLIER_BOUNDS = ("_ci_low", "_ci_high")  # ends of metrics that earlier versions logged
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -169,8 +170,8 @@ class Tracker:
         """Update the experiment's description, unless a user has changed it."""
         tags = self.client.get_experiment(self.experiment_id).tags
         current = tags.get(_NOTE, "")
-        ours = tags.get(_OUR_NOTE)
-        if current == note or (current and ours != sha256_of(current)):
+        ours = not current or tags.get(_OUR_NOTE) == sha256_of(current)
+        if current == note or not (ours or current.startswith(_EARLIER_NOTE)):
             return
         self.client.set_experiment_tag(self.experiment_id, _OUR_NOTE, sha256_of(note))
         self.client.set_experiment_tag(self.experiment_id, _NOTE, note)
@@ -266,7 +267,7 @@ class Tracker:
                 # MLflow shows the latest point, so a correction needs a later timestamp.
                 history = self.client.get_metric_history(run.info.run_id, key)
                 timestamp = max(timestamp, *(point.timestamp + 1 for point in history))
-            points.append(Metric(key, value, timestamp, 0))
+            points.append(Metric(key, value, timestamp, content.step))
         return points
 
     def _curves(self, run: MlflowRun, content: RunContent) -> list[Any]:
@@ -376,7 +377,7 @@ def _batches(items: list[tuple[str, str]], size: int) -> Iterator[list[tuple[str
 
 
 def experiments_with_runs(uri: str) -> dict[str, tuple[str, str | None]]:
-    """Experiments of editkit that have runs, the latest first.
+    """Experiments of editkit that have runs: benchmarks before others, the latest first.
 
     Returns:
         By name: the experiment's id, and our view of it if there is one.
@@ -387,6 +388,7 @@ def experiments_with_runs(uri: str) -> dict[str, tuple[str, str | None]]:
     with mlflow_errors(uri):
         client = _client(uri)
         experiments = client.search_experiments(order_by=["last_update_time DESC"])
+        experiments = sorted(experiments, key=lambda each: each.tags.get(_KIND) != BENCHMARK)
         return {
             experiment.name: (str(experiment.experiment_id), experiment.tags.get(TAG))
             for experiment in experiments

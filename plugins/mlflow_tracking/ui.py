@@ -1,4 +1,4 @@
-"""Open the results in MLflow's web interface, at the comparison of the runs. Ctrl-C stops it."""
+"""Open the results in MLflow's web interface, at the ranked table. Ctrl-C stops it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import webbrowser
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -43,6 +44,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="address to listen on; other addresses give other machines access",
     )
     add_flag(parser, "--port", default=5000)
+    add_flag(
+        parser, "--no-browser", action="store_true", help="print the addresses, open no browser"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,7 +71,9 @@ def run(args: argparse.Namespace) -> int:
     check_port(args.host, args.port)
     with contextlib.suppress(KeyboardInterrupt), _sigterm_exits():
         with serving(database, host=args.host, port=args.port) as server:
-            _print_links(_address(args.host, args.port), experiments)
+            links = _print_links(_address(args.host, args.port), experiments)
+            if not args.no_browser and sys.stdout.isatty():
+                _open(links[0])
             sys.stderr.write("Press Ctrl-C to stop.\n")
             code = server.wait()
         raise TrackingError(
@@ -78,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _experiments(uri: str) -> dict[str, str]:
-    """Pages of the experiments with runs, by name, the latest first."""
+    """Pages of the experiments with runs, by name: benchmarks before others, the latest first."""
     from editkit_plugins.mlflow_tracking.tracker import experiments_with_runs
 
     experiments = experiments_with_runs(uri)
@@ -87,13 +93,27 @@ def _experiments(uri: str) -> dict[str, str]:
             f"MLflow at {printable_uri(uri)} has no runs of editkit.",
             hint="Run `editkit run-benchmark`, or `editkit export-mlflow` for earlier results.",
         )
-    return {name: view.address(*experiment) for name, experiment in experiments.items()}
+    return {name: view.first_page(*experiment) for name, experiment in experiments.items()}
 
 
-def _print_links(url: str, experiments: dict[str, str]) -> None:
-    for name, page in experiments.items():
-        sys.stdout.write(f"{name}: {url}{page}\n")
+def _print_links(url: str, experiments: dict[str, str]) -> list[str]:
+    """Print the addresses of the experiments' pages, and return them."""
+    links = {name: f"{url}{page}" for name, page in experiments.items()}
+    for name, link in links.items():
+        sys.stdout.write(f"{name}: {link}\n")
     sys.stdout.flush()
+    return list(links.values())
+
+
+def _open(link: str) -> None:
+    """Open a page in a graphical browser, if there is one: a text browser would fill the terminal
+    and cannot show MLflow."""
+    with contextlib.suppress(webbrowser.Error):
+        browser = webbrowser.get()
+        if not isinstance(browser, webbrowser.GenericBrowser) or isinstance(
+            browser, webbrowser.BackgroundBrowser
+        ):
+            browser.open(link)
 
 
 @contextlib.contextmanager

@@ -35,8 +35,9 @@ _RUN_NAME, _CREATED = "attributes.`Run Name`", "runDateAndNestInfo"  # MLflow's 
 _CREATED_WIDTH = 46  # pixels, enough for the sign of a finished run
 _NAME_WIDTHS = (120, 240)  # pixels, the narrowest and widest column of run names
 _NAME_MARGIN, _CHARACTER = 52, 6.5  # pixels around a name, and of each character
-_COLUMN_WIDTH = 100  # pixels, enough for a share with its interval
-_CELL_WIDTH = 66  # pixels, enough for a count or for seconds
+_COLUMN_WIDTH = 112  # pixels, enough for a share with its interval
+_OTHER_WIDTH = 128  # pixels, enough for a difference with its interval
+_CELL_WIDTH = 58  # pixels, enough for a count or for seconds
 _METRIC_WIDTH = 200  # pixels, enough for a name of some words
 _MOST_METRICS = 20  # more would exceed the length of a tag
 
@@ -52,18 +53,20 @@ def address(experiment_id: str, mode: str, *, shared: bool = True) -> str:
     query = f"workflowType=machine_learning&compareRunsMode={mode}"
     if shared:
         query += f"&viewStateShareKey={KEY}"
-    return f"#/experiments/{experiment_id}/runs?{query}"
+    return f"/#/experiments/{experiment_id}/runs?{query}"
 
 
-def best_mode(shared: str | None) -> str:
+def first_page(experiment_id: str, shared: str | None) -> str:
     """The page to open first: the table, or the charts of trainings and of images.
 
     Args:
+        experiment_id: The experiment.
         shared: Our view of the experiment; None if it has none.
     """
-    charts = [] if shared is None else state_of(shared)["compareRunCharts"]
-    images = any(chart["type"] == "IMAGE" for chart in charts)
-    return "CHART" if images or shared is None else "TABLE"
+    if shared is None:
+        return address(experiment_id, "CHART", shared=False)
+    images = any(chart["type"] == "IMAGE" for chart in state_of(shared)["compareRunCharts"])
+    return address(experiment_id, "CHART" if images else "TABLE")
 
 
 def report_view(metrics: Iterable[str], panels: Iterable[str]) -> str:
@@ -115,7 +118,7 @@ def benchmark_view(scores: Sequence[Score], names: Iterable[str] = (), *, curves
         _CREATED: _CREATED_WIDTH,
         **_columns(heads, _COLUMN_WIDTH),
         **_columns(reversed(CELL_COLUMNS), _CELL_WIDTH),
-        **_columns(others, _COLUMN_WIDTH),
+        **_columns(others, _OTHER_WIDTH),
     }
     keys = [score.key for score in (*first, *rest)]
     lines = keys[: len(first)] if curves else []
@@ -125,7 +128,7 @@ def benchmark_view(scores: Sequence[Score], names: Iterable[str] = (), *, curves
         *(_chart("BAR", key, _SCORES, 20, metricKey=key) for key in (*keys, _SECONDS)),
     ]
     sections = [
-        _section(_LINES, "Scores by number of edits", columns=2, height=360),
+        _section(_LINES, "Scores by number of edits", columns=1, height=400),
         _section(_OVERVIEW, "All runs at once", columns=1, height=400),
         _section(_SCORES, "Each score", columns=2, height=340),
     ]
@@ -148,12 +151,16 @@ def _named(name: str, state: Mapping[str, Any]) -> str:
     """A view as a tag's value.
 
     MLflow 3.17 and later list it by name in the menu *Views* and read the compressed copy; earlier
-    versions read the other keys. All of them read a compressed view alone, without a name.
+    versions read the other keys, with as many charts as their limit allows.
     """
     packed = _PACKED + base64.b64encode(zlib.compress(_json(state).encode(), 9)).decode()
-    # MLflow sorts views by their time of creation; ours has none, so that it stays the same.
-    named = _json({"name": name, "createdAt": 0, "state": packed, **state})
-    return named if len(named) <= _LONGEST_TAG else packed
+    for n_charts in range(len(state["compareRunCharts"]), -1, -1):
+        shown = {**state, "compareRunCharts": state["compareRunCharts"][:n_charts]}
+        # MLflow sorts views by their time of creation; ours has none, so that it stays the same.
+        named = _json({"name": name, "createdAt": 0, "state": packed, **shown})
+        if len(named) <= _LONGEST_TAG:
+            return named
+    return packed  # all versions read it, but list it nowhere
 
 
 def state_of(shared: str) -> dict[str, Any]:
@@ -161,7 +168,7 @@ def state_of(shared: str) -> dict[str, Any]:
     if shared.startswith(_PACKED):
         shared = zlib.decompress(base64.b64decode(shared.removeprefix(_PACKED))).decode()
     state: dict[str, Any] = json.loads(shared)
-    return state
+    return state_of(state["state"]) if "state" in state else state
 
 
 def _json(value: Any) -> str:
@@ -180,18 +187,7 @@ def _name_width(names: Iterable[str]) -> int:
 
 def _line(key: str) -> dict[str, Any]:
     """Options of a line chart over the number of edits in the model."""
-    return {
-        "metricKey": key,
-        "selectedMetricKeys": [key],
-        "xAxisKey": "step",
-        "xAxisScaleType": "linear",
-        "scaleType": "linear",
-        "range": {},
-        "lineSmoothness": 0,
-        "displayPoints": True,
-        "yAxisKey": "metric",
-        "yAxisExpressions": [],
-    }
+    return {"metricKey": key, "xAxisKey": "step", "range": {}, "displayPoints": True}
 
 
 def _overview(main: Sequence[Score]) -> list[dict[str, Any]]:
@@ -222,7 +218,6 @@ def _chart(kind: str, name: str, section: str, n_runs: int, **options: Any) -> d
         "type": kind,
         "metricSectionId": section,
         "runsCountToCompare": n_runs,
-        "deleted": False,
         "isGenerated": True,
         **options,
     }
@@ -236,6 +231,4 @@ def _section(uuid: str, name: str, *, columns: int, height: int) -> dict[str, An
         "cardHeight": height,
         "display": True,
         "isReordered": True,
-        "deleted": False,
-        "isGenerated": False,
     }

@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tracking_samples import NOON, SCORES, cell, finished_run, row, run_in, store_rows
 
 from editkit import EditRequest
+from editkit.benchmark.aggregate import cell_document
 from editkit.benchmark.store import Store, runs_in
+from editkit.cli.main import main
+from editkit.registry.plugins import default_registry
+from editkit.registry.styles import styles_of
 from editkit_plugins.mlflow_tracking.cells import content_of
+from editkit_plugins.mlflow_tracking.colors import run_colors
 from editkit_plugins.mlflow_tracking.content import finite_metrics, flat_params, table_json
+from editkit_plugins.mlflow_tracking.notes import repeat_command
+
+BOUNDS = ("ci_low", "ci_high")
+METRICS = ("efficacy", "paraphrase", "neighborhood", "same-subject")  # of the benchmark atlas
 
 
 def test_infinite_numbers_never_reach_mlflow() -> None:
@@ -55,7 +67,7 @@ def test_the_content_matches_the_store(tmp_path: Path) -> None:
     assert next(iter(content.metrics)) == "summary/score"
     assert content.metrics["efficacy/score"] == 1.0
     assert content.metrics["neighborhood/score"] == 0.5
-    assert not any("_ci_" in name for name in content.metrics)  # three records
+    assert not any("_ci_" in name for name in content.metrics)
     assert content.metrics["time/edit_s_mean"] == 0.5
     assert content.metrics["memory/peak_rss_mb"] == 103.0
     assert (content.metrics["records/done"], content.metrics["records/failed"]) == (3.0, 0.0)
@@ -63,8 +75,9 @@ def test_the_content_matches_the_store(tmp_path: Path) -> None:
     assert "preset" not in content.params
     assert content.tags["editor"] == "rome"
     assert (content.started, content.finished) == ((NOON + 3 - 3 * 0.75) * 1000, (NOON + 3) * 1000)
-    assert set(content.files) == {"config.yaml", "summary.json", "records.json"}
-    assert content.tags["mlflow.loggedArtifacts"] == '[{"path": "records.json", "type": "table"}]'
+    assert set(content.files) == {"config.yaml", "summary.json", "intervals.json", "records.json"}
+    tables = json.loads(content.tags["mlflow.loggedArtifacts"])
+    assert [table["path"] for table in tables] == ["intervals.json", "records.json"]
     line = {head: content.tags[head] for head in ("S", "ES", "EM", "NS", "s/edit", "records")}
     assert line == {
         "S": "66.7",
@@ -108,6 +121,10 @@ def test_a_name_repeats_no_part(tmp_path: Path) -> None:
     )
     store_rows(run, run.cells[0], [row(1)])
     assert content_of(run, run.cells[0]).name == "rome · atlas"
+    own = dataclasses.replace(run, benchmark="atlas")
+    assert content_of(own, run.cells[0]).name == "rome"
+    path = dataclasses.replace(own, model={**run.model, "name": "models/gpt-j/"})
+    assert content_of(path, run.cells[0]).name == "rome · gpt-j"
 
 
 def test_settings_distinguish_cells_of_one_editor_across_runs(tmp_path: Path) -> None:
@@ -131,7 +148,9 @@ def test_texts_have_their_own_table_with_the_edit(tmp_path: Path) -> None:
         store.put_requests(run.dataset["digest"], {1: (request,)})
     content = content_of(run, run.cells[0])
     artifacts = json.loads(content.tags["mlflow.loggedArtifacts"])
-    assert [entry["path"] for entry in artifacts] == ["records.json", "generations.json"]
+    assert [entry["path"] for entry in artifacts] == [
+        *("intervals.json", "records.json", "generations.json")
+    ]
     shown = json.loads(content.files["generations.json"])
     assert shown["columns"][:2] == json.loads(content.files["records.json"])["columns"][:2]
     assert [dict(zip(shown["columns"], line, strict=True)) for line in shown["data"]] == [
@@ -161,3 +180,71 @@ def test_failed_records_are_described(tmp_path: Path) -> None:
     assert content.tags["records"] == "2 (1 failed)"
     line = json.loads(content.files["records.json"])["data"][1]
     assert line[:2] == ["2", "failed: the delta is not finite"]
+
+
+def test_every_score_has_its_interval_in_a_table(tmp_path: Path) -> None:
+    run = run_in(tmp_path, [cell("rome")])
+    store_rows(run, run.cells[0], [row(case, es=case % 2) for case in range(20)])
+    content = content_of(run, run.cells[0])
+    table = json.loads(content.files["intervals.json"])
+    assert table["columns"] == ["score", "estimate", "n", "mean", "ci_low", "ci_high"]
+    estimates = cell_document(run, run.cells[0])["metrics"]
+    labels = {"S": "summary/score", **{score.label: score.key for score in SCORES}}
+    for line, (label, key) in zip(table["data"], labels.items(), strict=True):
+        assert line[:2] == [f"{label} · {key}", content.tags[label]]
+        assert line[2:] == [20, *(round(estimates[key][k], 6) for k in ("mean", *BOUNDS))]
+    assert estimates["efficacy/score"]["ci_low"] < 0.5
+
+
+def test_the_description_names_the_editor_its_scores_and_the_command(tmp_path: Path) -> None:
+    run = finished_run(tmp_path, "rome")
+    note = content_of(run, run.cells[0]).tags["mlflow.note.content"]
+    assert note.startswith("**rome**: Rank-one model editing")
+    assert "3 records of facts on tiny (float32), each in its own copy of the model." in note
+    assert "S **66.7**, ES **100.0**, NS **50.0**; 0.500 s per edit." in note
+    assert "editkit run-benchmark FILE --editor rome --model tiny --limit 3" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags"),
+    [
+        ({}, ""),
+        ({"seed": 3}, " --seed 3"),
+        ({"preset": "corrected"}, " --set editors.rome.preset=corrected"),
+        ({"sources": {"layer": "--set"}}, " --set editors.rome.layer=3"),
+        ({"edits": {"joint": 2}}, " --joint 2"),
+        (
+            {"edits": {"sequential": 4, "step": 2, "checkpoints": [2, 4]}},
+            " --sequential 4 --step 2 --checkpoints 2,4",
+        ),
+        (
+            {"edits": {"joint": 2, "groups": 1}},
+            """ --set 'edits={"joint": 2, "groups": 1}'""",
+        ),
+    ],
+)
+def test_the_command_has_what_the_benchmark_does_not(
+    tmp_path: Path, changes: dict[str, Any], flags: str
+) -> None:
+    run = run_in(
+        tmp_path,
+        [cell("rome", **changes)],
+        benchmark="atlas",
+        model={"name": "atlas", "fingerprint": "f", "dtype": "float32"},
+        dataset={"name": "atlas", "digest": "d", "n_records": 3},
+        metrics=[{"name": metric} for metric in METRICS],
+    )
+    command = repeat_command(run, run.cells[0])
+    assert command == f"editkit run-benchmark atlas --editor rome --limit 3{flags}"
+    if changes.get("sources"):  # `run-benchmark` takes it
+        assert main([*shlex.split(command)[1:], "--dry-run"]) == 0
+
+
+def test_a_colour_is_bound_to_the_editor_and_no_two_runs_share_one() -> None:
+    installed = default_registry().names("editor")
+    every = run_colors({name: name for name in installed})
+    assert len(set(every.values())) == len(installed)
+    assert run_colors({"x": "mend", "y": "ft"}) == {"x": every["mend"], "y": every["ft"]}
+    twins = run_colors({name: name for name in installed} | {"ft (joint 2)": "ft"})
+    assert len(set(twins.values())) == len(installed) + 1
+    assert every["ft"] == styles_of({"ft": "ft"})["ft"].color.lower()

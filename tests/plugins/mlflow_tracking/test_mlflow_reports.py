@@ -18,7 +18,7 @@ from editkit.data_types import Point, Report
 from editkit_plugins.mlflow_tracking import editkit_reported
 from editkit_plugins.mlflow_tracking.database import quiet
 from editkit_plugins.mlflow_tracking.tracker import experiments_with_runs
-from editkit_plugins.mlflow_tracking.view import KEY, address, report_view
+from editkit_plugins.mlflow_tracking.view import KEY, first_page, report_view
 
 
 def report(out: Path, *, points: int, finished: bool = False, **changes: Any) -> Report:
@@ -99,7 +99,7 @@ def test_publishing_never_raises(
 
 
 def test_reports_with_curves_open_in_mlflows_own_view() -> None:
-    page = address("7", None)
+    page = first_page("7", None)
     assert "compareRunsMode=CHART" in page
     assert KEY not in page
 
@@ -112,7 +112,7 @@ def test_reports_with_single_numbers_open_as_a_list(out: Path) -> None:
         "editkit/traces": True,
         "editkit/training": False,
     }
-    page = address("7", experiments["editkit/traces"][1])
+    page = first_page("7", experiments["editkit/traces"][1])
     assert "compareRunsMode=TABLE" in page
     assert page.endswith(f"viewStateShareKey={KEY}")
     columns = json.loads(report_view(["mlp/last (1)", "b"], []))["selectedColumns"]
@@ -148,6 +148,6 @@ def test_images_of_one_name_share_a_panel(out: Path, tmp_path: Path) -> None:
     [(_, view)] = experiments.values()
     assert view is not None
     assert [chart["imageKeys"] for chart in json.loads(view)["compareRunCharts"]] == [["maps"]]
-    assert "compareRunsMode=CHART" in address("7", view)
+    assert "compareRunsMode=CHART" in first_page("7", view)
     editkit_reported(report(out, points=0, curves={}, metrics={}, fingerprint="figures"))
     assert experiments_with_runs(f"sqlite:///{out / 'mlflow.db'}") == experiments  # the view stays

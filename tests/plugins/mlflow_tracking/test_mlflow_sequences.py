@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-
-import pytest
 
 from editkit.regimes import Regime
 from editkit_plugins.mlflow_tracking.cells import content_of, log_cells
@@ -34,6 +33,19 @@ def test_scores_of_joint_models_have_bounds(tmp_path: Path) -> None:
     run = write_shared(tmp_path, cells=(cell("rome", Regime.joint(4)),))  # five models
     content = content_of(run, run.cells[0])
     assert not content.curves
-    assert content.metrics["perplexity/collapsed_ci_low"] == 0.0
-    assert content.metrics["perplexity/collapsed_ci_high"] == pytest.approx(0.4345, abs=1e-4)
-    assert content.params["edits"] == "joint 4"
+    assert content.step == 4
+    assert content.metrics["perplexity/collapsed"] == 0.0
+    [*_, line] = json.loads(content.files["intervals.json"])["data"]
+    assert line == ["Coll · perplexity/collapsed", "0.0 -0/+43.4", 5, 0.0, 0.0, 0.434491]
+    wanted = {"edits": "joint 4", "regime": "joint", "edits.facts": "4", "batch": str(run.batch)}
+    assert wanted.items() <= content.params.items()
+
+
+def test_the_table_of_intervals_has_every_checkpoint(tmp_path: Path) -> None:
+    run = write_shared(tmp_path, cells=(cell("rome", SEQUENTIAL),))
+    table = json.loads(content_of(run, run.cells[0]).files["intervals.json"])
+    names = [line[0] for line in table["data"]]
+    assert [name for name in names if name.startswith("ES · ")] == [
+        f"ES · efficacy/score after {n}" for n in (1, 10, 20)
+    ]
+    assert "newest/efficacy/score after 10" in names

@@ -15,7 +15,9 @@ from editkit import StoreError, TrackingError
 from editkit.benchmark.store import rows_of
 from editkit.results import Cell, Run
 from editkit_plugins import mlflow_tracking
-from editkit_plugins.mlflow_tracking import cells, export, view
+from editkit_plugins.mlflow_tracking import cells, enclosures, export, view
+from editkit_plugins.mlflow_tracking.cells import log_cells
+from editkit_plugins.mlflow_tracking.colors import run_colors
 from editkit_plugins.mlflow_tracking.content import RunContent
 from editkit_plugins.mlflow_tracking.database import quiet
 
@@ -57,6 +59,10 @@ def test_every_cell_is_one_flat_run(out: Path) -> None:
     assert rome.info.experiment_id == logged["experiment_id"]
     assert rome.info.run_name == "rome · tiny · facts"
     assert rome.info.status == "FINISHED"
+    colors = {
+        name: run.data.tags["mlflow.runColor"] for name, run in (("none", none), ("rome", rome))
+    }
+    assert colors == run_colors({"none": "none", "rome": "rome"})
     assert rome.data.metrics["efficacy/score"] == 0.75
     assert "efficacy/score_ci_low" not in rome.data.metrics  # three records
     assert rome.data.params["editor.layers"] == "[1,2]"
@@ -81,12 +87,6 @@ def test_an_edited_description_stays(out: Path) -> None:
     assert tags[view.TAG] != "broken"
 
 
-def test_runs_have_distinct_colors(out: Path) -> None:
-    logged = finish(finished_run(out, "none", "rome", *map(str, range(8))))
-    colors = [run.data.tags["mlflow.runColor"] for run in Mlflow(logged["tracking_uri"]).runs()]
-    assert len(set(colors)) == 10
-
-
 def test_artifacts_are_next_to_the_database(out: Path) -> None:
     run_id = finish(finished_run(out, "rome"))["run_ids"][0]
     folder = out / "mlartifacts" / run_id / "artifacts"
@@ -95,7 +95,9 @@ def test_artifacts_are_next_to_the_database(out: Path) -> None:
         "config.yaml",
         "environment.json",
         "summary.json",
+        "intervals.json",
         "records.json",
+        "report.html",
         "records.parquet",
     }
     packages = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["packages"]
@@ -113,6 +115,43 @@ def test_replaying_changes_nothing(out: Path) -> None:
     seen = Mlflow(first["tracking_uri"])
     assert [run.info.run_id for run in seen.runs()] == first["run_ids"]
     assert len(seen.history(first["run_ids"][0], "efficacy/score")) == 1
+
+
+def test_figures_and_the_report_belong_to_every_run(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished_run(out, "none", "rome")
+    (out / "figures").mkdir()
+    (out / "figures" / "layers.svg").write_text("<svg/>", encoding="utf-8")
+    (out / "figures" / "layers.pdf").write_bytes(b"%PDF")
+    folders = [out / "mlartifacts" / run_id / "artifacts" for run_id in finish(run)["run_ids"]]
+    for folder in folders:
+        assert [file.name for file in (folder / "figures").iterdir()] == ["layers.svg"]
+        assert "rome" in (folder / "report.html").read_text(encoding="utf-8")
+    with monkeypatch.context() as patched:
+        patched.setattr(enclosures, "report_page", lambda run: pytest.fail("written again"))
+        finish(run)  # nothing is new
+    (out / "figures" / "layers.svg").write_text("<svg>2</svg>", encoding="utf-8")
+    finish(run)
+    for folder in folders:
+        figure = folder / "figures" / "layers.svg"
+        assert figure.read_text(encoding="utf-8") == "<svg>2</svg>"
+
+
+def test_runs_of_earlier_versions_lose_the_metrics_of_bounds(out: Path) -> None:
+    run = finished_run(out, "rome")
+    first = finish(run)
+    tracker, [earlier] = log_cells(run, run.cells)
+    tracker.client.log_metric(earlier, "efficacy/score_ci_low", 0.2)
+    tracker.client.set_experiment_tag("1", "mlflow.note.content", "Benchmark **small** of old.")
+    [later] = finish(run)["run_ids"]
+    assert first["run_ids"] == [earlier] != [later]
+    assert [each.info.run_id for each in Mlflow(first["tracking_uri"]).runs()] == [later]
+    note = tracker.client.get_experiment("1").tags["mlflow.note.content"]
+    assert "[ranked table](#/experiments/1/runs?" in note
+    tracker.client.set_experiment_tag("1", "mlflow.note.content", "A user's.")
+    finish(run)
+    assert tracker.client.get_experiment("1").tags["mlflow.note.content"] == "A user's."
 
 
 def test_a_lost_database_is_recreated_from_the_store(tmp_path: Path) -> None:

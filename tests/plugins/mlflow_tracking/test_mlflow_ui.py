@@ -79,7 +79,7 @@ def test_it_serves_until_a_signal(out: Path, end: signal.Signals) -> None:
             url = f"http://127.0.0.1:{port}"
             assert link == (
                 f"editkit/small: {url}/#/experiments/1/runs"
-                "?workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey=editkit\n"
+                "?workflowType=machine_learning&compareRunsMode=TABLE&viewStateShareKey=editkit\n"
             )
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{url}/health", timeout=10) as answer:
