@@ -10,7 +10,7 @@ from editkit import TrackingError
 from editkit.benchmark.published import published_for
 from editkit.benchmark.store import runs_in
 from editkit.registry.plugins import default_registry
-from editkit.report import html_page
+from editkit.report.html_page import report
 from editkit.report.sections import sections_of
 from editkit.storage.digests import canonical_json, sha256_of
 
@@ -53,7 +53,7 @@ def report_page(run: Run) -> bytes:
     """The report of a run's output folder, as ``editkit report --format html`` writes it."""
     registry, runs = default_registry(), runs_in(run.out)
     sections = sections_of(runs, [published_for(each, registry) for each in runs], None)
-    return html_page.report(sections, against=None).encode()
+    return report(sections, against=None).encode()
 
 
 def read_figures(figures: dict[str, Path]) -> dict[str, bytes]:

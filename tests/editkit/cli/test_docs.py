@@ -50,7 +50,9 @@ _PATH = re.compile(  # of a file, or of a folder with its final slash
 _FENCED = re.compile(r"```.*?```", re.DOTALL)
 _TAGS = {  # of MLflow
     f"editkit.{tag}"
-    for tag in ("content", "edits", "editor_version", "fingerprint", "model_fingerprint")
+    for tag in (
+        *("content", "edits", "editor_version", "enclosed", "fingerprint", "model_fingerprint"),
+    )
 }
 _FILES = {"editkit.json"}  # looks like the name of a module
 _EXAMPLES = {"tests/test_contract.py", "configs/rome/gpt2-xl.yaml"}  # files of a reader's own

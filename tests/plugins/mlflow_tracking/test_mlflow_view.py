@@ -63,7 +63,7 @@ def test_a_view_with_many_scores_fits_into_a_tag() -> None:
     view = benchmark_view(many, curves=True)
     assert len(view) < SHORTEST_TAG_LIMIT
     assert "tags.`M24`" in state_of(view)["selectedColumns"]
-    some = benchmark_view([*SCORES, *many[:5]], curves=True)
+    some = benchmark_view([*SCORES, *many[:8]], curves=True)
     assert len(some) < SHORTEST_TAG_LIMIT
     assert len(json.loads(some)["compareRunCharts"]) < len(state_of(some)["compareRunCharts"])
 
