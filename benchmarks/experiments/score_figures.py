@@ -137,8 +137,7 @@ def _lines(spec: FigureSpec, section: Section, names: Names) -> tuple[Draw, list
             panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         if section.unedited is not None and score.key in section.unedited:
             mean = score.scale * section.unedited[score.key].mean
-            line = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.2}
-            panel.axhline(mean, label=_UNEDITED, **line)
+            panel.axhline(mean, label=_UNEDITED, color=GREY, linestyle=(0, (1, 2)), linewidth=1.2)
 
     return draw, list(lines)
 
