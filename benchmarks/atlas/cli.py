@@ -10,6 +10,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from editkit.cli.arguments import add_examples, add_flag
+
 from . import model_path, records_path
 
 _HERE = Path(__file__).resolve().parent
@@ -22,42 +24,67 @@ def configure(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="atlas_command", metavar="COMMAND", required=True)
 
     build = commands.add_parser("build", help="rebuild records, reference texts and tokenizer")
-    build.add_argument(
-        "--out", type=Path, default=_HERE, help="output folder for records/ and the tokenizer"
+    add_flag(
+        build,
+        "--out",
+        default=_HERE,
+        help="folder for records/ and the tokenizer",
+        shown_default="where they are installed",
     )
+    add_examples(build, "editkit atlas build -o rebuilt")
 
     train = commands.add_parser("train", help="train the embedded model from scratch")
-    train.add_argument(
-        "--out",
-        type=Path,
-        default=Path("atlas-model"),
-        help="output folder of the model (atlas-model)",
+    add_flag(train, "--out", default=Path("atlas-model"), help="folder of the model")
+    add_flag(
+        train,
+        "--minutes",
+        type=float,
+        metavar="N",
+        help="stop after this time; the same command resumes (default: no limit)",
     )
-    train.add_argument(
-        "--minutes", type=float, help="stop after this time; the same command resumes"
+    add_flag(
+        train,
+        "--steps",
+        type=int,
+        metavar="N",
+        help="optimiser steps: more steps, more facts known (default: as the shipped model)",
     )
-    train.add_argument("--seed", type=int, default=0, help="seed of the weights and the text (0)")
-    train.add_argument("--steps", type=int, help="optimiser steps: more steps, more facts known")
-    train.add_argument("--threads", type=int, help="processor threads (all)")
-    train.add_argument("--quiet", action="store_true", help="no progress bar")
+    add_flag(train, "--seed", type=int, help="seed of the weights and the text")
+    add_flag(
+        train,
+        "--threads",
+        type=int,
+        metavar="N",
+        group="machine",
+        help="processor threads (default: all)",
+    )
     again = train.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="resume from a checkpoint (default)")
-    again.add_argument("--fresh", action="store_true", help="ignore a checkpoint")
+    add_flag(again, "--resume", action="store_true", help="resume from a checkpoint, as by default")
+    add_flag(again, "--fresh", help="ignore a checkpoint")
+    add_flag(train, "--quiet")
+    add_examples(train, "editkit atlas train -o atlas-model --minutes 60")
 
     recall = commands.add_parser("recall", help="measure how many facts a model knows")
-    recall.add_argument("--model", type=Path, help="folder of the model (the shipped one)")
-    recall.add_argument("--facts", type=int, help="sample this many facts (all)")
-    recall.add_argument("--json", action="store_true", help="print one JSON document")
+    add_flag(recall, "--model", type=Path, help="folder of the model (default: the shipped one)")
+    add_flag(
+        recall, "--facts", type=int, metavar="N", help="ask a sample of N facts (default: all)"
+    )
+    add_flag(recall, "--json")
+    add_examples(recall, "editkit atlas recall --facts 100")
 
     describe = commands.add_parser("describe", help="count subjects, facts, records and tokens")
-    describe.add_argument("--json", action="store_true", help="print one JSON document")
+    add_flag(describe, "--json")
+    add_examples(describe, "editkit atlas describe")
 
     facts = commands.add_parser("facts", help="list facts as prompts, most frequent subjects first")
-    facts.add_argument("--relation", metavar="R", help="only this relation, by id or name")
-    facts.add_argument("--subject", metavar="TEXT", help="only subjects that contain this text")
-    facts.add_argument(
-        "--limit", type=int, default=20, metavar="N", help="number of facts to list (20)"
+    add_flag(
+        facts, "--relation", metavar="R", help="only this relation, by id or name (default: all)"
     )
+    add_flag(
+        facts, "--subject", metavar="S", help="only subjects that contain this text (default: all)"
+    )
+    add_flag(facts, "--limit", type=int, default=20, help="number of facts to list")
+    add_examples(facts, "editkit atlas facts --subject Kenya")
 
 
 def run(args: argparse.Namespace) -> int:

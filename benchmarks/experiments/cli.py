@@ -22,7 +22,7 @@ from editkit.benchmark.plan import Plan, make_plan
 from editkit.benchmark.published import published_for
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Flags, apply_flags
-from editkit.cli.arguments import add_flag, add_flags, names, parse_sets, split_section
+from editkit.cli.arguments import add_examples, add_flag, add_flags, parse_sets, split_section
 from editkit.cli.pools import add_pool_flags, pool_for
 from editkit.cli.signals import terminable
 from editkit.data_types import Report
@@ -52,29 +52,34 @@ EXIT_FAILED_RECORDS = 1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "name", nargs="?", metavar="NAME|FILE", help="experiment to run (default: list all)"
+    add_flag(
+        parser,
+        "name",
+        nargs="?",
+        metavar="NAME|FILE",
+        complete=lambda: list(known_experiments()),
+        help="experiment to run (default: list all)",
     )
     add_flag(
         parser,
         "--editor",
-        help="only this editor of the experiment, or another one; repeatable",
+        help="editors of the experiment, or other ones",
+        shown_default="those of the experiment",
     )
-    add_flags(parser, "--model", "--dataset", "--limit")
+    add_flag(parser, "--model", shown_default="the experiment's")
+    add_flag(parser, "--dataset", shown_default="the experiment's")
+    add_flags(parser, "--limit")
     add_flag(
         parser,
         "--metrics",
-        type=names,
-        default=[],
-        metavar="M,...",
         help="names of metrics; figures without any of their scores are left out",
+        shown_default="those of the experiment",
     )
-    add_flag(parser, "--set")
-    add_flag(
-        parser, "--out", default=None, help="folder of results (default: editkit-results/NAME)"
-    )
+    add_flags(parser, "--set")
+    add_flag(parser, "--out", default=None, shown_default="editkit-results/NAME")
     add_pool_flags(parser)
     add_flags(parser, "--no-mlflow", "--quiet", "--wide")
+    add_examples(parser, "editkit run-experiment", "editkit run-experiment layer-token-sweep -n 10")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,36 +1,39 @@
-"""The flags of all commands: how each is spelled, what it accepts, and what its errors say.
+"""The flags of all commands: how each is spelled, what it accepts, and how it is completed.
 
 A command, ours or a plugin's, adds a flag that others have too by its name alone::
 
-    add_flag(parser, "--model", required=True)
+    add_flag(parser, "--model")
 
 and its own flags the same way, with a help text. :data:`SHARED` lists the shared ones.
+``docs/cli.md`` describes the convention that they follow.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol, TypeVar
 
-from typing_extensions import override
-
-from editkit.errors import EditkitError, UsageError
+from editkit.errors import UsageError
 from editkit.validation import text_problem
 
 __all__ = [
+    "ALTERNATIVES",
     "ANY_CLUSTER",
+    "DEFAULT_MODEL",
     "LOCAL",
     "SHARED",
-    "Parser",
+    "above",
+    "add_alternative",
+    "add_examples",
     "add_flag",
     "add_flags",
     "at_least",
+    "is_cluster",
+    "list_of",
     "names",
     "number",
     "parse_sets",
@@ -38,17 +41,26 @@ __all__ = [
     "port",
     "positive",
     "split_section",
+    "up_to",
+    "whole",
 ]
+
+_Item = TypeVar("_Item")
 
 _LONGEST_NAME = 255  # bytes of one part of a path, on every common file system
 _LONGEST_PATH = 4096
 _LONGEST_SHOWN = 80
-_CHOICE = re.compile(r"invalid choice: (.*) \(choose from (.*)\)", re.DOTALL)
 _ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 _CLUSTER = re.compile(r"local|auto|(?:ray://)?(?:\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}/?")
+_DEFAULT_IN_HELP = re.compile(r" \(default: [^()]*\)$")
+_SEPARATOR = re.compile(r",(?![^()]*\))")  # a comma that is not inside parentheses
 LOCAL = "local"
 ANY_CLUSTER = "any"
 """What ``--ray`` without a value means: the first cluster that there is, or else a local one."""
+ALTERNATIVES = "positional_alternatives"
+"""Where a namespace holds the values of :func:`add_alternative`: those given, and before."""
+DEFAULT_MODEL = "atlas"
+"""The model of a command without ``--model``: the embedded one."""
 
 
 # ---------------------------------------------------------------- types
@@ -126,9 +138,14 @@ def port(text: str) -> int:
 
 def cluster(text: str) -> str:
     """The address of a Ray cluster; raises ArgumentTypeError for anything else."""
-    if text != ANY_CLUSTER and not _CLUSTER.fullmatch(text):
+    if text != ANY_CLUSTER and not is_cluster(text):
         raise _expected("local, auto or HOST:PORT", text)
     return text
+
+
+def is_cluster(text: str) -> bool:
+    """Whether this is ``local``, ``auto`` or the address of a Ray cluster."""
+    return _CLUSTER.fullmatch(text) is not None
 
 
 def _whole_in(text: str, least: int, most: int | None, expected: str) -> int:
@@ -142,27 +159,31 @@ def _whole_in(text: str, least: int, most: int | None, expected: str) -> int:
 
 
 def names(text: str) -> list[str]:
-    """Names separated by commas.
+    """Names separated by commas. A comma in parentheses separates nothing: ``rome (layer 3, a)``.
 
     Raises:
         ArgumentTypeError: There are none.
     """
-    parts = [name.strip() for name in text.split(",") if name.strip()]
+    parts = [name.strip() for name in _SEPARATOR.split(text) if name.strip()]
     if not parts:
         raise _expected("names separated by commas", text)
     return parts
 
 
-def whole_numbers(text: str) -> list[int]:
-    """Whole numbers separated by commas.
+def list_of(item: Callable[[str], _Item]) -> Callable[[str], list[_Item]]:
+    """The type of values separated by commas. Digits may be grouped with ``_`` only."""
 
-    Raises:
-        ArgumentTypeError: There are none, or one is something else.
-    """
-    try:
-        return [int(part) for part in names(text)]
-    except ValueError:
-        raise _expected("whole numbers separated by commas", text) from None
+    def items(text: str) -> list[_Item]:
+        parts = names(text)
+        for part in parts[1:]:
+            if part != "0" and part.startswith("0") and part.isdigit():
+                raise argparse.ArgumentTypeError(
+                    f"got {text[:_LONGEST_SHOWN]!r}: a comma separates values, so write "
+                    f"{text.replace(',', '_')[:_LONGEST_SHOWN]} for one number"
+                )
+        return [item(part) for part in parts]
+
+    return items
 
 
 def kind_name(text: str) -> str:
@@ -204,60 +225,162 @@ class _Flags(Protocol):
     def add_argument(self, *name_or_flags: str, **options: Any) -> argparse.Action: ...
 
 
+class _Listed(argparse.Action):
+    """A flag that takes several values and may be repeated: ``-e rome,ft``, ``-e rome -e ft``."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        before = getattr(namespace, self.dest, None)
+        given = [] if before is self.default or before is None else before
+        setattr(namespace, self.dest, [*given, *values])
+
+
+class _Alternative(argparse.Action):
+    """A positional argument for what a flag gives, too."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values is not None:
+            given = getattr(namespace, ALTERNATIVES, {})
+            setattr(
+                namespace,
+                ALTERNATIVES,
+                {**given, self.dest: (values, getattr(namespace, self.dest))},
+            )
+            setattr(namespace, self.dest, values)
+
+
 _RESULTS = Path("editkit-results")
+_MACHINE, _OUTPUT = "machine", "output"
 
 SHARED: Mapping[str, Mapping[str, Any]] = {
-    "out": {
-        "type": path,
-        "nargs": "?",
-        "default": _RESULTS,
-        "metavar": "OUT",
-        "help": "folder of results",
-    },
     "--by": {"metavar": "NAME", "help": "who does this, for the log (default: user@host)"},
     "--chat": {"action": "store_true", "help": "send prompts as a user's turns in a chat"},
     "--corpus": {
         "metavar": "C",
+        "complete": "file",
         "help": "texts for the statistics of all editors that need them: a file, package:file, or "
-        "hub:name",
+        "hub:name (default: each editor's own)",
     },
-    "--dataset": {"metavar": "D", "help": "name of a dataset"},
-    "--device": {"default": "cpu", "metavar": "D", "help": "device of the model, such as cuda:1"},
+    "--dataset": {"metavar": "D", "complete": "dataset", "help": "name of a dataset"},
+    "--device": {
+        "default": "cpu",
+        "metavar": "D",
+        "group": _MACHINE,
+        "complete": ("cpu", "cuda", "cuda:0"),
+        "help": "device of the model, such as cuda:1",
+    },
     "--dtype": {
         "default": "float32",
         "metavar": "T",
+        "group": _MACHINE,
+        "complete": ("float32", "bfloat16", "float16"),
         "help": "type of the model's weights: float32, bfloat16 or float16",
     },
     "--editor": {
-        "action": "append",
+        "short": "-e",
+        "also": ("--editors",),
+        "type": names,
+        "action": _Listed,
         "default": [],
-        "metavar": "E",
-        "help": "only this editor; repeatable",
+        "metavar": "E,...",
+        "complete": "editor",
+        "help": "only these editors (default: all)",
     },
     "--fresh": {"action": "store_true", "help": "recompute what is already stored"},
     "--gpus-per-worker": {
         "type": at_least(0),
         "metavar": "G",
+        "group": _MACHINE,
         "help": "with --ray: GPUs of each worker, such as 0.5 or 2 (default: 1 if the model is on "
         "a GPU, or else 0)",
     },
-    "--json": {"action": "store_true", "help": "print one JSON document"},
+    "--json": {"action": "store_true", "group": _OUTPUT, "help": "print one JSON document"},
     "--kind": {"type": kind_name},
-    "--ledger": {"type": path, "metavar": "DIR", "help": "folder of the ledger"},
-    "--limit": {"type": positive, "metavar": "N", "help": "use only the first N records"},
-    "--model": {"metavar": "M", "help": "a registered name, a folder, or a hub id"},
-    "--no-mlflow": {"action": "store_true", "help": "do not log to MLflow"},
-    "--out": {"type": path, "default": _RESULTS, "metavar": "DIR", "help": "folder of results"},
+    "--ledger": {
+        "type": path,
+        "metavar": "FOLDER",
+        "complete": "folder",
+        "help": "folder of the ledger",
+    },
+    "--limit": {
+        "short": "-n",
+        "type": positive,
+        "metavar": "N",
+        "help": "use only the first N records (default: all)",
+    },
+    "--metrics": {
+        "also": ("--metric",),
+        "type": names,
+        "action": _Listed,
+        "default": [],
+        "metavar": "M,...",
+        "complete": "metric",
+        "help": "names of metrics (default: those of the benchmark)",
+    },
+    "--model": {
+        "short": "-m",
+        "metavar": "M",
+        "complete": "model",
+        "help": "a registered name, a folder, a GGUF file, or a hub id",
+    },
+    "--no-mlflow": {"action": "store_true", "group": _OUTPUT, "help": "do not log to MLflow"},
+    "--out": {
+        "short": "-o",
+        "type": path,
+        "default": _RESULTS,
+        "metavar": "FOLDER",
+        "group": _OUTPUT,
+        "complete": "folder",
+        "help": "folder of results",
+    },
     "--port": {"type": port, "metavar": "N", "help": "port to listen on"},
-    "--preset": {"metavar": "P", "help": "named set of values to start from"},
-    "--quiet": {"action": "store_true", "help": "show no progress"},
+    "--preset": {
+        "metavar": "P",
+        "complete": "preset",
+        "help": "named set of values to start from (default: published)",
+    },
+    "--quiet": {
+        "short": "-q",
+        "action": "store_true",
+        "group": _OUTPUT,
+        "help": "show no progress",
+    },
     "--ray": {
         "type": cluster,
         "nargs": "?",
         "const": ANY_CLUSTER,
         "metavar": "ADDRESS",
+        "group": _MACHINE,
+        "complete": ("local", "auto"),
         "help": "work on a Ray cluster: local (a new one on this machine), auto (the one of "
-        "RAY_ADDRESS or on this machine) or HOST:PORT; without a value, auto or else local",
+        "RAY_ADDRESS or on this machine) or HOST:PORT; without a value, auto or else local "
+        "(default: this process)",
+    },
+    "--relations": {
+        "also": ("--relation",),
+        "type": names,
+        "action": _Listed,
+        "default": [],
+        "metavar": "R,...",
+        "help": "use only these relations (default: all)",
+    },
+    "--save": {
+        "type": path,
+        "metavar": "FILE",
+        "group": _OUTPUT,
+        "complete": "file",
+        "help": "file to write",
     },
     "--seed": {"type": whole, "default": 0, "metavar": "S", "help": "seed of everything random"},
     "--separator": {
@@ -274,6 +397,7 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--workers": {
         "type": positive,
         "metavar": "N",
+        "group": _MACHINE,
         "help": "with --ray: number of workers (default: one per share of a GPU, or else per "
         "processor)",
     },
@@ -282,82 +406,81 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
         "help": "print all columns (default: those that fit the terminal)",
     },
 }
-"""The arguments that several commands have, with the options of ``add_argument``."""
+"""The flags that several commands have, with the options of :func:`add_flag`."""
 
 
-def add_flag(parser: _Flags, name: str, **options: Any) -> None:
-    """Add a flag; its default is appended to its help.
+def add_flag(
+    parser: _Flags,
+    name: str,
+    *,
+    short: str | None = None,
+    also: Sequence[str] = (),
+    complete: str | Sequence[str] | Callable[[], Sequence[str]] | None = None,
+    group: str | None = None,
+    several: bool = False,
+    shown_default: str | None = None,
+    **options: Any,
+) -> None:
+    """Add a flag. Its help ends with its default, unless the text itself names one.
 
     Args:
         parser: The command's parser, or a group in it.
         name: The flag. One of :data:`SHARED` needs nothing else.
-        options: Options of ``add_argument``, which win over the shared ones.
+        short: A letter for it, such as ``-m``.
+        also: Other spellings, which work but are not shown.
+        complete: What the shell completes: names of a kind of plugin (``editor``), a ``file``, a
+            ``folder``, or these names, or what this function returns.
+        group: Where the help shows it: ``machine``, ``output``, or with the command's own flags
+            if empty.
+        several: Several values, separated by commas, and the flag may be repeated. ``type`` is
+            then the type of one value; texts by default.
+        shown_default: What the help says about the default, where the value does not say it.
+        options: Options of ``add_argument``. They win over the shared ones.
     """
-    options = {**SHARED.get(name, {}), **options}
-    if options.get("default") not in (None, False, []) and "%(default)" not in options["help"]:
-        options["help"] += " (default: %(default)s)"
-    parser.add_argument(name, **options)
+    shared = dict(SHARED.get(name, {}))
+    short = short or shared.get("short")
+    group = shared.get("group", "") if group is None else group
+    complete = complete or shared.get("complete")
+    also = (*shared.get("also", ()), *also)
+    own = ("short", "group", "complete", "also")
+    options = {**{key: value for key, value in shared.items() if key not in own}, **options}
+    if several:
+        item = options.get("type")
+        options |= {"action": _Listed, "type": names if item is None else list_of(item)}
+        options.setdefault("default", [])
+    if shown_default is not None:
+        own_text = _DEFAULT_IN_HELP.sub("", options.get("help", ""))
+        options["help"] = f"{own_text} (default: {shown_default})"
+    titled = getattr(parser, "titled_group", None)
+    if group and titled is not None:
+        parser = titled(group)
+    spellings = [name, *([short] if short else []), *also]
+    action: Any = parser.add_argument(*spellings, **options)
+    action.hidden = frozenset(also)  # for the help and the completion
+    action.complete = complete
+
+
+def add_alternative(parser: _Flags, flag: str, **options: Any) -> None:
+    """Accept the value of a flag as a positional argument, too.
+
+    Call it after :func:`add_flag`, with the same ``type``. The help shows the flag alone, unless
+    ``options`` have a ``help``: then hide the flag.
+    """
+    dest = flag.lstrip("-").replace("-", "_")
+    options = {"type": SHARED.get(flag, {}).get("type"), "help": argparse.SUPPRESS, **options}
+    parser.add_argument(dest, nargs="?", action=_Alternative, **options)
+
+
+def add_examples(parser: argparse.ArgumentParser, *examples: str) -> None:
+    """Show command lines at the end of the help."""
+    lines = "\n".join(f"  {each}" for each in examples)
+    parser.epilog = f"{'example' if len(examples) == 1 else 'examples'}:\n{lines}"
 
 
 def add_flags(parser: _Flags, *flags: str) -> None:
     """Add several of the :data:`SHARED` flags as they are."""
     for name in flags:
         add_flag(parser, name)
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser with our types and errors.
-
-    ``type=int``, ``type=float`` and ``type=Path`` mean :func:`whole`, :func:`number` and
-    :func:`path`, whoever declares the argument.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self._after_ray = ""
-        for given, ours in ((int, whole), (float, number), (Path, path)):
-            self.register("type", given, ours)
-
-    @override
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: Any = None
-    ) -> tuple[Any, list[str]]:
-        """As the base class, but ``--ray atlas`` leaves ``atlas`` to the positional arguments."""
-        given = list(sys.argv[1:] if args is None else args)
-        for i, (flag, following) in enumerate(itertools.pairwise([*given, "--"])):
-            if flag == "--":
-                break
-            if flag == "--ray" and not _CLUSTER.fullmatch(following):
-                given[i] = f"--ray={ANY_CLUSTER}"
-                self._after_ray = following
-        return super().parse_known_args(given, namespace)
-
-    @override
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong with the arguments, in the form that all our errors have.
-
-        Raises:
-            UsageError: Always.
-        """
-        message = message.removeprefix("argument ")
-        message = _CHOICE.sub(r"got \1, expected one of \2", message)
-        error = UsageError(f"{message}.", hint=f"'{self.prog} --help' lists the arguments.")
-        raise self.explained(error)
-
-    def explained(self, error: EditkitError) -> EditkitError:
-        """The error, with a hint if it may be about an address that ``--ray`` did not take.
-
-        ``--ray node7`` leaves ``node7`` to the positional arguments: the error is then that there
-        is no benchmark with this name.
-        """
-        word = self._after_ray
-        refused = re.search(r"\bno \w+|\bnot \w+|\bunrecognized\b", error.message)
-        if word and refused and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", error.message):
-            error.hint = (
-                f"{error.hint or ''} If {word!r} was meant for --ray: it takes local, auto or "
-                "HOST:PORT."
-            ).strip()
-        return error
 
 
 def check_texts(args: argparse.Namespace) -> None:

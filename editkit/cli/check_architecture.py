@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flags
+from editkit.cli.arguments import DEFAULT_MODEL, add_alternative, add_examples, add_flag, add_flags
 from editkit.errors import ModelError, first_line
 from editkit.models.checkpoint import UnusableFile, read_json
 from editkit.models.foreign import foreign_kind
@@ -47,8 +47,15 @@ _FIELDS: Mapping[str, str] = {
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("folder", metavar="FOLDER", help="a model's folder, or a registered name")
+    add_flag(
+        parser,
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a registered name, or a folder with a config.json",
+    )
+    add_alternative(parser, "--model", metavar="FOLDER")
     add_flags(parser, "--json")
+    add_examples(parser, "editkit check-architecture -m ./my-gpt2")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,13 +64,13 @@ def run(args: argparse.Namespace) -> int:
     from editkit.selfcheck.proposal import entry_as_code
     from editkit.selfcheck.rules import GRADIENT_TOLERANCE, TOLERANCE
 
-    folder = local_folder(args.folder)
+    folder = local_folder(args.model)
     if folder is None:
         raise ModelError(
-            f"the folder {args.folder!r} does not exist.",
+            f"the folder {args.model!r} does not exist.",
             hint=f"Give a folder with the model's config.json. {known_models()}",
         )
-    config = _config(folder, args.folder)
+    config = _config(folder, args.model)
     entry, origin = _entry(config)
     checked: list[dict[str, Any]] = []
     say = _nothing if args.json else sys.stdout.write
@@ -78,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         checked.append(_section("a small random model", check_config(config, entry), say))
         if any(folder.glob("*.safetensors")) and _is_ok(checked[0]):
             with assuming(entry):
-                model = load_folder(folder, LoadOptions(), name=args.folder)
+                model = load_folder(folder, LoadOptions(), name=args.model)
                 checked.append(_section("the weights in the folder", check_model(model), say))
         if origin.startswith("not listed"):
             say(_proposed(config, entry_as_code(entry), _failed(checked)))

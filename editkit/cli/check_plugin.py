@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flag, add_flags, parse_sets
+from editkit.cli.arguments import add_examples, add_flag, add_flags, parse_sets
 from editkit.errors import ConfigError, PluginError, did_you_mean
 from editkit.registry.config import config_class
 from editkit.registry.plugins import Offer, Registry, default_registry
@@ -29,9 +29,26 @@ EXIT_BROKEN = 1
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", metavar="NAME", help="what to check")
-    add_flag(parser, "--kind", choices=_KINDS, help="check only this kind")
+    add_flag(
+        parser,
+        "name",
+        metavar="NAME",
+        complete="any",
+        help="an editor, a metric, ..., a plugin or a distribution",
+    )
+    add_flag(
+        parser,
+        "--kind",
+        choices=_KINDS,
+        metavar="KIND",
+        help=f"check only this kind: {', '.join(_KINDS)} (default: all)",
+    )
     add_flags(parser, "--preset", "--set", "--json")
+    add_examples(
+        parser,
+        "editkit check-plugin rome",
+        "editkit check-plugin counterfact --kind dataset --set path=counterfact.json",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -61,9 +61,15 @@ def command_module(name: str) -> ModuleType:
     return module
 
 
+def command_names() -> list[str]:
+    """The names of all commands, ours first."""
+    plugins = set(default_registry().names("command")) - _NAMES
+    return [*(spec.name for spec in CORE), *sorted(plugins)]
+
+
 def _unknown(name: str) -> UsageError:
     registry = default_registry()
-    known = sorted({*_NAMES, *registry.names("command")})
+    known = sorted(command_names())
     return UsageError(
         f"there is no command {name!r}.{registry.possible_reasons()}",
         hint=did_you_mean(name, known) or f"Known: {', '.join(known)}.",

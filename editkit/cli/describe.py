@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import add_examples, add_flag, add_flags
 from editkit.data_types import Score
 from editkit.errors import PluginError, UsageError, did_you_mean
 from editkit.regimes import RegimeKind
@@ -34,13 +34,23 @@ _REQUIRED = "(required)"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", metavar="NAME", help="what to describe")
-    add_flag(parser, "--kind", choices=KINDS, help="kind, if several things share the name")
-    add_flags(parser, "--model", "--preset")
+    add_flag(
+        parser, "name", metavar="NAME", complete="any", help="an editor, a metric, a dataset, ..."
+    )
+    add_flag(
+        parser,
+        "--kind",
+        choices=KINDS,
+        metavar="KIND",
+        help=f"only this kind: {', '.join(KINDS)} (default: all)",
+    )
+    add_flag(parser, "--model", help="show the values for this model", shown_default="for no model")
+    add_flags(parser, "--preset")
     form = parser.add_mutually_exclusive_group()
     add_flag(form, "--schema", action="store_true", help="print the JSON schema of the config")
     add_flag(form, "--yaml", action="store_true", help="print a snippet for a benchmark file")
     add_flag(form, "--json")
+    add_examples(parser, "editkit describe rome", "editkit describe rome -m gpt2-xl --yaml")
 
 
 def run(args: argparse.Namespace) -> int:

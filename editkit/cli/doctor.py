@@ -29,9 +29,9 @@ from editkit.benchmark.spec import (
 )
 from editkit.cli.arguments import (
     above,
+    add_examples,
     add_flag,
     add_flags,
-    names,
     parse_sets,
     positive,
     up_to,
@@ -57,13 +57,28 @@ _MOST_RECORDS, _MOST_WORKERS = 100_000_000, 100_000
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_flag(
-        parser, "benchmark", nargs="?", default="atlas", metavar="NAME|FILE", help="what to run"
+        parser,
+        "benchmark",
+        nargs="?",
+        default="atlas",
+        metavar="NAME|FILE",
+        complete="benchmark",
+        help="a benchmark, or a file that describes one",
     )
-    add_flags(parser, "--model", "--editor", "--dataset")
-    add_flag(parser, "--metrics", type=names, default=[], metavar="M,...", help="names of metrics")
-    add_flag(parser, "--dtype", default=None)
-    add_flag(parser, "--device", default=None)
-    add_flag(parser, "--batch", type=positive, metavar="N", help="requests edited together")
+    add_flags(parser, "--editor")
+    add_flag(parser, "--model", shown_default="the benchmark's")
+    add_flag(parser, "--dataset", shown_default="the benchmark's")
+    add_flags(parser, "--metrics")
+    add_flag(parser, "--device", default=None, shown_default="the benchmark's")
+    add_flag(parser, "--dtype", default=None, shown_default="the benchmark's")
+    add_flag(
+        parser,
+        "--batch",
+        type=positive,
+        metavar="N",
+        help="requests edited together",
+        shown_default="the benchmark's",
+    )
     add_regime_flags(parser)
     add_flag(
         parser,
@@ -78,7 +93,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--records",
         type=up_to(_MOST_RECORDS),
         metavar="N",
-        help="measure a sample, and predict a run with N records",
+        help="measure a sample, and predict a run with N records (default: no prediction)",
     )
     add_flag(
         parser,
@@ -95,6 +110,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         f"each editor is measured (default: {_SECONDS})",
     )
     add_flags(parser, "--corpus", "--set", "--json")
+    add_examples(
+        parser,
+        "editkit doctor -m smollm2 -e rome,memit",
+        "editkit doctor -e rome,ft --records 20000 --workers 8",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

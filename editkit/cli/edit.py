@@ -19,7 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import (
+    DEFAULT_MODEL,
+    add_alternative,
+    add_examples,
+    add_flag,
+    add_flags,
+    path,
+)
 from editkit.cli.edit_inputs import (
     DEFAULT_EDITOR,
     GivenFact,
@@ -44,9 +51,10 @@ _log = logging.getLogger("editkit.edit")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "prompt",
-        nargs="?",
+    add_flag(parser, "--prompt", metavar="TEXT", help=argparse.SUPPRESS)
+    add_alternative(
+        parser,
+        "--prompt",
         metavar="PROMPT",
         help="a sentence up to the object, with the subject in it",
     )
@@ -59,8 +67,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="OLD",
         help="the object that the model gives now (default: read from its answer)",
     )
-    add_flag(parser, "--model", default="atlas")
-    add_flag(parser, "--editor", help=f"editor; repeatable (default: {DEFAULT_EDITOR})")
+    add_flag(
+        parser,
+        "--editor",
+        help="editors; several are shown side by side",
+        shown_default=DEFAULT_EDITOR,
+    )
+    add_flag(parser, "--model", default=DEFAULT_MODEL)
     add_flag(
         parser,
         "--keep",
@@ -80,18 +93,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser,
         "--save",
-        type=Path,
-        metavar="FILE",
-        help="write the patch; with several "
-        "editors, {editor} in its name stands for the editor; with --batch, a folder",
+        also=("--out", "-o"),
+        help="file for the patch; with several editors, {editor} in its name stands for the "
+        "editor; with --batch, a folder",
     )
     add_flag(parser, "--force", action="store_true", help="replace existing files")
     add_flag(parser, "--interactive", action="store_true", help="then type prompts of your own")
     add_flag(
         parser,
         "--batch",
-        type=Path,
+        type=path,
         metavar="FILE",
+        complete="file",
         help="edit the facts of a YAML or JSON file, each by itself",
     )
     add_flags(parser, "--chat", "--separator", "--preset")
@@ -100,7 +113,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set",
         help="set one value of the editor, or of one of several with EDITOR.A=V; repeatable",
     )
-    add_flags(parser, "--dtype", "--device", "--json", "--quiet")
+    add_flags(parser, "--device", "--dtype", "--json", "--quiet")
+    add_examples(
+        parser,
+        'editkit edit "The capital of Kenya is" --subject Kenya --to Paris',
+        'editkit edit "The capital of Kenya is" --subject Kenya --to Paris -e rome,ft,lora',
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,8 +35,8 @@ def next_steps(saved: Iterable[Path], model: str) -> str:
     lines = [
         *(f"Saved {path}" for path in paths),
         f"  editkit patch show {paths[0]}",
-        f"  editkit patch export {paths[0]} --out DIR",
-        f"  editkit patch apply {paths[0]} --model {shlex.quote(model)} --ledger DIR",
+        f"  editkit patch export {paths[0]} --out FOLDER",
+        f"  editkit patch apply {paths[0]} --model {shlex.quote(model)} --ledger FOLDER",
     ]
     return "\n".join(lines) + "\n"
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 
-from editkit.cli.arguments import add_flag
+from editkit.cli.arguments import add_examples, add_flag
 from editkit.errors import UsageError, did_you_mean
 from editkit.registry.plugins import KINDS, default_registry
 from editkit.storage.pages import (
@@ -33,13 +33,19 @@ _WIDEST = 100
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="what to explain")
+    parser.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        help="a page, an error, a command or an exit code (default: list all pages)",
+    )
     add_flag(
         parser,
         "--pager",
         action="store_true",
         help="page the text, if standard output is a terminal",
     )
+    add_examples(parser, "editkit explain regimes", "editkit explain DeltaError")
 
 
 def run(args: argparse.Namespace) -> int:

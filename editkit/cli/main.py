@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import importlib.metadata
@@ -14,8 +13,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from editkit import __version__
-from editkit.cli.arguments import Parser, check_texts
+from editkit.cli.arguments import check_texts
+from editkit.cli.command_parsers import commands_with, parser_of
 from editkit.cli.commands import command_module, listing
+from editkit.cli.parser import Parser, UnknownFlag
 from editkit.cli.signals import Terminated
 from editkit.errors import EditkitError, UsageError, first_line
 from editkit.redaction import redacted
@@ -24,6 +25,22 @@ EXIT_UNEXPECTED = 1
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143
 _DEBUG = "EDITKIT_DEBUG"
+_FIRST_STEPS = """\
+editkit edits single facts in language models, and measures what an edit did.
+
+  editkit edit "The capital of Kenya is" --subject Kenya --to Paris
+                                 change a fact of the embedded model, in seconds
+  editkit run-benchmark          compare editors on many facts
+  editkit trace "The capital of Kenya is" --subject Kenya
+                                 show where the model recalls a fact
+  editkit demo                   do all of this in a browser
+
+With a model of your own: add --model NAME, a folder or a name on the hub.
+
+  editkit --help                 all commands
+  editkit COMMAND --help         a command and its flags
+  editkit explain                the documentation
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,25 +90,34 @@ def _escape_unencodable(stream: Any) -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if not arguments:
+        sys.stdout.write(_FIRST_STEPS)
+        return 0
     parser = _parser()
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(parser.format_help() + listing())
         return 0
     if arguments[0].startswith("-"):
-        parser.parse_args(arguments)  # --version, or an unknown option
+        try:
+            parser.parse_args(arguments)  # --version, or a flag that belongs to a command
+        except UnknownFlag as error:
+            if error.hint is None or commands_with(error.flag, besides=""):
+                error.hint = "A command comes first; 'editkit --help' lists them."
+            raise
         raise UsageError(
             f"a command was expected before {arguments[0]!r}.", hint="See 'editkit --help'."
         )
     name, rest = arguments[0], arguments[1:]
     module: Any = command_module(name)
-    command = Parser(
-        prog=f"editkit {name}",
-        description=(module.__doc__ or "").strip() or None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("--debug", action="store_true", help="print the traceback of an error")
-    module.configure(command)
-    args = command.parse_args(rest)
+    command = parser_of(name, module)
+    try:
+        args = command.parse_args(rest)
+    except UnknownFlag as error:
+        if error.hint is None:
+            error.hint = commands_with(error.flag, besides=name) or (
+                f"'{command.prog} --help' lists its flags."
+            )
+        raise
     check_texts(args)
     try:
         return int(module.run(args))
@@ -103,12 +129,20 @@ def _run(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="editkit",
-        usage="editkit [--version] [--debug] COMMAND ...",
+        add_help=False,
+        usage="editkit COMMAND [flags]",
         description="Edit single facts in language models, find where they live, and measure "
         "what an edit did.",
     )
-    parser.add_argument("--version", action="version", version=f"editkit {__version__}")
+    parser.add_argument(
+        "-V",
+        "--version",
+        action="version",
+        version=f"editkit {__version__}",
+        help="print the version",
+    )
     parser.add_argument("--debug", action="store_true", help="print the traceback of an error")
+    parser.add_argument("-h", "--help", action="help", help="show this help")
     return parser
 
 

@@ -9,24 +9,41 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from editkit.benchmark.merge import Merged, merge
 from editkit.benchmark.output_lock import exclusive
 from editkit.benchmark.store import Store
+from editkit.cli.arguments import add_examples, add_flag, path
+from editkit.errors import UsageError
 from editkit.results import STORE_FILE
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("out", type=Path, metavar="OUT", help="output folder to merge into")
-    parser.add_argument(
-        "shards", type=Path, nargs="+", metavar="SHARD_DIR", help="output folder of a shard"
+    add_flag(
+        parser,
+        "shards",
+        type=path,
+        nargs="+",
+        metavar="SHARD",
+        complete="folder",
+        help="folder of results of a shard",
     )
+    add_flag(
+        parser, "--out", default=None, help="folder to merge into", shown_default="the first SHARD"
+    )
+    add_examples(parser, "editkit merge part1 part2 part3 -o all")
 
 
 def run(args: argparse.Namespace) -> int:
     """Merge the shards in order."""
+    if args.out is None:
+        args.out, *args.shards = args.shards
+    if not args.shards:
+        raise UsageError(
+            f"there is nothing to merge into {args.out}.",
+            hint="For example: editkit merge part1 part2 -o all",
+        )
     for shard in args.shards:  # before anything is merged
         Store(shard / STORE_FILE, read_only=True).close()
     with exclusive(args.out, (1, 1)), Store(args.out / STORE_FILE) as target:

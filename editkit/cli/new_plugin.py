@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.cli.arguments import add_flag
+from editkit.cli.arguments import add_examples, add_flag
 from editkit.errors import UsageError
 from editkit.registry.plugins import Registry, default_registry
 from editkit.storage.resources import resource
@@ -76,8 +76,18 @@ Run a benchmark on its records:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("name", metavar="NAME", help="name that users will type, such as my-method")
-    add_flag(parser, "--kind", choices=KINDS, default="editor", help="kind of plugin")
-    add_flag(parser, "--out", default=None, help="folder to create (default: ./NAME)")
+    add_flag(
+        parser,
+        "--kind",
+        choices=KINDS,
+        default="editor",
+        metavar="KIND",
+        help=f"kind of plugin: {', '.join(KINDS)}",
+    )
+    add_flag(parser, "--out", default=None, help="folder to create", shown_default="./NAME")
+    add_examples(
+        parser, "editkit new-plugin my-method", "editkit new-plugin my-score --kind metric"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -39,7 +39,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
             action.name,
             help=action.summary,
             description=(module.__doc__ or "").strip(),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.configure(own)
         own.set_defaults(run_action=module.run)

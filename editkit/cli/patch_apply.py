@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import add_examples, add_flag, add_flags, path
 from editkit.cli.signals import terminable
 from editkit.errors import EditkitError, UsageError
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the action's arguments."""
-    parser.add_argument("files", type=Path, nargs="*", metavar="FILE", help="patch file")
+    add_flag(parser, "files", type=path, nargs="*", metavar="FILE", complete="file", help="patches")
     add_flags(parser, "--ledger")
     add_flag(
         parser,
         "--model",
         help="for a new ledger: a registered name, a folder, a GGUF file, or a hub id; later only "
-        "to give the new place of a model that was moved",
+        "to give the new place of a model that was moved (default: the ledger's)",
     )
     add_flags(parser, "--by")
     add_flag(
@@ -47,6 +47,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the model folder again if something has damaged it",
     )
+    add_examples(parser, "editkit patch apply kenya.safetensors --ledger patched -m atlas")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flag
+from editkit.cli.arguments import add_examples, add_flag
 from editkit.cli.patch_files import (
     add_files,
     add_model_flags,
@@ -45,6 +45,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser, "--together", action="store_true", help="apply all patches at once, in this order"
     )
     add_flag(parser, "--json")
+    add_examples(parser, "editkit patch check kenya.safetensors")
 
 
 def run(args: argparse.Namespace) -> int:

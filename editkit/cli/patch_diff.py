@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flag, path
+from editkit.cli.arguments import add_examples, add_flag, path
 from editkit.cli.patch_files import conflicts_data, names_of, read_patches
 from editkit.safe_text import one_line, shortened
 from editkit.storage.digests import plain
@@ -24,8 +24,11 @@ _LONGEST_VALUE = 60
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the action's arguments."""
-    parser.add_argument("files", nargs=2, type=path, metavar="FILE", help="file of a patch")
+    add_flag(
+        parser, "files", nargs=2, type=path, metavar="FILE", complete="file", help="two patches"
+    )
     add_flag(parser, "--json")
+    add_examples(parser, "editkit patch diff kenya.safetensors kenya-2.safetensors")
 
 
 def run(args: argparse.Namespace) -> int:

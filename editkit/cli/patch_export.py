@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import add_examples, add_flag, add_flags
 from editkit.cli.patch_files import add_files, names_of, read_patches
 from editkit.cli.signals import terminable
 from editkit.progress import show_progress
@@ -34,7 +34,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the model to write the patches into: a registered name, a folder, a GGUF file, or a "
         "hub id (default: the one that the patch was made on)",
     )
-    add_flag(parser, "--out", required=True, default=None, help="new folder; it must not exist yet")
+    add_flag(
+        parser,
+        "--out",
+        required=True,
+        default=None,
+        group="",
+        help="new folder; it must not exist yet",
+    )
     add_flag(
         parser,
         "--format",
@@ -57,6 +64,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="accept patches that were made for another model or conflict with each other",
     )
     add_flags(parser, "--quiet", "--json")
+    add_examples(
+        parser,
+        "editkit patch export kenya.safetensors -o patched-atlas",
+        "editkit patch export kenya.safetensors -o adapter --format lora",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -34,14 +34,14 @@ __all__ = [
 
 def add_files(parser: argparse.ArgumentParser) -> None:
     """Add the argument for the files of patches."""
-    parser.add_argument("files", nargs="+", type=path, metavar="FILE", help="file of a patch")
+    add_flag(parser, "files", nargs="+", type=path, metavar="FILE", complete="file", help="patches")
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *, purpose: str) -> None:
     """Add the flags of the model; ``purpose`` is the help of ``--model``."""
     add_flag(parser, "--model", help=purpose)
     add_flag(parser, "--device")
-    add_flag(parser, "--dtype", default=None, help="type of the weights (default: the patch's)")
+    add_flag(parser, "--dtype", default=None, shown_default="the patch's")
 
 
 def read_patches(files: Sequence[Path]) -> list[PatchContent]:

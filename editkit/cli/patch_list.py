@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import add_examples, add_flag, add_flags
 from editkit.errors import LedgerError
 from editkit.safe_text import one_line
 from editkit.terminal import aligned
@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the action's arguments."""
     add_flag(parser, "--ledger", required=True)
+    add_examples(parser, "editkit patch list --ledger patched --log")
     add_flag(parser, "--log", action="store_true", help="print every action, oldest first")
     add_flag(
         parser,

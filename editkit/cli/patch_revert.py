@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import add_examples, add_flag, add_flags
 from editkit.cli.patch_apply import print_changes
 from editkit.cli.signals import terminable
 
@@ -21,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="number of a patch, the beginning of its digest, or a patch file",
     )
     add_flag(parser, "--ledger", required=True)
+    add_examples(parser, "editkit patch revert 2 --ledger patched")
     add_flags(parser, "--by")
     add_flag(
         parser,

@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 
-from editkit.cli.arguments import add_flag
+from editkit.cli.arguments import add_examples, add_flag
 from editkit.cli.patch_files import (
     add_files,
     conflicts_data,
@@ -32,6 +32,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="all settings, not only those that differ from the editor's defaults, and its notes",
     )
     add_flag(parser, "--json")
+    add_examples(parser, "editkit patch show kenya.safetensors mali.safetensors")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from editkit.cli.arguments import add_flag, path
+from editkit.cli.arguments import add_examples, add_flag
 from editkit.cli.patch_files import (
     add_files,
     add_model_flags,
@@ -29,15 +29,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_files(parser)
     add_flag(
         parser,
-        "--out",
+        "--save",
+        also=("--out", "-o"),
+        dest="out",
         required=True,
-        type=path,
-        default=None,
-        metavar="FILE",
         help="file of the new patch",
     )
-    add_model_flags(parser, purpose="their model, to measure the checks of the new patch")
+    add_model_flags(
+        parser,
+        purpose="their model, to measure the checks of the new patch (default: no checks)",
+    )
     add_flag(parser, "--force", action="store_true", help="combine them although they conflict")
+    add_examples(
+        parser, "editkit patch stack kenya.safetensors mali.safetensors --save both.safetensors"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ import json
 import sys
 from typing import Any
 
-from editkit.cli.arguments import add_flags
+from editkit.cli.arguments import add_examples, add_flags
 from editkit.cli.commands import reserved_clashes
 from editkit.errors import PluginError
 from editkit.registry.plugins import Registry, clash_line, default_registry
@@ -24,6 +24,7 @@ from editkit.terminal import aligned
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_flags(parser, "--json")
+    add_examples(parser, "editkit plugins")
 
 
 def run(args: argparse.Namespace) -> int:

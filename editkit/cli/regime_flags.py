@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from editkit.cli.arguments import add_flag, positive
+from editkit.cli.arguments import add_flag, positive, whole
 from editkit.errors import UsageError
 from editkit.regimes import Regime
 
@@ -17,29 +17,35 @@ def add_regime_flags(parser: argparse.ArgumentParser) -> None:
         parser,
         "--joint",
         type=positive,
-        action="append",
-        default=[],
-        metavar="N",
-        help="write N facts into each model at once; repeatable",
+        several=True,
+        metavar="N,...",
+        help="write N facts into each model at once; several numbers are several runs (default: 1 fact)",
     )
     add_flag(
         parser,
         "--sequential",
         type=positive,
-        action="append",
-        default=[],
-        metavar="N",
-        help="write N facts into each model, one step after the other; repeatable",
+        several=True,
+        metavar="N,...",
+        help="write N facts into each model, one step after the other; several numbers are "
+        "several runs (default: 1 fact)",
     )
     add_flag(
-        parser, "--step", type=positive, metavar="K", help="facts per step of --sequential (1)"
+        parser,
+        "--step",
+        type=positive,
+        metavar="K",
+        help="facts per step of --sequential (default: 1)",
     )
     add_flag(
         parser,
         "--checkpoints",
-        type=_numbers,
+        type=whole,
+        several=True,
+        default=None,
         metavar="N,...",
-        help="score a sequence after so many facts (powers of ten, and its end)",
+        help="score a sequence after these numbers of facts (default: the powers of ten, and its "
+        "end)",
     )
 
 
@@ -65,12 +71,3 @@ def regimes_of(args: argparse.Namespace) -> tuple[Regime, ...]:
     except ValueError as error:
         raise UsageError(f"{error}.", hint="'editkit explain regimes' lists them.") from None
     return (*joint, *sequential)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"got {text!r}, expected numbers separated by commas: 1,10,100"
-        ) from None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.published import published_for
 from editkit.benchmark.store import runs_in
-from editkit.cli.arguments import add_flag, names, path, positive
+from editkit.cli.arguments import add_alternative, add_examples, add_flag, positive
 from editkit.errors import StoreError, UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
 from editkit.report import latex
@@ -42,27 +42,28 @@ _PAGE = "report.html"
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_flag(parser, "out")
+    add_flag(parser, "--out", group="", help="folder of results to show")
+    add_alternative(parser, "--out", metavar="FOLDER")
     add_flag(
         parser,
         "--format",
         choices=FORMATS,
-        help="format (default: from the suffix of --to, else text)",
+        help="format (default: from the suffix of --save, or else text)",
     )
     add_flag(
         parser,
         "--intervals",
         choices=("wilson", "paper"),
         help="wilson: within the range of a score; paper: 1.96 standard errors (default: wilson, "
-        "and paper next to published numbers)",
+        "but paper next to published numbers)",
     )
     add_flag(
         parser,
         "--columns",
-        type=names,
-        default=[],
+        also=("--column",),
+        several=True,
         metavar="C,...",
-        help="columns to show, by head or key, in every format: S,ES,PS,NS",
+        help="columns to show, by head or key, in every format: S,ES,PS,NS (default: all that fit)",
     )
     add_flag(parser, "--wide")
     add_flag(
@@ -74,13 +75,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="for latex: width of the page's text in points, such as 397 (NeurIPS), 219 (a column "
         f"of ACL) or 455 (both) (default: {latex.ARTICLE}, a plain article)",
     )
-    add_flag(parser, "--against", metavar="E", help="editor to compare with (default: the best)")
     add_flag(
         parser,
-        "--to",
-        type=path,
-        metavar="FILE",
-        help=f"file to write (default: standard output; for html OUT/{_PAGE})",
+        "--against",
+        metavar="E",
+        complete="editor",
+        help="editor to compare with (default: the best)",
+    )
+    add_flag(
+        parser,
+        "--save",
+        also=("--to",),
+        dest="to",
+        shown_default=f"standard output; for html {_PAGE} in the folder of results",
+    )
+    add_examples(
+        parser,
+        "editkit report",
+        "editkit report -o results --save table.tex",
+        "editkit report --format html --against rome",
     )
 
 

@@ -25,12 +25,7 @@ from editkit.benchmark.plan import Batch, Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Benchmark, Flags, apply_flags, load_benchmark, with_corpus
 from editkit.benchmark.store import Store
-from editkit.cli.arguments import (
-    add_flag,
-    add_flags,
-    names,
-    parse_sets,
-)
+from editkit.cli.arguments import add_examples, add_flag, add_flags, parse_sets
 from editkit.cli.pools import add_pool_flags, placement_in_words, placement_of, pool_for
 from editkit.cli.regime_flags import add_regime_flags, regimes_of
 from editkit.cli.signals import terminable
@@ -59,32 +54,49 @@ _log = logging.getLogger(__name__)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     add_flag(
-        parser, "benchmark", nargs="?", default="atlas", metavar="NAME|FILE", help="what to run"
+        parser,
+        "benchmark",
+        nargs="?",
+        default="atlas",
+        metavar="NAME|FILE",
+        complete="benchmark",
+        help="a benchmark, or a file that describes one",
     )
-    add_flags(parser, "--editor", "--model", "--dataset", "--limit")
-    add_flag(parser, "--metrics", type=names, default=[], metavar="M,...", help="names of metrics")
+    add_flags(parser, "--editor")
+    add_flag(parser, "--model", shown_default="the benchmark's")
+    add_flag(parser, "--dataset", shown_default="the benchmark's")
+    add_flags(parser, "--limit", "--metrics")
     add_flag(
         parser,
         "--model-metrics",
-        type=names,
-        default=[],
+        also=("--model-metric",),
+        several=True,
         metavar="M,...",
-        help="names of metrics of whole models, only for facts that share one",
+        complete="model_metric",
+        help="names of metrics of whole models, only for facts that share one (default: those of "
+        "the benchmark)",
     )
     add_flag(
         parser,
         "--tasks",
-        type=names,
-        action="extend",
-        default=[],
+        also=("--task",),
+        several=True,
         metavar="T,...",
         help="also run tasks of lm-evaluation-harness on the edited models: names, or paths of "
-        "YAML files; repeatable",
+        "YAML files",
     )
     add_regime_flags(parser)
-    add_flag(parser, "--seed", action="append", default=[], help="random seed; repeatable")
-    add_flag(parser, "--device", default=None)
-    add_flag(parser, "--dtype", default=None)
+    add_flag(
+        parser,
+        "--seed",
+        also=("--seeds",),
+        several=True,
+        default=[],
+        metavar="S,...",
+        help="random seeds (default: those of the benchmark)",
+    )
+    add_flag(parser, "--device", default=None, shown_default="the benchmark's")
+    add_flag(parser, "--dtype", default=None, shown_default="the benchmark's")
     add_flags(parser, "--corpus", "--set", "--chat", "--out", "--fresh")
     add_flag(
         parser,
@@ -92,11 +104,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="compute records again that failed, and keep all others",
     )
-    add_flag(parser, "--shard", type=_shard, metavar="I/N", help="run only part I of N")
+    add_flag(
+        parser, "--shard", type=_shard, metavar="I/N", help="run only part I of N (default: all)"
+    )
     add_pool_flags(parser)
     add_flags(parser, "--no-mlflow", "--json", "--wide")
     add_flag(parser, "--dry-run", action="store_true", help="print the plan and run nothing")
     add_flag(parser, "--quiet")
+    add_examples(
+        parser,
+        "editkit run-benchmark -e rome,ft -n 20",
+        "editkit run-benchmark -m ./my-gpt2 -e rome --dry-run",
+        "editkit run-benchmark atlas -e rome,memit --sequential 100 --step 10 -o results",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

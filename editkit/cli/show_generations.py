@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from editkit.cli.arguments import add_flag, add_flags, positive
+from editkit.cli.arguments import add_examples, add_flag, add_flags, positive
 from editkit.data_types import EditRequest
 from editkit.report.generations import CaseTexts, texts_on_case
 from editkit.safe_text import one_line
@@ -33,7 +33,12 @@ _FALLBACK = (100, 24)
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("case", type=int, metavar="CASE", help="case id of a record")
-    add_flags(parser, "--editor", "--out")
+    add_flag(
+        parser,
+        "--editor",
+        help="only these editors, in this order, or labels of the table (default: all)",
+    )
+    add_flags(parser, "--out")
     add_flag(
         parser,
         "--width",
@@ -48,6 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="show what a judge was sent and what it replied",
     )
     add_flag(parser, "--json")
+    add_examples(parser, "editkit show-generations 0 -e rome,ft")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from editkit.cli.arguments import add_flag, add_flags, at_least, positive, whole_numbers
+from editkit.cli.arguments import (
+    DEFAULT_MODEL,
+    add_alternative,
+    add_examples,
+    add_flag,
+    add_flags,
+    at_least,
+    positive,
+    whole,
+)
 from editkit.cli.pools import add_pool_flags, model_choice, pool_for
 from editkit.cli.signals import terminable
 from editkit.covariance.corpora import Order
@@ -38,16 +47,20 @@ _log = logging.getLogger("editkit.covariance.second_moment")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("model", metavar="MODEL", help="a registered name, a folder, or a hub id")
+    add_flag(parser, "--model", default=DEFAULT_MODEL)
+    add_alternative(parser, "--model", metavar="MODEL")
     add_flag(
         parser,
         "--layer",
-        type=whole_numbers,
+        also=("--layers",),
+        type=whole,
+        several=True,
+        default=None,
         required=True,
-        metavar="N[,N...]",
-        help="layer, from 0; several layers take one pass over the texts",
+        metavar="N,...",
+        help="layers, from 0; several take one pass over the texts",
     )
-    add_flag(parser, "--corpus", required=True, metavar="CORPUS", help="texts; see above")
+    add_flag(parser, "--corpus", required=True, help="texts; see above")
     add_flag(
         parser,
         "--tokens",
@@ -70,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "hub:..., stored for others)",
     )
     add_flag(
-        parser, "--corpus-seed", type=int, default=0, metavar="N", help="seed of the random order"
+        parser, "--corpus-seed", type=whole, default=0, metavar="S", help="seed of the random order"
     )
     add_flag(
         parser,
@@ -81,15 +94,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="ridge of the report, in units of the mean diagonal",
     )
     add_flag(
-        parser, "--records", metavar="DATASET", help="watch the subjects of this dataset's records"
+        parser,
+        "--records",
+        metavar="D",
+        complete="dataset",
+        help="watch the keys of the subjects in this dataset (default: the keys of the tokens)",
     )
-    add_flags(parser, "--dtype", "--device")
+    add_flags(parser, "--device", "--dtype")
     add_flag(
-        parser, "--out", default=None, help="folder of the report (default: editkit-statistics)"
+        parser,
+        "--out",
+        default=None,
+        help="folder of the report",
+        shown_default="editkit-statistics",
     )
     add_flag(parser, "--fresh", help="recompute what is in the cache")
     add_flags(parser, "--quiet", "--json")
     add_pool_flags(parser)
+    add_examples(
+        parser,
+        "editkit statistics --layer 0 --corpus atlas --tokens 20000",
+        "editkit statistics -m gpt2-xl --layer 13,14,15 --corpus texts.txt.gz",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

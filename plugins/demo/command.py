@@ -15,14 +15,15 @@ import tempfile
 from pathlib import Path
 
 from editkit import PluginError
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import DEFAULT_MODEL, add_examples, add_flag, add_flags
 from editkit.cli.signals import Terminated, terminable
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``editkit demo``."""
-    add_flag(parser, "--model", default="atlas")
+    add_flag(parser, "--model", default=DEFAULT_MODEL)
     add_flags(parser, "--device", "--dtype")
+    add_examples(parser, "editkit demo", "editkit demo -m smollm2")
     add_flag(parser, "--port", default=0, help="port to listen on, 0 for any free port")
 
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import DatasetError, UsageError
 from editkit.cli.arguments import (
+    DEFAULT_MODEL,
+    add_examples,
     add_flag,
     add_flags,
-    names,
     number,
     parse_sets,
     positive,
@@ -45,12 +46,13 @@ _log = logging.getLogger("editkit.known-facts")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_flag(parser, "--model", required=True)
+    add_flag(parser, "--model", default=DEFAULT_MODEL)
     add_flag(
         parser,
         "--facts",
         required=True,
         metavar="F",
+        complete="file",
         help="a JSON file of facts, records or relations, or a dataset such as counterfact",
     )
     add_flag(
@@ -60,17 +62,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_flag(
         parser,
-        "--out",
-        metavar="FILE",
+        "--save",
+        also=("--out", "-o"),
+        dest="out",
         default=Path("known.json"),
         help="file for the known facts; with several layouts, known.LAYOUT.json",
     )
     add_flag(
         parser,
         "--layout",
-        type=layouts,
-        default="prompts",
+        type=layout,
+        several=True,
+        default=["prompts"],
         metavar="L,...",
+        complete=LAYOUTS,
         help="prompts (for trace), relations (for compile-dataset), counterfact (for "
         "run-benchmark), or several",
     )
@@ -106,15 +111,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="ask facts by relation in their first N wordings; one suffices",
     )
-    add_flag(
-        parser,
-        "--relations",
-        type=names,
-        default=[],
-        metavar="R,...",
-        help="use only these relations",
-    )
-    add_flag(parser, "--limit", help="ask only the first N facts")
+    add_flags(parser, "--relations")
+    add_flag(parser, "--limit", help="ask only the first N facts (default: all)")
     add_flag(
         parser,
         "--records",
@@ -138,23 +136,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="facts per forward pass",
     )
-    add_flags(parser, "--separator", "--chat", "--dtype", "--device", "--json", "--quiet")
+    add_flags(parser, "--separator", "--chat", "--device", "--dtype", "--json", "--quiet")
+    add_examples(
+        parser,
+        "editkit known-facts --facts atlas",
+        "editkit known-facts -m smollm2 --facts counterfact.json --layout prompts,counterfact",
+    )
 
 
-def layouts(text: str) -> list[Layout]:
-    """Names of layouts separated by commas.
+def layout(name: str) -> str:
+    """The name of a layout.
 
     Raises:
-        ArgumentTypeError: A name is not a layout.
+        ArgumentTypeError: The name is not a layout.
     """
-    chosen = names(text)
-    for name in chosen:
-        if name not in LAYOUTS:
-            guess = did_you_mean(name, LAYOUTS)
-            raise argparse.ArgumentTypeError(
-                f"got {name!r}, expected {', '.join(LAYOUTS)}{f'. {guess}' if guess else ''}"
-            )
-    return [layout for layout in LAYOUTS if layout in chosen]
+    if name not in LAYOUTS:
+        guess = did_you_mean(name, LAYOUTS)
+        raise argparse.ArgumentTypeError(
+            f"got {name!r}, expected {', '.join(LAYOUTS)}{f'. {guess}' if guess else ''}"
+        )
+    return name
 
 
 def probability(text: str) -> float:
@@ -171,6 +172,7 @@ def probability(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Ask for the facts, write those that are known, and print a table by relation."""
+    args.layout = [layout for layout in LAYOUTS if layout in args.layout]
     others, dataset_sets = split_section(parse_sets(args.sets), "dataset")
     if others:
         raise UsageError(

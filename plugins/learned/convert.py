@@ -12,21 +12,38 @@ import sys
 from pathlib import Path
 
 from editkit import UsageError
-from editkit.cli.arguments import add_flag
+from editkit.cli.arguments import add_examples, add_flag
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "checkpoint", type=Path, metavar="FILE", help="a .pt file of the published code"
+    add_flag(
+        parser,
+        "checkpoint",
+        type=Path,
+        metavar="FILE",
+        complete="file",
+        help="a .pt file of the published code",
     )
     add_flag(parser, "--model", required=True, help="the model that it was trained for")
     add_flag(
-        parser, "--name", metavar="E", help="editor that will use the result (default: mend or ke)"
+        parser,
+        "--name",
+        also=("--editor", "-e"),
+        metavar="E",
+        complete="editor",
+        help="editor that will use the result (default: mend or ke)",
     )
-    add_flag(parser, "--out", default=None, help="folder for the result, in addition to the cache")
     add_flag(parser, "--allow-pickle", action="store_true", help="I trust the source of the file")
     add_flag(parser, "--device")
+    add_flag(
+        parser,
+        "--out",
+        default=None,
+        help="folder for the result, in addition to the cache",
+        shown_default="only the cache",
+    )
+    add_examples(parser, "editkit convert-editor gpt2-xl.mend.pt -m gpt2-xl --allow-pickle")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -6,12 +6,14 @@ import argparse
 import sys
 
 from editkit.benchmark.store import runs_in
-from editkit.cli.arguments import add_flags
+from editkit.cli.arguments import add_alternative, add_examples, add_flag
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``editkit export-mlflow``."""
-    add_flags(parser, "--out")
+    add_flag(parser, "--out", group="", help="folder of results to log")
+    add_alternative(parser, "--out", metavar="FOLDER")
+    add_examples(parser, "editkit export-mlflow -o results")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from editkit import TrackingError, UsageError
-from editkit.cli.arguments import add_flag, add_flags
+from editkit.cli.arguments import add_alternative, add_examples, add_flag
 from editkit_plugins.mlflow_tracking import view
 from editkit_plugins.mlflow_tracking.database import (
     artifact_folder,
@@ -36,7 +36,8 @@ _POLL_SECONDS = 0.2
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``editkit ui``."""
-    add_flags(parser, "--out")
+    add_flag(parser, "--out", group="", help="folder of results to open")
+    add_alternative(parser, "--out", metavar="FOLDER")
     add_flag(
         parser,
         "--host",
@@ -47,6 +48,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser, "--no-browser", action="store_true", help="print the addresses, open no browser"
     )
+    add_examples(parser, "editkit ui -o results")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from types import FrameType
 
 from editkit import UsageError
 from editkit.benchmark.store import keep_rating, ratings_in, runs_in
-from editkit.cli.arguments import add_flag
+from editkit.cli.arguments import add_alternative, add_examples, add_flag
 from editkit_plugins.rating.comparisons import chosen_pair, comparisons
 from editkit_plugins.rating.odds import Judgement, judgements, report
 from editkit_plugins.rating.server import HOST, RatingServer
@@ -28,14 +28,16 @@ from editkit_plugins.rating.server import HOST, RatingServer
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``editkit rate``."""
-    add_flag(parser, "out")
-    add_flag(parser, "--editor", help="one of the two editors; give it twice")
+    add_flag(parser, "--editor", help="the two editors", shown_default="the only two")
+    add_flag(parser, "--out", group="", help="folder of results")
+    add_alternative(parser, "--out", metavar="FOLDER")
     add_flag(parser, "--limit", default=50, help="compare N pairs of texts")
     add_flag(parser, "--seed", help="seed of the order and the sides")
     add_flag(parser, "--rater", default="anonymous", metavar="NAME", help="who rates")
     add_flag(parser, "--port", default=0, help="port to listen on, 0 for any free port")
     add_flag(parser, "--report", action="store_true", help="only print the odds so far")
     add_flag(parser, "--json", help="print the odds as one JSON document")
+    add_examples(parser, "editkit rate -e rome,ft --rater ada")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit import Config, ConfigError, TrackingError, UsageError
-from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
+from editkit.cli.arguments import (
+    DEFAULT_MODEL,
+    add_alternative,
+    add_examples,
+    add_flag,
+    add_flags,
+    parse_sets,
+    split_section,
+)
 from editkit.cli.pools import add_pool_flags, model_choice, pool_for
 from editkit.cli.signals import terminable
 from editkit.progress import show_progress
@@ -40,9 +48,10 @@ _log = logging.getLogger("editkit.trace")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    add_flag(parser, "--model", required=True)
-    add_flag(parser, "--prompt", metavar="TEXT", help="a sentence up to the answer")
-    add_flag(parser, "--subject", metavar="TEXT", help="the subject, spelled as in the prompt")
+    add_flag(parser, "--prompt", metavar="TEXT", help=argparse.SUPPRESS)
+    add_alternative(parser, "--prompt", metavar="PROMPT", help="a sentence up to the answer")
+    add_flag(parser, "--subject", metavar="S", help="the subject, spelled as in the prompt")
+    add_flag(parser, "--model", default=DEFAULT_MODEL)
     add_flag(
         parser,
         "--with-subject",
@@ -60,10 +69,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--facts",
         metavar="F",
+        complete="file",
         help="average over a JSON file of facts, or a dataset such as atlas",
     )
-    add_flag(parser, "--limit", help="use only the first N facts")
-    add_flag(parser, "--locator", default="causal-tracing", metavar="L", help="what traces")
+    add_flag(parser, "--limit", help="use only the first N facts (default: all)")
+    add_flag(
+        parser,
+        "--locator",
+        default="causal-tracing",
+        metavar="L",
+        complete="locator",
+        help="what traces",
+    )
     add_flag(parser, "--preset")
     add_flag(
         parser,
@@ -72,6 +89,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_flags(parser, "--out", "--device", "--dtype", "--no-mlflow", "--json", "--quiet")
     add_pool_flags(parser)
+    add_examples(
+        parser,
+        'editkit trace "The capital of Kenya is" --subject Kenya',
+        "editkit trace --facts atlas -n 20",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -79,8 +101,8 @@ def run(args: argparse.Namespace) -> int:
     single = args.prompt is not None or args.subject is not None
     if single == (args.facts is not None) or (single and None in (args.prompt, args.subject)):
         raise UsageError(
-            "give one fact with --prompt and --subject, or many with --facts.",
-            hint='For example --prompt "The capital of Kenya is" --subject Kenya.',
+            "give one fact, PROMPT and --subject, or many with --facts.",
+            hint='For example: editkit trace "The capital of Kenya is" --subject Kenya',
         )
     from editkit import load_model
 

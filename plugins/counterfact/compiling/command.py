@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from editkit import DatasetError, Record, Records, UsageError
-from editkit.cli.arguments import add_flag, add_flags, names, positive
+from editkit.cli.arguments import add_examples, add_flag, add_flags, positive
 
 if TYPE_CHECKING:
     from editkit import LanguageModel
@@ -46,19 +46,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     source = parser.add_mutually_exclusive_group(required=True)
     add_flag(
-        source, "--facts", type=Path, metavar="FILE", help="file of facts and wordings by relation"
+        source,
+        "--facts",
+        type=Path,
+        metavar="FILE",
+        complete="file",
+        help="file of facts and wordings by relation",
     )
     add_flag(
         source,
         "--count",
         type=Path,
         metavar="RECORDS",
+        complete="file",
         help="only print the composition of a file of records, or choose --texts for them",
     )
     add_flag(
         parser,
-        "--out",
-        metavar="FILE",
+        "--save",
+        also=("--out", "-o"),
+        dest="out",
         default=Path("compiled.json"),
         help="file for the records",
     )
@@ -69,16 +76,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of records, drawn at random (default: all)",
     )
+    add_flags(parser, "--relations")
+    add_flag(parser, "--seed", help="seed of all random draws")
     add_flag(
         parser,
-        "--relations",
-        type=names,
-        default=[],
-        metavar="R,...",
-        help="use only these relations",
+        "--model",
+        help="model that writes the prefixes of paraphrases, and that --known asks (default: no "
+        "prefixes)",
     )
-    add_flag(parser, "--seed", help="seed of all random draws")
-    add_flag(parser, "--model", help="model that writes the prefixes of paraphrases; see --known")
     add_flag(
         parser, "--known", action="store_true", help="only facts whose object --model predicts"
     )
@@ -86,13 +91,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--prefixes",
         metavar="C",
-        help="corpus for the prefixes of paraphrases: a file, package:file, or hub:name",
+        complete="file",
+        help="corpus for the prefixes of paraphrases: a file, package:file, or hub:name (default: "
+        "no prefixes, or those of --model)",
     )
     add_flag(
         parser,
         "--generation",
         type=Path,
         metavar="FILE",
+        complete="file",
         help="generation prompts by relation (default: those that ship with editkit)",
     )
     add_flag(
@@ -122,7 +130,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--texts",
         metavar="SOURCE",
-        help="passages for reference and essence texts: a folder, .json, .jsonl or corpus",
+        complete="file",
+        help="passages for reference and essence texts: a folder, .json, .jsonl or corpus "
+        "(default: no texts)",
     )
     add_flag(
         parser,
@@ -132,7 +142,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="maximum number of texts per subject, and per relation and object",
     )
-    add_flags(parser, "--dtype", "--device", "--json")
+    add_flags(parser, "--device", "--dtype", "--json")
+    add_examples(parser, "editkit compile-dataset --facts known.relations.json --save records.json")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from editkit import ConfigError, DatasetError, Record, TrackingError, UsageError
-from editkit.cli.arguments import add_flag, add_flags, parse_sets, split_section
+from editkit.cli.arguments import (
+    DEFAULT_MODEL,
+    add_examples,
+    add_flag,
+    add_flags,
+    parse_sets,
+    split_section,
+)
 from editkit.progress import show_progress
 from editkit.storage.digests import blake2b_of
 
@@ -41,37 +48,68 @@ _log = logging.getLogger("editkit.train")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("method", choices=("mend", "ke"), help="the method to train")
-    add_flag(parser, "--model", required=True)
+    add_flag(parser, "--model", default=DEFAULT_MODEL)
     add_flag(parser, "--dataset", required=True, help="counterfact, zsre, text, atlas, ...")
-    add_flag(parser, "--data", type=Path, metavar="FILE", help="a flat training file of the papers")
+    add_flag(
+        parser,
+        "--data",
+        type=Path,
+        metavar="FILE",
+        complete="file",
+        help="a flat training file of the papers (default: the dataset's own records)",
+    )
     add_flag(
         parser,
         "--corpus",
-        metavar="C",
-        help="texts for --dataset text: a file, package:file, or hub:name",
+        help="texts for --dataset text: a file, package:file, or hub:name (default: none)",
     )
-    add_flag(parser, "--preset", choices=("fast", "published"), default="fast")
+    add_flag(
+        parser,
+        "--preset",
+        choices=("fast", "published"),
+        metavar="P",
+        default="fast",
+        help="named set of values to start from: fast or published",
+    )
     add_flag(
         parser,
         "--set",
         help="a training setting (lr=1e-4), or a setting of the dataset (dataset.path=FILE)",
     )
-    add_flag(parser, "--limit", help="use only the first N records or texts")
+    add_flag(parser, "--limit", help="use only the first N records or texts (default: all)")
     add_flag(
-        parser, "--name", metavar="E", help="editor to train (default: by dataset, such as mend-cf)"
+        parser,
+        "--name",
+        also=("--editor", "-e"),
+        metavar="E",
+        complete="editor",
+        help="editor to train (default: by dataset, such as mend-cf)",
     )
-    add_flag(parser, "--out", default=None, help="folder for the checkpoint and the result")
-    add_flags(parser, "--dtype", "--device")
+    add_flag(
+        parser,
+        "--out",
+        default=None,
+        help="folder for the checkpoint and the result",
+        shown_default="in the cache",
+    )
+    add_flags(parser, "--device", "--dtype")
     add_flag(
         parser,
         "--results",
         type=Path,
         default=Path("editkit-results"),
-        metavar="DIR",
+        metavar="FOLDER",
+        group="output",
+        complete="folder",
         help="folder whose MLflow shows the curves",
     )
     add_flag(parser, "--fresh", help="start over, even if the folder has a checkpoint")
-    add_flags(parser, "--no-mlflow", "--quiet", "--json")
+    add_flags(parser, "--no-mlflow", "--json", "--quiet")
+    add_examples(
+        parser,
+        "editkit train mend --dataset atlas",
+        "editkit train ke -m gpt2-xl --dataset zsre --data zsre_train.jsonl --device cuda",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

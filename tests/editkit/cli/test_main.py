@@ -116,12 +116,12 @@ def test_help_lists_our_commands_and_those_of_plugins(guest: Any, editkit: Cli) 
     assert code == 0
     for command in ("run-benchmark", "merge", "plugins", "describe", "try-me"):
         assert f"  {command} " in out
-    assert editkit()[1] == out
+    assert "editkit run-benchmark" in editkit()[1]
     assert "Do what the test wants." in editkit("try-me", "--help")[1]
 
 
 def test_version(editkit: Cli) -> None:
-    assert editkit("--version")[:2] == (0, f"editkit {__version__}\n")
+    assert editkit("--version")[:2] == editkit("-V")[:2] == (0, f"editkit {__version__}\n")
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_an_unknown_command_suggests_the_closest_one(editkit: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--nonsense",), 2, "unrecognized arguments"),
-        (("run-benchmark", "--nonsense"), 2, "unrecognized arguments"),
+        (("--nonsense",), 2, "no flag '--nonsense'"),
+        (("run-benchmark", "--nonsense"), 2, "no flag '--nonsense'"),
         (("run-benchmark", "small", "--limit", "0"), 2, "got '0', expected a whole number above 0"),
         (("run-benchmark", "small", "--shard", "3/2"), 2, "expected I/N"),
         (("run-benchmark", "small", "--set", "editors.one.strength=x"), 2, "expected a number"),

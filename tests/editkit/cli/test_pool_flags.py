@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from editkit.cli.arguments import Parser
 from editkit.cli.main import main
+from editkit.cli.parser import Parser
 from editkit.cli.pools import add_pool_flags, pool_of
 from editkit.errors import ClusterError, UsageError
 from editkit.workers.pool import InProcess

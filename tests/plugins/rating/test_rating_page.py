@@ -21,7 +21,7 @@ import pytest
 
 from editkit import StoreError, UsageError
 from editkit.benchmark.store import keep_rating, ratings_in
-from editkit.cli.arguments import Parser
+from editkit.cli.parser import Parser
 from editkit_plugins.rating import command
 from editkit_plugins.rating.comparisons import (
     CHOICES,
