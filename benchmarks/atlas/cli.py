@@ -59,7 +59,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="processor threads (default: all)",
     )
     again = train.add_mutually_exclusive_group()
-    add_flag(again, "--resume", action="store_true", help="resume from a checkpoint, as by default")
+    add_flag(
+        again,
+        "--resume",
+        action="store_true",
+        help="resume from a checkpoint, as without this flag",
+    )
     add_flag(again, "--fresh", help="ignore a checkpoint")
     add_flag(train, "--quiet")
     add_examples(train, "editkit atlas train -o atlas-model --minutes 60")

@@ -95,7 +95,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--save",
         also=("--out", "-o"),
         help="file for the patch; with several editors, {editor} in its name stands for the "
-        "editor; with --batch, a folder",
+        "editor; with --batch, a folder (default: the patch is not saved)",
     )
     add_flag(parser, "--force", action="store_true", help="replace existing files")
     add_flag(parser, "--interactive", action="store_true", help="then type prompts of your own")

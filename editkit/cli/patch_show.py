@@ -29,7 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--all",
         action="store_true",
-        help="all settings, not only those that differ from the editor's defaults, and its notes",
+        help="all settings, not only those that somebody chose, and the editor's notes",
     )
     add_flag(parser, "--json")
     add_examples(parser, "editkit patch show kenya.safetensors mali.safetensors")

@@ -1,7 +1,7 @@
 """Print published results, alone or beside yours.
 
 Without NAME, the list of tables. With NAME, these tables as they were printed, with their
-intervals. With --beside OUT, every score that the results in OUT and a table have of the same
+intervals. With --beside FOLDER, every score that the results in FOLDER and a table have of the same
 editor: ours, published, and the difference. A warning names what differs: model, dataset or
 procedure.
 """
@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from editkit.cli.arguments import add_flag, path
+from editkit.cli.arguments import add_examples, add_flag, path
 from editkit.errors import UsageError, did_you_mean
 from editkit.registry.plugins import default_registry
 
@@ -32,16 +32,31 @@ _FORMATS = ("text", "markdown")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("name", nargs="*", metavar="NAME", help="tables of these files")
+    add_flag(
+        parser, "name", nargs="*", metavar="NAME", help="tables of these files (default: list all)"
+    )
+    add_flag(
+        parser,
+        "--beside",
+        type=path,
+        metavar="FOLDER",
+        complete="folder",
+        help="folder of results to compare with (default: none)",
+    )
     add_flag(
         parser,
         "--model",
-        help="only tables of this model, such as gpt2-xl (with --beside, default: that of the "
+        help="only tables of this model, such as gpt2-xl (default: all; with --beside that of the "
         "results, or else the first one of each file)",
     )
-    add_flag(parser, "--beside", type=path, metavar="OUT", help="folder of results to compare with")
     add_flag(parser, "--format", choices=_FORMATS, default="text", help="format of the tables")
     add_flag(parser, "--json")
+    add_examples(
+        parser,
+        "editkit published",
+        "editkit published rome-2022-counterfact -m gpt2-xl",
+        "editkit published --beside editkit-results/counterfact",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,7 +19,8 @@ def add_regime_flags(parser: argparse.ArgumentParser) -> None:
         type=positive,
         several=True,
         metavar="N,...",
-        help="write N facts into each model at once; several numbers are several runs (default: 1 fact)",
+        help="write N facts into each model at once; several numbers are several runs "
+        "(default: 1 fact)",
     )
     add_flag(
         parser,

@@ -83,7 +83,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         several=True,
         metavar="T,...",
         help="also run tasks of lm-evaluation-harness on the edited models: names, or paths of "
-        "YAML files",
+        "YAML files (default: none)",
     )
     add_regime_flags(parser)
     add_flag(
