@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--with-subject",
         metavar="TEXT",
-        help="corrupt the prompt by this subject, of any length, instead of noise",
+        help="corrupt the prompt by this subject, of any length, instead of noise (default: noise)",
     )
     add_flag(
         parser,
