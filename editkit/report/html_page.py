@@ -135,13 +135,14 @@ def _glossary(section: Section) -> dict[str, str]:
     return {label: " Or: ".join(meanings) for label, meanings in words.items()}
 
 
-def _helps(section: Section | None, table: Table) -> list[str]:
+def _helps(table: Table) -> list[str]:
     """What each column of a table means; empty for one that needs no words."""
-    words = _COLUMNS | (_glossary(section) if section else {})
     return [
-        f"{head.removeprefix('age ')} steps since the facts were written"
+        _meaning(table.scores[head])
+        if head in table.scores
+        else f"{head.removeprefix('age ')} steps since the facts were written"
         if head.startswith("age ")
-        else words.get(head, "")
+        else _COLUMNS.get(head, "")
         for head in table.head
     ]
 
