@@ -12,7 +12,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.cli.arguments import add_examples, add_flag, path
@@ -111,8 +111,10 @@ def _beside(args: argparse.Namespace, tables: Sequence[PublishedTable]) -> int:
     found = [
         (section, table, pairs)
         for section in sections
-        for table in (tables if args.model else _default_tables(tables, section))
-        if (pairs := beside(section, table, scores))
+        for table, pairs in _without_repetitions(
+            (table, beside(section, table, scores))
+            for table in (tables if args.model else _default_tables(tables, section))
+        )
     ]
     if not found:
         raise UsageError(
@@ -133,6 +135,22 @@ def _beside(args: argparse.Namespace, tables: Sequence[PublishedTable]) -> int:
         [beside_table(section.run, table, pairs) for section, table, pairs in found], args.format
     )
     return 0
+
+
+def _without_repetitions(
+    found: Iterable[tuple[PublishedTable, list[Beside]]],
+) -> Iterator[tuple[PublishedTable, list[Beside]]]:
+    """Tables without the editors whose numbers all are in an earlier table of the same model."""
+    shown: set[tuple[str, str, str, str, float]] = set()
+
+    def named(table: PublishedTable, pair: Beside) -> tuple[str, str, str, str, float]:
+        return table.model, table.dataset, pair.label, pair.score.key, pair.published.mean
+
+    for table, pairs in found:
+        new = {pair.label for pair in pairs if named(table, pair) not in shown}
+        shown |= {named(table, pair) for pair in pairs}
+        if kept := [pair for pair in pairs if pair.label in new]:
+            yield table, kept
 
 
 def _default_tables(tables: Sequence[PublishedTable], section: Section) -> list[PublishedTable]:

@@ -81,7 +81,9 @@ def beside(section: Section, table: PublishedTable, scores: Sequence[Score]) -> 
             continue
         ours = by_paper(result.estimates)
         for score in score_columns(_known(table, scores), [row]):
-            if score.key in ours:
+            same = table.same_procedure(section.run, score.key)
+            # The summary score is a mean of other scores: of which ones, the procedure decides.
+            if score.key in ours and (same or score.key != SUMMARY.key):
                 pairs.append(
                     Beside(
                         editor=result.editor,
@@ -90,7 +92,7 @@ def beside(section: Section, table: PublishedTable, scores: Sequence[Score]) -> 
                         published=row[score.key],
                         ours=ours[score.key],
                         difference=_difference(ours[score.key], row[score.key]),
-                        same_procedure=table.same_procedure(section.run, score.key),
+                        same_procedure=same,
                     )
                 )
     return pairs

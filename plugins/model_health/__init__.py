@@ -42,15 +42,14 @@ def _shifts(kind: str) -> Iterator[Score]:
     letter, better = _UNTOUCHED.get(kind, ""), False if kind in _UNTOUCHED else None
     key, all_shown = f"shift/{kind}", kind == "neighborhood"
     label = f"{letter}KL" if letter else ""
-    words = kind.replace("_", " ")
-    at = f"at {words.replace(' ', '-')} prompts"
+    at = f"at {kind.replace('_', '-')} prompts"
     yield Score(
         f"{key}_kl",
         label,
         higher_is_better=better,
         scale=1.0,
         digits=2,
-        name=f"KL, {words}",
+        name=f"KL {at}",
         description=f"KL divergence from the unedited to the edited model's next token {at}, in "
         "nats",
     )
@@ -58,14 +57,14 @@ def _shifts(kind: str) -> Iterator[Score]:
         f"{key}_tv",
         "NTV" if all_shown else "",
         higher_is_better=better,
-        name=f"total variation, {words}",
+        name=f"total variation {at}",
         description=f"probability of the next token that the edit moved {at}",
     )
     yield Score(
         f"{key}_top_changed",
         "NTop" if all_shown else "",
         higher_is_better=better,
-        name=f"changed top token, {words}",
+        name=f"changed top token {at}",
         description=f"share of next tokens with another most likely token {at}",
     )
     yield Score(
@@ -73,7 +72,7 @@ def _shifts(kind: str) -> Iterator[Score]:
         "NdP" if all_shown else "",
         higher_is_better=None,
         signed=True,
-        name=f"change of P(true), {words}",
+        name=f"change of P(true) {at}",
         description=f"mean change in the probability of the true object {at}",
     )
 

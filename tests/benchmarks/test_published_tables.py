@@ -183,3 +183,21 @@ def test_the_page_of_published_tables_is_what_the_command_prints(
     for name, shown in sections:
         assert main(["published", name, "--format", "markdown"]) == 0
         assert capsys.readouterr().out == shown
+
+
+def test_the_page_has_todays_published_numbers_beside_ours() -> None:
+    page = (ROOT / "docs" / "reproduce" / "published.md").read_text(encoding="utf-8")
+    tables = {
+        table.name: table
+        for table in published_tables(default_registry())
+        if table.model == "gpt2-xl"
+    }
+    sections = re.findall(r"<!-- beside: (\S+) \S+ -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    assert [name for name, _ in sections] == ["rome-2022-counterfact", "rome-2022-zsre"]
+    for name, shown in sections:
+        rows = re.findall(r"^\| (\S+) \|.*\n\| \*published\* (\|.*)$", shown, re.MULTILINE)
+        assert len(rows) > 3
+        for editor, cells in rows:
+            numbers = [float(cell) for cell in re.findall(r"\*([+-]?\d+\.\d+)", cells)]
+            row = tables[name].rows[editor]
+            assert numbers == [pytest.approx(100 * each.mean) for each in row.values()], editor

@@ -25,12 +25,22 @@ tables:
     rows: {good: [90.0 (2.0), 10.0, 1.5], x: [1.0]}
   - {model: small, records: 100, rows: {good: [80.0]}}
 """
+AGAIN = """
+source: The same
+dataset: facts
+columns: {summary/score: {e: other/*}, e/score: {e: e/*}, n/score: {n: n/*}}
+tables:
+  - {model: big_model, records: 100, rows: {none: [5.0, 10.0], good: [7.0, 90.0 (1.0), 1.5]}}
+"""
 
 
 class PaperPlugin:
     @hookimpl
     def editkit_published_tables(self) -> list[PublishedTableSpec]:
-        return [PublishedTableSpec("a-paper", "some_package:published.yaml", "a paper")]
+        return [
+            PublishedTableSpec("a-paper", "some_package:published.yaml", "a paper"),
+            PublishedTableSpec("b-paper", "some_package:again.yaml", "its second version"),
+        ]
 
 
 @pytest.fixture
@@ -40,6 +50,7 @@ def paper(fake_world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "__init__.py").touch()
     (folder / "published.yaml").write_text(PAPER, encoding="utf-8")
+    (folder / "again.yaml").write_text(AGAIN, encoding="utf-8")
     default_registry().register(PaperPlugin(), name="paper-plugin")
     return folder / "published.yaml"
 
@@ -111,3 +122,18 @@ def test_unknown_names_get_a_hint(arguments: list[str], message: str, editkit: C
     code, _, err = editkit("published", *arguments)
     assert code == 2
     assert message in err
+
+
+def test_tables_beside_results_repeat_no_numbers_and_compare_no_other_summaries(
+    tmp_path: Path, paper: Path, editkit: Cli
+) -> None:
+    out = write(run_of(tmp_path / "out", cell("none"), cell("good")))
+    document = json.loads(editkit("published", "--beside", out, "--json")[1])
+    assert [
+        (each["table"], each["editor"], each["score"])
+        for each in document["beside"]
+        if each["published_model"] == "big_model"
+    ] == [
+        *(("a-paper", "good", score) for score in ("e/score", "p/score", "n/score")),
+        ("b-paper", "none", "e/score"),
+    ]
