@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from editkit.cli.arguments import add_examples, add_flag
+from editkit.registry.plugins import default_registry
+from editkit.registry.relation_names import relation_names
 
 from . import model_path, records_path
 
@@ -168,7 +170,10 @@ def _recall(args: argparse.Namespace) -> int:
     _print(f"recall of whole objects over {recall.prompts} prompts")
     rows = {"all": recall.overall, "seen wordings": recall.seen}
     rows["held-out wordings"] = recall.held_out
-    for name, share in {**rows, **recall.by_quarter, **recall.by_relation}.items():
+    relations = relation_names("atlas", default_registry())
+    rows |= recall.by_quarter
+    rows |= {relations.get(name, name): share for name, share in recall.by_relation.items()}
+    for name, share in rows.items():
         _print(f"  {name:<24}{share:>8.1%}")
     return 0
 

@@ -38,7 +38,7 @@ from editkit.terminal import aligned, wrapped
 from editkit.validation import nested_values
 from editkit_benchmarks.experiments.limits import within_limit
 from editkit_benchmarks.experiments.published import published_table
-from editkit_benchmarks.experiments.selection import require_edits, with_editors, with_scores
+from editkit_benchmarks.experiments.selection import check_flags, with_editors, with_scores
 from editkit_benchmarks.experiments.spec import NOTE, Experiment, known_experiments, load_experiment
 from editkit_benchmarks.experiments.tables import table_of, write_csv
 
@@ -94,7 +94,12 @@ def run(args: argparse.Namespace) -> int:
     tracing_values = nested_values(tracing_sets, place="--set tracing.")
     experiment = load_experiment(args.name).on(args.model)
     _check_scores(experiment, registry)
-    require_edits(experiment, editors=bool(args.editor), metrics=bool(args.metrics))
+    check_flags(
+        experiment.with_tracing(tracing_values),
+        editors=bool(args.editor),
+        metrics=bool(args.metrics),
+        dataset=args.dataset is not None,
+    )
     experiment, notes = with_editors(
         experiment,
         args.editor,

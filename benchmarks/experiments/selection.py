@@ -12,20 +12,35 @@ from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE
 from editkit_benchmarks.experiments.spec import NOTE, Experiment, FigureSpec, Sweep
 
-__all__ = ["require_edits", "with_editors", "with_scores"]
+__all__ = ["check_flags", "with_editors", "with_scores"]
 
 
-def require_edits(experiment: Experiment, *, editors: bool, metrics: bool) -> None:
-    """Refuse flags about edits for an experiment that only traces facts.
+def check_flags(experiment: Experiment, *, editors: bool, metrics: bool, dataset: bool) -> None:
+    """Refuse flags that cannot apply to an experiment.
+
+    Args:
+        experiment: The experiment.
+        editors: Whether ``--editor`` is given.
+        metrics: Whether ``--metrics`` is given.
+        dataset: Whether ``--dataset`` is given.
 
     Raises:
-        UsageError: It edits nothing.
+        UsageError: It edits nothing, or reads no dataset.
     """
+    if experiment.edits:
+        return
     flags = [flag for flag, given in (("--editor", editors), ("--metrics", metrics)) if given]
-    if flags and not experiment.edits:
+    if flags:
         raise UsageError(
             f"{' and '.join(flags)}: experiment {experiment.name} traces facts and edits nothing.",
             hint="Leave it out, or run an experiment with edits, such as knowing-vs-saying.",
+        )
+    facts = experiment.tracing.facts if experiment.tracing is not None else None
+    if dataset and facts is not None:
+        raise UsageError(
+            f"--dataset: experiment {experiment.name} traces the facts of {facts} on this model.",
+            hint="Choose others with --set tracing.facts=FILE, or --set tracing.facts=null for "
+            "those of the dataset.",
         )
 
 

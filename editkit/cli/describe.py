@@ -28,8 +28,10 @@ from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
 from editkit.registry.specs import EditorSpec, ModelMetricSpec
 from editkit.registry.styles import style_of
 from editkit.storage.digests import plain
+from editkit.terminal import line_width
 
 _REQUIRED = "(required)"
+_WIDEST = 92  # characters of a sentence
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -175,7 +177,7 @@ def _text(offer: Offer, args: argparse.Namespace) -> str:
     given = _given_config(offer, args)
     for title, value in _facts(offer, given).items():
         space = "" if value.startswith("\n") else " "  # a list begins on a line of its own
-        lines.append(f"  {title}:{space}{value}")
+        lines += _wrapped(f"  {title}:{space}{value}", "    ")
     if given is None:
         return "\n".join(lines) + "\n"
     fields = _fields(given)
@@ -183,9 +185,24 @@ def _text(offer: Offer, args: argparse.Namespace) -> str:
     for field in fields:
         value = _REQUIRED if field.required else json.dumps(field.value, ensure_ascii=False)
         source = "" if field.required else f"  [{field.source}]"
-        lines.append(f"  {field.name} = {value}  ({field.type}){source}")
-        lines += textwrap.wrap(field.doc, 92, initial_indent="      ", subsequent_indent="      ")
+        lines += _wrapped(f"  {field.name} = {value}  ({field.type}){source}", "      ")
+        width = min(line_width(terminal=True), _WIDEST) if sys.stdout.isatty() else _WIDEST
+        lines += textwrap.wrap(
+            field.doc, width, initial_indent="      ", subsequent_indent="      "
+        )
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    """Lines that fit a terminal; in a pipe, they are as long as they need to be."""
+    if not sys.stdout.isatty():
+        return text.splitlines()
+    width = min(line_width(terminal=True), _WIDEST)
+    return [
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(line, width, subsequent_indent=indent, break_on_hyphens=False)
+    ]
 
 
 def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:

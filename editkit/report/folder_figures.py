@@ -53,12 +53,14 @@ class Figure:
         title: Its title, from its metadata; the file's name if it has none.
         description: Its description, from its metadata; may be empty.
         uri: The file as a ``data:`` address.
+        shape: Width divided by height; 1 if unknown.
     """
 
     path: str
     title: str
     description: str
     uri: str
+    shape: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,17 +68,28 @@ class FolderContent:
     """What a page shows of a folder.
 
     Attributes:
+        name: Name of the folder.
         figures: The figures, sorted by path.
         tables: Average effects and other tables, with long ones cut.
         left_out: A line for each file that is not shown, with the reason.
     """
 
+    name: str = ""
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     left_out: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.figures or self.tables or self.left_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Facts:
+    """Title, description, and width divided by height of a figure."""
+
+    title: str
+    description: str
+    shape: float
 
 
 class _LeftOut(Exception):
@@ -93,10 +106,10 @@ def folder_content(out: Path) -> FolderContent:
     shown, left_out = files[:_MOST_FILES], []
     if len(files) > _MOST_FILES:
         left_out.append(f"{len(files) - _MOST_FILES} files: a page reads the first {_MOST_FILES}")
-    tables, kinds, reasons = _tables(out, [each for each in shown if each.suffix == ".csv"])
-    left_out += reasons
+    csv_files = [_CsvFile.read(out, each) for each in shown if each.suffix == ".csv"]
+    left_out += [each.problem for each in csv_files if each.problem]
     figures, room = [], _MOST_BYTES_TOGETHER
-    for versions in _versions(shown, kinds).values():
+    for versions in _versions(shown, csv_files).values():
         try:
             figure, size = _figure(out, versions, room)
         except _LeftOut as reason:
@@ -104,7 +117,13 @@ def folder_content(out: Path) -> FolderContent:
             continue
         room -= size
         figures.append(figure)
-    return FolderContent(tuple(figures), tuple(tables), tuple(left_out))
+    titles = {figure.path: figure.title for figure in figures}
+    return FolderContent(
+        name=out.resolve().name,
+        figures=tuple(figures),
+        tables=tuple(table for each in csv_files for table in each.tables(titles)),
+        left_out=tuple(left_out),
+    )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -114,12 +133,14 @@ def _files(folder: Path) -> list[Path]:
     return sorted(f for f in folder.iterdir() if f.is_file() and not f.is_symlink())
 
 
-def _versions(files: Sequence[Path], kinds: Mapping[Path, set[str]]) -> dict[Path, list[Path]]:
+def _versions(files: Sequence[Path], tables: Sequence[_CsvFile]) -> dict[Path, list[Path]]:
     """The SVG and PNG files of each figure, by path without suffix; SVG first.
 
     Panels of average effects, which are in a figure of their own too, are skipped.
     """
-    panels = {table.with_name(f"{table.stem}-{kind}") for table in kinds for kind in kinds[table]}
+    panels = {
+        each.file.with_name(f"{each.file.stem}-{kind}") for each in tables for kind in each.kinds
+    }
     versions: dict[Path, list[Path]] = {}
     for file in files:
         if file.suffix in (".svg", ".png") and file.with_suffix("") not in panels:
@@ -147,30 +168,36 @@ def _read(file: Path) -> bytes:
 
 def _figure(out: Path, versions: Sequence[Path], room: int) -> tuple[Figure, int]:
     """The first version of a figure that can be shown, and its size in bytes."""
-    usable: list[tuple[int, Path, bytes, str, str]] = []
+    usable: list[tuple[int, Path, bytes, _Facts]] = []
     reason = _LeftOut("no version")
     for file in versions:
         try:
             content = _read(file)
-            words = _words_of_svg(content) if file.suffix == ".svg" else _words_of_png(content)
+            facts = _facts_of_svg(content) if file.suffix == ".svg" else _facts_of_png(content)
         except _LeftOut as problem:
             reason = problem if not usable and file is versions[0] else reason
             continue
-        usable.append((len(content), file, content, *words))
+        usable.append((len(content), file, content, facts))
     if not usable:
         raise reason
-    chosen = usable[0] if usable[0][0] <= _HEAVY_SVG else min(usable)
-    size, file, content, title, description = chosen
+    is_light = usable[0][0] <= _HEAVY_SVG
+    size, file, content, facts = usable[0] if is_light else min(usable, key=lambda each: each[0])
     if size > room:
         raise _LeftOut(f"the page has {_MOST_BYTES_TOGETHER // 2**20} MB of figures without it")
     form = "svg+xml" if file.suffix == ".svg" else "png"
     uri = f"data:image/{form};base64,{base64.b64encode(content).decode()}"
-    title = _cut(title, _LONGEST_TITLE) or file.stem
-    return Figure(_relative(out, file), title, _cut(description, _LONGEST_TEXT), uri), size
+    figure = Figure(
+        path=_relative(out, file),
+        title=_cut(facts.title, _LONGEST_TITLE) or file.stem,
+        description=_cut(facts.description, _LONGEST_TEXT),
+        uri=uri,
+        shape=facts.shape,
+    )
+    return figure, size
 
 
-def _words_of_svg(content: bytes) -> tuple[str, str]:
-    """Title and description in an SVG's metadata.
+def _facts_of_svg(content: bytes) -> _Facts:
+    """What an SVG's metadata say.
 
     Raises:
         _LeftOut: It is no SVG, or more than a drawing.
@@ -184,7 +211,6 @@ def _words_of_svg(content: bytes) -> tuple[str, str]:
         raise _LeftOut("not an SVG file in UTF-8") from error
     if _local(root.tag) != "svg":
         raise _LeftOut("not an SVG file in UTF-8")
-    words = {"title": "", "description": ""}
     for element in root.iter():
         tag = _local(element.tag)
         if tag in _ACTIVE:
@@ -193,9 +219,21 @@ def _words_of_svg(content: bytes) -> tuple[str, str]:
             _check_attribute(_local(name), value)
         if tag == "style" and _OUTSIDE.search(element.text or ""):
             raise _LeftOut("its style refers to something outside the file")
-        if tag in words and not words[tag]:
-            words[tag] = (element.text or "").strip()
-    return words["title"], words["description"]
+    work = [child for each in root.iter() if _local(each.tag) == "work" for child in each]
+    words = {"title": "", "description": ""}
+    for element in (*root, *work):  # not the title of the program, which is deeper
+        name = _local(element.tag)
+        if name in words and not words[name]:
+            words[name] = (element.text or "").strip()
+    width, height = (_pixels(root.get(side, "")) for side in ("width", "height"))
+    shape = width / height if width and height else 1.0
+    return _Facts(words["title"], words["description"], shape)
+
+
+def _pixels(length: str) -> float:
+    """A length without its unit; 0 if there is none."""
+    number = re.match(r"\d+(\.\d+)?", length)
+    return float(number[0]) if number else 0.0
 
 
 def _check_attribute(name: str, value: str) -> None:
@@ -213,8 +251,8 @@ def _local(name: object) -> str:
     return name.rpartition("}")[2].lower() if isinstance(name, str) else ""
 
 
-def _words_of_png(content: bytes) -> tuple[str, str]:
-    """Title and description in a PNG's text chunks.
+def _facts_of_png(content: bytes) -> _Facts:
+    """What a PNG's text chunks say.
 
     Raises:
         _LeftOut: It is no PNG, or a huge one.
@@ -231,7 +269,7 @@ def _words_of_png(content: bytes) -> tuple[str, str]:
             words[key] = rest.decode("latin-1")
         elif key in words and kind == b"iTXt" and rest[:1] == b"\0":  # not compressed
             words[key] = rest[2:].split(b"\0", 2)[-1].decode(errors="replace")
-    return words[b"Title"].strip(), words[b"Description"].strip()
+    return _Facts(words[b"Title"].strip(), words[b"Description"].strip(), width / height)
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -250,33 +288,62 @@ def _cut(text: str, length: int) -> str:
 # ---------------------------------------------------------------- tables
 
 
-def _tables(
-    out: Path, files: Sequence[Path]
-) -> tuple[list[Table], dict[Path, set[str]], list[str]]:
-    """The tables in CSV files, the kinds of each file of average effects, and what is left out.
+@dataclasses.dataclass(frozen=True)
+class _CsvFile:
+    """A CSV file in a folder.
 
-    Tables of single traces are not shown: their figures are.
+    Attributes:
+        file: The file.
+        name: Its path relative to the output folder.
+        head: Its first line.
+        rows: The other lines.
+        problem: Why it is not shown, with its name; empty if it is.
     """
-    tables, left_out = list[Table](), list[str]()
-    kinds: dict[Path, set[str]] = {}
-    for file in files:
+
+    file: Path
+    name: str
+    head: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    problem: str = ""
+
+    @classmethod
+    def read(cls, out: Path, file: Path) -> _CsvFile:
         name = _relative(out, file)
         try:
             head, *rows = csv.reader(io.StringIO(_read(file).decode("utf-8-sig")), strict=True)
-            if head == _AVERAGES:
-                own = _averages(name, rows)
-                kinds[file] = {row[0] for row in rows}
-                tables += own
-            elif file.parent.name != "traces":
-                tables.append(_plain_table(name, file.stem, head, rows))
+            for row in rows:
+                if len(row) != len(head):
+                    raise _LeftOut("its lines have different numbers of columns")
+                if head == _AVERAGES:
+                    int(row[2]), *map(float, filter(None, row[3:]))
         except _LeftOut as reason:
-            left_out.append(f"{name}: {reason}")
+            return cls(file, name, problem=f"{name}: {reason}")
         except (UnicodeDecodeError, csv.Error, ValueError) as error:
-            left_out.append(f"{name}: not a table in CSV ({error})"[:_LONGEST])
-    return tables, kinds, left_out
+            return cls(file, name, problem=_cut(f"{name}: not a table in CSV: {error}", _LONGEST))
+        return cls(file, name, head, rows)
+
+    @property
+    def kinds(self) -> set[str]:
+        """Kinds of sites in a file of average effects; none in others."""
+        return {row[0] for row in self.rows} if self.head == _AVERAGES else set()
+
+    def tables(self, titles: Mapping[str, str]) -> list[Table]:
+        """What a page shows of it. Of a single trace, it shows the figure alone.
+
+        Args:
+            titles: Titles of the figures, by path.
+        """
+        start = self.name.removesuffix(".csv")
+        own = [title for path, title in titles.items() if path.startswith(f"{start}-")]
+        title = own[0] if own else self.file.stem
+        if self.head == _AVERAGES:
+            return _averages(self.name, title, self.rows)
+        if self.problem or self.file.parent.name == "traces":
+            return []
+        return [_plain_table(self.name, title, self.head, self.rows)]
 
 
-def _averages(name: str, rows: Sequence[Sequence[str]]) -> list[Table]:
+def _averages(name: str, title: str, rows: Sequence[Sequence[str]]) -> list[Table]:
     """Average effects by role and layer, a table per kind of site."""
     effects: dict[str, dict[str, dict[int, tuple[float, ...]]]] = {}
     for kind, role, layer, *numbers in rows:
@@ -301,7 +368,7 @@ def _averages(name: str, rows: Sequence[Sequence[str]]) -> list[Table]:
         tables.append(
             Table(
                 name="averages",
-                title=f"{Path(name).stem}: average effects of restored {_KINDS.get(kind, kind)}",
+                title=f"{title}: average effects of restored {_KINDS.get(kind, kind)}",
                 head=("tokens", *map(str, layers)),
                 lines=tuple(lines),
                 notes=(
@@ -323,8 +390,6 @@ def _effect(numbers: tuple[float, ...] | None, largest: float) -> Entry:
 def _plain_table(
     name: str, title: str, head: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> Table:
-    if any(len(row) != len(head) for row in rows):
-        raise _LeftOut("its lines have different numbers of columns")
     is_cut = len(rows) > _MOST_ROWS or len(head) > _MOST_COLUMNS
     return Table(
         name="file",

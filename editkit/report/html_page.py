@@ -72,7 +72,7 @@ def report(
         "editkit.report", "report.html", shade=_shade, highlighted=_highlighted
     )
     return template.render(
-        title=f"editkit report: {names}" if names else "editkit report",
+        title=f"editkit report: {names or folder.name}",
         against=against,
         sections=sections,
         marks=marks,
@@ -92,9 +92,21 @@ def report(
 def _marks(sections: Sequence[Section]) -> dict[str, Mark]:
     """How each series and curve on the page is drawn, by its name."""
     results = [result for section in sections for result in section.last]
-    marks = marks_of({result.name: result.editor for result in results})
-    curves = {_curve(result): marks[result.name] for result in reversed(results)}
-    return curves | marks
+    marks = marks_of({result.label: result.editor for result in results})
+    of_series = {result.name: marks[result.label] for result in results}
+    return marks | of_series | {_curve(result): _mark_of_curve(result, marks) for result in results}
+
+
+def _mark_of_curve(result: Result, marks: Mapping[str, Mark]) -> Mark:
+    """The editor's mark; a curve of joint edits has other dashes than one of a sequence."""
+    mark = marks[result.label]
+    return mark.with_next_dash() if _is_joint(result) else mark
+
+
+def _plot_names(section: Section) -> dict[str, str]:
+    """A short name for each series in plots, by its name: without the regime if all have one."""
+    is_one = len({result.edits for result in section.last}) == 1
+    return {result.name: result.label if is_one else result.name for result in section.last}
 
 
 # ---------------------------------------------------------------- what columns mean
@@ -123,13 +135,14 @@ def _glossary(section: Section) -> dict[str, str]:
     return {label: " Or: ".join(meanings) for label, meanings in words.items()}
 
 
-def _helps(section: Section | None, table: Table) -> list[str]:
+def _helps(table: Table) -> list[str]:
     """What each column of a table means; empty for one that needs no words."""
-    words = _COLUMNS | (_glossary(section) if section else {})
     return [
-        f"{head.removeprefix('age ')} steps since the facts were written"
+        _meaning(table.scores[head])
+        if head in table.scores
+        else f"{head.removeprefix('age ')} steps since the facts were written"
         if head.startswith("age ")
-        else words.get(head, "")
+        else _COLUMNS.get(head, "")
         for head in table.head
     ]
 
@@ -197,8 +210,9 @@ def _plots(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup
     yield from _curves(section, marks)
     if len(section.last) > 2 * MOST_CELLS:
         return
+    names = _plot_names(section)
     means = [
-        (result.name, result.estimates[SUMMARY.key], marks[result.name])
+        (names[result.name], result.estimates[SUMMARY.key], marks[result.name])
         for result in section.last
         if SUMMARY.key in result.estimates
     ]
@@ -210,7 +224,7 @@ def _plots(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup
         x, y = pair
         points = [
             svg.Point(
-                result.name,
+                names[result.name],
                 result.estimates[x.key],
                 result.estimates[y.key],
                 marks[result.name],
@@ -246,8 +260,11 @@ def _curves(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Marku
 
 def _curve(result: Result) -> str:
     """Name of its curve. Regimes of joint edits, which have one number of facts each, share one."""
-    is_joint = result.series.regime.kind == "joint"
-    return f"{result.label} (joint)" if is_joint else result.name
+    return f"{result.label} (joint)" if _is_joint(result) else result.name
+
+
+def _is_joint(result: Result) -> bool:
+    return result.series.regime.kind == "joint"
 
 
 def _histograms(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from markupsafe import Markup
 
-from editkit.palette import Style
+from editkit.palette import DASHES, Style
 from editkit.registry.styles import styles_of
 
 __all__ = ["Mark", "marker", "marks_of", "rules", "swatch"]
@@ -52,6 +52,11 @@ class Mark:
     def dashes(self) -> str:
         """``stroke-dasharray`` of its lines; empty for solid ones."""
         return _DASHES[self.style.dash]
+
+    def with_next_dash(self) -> Mark:
+        """The same colour and marker with other dashes."""
+        dash = DASHES[(DASHES.index(self.style.dash) + 1) % len(DASHES)]
+        return dataclasses.replace(self, style=dataclasses.replace(self.style, dash=dash))
 
 
 def marks_of(editors: Mapping[str, str]) -> dict[str, Mark]:

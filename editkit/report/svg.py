@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from markupsafe import Markup
 
@@ -20,6 +20,9 @@ from editkit.report.marks import Mark, marker
 
 _BINS = 20
 _LABEL_HEIGHT = 13
+_PLOT = 460  # right end of the axes
+_LETTER = 7
+_LONGEST_NAME = 36
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +72,32 @@ class Point:
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float) -> Markup:
     """Two scores of each editor against each other, with crosses for their 95% intervals."""
-    width, height, left, bottom = 560, 400, 52, 44
-    x = Axis(0, scale, left, width - 100)
+    height, left, bottom = 400, 52, 44
+    width = _PLOT + _room(point.label for point in points)
+    x = Axis(0, scale, left, _PLOT)
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
     label_ys = _label_places([y(scale * point.y.mean) for point in points])
+    marks = [(x(scale * point.x.mean), y(scale * point.y.mean)) for point in points]
     shapes = []
     for point, label_y in zip(points, label_ys, strict=True):
         cx, cy = x(scale * point.x.mean), y(scale * point.y.mean)
         left_end, right_end = (x(scale * end) for end in _ends(point.x))
         low_end, high_end = (y(scale * end) for end in _ends(point.y))
-        label_x = right_end + 6
+        length = _LETTER * len(_cut(point.label))
+        after, before = right_end + 6, left_end - 6
+        is_left = _is_covered(after, after + length, label_y, marks) and not (
+            before - length < left or _is_covered(before - length, before, label_y, marks)
+        )
+        end_x, label_x = (left_end, before) if is_left else (right_end, after)
         numbers = f"{x_label} {_interval(point.x, scale)}, {y_label} {_interval(point.y, scale)}"
         content = [
             _line(left_end, cy, right_end, cy),
             _line(cx, low_end, cx, high_end),
-            _line(right_end, cy, label_x - 1, label_y, "thin"),
+            _line(end_x, cy, label_x, label_y, "thin"),
         ]
-        label = _text(label_x, label_y + 4, point.label, "halo")
+        css = "halo end" if is_left else "halo"
+        label = _text(label_x, label_y + 4, _cut(point.label), css)
         parts.append(_group(point.mark, f"{point.label}: {numbers}", content))
         shape = [marker(point.mark, cx, cy), label]
         shapes.append(_group(point.mark, f"{point.label}: {numbers}", shape))
@@ -105,8 +116,7 @@ def intervals(
         scale: Multiplies all numbers.
     """
     row, width = 26, 560
-    longest = max((len(name) for name, _, _ in estimates), default=0)
-    left = min(20 + 7 * longest, 240)
+    left = _room(name for name, _, _ in estimates)
     height = row * len(estimates) + 44
     x = Axis(0, scale, left, width - 60)
     y = Axis(0, 1, height - 40, 4)
@@ -115,7 +125,7 @@ def intervals(
         cy = row * i + 18
         low_end, high_end = (x(scale * end) for end in _ends(estimate))
         content = [
-            _text(left - 10, cy + 4, name, "end"),
+            _text(left - 10, cy + 4, _cut(name), "end"),
             _line(low_end, cy, high_end, cy),
             marker(mark, x(scale * estimate.mean), cy),
             _text(width - 50, cy + 4, f"{scale * estimate.mean:.1f}"),
@@ -139,9 +149,10 @@ def curves(
         y_label: Label of the score.
         scale: Multiplies all estimates.
     """
-    width, height, left, bottom = 560, 400, 52, 44
+    height, left, bottom = 400, 52, 44
+    width = _PLOT + _room(name for name, _, _ in lines)
     most = max(at for _, _, points in lines for at, _ in points)
-    x = Axis(0, math.log10(max(most, 2)), left, width - 150, logarithmic=True)
+    x = Axis(0, math.log10(max(most, 2)), left, _PLOT, logarithmic=True)
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
     label_ys = _label_places([y(scale * points[-1][1].mean) for _, _, points in lines])
@@ -156,7 +167,7 @@ def curves(
             content += [_line(cx, low_end, cx, high_end), marker(mark, cx, cy)]
         end_x, end_y = places[-1]
         content.append(_line(end_x, end_y, end_x + 9, label_y, "thin"))
-        content.append(_text(end_x + 10, label_y + 4, name, "halo"))
+        content.append(_text(end_x + 10, label_y + 4, _cut(name), "halo"))
         numbers = ", ".join(f"{_interval(estimate, scale)} at {at}" for at, estimate in points)
         parts.append(_group(mark, f"{name}: {y_label} {numbers}", content))
     return _svg(width, height, f"{y_label} against {x_label}", parts)
@@ -213,6 +224,22 @@ def histogram(
         _line(mean, 0, mean, height, "mean"),
     ]
     return _svg(width, height, name, parts, css="histogram")
+
+
+def _is_covered(
+    start: float, end: float, height: float, marks: Sequence[tuple[float, float]]
+) -> bool:
+    """Whether a mark is on a label between two horizontal places."""
+    return any(start < cx < end and abs(cy - height) < _LABEL_HEIGHT * 0.7 for cx, cy in marks)
+
+
+def _room(names: Iterable[str]) -> float:
+    """Width of the longest name, as it is drawn next to a plot."""
+    return 20 + _LETTER * max((len(_cut(name)) for name in names), default=0)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _frame(

@@ -143,7 +143,7 @@ def fitted(
     notes += [f"{left_out} --wide shows all columns."] * bool(left_out)
     width = UNLIMITED if wide and not terminal else limit
     text = text_table(shown, terminal=terminal, starred=starred, width=width)
-    return text, "".join(map(wrapped, notes))
+    return text, "".join(wrapped(note, limit) for note in notes)
 
 
 def text_table(

@@ -28,6 +28,7 @@ from editkit.cli.arguments import (
 )
 from editkit.errors import did_you_mean
 from editkit.progress import show_progress
+from editkit.registry.relation_names import with_wikidata_name
 from editkit.storage.cache import write_atomically
 from editkit.validation import nested_values
 from editkit_plugins.known_facts.choices import LAYOUTS, RULES, Choice, Layout
@@ -339,7 +340,11 @@ def _print(
     rows = [
         ["relation", "asked", "known", "share", "examples"],
         *(
-            [name, *_cells(n_asked, known), "; ".join(map(_example, known[:_N_EXAMPLES]))]
+            [
+                with_wikidata_name(name),
+                *_cells(n_asked, known),
+                "; ".join(map(_example, known[:_N_EXAMPLES])),
+            ]
             for name, (n_asked, known) in relations.items()
         ),
         ["all", *_cells(collection.asked.total(), collection.known), ""],

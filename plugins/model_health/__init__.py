@@ -42,14 +42,15 @@ def _shifts(kind: str) -> Iterator[Score]:
     letter, better = _UNTOUCHED.get(kind, ""), False if kind in _UNTOUCHED else None
     key, all_shown = f"shift/{kind}", kind == "neighborhood"
     label = f"{letter}KL" if letter else ""
-    at = f"at {kind.replace('_', '-')} prompts"
+    words = kind.replace("_", " ")
+    at = f"at {words.replace(' ', '-')} prompts"
     yield Score(
         f"{key}_kl",
         label,
         higher_is_better=better,
         scale=1.0,
         digits=2,
-        name=f"KL {at}",
+        name=f"KL, {words}",
         description=f"KL divergence from the unedited to the edited model's next token {at}, in "
         "nats",
     )
@@ -57,14 +58,14 @@ def _shifts(kind: str) -> Iterator[Score]:
         f"{key}_tv",
         "NTV" if all_shown else "",
         higher_is_better=better,
-        name=f"total variation {at}",
+        name=f"total variation, {words}",
         description=f"probability of the next token that the edit moved {at}",
     )
     yield Score(
         f"{key}_top_changed",
         "NTop" if all_shown else "",
         higher_is_better=better,
-        name=f"changed top token {at}",
+        name=f"changed top token, {words}",
         description=f"share of next tokens with another most likely token {at}",
     )
     yield Score(
@@ -72,7 +73,7 @@ def _shifts(kind: str) -> Iterator[Score]:
         "NdP" if all_shown else "",
         higher_is_better=None,
         signed=True,
-        name=f"change of P(true) {at}",
+        name=f"change of P(true), {words}",
         description=f"mean change in the probability of the true object {at}",
     )
 

@@ -94,9 +94,18 @@ def test_editors_of_other_experiments_get_a_grid_if_they_have_its_fields() -> No
     assert traced.tracing.after == ("ft",)
 
 
-def test_an_experiment_without_edits_refuses_editors(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["run-experiment", "severed-effects", "--editor", "rome"]) == 2
-    assert "experiment severed-effects traces facts and edits nothing" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["--editor", "rome"], "--editor: experiment severed-effects traces facts and edits"),
+        (["--model", "gpt2-xl", "--dataset", "zsre"], "traces the facts of known_1000 on this"),
+    ],
+)
+def test_a_flag_that_cannot_apply_is_refused(
+    flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run-experiment", "severed-effects", *flags]) == 2
+    assert reason in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.usefixtures("mine")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import DatasetError, Record, Records, UsageError
 from editkit.cli.arguments import add_examples, add_flag, add_flags, positive
+from editkit.registry.relation_names import with_wikidata_name
 
 if TYPE_CHECKING:
     from editkit import LanguageModel
@@ -297,12 +298,12 @@ def _warn(facts: RelationFile) -> None:
     if facts.unusable:
         _log.warning(
             "relations without facts, or with fewer than two wordings that end at the object: %s",
-            ", ".join(facts.unusable),
+            ", ".join(map(with_wikidata_name, facts.unusable)),
         )
     if facts.no_generation:
         _log.warning(
             "relations without generation prompts (--generation): %s",
-            ", ".join(facts.no_generation),
+            ", ".join(map(with_wikidata_name, facts.no_generation)),
         )
 
 
@@ -319,7 +320,8 @@ def _print_composition(
             document["texts"] = _texts_document(texts)
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    relations = ", ".join(f"{name} {n}" for name, n in counts.records_per_relation.items())
+    per_relation = counts.records_per_relation.items()
+    relations = ", ".join(f"{with_wikidata_name(name)} {n}" for name, n in per_relation)
     sys.stdout.write(f"{aligned(table(counts))}\nrecords by relation: {relations}\n{path}\n")
     if texts is not None:
         _print_texts(texts, len(loaded.records))

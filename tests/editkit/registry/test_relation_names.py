@@ -9,7 +9,7 @@ import pytest
 
 from editkit import PluginError
 from editkit.registry.plugins import default_registry
-from editkit.registry.relation_names import WIKIDATA_NAMES, relation_names
+from editkit.registry.relation_names import WIKIDATA_NAMES, relation_names, with_wikidata_name
 from editkit.storage.resources import resource_text
 
 
@@ -69,3 +69,5 @@ def test_every_relation_of_the_built_in_datasets_has_a_name() -> None:
     names = json.loads(resource_text(WIKIDATA_NAMES))
     assert relation_names("counterfact", default_registry()) == names
     assert len(set(names.values())) == len(names)
+    assert with_wikidata_name("P103") == "P103 (native language)"
+    assert with_wikidata_name("mine") == "mine"

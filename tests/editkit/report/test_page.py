@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from editkit.benchmark.aggregate import SUMMARY
+from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.benchmark.store import runs_in
 from editkit.editing.outcomes import BASELINE
 from editkit.figures import NotebookFigure, save_figures
@@ -18,8 +18,9 @@ from editkit.palette import GREY
 from editkit.registry.plugins import default_registry
 from editkit.registry.specs import MetricSpec
 from editkit.registry.styles import style_of
-from editkit.report import folder_figures, html_page
+from editkit.report import folder_figures, html_page, svg
 from editkit.report.folder_figures import folder_content
+from editkit.report.marks import marker, marks_of
 from editkit.report.sections import sections_of
 from tests.browser import browsing
 from tests.editkit.report.shared_runs import write_shared
@@ -53,14 +54,34 @@ def test_an_editor_has_one_style_in_every_table_and_plot(tmp_path: Path) -> None
     assert style_of(BASELINE).color == GREY
 
 
-def test_series_of_one_editor_differ_in_shape(tmp_path: Path) -> None:
+def test_an_editor_keeps_its_mark_in_other_regimes(tmp_path: Path) -> None:
     write_shared(tmp_path)
     [section] = sections_of(runs_in(tmp_path), [()])
     marks = html_page._marks([section])
-    names = [result.name for result in section.last]
-    assert len({(marks[name].css, marks[name].style.marker) for name in names}) == len(names)
-    assert marks["rome"].style == style_of("rome")
-    assert marks["rome (joint)"] == marks["rome (joint 10)"]
+    names = ["rome", "rome (joint 10)", "rome (sequential 20)"]
+    assert {marks[name].style for name in names} == {style_of("rome")}
+    joint, sequence = marks["rome (joint)"].style, marks["rome (sequential 20)"].style
+    assert (joint.color, joint.marker) == (sequence.color, sequence.marker)
+    assert joint.dash != sequence.dash
+
+
+def test_settings_of_one_editor_differ_in_shape() -> None:
+    marks = marks_of({"rome (layer 1)": "rome", "rome (layer 2)": "rome", "r-rome": "r-rome"})
+    assert len({mark.css for mark in marks.values()}) == 1
+    assert len({str(marker(mark, 0, 0)) for mark in marks.values()}) == 3
+
+
+def test_labels_avoid_marks() -> None:
+    marks = marks_of({"a long label": "rome", "b": "ft"})
+    at = [(Estimate(0.5, 0.5, 0.5, 0), "a long label"), (Estimate(0.6, 0.6, 0.6, 0), "b")]
+    level = Estimate(0.5, 0.5, 0.5, 0)
+    points = [svg.Point(label, x, level, marks[label]) for x, label in at]
+    left, right = re.findall(
+        r'<text x="([\d.]+)" y="[\d.]+" class="(halo(?: end)?)">',
+        svg.scatter(points, "x", "y", scale=1),
+    )
+    assert left[1] == "halo end"
+    assert right[1] == "halo"
 
 
 # ---------------------------------------------------------------- columns
@@ -203,9 +224,12 @@ def test_average_effects_are_a_table_and_their_panels_are_shown_once(tmp_path: P
     (folder / "plain.csv").write_text("editor,S\nrome,0.123456789\n<b>,1\n", encoding="utf-8")
     (folder / "odd.csv").write_text("a,b\n1\n", encoding="utf-8")
     shown = folder_content(tmp_path)
-    assert [each.path for each in shown.figures] == ["figures/facts-maps.svg"]
+    assert [(each.path, each.title) for each in shown.figures] == [
+        ("figures/facts-maps.svg", "Maps")
+    ]
+    assert shown.figures[0].shape == pytest.approx(2 / 1.5)
     state, mlp, plain = shown.tables
-    assert state.title == "facts: average effects of restored hidden states"
+    assert state.title == "Maps: average effects of restored hidden states"
     assert [entry.text for entry in state.lines[0].entries] == [
         "last subject token",
         *("8.7", "18.7", "28.7"),
