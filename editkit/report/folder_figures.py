@@ -26,7 +26,8 @@ FOLDERS = ("figures", "traces")
 
 _MOST_BYTES = 4 * 2**20  # of a file
 _MOST_BYTES_TOGETHER = 24 * 2**20
-_MOST_FILES = 2000
+_MOST_BYTES_OF_TABLE = 2**20
+_MOST_FIGURES, _MOST_TABLES = 200, 100
 _MOST_PIXELS = 50_000_000
 _MOST_ROWS, _MOST_COLUMNS, _LONGEST = 200, 16, 200
 _LONGEST_TITLE, _LONGEST_TEXT = 200, 2000
@@ -103,13 +104,18 @@ def folder_content(out: Path) -> FolderContent:
         out: The output folder. Only the files directly in :data:`FOLDERS` are read, no links.
     """
     files = [file for name in FOLDERS for file in _files(out / name)]
-    shown, left_out = files[:_MOST_FILES], []
-    if len(files) > _MOST_FILES:
-        left_out.append(f"{len(files) - _MOST_FILES} files: a page reads the first {_MOST_FILES}")
-    csv_files = [_CsvFile.read(out, each) for each in shown if each.suffix == ".csv"]
-    left_out += [each.problem for each in csv_files if each.problem]
+    tables = [file for file in files if file.suffix == ".csv"]
+    csv_files = [_CsvFile.read(out, each) for each in tables[:_MOST_TABLES]]
+    left_out = [each.problem for each in csv_files if each.problem]
+    drawn = list(_versions(files, csv_files).values())
+    for what, n, most in (
+        ("tables", len(tables), _MOST_TABLES),
+        ("figures", len(drawn), _MOST_FIGURES),
+    ):
+        if n > most:
+            left_out.append(f"{n - most} {what}: a page reads the first {most}")
     figures, room = [], _MOST_BYTES_TOGETHER
-    for versions in _versions(shown, csv_files).values():
+    for versions in drawn[:_MOST_FIGURES]:
         try:
             figure, size = _figure(out, versions, room)
         except _LeftOut as reason:
@@ -152,14 +158,15 @@ def _relative(out: Path, file: Path) -> str:
     return file.relative_to(out).as_posix()
 
 
-def _read(file: Path) -> bytes:
+def _read(file: Path, most: int) -> bytes:
+    """The file's content, of ``most`` bytes at the most."""
     try:
         with file.open("rb") as stream:
-            content = stream.read(_MOST_BYTES + 1)
+            content = stream.read(most + 1)
     except OSError as error:
         raise _LeftOut(error.strerror or str(error)) from error
-    if len(content) > _MOST_BYTES:
-        raise _LeftOut(f"larger than {_MOST_BYTES // 2**20} MB")
+    if len(content) > most:
+        raise _LeftOut(f"larger than {most // 2**20} MB")
     return content
 
 
@@ -172,7 +179,7 @@ def _figure(out: Path, versions: Sequence[Path], room: int) -> tuple[Figure, int
     reason = _LeftOut("no version")
     for file in versions:
         try:
-            content = _read(file)
+            content = _read(file, _MOST_BYTES)
             facts = _facts_of_svg(content) if file.suffix == ".svg" else _facts_of_png(content)
         except _LeftOut as problem:
             reason = problem if not usable and file is versions[0] else reason
@@ -310,7 +317,10 @@ class _CsvFile:
     def read(cls, out: Path, file: Path) -> _CsvFile:
         name = _relative(out, file)
         try:
-            head, *rows = csv.reader(io.StringIO(_read(file).decode("utf-8-sig")), strict=True)
+            text = _read(file, _MOST_BYTES_OF_TABLE).decode("utf-8-sig")
+            head, *rows = csv.reader(io.StringIO(text), strict=True)
+            if head != _AVERAGES and file.parent.name == "traces":
+                return cls(file, name)
             for row in rows:
                 if len(row) != len(head):
                     raise _LeftOut("its lines have different numbers of columns")
@@ -328,7 +338,7 @@ class _CsvFile:
         return {row[0] for row in self.rows} if self.head == _AVERAGES else set()
 
     def tables(self, titles: Mapping[str, str]) -> list[Table]:
-        """What a page shows of it. Of a single trace, it shows the figure alone.
+        """What a page shows of it; nothing of a single trace, which has a figure.
 
         Args:
             titles: Titles of the figures, by path.
@@ -338,9 +348,7 @@ class _CsvFile:
         title = own[0] if own else self.file.stem
         if self.head == _AVERAGES:
             return _averages(self.name, title, self.rows)
-        if self.problem or self.file.parent.name == "traces":
-            return []
-        return [_plain_table(self.name, title, self.head, self.rows)]
+        return [_plain_table(self.name, title, self.head, self.rows)] if self.head else []
 
 
 def _averages(name: str, title: str, rows: Sequence[Sequence[str]]) -> list[Table]:

@@ -201,16 +201,20 @@ def test_limits_and_links_keep_files_off_the_page(
     (folder / "long.svg").write_text(SVG.format(" " * 5_000))
     for i in range(3):
         (folder / f"small-{i}.svg").write_text(SVG.format(" " * 1_500))
+    for i in range(3):
+        (folder / f"table-{i}.csv").write_text("a\n1\n")
+    monkeypatch.setattr(folder_figures, "_MOST_TABLES", 1)
     monkeypatch.setattr(folder_figures, "_MOST_BYTES", 4_000)
     monkeypatch.setattr(folder_figures, "_MOST_BYTES_TOGETHER", 4_000)
     shown = folder_content(tmp_path / "out")
     assert [each.path for each in shown.figures] == ["figures/small-0.svg", "figures/small-1.svg"]
-    assert [line.partition(": ")[0] for line in shown.left_out] == [
-        f"figures/{name}"
-        for name in ("bomb.svg", "long.svg", "small-2.svg", "text.png", "vast.png")
-    ]
-    assert "entities" in shown.left_out[0]
-    assert "larger than" in shown.left_out[1]
+    assert len(shown.tables) == 1
+    assert shown.left_out[0] == "2 tables: a page reads the first 1"
+    names = ("bomb.svg", "long.svg", "small-2.svg", "text.png", "vast.png")
+    starts = [line.partition(": ")[0] for line in shown.left_out[1:]]
+    assert starts == [f"figures/{name}" for name in names]
+    assert "entities" in shown.left_out[1]
+    assert "larger than" in shown.left_out[2]
     page = html_page.report([], against=None, folder=shown)
     assert "figures/vast.png: 100000 by 100000 pixels" in page
 
