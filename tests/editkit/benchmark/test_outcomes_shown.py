@@ -93,7 +93,8 @@ def test_a_benchmark_ends_with_the_lines_and_its_document_has_the_counts(
     code, text, err = editkit(*flags, *stuck)
     assert code == 0
     table, _, below = text.partition("\nwarning: two: ")
-    assert table.splitlines()[-1].startswith("two ")
+    assert table.splitlines()[-2].startswith("two ")
+    assert table.splitlines()[-1].startswith("S: harmonic mean")
     assert below.startswith("of 23 edits, 23 did not converge. What to change: be patient.")
     assert "warning: two: of 23 edits" in err  # standard output is no terminal here
     assert "warning: one" not in text + err
