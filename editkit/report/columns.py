@@ -91,14 +91,7 @@ def legend_of(table: Table, explained: Collection[str] = ()) -> str:
         explained: Heads that another legend has explained.
     """
     return "; ".join(
-        f"{head}: {_meaning(table.scores[head], table)}"
+        f"{head}: {table.scores[head].name or table.scores[head].key}"
         for head in table.head
         if head in table.scores and head not in explained
     )
-
-
-def _meaning(score: Score, table: Table) -> str:
-    if score.key != SUMMARY.key:
-        return score.name or score.key
-    parts = [head for head, each in table.scores.items() if each.summary]
-    return f"{score.name} of {', '.join(parts)}" if parts else score.name

@@ -60,6 +60,7 @@ def differences_table(
     comparisons: Sequence[Compared],
     columns: Sequence[Score],
     results: Sequence[Result],
+    every: Sequence[Score],
     *,
     by_paper: bool,
 ) -> Table:
@@ -69,6 +70,7 @@ def differences_table(
         comparisons: The comparisons.
         columns: The scores to print.
         results: All results of the run.
+        every: All scores of the run.
         by_paper: Whether intervals have the papers' formula.
     """
     keys = key_heads(results, "minus")
@@ -89,7 +91,7 @@ def differences_table(
         title=f"Paired differences{_to(comparisons)}",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines) if columns else (),
-        scores=scores_by_head(columns),
+        scores=scores_by_head(columns, every),
         bold=_SIGNIFICANT,
         notes=(
             f"Each editor minus {minus}, over the records that both have{within}. Intervals are "
@@ -102,7 +104,10 @@ def differences_table(
 
 
 def effects_table(
-    comparisons: Sequence[Compared], columns: Sequence[Score], results: Sequence[Result]
+    comparisons: Sequence[Compared],
+    columns: Sequence[Score],
+    results: Sequence[Result],
+    every: Sequence[Score],
 ) -> Table:
     """The effect size of each difference, and the number of records that would separate the two.
 
@@ -125,7 +130,7 @@ def effects_table(
         title=f"Effect sizes{_to(comparisons)}, and {units} needed",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines) if shown else (),
-        scores=scores_by_head(columns),
+        scores=scores_by_head(columns, every),
         bold="already separated by the records of this run (corrected p < 0.05)",
         notes=(
             "d_z: the mean difference in standard deviations of the records' differences. In "

@@ -237,9 +237,16 @@ def score_heads(
     return (*keys, *(score.label for score in columns), *more)
 
 
-def scores_by_head(columns: Iterable[Score]) -> dict[str, Score]:
-    """:attr:`Table.scores` of a table with these columns."""
-    return {score.label: score for score in columns}
+def scores_by_head(columns: Iterable[Score], every: Iterable[Score]) -> dict[str, Score]:
+    """:attr:`Table.scores` of a table with these columns; S names the scores that it sums up.
+
+    Args:
+        columns: The columns.
+        every: All scores of the run.
+    """
+    parts = ", ".join(score.label or score.key for score in every if score.summary)
+    summary = dataclasses.replace(SUMMARY, name=f"{SUMMARY.name} of {parts}")
+    return {score.label: summary if score.key == SUMMARY.key else score for score in columns}
 
 
 def chosen_columns(

@@ -30,7 +30,7 @@ def report(sections: Sequence[Section], *, against: str | None, wide: bool = Fal
             parts.append(
                 section_of(table, titled=table.name != "scores", wide=wide, explained=explained)
             )
-            explained |= table.scores.keys()
+            explained |= {*table.scores, *table.legend()}
     return "\n".join(parts)
 
 
@@ -43,7 +43,7 @@ def section_of(
         table: The table.
         titled: Whether its title is above it.
         wide: Whether all columns are shown.
-        explained: Heads of columns that need no explanation.
+        explained: Heads of columns, and notes, that earlier tables have explained.
     """
     kept = list(range(len(table.head)))
     if not wide:
@@ -54,7 +54,7 @@ def section_of(
     parts.append(_table(shown))
     parts += [f"{escaped(note)}.\n" for note in notes if note]
     parts += [f"> **Warning:** {escaped(warning)}\n" for warning in table.warnings]
-    parts += [f"{escaped(note)}\n" for note in table.legend()]
+    parts += [f"{escaped(note)}\n" for note in table.legend() if note not in explained]
     return "\n".join(parts)
 
 

@@ -293,7 +293,7 @@ class Section:
             title="Scores",
             head=score_heads(keys, columns, more),
             lines=tuple(lines) if columns or more else (),
-            scores=scores_by_head(columns),
+            scores=scores_by_head(columns, self.run.scores),
             bold=f"best of {ranked}; the unedited model is not ranked",
             notes=tuple(notes),
             warnings=tuple(
@@ -358,8 +358,8 @@ class Section:
         """Paired differences, then their effect sizes and the records needed."""
         compared, paper = self.comparisons(against), self.intervals == "paper"
         return [
-            differences_table(compared, self.shown, self.results, by_paper=paper),
-            effects_table(compared, self.shown, self.results),
+            differences_table(compared, self.shown, self.results, self.run.scores, by_paper=paper),
+            effects_table(compared, self.shown, self.results, self.run.scores),
         ]
 
     def matrix(self) -> Table:

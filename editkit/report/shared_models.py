@@ -65,7 +65,7 @@ def newest_facts(run: Run, results: Sequence[Result], chosen: Sequence[str] = ()
         title="Newest facts",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines) if columns else (),
-        scores=scores_by_head(columns),
+        scores=scores_by_head(columns, run.scores),
         bold="best at its checkpoint; the unedited model is not ranked",
         notes=(
             "Only the facts of the last step before each checkpoint.",
@@ -100,7 +100,7 @@ def model_scores(run: Run, results: Sequence[Result], chosen: Sequence[str] = ()
         title="Scores of the models",
         head=(*keys, *(score.label for score in columns)),
         lines=tuple(lines),
-        scores=scores_by_head(columns),
+        scores=scores_by_head(columns, run.model_scores),
         notes=(
             *_collapses(run, shown),
             *((KEYS_NOTE,) if len(keys) > 1 else ()),

@@ -60,9 +60,10 @@ def report(
                 table, terminal=terminal, starred=not terminal, wide=wide, explained=explained
             )
             below = [wrapped(f"warning: {warning}") for warning in table.warnings]
-            below += [wrapped(note) for note in table.legend("Bold" if terminal else "*")]
+            legend = [wrapped(note) for note in table.legend("Bold" if terminal else "*")]
+            below += [note for note in legend if note not in explained]
             parts.append(f"\n{title}{shown}{notes}{''.join(below)}")
-            explained |= table.scores.keys()
+            explained |= {*table.scores, *legend}
         parts.append("\n\n")
     return "".join(parts).rstrip("\n") + "\n"
 
@@ -91,8 +92,10 @@ def run_table(
     for table in tables:
         title = "" if table.name == "scores" else f"{table.title}\n"
         shown, more = fitted(table, terminal=terminal, wide=wide, explained=explained)
-        parts.append(f"{title}{shown}{more}{''.join(map(wrapped, table.notes))}")
-        explained |= table.scores.keys()
+        below_table = [wrapped(note) for note in table.notes]
+        new = [note for note in below_table if note not in explained]
+        parts.append(f"{title}{shown}{more}{''.join(new)}")
+        explained |= {*table.scores, *below_table}
     return "\n".join([title_line, *parts, *([below] if below else [])])
 
 
@@ -111,7 +114,7 @@ def _scores(run: Run, labels: Sequence[str], entries: Sequence[Mapping[str, Any]
     counted = zip(estimates, (entry["records"]["done"] for entry in entries), strict=True)
     notes = (*notes_on_records(run.scores, counted), *notes_on_intervals(lines))
     head = score_heads(("editor",), columns)
-    return Table("scores", "", head, lines, notes=notes, scores=scores_by_head(columns))
+    return Table("scores", "", head, lines, notes=notes, scores=scores_by_head(columns, run.scores))
 
 
 def fitted(

@@ -118,6 +118,28 @@ def test_the_table_has_stars_marks_and_a_legend(out: Path, editkit: Cli) -> None
     assert re.search(r"^P2 +.* 4$", text, re.MULTILINE)
 
 
+def test_columns_are_chosen_in_every_format(out: Path, editkit: Cli) -> None:
+    chosen = ("--columns", "NS,p/score,S,s/edit")
+    text = editkit("report", out, *chosen)[1]
+    assert text.splitlines()[2].split() == ["editor", "NS", "PS", "S", "s/edit"]
+    assert "harmonic mean of ES, PS, NS" in text
+    assert "left out" not in text
+    assert (
+        "| editor | NS | PS | S | s/edit |"
+        in editkit("report", out, *chosen, "--format", "markdown")[1]
+    )
+    assert (
+        "editor & NS & PS & S & s/edit" in editkit("report", out, *chosen, "--format", "latex")[1]
+    )
+    table = csv.DictReader(io.StringIO(editkit("report", out, *chosen, "--format", "csv")[1]))
+    scores = {line["score"] for line in table if line["table"] != "edits"}
+    assert scores == {"n/score", "p/score", "summary/score"}
+    code, _, err = editkit("report", out, "--columns", "S,NSS")
+    assert code == 2
+    assert "no run here has a column or a score 'NSS'" in err
+    assert "Did you mean 'NS'?" in err
+
+
 def test_failures_are_explained_only_if_one_is_marked(tmp_path: Path, editkit: Cli) -> None:
     out = write(run_of(tmp_path / "out", cell("none"), cell("good")))
     assert "clear failure" not in editkit("report", out)[1]

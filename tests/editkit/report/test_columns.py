@@ -29,7 +29,7 @@ TABLE = Table(
     HEAD,
     tuple(Line((Entry(name), *[Entry("100.0", "-20.4/+0")] * 6, Entry("0.1"), Entry("12")))
           for name in ("none", "rome")),
-    scores=scores_by_head(SCORES),
+    scores=scores_by_head(SCORES, SCORES),
 )  # fmt: skip
 
 
