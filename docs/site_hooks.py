@@ -28,6 +28,7 @@ __all__ = ["Docstrings", "on_config", "on_files", "on_page_markdown"]
 PAGES_ELSEWHERE = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
     "benchmarks/atlas/README.md": "benchmarks/atlas.md",
     "benchmarks/smollm2/README.md": "benchmarks/smollm2.md",
 }
