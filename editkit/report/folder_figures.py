@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from editkit.report.tables import Entry, Line, Table
+from editkit.report.tables import Entry, Line, Table, printed
 
 __all__ = ["FOLDERS", "Figure", "FolderContent", "folder_content"]
 
@@ -392,7 +392,7 @@ def _effect(numbers: tuple[float, ...] | None, largest: float) -> Entry:
     if numbers is None or not math.isfinite(numbers[0]):
         return Entry("-")
     level = max(numbers[0], 0.0) / largest if largest else None
-    return Entry(f"{100 * numbers[0]:.1f}", level=level)
+    return Entry(printed(100 * numbers[0]), level=level)
 
 
 def _plain_table(

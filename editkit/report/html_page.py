@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
@@ -153,9 +153,11 @@ def _meaning(score: Score) -> str:
     words = [": ".join(filter(None, (known.name, known.description))) or score.key]
     if score.higher_is_better is not None:
         words.append("higher is better" if score.higher_is_better else "lower is better")
-    factor = f" x {score.scale:g}" if score.scale != 1 else ""
-    words.append(f"{score.key}{factor} in stores and JSON" if words[0] != score.key else "")
-    return "; ".join(filter(None, words))
+    if score.scale != 1:
+        words.append(f"shown x {score.scale:g}")
+    if words[0] != score.key:
+        words.append(f"in stores and JSON: {score.key}")
+    return "; ".join(words)
 
 
 @functools.cache
@@ -218,7 +220,11 @@ def _plots(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup
     ]
     if means:
         plot = svg.intervals(means, SUMMARY.label, scale=SUMMARY.scale)
-        yield plot, "The summary score of each editor, with its 95% interval."
+        yield (
+            plot,
+            "The summary score of each editor"
+            + _with_intervals((mean for _, mean, _ in means), ", with its 95% interval"),
+        )
     pair = [score for score in section.columns if score.summary][-2:]
     if len(pair) == 2:
         x, y = pair
@@ -235,11 +241,14 @@ def _plots(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup
         plot = svg.scatter(points, x.label, y.label, scale=x.scale)
         yield (
             plot,
-            (
-                f"{y.label} against {x.label}: good edits are at the upper right. Crosses are "
-                "95% intervals."
-            ),
+            f"{y.label} against {x.label}: good edits are at the upper right"
+            + _with_intervals((p.x for p in points), "; crosses are 95% intervals"),
         )
+
+
+def _with_intervals(estimates: Iterable[Estimate], words: str) -> str:
+    """The end of a caption: the words if any of the estimates has an interval."""
+    return f"{words}." if any(each.half_width is not None for each in estimates) else "."
 
 
 def _curves(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup, str]]:
@@ -253,9 +262,17 @@ def _curves(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Marku
             )
     most = max((at for points in lines.values() for at, _ in points), default=1)
     if most > 1 and any(len(points) > 1 for points in lines.values()):
-        drawn = [(name, marks[name], points) for name, points in lines.items()]
+        names = _plot_names(section)
+        drawn = [(names.get(name, name), marks[name], points) for name, points in lines.items()]
         plot = svg.curves(drawn, "facts in the model", SUMMARY.label, SUMMARY.scale)
-        yield plot, "The summary score against the number of edits, with 95% intervals over models."
+        yield (
+            plot,
+            "The summary score against the number of edits"
+            + _with_intervals(
+                (mean for points in lines.values() for _, mean in points),
+                ", with 95% intervals over models",
+            ),
+        )
 
 
 def _curve(result: Result) -> str:
