@@ -62,7 +62,8 @@ def commands(*patterns: re.Pattern[str]) -> list[tuple[str, str]]:
 
 
 def arguments_of(command: str) -> list[str]:
-    return shlex.split(command, comments=True)[1:]
+    words = shlex.split(command, comments=True)[1:]
+    return words[: words.index(">")] if ">" in words else words
 
 
 def is_example(command: str) -> bool:

@@ -28,6 +28,7 @@ CORE = tuple(
         ("new-plugin", "new_plugin", "write a plugin with a working example and tests"),
         ("check-plugin", "check_plugin", "check that a plugin keeps the rules of its kind"),
         ("check-architecture", "check_architecture", "check that editkit is correct on a model"),
+        ("completion", "completion", "print a script that completes commands in your shell"),
     )
 )
 _NAMES = {spec.name for spec in CORE}
@@ -86,15 +87,20 @@ def reserved_clashes() -> list[str]:
     ]
 
 
+def summaries() -> dict[str, str]:
+    """What each command does, by name."""
+    specs: list[Any] = [*CORE]
+    specs += [
+        offer.spec for offer in default_registry().offers("command") if offer.name not in _NAMES
+    ]
+    known = {spec.name: spec.summary for spec in specs}
+    return {name: known[name] for name in command_names()}
+
+
 def listing() -> str:
     """All commands with their summaries, as text."""
-    plugin_specs = {
-        offer.name: offer.spec
-        for offer in default_registry().offers("command")
-        if offer.name not in _NAMES
-    }
-    specs: list[Any] = [*CORE, *(plugin_specs[name] for name in sorted(plugin_specs))]
-    width = max(len(spec.name) for spec in specs)
-    lines = [f"  {spec.name:{width}}  {spec.summary}" for spec in specs]
+    known = summaries()
+    width = max(map(len, known))
+    lines = [f"  {name:{width}}  {summary}" for name, summary in known.items()]
     more = "'editkit COMMAND --help' describes a command and its arguments."
     return "\ncommands:\n" + "\n".join(lines) + f"\n\n{more}\n"

@@ -33,10 +33,12 @@ _WIDEST = 100
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
+    add_flag(
+        parser,
         "name",
         metavar="NAME",
         nargs="?",
+        complete=page_names,
         help="a page, an error, a command or an exit code (default: list all pages)",
     )
     add_flag(
