@@ -1,11 +1,11 @@
 """Print a script for a shell that completes commands, flags, names and files.
 
-Save it where the shell looks for it, and start a new shell. The script has the names of everything
-that is installed now: print it again after you install a plugin. Completing starts no Python.
+The script has the names of everything that is installed now: print it again after you install a
+plugin. Completing starts no Python. Save it where the shell looks for it, and start a new shell:
 
-  bash:  editkit completion bash > ~/.local/share/bash-completion/completions/editkit
-  zsh:   editkit completion zsh > DIR/_editkit, where DIR is a folder of $fpath
-  fish:  editkit completion fish > ~/.config/fish/completions/editkit.fish
+  bash  ~/.local/share/bash-completion/completions/editkit
+  zsh   _editkit, in a folder of $fpath
+  fish  ~/.config/fish/completions/editkit.fish
 """
 
 from __future__ import annotations
