@@ -146,6 +146,15 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     for name in ("known_1000.json", "known.prompts.json"):
         Path(name).write_text(json.dumps(known), encoding="utf-8")
+    snippets = [
+        {
+            "relation_id": each["relation_id"],
+            "target_id": each["target_new"]["id"],
+            "samples": [{"name": "someone", "text": "A text."}],
+        }
+        for each in rewrites
+    ]
+    Path("attribute_snippets.json").write_text(json.dumps(snippets), encoding="utf-8")
     zsre = [
         {
             "subject": each["subject"],
