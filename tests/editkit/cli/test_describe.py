@@ -6,8 +6,10 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from editkit.palette import Style
 from editkit.regimes import RegimeKind
 from editkit.registry.plugins import default_registry
+from editkit.registry.styles import style_of
 from tests.editkit.benchmark import fakes
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -81,6 +83,17 @@ def test_an_editor_shows_its_regimes(editkit: Cli, regimes: list[RegimeKind], te
     offers = json.loads(editkit("plugins", "--json")[1])["offers"]
     assert {offer["name"]: offer.get("regimes") for offer in offers}["one"] == regimes
     assert all(("regimes" in offer) == (offer["kind"] == "editor") for offer in offers)
+
+
+def test_an_editor_shows_its_style(editkit: Cli) -> None:
+    spec = default_registry().get("editor", "one").spec
+    picked = style_of("one")
+    line = f"style: colour {picked.color}, marker {picked.marker}, line {picked.dash} (picked by"
+    assert line in " ".join(editkit("describe", "one")[1].split())
+    object.__setattr__(spec, "style", Style("#102030", "D", "--"))
+    assert "style: colour #102030, marker D, line --\n" in editkit("describe", "one")[1]
+    [document] = json.loads(editkit("describe", "one", "--json")[1])
+    assert document["style"] == {"color": "#102030", "marker": "D", "dash": "--"}
 
 
 def test_an_unknown_name_suggests_the_closest_one(editkit: Cli) -> None:
