@@ -23,6 +23,7 @@ _LABEL_HEIGHT = 13
 _PLOT = 460  # right end of the axes
 _LETTER = 7
 _LONGEST_NAME = 36
+_MOST_LABELS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +72,13 @@ class Point:
 
 
 def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float) -> Markup:
-    """Two scores of each editor against each other, with crosses for their 95% intervals."""
+    """Two scores of each editor against each other, with crosses for their 95% intervals.
+
+    With more points than have room for a label, marks and the page's legend identify them.
+    """
     height, left, bottom = 400, 52, 44
-    width = _PLOT + _room(point.label for point in points)
+    is_labelled = len(points) <= _MOST_LABELS
+    width = _PLOT + _room(point.label for point in points if is_labelled)
     x = Axis(0, scale, left, _PLOT)
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
@@ -84,22 +89,20 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
         cx, cy = x(scale * point.x.mean), y(scale * point.y.mean)
         left_end, right_end = (x(scale * end) for end in _ends(point.x))
         low_end, high_end = (y(scale * end) for end in _ends(point.y))
-        length = _LETTER * len(_cut(point.label))
-        after, before = right_end + 6, left_end - 6
-        is_left = _is_covered(after, after + length, label_y, marks) and not (
-            before - length < left or _is_covered(before - length, before, label_y, marks)
-        )
-        end_x, label_x = (left_end, before) if is_left else (right_end, after)
         numbers = f"{x_label} {_interval(point.x, scale)}, {y_label} {_interval(point.y, scale)}"
-        content = [
-            _line(left_end, cy, right_end, cy),
-            _line(cx, low_end, cx, high_end),
-            _line(end_x, cy, label_x, label_y, "thin"),
-        ]
-        css = "halo end" if is_left else "halo"
-        label = _text(label_x, label_y + 4, _cut(point.label), css)
+        content = [_line(left_end, cy, right_end, cy), _line(cx, low_end, cx, high_end)]
+        shape = [marker(point.mark, cx, cy)]
+        if is_labelled:
+            length = _LETTER * len(_cut(point.label))
+            after, before = right_end + 6, left_end - 6
+            is_left = _is_covered(after, after + length, label_y, marks) and not (
+                before - length < left or _is_covered(before - length, before, label_y, marks)
+            )
+            end_x, label_x = (left_end, before) if is_left else (right_end, after)
+            content.append(_line(end_x, cy, label_x, label_y, "thin"))
+            css = "halo end" if is_left else "halo"
+            shape.append(_text(label_x, label_y + 4, _cut(point.label), css))
         parts.append(_group(point.mark, f"{point.label}: {numbers}", content))
-        shape = [marker(point.mark, cx, cy), label]
         shapes.append(_group(point.mark, f"{point.label}: {numbers}", shape))
     parts += shapes  # above all lines
     return _svg(width, height, f"{y_label} against {x_label} of each editor", parts)
