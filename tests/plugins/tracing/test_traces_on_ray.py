@@ -31,6 +31,7 @@ def rows_in(out: Path) -> list[Row]:
     return [dataclasses.replace(row, completed_at=0.0) for row in rows]
 
 
+@pytest.mark.slow
 def test_the_command_on_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["trace", "--model", "atlas", "--facts", "atlas", "--limit", "6", "--no-mlflow"]
     arguments += ["--set", "samples=2", "--set", "window=2", "--set", "kinds=[mlp]", "--json"]
