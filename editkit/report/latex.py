@@ -116,7 +116,7 @@ def _environments(
                 rf"\setlength{{\tabcolsep}}{{{_SEPARATION:g}pt}}",
                 rf"\caption{{{_prose(caption.rstrip('.') + part)}}}",
                 rf"\label{{tab:{label}{f'-part-{i + 1}' if i else ''}}}",
-                r"\par\smallskip",
+                r"\par\medskip",
                 rf"\begin{{tabular}}{{@{{}}{''.join(alignment)}@{{}}}}",
                 r"\toprule",
                 _line([escaped(head) for head in own.head]),
@@ -171,7 +171,8 @@ def escaped(text: str) -> str:
 def _prose(text: str) -> str:
     """Text of a caption or a note, which may break in long names and paths."""
     words = re.sub(r"\bx 100\b", "× 100", one_line(text)).split(" ")
-    return " ".join(r"\allowbreak{}".join(map(escaped, _parts(word))) for word in words)
+    escapes = (r"\allowbreak{}".join(map(escaped, _parts(word))) for word in words)
+    return " ".join(escapes).replace(r" $\times$ 100", r"~$\times$~100")
 
 
 def _parts(word: str) -> list[str]:
