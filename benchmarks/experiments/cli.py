@@ -227,6 +227,8 @@ def _publish(name: str, averages: Sequence[AverageTrace], out: Path, files: Sequ
         finished=last,
         tags={"model": averages[0].model, "locator": averages[0].locator},
         files={f"figures/{file.name}": file for file in files},
+        note=f"Figures of **{name}** over these averages: "
+        + ", ".join(average.title for average in averages),
     )
     return FAILED not in publish(report)
 

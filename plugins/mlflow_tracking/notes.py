@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit import EditkitError, EditorSpec
 from editkit.benchmark.aggregate import SUMMARY
-from editkit.benchmark.spec import Benchmark, edits_as_data, load_benchmark
+from editkit.benchmark.spec import Benchmark, load_benchmark
 from editkit.regimes import INDEPENDENT
 from editkit.registry.plugins import default_registry
 from editkit_plugins.mlflow_tracking import view
@@ -80,6 +80,21 @@ def experiment_note(run: Run, experiment_id: str) -> str:
             *(f"| {score.label} | `{score.key}` | {score.description} |" for score in rows),
         ]
     )
+
+
+def reports_note(kind: str, experiment_id: str, *, curves: bool) -> str:
+    """The description of the experiment of reports of one kind, such as trainings.
+
+    Args:
+        kind: The kind.
+        experiment_id: The experiment's id, for links to its pages.
+        curves: Whether MLflow's own view shows them.
+    """
+    if curves:
+        page = view.address(experiment_id, "CHART", shared=False)
+        return f"**{kind}** of editkit, one run each: [curves]({page.lstrip('/')})."
+    numbers, images = (view.address(experiment_id, mode).lstrip("/") for mode in ("TABLE", "CHART"))
+    return f"**{kind}** of editkit, one run each: [numbers]({numbers}), [images]({images})."
 
 
 def repeat_command(run: Run, cell: Cell) -> str:
@@ -169,7 +184,7 @@ def _regime_flags(regime: Regime, known: Benchmark | None) -> list[str]:
     if regime in ((INDEPENDENT,) if known is None else known.edits):
         return []
     if regime.is_independent or regime.groups is not None:
-        [edits] = edits_as_data((regime,)) or ()
+        edits = regime.kind if regime.is_independent else regime.to_dict()
         return [_SET, f"edits={_as_yaml(edits)}"]
     flags = [f"--{regime.kind}", str(regime.facts)]
     if regime.kind == "sequential":

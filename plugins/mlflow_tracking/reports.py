@@ -16,6 +16,7 @@ from editkit_plugins.mlflow_tracking.content import (
     mlflow_name,
 )
 from editkit_plugins.mlflow_tracking.database import tracking_uri
+from editkit_plugins.mlflow_tracking.notes import reports_note
 from editkit_plugins.mlflow_tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def log_report(report: Report) -> dict[str, Any]:
         tracking_uri(report.out),
         experiment=f"editkit/{report.kind}",
         kind=report.kind,
+        note=lambda number: reports_note(report.kind, number, curves=bool(report.curves)),
         tags={view.TAG: view.report_view(report.metrics, report.panels)} if needs_view else {},
     )
     return tracker.document([tracker.log(content_of(report), environment=environment())])
@@ -67,7 +69,7 @@ def content_of(report: Report) -> RunContent:
         **report.tags,
         "mlflow.source.name": f"editkit {report.kind}",
         "mlflow.source.type": "LOCAL",
-        "mlflow.note.content": report.note,
+        "mlflow.note.content": report.note or f"**{report.name}**: {report.kind} of editkit.",
         "mlflow.loggedArtifacts": json.dumps(tables) if tables else "",
     }
     return RunContent(

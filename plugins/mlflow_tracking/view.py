@@ -32,13 +32,13 @@ _LINES, _OVERVIEW, _SCORES, _PANELS = (
     "editkit-panels",
 )
 _RUN_NAME, _CREATED = "attributes.`Run Name`", "runDateAndNestInfo"  # MLflow's column ids
-_CREATED_WIDTH = 46  # pixels, enough for the sign of a finished run
+_CREATED_WIDTH = 40  # pixels, enough for the sign of a finished run
 _NAME_WIDTHS = (120, 240)  # pixels, the narrowest and widest column of run names
-_NAME_MARGIN, _CHARACTER = 52, 6.5  # pixels around a name, and of each character
+_NAME_MARGIN, _CHARACTER = 44, 5.6  # pixels around a name, and of each character
 _COLUMN_WIDTH = 112  # pixels, enough for a share with its interval
 _OTHER_WIDTH = 128  # pixels, enough for a difference with its interval
 _CELL_WIDTH = 58  # pixels, enough for a count or for seconds
-_METRIC_WIDTH = 200  # pixels, enough for a name of some words
+_METRIC_WIDTHS = (110, 200)  # pixels, the narrowest and widest column of a metric
 _MOST_METRICS = 20  # more would exceed the length of a tag
 
 
@@ -79,13 +79,15 @@ def report_view(metrics: Iterable[str], panels: Iterable[str]) -> str:
         metrics: Names of the numbers.
         panels: Names of the images.
     """
-    columns = [f"metrics.`{mlflow_name(key)}`" for key in metrics][:_MOST_METRICS]
+    names = [mlflow_name(key) for key in metrics][:_MOST_METRICS]
+    columns = {f"metrics.`{name}`": _fitting(name, _METRIC_WIDTHS) for name in names}
+    widths = {_CREATED: _CREATED_WIDTH, **columns}
     state = {
         "orderByKey": "attributes.start_time",
         "orderByAsc": False,
-        "selectedColumns": columns,
-        "columnOrder": columns,
-        "columnWidths": dict.fromkeys(columns, _METRIC_WIDTH),
+        "selectedColumns": list(columns),
+        "columnOrder": list(widths),
+        "columnWidths": widths,
         "compareRunCharts": [
             _chart("IMAGE", name, _PANELS, 10, imageKeys=[name], step=0)
             for name in map(mlflow_name, panels)
@@ -114,10 +116,10 @@ def benchmark_view(scores: Sequence[Score], names: Iterable[str] = (), *, curves
     heads = [mlflow_name(score.label) for score in first]
     others = [mlflow_name(score.label) for score in rest]
     widths = {
-        _RUN_NAME: _name_width(names),
+        _RUN_NAME: _fitting(max(names, key=len, default=""), _NAME_WIDTHS),
         _CREATED: _CREATED_WIDTH,
         **_columns(heads, _COLUMN_WIDTH),
-        **_columns(reversed(CELL_COLUMNS), _CELL_WIDTH),
+        **_columns(reversed(list(CELL_COLUMNS)), _CELL_WIDTH),
         **_columns(others, _OTHER_WIDTH),
     }
     keys = [score.key for score in (*first, *rest)]
@@ -179,10 +181,10 @@ def _columns(heads: Iterable[str], width: int) -> dict[str, int]:
     return {f"tags.`{head}`": width for head in heads}
 
 
-def _name_width(names: Iterable[str]) -> int:
-    narrowest, widest = _NAME_WIDTHS
-    longest = max(map(len, names), default=0)
-    return max(narrowest, min(round(_NAME_MARGIN + _CHARACTER * longest), widest))
+def _fitting(name: str, widths: tuple[int, int]) -> int:
+    """Width of a column for a name, between the narrowest and widest, in pixels."""
+    narrowest, widest = widths
+    return max(narrowest, min(round(_NAME_MARGIN + _CHARACTER * len(name)), widest))
 
 
 def _line(key: str) -> dict[str, Any]:

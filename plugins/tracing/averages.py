@@ -215,7 +215,7 @@ class AverageTrace:
         report = Report(
             out=out,
             kind="traces",
-            name=" · ".join(filter(None, names)),
+            name=" · ".join(filter(None, dict.fromkeys(names))),
             fingerprint=self.fingerprint,
             started=self.finished,
             finished=self.finished,
@@ -224,6 +224,8 @@ class AverageTrace:
             tags=tags,
             files={f"figures/{file.name}": file for file in files},
             panels=panels,
+            note=f"**{self.title}**: {self.note}.\n\nThe numbers are each kind of site's largest "
+            f"{self.unit} over the layers, by role of the token.",
         )
         return FAILED not in publish(report)
 

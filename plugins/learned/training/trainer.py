@@ -267,6 +267,9 @@ class Training:
             },
             curves=curves,
             tags={key: str(facts[key]) for key in ("editor", "model", "dataset")},
+            note=f"**{facts['editor']}** for {facts['model']}, trained on {facts['dataset']}; best "
+            f"validation at step {best['step']:.0f}.\n\n`train/...` are losses of training "
+            "batches; `validation/...` are losses and scores (fractions) on other records.",
         )
 
 

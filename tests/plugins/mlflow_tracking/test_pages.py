@@ -31,13 +31,11 @@ LIMIT = 5
 KEYS = {
     "S": "summary/score",
     "ES": "efficacy/score",
-    "EM": "efficacy/magnitude",
     "PS": "paraphrase/score",
-    "PM": "paraphrase/magnitude",
     "NS": "neighborhood/score",
-    "NM": "neighborhood/magnitude",
 }
-"""The paper's columns, in its order."""
+"""The columns that matter, in the paper's order."""
+MATTER = [f"tags.`{head}`" for head in (*KEYS, "records", "s/edit")]
 NOT_OURS = ("/mlflow/users/current", "AG Grid: since", "> attribute ")
 """Known console messages of MLflow's pages: a server without accounts, deprecated code, and
 parallel coordinates that are first drawn before the size of their card is known."""
@@ -52,6 +50,13 @@ return [...document.querySelectorAll('.ag-center-cols-container .ag-row')].map(r
   return {index: Number(index), name: left && left.innerText,
           cells: cells.map(cell => [cell.getAttribute('col-id'), cell.innerText])};
 }).sort((a, b) => a.index - b.index)
+"""
+WHOLE_HEADS = """
+const place = cell => cell.getBoundingClientRect();
+const page = place(document.querySelector('.ag-header-viewport'));
+return [...document.querySelectorAll('.ag-header-viewport [col-id]')].filter(
+  cell => place(cell).right <= page.right + 1).sort((a, b) => place(a).x - place(b).x).map(
+  cell => cell.getAttribute('col-id')).filter(column => column.startsWith('tags.'))
 """
 SCATTER = """
 const chart = [...document.querySelectorAll('.js-plotly-plot')].find(
@@ -107,6 +112,7 @@ class Site:
     port: int
     run: Run
     pictures: Path
+    beside_assistant: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def cells(self) -> dict[str, Cell]:
@@ -126,7 +132,7 @@ class Site:
         self.browser.open(address)
 
     def view(self, mode: str) -> None:
-        self.show(self.link.replace("compareRunsMode=CHART", f"compareRunsMode={mode}"))
+        self.show(self.link.replace("compareRunsMode=TABLE", f"compareRunsMode={mode}"))
 
     def pick(self, label: str) -> None:
         self.browser.wait_until(PICK % label)
@@ -159,7 +165,7 @@ class Site:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """All editors on a few records with every metric, and ``editkit ui`` on them."""
     out = tmp_path_factory.mktemp("results")
-    with browsing(tmp_path_factory.mktemp("browser"), size="1600,1000") as browser:
+    with browsing(tmp_path_factory.mktemp("browser"), size="1440,1000") as browser:
         benchmark = ["run-benchmark", "atlas-generation", "--quiet", "--limit", str(LIMIT)]
         editkit = [sys.executable, "-m", "editkit"]
         environment = {**os.environ, "EDITKIT_CACHE": str(tmp_path_factory.mktemp("cache"))}
@@ -174,40 +180,44 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
                 (run,) = runs_in(out)
                 pictures = tmp_path_factory.mktemp("pictures")
                 site = Site(browser, process, link, port, run, pictures)
-                site.show(f"http://127.0.0.1:{port}/")
+                site.show(link)
                 # MLflow's assistant opens once in every new browser.
                 close = "[data-component-id='mlflow.assistant.chat_panel.close']"
                 browser.wait_until(f'return document.querySelector("{close}") !== null')
+                browser.wait_for("±")
+                site.beside_assistant = browser.run(WHOLE_HEADS)
+                browser.picture(pictures / "beside-assistant.png")
                 browser.click(close)
                 yield site
             finally:
                 process.terminate()
 
 
-def printed(key: str, estimate: dict[str, Any]) -> str:
-    sign = "+" if key.endswith("magnitude") else ""
+def printed(estimate: dict[str, Any]) -> str:
     spread = Estimate(**estimate).spread("{:.1f}".format, 100)
-    return f"{round(100 * estimate['mean'], 1) + 0.0:{sign}.1f} {spread}".rstrip()
+    return f"{round(100 * estimate['mean'], 1) + 0.0:.1f} {spread}".rstrip()
 
 
 def test_the_list_of_runs_is_the_papers_table_ranked_by_s(site: Site) -> None:
-    site.view("TABLE")
+    assert site.beside_assistant[: len(MATTER)] == MATTER
+    site.show(site.link)
     site.browser.wait_for("±")
     rows: list[dict[str, Any]] = site.browser.run(GRID)
     site.done("runs-table")
     assert {row["name"] for row in rows} == {f"{editor} · atlas" for editor in EDITORS}
+    assert "Ranked by S" in site.browser.text()
     totals = []
     for row in rows:
         means = site.means(row["name"].partition(" ")[0])
         shown = row["cells"][: len(KEYS)]
-        assert shown == [[f"tags.`{head}`", printed(key, means[key])] for head, key in KEYS.items()]
+        assert shown == [[f"tags.`{head}`", printed(means[key])] for head, key in KEYS.items()]
         totals.append(means["summary/score"]["mean"])
     assert totals == sorted(totals, reverse=True)
     assert totals[0] > totals[-1]
 
 
 def test_the_charts_plot_specificity_against_generalization(site: Site) -> None:
-    site.show(site.link)
+    site.view("CHART")
     chart = site.browser.wait_until(SCATTER)
     assert (chart["x"], chart["y"]) == (KEYS["PS"], KEYS["NS"])
     expected = {
@@ -219,6 +229,8 @@ def test_the_charts_plot_specificity_against_generalization(site: Site) -> None:
         name: pytest.approx(at) for name, at in expected.items()
     }
     assert len(set(chart["colors"])) == len(EDITORS)
+    words = site.browser.text()
+    assert all(words.count(f"{editor} · atlas") > 1 for editor in EDITORS)  # list and legend
     lines = site.browser.wait_until(PARALLEL)
     site.done("charts")
     assert lines["misplaced"] == 0
@@ -264,6 +276,12 @@ def test_a_run_shows_the_texts_of_its_model(site: Site) -> None:
 def test_tables_of_all_runs_are_side_by_side(site: Site) -> None:
     site.view("ARTIFACT")
     site.browser.wait_for("Group by:")
+    site.browser.wait_for("S · summary/score")
+    site.browser.wait_for(printed(site.means("rome")["summary/score"]))
+    site.done("intervals-side-by-side")
+    for label in ("Table: intervals.json", "records.json", "intervals.json"):
+        site.pick(label)
+    site.browser.press(ESCAPE)
     site.browser.wait_for(" · PS ")
     words = " ".join(site.browser.text().split())
     assert "Group by: case" in words
