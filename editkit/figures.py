@@ -129,8 +129,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
                 "pad_inches": _MARGIN,
             },
         }
-        settings = {"svg.hashsalt": name, "svg.fonttype": "path", "pdf.fonttype": 42}
-        with rc_context(settings):
+        with rc_context({"svg.hashsalt": name, "svg.fonttype": "path", "pdf.fonttype": 42}):
             for form, options in forms.items():
                 content = io.BytesIO()
                 figure.savefig(content, format=form, **options)

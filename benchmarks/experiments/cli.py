@@ -45,6 +45,7 @@ from editkit_benchmarks.experiments.tables import table_of, write_csv
 _log = logging.getLogger("editkit.experiments")
 
 if TYPE_CHECKING:
+    from editkit_benchmarks.experiments.tracing import Traces
     from editkit_plugins.tracing.averages import AverageTrace
 
 EXIT_FAILED_RECORDS = 1
@@ -118,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     benchmark = benchmark.model_copy(update={"model": model})
     plan: Plan | None = None
     finished: Finished | None = None
-    averages: list[AverageTrace] = []
+    traces: Traces | None = None
     with terminable():
         if experiment.edits:
             benchmark, values, _ = choose_layers(benchmark, values, registry, pool)
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
         if experiment.tracing is not None:
             from editkit_benchmarks.experiments.tracing import trace_all
 
-            averages = trace_all(
+            traces = trace_all(
                 experiment.tracing, benchmark, values, plan, out, pool=pool, quiet=args.quiet
             )
     if finished is not None:
@@ -150,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(
             run_table(finished.run, cells, terminal=sys.stdout.isatty(), wide=args.wide)
         )
-    published = _show(experiment, finished, averages, out, tracking=not args.no_mlflow)
+    published = _show(experiment, finished, traces, out, tracking=not args.no_mlflow)
     if finished is not None:
         sys.stdout.write(f"Tables and a page: editkit report {out}\n")
     if not published:
@@ -176,12 +177,13 @@ def _check_scores(experiment: Experiment, registry: Registry) -> None:
 def _show(
     experiment: Experiment,
     finished: Finished | None,
-    averages: Sequence[AverageTrace],
+    traces: Traces | None,
     out: Path,
     *,
     tracking: bool,
 ) -> bool:
     """Print, draw and track the results; false if a tracking service fails."""
+    averages = traces.averages if traces else ()
     folder = out / "figures"
     published = True
     for average, name in zip(averages, _file_names(experiment, averages), strict=True):
@@ -189,7 +191,7 @@ def _show(
         sys.stdout.write(f"{average.title}: {average.note}\n")
         sys.stdout.write("".join(f"{file}\n" for file in files))
         published = (not tracking or average.publish(out, files)) and published
-    files = _draw(experiment, finished, averages, folder)
+    files = _draw(experiment, finished, traces, folder)
     sys.stdout.write("".join(f"{file}\n" for file in files))
     if finished is None:
         return (not tracking or _publish(experiment.name, averages, out, files)) and published
@@ -236,7 +238,7 @@ def _publish(name: str, averages: Sequence[AverageTrace], out: Path, files: Sequ
 def _draw(
     experiment: Experiment,
     finished: Finished | None,
-    averages: Sequence[AverageTrace],
+    traces: Traces | None,
     folder: Path,
 ) -> list[Path]:
     """Print the tables and write the figures; the files."""
@@ -247,7 +249,7 @@ def _draw(
         draw_retention,
         draw_steps,
     )
-    from editkit_benchmarks.experiments.figures import draw_effects, draw_effects_and_score
+    from editkit_benchmarks.experiments.figures import draw_effects_and_score, draw_traces
     from editkit_benchmarks.experiments.score_figures import draw_scores
 
     section: Section | None = None
@@ -268,12 +270,14 @@ def _draw(
         "ranked": draw_ranked,
     }
     for spec in experiment.figures:
-        if spec.kind == "effects":
-            figure = draw_effects(spec, averages)
+        if spec.kind == "fact-maps" and traces is not None and not traces.examples:
+            continue  # none could be traced, as warnings say
+        if spec.shows_traces_only and traces is not None:
+            figure = draw_traces(spec, traces)
         elif section is None:  # load_experiment refuses such a file
             raise AssertionError(spec.name)
-        elif spec.kind == "effects-and-score":
-            figure = draw_effects_and_score(spec, averages, section)
+        elif spec.kind == "effects-and-score" and traces is not None:
+            figure = draw_effects_and_score(spec, traces.averages, section)
         elif spec.kind in draw:
             figure = draw[spec.kind](spec, section, names)
         else:

@@ -1,7 +1,8 @@
-"""Figures of the traces of an experiment: average effects, alone or beside a score."""
+"""Figures of the traces of an experiment: average effects, alone or beside a score, and maps."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,7 +10,14 @@ from editkit.benchmark.aggregate import Estimate
 from editkit.figures import NotebookFigure, plot_with_interval
 from editkit.palette import Style, series_style
 from editkit.report.sections import Section
-from editkit.tracing.plots import TITLES
+from editkit.tracing.plots import TITLES, HeatMap, draw_map
+from editkit_benchmarks.experiments.layout import (
+    HEADING,
+    TEXT,
+    add_heading,
+    add_legend,
+    set_up_panel,
+)
 from editkit_benchmarks.experiments.score_figures import (
     plot_estimates,
     scale_to_percent,
@@ -17,17 +25,35 @@ from editkit_benchmarks.experiments.score_figures import (
     use_whole_ticks,
 )
 from editkit_benchmarks.experiments.spec import FigureSpec
+from editkit_plugins.tracing.averages import ROLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from editkit_benchmarks.experiments.tracing import ExampleTrace, Traces
     from editkit_plugins.tracing.averages import AverageTrace
 
 _EFFECT = "average indirect effect"
+_HATCHES = ("", "////", "....", "xxxx")  # tell bars apart in print
+_MAP_INCHES = 3.1
+_MOST_MAPS = 3  # in a row
+_BETWEEN = 0.06  # space between maps, as a share of their width
 
 Legend = tuple[list[Any], list[str]]
 """Handles and labels."""
+
+
+def draw_traces(spec: FigureSpec, traces: Traces) -> Figure:
+    """Draw a figure that shows no scores."""
+    if spec.kind == "fact-maps":
+        return draw_fact_maps(spec, traces.examples)
+    draw = {
+        "effects": draw_effects,
+        "effect-bars": draw_effect_bars,
+        "average-maps": draw_average_maps,
+    }
+    return draw[spec.kind](spec, traces.averages)
 
 
 def draw_effects(spec: FigureSpec, averages: Sequence[AverageTrace]) -> Figure:
@@ -41,12 +67,12 @@ def draw_effects(spec: FigureSpec, averages: Sequence[AverageTrace]) -> Figure:
         spec: What to draw.
         averages: The averages.
     """
-    kinds = list(dict.fromkeys(kind for average in averages for kind in average.effects))
+    kinds = _kinds_of(spec, averages)
     if spec.series == "kind":
         averages = averages[:1]
         figure, [panels] = _grid(1, len(spec.roles), shared_scale=False)
         for panel, role in zip(panels, spec.roles, strict=True):
-            _kind_lines(panel, averages[0], role)
+            _kind_lines(panel, averages[0], role, kinds)
         panels[0].set_ylabel(_EFFECT)
         _finish(figure, spec, averages, panels[0].get_legend_handles_labels())
         return figure
@@ -63,6 +89,146 @@ def draw_effects(spec: FigureSpec, averages: Sequence[AverageTrace]) -> Figure:
         row[0].set_ylabel(f"{_EFFECT}\n{role}")
     _finish(figure, spec, averages, grid[0][0].get_legend_handles_labels())
     return figure
+
+
+def draw_effect_bars(spec: FigureSpec, averages: Sequence[AverageTrace]) -> Figure:
+    """Draw ``effect-bars``: a panel per role, and for each layer a group of bars, one per kind.
+
+    Args:
+        spec: What to draw.
+        averages: The averages; only the first is drawn.
+    """
+    average, kinds = averages[0], _kinds_of(spec, averages[:1])
+    height = 0.9 + 2.1 * len(spec.roles)
+    figure = NotebookFigure(width=spec.width, height=height)
+    panels = figure.subplots(len(spec.roles), 1, squeeze=False).flat
+    width = 0.84 / len(kinds)
+    for number, (panel, role) in enumerate(zip(panels, spec.roles, strict=True)):
+        for i, kind in enumerate(kinds):
+            layers = average.effects[kind].get(role, ())
+            means = [each.mean for each in layers]
+            ends = [[abs(each.interval[end] - each.mean) for each in layers] for end in (0, 1)]
+            panel.bar(
+                [layer + (i - (len(kinds) - 1) / 2) * width for layer in range(len(layers))],
+                means,
+                width,
+                yerr=ends,
+                label=TITLES.get(kind, kind),
+                color=series_style(i).color,
+                hatch=_HATCHES[i % len(_HATCHES)],
+                edgecolor="white",
+                linewidth=0.3,
+                error_kw={"elinewidth": 0.6, "ecolor": "0.25"},
+            )
+        set_up_panel(panel, f"at the {role}", number if len(spec.roles) > 1 else None)
+        panel.axhline(0, color="0.5", linewidth=0.6)
+        panel.set_ylabel(_EFFECT)
+        use_whole_ticks(panel)
+    panel.set_xlabel("layer of the restored state")
+    handles, labels = panel.get_legend_handles_labels()
+    add_legend(figure, handles, labels)
+    add_heading(figure, spec, f"{_about(averages[:1])}, with 95% intervals")
+    return figure
+
+
+def draw_average_maps(spec: FigureSpec, averages: Sequence[AverageTrace]) -> Figure:
+    """Draw ``average-maps``: roles by layers, a panel per setting and kind of site.
+
+    Panels of effects share a colour scale; scores of other locators have their own.
+
+    Args:
+        spec: What to draw; all roles are shown.
+        averages: The averages.
+    """
+    shown = [(each, kind) for each in averages for kind in _kinds_of(spec, [each])]
+    roles = [role for role in ROLES if any(role in each.effects[kind] for each, kind in shown)]
+    columns = min(len(shown), _MOST_MAPS)
+    rows = -(-len(shown) // columns)
+    height = (1.1 + 0.22 * len(roles)) * rows + 0.6
+    figure = NotebookFigure(width=_MAP_INCHES * columns + 1.0, height=height)
+    figure.set_layout_engine("constrained", wspace=_BETWEEN)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    maps = [average.heat_map(kind, roles) for average, kind in shown]
+    units = [average.unit for average, _ in shown]
+    several = len({kind for _, kind in shown}) > 1 or len(averages) == 1
+    for i, (panel, each, (average, _)) in enumerate(zip(panels.flat, maps, shown, strict=False)):
+        title = average.setting or average.locator
+        title += f"\n{each.title}" if several else ""
+        labels = roles if i % columns == 0 else [""] * len(roles)
+        _draw_shared(panel, dataclasses.replace(each, title=title), labels, i, maps, units)
+    for panel in panels.flat[len(shown) :]:
+        panel.set_visible(False)
+    add_heading(figure, spec, _about(averages))
+    return figure
+
+
+def draw_fact_maps(spec: FigureSpec, examples: Sequence[ExampleTrace]) -> Figure:
+    """Draw ``fact-maps``: tokens by layers, a row per example, a panel per setting and kind.
+
+    Panels of a row that show the answer's probability share a colour scale.
+
+    Args:
+        spec: What to draw.
+        examples: The traces.
+    """
+    rows: dict[int, list[ExampleTrace]] = {}
+    for each in examples:
+        rows.setdefault(each.example, []).append(each)
+    heights = [0.95 + 0.22 * len(row[0].trace.tokens) for row in rows.values()]
+    wanted = {
+        number: [
+            (each, each_map)
+            for each in row
+            for each_map in each.trace.heat_maps()
+            if not spec.kinds or each_map.kind in spec.kinds
+        ]
+        for number, row in rows.items()
+    }
+    columns = max(map(len, wanted.values()))
+    figure = NotebookFigure(width=_MAP_INCHES * columns + 0.8, height=sum(heights) + 0.5)
+    figure.set_layout_engine("constrained", wspace=_BETWEEN)
+    parts = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)
+    for part, row in zip(parts.flat, wanted.values(), strict=True):
+        panels = part.subplots(1, columns, squeeze=False)
+        maps = [each_map for _, each_map in row]
+        units = [each.trace.unit for each, _ in row]
+        for i, (panel, (each, each_map)) in enumerate(zip(panels.flat, row, strict=False)):
+            labels = each.trace.row_labels
+            if i and labels == row[0][0].trace.row_labels:
+                labels = ("",) * len(labels)
+            if each.setting:
+                several = len(each.trace.maps) > 1
+                title = f"{each.setting}: {each_map.kind}" if several else each.setting
+                each_map = dataclasses.replace(each_map, title=title)
+            base = each.trace.maps[0].baselines.get("corrupted", 0.0)
+            _draw_shared(panel, each_map, labels, i, maps, units, base=base)
+        trace = row[0][0].trace
+        part.suptitle("\n".join([trace.title, *trace.notes]), fontsize=TEXT, parse_math=False)
+        for panel in panels.flat[len(row) :]:
+            panel.set_visible(False)
+    first = next(iter(rows.values()))[0].trace
+    figure.suptitle(f"{spec.title or spec.name}, on {first.model}", fontsize=HEADING)
+    return figure
+
+
+def _draw_shared(
+    panel: Axes,
+    each: HeatMap,
+    labels: Sequence[str],
+    number: int,
+    maps: Sequence[HeatMap],
+    units: Sequence[str],
+    *,
+    base: float = 0.0,
+) -> None:
+    """Draw one of several maps; those with the same unit share a colour scale."""
+    unit = units[number]
+    alike = [other for other, own in zip(maps, units, strict=True) if own == unit]
+    shared = f"{unit}\n(same scale)" if len(alike) > 1 else unit
+    highest = max(other.highest for other in alike)
+    draw_map(panel, each, labels, unit=shared, base=base, highest=highest)
+    for text in (panel.title, panel.xaxis.label):
+        text.set_fontsize(TEXT)
 
 
 def draw_effects_and_score(
@@ -89,7 +255,7 @@ def draw_effects_and_score(
     panels = figure.subplots(1, len(spec.roles), squeeze=False).flat
     legend: Legend = [], []
     for panel, role in zip(panels, spec.roles, strict=True):
-        _kind_lines(panel, averages[0], role)
+        _kind_lines(panel, averages[0], role, _kinds_of(spec, averages[:1]))
         panel.set_ylabel(_EFFECT)
         right = panel.twinx()
         plot_estimates(
@@ -118,8 +284,13 @@ def _grid(rows: int, columns: int, *, shared_scale: bool) -> tuple[Figure, list[
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=sharey).tolist()
 
 
-def _kind_lines(panel: Axes, average: AverageTrace, role: str) -> None:
-    for i, kind in enumerate(average.effects):
+def _kinds_of(spec: FigureSpec, averages: Sequence[AverageTrace]) -> list[str]:
+    kinds = dict.fromkeys(kind for average in averages for kind in average.effects)
+    return [kind for kind in kinds if not spec.kinds or kind in spec.kinds]
+
+
+def _kind_lines(panel: Axes, average: AverageTrace, role: str, kinds: Sequence[str]) -> None:
+    for i, kind in enumerate(kinds):
         _effect_line(
             panel,
             average,
@@ -158,7 +329,11 @@ def _finish(
     entry_inches = 0.6 + 0.085 * max(map(len, labels), default=1)
     columns = max(1, min(len(labels), int(figure.get_figwidth() / entry_inches)))
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    figure.suptitle(f"{spec.title or spec.name}\n{_about(averages)}", fontsize=11)
+
+
+def _about(averages: Sequence[AverageTrace]) -> str:
+    """``173 facts of atlas that atlas knows``."""
     known = sorted({average.known for average in averages})
     count = f"{known[0]} to {known[-1]}" if len(known) > 1 else str(known[0])
-    about = f"{count} facts of {averages[0].facts} that {averages[0].model} knows"
-    figure.suptitle(f"{spec.title or spec.name}\n{about}", fontsize=11)
+    return f"{count} facts of {averages[0].facts} that {averages[0].model} knows"

@@ -75,6 +75,19 @@ class Sweep(_Section):
     """Seeds instead of the benchmark's."""
 
 
+class Example(_Section):
+    """A fact that is traced on its own, under every setting."""
+
+    prompt: str
+    """A sentence up to the answer."""
+    subject: str
+    """The subject, spelled as in the prompt."""
+    answer: str | None = None
+    """The answer to trace; null: the model's prediction."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Values of the locator's configuration that win over the setting's."""
+
+
 class Tracing(_Section):
     """Average traces of many facts, under several settings and after edits."""
 
@@ -86,10 +99,19 @@ class Tracing(_Section):
     config: dict[str, Any] = Field(default_factory=dict)
     """Values of the locator's configuration, under every setting."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Further values by the setting's name; every setting is averaged on its own."""
+    """Further values by the setting's name; every setting is averaged on its own. ``locator`` in a
+    setting names another locator, which does not take the values of ``config``."""
+    examples: tuple[Example, ...] = ()
+    """Single facts, for figures of kind ``fact-maps``."""
     after: tuple[str, ...] = ()
     """Editors of the benchmark: the new facts of the records are traced too, each after its own
     edit."""
+
+    @property
+    def locators(self) -> int:
+        """The number of different locators in the settings."""
+        named = [setting.get("locator", self.locator) for setting in self.settings.values()]
+        return len({*map(str, named)})
 
 
 class FigureSpec(_Section):
@@ -107,11 +129,16 @@ class FigureSpec(_Section):
         "ranked",
         "effects",
         "effects-and-score",
+        "effect-bars",
+        "average-maps",
+        "fact-maps",
     ]
     """``edits``: scores by the number of facts in a model, of records or of models. ``retention``:
     scores at the end of sequences by the age of facts. ``steps``: notes of the edits of a sequence,
     in order. ``ranked``: scores of models, from the largest to the smallest, of the cells with one
-    fact per model."""
+    fact per model. ``effects``: average effects by layer, as lines. ``effect-bars``: the same as
+    bars, with a group of kinds of site for each layer. ``average-maps``: roles by layers, a panel
+    per setting and kind. ``fact-maps``: tokens by layers, a row per example."""
     scores: tuple[str, ...] = ()
     """Keys of scores: one for ``effects-and-score``, none for ``effects``; for ``steps``, numbers
     that editors note of each edit, such as ``note/delta_norm``."""
@@ -126,6 +153,8 @@ class FigureSpec(_Section):
     series: str | None = None
     """For ``lines``: the field with a line per value. For ``effects``: ``setting`` (the default) or
     ``kind``, for a line per setting or per kind of site."""
+    kinds: tuple[str, ...] = ()
+    """For effects and maps: only these kinds of site; none: all that are traced."""
     roles: tuple[str, ...] = ("last subject token", "last token")
     """For effects: roles of tokens, with a panel or a row of panels each."""
     title: str = ""
@@ -133,12 +162,19 @@ class FigureSpec(_Section):
     @property
     def shows_traces(self) -> bool:
         """Whether it needs average traces."""
-        return self.kind in ("effects", "effects-and-score")
+        return self.kind == "effects-and-score" or self.shows_traces_only
+
+    @property
+    def shows_traces_only(self) -> bool:
+        """Whether it needs no scores."""
+        return self.kind in ("effects", "effect-bars", "average-maps", "fact-maps")
 
     @model_validator(mode="after")
     def _matches_its_kind(self) -> FigureSpec:
         n = len(self.scores)
-        expected = {"effects": "none", "effects-and-score": "one"}.get(self.kind, "at least one")
+        expected = "one" if self.kind == "effects-and-score" else "at least one"
+        if self.shows_traces_only:
+            expected = "none"
         if not {"none": n == 0, "one": n == 1, "at least one": n > 0}[expected]:
             raise ValueError(f"{self.kind} has {n} scores, expected {expected}")
         if self.kind == "steps" and not all(key.startswith(NOTE) for key in self.scores):
@@ -147,6 +183,8 @@ class FigureSpec(_Section):
             raise ValueError(f"log is for figures of kind edits or lines, not {self.kind}")
         if self.kind == "lines" and self.x is None:
             raise ValueError("lines need x, the field on the horizontal axis")
+        if self.kinds and not self.shows_traces:
+            raise ValueError(f"kinds are for figures of effects and maps, not {self.kind}")
         unknown = [role for role in self.roles if role not in ROLES]
         if unknown:
             raise ValueError(f"got role {unknown[0]!r}, expected one of {', '.join(ROLES)}")
@@ -249,7 +287,14 @@ class Experiment(_Section):
                 raise ValueError(
                     f"figure {figure.name!r} shows traces, expected a section 'tracing'"
                 )
-            if figure.kind != "effects" and not self.edits:
+            if figure.kind.startswith("effect") and self.tracing and self.tracing.locators > 1:
+                raise ValueError(
+                    f"figure {figure.name!r} would overlay scores of different locators, expected "
+                    "kind average-maps or fact-maps"
+                )
+            if figure.kind == "fact-maps" and not (self.tracing and self.tracing.examples):
+                raise ValueError(f"figure {figure.name!r} shows examples, expected some in tracing")
+            if not figure.shows_traces_only and not self.edits:
                 raise ValueError(
                     f"figure {figure.name!r} shows scores, expected editors or a sweep"
                 )
@@ -390,6 +435,7 @@ def _hint(error: ValidationError) -> str:
             Experiment,
             Sweep,
             Tracing,
+            Example,
             FigureSpec,
             TableSpec,
             PublishedNumbers,

@@ -1,12 +1,12 @@
-"""The average traces of an experiment, stored in its output folder."""
+"""The traces of an experiment: averages, stored in its output folder, and single facts."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from editkit import EditRequest, Fact, make_dataset
 from editkit.benchmark.plan import Plan, PlannedCell
@@ -16,10 +16,11 @@ from editkit.errors import UsageError, did_you_mean
 from editkit.progress import show_progress
 from editkit.records.facts import read_facts
 from editkit.report.labels import labels_of
-from editkit.workers.pool import InProcess, Pool
+from editkit.tracing.trace import Trace
+from editkit.workers.pool import InProcess, Pool, answer_of
 from editkit_benchmarks.experiments.spec import Tracing
-from editkit_plugins.tracing.bench import NamedEditor, NamedModel, NamedTools
-from editkit_plugins.tracing.stored_traces import adapted_study, traced_study
+from editkit_plugins.tracing.bench import MapFact, Mapped, NamedEditor, NamedModel, NamedTools
+from editkit_plugins.tracing.stored_traces import Tracers, adapted_study, traced_study
 
 if TYPE_CHECKING:
     from editkit_plugins.tracing.averages import AverageTrace
@@ -40,6 +41,34 @@ class _Setting:
     requests: Sequence[EditRequest] = ()
 
 
+@dataclasses.dataclass(frozen=True)
+class ExampleTrace:
+    """The trace of an example under a setting.
+
+    Attributes:
+        example: The number of the example, from 0.
+        setting: Name of the setting; empty if the example's own values make all settings equal.
+        trace: Its trace.
+    """
+
+    example: int
+    setting: str
+    trace: Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Traces:
+    """What an experiment traced.
+
+    Attributes:
+        averages: Averages over many facts, one per setting.
+        examples: Traces of single facts.
+    """
+
+    averages: Sequence[AverageTrace] = ()
+    examples: Sequence[ExampleTrace] = ()
+
+
 def trace_all(
     tracing: Tracing,
     benchmark: Benchmark,
@@ -49,8 +78,8 @@ def trace_all(
     *,
     pool: Pool | None = None,
     quiet: bool = False,
-) -> list[AverageTrace]:
-    """Trace the facts that the store lacks, and average under each setting.
+) -> Traces:
+    """Trace the facts that the store lacks, average under each setting, and trace the examples.
 
     Args:
         tracing: What to trace.
@@ -90,9 +119,42 @@ def trace_all(
                 reason = next(iter(average.failed.values()))
                 _log.warning("%s: %d facts failed (%s)", setting.name, len(average.failed), reason)
             averages.append(average)
+        examples = list(_examples(tracing, crew, settings[0].facts))
     if not averages:
         raise UsageError(why_empty, hint="Trace facts that the model knows.")
-    return averages
+    return Traces(averages, examples)
+
+
+def _examples(tracing: Tracing, crew: Tracers, facts: Sequence[Fact]) -> Iterator[ExampleTrace]:
+    for number, example in enumerate(tracing.examples):
+        fact = Fact(example.prompt, example.subject, example.answer)
+        different: list[tuple[str, NamedTools]] = []
+        for setting, tools in tools_by_setting(tracing, example.config):
+            if all(tools != earlier for _, earlier in different):
+                different.append((setting, tools))
+        for setting, tools in different:
+            answer = answer_of(crew, MapFact(tools, fact, facts))
+            if not isinstance(answer, Mapped):
+                raise AssertionError(answer)
+            if answer.error:
+                _log.warning("left out: example %r, %s: %s", example.prompt, setting, answer.error)
+                continue
+            trace = Trace(answer.model, tools.locator_name, answer.maps)
+            if not trace.predicted:
+                _log.warning("%s does not predict %s.", answer.model, trace.title)
+            yield ExampleTrace(number, setting if len(different) > 1 else "", trace)
+
+
+def tools_by_setting(
+    tracing: Tracing, config: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, NamedTools]]:
+    """The locator of each setting; ``config`` wins over its values, if it is the experiment's."""
+    for name, setting in (tracing.settings or {"": {}}).items():
+        values = dict(setting)
+        locator = values.pop("locator", tracing.locator)
+        if locator == tracing.locator:
+            values = {**tracing.config, **values, **(config or {})}
+        yield name, NamedTools(locator, values)
 
 
 def _settings(
@@ -114,9 +176,8 @@ def _settings(
         read = read_facts(source, config if source == choice.name else None)
         read.warn()
         facts = list(read.facts[:limit])
-    for name, setting in (tracing.settings or {"": {}}).items():
+    for name, tools in tools_by_setting(tracing):
         title = _BEFORE_EDIT if tracing.after and not name else name
-        tools = NamedTools(tracing.locator, {**tracing.config, **setting})
         yield _Setting(title, facts, source, tools)
     for label, planned in edited_cells(tracing, plan):
         cell = planned.cell

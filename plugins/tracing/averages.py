@@ -132,11 +132,12 @@ class AverageTrace:
 
         effects = {each: means for each, means in self.effects.items() if kind in (None, each)}
         roles = list(dict.fromkeys(role for means in effects.values() for role in means))
-        maps = [self._heat_map(each, roles) for each in effects]
+        maps = [self.heat_map(each, roles) for each in effects]
         note = self.note if kind is None else f"{self.known} facts of {self.facts}"
         return heat_maps(maps, roles, self.title, [note], unit=self.unit)
 
-    def _heat_map(self, kind: str, roles: Sequence[str]) -> HeatMap:
+    def heat_map(self, kind: str, roles: Sequence[str]) -> HeatMap:
+        """The panel of a kind of site, with rows for the given roles."""
         from editkit.tracing.plots import HeatMap
 
         means = self.effects[kind]

@@ -290,6 +290,36 @@ class TraceFacts:
 
 
 @dataclasses.dataclass(frozen=True)
+class MapFact:
+    """Job: trace one fact, and keep all of its tokens; the answer is :class:`Mapped`.
+
+    Attributes:
+        tools: The locator.
+        fact: The fact.
+        others: The facts that the locator is adapted to, as for their average.
+    """
+
+    tools: NamedTools
+    fact: Fact
+    others: Sequence[Fact]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapped:
+    """All effects of one fact.
+
+    Attributes:
+        model: Name of the model.
+        maps: One localization per kind of site; none if the fact cannot be traced.
+        error: Why it cannot be traced.
+    """
+
+    model: str
+    maps: tuple[Localization, ...] = ()
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Traced:
     """The trace of a fact.
 
@@ -302,8 +332,8 @@ class Traced:
     edit: Edit | None = None
 
 
-Job: TypeAlias = Adapt | TraceFacts
-Answer: TypeAlias = Adapted | Traced
+Job: TypeAlias = Adapt | TraceFacts | MapFact
+Answer: TypeAlias = Adapted | Traced | Mapped
 
 
 # ---------------------------------------------------------------- the bench
@@ -366,6 +396,16 @@ class TraceBench:
         """
         if isinstance(job, Adapt):
             yield self._adapt(job)
+            return
+        if isinstance(job, MapFact):
+            locator = job.tools.built(self.model, prepared=False).locator
+            locator = locator.for_facts(self.model, job.others)
+            try:
+                [maps] = locator.maps(self.model, [job.fact])
+            except EditkitError as error:
+                yield Mapped(self.model.name, error=error.message)
+            else:
+                yield Mapped(self.model.name, maps)
             return
         tools = self._built(job.adapted)
         effects = Effects(self.model)
