@@ -155,6 +155,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for each in rewrites
     ]
     Path("attribute_snippets.json").write_text(json.dumps(snippets), encoding="utf-8")
+    reference = {each["relation_id"]: {each["target_new"]["str"]: ["A text."]} for each in rewrites}
+    essence = {each["subject"]: ["A text."] for each in rewrites}
+    for kind, content in (("reference", reference), ("essence", essence)):
+        Path(f"counterfact.{kind}.json").write_text(json.dumps(content), encoding="utf-8")
     zsre = [
         {
             "subject": each["subject"],
