@@ -69,9 +69,11 @@ def columns_of(n_panels: int, width: float, least: float) -> int:
 
 
 def panel_title(score: Score) -> str:
-    """``efficacy (ES)``; the key if the score has no label."""
+    """``efficacy (ES)``; a label that is a word on its own; the key if there is no label."""
+    if not score.label.isupper():
+        return score.label.lower() or score.key
     metric = score.key.partition("/")[0].replace("_", " ")
-    return f"{metric} ({score.label})" if score.label else score.key
+    return f"{metric} ({score.label})"
 
 
 def set_up_panel(panel: Axes, title: str, number: int | None, *, axis: str = "y") -> None:

@@ -119,7 +119,7 @@ def test_settings_of_traces_are_drawn_together(
 
 @pytest.mark.usefixtures("elsewhere")
 def test_new_facts_are_traced_after_their_edits(capsys: pytest.CaptureFixture[str]) -> None:
-    assert experiment("knowing-vs-saying", "--limit", "3") == 0
+    assert experiment("knowing-vs-saying", "--limit", "3", "--metrics", "efficacy") == 0
     output = capsys.readouterr().out
     assert "atlas, before the edit" in output
     assert "atlas, after rome: 3 facts of atlas; left out: 0 unknown" in output
