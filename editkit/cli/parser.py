@@ -48,7 +48,7 @@ class UnknownFlag(UsageError):
 
 def visible_spellings(action: argparse.Action) -> list[str]:
     """The spellings of a flag that the help shows, the short one first."""
-    hidden = getattr(action, "hidden", frozenset())
+    hidden: frozenset[str] = getattr(action, "hidden", frozenset())
     spellings = [each for each in action.option_strings if each not in hidden]
     return sorted(spellings, key=lambda each: each.startswith("--"))
 
