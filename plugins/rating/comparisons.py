@@ -71,7 +71,7 @@ def chosen_pair(out: Path, editors: Sequence[str]) -> Pair:
     if len(editors) not in (0, 2) or len(set(editors)) != len(editors):
         raise UsageError(
             f"got {len(editors)} editors to compare ({', '.join(editors)}), expected two.",
-            hint="Name two: --editor rome --editor ft.",
+            hint="Name two: -e rome,ft.",
         )
     with_texts: list[str] = []
     for run in reversed(runs_in(out)):
