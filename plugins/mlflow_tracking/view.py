@@ -188,8 +188,17 @@ def _fitting(name: str, widths: tuple[int, int]) -> int:
 
 
 def _line(key: str) -> dict[str, Any]:
-    """Options of a line chart over the number of edits in the model."""
-    return {"metricKey": key, "xAxisKey": "step", "range": {}, "displayPoints": True}
+    """Options of a line chart over the number of edits in the model.
+
+    A chart without a smoothness is smoothed: it would show scores that nobody measured.
+    """
+    return {
+        "metricKey": key,
+        "xAxisKey": "step",
+        "range": {},
+        "displayPoints": True,
+        "lineSmoothness": 0,
+    }
 
 
 def _overview(main: Sequence[Score]) -> list[dict[str, Any]]:

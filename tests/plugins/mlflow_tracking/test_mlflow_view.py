@@ -42,6 +42,7 @@ def test_charts_are_in_sections_and_newer_versions_read_the_same_view(curves: bo
     charts = view["compareRunCharts"]
     lines = [chart["metricKey"] for chart in charts if chart["type"] == "LINE"]
     assert lines == (keys if curves else [])
+    assert all(chart["lineSmoothness"] == 0 for chart in charts[: len(lines)])
     scatter, parallel, *bars = charts[len(lines) :]
     assert (scatter["xaxis"]["key"], scatter["yaxis"]["key"]) == tuple(keys[1:])
     assert parallel["selectedMetrics"] == [*keys[1:], keys[0]]
