@@ -21,8 +21,9 @@ from editkit.cli.commands import summaries
 from editkit.cli.completion_scripts import SCRIPTS, Command, Flag, Values
 from editkit.cli.parser import visible_spellings
 from editkit.registry.plugins import KINDS, default_registry
+from editkit.registry.specs import Kind
 
-_WITH_PRESETS = ("editor", "locator", "metric", "model_metric")
+_WITH_PRESETS: tuple[Kind, ...] = ("editor", "locator", "metric", "model_metric")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
