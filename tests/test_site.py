@@ -78,10 +78,10 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
 def test_lists_tables_and_links_are_read_as_such(site: Path) -> None:
     """GitHub reads a list right after a line of text, the site only after an empty line."""
     unread = [
-        f"{path.relative_to(site)}: {found[0]!r} in {paragraph[:60]!r}"
+        f"{path.relative_to(site)}: {match[0]!r} in {paragraph[:60]!r}"
         for path in site.rglob("*.html")
         for paragraph in _PARAGRAPH.findall(_CODE.sub("", path.read_text(encoding="utf-8")))
-        if (found := _UNREAD.search(paragraph))
+        if (match := _UNREAD.search(paragraph))
     ]
     assert unread == []
 

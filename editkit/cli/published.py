@@ -108,7 +108,7 @@ def _beside(args: argparse.Namespace, tables: Sequence[PublishedTable]) -> int:
     runs = runs_in(args.beside)
     sections = sections_of(runs, [()] * len(runs), "paper")
     scores = _scores()
-    found = [
+    matches = [
         (section, table, pairs)
         for section in sections
         for table, pairs in _without_repetitions(
@@ -116,7 +116,7 @@ def _beside(args: argparse.Namespace, tables: Sequence[PublishedTable]) -> int:
             for table in (tables if args.model else _default_tables(tables, section))
         )
     ]
-    if not found:
+    if not matches:
         raise UsageError(
             f"no published table has a score of an editor in {args.beside}.",
             hint="'editkit published' lists the tables.",
@@ -126,19 +126,19 @@ def _beside(args: argparse.Namespace, tables: Sequence[PublishedTable]) -> int:
             {
                 "beside": [
                     _pair_document(section, table, pair)
-                    for section, table, pairs in found
+                    for section, table, pairs in matches
                     for pair in pairs
                 ]
             }
         )
     _print(
-        [beside_table(section.run, table, pairs) for section, table, pairs in found], args.format
+        [beside_table(section.run, table, pairs) for section, table, pairs in matches], args.format
     )
     return 0
 
 
 def _without_repetitions(
-    found: Iterable[tuple[PublishedTable, list[Beside]]],
+    tables: Iterable[tuple[PublishedTable, list[Beside]]],
 ) -> Iterator[tuple[PublishedTable, list[Beside]]]:
     """Tables without the editors whose numbers all are in an earlier table of the same model."""
     shown: set[tuple[str, str, str, str, float]] = set()
@@ -146,7 +146,7 @@ def _without_repetitions(
     def named(table: PublishedTable, pair: Beside) -> tuple[str, str, str, str, float]:
         return table.model, table.dataset, pair.label, pair.score.key, pair.published.mean
 
-    for table, pairs in found:
+    for table, pairs in tables:
         new = {pair.label for pair in pairs if named(table, pair) not in shown}
         shown |= {named(table, pair) for pair in pairs}
         if kept := [pair for pair in pairs if pair.label in new]:

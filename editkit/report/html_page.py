@@ -29,6 +29,7 @@ from editkit.results import Row
 
 __all__ = ["html_template", "report"]
 
+_NO_FIGURES = FolderContent()
 _HARDEST = 5
 _MOST_TEXTS = 20
 _LONG_RANGE = 100  # ratio of the largest to the smallest number
@@ -57,7 +58,7 @@ def report(
     sections: Sequence[Section],
     *,
     against: str | None,
-    folder: FolderContent = FolderContent(),  # noqa: B008 (immutable)
+    folder: FolderContent = _NO_FIGURES,
 ) -> str:
     """The whole page.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from editkit.benchmark.samples import Series
 from editkit.regimes import Regime
+from editkit.reprs import counted
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
 
@@ -95,7 +96,7 @@ def edits_labels(regimes: Sequence[Regime]) -> tuple[str, ...]:
 
 def _long(regime: Regime) -> str:
     at = f", scored at {', '.join(map(str, regime.checkpoints))}" if regime.checkpoints else ""
-    return f"{regime.label}{at}" + (f", {regime.groups} models" if regime.groups else "")
+    return f"{regime.label}{at}" + (f", {counted(regime.groups, 'model')}" if regime.groups else "")
 
 
 def _heads(series: Sequence[Series]) -> list[Cell]:

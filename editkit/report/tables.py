@@ -17,6 +17,7 @@ __all__ = ["CELL_COLUMNS", "Entry", "Line", "Table", "printed", "score_entry"]
 _LONG = 1e5
 _MOST_DECIMALS = 6
 _ROUNDING = 1e-9  # of means of equal numbers
+_LEAST_SHARE = 0.005  # of a number times 100: a smaller interval has no meaning there
 
 CELL_COLUMNS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "s/edit": lambda entry: format_seconds(entry["time"].get("edit_s_mean")),
@@ -138,7 +139,7 @@ def score_entry(
     def side(value: float) -> str:
         """A side of the interval; one that rounds to 0 at the mean's digits has one of its own."""
         text = form(value)
-        vanishes = float(text) == 0 and value > _ROUNDING * max(1.0, abs(mean))
+        vanishes = float(text) == 0 and value > _least_visible(mean, score.significant_digits)
         return printed(float(f"{value:.0e}"), digits=1) if vanishes else text
 
     spread = estimate.spread(side, score.scale) if estimate.n else ""
@@ -171,9 +172,14 @@ def _decimals(value: float, digits: int | None, half_width: float = 0.0) -> int:
     decimals = 1
     if digits is not None and value and math.isfinite(value):
         decimals = max(1, digits - 1 - math.floor(math.log10(abs(value))))
-    if _ROUNDING * max(1.0, abs(value)) < half_width < 0.5 * 10**-decimals:
+    if _least_visible(value, digits) < half_width < 0.5 * 10**-decimals:
         decimals = min(-int(f"{half_width:e}".partition("e")[2]), _MOST_DECIMALS)
     return decimals
+
+
+def _least_visible(value: float, digits: int | None) -> float:
+    """The half width from which an interval is printed as more than 0."""
+    return _LEAST_SHARE if digits is None else _ROUNDING * max(1.0, abs(value))
 
 
 def _fixed(value: float, sign: str = "", *, decimals: int) -> str:

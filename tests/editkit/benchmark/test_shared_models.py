@@ -109,7 +109,7 @@ def test_a_run_of_shards_is_the_whole_run(bench: Any, editkit: Cli, tmp_path: Pa
         (("--joint", 7), 2, "edits is joint 7, but the run has only 6 records"),
         (("--step", 2), 2, "--step is for sequences, and there is no --sequential"),
         (("--sequential", 4, "--step", 5), 2, "step is 5, expected at most the 4 facts"),
-        (("--sequential", 4, "--checkpoints", "1,x"), 2, "expected numbers separated by commas"),
+        (("--sequential", 4, "--checkpoints", "1,x"), 2, "got 'x', expected a whole number"),
         (("--joint", 0), 2, "a whole number above 0"),
         (("--set", "edits={joint: many}"), 2, "joint is 'many', expected a whole number from 1"),
         (("--set", "edits=together"), 2, "expected independent, {joint: N}"),
