@@ -49,6 +49,8 @@ def test_a_mean_and_its_interval_have_the_digits_of_the_score() -> None:
     assert score_entry(by_default, Estimate(0.048, None, None, 3)).plain == "0.0480"
     narrow = Estimate(0.9999, 0.9998, 0.9999, 5000)
     assert score_entry(Score("a/share", "A"), narrow).plain == "99.99 -0.01/+0"
+    noise = Estimate(2e-8, -1e-8, 5e-8, 100)
+    assert score_entry(Score("a/share", "A"), noise).plain == "0.0 ±0.0"
 
 
 @pytest.mark.parametrize(
