@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from editkit.cli.arguments import add_examples, add_flag
 from editkit.cli.command_parsers import all_parsers
@@ -91,4 +91,4 @@ def _names(kind: str) -> list[str]:
         return sorted({"published"}.union(*presets))
     if kind == "any":
         return sorted({name for each in KINDS for name in registry.names(each)})
-    return registry.names(kind)  # type: ignore[arg-type]
+    return registry.names(cast("Kind", kind))
