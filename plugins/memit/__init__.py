@@ -41,6 +41,6 @@ def editkit_editors() -> list[EditorSpec]:
             layer_rule=LAYERS,
             fallback=FALLBACK,
             regimes=("independent", "joint"),
-            style=Style(COLORS["brick"], "s"),
+            style=Style(COLORS["teal"], "v"),
         )
     ]

@@ -22,6 +22,6 @@ def editkit_editors() -> list[EditorSpec]:
             configs="editkit_configs:ultraedit",
             fallback=({"variance": "exact"},),
             regimes=("independent", "joint", "sequential"),
-            style=Style(COLORS["wine"], "P", "-."),
+            style=Style(COLORS["wine"], "<", "-."),
         )
     ]

@@ -120,6 +120,12 @@ def of_default_benchmark() -> list[str]:
     return [e if isinstance(e, str) else e["name"] for e in yaml.safe_load(text)["editors"]]
 
 
+def of_mass_editing() -> set[str]:
+    text = yaml.safe_load(resource_text("editkit_benchmarks.experiments:mass-editing.yaml"))
+    named = {e if isinstance(e, str) else e["name"] for e in text["benchmark"]["editors"]}
+    return (named | {each["editor"] for each in text["sweep"]}) - {BASELINE}
+
+
 @pytest.mark.parametrize(  # Sharma, Wu and Dalal 2005, table 1
     ("one", "other", "distance"),
     [
@@ -143,6 +149,16 @@ def test_colours_of_the_default_benchmark_differ_for_every_kind_of_vision() -> N
     assert nearest(light) > 14  # 2.0 with the colours of Okabe and Ito that had this contrast
     assert nearest(dark) > 11
     assert nearest({*COLORS.values(), GREY}) > 12
+
+
+def test_editors_of_mass_editing_differ_in_marker_and_are_not_near_memit() -> None:
+    styles = {name: declared()[name] for name in of_mass_editing()}
+    assert {"memit", "ft", "rome", "lora"} < styles.keys()
+    assert len({style.marker for style in styles.values()}) == len(styles)
+    memit = styles.pop("memit")
+    for style in styles.values():
+        assert nearest({memit.color, style.color}) > 14
+        assert nearest({memit.dark, style.dark}) > 11
 
 
 def test_colours_are_visible_on_both_pages() -> None:
