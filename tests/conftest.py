@@ -30,6 +30,7 @@ os.environ.update(
     OMP_NUM_THREADS="1",
 )
 os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("COLUMNS", None)  # the width of the terminal that runs the tests
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background job
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -7,6 +7,7 @@ placeholders (``M``, ``FILE``, ``[flags]``) are checked against their command's 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import shlex
@@ -58,7 +59,8 @@ def commands(*patterns: re.Pattern[str]) -> list[tuple[str, str]]:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
         for pattern in patterns:
             examples += [(str(page.relative_to(ROOT)), each) for each in pattern.findall(text)]
-    return list(dict.fromkeys(examples))
+    first = {command: page for page, command in reversed(examples)}  # each once, on its first page
+    return [(page, command) for command, page in reversed(first.items())]
 
 
 def arguments_of(command: str) -> list[str]:
@@ -86,6 +88,7 @@ def reached(*_: Any, **__: Any) -> NoReturn:
     raise Reached("the work would begin here.")
 
 
+@functools.cache
 def parser_of(name: str) -> argparse.ArgumentParser:
     module: Any = command_module(name)
     parser = argparse.ArgumentParser(prog=name)

@@ -47,7 +47,7 @@ class SecondMomentConfig(Config):
 
     statistics_of: Literal["base", "edited"] = "base"
     """Model that C is computed on when earlier edits are applied, as in a sequence: the base model
-    without them, once (as in the published codes), or the edited model, again for each step."""
+    without them, once (as in the published code), or the edited model, again for each step."""
 
     ridge: Annotated[float, Field(ge=0)] = 0.0
     """Added to the diagonal of C, in units of its mean diagonal; small models need about 1e-3."""

@@ -216,7 +216,7 @@ def sampled_contexts(
 
     Args:
         model: The model. Edits that are applied to it have no influence: the texts are sampled from
-            the base model, as in the published codes, where a sequence of edits samples them once.
+            the base model, as in the published code, where a sequence of edits samples them once.
         lengths: Pairs of (number of texts, tokens per text): new tokens, or, with ``starts``, all
             tokens.
         top_k: Sample only from the k most likely tokens.

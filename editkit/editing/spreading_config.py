@@ -47,7 +47,7 @@ PUBLISHED_SPREADING = {
     "target_loss": "token_mean",
     "corpus_row_tokens": 2048,
 }
-"""What the published codes of MEMIT, EMMET and AlphaEdit have in common, for their presets."""
+"""What the published code of MEMIT, EMMET and AlphaEdit has in common, for their presets."""
 
 
 class SpreadingConfig(ValueConfig):

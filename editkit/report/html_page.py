@@ -17,7 +17,7 @@ from markupsafe import Markup
 from editkit.benchmark.aggregate import SUMMARY, Estimate
 from editkit.data_types import EditRequest, Score
 from editkit.editing.outcomes import BASELINE
-from editkit.registry.plugins import default_registry
+from editkit.registry.plugins import Registry, default_registry
 from editkit.registry.specs import MetricSpec, ModelMetricSpec
 from editkit.report import svg
 from editkit.report.folder_figures import FolderContent
@@ -150,7 +150,9 @@ def _helps(table: Table) -> list[str]:
 
 def _meaning(score: Score) -> str:
     """A score in words: its name, description, direction and key."""
-    known = score if score.description else _declared_scores().get(score.key, score)
+    known = (
+        score if score.description else _declared_scores(default_registry()).get(score.key, score)
+    )
     words = [": ".join(filter(None, (known.name, known.description))) or score.key]
     if score.higher_is_better is not None:
         words.append("higher is better" if score.higher_is_better else "lower is better")
@@ -162,9 +164,8 @@ def _meaning(score: Score) -> str:
 
 
 @functools.cache
-def _declared_scores() -> dict[str, Score]:
+def _declared_scores(registry: Registry) -> dict[str, Score]:
     """The scores of installed metrics by key, for stores from versions without descriptions."""
-    registry = default_registry()
     specs = [offer.spec for kind in ("metric", "model_metric") for offer in registry.offers(kind)]
     return {
         score.key: score

@@ -117,6 +117,7 @@ def test_settings_of_traces_are_drawn_together(
     assert capsys.readouterr().out == output
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_new_facts_are_traced_after_their_edits(capsys: pytest.CaptureFixture[str]) -> None:
     assert experiment("knowing-vs-saying", "--limit", "3", "--metrics", "efficacy") == 0

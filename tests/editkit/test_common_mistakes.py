@@ -328,7 +328,7 @@ NOT_CALLED = {  # by newcomers: to derive from, to offer plugins, errors, and re
     if name.endswith(("Error", "Spec")) or name in (
         "Config", "Consequence", "Dataset", "Failure", "JointEditor", "LayerRule", "Localization",
         "MetricRow", "Records", "RejectedRecord", "RequiredStatistic", "Requirements", "Score",
-        "State", "Trace", "counting", "hookimpl", "show_progress",
+        "State", "Style", "Trace", "counting", "hookimpl", "show_progress",
     )
 }  # fmt: skip
 COVERED = {

@@ -246,6 +246,11 @@ class TestZsreAccuracy(MetricContract):
     plugin = "zsre"
 
 
+@pytest.mark.slow
+class TestDrawdown(MetricContract):
+    plugin = "drawdown"
+
+
 class TestConsequences(MetricContract):
     plugin = "consequences"
     config = {"tokens": 6, "stop": "tokens"}

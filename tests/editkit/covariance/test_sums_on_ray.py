@@ -28,6 +28,7 @@ PATH = "transformer.h.1.mlp.c_proj"
 TEXTS = [f"{SENTENCES[i % 5]} {i} {SENTENCES[i * 7 % 5]}" for i in range(4000)]
 
 
+@pytest.mark.slow
 def test_the_command_on_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,6 +145,7 @@ def test_invalid_arguments_have_clear_errors(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_resumes_after_kill_9_to_the_same_weights(tmp_path: Path) -> None:
     arguments = ["--dataset", "atlas", "--set", "dataset.split=train", "--limit", "30"]
     arguments += ["--set", "steps=24", "--set", "validate_every=4", "--set", "rank=4"]
