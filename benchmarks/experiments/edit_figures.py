@@ -59,7 +59,7 @@ def draw_edits(spec: FigureSpec, section: Section, names: Names) -> Figure:
                 _plot(panel, score, points, styles[curve.label], curve.label)
         panel.set_xscale("log")
         _use_ticks(panel, sizes)
-        panel.set_xlabel("facts in the model")
+        panel.set_xlabel(_facts_label(own))
         if spec.log:
             _use_log_scale(panel, section, score)
         else:
@@ -148,7 +148,7 @@ def draw_steps(spec: FigureSpec, section: Section, names: Names) -> Figure:
             if points:
                 thin = {"markersize": 2, "linewidth": 0.5, "linestyle": "-"}
                 _plot(panel, score, points, styles[curve.label], curve.label, **thin)
-        panel.set_xlabel("facts in the model")
+        panel.set_xlabel(_facts_label(curves))
         panel.set_yscale("log")
 
     curves = [curve for curve in curves_of(section, names) if curve.is_sequence]
@@ -172,7 +172,7 @@ def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Dra
     columns = columns_of(len(scores), spec.width, _LEAST_WIDTH)
     per_way = -(-len(scores) // columns)  # rows
     rows = per_way * len(ways)
-    height = 1.9 * rows + 0.7 + 0.16 * -(-len(styles) // 5)
+    height = 2.0 * rows + 0.7 + 0.16 * -(-len(styles) // 5)
     figure = NotebookFigure(width=spec.width, height=height)
     grid = figure.subplots(rows, columns, squeeze=False)
     legend: dict[str, Any] = {}
@@ -192,12 +192,25 @@ def _grid(spec: FigureSpec, section: Section, curves: Sequence[Curve], draw: Dra
             legend |= dict(zip(names, handles, strict=True))
         for panel in panels[len(scores) :]:
             panel.set_visible(False)
-        grid[number * per_way][0].set_ylabel(f"written {way}" if way else "", fontsize=TEXT)
+        for row in grid[number * per_way : (number + 1) * per_way]:
+            row[0].set_ylabel(_axis_label(scores), fontsize=TEXT)
     order = list(dict.fromkeys(label for label in (*styles, *legend) if label in legend))
     add_legend(figure, [legend[label] for label in order], order)
     run = section.run
     add_heading(figure, spec, f"facts of {run.dataset['name']}, on {run.model['name']}")
     return figure
+
+
+def _facts_label(curves: Sequence[Curve]) -> str:
+    """Label of an axis of numbers of facts, with the way of editing."""
+    return f"facts in the model,\nwritten {curves[0].way}"
+
+
+def _axis_label(scores: Sequence[Score]) -> str:
+    """What all vertical axes of a row have in common; nothing if their units differ."""
+    if all(score.scale == 100 and not score.signed for score in scores):
+        return "score (%)"
+    return _title(scores[0]) if len(scores) == 1 else ""
 
 
 def _title(score: Score) -> str:

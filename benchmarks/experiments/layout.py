@@ -26,6 +26,7 @@ __all__ = [
     "add_heading",
     "add_legend",
     "columns_of",
+    "legend_rows",
     "panel_title",
     "set_up_panel",
     "styles_of_lines",
@@ -109,12 +110,21 @@ def add_heading(figure: Figure, spec: FigureSpec, about: str) -> None:
     figure.suptitle(f"{spec.title or spec.name}\n{about}", fontsize=HEADING)
 
 
+def legend_rows(labels: Sequence[str], width: float) -> int:
+    """How many rows the legend of a figure of this width in inches has."""
+    return -(-len(labels) // _legend_columns(labels, width)) if labels else 0
+
+
+def _legend_columns(labels: Sequence[str], width: float) -> int:
+    entry = 0.45 + 0.055 * max(map(len, labels))  # inches
+    return columns_of(len(labels), width - 0.2, entry)
+
+
 def add_legend(figure: Figure, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """A legend below the panels, in as many columns as fit."""
     if not labels:
         return
-    entry = 0.5 + 0.06 * max(map(len, labels))  # inches
-    columns = columns_of(len(labels), figure.get_figwidth() - 0.2, entry)
+    columns = _legend_columns(labels, figure.get_figwidth())
     figure.legend(
         list(handles),
         list(labels),

@@ -22,6 +22,7 @@ from editkit_benchmarks.experiments.layout import (
     add_heading,
     add_legend,
     columns_of,
+    legend_rows,
     panel_title,
     set_up_panel,
     styles_of_lines,
@@ -40,6 +41,13 @@ _PANEL_HEIGHT = 1.75
 _LOW = 60.0  # percentages that are all below have a scale of their own
 _NARROW = 30.0  # points of a percentage: bars over less have a scale of their own
 _UNEDITED = "unedited"
+_POSITIONS = {
+    "subject_first": "first subject token",
+    "subject_last": "last subject token",
+    "subject_first_after_last": "first token after the subject",
+    "last": "last token",
+}
+_ALL_TICKS = 12  # layers that all have a tick
 
 
 def draw_scores(
@@ -60,7 +68,8 @@ def draw_scores(
     draw, labels = {"lines": _lines, "violins": _violins}[spec.kind](spec, section, names)
     columns = columns_of(len(scores), spec.width, _LEAST_WIDTH[spec.kind])
     rows = math.ceil(len(scores) / columns)
-    height = _PANEL_HEIGHT * rows + 0.55 + (0.4 if labels else 0)
+    entries = [*labels, _UNEDITED] if labels else []
+    height = _PANEL_HEIGHT * rows + 0.6 + 0.16 * legend_rows(entries, spec.width)
     figure = NotebookFigure(width=spec.width, height=height)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     handles: dict[str, Any] = {}
@@ -95,7 +104,12 @@ def scale_to_percent(panel: Axes, score: Score) -> None:
 
 
 def use_whole_ticks(panel: Axes) -> None:
-    """Ticks at whole numbers, for layers."""
+    """Ticks at whole numbers, for layers: at each of them, if there are at most 12."""
+    low, high = panel.dataLim.intervalx  # infinite without data
+    if high - low < _ALL_TICKS:
+        ends = math.floor(low + 0.5), math.ceil(high - 0.5)  # bars are beside their layer
+        panel.xaxis.set_major_locator(FixedLocator(range(ends[0], ends[1] + 1)))
+        return
     panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
 
 
@@ -323,4 +337,6 @@ def _name_of(field: str, value: Any, names: Names) -> str:
     if named is not None:
         return named
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    return text.replace("_", " ") if field == "position" else f"{field.replace('_', ' ')} {text}"
+    if field == "position":
+        return _POSITIONS.get(text, text)
+    return f"{field.replace('_', ' ')} {text}"

@@ -78,7 +78,7 @@ def endurance(spec: TableSpec, section: Section, names: Names) -> Table:
         curves.sort(key=lambda each: each[:3])
         lines += [_endurance_line(curve, score, level) for *_, curve in curves]
         if len(curves) > 1:
-            longest.append(f"{way}, {curves[0][-1].label}{_not_followed(curves)}")
+            longest.append(f"{way}, {_longest(curves)}")
     notes = [
         f"{label} < {limit}: facts in a model from which on {label} is below {limit}, interpolated "
         "between checkpoints in the logarithm; ≤: already at the first checkpoint; >: not up to "
@@ -91,6 +91,15 @@ def endurance(spec: TableSpec, section: Section, names: Names) -> Table:
     head = ("editor", "edits", f"{label} < {limit}", "models", f"{label} at the end", "end",
             "collapsed at")  # fmt: skip
     return Table(spec.name, spec.title or spec.name, head, tuple(lines), notes=tuple(notes), keys=2)
+
+
+def _longest(curves: Sequence[tuple[float, bool, float, Curve]]) -> str:
+    """The curve that lasts longest; all that are still above the level at the same last point."""
+    best, fell, _, curve = curves[0]
+    tied = [each.label for reached, down, _, each in curves if not down and reached == best]
+    if fell or len(tied) == 1:
+        return f"{curve.label}{_not_followed(curves)}"
+    return f"{', '.join(tied[:-1])} and {tied[-1]} (tied at > {curve.end}){_not_followed(curves)}"
 
 
 def _not_followed(curves: Sequence[tuple[float, bool, float, Curve]]) -> str:

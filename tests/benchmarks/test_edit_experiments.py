@@ -205,6 +205,12 @@ def test_endurance_interpolates_and_reports_collapses() -> None:
     assert table.notes[0] == f"Lasts longest: {at_once}; one at a time, two."
 
 
+def test_editors_that_never_fell_are_tied() -> None:
+    both = [joint(name, at, 0.9, 1.0) for name in ("one", "two") for at in (1, 10)]
+    notes = tables.endurance(ENDURANCE, section_of(*both), {}).notes
+    assert notes[0] == "Lasts longest: at once, one and two (tied at > 10)."
+
+
 def test_an_interval_of_joint_edits_comes_from_the_band() -> None:
     def models(facts: int, mean: float) -> Series:
         scores = [mean + step / 50 for step in (-2, -1, 0, 1, 2)]
@@ -260,7 +266,8 @@ def test_figures_draw_these_numbers(tmp_path: Path) -> None:
     ]
     assert once.lines[-1].get_label() == "unedited"
     assert once.get_xscale() == "log"
-    assert apart.get_ylabel().endswith("one at a time")
+    assert apart.get_xlabel().endswith("one at a time")
+    assert apart.get_ylabel() == "score (%)"
     log = FigureSpec(name="p", kind="edits", log=True, scores=("perplexity/ratio",))
     figure = edit_figures.draw_edits(log, SECTION, {})
     once = figure.axes[0]
