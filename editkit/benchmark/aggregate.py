@@ -32,6 +32,7 @@ from editkit.benchmark.significance import (
 )
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE, Edit, Outcomes, outcomes_of
+from editkit.registry.values_label import values_from
 from editkit.results import Cell, ModelRow, Row, Run
 from editkit.storage.digests import canonical_json
 
@@ -346,6 +347,7 @@ def cell_document(run: Run, cell: Cell) -> dict[str, Any]:
     return {
         "editor": cell.editor,
         "preset": cell.preset,
+        "values_from": values_from(cell),
         "seed": cell.seed,
         "fingerprint": cell.fingerprint,
         "regime": cell.regime.to_dict(),

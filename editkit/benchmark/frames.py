@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from editkit.data_types import EditRequest
+from editkit.registry.values_label import values_from
 from editkit.results import Cell, ModelRow, Row, Run
 
 if TYPE_CHECKING:
@@ -13,7 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["frame_of_models", "frame_of_records"]
 
-_OF_CELLS = ("benchmark", "model", "dtype", "dataset", "editor", "preset", "regime", "seed", "cell")
+_OF_CELLS = (
+    "benchmark",
+    "model",
+    "dtype",
+    "dataset",
+    "editor",
+    "preset",
+    "values_from",
+    "regime",
+    "seed",
+    "cell",
+)
 _OF_RECORDS = (
     *(*_OF_CELLS, "case_id", "subject", "prompt", "target_new", "group", "place", "checkpoint"),
     *("status", "error"),
@@ -83,6 +95,7 @@ def _of_cell(run: Run, cell: Cell) -> dict[str, Any]:
         "dataset": run.dataset["name"],
         "editor": cell.editor,
         "preset": cell.preset,
+        "values_from": values_from(cell),
         "regime": cell.regime.label,
         "seed": cell.seed,
         "cell": cell.fingerprint[:12],

@@ -348,7 +348,8 @@ SHARED: Mapping[str, Mapping[str, Any]] = {
     "--preset": {
         "metavar": "P",
         "complete": "preset",
-        "help": "named set of values to start from (default: published)",
+        "help": "named set of values, which wins over the model's file of values "
+        "(default: the first preset + the file)",
     },
     "--quiet": {
         "short": "-q",

@@ -27,6 +27,7 @@ from editkit.registry.config import GivenConfig, config_class, gather_config
 from editkit.registry.plugins import KINDS, Offer, Registry, default_registry
 from editkit.registry.specs import EditorSpec, ModelMetricSpec
 from editkit.registry.styles import style_of
+from editkit.registry.values_label import label_of_values
 from editkit.storage.digests import plain
 from editkit.terminal import line_width
 
@@ -212,6 +213,8 @@ def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
     if presets := getattr(spec, "presets", None):
         chosen = given.preset if given else None
         facts["presets"] = ", ".join(f"{p} (shown)" if p == chosen else p for p in presets)
+    if given and (label := _values_from(offer, given)):
+        facts["values from"] = label
     if given and given.matched.report:
         facts["file of values"] = given.matched.report
     if given and given.note:
@@ -238,6 +241,10 @@ def _facts(offer: Offer, given: GivenConfig | None) -> dict[str, str]:
         if hasattr(spec, attribute):
             facts[attribute] = getattr(spec, attribute)
     return facts
+
+
+def _values_from(offer: Offer, given: GivenConfig) -> str | None:
+    return label_of_values(offer, given.preset, given.values, given.sources)
 
 
 def _score(score: Score) -> str:
@@ -312,6 +319,7 @@ def _document(offer: Offer, args: argparse.Namespace) -> dict[str, Any]:
         **(_of_editor(offer.spec) if isinstance(offer.spec, EditorSpec) else {}),
         "presets": list(getattr(offer.spec, "presets", ())),
         "preset": given.preset if given else None,
+        "values_from": _values_from(offer, given) if given else None,
         "note": given.note if given else None,
         "rule": given.rule if given else None,
         "matched": given.matched.report if given else None,

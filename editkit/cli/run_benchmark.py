@@ -35,6 +35,7 @@ from editkit.registry.config import RULE
 from editkit.registry.factories import make_judge
 from editkit.registry.judge_choice import JudgeChoice
 from editkit.registry.plugins import Registry, default_registry
+from editkit.registry.values_label import values_from
 from editkit.report.labels import labels_of
 from editkit.report.text import run_table
 from editkit.reprs import counted
@@ -356,6 +357,7 @@ def _plan_as_json(
         {
             "editor": planned.cell.editor,
             "preset": planned.cell.preset,
+            "values_from": values_from(planned.cell),
             "seed": planned.cell.seed,
             "fingerprint": planned.cell.fingerprint,
             "config": planned.cell.config,
@@ -438,7 +440,7 @@ def _plan_as_text(
     rows = [
         (
             planned.cell.editor,
-            planned.cell.preset or "-",
+            values_from(planned.cell) or "-",
             planned.cell.regime.label,
             *_Size.of(plan, planned.cell).columns(),
             str(planned.cell.seed),
@@ -463,7 +465,7 @@ def _plan_as_text(
         for check in diagnosis.checks
         if check.verdict != "ok"
     ]
-    titles = ("editor", "preset", "edits", "models x facts", "scored after", "rows")
+    titles = ("editor", "values from", "edits", "models x facts", "scored after", "rows")
     table = aligned([(*titles, "seed", "fingerprint", "records"), *rows])
     end = "nothing would stop the run" if diagnosis.sound else "the run would stop"
     return f"{head}{table}{aligned(checks) if checks else ''}{end}\n"

@@ -25,6 +25,7 @@ from editkit.benchmark.aggregate import (
     retention,
 )
 from editkit.regimes import INDEPENDENT
+from editkit.registry.values_label import values_from
 from editkit.report.lines import Result
 from editkit.report.sections import Section
 from editkit.safe_text import spreadsheet_text
@@ -42,6 +43,7 @@ COLUMNS = (
     "dataset_digest",
     "editor",
     "preset",
+    "values_from",
     "seed",
     "edits",
     "at",
@@ -153,6 +155,7 @@ def _key(result: Result) -> dict[str, Any]:
     return {
         "editor": result.editor,
         "preset": cells[0].preset,
+        "values_from": values_from(cells[0]),
         "seed": " ".join(str(cell.seed) for cell in cells),
         "edits": result.edits,
         "at": result.state.at,

@@ -8,6 +8,7 @@ from typing import Any
 
 from editkit.benchmark.samples import Series
 from editkit.regimes import Regime
+from editkit.registry.values_label import values_from
 from editkit.reprs import counted
 from editkit.results import Cell, Run
 from editkit.storage.digests import canonical_json, digest
@@ -112,7 +113,7 @@ def _label(cell: Cell, cells: Sequence[Cell], *, with_edits: bool = True) -> str
     parts = []
     peers = [other for other in same if other.regime == cell.regime]
     if len({other.preset for other in peers}) > 1:
-        parts.append(str(cell.preset))
+        parts.append(str(values_from(cell)))
     if len({other.seed for other in peers}) > 1:
         parts.append(f"seed {cell.seed}")
     edits = edits_labels([other.regime for other in same])
@@ -125,7 +126,8 @@ def _label(cell: Cell, cells: Sequence[Cell], *, with_edits: bool = True) -> str
 
 
 def _differing(cell: Cell, twins: Sequence[Cell]) -> list[str]:
-    """The settings in which cells differ; the fingerprint if there are none or too many."""
+    """The settings in which cells differ; if there are none or too many, where the values come
+    from, or else the fingerprint."""
     fields = [
         field
         for field in cell.config
@@ -133,7 +135,9 @@ def _differing(cell: Cell, twins: Sequence[Cell]) -> list[str]:
     ]
     settings = {tuple(canonical_json(twin.config.get(field)) for field in fields) for twin in twins}
     if len(fields) > _MOST_FIELDS or len(settings) < len(twins):
-        return [cell.fingerprint[:6]]
+        labels = [values_from(twin) for twin in twins]
+        label = values_from(cell)
+        return [label if label and labels.count(label) == 1 else cell.fingerprint[:6]]
     return [f"{field} {_short(cell.config[field])}" for field in fields]
 
 

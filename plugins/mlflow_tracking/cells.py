@@ -21,6 +21,7 @@ from editkit.benchmark.completeness import is_complete
 from editkit.benchmark.samples import series_of
 from editkit.benchmark.store import rows_of, runs_in
 from editkit.editing.outcomes import KINDS
+from editkit.registry.values_label import values_from
 from editkit.report.labels import labels_of, run_key
 from editkit.report.tables import CELL_COLUMNS, score_entry
 from editkit_plugins.mlflow_tracking import enclosures, view
@@ -210,7 +211,7 @@ def content_of(run: Run, cell: Cell) -> RunContent:
     editors = {labels[other.fingerprint]: other.editor for other in _similar_cells(run)}
     tags = {
         "editor": cell.editor,
-        "preset": cell.preset,
+        "preset": values_from(cell),
         "model": run.model["name"],
         "dataset": run.dataset["name"],
         "benchmark": run.benchmark,
@@ -231,7 +232,14 @@ def content_of(run: Run, cell: Cell) -> RunContent:
         name=_name(run, cell, labels),
         started=milliseconds(started),
         finished=milliseconds(finished),
-        params=flat_params({**cell.params, **_edits(run, cell), "benchmark": run.benchmark}),
+        params=flat_params(
+            {
+                **cell.params,
+                **_edits(run, cell),
+                "benchmark": run.benchmark,
+                "values_from": values_from(cell),
+            }
+        ),
         metrics=_metrics(document),
         step=cell.regime.facts if cell.regime.kind == "joint" else 0,
         curves=_curves(run, cell, document),
@@ -273,7 +281,7 @@ def _name(run: Run, cell: Cell, labels: Mapping[str, str]) -> str:
     model, dataset = str(run.model["name"]), str(run.dataset["name"])
     parts = [label, model.rstrip("/").rpartition("/")[2], dataset]
     if cell.preset not in _DEFAULTS["preset"] and str(cell.preset) not in label:
-        parts.append(str(cell.preset))
+        parts.append(str(values_from(cell)))
     if cell.seed not in _DEFAULTS["seed"] and f"seed {cell.seed}" not in label:
         parts.append(f"seed {cell.seed}")
     # Short enough for legends: the experiment has the benchmark's name.

@@ -12,6 +12,7 @@ from editkit.benchmark.aggregate import SUMMARY
 from editkit.benchmark.spec import Benchmark, load_benchmark
 from editkit.regimes import INDEPENDENT
 from editkit.registry.plugins import default_registry
+from editkit.registry.values_label import names_its_preset
 from editkit_plugins.mlflow_tracking import view
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def repeat_command(run: Run, cell: Cell) -> str:
         flags += ["--seed", str(cell.seed)]
     flags += _regime_flags(cell.regime, known)
     own = [] if known is None else [each for each in known.editors if each.name == cell.editor]
-    if cell.preset not in (None, "published", *(each.preset for each in own)):
+    named = cell.preset != "published" or names_its_preset(cell, str(run.model["name"]))
+    if named and cell.preset not in (None, *(each.preset for each in own)):
         flags += [_SET, f"editors.{cell.editor}.preset={cell.preset}"]
     for field, source in cell.sources.items():
         if source == _SET:

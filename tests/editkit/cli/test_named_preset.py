@@ -39,6 +39,7 @@ def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     cell, message = dry_run(capsys, "atlas", "--editor", "rome")
     assert (cell["config"]["weight_decay"], cell["overridden"]) == (0.1, [])
     assert "preset" not in message
+    assert (cell["preset"], cell["values_from"]) == ("published", "published + atlas.yaml")
     more = (*named, "--set", "editors.rome.weight_decay=0.7")
     cell, _ = dry_run(capsys, "atlas", "--editor", "rome", *more)
     assert cell["config"]["weight_decay"] == 0.7

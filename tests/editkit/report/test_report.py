@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from editkit import Score
 from editkit.benchmark.aggregate import Estimate
-from editkit.report.labels import distinct_titles
+from editkit.report.labels import distinct_titles, labels_of
 from editkit.report.tables import Entry, Line, Table, score_entry
 from editkit.report.text import run_table, text_table
 from editkit.results import Cell, Run
@@ -83,6 +83,18 @@ def test_labels_distinguish_cells_of_one_editor_and_titles_name_shards() -> None
     assert "rome (published, seed 0)" in text
     assert "rome (paper, seed 1)" in text
     assert "part 2 of 3" in text
+
+
+def test_cells_that_differ_in_many_settings_are_labelled_by_the_file_of_values() -> None:
+    named = dataclasses.replace(
+        cell("rome", "published"), config=dict.fromkeys(("weight_decay", "a", "b", "c"), 0.5)
+    )
+    default = dataclasses.replace(
+        named,
+        config=dict.fromkeys(named.config, 0.1),
+        sources={"weight_decay": "editkit_configs/rome/atlas.yaml"},
+    )
+    assert labels_of(run(named, default)) == ("rome (published)", "rome (published + atlas.yaml)")
 
 
 def numbers_table() -> Table:

@@ -112,6 +112,16 @@ def test_names_distinguish_runs(tmp_path: Path, changes: dict[str, str], name: s
     assert content_of(run, run.cells[0]).name == name
 
 
+def test_a_preset_is_tagged_with_the_file_that_replaces_its_values(tmp_path: Path) -> None:
+    values = {"config": {"weight_decay": 0.1}, "preset": "published"}
+    own = cell("rome", **values, sources={"weight_decay": "editkit_configs/rome/atlas.yaml"})
+    run = run_in(tmp_path, [own])
+    store_rows(run, own, [row(1)])
+    content = content_of(run, own)
+    assert content.tags["preset"] == content.params["values_from"] == "published + atlas.yaml"
+    assert json.loads(content.files["summary.json"])["preset"] == "published"
+
+
 def test_a_name_repeats_no_part(tmp_path: Path) -> None:
     run = run_in(
         tmp_path,
@@ -211,6 +221,14 @@ def test_the_description_names_the_editor_its_scores_and_the_command(tmp_path: P
         ({}, ""),
         ({"seed": 3}, " --seed 3"),
         ({"preset": "corrected"}, " --set editors.rome.preset=corrected"),
+        (
+            {"preset": "published", "sources": {"weight_decay": "preset published"}},
+            " --set editors.rome.preset=published",
+        ),
+        (
+            {"preset": "published", "sources": {"weight_decay": "editkit_configs/rome/atlas.yaml"}},
+            "",
+        ),
         ({"sources": {"layer": "--set"}}, " --set editors.rome.layer=3"),
         ({"edits": {"joint": 2}}, " --joint 2"),
         (
