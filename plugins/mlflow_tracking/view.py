@@ -132,7 +132,8 @@ def benchmark_view(scores: Sequence[Score], names: Iterable[str] = (), *, curves
     sections = [
         _section(_LINES, "Scores by number of edits", columns=1, height=400),
         _section(_OVERVIEW, "All runs at once", columns=1, height=400),
-        _section(_SCORES, "Each score", columns=2, height=340),
+        # One per row: MLflow shows the first two lines of a legend and cuts off the others.
+        _section(_SCORES, "Each score", columns=1, height=360),
     ]
     used = {chart["metricSectionId"] for chart in charts}
     state = {

@@ -258,11 +258,13 @@ def test_the_command_has_what_the_benchmark_does_not(
         assert main([*shlex.split(command)[1:], "--dry-run"]) == 0
 
 
-def test_a_colour_is_bound_to_the_editor_and_no_two_runs_share_one() -> None:
+def test_runs_have_their_editors_colour_and_no_two_share_one() -> None:
     installed = default_registry().names("editor")
-    every = run_colors({name: name for name in installed})
-    assert len(set(every.values())) == len(installed)
-    assert run_colors({"x": "mend", "y": "ft"}) == {"x": every["mend"], "y": every["ft"]}
-    twins = run_colors({name: name for name in installed} | {"ft (joint 2)": "ft"})
-    assert len(set(twins.values())) == len(installed) + 1
-    assert every["ft"] == styles_of({"ft": "ft"})["ft"].color.lower()
+    every = run_colors({name: name for name in installed} | {"ft (joint 2)": "ft"})
+    assert len(set(every.values())) == len(installed) + 1
+    first = {"a": "mend-cf", "b": "ft+l", "c": "kn"}  # other installed editors have their hues
+    own = {label: style.color.lower() for label, style in styles_of(first).items()}
+    assert run_colors(first) == own
+    later = run_colors({**first, "d": "mend", "e": "lora"})
+    assert {label: later[label] for label in first} == own
+    assert len(set(later.values())) == len(later)

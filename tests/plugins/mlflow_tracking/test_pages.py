@@ -81,6 +81,26 @@ return {
   inked: new Uint32Array(pixels.buffer).filter(pixel => pixel).length,
 }
 """
+LEGENDS = """
+const first = [...document.querySelectorAll('.js-plotly-plot')].find(
+  one => one.data && one.data[0].type === 'bar');
+if (!first) {
+  const heads = [...document.querySelectorAll('*')].filter(
+    one => one.innerText === 'Each score' && !one.children.length);
+  if (heads.length) heads[0].scrollIntoView();
+  return null;
+}
+first.scrollIntoView({block: 'center'});
+const legends = [...document.querySelectorAll('path[d$=h24]')].map(
+  sign => sign.parentElement.parentElement.parentElement);
+return [...new Set(legends)].map(legend => {
+  const frame = legend.getBoundingClientRect();
+  return [...legend.children].filter(entry => {
+    const place = entry.getBoundingClientRect();
+    return place.bottom <= frame.bottom + 1 && place.right <= frame.right + 1;
+  }).map(entry => entry.innerText);
+})
+"""
 FIRST_CASE = """
 const row = [...document.querySelectorAll('.ag-center-cols-container .ag-row[row-index="0"]')].find(
   one => one.querySelector('[col-id=case]'));
@@ -242,7 +262,11 @@ def test_the_charts_plot_specificity_against_generalization(site: Site) -> None:
     assert sorted(lines["first"]) == sorted(EDITORS)
     words = " ".join(site.browser.text().split())
     assert "All runs at once (2)" in words
-    site.browser.wait_for("Each score")
+    # MLflow cuts off legends of more than two lines.
+    legends = site.browser.wait_until(LEGENDS)
+    site.done("bars")
+    assert len(legends) > 1  # of the scatter plot and of at least one bar chart
+    assert all(sorted(legend) == sorted(expected) for legend in legends)
 
 
 def test_a_run_shows_its_records_as_a_table(site: Site) -> None:
