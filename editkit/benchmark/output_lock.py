@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from editkit.errors import StoreError
 from editkit.storage.machine import network_file_system
 
-__all__ = ["exclusive"]
+__all__ = ["check_folder", "exclusive"]
 
 
 @contextlib.contextmanager
@@ -24,9 +24,9 @@ def exclusive(out: Path, shard: tuple[int, int]) -> Iterator[None]:
         shard: (I, N): part I of N.
 
     Raises:
-        StoreError: Another process is running, the folder is not writable, or several shards use
-            one folder of a network file system.
+        StoreError: Another process is running, or the folder fails :func:`check_folder`.
     """
+    check_folder(out, shard)
     name = ".run" if shard[1] == 1 else f".shard-{shard[0]}-of-{shard[1]}"
     owner = out / f"{name}.pid"
     lock = FileLock(out / f"{name}.lock", timeout=0)
@@ -48,12 +48,38 @@ def exclusive(out: Path, shard: tuple[int, int]) -> Iterator[None]:
             hint="Check its permissions, or choose another --out folder.",
         ) from error
     try:
-        _check_shared(out, shard)
+        _check_shared(out, shard)  # again: others may have started meanwhile
         owner.write_text(str(os.getpid()), encoding="utf-8")
         yield
     finally:
         owner.unlink(missing_ok=True)
         lock.release()
+
+
+def check_folder(out: Path, shard: tuple[int, int]) -> None:
+    """Check that results can be written to a folder, which may be new. Nothing is created.
+
+    Args:
+        out: The output folder.
+        shard: (I, N): part I of N.
+
+    Raises:
+        StoreError: A file has its name or that of a folder above it, it is not writable, or several
+            shards use one folder of a network file system.
+    """
+    place = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
+    if not place.is_dir():
+        where = "" if place == out else f"the output folder {out} cannot be made: "
+        raise StoreError(
+            f"{where}{place} is a file, not a folder.",
+            hint="Name a new folder or one with results, such as --out editkit-results.",
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"the output folder {out} is not writable: no permission to write to {place}.",
+            hint="Check its permissions, or choose another --out folder.",
+        )
+    _check_shared(out, shard)
 
 
 def _check_shared(out: Path, shard: tuple[int, int]) -> None:

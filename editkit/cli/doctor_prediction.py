@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from editkit.benchmark.layer_by_locator import choose_layers
 from editkit.benchmark.plan import make_plan
 from editkit.benchmark.spec import Benchmark, PluginValues
-from editkit.doctor.diagnose import Diagnosis, size
+from editkit.doctor.diagnose import RESULTS_MB, Diagnosis, size
 from editkit.progress import show_progress
 from editkit.registry.plugins import Registry
 from editkit.reprs import counted
@@ -88,11 +88,13 @@ def _facts(prediction: Prediction, totals: Totals) -> list[tuple[str, str]]:
     sequences = ""
     if totals.sequence_bytes:
         sequences = f", about {size(totals.sequence_bytes)} of deltas in sequences/"
+    in_check = totals.store_bytes + totals.sequence_bytes <= RESULTS_MB * 2**20
+    free = f"{'within' if in_check else 'more than'} the {RESULTS_MB} MiB that the check keeps free"
     ray = "" if one else f", with {totals.ray_start_s:.0f} s for the start of Ray"
     return [
         ("time", f"{_with_interval(totals)}; {totals.startup_s:.0f} s of it start-up{ray}"),
         ("memory", f"about {size(totals.worker_bytes)}{gpu} per worker{together}"),
-        ("disk", f"about {size(totals.store_bytes)} of results.sqlite{sequences}"),
+        ("disk", f"about {size(totals.store_bytes)} of results.sqlite{sequences}, {free}"),
         ("driver", _of_driver(totals)),
     ]
 

@@ -63,9 +63,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         also=("--column",),
         several=True,
         metavar="C,...",
-        help="columns to show, by head or key, in every format: S,ES,PS,NS (default: all that fit)",
+        help="columns to show, by head or key, in every format: S,ES,PS,NS (default: in text and "
+        "LaTeX all that fit, elsewhere all)",
     )
-    add_flag(parser, "--wide")
+    add_flag(parser, "--wide", help="print all columns, in text and LaTeX (default: what fits)")
     add_flag(
         parser,
         "--text-width",
@@ -190,7 +191,7 @@ def _written(
     if form == "markdown":
         from editkit.report import markdown
 
-        return markdown.report(sections, against=against, wide=args.wide)
+        return markdown.report(sections, against=against)
     if form == "latex":
         return latex.report(sections, against=against, wide=args.wide, text_width=args.text_width)
     from editkit.report import html_page

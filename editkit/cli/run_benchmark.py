@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from editkit.benchmark.aggregate import SCHEMA, SUMMARY
 from editkit.benchmark.layer_by_locator import choose_layers
+from editkit.benchmark.output_lock import check_folder
 from editkit.benchmark.plan import Batch, Plan, make_plan
 from editkit.benchmark.runner import Finished, run_plan
 from editkit.benchmark.spec import Benchmark, Flags, apply_flags, load_benchmark, with_corpus
@@ -43,6 +44,8 @@ from editkit.results import STORE_FILE, Cell
 from editkit.terminal import aligned
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from editkit.doctor.diagnose import Check, Diagnosis
     from editkit.workers.placement import Placement
 
@@ -167,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
         _log.info("%s", note)
     _warn_of_rejected(plan)
     if args.dry_run:
-        diagnosis = diagnosis_of(plan, registry)
+        diagnosis = diagnosis_of(plan, registry, args.out)
         left = _units_left(plan, args)
         workers = placement_of(pool, sum(map(len, left)))
         if workers is not None:
@@ -265,8 +268,8 @@ def _guessed_layers(finished: Finished, cells: list[dict[str, Any]]) -> Iterator
 # ---------------------------------------------------------------- --dry-run and warnings
 
 
-def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
-    """The checks of ``editkit doctor`` for the editors of a plan."""
+def diagnosis_of(plan: Plan, registry: Registry, out: Path) -> Diagnosis:
+    """The checks of ``editkit doctor`` for a plan, and whether its results can be written."""
     from editkit.doctor.diagnose import PlannedEditor, diagnose
 
     offers = {
@@ -295,10 +298,8 @@ def diagnosis_of(plan: Plan, registry: Registry) -> Diagnosis:
         requests=plan.batch,
         edits=plan.edits_per_record,
     )
-    of_judges = tuple(_checks_of_judges(plan))
-    if not of_judges:
-        return diagnosis
-    return dataclasses.replace(diagnosis, checks=(*diagnosis.checks, *of_judges))
+    checks = (*diagnosis.checks, *_checks_of_judges(plan), *_problems_of_folder(plan, out))
+    return dataclasses.replace(diagnosis, checks=checks)
 
 
 def _without_this_machine(diagnosis: Diagnosis) -> Diagnosis:
@@ -326,6 +327,16 @@ def _checks_of_judges(plan: Plan) -> Iterator[Check]:
             yield Check(topic, "problem", f"{error.message} {error.hint or ''}".strip())
         else:
             yield Check(topic, "ok", config.judge)
+
+
+def _problems_of_folder(plan: Plan, out: Path) -> Iterator[Check]:
+    """Why results cannot be written; nothing is created."""
+    try:
+        check_folder(out, plan.shard)
+    except EditkitError as error:
+        from editkit.doctor.diagnose import Check
+
+        yield Check("output folder", "problem", f"{error.message} {error.hint or ''}".strip())
 
 
 def _units_left(plan: Plan, args: argparse.Namespace) -> list[list[Batch]]:

@@ -60,7 +60,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="N,...",
         help="layers, from 0; several take one pass over the texts",
     )
-    add_flag(parser, "--corpus", required=True, help="texts; see above")
+    add_flag(
+        parser,
+        "--corpus",
+        required=True,
+        metavar="FILE|DATASET",
+        complete="dataset",
+        help="texts; see above",
+    )
     add_flag(
         parser,
         "--tokens",

@@ -44,12 +44,13 @@ from editkit.storage.machine import available_memory, memory_of_this_process
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-__all__ = ["Check", "Diagnosis", "PlannedEditor", "diagnose"]
+__all__ = ["RESULTS_MB", "Check", "Diagnosis", "PlannedEditor", "diagnose"]
 
 Verdict = Literal["ok", "warning", "problem"]
 MB = 2**20
 _NO_CONFIG = ("config", "model")
-_RESULTS_MB = 50  # of a run: a store, a table, tracking
+RESULTS_MB = 50
+"""Free space that the check of the disk asks for, for the results and MLflow files of a run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,7 +234,9 @@ def _required(
 
 
 def size(n: int) -> str:
-    """A number of bytes as text: ``12 MiB``, ``3.4 GiB``."""
+    """A number of bytes as text: ``180 KiB``, ``12 MiB``, ``3.4 GiB``."""
+    if 0 < n < MB:
+        return f"{n / 2**10:.0f} KiB"
     return f"{n / 2**30:.1f} GiB" if n >= 2**30 else f"{n / MB:.0f} MiB"
 
 
@@ -443,9 +446,9 @@ def _disk(shape: ModelShape, folder: Path | None, statistics: int, unpacked: int
         place = place.parent
     free = shutil.disk_usage(place).free
     download = 0 if folder else shape.weight_bytes
-    need = statistics + download + unpacked + _RESULTS_MB * MB
+    need = statistics + download + unpacked + RESULTS_MB * MB
     verdict: Verdict = "problem" if need > free else "ok"
-    parts = f"statistics {size(statistics)}, results {_RESULTS_MB} MiB"
+    parts = f"statistics {size(statistics)}, {RESULTS_MB} MiB kept free for results"
     if unpacked:
         parts += f", dequantised weights {size(unpacked)}"
     if download:

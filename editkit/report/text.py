@@ -2,7 +2,9 @@
 
 A table fits the terminal, or 100 columns in a pipe: it has the columns that fit
 (:mod:`editkit.report.columns`), and a line below it names the others. Tables without scores, and
-all columns of a table (``--wide``), continue in further blocks of columns on a terminal.
+all columns of a table (``--wide``), continue in further blocks of columns on a terminal. Where
+stars and failure marks would cost a column, they are in the gaps, so that ``report`` has the
+columns of ``run-benchmark``.
 """
 
 from __future__ import annotations
@@ -137,20 +139,29 @@ def fitted(
         explained: Heads of columns that need no explanation.
     """
     limit = width or line_width(terminal=terminal)
-    kept = list(range(len(table.head)))
+    kept, in_gaps = list(range(len(table.head))), False
     if not wide:
         kept = kept_columns(table, _widths(_texts(table, starred)), limit, len(GAP))
+        room = limit - _has_failures(table)  # the last column may have a mark behind it
+        without_marks = kept_columns(table, _widths(_plain_texts(table)), room, len(GAP))
+        if in_gaps := len(without_marks) > len(kept):
+            kept = without_marks
     shown = narrowed(table, kept)
     legend, left_out = legend_of(shown, explained), note_on_left_out(table, kept)
     notes = [f"{legend}."] * bool(legend)
     notes += [f"{left_out} --wide shows all columns."] * bool(left_out)
     width = UNLIMITED if wide and not terminal else limit
-    text = text_table(shown, terminal=terminal, starred=starred, width=width)
+    text = text_table(shown, terminal=terminal, starred=starred, width=width, in_gaps=in_gaps)
     return text, "".join(wrapped(note, limit) for note in notes)
 
 
 def text_table(
-    table: Table, *, terminal: bool, starred: bool = False, width: int | None = None
+    table: Table,
+    *,
+    terminal: bool,
+    starred: bool = False,
+    width: int | None = None,
+    in_gaps: bool = False,
 ) -> str:
     """All columns of a table, aligned, with a rule below the head; in blocks if they do not fit.
 
@@ -159,12 +170,22 @@ def text_table(
         terminal: Whether it may have colours.
         starred: Whether a star marks bold entries.
         width: Characters of a line; by default :func:`editkit.terminal.line_width`.
+        in_gaps: Whether stars and failure marks are in the gaps between columns.
     """
     from rich.cells import cell_len
     from rich.text import Text
 
-    texts = _texts(table, starred)
-    widths, left = _widths(texts), table.left_aligned
+    limit, gap, left = width or line_width(terminal=terminal), GAP, table.left_aligned
+    if in_gaps:  # a column has its mark's place behind it, and its star's before it
+        gap, limit = "", limit + (not _has_failures(table))
+        texts = [
+            [_with_marks(entry, i, starred, left[i]) for i, entry in enumerate(line.entries)]
+            for line in _with_head(table)
+        ]
+        widths = [n + len(GAP) - (i == 0) for i, n in enumerate(_widths(_plain_texts(table)))]
+    else:
+        texts = _texts(table, starred)
+        widths = _widths(texts)
     lines = _with_head(table)
 
     def padded(text: str, column: int) -> str:
@@ -172,14 +193,14 @@ def text_table(
         return text + space if left[column] else space + text
 
     blocks = []
-    limit = width or line_width(terminal=terminal)
-    for columns in column_blocks(widths, limit, len(GAP), table.keys):
+    for columns in column_blocks(widths, limit, len(gap), table.keys):
         head, *body = (
-            Text(GAP).join(
+            Text(gap).join(
                 Text(padded(words[i], i), _style(line.entries[i], line)) for i in columns
             )
             for line, words in zip(lines, texts, strict=True)
         )
+        head.rstrip()
         blocks.append(rendered(head, Text("-" * head.cell_len), *body, terminal=terminal))
     return "\n".join(blocks)
 
@@ -190,11 +211,20 @@ def _with_head(table: Table) -> list[Line]:
 
 def _texts(table: Table, starred: bool) -> list[list[str]]:
     """The entries as printed, the heads first."""
-    has_marks = any(entry.failed for line in table.lines for entry in line.entries)
+    has_marks = _has_failures(table)
     return [
         [_printed(entry, has_marks, starred) for entry in line.entries]
         for line in _with_head(table)
     ]
+
+
+def _plain_texts(table: Table) -> list[list[str]]:
+    """The entries without marks, the heads first."""
+    return [[_unmarked(entry) for entry in line.entries] for line in _with_head(table)]
+
+
+def _has_failures(table: Table) -> bool:
+    return any(entry.failed for line in table.lines for entry in line.entries)
 
 
 def _widths(texts: Sequence[Sequence[str]]) -> list[int]:
@@ -205,11 +235,21 @@ def _widths(texts: Sequence[Sequence[str]]) -> list[int]:
 
 def _printed(entry: Entry, has_marks: bool, starred: bool) -> str:
     """The entry; in a table with failure marks, other numbers leave room for a mark."""
-    text = shortened(one_line(entry.plain), _WIDEST_ENTRY)
+    text = _unmarked(entry)
     text = f"*{text}" if entry.bold and starred else text
     if not has_marks or not entry.spread:
         return f"{text}!" if entry.failed else text
     return text + ("!" if entry.failed else " ")
+
+
+def _with_marks(entry: Entry, column: int, starred: bool, left: bool) -> str:
+    """The entry between the places of its marks, which are the gaps; see :func:`text_table`."""
+    star = "*" if entry.bold and starred else " " if left and column else ""
+    return f"{star}{_unmarked(entry)}{'!' if entry.failed else ' '}"
+
+
+def _unmarked(entry: Entry) -> str:
+    return shortened(one_line(entry.plain), _WIDEST_ENTRY)
 
 
 def _style(entry: Entry, line: Line) -> str:

@@ -246,7 +246,7 @@ class EditorContract(RegimeContract):
         """Requests edited together give the same deltas as one at a time.
 
         Mask padding, and average within a request and not over the batch. Edits that affect
-        each other belong into edit_jointly().
+        each other belong in edit_jointly().
         """
         model = self.make_model()
         together = self.edit(model, self.requests)

@@ -52,8 +52,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         parser,
         "--facts",
         required=True,
-        metavar="F",
-        complete="file",
+        metavar="FILE|DATASET",
+        complete="dataset",
         help="a JSON file of facts, records or relations, or a dataset such as counterfact",
     )
     add_flag(

@@ -68,8 +68,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_flag(
         parser,
         "--facts",
-        metavar="F",
-        complete="file",
+        metavar="FILE|DATASET",
+        complete="dataset",
         help="average over a JSON file of facts, or a dataset such as atlas",
     )
     add_flag(parser, "--limit", help="use only the first N facts (default: all)")
@@ -100,8 +100,11 @@ def run(args: argparse.Namespace) -> int:
     """Trace one fact or many; the exit code."""
     single = args.prompt is not None or args.subject is not None
     if single == (args.facts is not None) or (single and None in (args.prompt, args.subject)):
+        missing = "--subject" if args.subject is None else "PROMPT"
         raise UsageError(
-            "give one fact, PROMPT and --subject, or many with --facts.",
+            f"{missing} is missing."
+            if single and args.facts is None
+            else "give one fact, PROMPT and --subject, or many with --facts.",
             hint='For example: editkit trace "The capital of Kenya is" --subject Kenya',
         )
     from editkit import load_model

@@ -157,6 +157,17 @@ def test_the_dry_run_shows_how_much_a_cell_computes(editkit: Cli, tmp_path: Path
     ]
 
 
+def test_the_dry_run_checks_the_output_folder(editkit: Cli, tmp_path: Path) -> None:
+    out = tmp_path / "weights.safetensors"
+    out.touch()
+    code, text, _ = editkit(
+        *("run-benchmark", "--editor", "none", "--limit", 1, "--dry-run", "--out", out)
+    )
+    assert code == 1
+    assert "is a file, not a folder" in " ".join(text.split())
+    assert text.endswith("the run would stop\n")
+
+
 def test_the_run_measures_what_the_dry_run_announces(
     bench: Any, editkit: Cli, tmp_path: Path
 ) -> None:

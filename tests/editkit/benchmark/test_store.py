@@ -10,7 +10,7 @@ import pytest
 
 from editkit import StoreError
 from editkit.benchmark.merge import merge
-from editkit.benchmark.output_lock import exclusive
+from editkit.benchmark.output_lock import check_folder, exclusive
 from editkit.benchmark.store import Store
 from editkit.results import ModelRow, Row
 
@@ -186,6 +186,18 @@ def test_one_process_per_folder_and_shard(tmp_path: Path) -> None:
             pass
     with exclusive(tmp_path, (1, 1)):
         pass
+
+
+@pytest.mark.parametrize("out", ["weights.safetensors", "weights.safetensors/new"])
+def test_a_file_is_not_an_output_folder(tmp_path: Path, out: str) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    with (
+        pytest.raises(StoreError, match=r"weights\.safetensors is a file, not a folder"),
+        exclusive(tmp_path / out, (1, 1)),
+    ):
+        pass
+    check_folder(tmp_path / "a" / "b", (1, 1))
+    assert not (tmp_path / "a").exists()
 
 
 def test_shards_that_share_a_folder_of_a_network_file_system_are_refused(

@@ -21,6 +21,8 @@ _CASES = [
     ("editkit run-benchmark --dtype bf", {"bfloat16"}),
     ("editkit run-benchmark -o fold", {"folder"}),  # no files
     ("editkit trace -m smol", {"smollm2"}),
+    ("editkit trace --facts atlas-z", {"atlas-zsre"}),
+    ("editkit trace --facts fole", {"fole.safetensors"}),
     ("editkit edit --preset paper-", {"paper-v1"}),
     ("editkit run-experiment prefix", {"prefix-ablation"}),
     ("editkit describe zz", set()),

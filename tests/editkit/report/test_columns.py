@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -61,6 +62,31 @@ def test_the_least_important_columns_are_left_out_and_named(
     assert ("--wide shows all columns." in notes) == bool(left_out)
     if left_out:
         assert f"Columns left out: {', '.join(left_out)}." in notes
+
+
+@pytest.mark.parametrize("width", [118, 101, 80])
+def test_marks_cost_no_column(width: int) -> None:
+    bold, failed = (
+        dataclasses.replace(TABLE.lines[0].entries[1], **{mark: True})
+        for mark in ("bold", "failed")
+    )
+    lines = [
+        dataclasses.replace(line, entries=(line.entries[0], *[each] * 6, *line.entries[7:]))
+        for line, each in zip(TABLE.lines, (bold, failed), strict=True)
+    ]
+    starred = dataclasses.replace(TABLE, lines=(lines[0], TABLE.lines[1]))
+    plain, _ = fitted(TABLE, terminal=False, width=width)
+    text, _ = fitted(starred, terminal=False, starred=True, width=width)
+    head, _, first, _ = text.splitlines()
+    assert head.split() == plain.split("\n")[0].split()
+    assert first.count("*100.0 -20.4/+0") >= 4
+    assert all(len(line) <= width for line in text.splitlines())
+    # A failure in the last column may need one character more.
+    both = dataclasses.replace(TABLE, lines=tuple(lines))
+    text, _ = fitted(both, terminal=False, starred=True, width=width + 1)
+    assert text.splitlines()[0].split() == head.split()
+    assert text.splitlines()[3].count("100.0 -20.4/+0!") >= 4
+    assert all(len(line) <= width + 1 for line in text.splitlines())
 
 
 def test_wide_tables_have_every_column_in_lines_that_fit() -> None:

@@ -113,9 +113,9 @@ def test_the_python_interface() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message", "code"),
     [
-        ([], "give one fact with --prompt and --subject", 2),
-        (["--prompt", "x"], "give one fact with --prompt and --subject", 2),
-        ([*COROLLA, "--facts", "atlas"], "give one fact with --prompt and --subject", 2),
+        ([], "give one fact, PROMPT and --subject", 2),
+        (["--prompt", "x"], "--subject is missing", 2),
+        ([*COROLLA, "--facts", "atlas"], "give one fact, PROMPT and --subject", 2),
         (["--prompt", "Rome is in", "--subject", "Paris"], "'Paris' is not in the prompt", 2),
         (["--prompt", "Rome, Rome is in", "--subject", "Rome"], "more than once", 2),
         (["--prompt", "Rome " + "is in " * 200, "--subject", "Rome"], "does not fit into the", 2),
