@@ -87,8 +87,8 @@ def _offer(cell: Cell) -> Offer | None:
 
 
 def _is_file(offer: Offer, source: str) -> bool:
-    configs = getattr(offer.spec, "configs", None)
-    return bool(configs) and source.startswith(f"{configs.replace(':', '/')}/")
+    configs: str | None = getattr(offer.spec, "configs", None)
+    return configs is not None and source.startswith(f"{configs.replace(':', '/')}/")
 
 
 def _values_of_preset(offer: Offer, preset: str | None) -> dict[str, Any]:
