@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 
 __all__ = [
@@ -132,19 +134,30 @@ def named_style(name: str, reserved: Collection[Style] = ()) -> Style:
     return next(free, choices[0])
 
 
-def distinct_styles(wanted: Mapping[str, Style | None]) -> dict[str, Style]:
+def distinct_styles(
+    wanted: Mapping[str, Style | None],
+    *,
+    reserved: Collection[Style] = (),
+    groups: Mapping[str, str] | None = None,
+) -> dict[str, Style]:
     """A style for each label, no two with the same colour and marker.
 
     Args:
         wanted: Labels, in the order in which they are drawn, with the style that each has
             elsewhere; None if nothing is bound to it: then its name picks one.
+        reserved: Styles of things that are not drawn; only labels that want them have them.
+        groups: What labels that share a style have in common, by label. Each group has one colour
+            where that of the style has too few markers for all; None: labels are not grouped.
 
     Returns:
         The wanted styles. Of labels that share one, the first keeps it and the others have its
-        colour with other markers and dashes. The first 80 labels are distinct.
+        colour, or their group's, with other markers and dashes. The first 80 labels are distinct,
+        less one for each reserved style.
     """
     styles: dict[str, Style] = {}
     used: set[tuple[str, str]] = set()
+    kept = {_key(style) for style in reserved}
+    colors = _colors_of_groups(wanted, kept, groups or {})
 
     def give(label: str, style: Style) -> None:
         styles[label] = style
@@ -155,9 +168,12 @@ def distinct_styles(wanted: Mapping[str, Style | None]) -> dict[str, Style]:
             give(label, style)
     for label, style in wanted.items():
         if style is not None and label not in styles:
-            give(label, next((each for each in _variants(style) if _key(each) not in used), style))
+            color = colors.get(label, style.color)
+            n = sum(other.color == color for other in styles.values())
+            variants = _variants(style, color, n)
+            give(label, next((v for v in variants if _key(v) not in used | kept), style))
     for label in sorted(wanted.keys() - styles.keys()):
-        give(label, named_style(label, tuple(styles.values())))
+        give(label, named_style(label, (*styles.values(), *reserved)))
     return {label: styles[label] for label in wanted}
 
 
@@ -171,16 +187,33 @@ def _key(style: Style) -> tuple[str, str]:
     return style.color, style.marker
 
 
-def _variants(style: Style) -> list[Style]:
-    """The same colour with the other markers and dashes; then all other styles."""
+def _colors_of_groups(
+    wanted: Mapping[str, Style | None],
+    reserved: Collection[tuple[str, str]],
+    groups: Mapping[str, str],
+) -> dict[str, str]:
+    """The colour of each grouped label whose style has too few markers for all that want it."""
+    taken = {*reserved, *(_key(style) for style in wanted.values() if style is not None)}
+    free = {color: sum((color, m) not in taken for m in MARKERS) for color in COLORS.values()}
+    colors: dict[str, str] = {}
+    for shared in dict.fromkeys(style for style in wanted.values() if style is not None):
+        labels = [label for label in groups if wanted.get(label) == shared]
+        if len(labels) <= free.get(shared.color, len(MARKERS)) + 1:
+            continue
+        sizes = Counter(groups[label] for label in labels)
+        roomy = [color for color, n in free.items() if n >= max(sizes.values())]
+        others = [color for color in roomy or free if color != shared.color]
+        order = dict(zip(sizes, itertools.cycle([shared.color, *others])))
+        colors |= {label: order[groups[label]] for label in labels}
+    return colors
+
+
+def _variants(style: Style, color: str, n: int) -> list[Style]:
+    """A colour with other markers, and the dashes of its line ``n``; then all other styles."""
     at, dash = MARKERS.index(style.marker), DASHES.index(style.dash)
     return [
-        Style(
-            style.color,
-            MARKERS[(at + i) % len(MARKERS)],
-            DASHES[(dash + i) % len(DASHES)],
-        )
-        for i in range(1, len(MARKERS))
+        Style(color, MARKERS[(at + i) % len(MARKERS)], DASHES[(dash + n) % len(DASHES)])
+        for i in range(1, len(MARKERS) + 1)
     ] + [series_style(i) for i in range(_PAIRS)]
 
 

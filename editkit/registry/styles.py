@@ -11,19 +11,28 @@ from editkit.registry.specs import EditorSpec
 __all__ = ["style_of", "styles_of"]
 
 
-def styles_of(editors: Mapping[str, str]) -> dict[str, Style]:
+def styles_of(
+    editors: Mapping[str, str], groups: Mapping[str, str] | None = None
+) -> dict[str, Style]:
     """A style for each label of a figure, no two with the same colour and marker.
 
     Args:
         editors: Labels, in the order in which they are drawn, with the name of the editor of each:
             ``{"rome (layer 3)": "rome"}``.
+        groups: What labels of one editor have in common, by label: ``{"rome (layer 3, position
+            last)": "position last"}``. None: labels are not grouped.
 
     Returns:
         The style of each label's editor, as :func:`style_of`. Labels that share an editor have its
-        colour, with other markers and dashes from the second on.
+        colour, with other markers and dashes from the second on; with too few markers for all, a
+        colour for each group. No label has a style that another installed editor declares.
     """
     registry = default_registry()
-    return distinct_styles({label: style_of(name, registry) for label, name in editors.items()})
+    return distinct_styles(
+        {label: style_of(name, registry) for label, name in editors.items()},
+        reserved=tuple(_declared(registry).values()),
+        groups=groups,
+    )
 
 
 def style_of(editor: str, registry: Registry | None = None) -> Style:
@@ -37,10 +46,13 @@ def style_of(editor: str, registry: Registry | None = None) -> Style:
         The style that its plugin declares. An editor that declares none, or is not installed, has
         a style that its name picks among those that no installed editor declares.
     """
-    registry = registry or default_registry()
-    declared = {
+    declared = _declared(registry or default_registry())
+    return declared.get(editor) or named_style(editor, tuple(declared.values()))
+
+
+def _declared(registry: Registry) -> dict[str, Style]:
+    return {
         offer.name: offer.spec.style
         for offer in registry.offers("editor")
         if isinstance(offer.spec, EditorSpec) and offer.spec.style is not None
     }
-    return declared.get(editor) or named_style(editor, tuple(declared.values()))

@@ -7,6 +7,7 @@ page shows.
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -20,12 +21,14 @@ from editkit.editing.outcomes import BASELINE
 from editkit.registry.plugins import Registry, default_registry
 from editkit.registry.specs import MetricSpec, ModelMetricSpec
 from editkit.report import svg
+from editkit.report.columns import by_importance, narrowed
 from editkit.report.folder_figures import FolderContent
 from editkit.report.lines import Result
 from editkit.report.marks import Mark, marks_of, rules, swatch
 from editkit.report.sections import MOST_CELLS, Section
 from editkit.report.tables import Table, printed
 from editkit.results import Row
+from editkit.storage.digests import canonical_json
 
 __all__ = ["html_template", "report"]
 
@@ -85,6 +88,8 @@ def report(
         helps=_helps,
         glossary=_glossary,
         histograms=_histograms,
+        legend_lines=_legend,
+        in_order=_in_order,
         hardest_records=_hardest_records,
         generations=_generations,
     )
@@ -93,21 +98,79 @@ def report(
 def _marks(sections: Sequence[Section]) -> dict[str, Mark]:
     """How each series and curve on the page is drawn, by its name."""
     results = [result for section in sections for result in section.last]
-    marks = marks_of({result.label: result.editor for result in results})
+    groups = {label: group for section in sections for label, group in _groups(section).items()}
+    marks = marks_of({result.label: result.editor for result in results}, groups)
     of_series = {result.name: marks[result.label] for result in results}
-    return marks | of_series | {_curve(result): _mark_of_curve(result, marks) for result in results}
+    curves = {_curve(result): marks[result.label] for result in results}
+    for section in sections:
+        curves |= {
+            curve: marks[label].with_next_dash() for label, curve in _second_curves(section).items()
+        }
+    return marks | of_series | curves
 
 
-def _mark_of_curve(result: Result, marks: Mapping[str, Mark]) -> Mark:
-    """The editor's mark; a curve of joint edits has other dashes than one of a sequence."""
-    mark = marks[result.label]
-    return mark.with_next_dash() if _is_joint(result) else mark
+def _second_curves(section: Section) -> dict[str, str]:
+    """The curve of joint edits, by label, of what has a curve of a sequence too."""
+    sequences = {each.label for each in section.last if each.series.regime.kind == "sequential"}
+    return {
+        result.label: _curve(result)
+        for result in section.last
+        if _is_joint(result) and result.label in sequences
+    }
+
+
+def _groups(section: Section) -> dict[str, str]:
+    """What the settings of one editor are grouped by: the value of the setting that changes least
+    often from line to line, by label; empty for an editor with fewer than two such settings."""
+    editors: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for result in section.last:
+        config = result.series.cells[0].config
+        editors.setdefault(result.editor, {}).setdefault(result.label, config)
+    groups: dict[str, str] = {}
+    for by_label in editors.values():
+        changes: dict[str, int] = {}
+        for field in dict.fromkeys(field for config in by_label.values() for field in config):
+            values = [canonical_json(config.get(field)) for config in by_label.values()]
+            if n := sum(one != other for one, other in itertools.pairwise(values)):
+                changes[field] = n
+        if len(changes) > 1:
+            slowest = min(changes, key=lambda field: changes[field])
+            for label, config in by_label.items():
+                value = config.get(slowest)
+                text = value if isinstance(value, str) else canonical_json(value)
+                groups[label] = f"{slowest} {text}"
+    return groups
+
+
+def _legend(section: Section) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Lines of the legend: a heading, and labels with the words that are shown for them.
+
+    The settings of one editor that share a value are one line, with that value as its heading.
+    """
+    groups = _groups(section)
+    lines: dict[str, dict[str, str]] = {}
+    for result in section.last:
+        group = groups.get(result.label, "")
+        heading = f"{result.editor}, {group}" if group else ""
+        shown = result.label.replace(f", {group}", "").replace(f"{group}, ", "") if group else ""
+        settings = shown.removeprefix(f"{result.editor} (").removesuffix(")")
+        lines.setdefault(heading, {})[result.label] = settings or result.label
+    for label, curve in _second_curves(section).items():
+        next(words for words in lines.values() if label in words)[curve] = curve
+    return [(heading, list(words.items())) for heading, words in lines.items()]
+
+
+def _in_order(table: Table) -> Table:
+    """The table with its columns by importance, as texts keep them: S, ES, PS, NS first."""
+    return narrowed(table, [*range(table.keys), *by_importance(table)])
 
 
 def _plot_names(section: Section) -> dict[str, str]:
     """A short name for each series in plots, by its name: without the regime if all have one."""
     is_one = len({result.edits for result in section.last}) == 1
-    return {result.name: result.label if is_one else result.name for result in section.last}
+    names = [result.label if is_one else result.name for result in section.last]
+    drawn = svg.shown_names(names)
+    return {result.name: name for result, name in zip(section.last, drawn, strict=True)}
 
 
 # ---------------------------------------------------------------- what columns mean
@@ -241,10 +304,12 @@ def _plots(section: Section, marks: Mapping[str, Mark]) -> Iterator[tuple[Markup
             if x.key in result.estimates and y.key in result.estimates
         ]
         plot = svg.scatter(points, x.label, y.label, scale=x.scale)
+        n = len(svg.labelled(points))
         yield (
             plot,
             f"{y.label} against {x.label}: good edits are at the upper right"
-            + _with_intervals((p.x for p in points), "; crosses are 95% intervals"),
+            + _with_intervals((p.x for p in points), "; crosses are 95% intervals")
+            + (f" The {n} with the best sum are labelled." if n < len(points) else ""),
         )
 
 

@@ -59,13 +59,16 @@ class Mark:
         return dataclasses.replace(self, style=dataclasses.replace(self.style, dash=dash))
 
 
-def marks_of(editors: Mapping[str, str]) -> dict[str, Mark]:
+def marks_of(
+    editors: Mapping[str, str], groups: Mapping[str, str] | None = None
+) -> dict[str, Mark]:
     """A mark for each name on a page, no two the same.
 
     Args:
         editors: Names, in the order of the page, with the editor of each.
+        groups: As for :func:`~editkit.registry.styles.styles_of`.
     """
-    styles = styles_of(editors)
+    styles = styles_of(editors, groups)
     colors = list(dict.fromkeys(style.color for style in styles.values()))
     return {
         name: Mark(f"color-{colors.index(style.color)}", style) for name, style in styles.items()

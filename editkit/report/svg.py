@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from markupsafe import Markup
@@ -20,10 +21,13 @@ from editkit.report.marks import Mark, marker
 
 _BINS = 20
 _LABEL_HEIGHT = 13
+_FIELD = re.compile(r"(\(|, )\w+ (?!(?:true|false|null)\b)([a-z_]\w*)(?=[,)])", re.I)
 _PLOT = 460  # right end of the axes
 _LETTER = 7
-_LONGEST_NAME = 36
+_LONGEST_NAME = 42
 _MOST_LABELS = 12
+_BEST = 8  # points with a label among more than that
+_DECADES = 2.5  # the longest logarithmic axis with ticks between powers of ten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +55,16 @@ class Axis:
         return round(self.start + share * (self.end - self.start), 1)
 
     def ticks(self) -> list[float]:
-        """About five round numbers within the scale; powers of ten on a logarithmic axis."""
+        """About five round numbers within the scale.
+
+        On a logarithmic axis powers of ten, and 2 and 5 times them on a short one.
+        """
         if self.logarithmic:
-            return [10**n for n in range(math.ceil(self.low), math.floor(self.high) + 1)]
+            powers = range(math.floor(self.low), math.floor(self.high) + 1)
+            factors = (1,) if self.high - self.low > _DECADES else (1, 2, 5)
+            low, high = 10**self.low * 0.999, 10**self.high * 1.001
+            every = (factor * 10.0**n for n in powers for factor in factors)
+            return [value for value in every if low <= value <= high]
         raw = (self.high - self.low) / 5
         step = 10 ** math.floor(math.log10(raw))
         step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= raw * 0.999)
@@ -74,26 +85,30 @@ class Point:
 def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float) -> Markup:
     """Two scores of each editor against each other, with crosses for their 95% intervals.
 
-    With more points than have room for a label, marks and the page's legend identify them.
+    With more points than have room for a label, only the best ones have one; marks and the page's
+    legend identify the others.
     """
     height, left, bottom = 400, 52, 44
-    is_labelled = len(points) <= _MOST_LABELS
-    width = _PLOT + _room(point.label for point in points if is_labelled)
+    named = labelled(points)
+    names = dict(zip(named, shown_names([points[i].label for i in named]), strict=True))
+    width = _PLOT + _room(names.values())
     x = Axis(0, scale, left, _PLOT)
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
-    label_ys = _label_places([y(scale * point.y.mean) for point in points])
+    label_ys = dict(
+        zip(named, _label_places([y(scale * points[i].y.mean) for i in named]), strict=True)
+    )
     marks = [(x(scale * point.x.mean), y(scale * point.y.mean)) for point in points]
     shapes = []
-    for point, label_y in zip(points, label_ys, strict=True):
+    for i, point in enumerate(points):
         cx, cy = x(scale * point.x.mean), y(scale * point.y.mean)
         left_end, right_end = (x(scale * end) for end in _ends(point.x))
         low_end, high_end = (y(scale * end) for end in _ends(point.y))
         numbers = f"{x_label} {_interval(point.x, scale)}, {y_label} {_interval(point.y, scale)}"
         content = [_line(left_end, cy, right_end, cy), _line(cx, low_end, cx, high_end)]
         shape = [marker(point.mark, cx, cy)]
-        if is_labelled:
-            length = _LETTER * len(_cut(point.label))
+        if i in names:
+            label_y, length = label_ys[i], _LETTER * len(names[i])
             after, before = right_end + 6, left_end - 6
             is_left = _is_covered(after, after + length, label_y, marks) and not (
                 before - length < left or _is_covered(before - length, before, label_y, marks)
@@ -101,11 +116,19 @@ def scatter(points: Sequence[Point], x_label: str, y_label: str, *, scale: float
             end_x, label_x = (left_end, before) if is_left else (right_end, after)
             content.append(_line(end_x, cy, label_x, label_y, "thin"))
             css = "halo end" if is_left else "halo"
-            shape.append(_text(label_x, label_y + 4, _cut(point.label), css))
+            shape.append(_text(label_x, label_y + 4, names[i], css))
         parts.append(_group(point.mark, f"{point.label}: {numbers}", content))
         shapes.append(_group(point.mark, f"{point.label}: {numbers}", shape))
     parts += shapes  # above all lines
     return _svg(width, height, f"{y_label} against {x_label} of each editor", parts)
+
+
+def labelled(points: Sequence[Point]) -> list[int]:
+    """Places of the points with a label: all of a few, or those with the best sum of scores."""
+    if len(points) <= _MOST_LABELS:
+        return list(range(len(points)))
+    order = sorted(range(len(points)), key=lambda i: points[i].x.mean + points[i].y.mean)
+    return sorted(order[-_BEST:])
 
 
 def intervals(
@@ -118,8 +141,9 @@ def intervals(
         label: Label of the score.
         scale: Multiplies all numbers.
     """
-    row, width = 26, 560
-    left = _room(name for name, _, _ in estimates)
+    names = shown_names([name for name, _, _ in estimates])
+    row, left = 26, _room(names)
+    width = max(560, left + 260)
     height = row * len(estimates) + 44
     x = Axis(0, scale, left, width - 60)
     y = Axis(0, 1, height - 40, 4)
@@ -128,7 +152,7 @@ def intervals(
         cy = row * i + 18
         low_end, high_end = (x(scale * end) for end in _ends(estimate))
         content = [
-            _text(left - 10, cy + 4, _cut(name), "end"),
+            _text(left - 10, cy + 4, names[i], "end"),
             _line(low_end, cy, high_end, cy),
             marker(mark, x(scale * estimate.mean), cy),
             _text(width - 50, cy + 4, f"{scale * estimate.mean:.1f}"),
@@ -153,13 +177,14 @@ def curves(
         scale: Multiplies all estimates.
     """
     height, left, bottom = 400, 52, 44
-    width = _PLOT + _room(name for name, _, _ in lines)
+    names = shown_names([name for name, _, _ in lines])
+    width = _PLOT + _room(names)
     most = max(at for _, _, points in lines for at, _ in points)
     x = Axis(0, math.log10(max(most, 2)), left, _PLOT, logarithmic=True)
     y = Axis(0, scale, height - bottom, 14)
     parts = list(_frame(x, y, x_label, y_label))
     label_ys = _label_places([y(scale * points[-1][1].mean) for _, _, points in lines])
-    for (name, mark, points), label_y in zip(lines, label_ys, strict=True):
+    for (name, mark, points), shown, label_y in zip(lines, names, label_ys, strict=True):
         places = [(x(at), y(scale * estimate.mean)) for at, estimate in points]
         course = " ".join(f"{cx:g},{cy:g}" for cx, cy in places)
         content = [
@@ -170,7 +195,7 @@ def curves(
             content += [_line(cx, low_end, cx, high_end), marker(mark, cx, cy)]
         end_x, end_y = places[-1]
         content.append(_line(end_x, end_y, end_x + 9, label_y, "thin"))
-        content.append(_text(end_x + 10, label_y + 4, _cut(name), "halo"))
+        content.append(_text(end_x + 10, label_y + 4, shown, "halo"))
         numbers = ", ".join(f"{_interval(estimate, scale)} at {at}" for at, estimate in points)
         parts.append(_group(mark, f"{name}: {y_label} {numbers}", content))
     return _svg(width, height, f"{y_label} against {x_label}", parts)
@@ -238,11 +263,23 @@ def _is_covered(
 
 def _room(names: Iterable[str]) -> float:
     """Width of the longest name, as it is drawn next to a plot."""
-    return 20 + _LETTER * max((len(_cut(name)) for name in names), default=0)
+    return 20 + _LETTER * max(map(len, names), default=0)
 
 
-def _cut(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+def shown_names(names: Sequence[str]) -> list[str]:
+    """Names as they are drawn: shorter where one is too long, and as distinct as before.
+
+    First without fields that their values explain, ``position`` of ``position subject_last``; then
+    cut in the middle.
+    """
+    if max(map(len, names), default=0) <= _LONGEST_NAME:
+        return list(names)
+    short = [_FIELD.sub(r"\1\2", name) for name in names]
+    if len(set(short)) < len(set(names)):
+        short = list(names)
+    half = _LONGEST_NAME // 2
+    cut = [f"{n[:half]}…{n[1 - half :]}" if len(n) > _LONGEST_NAME else n for n in short]
+    return cut if len(set(cut)) == len(set(short)) else short
 
 
 def _frame(

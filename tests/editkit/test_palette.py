@@ -201,6 +201,18 @@ def test_labels_of_one_editor_share_its_colour_only() -> None:
     assert len(set(dashes)) == 3
 
 
+def test_many_settings_of_one_editor_have_a_colour_per_group_and_no_other_editors_style() -> None:
+    labels = {f"rome (layer {i}, position {p})": p for p in "abcd" for i in range(6)}
+    page = styles_of({**dict.fromkeys(labels, "rome"), "ft": "ft"}, labels)
+    assert page["ft"] == style_of("ft")
+    taken = {(own.color, own.marker) for name, own in declared().items() if name != "rome"}
+    assert not taken & {(page[label].color, page[label].marker) for label in labels}
+    assert len({(style.color, style.marker) for style in page.values()}) == len(page)
+    colors = {(group, page[label].color) for label, group in labels.items()}
+    assert len(colors) == len(dict(colors)) == len({color for _, color in colors}) == 4
+    assert dict(colors)["a"] == style_of("rome").color
+
+
 def test_eighty_series_and_labels_are_distinct() -> None:
     n = len(COLORS) * len(MARKERS)
     assert len({(s.color, s.marker) for s in map(series_style, range(n))}) == n == 80

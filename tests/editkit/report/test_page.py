@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 import struct
 import zlib
@@ -63,6 +65,13 @@ def test_an_editor_keeps_its_mark_in_other_regimes(tmp_path: Path) -> None:
     joint, sequence = marks["rome (joint)"].style, marks["rome (sequential 20)"].style
     assert (joint.color, joint.marker) == (sequence.color, sequence.marker)
     assert joint.dash != sequence.dash
+    series = tuple(each for each in section.series if each.regime.kind == "joint")
+    results = tuple(each for each in section.results if each.series in series)
+    only = dataclasses.replace(section, series=series, results=results)
+    assert html_page._marks([only])["rome (joint)"].style == style_of("rome")
+    legend = [label for _, labels in html_page._legend(section) for label, _ in labels]
+    assert {"rome", "rome (joint)"} < {*legend}
+    assert "rome (joint)" not in [each for _, line in html_page._legend(only) for each, _ in line]
 
 
 def test_settings_of_one_editor_differ_in_shape() -> None:
@@ -78,7 +87,28 @@ def test_labels_avoid_marks() -> None:
     points = [svg.Point(label, x, level, marks[label]) for x, label in at]
     plot = svg.scatter(points, "x", "y", scale=1)
     assert re.findall(r'<text [^>]*class="(halo[^"]*)">', plot) == ["halo end", "halo"]
-    assert "halo" not in svg.scatter(points * 7, "x", "y", scale=1)  # no room for 14 labels
+    many = svg.scatter(points * 7, "x", "y", scale=1)  # no room for 14 labels
+    labels = re.findall(r'class="halo[^"]*">([^<]*)<', many)
+    assert sorted(labels) == ["a long label", *"bbbbbbb"]  # the best eight
+
+
+def test_long_names_in_plots_stay_distinct() -> None:
+    positions = ("subject_first", "subject_first_after_last", "last")
+    names = [f"rome (layer {i}, position {each})" for i in (0, 1) for each in positions]
+    assert svg.shown_names(names)[1] == "rome (layer 0, subject_first_after_last)"
+    unbroken = [f"{'a' * 60}{i}" for i in range(3)]
+    shown = svg.shown_names(unbroken)
+    assert len({*shown}) == 3
+    assert max(map(len, shown)) <= 42
+    middles = [f"{'a' * 40}{i}{'a' * 40}" for i in range(3)]
+    assert svg.shown_names(middles) == middles  # a cut would make them equal
+    assert svg.shown_names(["ft (norm true)"]) == ["ft (norm true)"]
+
+
+def test_short_logarithmic_axes_have_ticks_between_powers_of_ten() -> None:
+    assert svg.Axis(0, math.log10(8), 0, 1, logarithmic=True).ticks() == [1, 2, 5]
+    assert svg.Axis(0, 1, 0, 1, logarithmic=True).ticks() == [1, 2, 5, 10]
+    assert svg.Axis(0, 3, 0, 1, logarithmic=True).ticks() == [1, 10, 100, 1000]
 
 
 # ---------------------------------------------------------------- columns
