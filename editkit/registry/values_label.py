@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from editkit.errors import EditkitError
 from editkit.registry.config import DEFAULT, FALLBACK
 from editkit.registry.hparams import match_values
 from editkit.registry.plugins import Offer, default_registry
@@ -63,12 +64,16 @@ def names_its_preset(cell: Cell, model: str) -> bool:
         model: Name of its model.
 
     Returns:
-        False also if the editor is not installed, or if naming the preset changes nothing.
+        False also if the editor is not installed, if the model's file can no longer be read, or
+        if naming the preset changes nothing.
     """
     offer = _offer(cell)
     if offer is None or cell.preset is None:
         return False
-    file = match_values(offer, model).values
+    try:
+        file = match_values(offer, model).values
+    except EditkitError:  # results are shown even if the model or its file is damaged by now
+        return False
     if file is None:
         heads = [next(iter(group)) for group in getattr(offer.spec, "fallback", ())]
         unset = (DEFAULT, f"preset {cell.preset}")
@@ -81,9 +86,9 @@ def names_its_preset(cell: Cell, model: str) -> bool:
 
 
 def _offer(cell: Cell) -> Offer | None:
-    registry = default_registry()
-    known = any(offer.name == cell.editor for offer in registry.offers("editor"))
-    return registry.get("editor", cell.editor) if known else None
+    """The installed editor; None without one, or if several plugins offer its name."""
+    offers = [each for each in default_registry().offers("editor") if each.name == cell.editor]
+    return offers[0] if len(offers) == 1 else None
 
 
 def _is_file(offer: Offer, source: str) -> bool:
