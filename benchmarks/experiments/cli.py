@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from editkit_plugins.tracing.averages import AverageTrace
 
 EXIT_FAILED_RECORDS = 1
+_MOST_WARNINGS = 3
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -149,7 +150,13 @@ def run(args: argparse.Namespace) -> int:
     if finished is not None:
         cells = finished.document(differences=False)["cells"]
         sys.stdout.write(
-            run_table(finished.run, cells, terminal=sys.stdout.isatty(), wide=args.wide)
+            run_table(
+                finished.run,
+                cells,
+                terminal=sys.stdout.isatty(),
+                wide=args.wide,
+                most_warnings=None if args.wide else _MOST_WARNINGS,
+            )
         )
     published = _show(experiment, finished, traces, out, tracking=not args.no_mlflow)
     if finished is not None:

@@ -19,6 +19,7 @@ __all__ = [
     "format_records",
     "format_seconds",
     "labels_of",
+    "regimes_of",
     "run_key",
     "run_title",
     "series_labels",
@@ -85,6 +86,26 @@ def series_labels(series: Sequence[Series]) -> tuple[str, ...]:
         _label(head, [other for other in heads if other.regime == head.regime], with_edits=False)
         for head in heads
     )
+
+
+def regimes_of(run: Run, series: Sequence[Series]) -> list[Regime]:
+    """The regime of each series, with no more models than the run's records allow.
+
+    As written, if two regimes of an editor would be equal.
+    """
+    written = [each.regime for each in series]
+    n_records = int(run.dataset["n_records"])
+    possible = [
+        dataclasses.replace(regime, groups=min(regime.groups, -(-n_records // regime.facts)))
+        if regime.groups
+        else regime
+        for regime in written
+    ]
+    editors = [each.editor for each in series]
+    are_distinct = len({*zip(editors, possible, strict=True)}) == len(
+        {*zip(editors, written, strict=True)}
+    )
+    return possible if are_distinct else written
 
 
 def edits_labels(regimes: Sequence[Regime]) -> tuple[str, ...]:

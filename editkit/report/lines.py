@@ -11,7 +11,7 @@ from editkit.benchmark.completeness import wanted_rows
 from editkit.benchmark.samples import Series, State
 from editkit.data_types import Score
 from editkit.editing.outcomes import BASELINE
-from editkit.report.labels import edits_labels, series_labels, series_names
+from editkit.report.labels import edits_labels, regimes_of, series_labels, series_names
 from editkit.report.tables import CELL_COLUMNS, Entry, Line, score_entry
 from editkit.results import Run
 
@@ -83,7 +83,7 @@ class Result:
 def results_of(run: Run, series: Sequence[Series]) -> tuple[Result, ...]:
     """All results of a run, sorted by regime and number of facts, so that comparable ones are
     neighbours."""
-    edits = edits_labels([each.regime for each in series])
+    edits = edits_labels(regimes_of(run, series))
     named = list(zip(series, series_labels(series), series_names(series), edits, strict=True))
     return tuple(
         Result(each, state, label, name, own, metrics_of(state.facts, run.scores))

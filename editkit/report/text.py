@@ -71,7 +71,12 @@ def report(
 
 
 def run_table(
-    run: Run, entries: Sequence[Mapping[str, Any]], *, terminal: bool, wide: bool = False
+    run: Run,
+    entries: Sequence[Mapping[str, Any]],
+    *,
+    terminal: bool,
+    wide: bool = False,
+    most_warnings: int | None = None,
 ) -> str:
     """The table at the end of a run, with a warning below for each cell with failed edits.
 
@@ -80,6 +85,7 @@ def run_table(
         entries: The entries of its cells in the ``--json`` document.
         terminal: As for :func:`report`; bold is not replaced by stars.
         wide: Whether all columns are printed.
+        most_warnings: How many warnings to print, with a count of the others; None: all.
     """
     labels = labels_of(run)
     if any(not cell.regime.is_independent for cell in run.cells):
@@ -88,7 +94,12 @@ def run_table(
     else:
         tables = [_scores(run, labels, entries)]
     summaries = zip(labels, (entry["edits"]["summary"] for entry in entries), strict=True)
-    below = "".join(wrapped(f"warning: {label}: {text}") for label, text in summaries if text)
+    warnings = [f"{label}: {text}" for label, text in summaries if text]
+    if most_warnings is not None and len(warnings) > most_warnings + 1:
+        left_out = len(warnings) - most_warnings
+        more = f"{left_out} more settings have warnings about their edits; --wide prints them."
+        warnings[most_warnings:] = [more]
+    below = "".join(wrapped(f"warning: {each}") for each in warnings)
     title_line = wrapped(run_title(run), line_width(terminal=terminal))
     parts, explained = [], set[str]()
     for table in tables:

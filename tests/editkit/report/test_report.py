@@ -97,6 +97,17 @@ def test_cells_that_differ_in_many_settings_are_labelled_by_the_file_of_values()
     assert labels_of(run(named, default)) == ("rome (published)", "rome (published + atlas.yaml)")
 
 
+def test_many_warnings_are_folded() -> None:
+    made = run(*(cell("rome", "paper", seed) for seed in range(5)))
+    entries = [entry("rome", 0.5, 0.5) for _ in range(5)]
+    for each in entries:
+        each["edits"] = {**each["edits"], "summary": "of 2 edits, 1 did not converge"}
+    folded = run_table(made, entries, terminal=False, most_warnings=3)
+    assert folded.count("did not converge") == 3
+    assert "warning: 2 more settings" in folded
+    assert run_table(made, entries, terminal=False).count("did not converge") == 5
+
+
 def numbers_table() -> Table:
     head = ("editor", *(f"score {n}" for n in range(9)))
     lines = [

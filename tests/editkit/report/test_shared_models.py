@@ -13,11 +13,11 @@ import pytest
 
 from editkit.benchmark.aggregate import Estimate, cell_document
 from editkit.benchmark.published import Published
-from editkit.benchmark.samples import Age, series_of
+from editkit.benchmark.samples import Age, Series, series_of
 from editkit.benchmark.store import Store
 from editkit.regimes import Regime
 from editkit.report import csv_table, html_page, text
-from editkit.report.labels import edits_labels, labels_of
+from editkit.report.labels import edits_labels, labels_of, regimes_of
 from editkit.report.sections import Section, sections_of
 from editkit.results import Row, Run
 from tests.editkit.report.shared_runs import SEQUENTIAL, cell, shared_run, write_shared
@@ -195,6 +195,14 @@ def test_labels_name_regimes_and_equal_labels_are_equal_regimes(run: Run) -> Non
         "sequential 20, scored at 1, 10, 20",
         "independent",
     )
+
+
+def test_regimes_have_no_more_models_than_the_records_allow(run: Run) -> None:
+    regimes = [Regime.joint(15, groups=groups) for groups in (5, 1)]
+    two = [Series((cell(name, it),), ()) for name, it in zip("ab", regimes, strict=True)]
+    assert edits_labels(regimes_of(run, two)) == ("joint 15, 2 models", "joint 15, 1 model")
+    twins = [Series((cell("a", Regime.joint(20, groups=groups)),), ()) for groups in (5, 1)]
+    assert [each.groups for each in regimes_of(run, twins)] == [5, 1]
 
 
 def test_the_page_has_a_chart_of_the_score_against_edits(section: Section) -> None:
