@@ -118,6 +118,9 @@ def test_a_new_plugin_can_be_installed_checked_run_and_removed(kind: str, tmp_pa
         [cell] = json.loads(environment.editkit(*run, *choice))["cells"]
         assert cell["editor"] == ("try-out" if kind == "editor" else "none")
         assert "try-out" in json.dumps(cell) or kind == "dataset"
+        if kind == "editor":
+            assert cell["metrics"]["efficacy/score"]["mean"] == 1
+            assert cell["edits"]["summary"] == ""
     environment.pip("uninstall", "--yes", "try-out")
     assert (kind, "try-out") not in environment.offered()
 
