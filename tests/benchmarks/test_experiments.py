@@ -133,6 +133,7 @@ def test_new_facts_are_traced_after_their_edits(capsys: pytest.CaptureFixture[st
     assert tables["after-rome"] > tables["before-the-edit"] + 0.05  # what ROME writes is read there
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("elsewhere")
 def test_every_cell_of_a_sweep_is_traced_after_its_own_edits(
     capsys: pytest.CaptureFixture[str],

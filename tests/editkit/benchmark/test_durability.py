@@ -17,6 +17,7 @@ import pytest
 
 from editkit.benchmark.store import rows_of, runs_in
 from tests.editkit.benchmark import fakes
+from tests.slow_cases import by_default
 
 SLOW = ("--set", "editors.one.sleep=0.004", "--set", "editors.two.sleep=0.004")
 
@@ -89,7 +90,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_numbers(
     assert finish(command(out))[1] == text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    by_default([(signal.SIGINT, 130), (signal.SIGTERM, 143)], (signal.SIGINT, 130)),
+)
 def test_interrupted_it_keeps_rows_and_says_how_to_go_on(
     command: Any, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -102,6 +106,7 @@ def test_interrupted_it_keeps_rows_and_says_how_to_go_on(
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_work_on_one_folder(command: Any, tmp_path: Path) -> None:
     first = command(tmp_path / "out", "--set", "editors.two.sleep=2")
     wait_for_rows(tmp_path / "out", first)
@@ -110,6 +115,7 @@ def test_two_processes_do_not_work_on_one_folder(command: Any, tmp_path: Path) -
     assert f"process {first.pid} is running" in err
 
 
+@pytest.mark.slow
 def test_shards_work_on_one_folder_at_the_same_time(command: Any, tmp_path: Path) -> None:
     _, undisturbed, _ = finish(command(tmp_path / "undisturbed"))
     processes = [command(tmp_path / "out", "--shard", f"{i}/2") for i in (1, 2)]

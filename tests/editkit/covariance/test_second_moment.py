@@ -80,6 +80,7 @@ second_moments(load_model("atlas"), sys.argv[1].split(), Corpus(sys.argv[2]), to
 """
 
 
+@pytest.mark.slow
 def test_sums_resume_bit_exact_after_kill_9(cache: Path, tmp_path: Path) -> None:
     paths = [f"transformer.h.{layer}.mlp.c_proj" for layer in (0, 2)]
     source = "editkit_benchmarks.atlas:corpus_texts"

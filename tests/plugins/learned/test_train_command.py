@@ -68,6 +68,7 @@ def test_a_trained_editor_is_found_by_name_and_used(
     assert "resuming from step 6" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_training_is_shown_as_curves_in_mlflow(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_training_is_shown_as_curves_in_mlflow(
     assert "MLflow" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_each_kind_of_data_trains_its_own_editor(
     test_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,6 +65,7 @@ def test_processes_that_create_it_at_the_same_time_all_succeed(tmp_path: Path) -
     assert sorted(p.name for p in database.parent.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_nothing_broken(tmp_path: Path, empty_database: Path) -> None:
     database = tmp_path / "mlflow.db"
     unfinished = 0

@@ -154,6 +154,7 @@ def test_runs_of_earlier_versions_lose_the_metrics_of_bounds(out: Path) -> None:
     assert tracker.client.get_experiment("1").tags["mlflow.note.content"] == "A user's."
 
 
+@pytest.mark.slow
 def test_a_lost_database_is_recreated_from_the_store(tmp_path: Path) -> None:
     finished_run(tmp_path, "none", "rome")
     code = (
