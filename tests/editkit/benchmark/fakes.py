@@ -292,6 +292,12 @@ loaded: list[str] = []
 """Every model that was loaded in this process."""
 
 
+@dataclasses.dataclass
+class FakeDiagnosis:
+    checks: tuple[()] = ()
+    sound: bool = True
+
+
 def fake_modules() -> dict[str, types.ModuleType]:
     """What stands in for the modules that need torch."""
     models = types.ModuleType("editkit.registry.models")
@@ -309,7 +315,7 @@ def fake_modules() -> dict[str, types.ModuleType]:
     checks = types.ModuleType("editkit.doctor.diagnose")
     vars(checks).update(
         PlannedEditor=lambda *_, **__: None,
-        diagnose=lambda *_, **__: types.SimpleNamespace(checks=(), sound=True),
+        diagnose=lambda *_, **__: FakeDiagnosis(),
     )
     return {
         "editkit.doctor.diagnose": checks,
