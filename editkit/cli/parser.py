@@ -174,7 +174,7 @@ class Parser(argparse.ArgumentParser):
     # ---------------------------------------------------------------- parsing
 
     @override
-    def parse_known_args(  # type: ignore[override]
+    def parse_known_args(  # type: ignore[override]  # overloads by the type of the namespace
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         """As the base class, but ``--ray atlas`` leaves ``atlas`` to the positional arguments.

@@ -156,7 +156,9 @@ def ours() -> Numbers:
     return rows
 
 
-@pytest.mark.skipif(not PAPERS.is_dir(), reason=f"{PAPERS} does not exist")
+@pytest.mark.skipif(
+    not PAPERS.is_dir(), reason=f"no papers at {PAPERS}: EDITKIT_TEST_DATA names their folder"
+)
 def test_every_number_is_the_one_in_the_texts() -> None:
     known, seen = ours(), set()
     for text in sorted(PAPERS.glob("*.txt")):
